@@ -1,0 +1,1 @@
+"""The emulated Internet: nodes, links, NATs, captures and trials inside one private sandbox."""

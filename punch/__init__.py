@@ -1,0 +1,1 @@
+"""The hole-punching client and the edge endpoint. Usable without the lab."""

@@ -1,0 +1,1 @@
+"""Topologies of the lab, as Mininet topologies."""
