@@ -1,0 +1,177 @@
+"""rtnetlink requests in batches: pyroute2 encodes the messages, one socket per namespace carries them.
+
+Interfaces have indexes that the caller chose, so nothing is ever looked up; a batch is one send, and its answers are read
+until every request is acknowledged.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import struct
+from types import TracebackType
+
+from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, nlmsg
+from pyroute2.netlink.rtnl import (
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWNEIGH,
+    RTM_NEWROUTE,
+    rt_scope,
+    rt_type,
+)
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.ndmsg import ndmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+from lab.errors import LabError
+from lab.namespace import Namespace
+
+LOOPBACK_INDEX = 1
+_ETHERNET_LENGTH, _NLMSG_ERROR, _IFF_UP, _NUD_PERMANENT = 6, 2, 1, 0x80
+_RT_TABLE_MAIN, _RTPROT_STATIC = 254, 4
+_HEADER = struct.Struct("=IHHII")
+
+
+class RouteSocket:
+    """Queue requests with the methods, send them with `commit`. Usable as a context manager.
+
+    Addresses are dotted quads, prefixes "a.b.c.d/len", interface indexes ints, hardware addresses "aa:bb:…".
+    """
+
+    def __init__(self, namespace: Namespace) -> None:
+        with namespace.entered():
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        self._socket.bind((0, 0))
+        self._batch = bytearray()
+        self._labels: list[str] = []
+
+    def __enter__(self) -> RouteSocket:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def add_veth(self, name: str, index: int, mac: str, peer: tuple[str, int, str, Namespace]) -> None:
+        """A veth pair: this end here, the other end (name, index, hardware address) in the peer's namespace."""
+        peer_name, peer_index, peer_mac, peer_namespace = peer
+        message = ifinfmsg()
+        message["index"] = index
+        message["attrs"] = [
+            ("IFLA_IFNAME", name),
+            ("IFLA_ADDRESS", mac),
+            (
+                "IFLA_LINKINFO",
+                {
+                    "attrs": [
+                        ("IFLA_INFO_KIND", "veth"),
+                        (
+                            "IFLA_INFO_DATA",
+                            {
+                                "attrs": [
+                                    (
+                                        "VETH_INFO_PEER",
+                                        {
+                                            "index": peer_index,
+                                            "attrs": [
+                                                ("IFLA_IFNAME", peer_name),
+                                                ("IFLA_ADDRESS", peer_mac),
+                                                ("IFLA_NET_NS_FD", peer_namespace.fd),
+                                            ],
+                                        },
+                                    )
+                                ]
+                            },
+                        ),
+                    ]
+                },
+            ),
+        ]
+        self._queue(message, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, f"veth {name}")
+
+    def add_bridge(self, name: str, index: int) -> None:
+        """An Ethernet bridge, up, without spanning tree."""
+        message = ifinfmsg()
+        message["index"], message["flags"], message["change"] = index, _IFF_UP, _IFF_UP
+        message["attrs"] = [("IFLA_IFNAME", name), ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "bridge")]})]
+        self._queue(message, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, f"bridge {name}")
+
+    def enslave(self, index: int, bridge: int) -> None:
+        """Make the interface a port of the bridge, and up."""
+        message = ifinfmsg()
+        message["index"], message["flags"], message["change"] = index, _IFF_UP, _IFF_UP
+        message["attrs"] = [("IFLA_MASTER", bridge)]
+        self._queue(message, RTM_NEWLINK, 0, f"port {index}")
+
+    def set_up(self, index: int) -> None:
+        """Bring the interface up."""
+        message = ifinfmsg()
+        message["index"], message["flags"], message["change"] = index, _IFF_UP, _IFF_UP
+        self._queue(message, RTM_NEWLINK, 0, f"interface {index} up")
+
+    def add_address(self, index: int, interface: str) -> None:
+        """Give the interface an address with its prefix length ("192.168.1.2/24")."""
+        parsed = ipaddress.IPv4Interface(interface)
+        message = ifaddrmsg()
+        message["family"], message["prefixlen"], message["index"] = socket.AF_INET, parsed.network.prefixlen, index
+        message["attrs"] = [("IFA_LOCAL", str(parsed.ip)), ("IFA_ADDRESS", str(parsed.ip))]
+        self._queue(message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, f"address {interface}")
+
+    def add_route(self, destination: str, gateway: str) -> None:
+        """A route by a gateway; destination is a prefix, "0.0.0.0/0" for the default."""
+        network = ipaddress.IPv4Network(destination)
+        message = rtmsg()
+        message["family"], message["dst_len"] = socket.AF_INET, network.prefixlen
+        message["table"], message["proto"] = _RT_TABLE_MAIN, _RTPROT_STATIC
+        message["scope"], message["type"] = rt_scope["universe"], rt_type["unicast"]
+        message["attrs"] = [("RTA_GATEWAY", gateway)]
+        if network.prefixlen:
+            message["attrs"].append(("RTA_DST", str(network.network_address)))
+        self._queue(message, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, f"route {destination} via {gateway}")
+
+    def add_neighbor(self, index: int, address: str, mac: str) -> None:
+        """A permanent neighbor entry, so that no ARP exchange ever crosses an impaired link."""
+        message = ndmsg()
+        message["family"], message["ifindex"], message["state"] = socket.AF_INET, index, _NUD_PERMANENT
+        message["attrs"] = [("NDA_DST", address), ("NDA_LLADDR", mac)]
+        self._queue(message, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_EXCL, f"neighbor {address}")
+
+    def commit(self) -> None:
+        """Send what is queued. Raises `LabError` naming the first request that the kernel refused, and why."""
+        if not self._labels:
+            return
+        self._socket.send(self._batch)
+        labels, self._labels, self._batch = self._labels, [], bytearray()
+        answered, refused = 0, ""
+        while answered < len(labels):
+            data = self._socket.recv(1 << 16)
+            offset = 0
+            while offset < len(data):
+                length, kind, _flags, sequence, _pid = _HEADER.unpack_from(data, offset)
+                if kind == _NLMSG_ERROR:
+                    answered += 1
+                    (code,) = struct.unpack_from("=i", data, offset + _HEADER.size)
+                    if code and not refused:
+                        refused = f"{labels[sequence]}: {os.strerror(-code)}"
+                offset += (length + 3) & ~3
+        if refused:
+            raise LabError(f"netlink: {refused}")
+
+    def _queue(self, message: nlmsg, kind: int, flags: int, label: str) -> None:
+        message["header"]["type"] = kind
+        message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK | flags
+        message["header"]["sequence_number"] = len(self._labels)
+        message.encode()
+        self._batch += message.data
+        self._batch += bytes(-len(self._batch) % 4)
+        self._labels.append(label)
+
+
+def hardware_address(number: int) -> str:
+    """A locally administered unicast MAC address for the `number`-th interface of a lab."""
+    raw = bytes([0x02, 0]) + number.to_bytes(4, "big")
+    return raw.hex(":")
