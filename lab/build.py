@@ -1,0 +1,124 @@
+"""From a graph to running nodes: namespaces, wires, addresses, routes and NAT rules, by netlink in one process."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from lab import namespace
+from lab.errors import LabError, MissingCapabilityError
+from lab.graph import Graph, GraphNode
+from lab.nat.rules import SYSCTLS, rules
+from lab.netlink import LOOPBACK_INDEX, RouteSocket
+from lab.node import Node
+
+_BRIDGE_INDEX = 2
+_SYSCTLS = {
+    # Nothing of the lab speaks IPv6, and its neighbor discovery would be noise in every capture.
+    "net/ipv6/conf/all/disable_ipv6": "1",
+    "net/ipv6/conf/default/disable_ipv6": "1",
+    "net/ipv4/conf/all/rp_filter": "0",
+    "net/ipv4/conf/default/rp_filter": "0",
+}
+_FORWARDING = {"net/ipv4/ip_forward": "1"}
+
+
+def build(graph: Graph) -> dict[str, Node]:
+    """Make every node and wire of the graph; on failure nothing is left. Raises `LabError`."""
+    namespaces = namespace.create(len(graph.nodes))
+    nodes = {
+        name: Node(planned, made) for (name, planned), made in zip(graph.nodes.items(), namespaces, strict=True)
+    }
+    try:
+        for node in nodes.values():
+            _set_sysctls(node, _SYSCTLS | (_FORWARDING if node.graph.forwarding else {}))
+        _wire(graph, nodes)
+        _make_nats([node for node in nodes.values() if node.graph.behavior is not None])
+    except BaseException:
+        for node in nodes.values():
+            node.close()
+        raise
+    return nodes
+
+
+def _wire(graph: Graph, nodes: Mapping[str, Node]) -> None:
+    with ExitStack() as stack:
+        sockets = {name: stack.enter_context(RouteSocket(node.namespace)) for name, node in nodes.items()}
+        for link in graph.links:
+            peer = (link.other.name, link.other.index, link.other.mac, nodes[link.other.node].namespace)
+            sockets[link.one.node].add_veth(link.one.name, link.one.index, link.one.mac, peer)
+        for route_socket in sockets.values():
+            route_socket.commit()
+        for name, planned in graph.nodes.items():
+            _address(planned, sockets[name])
+        for here, there in graph.neighbors():
+            address = (there.address or "").partition("/")[0]
+            sockets[here.node].add_neighbor(here.index, address, there.mac)
+        for route_socket in sockets.values():
+            route_socket.commit()
+        # Last, for a route needs both ends of its wire up.
+        for name, planned in graph.nodes.items():
+            for destination, gateway in planned.routes:
+                sockets[name].add_route(destination, gateway)
+            sockets[name].commit()
+
+
+def _address(planned: GraphNode, route_socket: RouteSocket) -> None:
+    route_socket.set_up(LOOPBACK_INDEX)
+    for extra in planned.addresses:
+        route_socket.add_address(LOOPBACK_INDEX, extra)
+    if planned.kind == "switch":
+        route_socket.add_bridge("bridge", _BRIDGE_INDEX)
+    for interface in planned.interfaces:
+        if planned.kind == "switch":
+            route_socket.enslave(interface.index, _BRIDGE_INDEX)
+        elif interface.address is not None:
+            route_socket.add_address(interface.index, interface.address)
+            route_socket.set_up(interface.index)
+
+
+def _make_nats(nats: list[Node]) -> None:
+    """Load the rules of all NATs at once: the loaders run side by side."""
+    loading: list[tuple[Node, subprocess.Popen[str]]] = []
+    for node in nats:
+        # By the order of `Internet.home`: the way out first, then the inside.
+        outside, inside = node.graph.interfaces
+        behavior = node.graph.behavior
+        if behavior is None:
+            continue
+        text = rules(behavior, inside=inside.name, outside=outside.name, address=node.address)
+        for command, content in ((["iptables-restore"], text.iptables), (["nft", "-f", "-"], text.nft)):
+            if content:
+                loading.append((node, _start(node, command, content)))
+    for node, process in loading:
+        _output, errors = process.communicate()
+        if process.returncode != 0:
+            raise LabError(f"{node.name}: {process.args!r}: {errors.strip()}")
+    for node in nats:
+        _set_sysctls(node, SYSCTLS)
+
+
+def _start(node: Node, command: list[str], content: str) -> subprocess.Popen[str]:
+    try:
+        process: subprocess.Popen[str] = node.popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+    except FileNotFoundError:
+        raise MissingCapabilityError(f"{command[0]}: not installed; run `apt-get install iptables nftables`") from None
+    if process.stdin is None:
+        raise LabError(f"{node.name}: {command[0]} has no standard input")
+    with contextlib.suppress(BrokenPipeError):  # its own words, on standard error, say more
+        process.stdin.write(content)
+    return process
+
+
+def _set_sysctls(node: Node, values: Mapping[str, str]) -> None:
+    with node.entered():
+        for path, value in values.items():
+            file = Path("/proc/sys") / path
+            if path.startswith("net/ipv6") and not file.exists():
+                continue  # a kernel without IPv6 is as good
+            file.write_text(value)

@@ -1,0 +1,154 @@
+"""What a Mininet topology asks for, as plain data: nodes, their interfaces, and links with an impairment per direction.
+
+Understands nodes with the options `kind` (host, router, edge, nat, switch), `routes`, `addresses`, `forwarding` and
+`behavior`, and links with `params1`/`params2` (`ip`) and Mininet's link options, for both directions or, within
+`params1` and `params2`, for what the first or the second end sends.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lab.errors import InputError
+from lab.impair import Impairment
+from lab.netlink import hardware_address
+from punch.nat.behavior import NatBehavior
+
+if TYPE_CHECKING:
+    from mininet.topo import Topo
+
+KINDS = ("host", "router", "edge", "nat", "switch")
+_INTERFACE_NAME_LENGTH = 15
+_FIRST_INDEX = 2
+_LINK_OPTIONS = ("delay", "jitter", "loss", "bw")
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One end of a link. `address` is "a.b.c.d/len", None on a switch."""
+
+    node: str
+    name: str
+    index: int
+    mac: str
+    address: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GraphLink:
+    """A veth pair; `forth` impairs what `one` sends, `back` what `other` sends."""
+
+    one: Interface
+    other: Interface
+    forth: Impairment
+    back: Impairment
+
+
+@dataclass(slots=True)
+class GraphNode:
+    """One node; `routes` are (prefix, gateway), `addresses` are extra ones on its loopback interface."""
+
+    name: str
+    kind: str
+    routes: Sequence[tuple[str, str]]
+    addresses: Sequence[str]
+    forwarding: bool
+    behavior: NatBehavior | None
+    interfaces: list[Interface] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        """The address of its first interface, without the prefix length."""
+        return next(i.address.partition("/")[0] for i in self.interfaces if i.address)
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A whole lab to build: nodes by name, links, and who is whose neighbor on each wire."""
+
+    nodes: Mapping[str, GraphNode]
+    links: Sequence[GraphLink]
+
+    def neighbors(self) -> Iterator[tuple[Interface, Interface]]:
+        """Every ordered pair of addressed interfaces that share a wire, directly or through a switch."""
+        wires: dict[str, list[Interface]] = {}
+        for number, link in enumerate(self.links):
+            switches = [end.node for end in (link.one, link.other) if self.nodes[end.node].kind == "switch"]
+            wire = wires.setdefault(switches[0] if switches else f"link {number}", [])
+            wire += [end for end in (link.one, link.other) if end.address]
+        for wire in wires.values():
+            yield from ((one, other) for one in wire for other in wire if one is not other)
+
+    def path(self, start: str, end: str) -> Sequence[tuple[Interface, Interface, Impairment]]:
+        """The links that a packet from one node to another crosses (fewest hops), each with its impairment.
+
+        Addresses are not consulted: in our topologies the way with the fewest links is the way that is routed.
+        """
+        arrived: dict[str, list[tuple[Interface, Interface, Impairment]]] = {start: []}
+        frontier = [start]
+        while frontier and end not in arrived:
+            here = frontier.pop(0)
+            for link in self.links:
+                for out, into, impairment in (
+                    (link.one, link.other, link.forth),
+                    (link.other, link.one, link.back),
+                ):
+                    if out.node == here and into.node not in arrived:
+                        arrived[into.node] = [*arrived[here], (out, into, impairment)]
+                        frontier.append(into.node)
+        if end not in arrived:
+            raise InputError("pair", f"{start},{end}", "two hosts that a path joins")
+        return arrived[end]
+
+
+def read(topology: Topo) -> Graph:
+    """The graph of a Mininet topology. Raises `InputError` for what the lab cannot build."""
+    nodes: dict[str, GraphNode] = {}
+    for name in topology.g.nodes():
+        options = topology.nodeInfo(name)
+        kind = options.get("kind", "switch" if topology.isSwitch(name) else "host")
+        if kind not in KINDS:
+            raise InputError(f"kind of node {name}", kind, f"one of {', '.join(KINDS)}")
+        nodes[name] = GraphNode(
+            name,
+            kind,
+            routes=options.get("routes", ()),
+            addresses=options.get("addresses", ()),
+            forwarding=bool(options.get("forwarding", False)),
+            behavior=options.get("behavior"),
+        )
+    links = []
+    number = 0
+    for one, other, info in topology.iterLinks(withInfo=True):
+        ends = []
+        for node, port, side in ((one, info["port1"], "params1"), (other, info["port2"], "params2")):
+            number += 1
+            ends.append(_interface(nodes[node], port, info.get(side) or {}, number))
+        impairments = [
+            Impairment.from_options({k: merged[k] for k in _LINK_OPTIONS if merged.get(k) is not None})
+            for merged in ({**info, **(info.get(side) or {})} for side in ("params1", "params2"))
+        ]
+        links.append(GraphLink(ends[0], ends[1], impairments[0], impairments[1]))
+    return Graph(nodes, links)
+
+
+def _interface(node: GraphNode, port: int, options: Mapping[str, object], number: int) -> Interface:
+    name = f"{node.name}-eth{port}"
+    if len(name) > _INTERFACE_NAME_LENGTH:
+        raise InputError("node", node.name, f"a name short enough for the interface {name} (15 characters)")
+    address = options.get("ip")
+    if address is not None:
+        try:
+            ipaddress.IPv4Interface(str(address))
+        except ValueError:
+            raise InputError(f"ip of {name}", address, "an IPv4 address with a prefix length") from None
+    elif node.kind != "switch":
+        raise InputError(f"ip of {name}", address, "an IPv4 address with a prefix length")
+    # A switch has its bridge first, then its ports.
+    index = _FIRST_INDEX + len(node.interfaces) + (node.kind == "switch")
+    interface = Interface(node.name, name, index, hardware_address(number), None if address is None else str(address))
+    node.interfaces.append(interface)
+    return interface

@@ -1,0 +1,86 @@
+"""A node of a running lab: a network namespace in which commands and sockets can be opened."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from lab.errors import LabError
+from lab.graph import GraphNode
+from lab.namespace import Namespace
+
+
+class Node:
+    """One node. What is started in it is killed when the lab ends."""
+
+    def __init__(self, graph: GraphNode, namespace: Namespace) -> None:
+        self.graph, self.namespace = graph, namespace
+        self._processes: list[subprocess.Popen[Any]] = []
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.name} {self.address}>" if self.kind != "switch" else f"<switch {self.name}>"
+
+    @property
+    def name(self) -> str:
+        """Its name in the topology."""
+        return self.graph.name
+
+    @property
+    def kind(self) -> str:
+        """host, router, edge, nat or switch."""
+        return self.graph.kind
+
+    @property
+    def address(self) -> str:
+        """The IPv4 address of its first interface."""
+        return self.graph.address
+
+    def entered(self) -> AbstractContextManager[None]:
+        """This thread is inside the node for the length of the block."""
+        return self.namespace.entered()
+
+    def socket(self, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+        """An IPv4 socket inside the node; the caller closes it."""
+        with self.entered():
+            return socket.socket(socket.AF_INET, kind)
+
+    def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+        """Start a command inside the node; `options` are those of `subprocess.Popen`."""
+        with self.entered():
+            process = subprocess.Popen(command, **options)
+        self._processes.append(process)
+        return process
+
+    def run(
+        self, command: Sequence[str], *, check: bool = True, input: str | None = None, timeout: float | None = 60  # noqa: A002 - as subprocess.run calls it
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command inside the node and return its text output.
+
+        Raises `LabError` with the command's own words if it fails and `check` is set.
+        """
+        with self.entered():
+            done = subprocess.run(command, input=input, capture_output=True, text=True, check=False, timeout=timeout)
+        if check and done.returncode != 0:
+            words = (done.stderr or done.stdout).strip().replace("\n", "; ")
+            raise LabError(f"{self.name}: {' '.join(command)}: exit status {done.returncode}: {words}")
+        return done
+
+    def close(self) -> None:
+        """Kill what still runs in the node and let go of its namespace."""
+        for process in self._processes:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGKILL)
+        for process in self._processes:
+            process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    with contextlib.suppress(BrokenPipeError):
+                        stream.close()
+        self._processes.clear()
+        self.namespace.close()

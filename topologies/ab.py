@@ -1,0 +1,31 @@
+"""A and B live near each other: one region, and one edge that both find nearest."""
+
+from __future__ import annotations
+
+from topologies.internet import Internet, share
+
+
+class AB(Internet):
+    """Two homes in one region. `delay` is one way between the two NATs, half of it on each access link."""
+
+    pairs = (("a", "b"),)
+
+    def build(
+        self,
+        nat_a: str = "port_restricted_cone",
+        nat_b: str = "port_restricted_cone",
+        unsolicited: str = "drop",
+        delay: str = "10ms",
+        jitter: str | None = None,
+        loss: float | None = None,
+        bw: float | None = None,
+        edge_delay: str = "1ms",
+    ) -> None:
+        """Parameters: presets of the NATs, the answer to unsolicited SYNs, the options of the access links."""
+        self.begin()
+        west = self.region("west")
+        self.edge(west, delay=edge_delay)
+        access = {"delay": share(delay, 0.5), "jitter": jitter, "loss": loss, "bw": bw}
+        self.home(west, ["a"], nat_a, unsolicited, **access)
+        self.home(west, ["b"], nat_b, unsolicited, **access)
+        self.finish()

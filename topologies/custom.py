@@ -1,0 +1,5 @@
+"""For Mininet's own command: `mn --custom topologies/custom.py --topo ab --switch lxbr --controller none`."""
+
+from topologies import TOPOLOGIES
+
+topos = TOPOLOGIES

@@ -1,0 +1,189 @@
+"""A small Internet as a Mininet topology: regions joined by long links, edges in regions, homes behind NATs.
+
+Node names: hosts as you call them (`a`), their NAT `nat_a`, a home's switch `lan_a` when several hosts share it, a
+region's router `core1`, its edge `edge1`.
+
+Addresses (the block is a parameter, 11.0.0.0/8 by default: globally routable, because real software refuses to punch
+towards reserved blocks; the sandbox has no way out, so nothing leaks). Every region owns a sixteenth of the block:
+
+    11.0.0.1        anycast: every edge has it, routing decides which one is nearest
+    11.0.1.0/24     long links between the region routers, a /30 each
+    11.16.0.0/12    region 1:  11.16.0.2 edge1, 11.16.1.2 the first home's public address, 11.16.2.2 the second's …
+    11.32.0.0/12    region 2   … and so on, up to region 15
+    192.168.1.0/24  every home's inside: they overlap, as in life
+"""
+
+from __future__ import annotations
+
+import heapq
+import ipaddress
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mininet.topo import Topo
+
+from lab.errors import InputError
+from lab.impair import Impairment
+from lab.nat import presets
+from punch.nat.behavior import Unsolicited
+from topologies import mininet_nodes
+
+EDGE_PORT = 7000
+"""TCP port on which the lab's edges listen."""
+
+_HOME_NETWORK = ipaddress.IPv4Network("192.168.1.0/24")
+_REGIONS = 15
+
+
+@dataclass(slots=True)
+class _Region:
+    router: str
+    network: ipaddress.IPv4Network
+    edge: str | None = None
+    homes: int = 0
+
+
+class Internet(Topo):
+    """Base of the topologies; subclasses describe theirs in `build` with the methods below, then call `finish`.
+
+    Link options are Mininet's: `delay`, `jitter` ("20ms", one way), `loss` (percent), `bw` (Mbit/s), per link and the
+    same in both directions. `pairs` are the hosts that a trial punches, the default first.
+    """
+
+    pairs: Sequence[tuple[str, str]] = ()
+
+    def build(self, *_arguments: object, **_parameters: object) -> None:
+        """Called by Mininet's constructor with the topology's parameters."""
+        raise NotImplementedError
+
+    def begin(self, block: str = "11.0.0.0/8") -> None:
+        """Start an empty Internet with the public addresses of `block` (a /8 to /16)."""
+        try:
+            self._block = ipaddress.IPv4Network(block)
+        except ValueError:
+            raise InputError("block", block, "an IPv4 network such as 11.0.0.0/8") from None
+        if not 8 <= self._block.prefixlen <= 16:
+            raise InputError("block", block, "a prefix length between 8 and 16")
+        self._shares = list(self._block.subnets(prefixlen_diff=4))
+        self._regions: dict[str, _Region] = {}
+        self._long_links: list[tuple[str, str, str, str, float]] = []
+        self._routes: dict[str, list[tuple[str, str]]] = {}
+
+    @property
+    def anycast(self) -> str:
+        """The address that every edge answers on."""
+        return str(self._block[1])
+
+    def region(self, name: str) -> str:
+        """A region with its router; returns the region's name for the methods below."""
+        number = len(self._regions) + 1
+        if number > _REGIONS:
+            raise InputError("region", name, f"at most {_REGIONS} regions")
+        router = f"core{number}"
+        self._regions[name] = _Region(router, self._shares[number])
+        self._node(router, "router", forwarding=True)
+        return name
+
+    def edge(self, region: str, delay: str = "1ms") -> str:
+        """The region's edge endpoint, with an address of its own and the anycast address; returns its name."""
+        where = self._regions[region]
+        name = where.edge = where.router.replace("core", "edge")
+        gateway, address = str(where.network[1]), str(where.network[2])
+        self._node(name, "edge", gateway=gateway, addresses=[f"{self.anycast}/32"])
+        self._link(name, where.router, f"{address}/24", f"{gateway}/24", delay=delay)
+        self._routes[where.router].append((f"{self.anycast}/32", address))
+        return name
+
+    def long_link(self, one: str, other: str, delay: str = "40ms", **options: object) -> None:
+        """Join two regions."""
+        number = len(self._long_links)
+        subnet = self._block[256 + 4 * number]
+        left, right = str(subnet + 1), str(subnet + 2)
+        routers = self._regions[one].router, self._regions[other].router
+        self._link(*routers, f"{left}/30", f"{right}/30", delay=delay, **options)
+        self._long_links.append((*routers, left, right, Impairment.from_options({"delay": delay}).delay_s))
+
+    def home(self, region: str, hosts: Sequence[str], nat: str, unsolicited: str, **access: object) -> None:
+        """Hosts behind one NAT of the given preset (`none`: one public host), joined to the region's router.
+
+        `access` are the options of the link between the NAT and the router.
+        """
+        if unsolicited not in set(Unsolicited):
+            raise InputError("unsolicited", unsolicited, f"one of {', '.join(Unsolicited)}")
+        behavior = presets.behavior(nat, Unsolicited(unsolicited))
+        where = self._regions[region]
+        where.homes += 1
+        subnet = where.network.network_address + 256 * where.homes
+        gateway, public = str(subnet + 1), str(subnet + 2)
+        if behavior is None:
+            if len(hosts) != 1:
+                raise InputError(f"nat_{hosts[0]}", nat, f"a NAT, because {len(hosts)} hosts share one address")
+            self._node(hosts[0], "host", gateway=gateway)
+            self._link(hosts[0], where.router, f"{public}/24", f"{gateway}/24", **access)
+            return
+        box = f"nat_{hosts[0]}"
+        inside = _HOME_NETWORK.prefixlen
+        router = _HOME_NETWORK[1]
+        self._node(box, "nat", gateway=gateway, behavior=behavior, preset=nat, forwarding=True)
+        self._link(box, where.router, f"{public}/24", f"{gateway}/24", **access)
+        if len(hosts) > 1:
+            switch = f"lan_{hosts[0]}"
+            self.addSwitch(switch, kind="switch")
+            self._link(box, switch, f"{router}/{inside}", None)
+        for number, host in enumerate(hosts, start=2):
+            self._node(host, "host", gateway=str(router))
+            address = f"{_HOME_NETWORK[number]}/{inside}"
+            if len(hosts) > 1:
+                self._link(host, switch, address, None)
+            else:
+                self._link(host, box, address, f"{router}/{inside}")
+
+    def finish(self) -> None:
+        """Fill every router's table: shortest paths by delay, to each region and to the nearest edge."""
+        for name, region in self._regions.items():
+            reached = dict(self._shortest_paths(region.router))
+            for other, there in self._regions.items():
+                if other != name and there.router in reached:
+                    self._routes[region.router].append((str(there.network), reached[there.router][1]))
+            if region.edge is None:
+                near = [(reached[r.router], r) for r in self._regions.values() if r.edge and r.router in reached]
+                if near:
+                    (_distance, gateway), _region = min(near, key=lambda entry: entry[0])
+                    self._routes[region.router].append((f"{self.anycast}/32", gateway))
+
+    def _shortest_paths(self, start: str) -> Iterator[tuple[str, tuple[float, str]]]:
+        """Each other router that can be reached, with its distance in seconds and the first gateway towards it."""
+        queue, seen = [(0.0, start, "")], set[str]()
+        while queue:
+            distance, here, first = heapq.heappop(queue)
+            if here in seen:
+                continue
+            seen.add(here)
+            if first:
+                yield here, (distance, first)
+            for one, other, left, right, delay in self._long_links:
+                for source, target, gateway in ((one, other, right), (other, one, left)):
+                    if source == here:
+                        heapq.heappush(queue, (distance + delay, target, first or gateway))
+
+    def _node(self, name: str, kind: str, gateway: str | None = None, **options: object) -> None:
+        if name in self.g.node:
+            raise InputError("host", name, "a name that is not taken")
+        self._routes[name] = routes = [] if gateway is None else [("0.0.0.0/0", gateway)]
+        self.addHost(name, cls=mininet_nodes.InternetNode, kind=kind, routes=routes, **options)
+
+    def _link(self, one: str, other: str, first: str | None, second: str | None, **options: object) -> None:
+        wanted = {key: value for key, value in options.items() if value is not None}
+        Impairment.from_options(wanted)
+        ends = {
+            f"params{number}": {"ip": address} for number, address in ((1, first), (2, second)) if address is not None
+        }
+        self.addLink(one, other, **ends, **wanted)
+        for node, address in ((one, first), (other, second)):
+            if address is not None:
+                self.nodeInfo(node).setdefault("ip", address)
+
+
+def share(delay: str, fraction: float) -> str:
+    """A fraction of a delay in Mininet's vocabulary: share("20ms", 0.5) is "10000us"."""
+    return f"{Impairment.from_options({'delay': delay}).delay_s * fraction * 1e6:.0f}us"

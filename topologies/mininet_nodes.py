@@ -1,0 +1,49 @@
+"""How Mininet's own engine runs our nodes: routes, forwarding and NAT rules applied by the node itself.
+
+Only used under `mn --custom`; the lab builds the same graph by netlink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mininet.node import Node
+
+from lab.nat.rules import SYSCTLS, rules
+from punch.nat.behavior import NatBehavior
+
+
+class InternetNode(Node):
+    """A host, router, edge or NAT of `topologies.internet`, as a Mininet node."""
+
+    def config(
+        self,
+        routes: Sequence[tuple[str, str]] = (),
+        addresses: Sequence[str] = (),
+        forwarding: bool = False,
+        behavior: NatBehavior | None = None,
+        **parameters: object,
+    ) -> dict[str, object]:
+        """Mininet's configuration, then ours: (prefix, gateway) routes, extra addresses, forwarding, NAT rules."""
+        result: dict[str, object] = super().config(**parameters)
+        for address in addresses:
+            self._run("ip", "address", "add", address, "dev", "lo")
+        for destination, gateway in routes:
+            self._run("ip", "route", "replace", destination, "via", gateway)
+        if forwarding:
+            self._run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        if behavior is not None:
+            outside, inside = (self.intfs[port] for port in sorted(self.intfs))
+            text = rules(behavior, inside=str(inside), outside=str(outside), address=outside.IP())
+            self._run("iptables-restore", text=text.iptables)
+            if text.nft:
+                self._run("nft", "-f", "-", text=text.nft)
+            for path, value in SYSCTLS.items():
+                self._run("sysctl", "-qw", f"{path.replace('/', '.')}={value}")
+        return result
+
+    def _run(self, *command: str, text: str | None = None) -> None:
+        process = self.popen(*command, stdin=-1)
+        _output, errors = process.communicate(None if text is None else text.encode())
+        if process.returncode != 0:
+            raise RuntimeError(f"{self.name}: {' '.join(command)}: {errors.decode().strip()}")
