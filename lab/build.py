@@ -29,9 +29,7 @@ _FORWARDING = {"net/ipv4/ip_forward": "1"}
 def build(graph: Graph) -> dict[str, Node]:
     """Make every node and wire of the graph; on failure nothing is left. Raises `LabError`."""
     namespaces = namespace.create(len(graph.nodes))
-    nodes = {
-        name: Node(planned, made) for (name, planned), made in zip(graph.nodes.items(), namespaces, strict=True)
-    }
+    nodes = {name: Node(planned, made) for (name, planned), made in zip(graph.nodes.items(), namespaces, strict=True)}
     try:
         for node in nodes.values():
             _set_sysctls(node, _SYSCTLS | (_FORWARDING if node.graph.forwarding else {}))

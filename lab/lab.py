@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from lab import build, graph, impair, sandbox
 from lab.errors import InputError
@@ -16,13 +16,16 @@ from punch.nat.behavior import NatBehavior
 if TYPE_CHECKING:
     from mininet.topo import Topo
 
+    from lab.edges import EdgeNetwork
+    from lab.trial import Trial
+
 
 @dataclass(frozen=True, slots=True)
 class Path:
     """What lies between two hosts.
 
-    `nodes` from the first host to the other, both included; `nats` those that translate; `delay_s`, `jitter_s` and `loss`
-    (a fraction) one way, end to end.
+    `nodes` from the first host to the other, both included; `nats` those that translate; `delay_s`, `jitter_s` and
+    `loss` (a fraction) one way, end to end.
     """
 
     nodes: Sequence[str]
@@ -44,9 +47,10 @@ class Lab:
         self.graph: Graph = graph.read(topology)
         self._links, self._seed = links, seed
         self._nodes: dict[str, Node] = {}
-        self._impaired: Any = None
+        self._impaired: impair.Applied | None = None
+        self.services: EdgeNetwork | None = None
 
-    def __enter__(self) -> Lab:
+    def __enter__(self) -> Self:
         sandbox.require()
         self._nodes = build.build(self.graph)
         try:
@@ -63,6 +67,9 @@ class Lab:
 
     def close(self) -> None:
         """Kill what runs in the nodes and let the kernel free them."""
+        if self.services is not None:
+            self.services.close()
+            self.services = None
         for node in self._nodes.values():
             node.close()
         if self._impaired is not None:
@@ -82,6 +89,18 @@ class Lab:
     def edges(self) -> list[Node]:
         """The nodes that run edge endpoints."""
         return [node for node in self if node.kind == "edge"]
+
+    @property
+    def anycast(self) -> str:
+        """The address that every edge answers on; the only edge's own where there is no such address."""
+        shared = set.intersection(*(set(edge.graph.addresses) for edge in self.edges)) if self.edges else set()
+        return next(iter(shared)).partition("/")[0] if shared else self.edges[0].address
+
+    def punch(self, one: str, other: str, **options: Any) -> Trial:
+        """Let the client under test punch between two hosts; `options` are those of `lab.trial.Options`."""
+        from lab import trial
+
+        return trial.run(self, one, other, trial.Options(**options))
 
     @property
     def links(self) -> str:

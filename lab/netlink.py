@@ -1,7 +1,7 @@
 """rtnetlink requests in batches: pyroute2 encodes the messages, one socket per namespace carries them.
 
-Interfaces have indexes that the caller chose, so nothing is ever looked up; a batch is one send, and its answers are read
-until every request is acknowledged.
+Interfaces have indexes that the caller chose, so nothing is ever looked up; a batch is one send, and its answers are
+read until every request is acknowledged.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 from types import TracebackType
+from typing import Self
 
 from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, nlmsg
 from pyroute2.netlink.rtnl import (
@@ -48,7 +49,7 @@ class RouteSocket:
         self._batch = bytearray()
         self._labels: list[str] = []
 
-    def __enter__(self) -> RouteSocket:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -57,7 +57,12 @@ class Node:
         return process
 
     def run(
-        self, command: Sequence[str], *, check: bool = True, input: str | None = None, timeout: float | None = 60  # noqa: A002 - as subprocess.run calls it
+        self,
+        command: Sequence[str],
+        *,
+        check: bool = True,
+        input: str | None = None,
+        timeout: float | None = 60,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside the node and return its text output.
 

@@ -50,7 +50,7 @@ def enter(command: list[str]) -> NoReturn:
         raise MissingCapabilityError(missing)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execvp("unshare", [*_unshare_command(), sys.executable, "-m", "lab.sandbox", *command])
+    os.execvp("unshare", [*unshare_command(), sys.executable, "-m", "lab.sandbox", *command])
 
 
 def why_not() -> str | None:
@@ -61,7 +61,7 @@ def why_not() -> str | None:
         return "sandbox: `unshare` is missing; install util-linux"
     import subprocess
 
-    probe = subprocess.run([*_unshare_command(), "true"], capture_output=True, text=True, check=False)
+    probe = subprocess.run([*unshare_command(), "true"], capture_output=True, text=True, check=False)
     if probe.returncode == 0:
         return None
     detail = (probe.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -75,7 +75,8 @@ def why_not() -> str | None:
     return f"sandbox: unprivileged user namespaces are not available ({detail}); {how}, or run as root"
 
 
-def _unshare_command() -> list[str]:
+def unshare_command() -> list[str]:
+    """The words before a command that put it into new namespaces."""
     command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if os.geteuid() != 0:
         command += ["--user", "--map-root-user"]
@@ -114,7 +115,7 @@ def _bring_loopback_up() -> None:
 
 
 def _init(command: list[str]) -> int:
-    """PID 1 of the sandbox: start the command, pass signals on, reap whatever is orphaned; the command's exit status."""
+    """PID 1 of the sandbox: start the command, pass signals on, reap orphans; the command's exit status."""
     child = os.fork()
     if child == 0:
         try:

@@ -41,3 +41,13 @@ def behavior(name: str, unsolicited: Unsolicited = Unsolicited.DROP) -> NatBehav
         raise InputError("nat", name, f"one of {', '.join(PRESETS)}")
     preset = PRESETS[name]
     return preset and replace(preset, unsolicited=unsolicited)
+
+
+def named(names: str) -> tuple[str, ...]:
+    """Preset names from one word: a comma-separated list, `classics`, or `all`. Raises `InputError`."""
+    groups = {"classics": CLASSICS, "all": tuple(PRESETS)}
+    chosen = dict.fromkeys(name for word in names.split(",") for name in groups.get(word, (word,)))
+    for name in chosen:
+        if name not in PRESETS:
+            raise InputError("nat", name, f"one of {', '.join((*PRESETS, *groups))}")
+    return tuple(chosen)

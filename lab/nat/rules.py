@@ -1,8 +1,8 @@
 """From a NAT behavior to the rules that make a Linux node behave so.
 
 Outbound is iptables: which external port a new mapping gets (SNAT), and what an unsolicited packet gets (INPUT). What
-iptables has no words for is an nft table beside it, filled by the packets themselves, so that everything is in force with
-the first packet and no daemon inserts rules after the fact:
+iptables has no words for is an nft table beside it, filled by the packets themselves, so that everything is in force
+with the first packet and no daemon inserts rules after the fact:
 
 - `external_*` remembers inside endpoint -> external port, so that a mapping is endpoint-independent for as long as it
   lives, and not only while some connection of it does;
@@ -30,8 +30,8 @@ MAPPING_LIFETIME_S = {"tcp": 7440, "udp": 300}
 _TRANSPORTS = ("tcp", "udp")
 _CLASH_MARK = "0x1"
 
+# Path below /proc/sys -> value, the same for every NAT.
 SYSCTLS: Mapping[str, str] = {
-    # Path below /proc/sys -> value, the same for every NAT.
     # Without this a NAT that lost its state takes up streams in the middle, untranslated ones too.
     "net/netfilter/nf_conntrack_tcp_loose": "0",
 }
@@ -39,7 +39,7 @@ SYSCTLS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class NatRules:
-    """What to load into a node besides `SYSCTLS`: `iptables-restore` input, and `nft -f` input (empty when not needed)."""
+    """What to load besides `SYSCTLS`: `iptables-restore` input, and `nft -f` input (empty when not needed)."""
 
     iptables: str
     nft: str

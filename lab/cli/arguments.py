@@ -1,0 +1,115 @@
+"""The words of the command line. Imports nothing heavy, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from importlib import metadata
+from pathlib import Path
+from typing import NoReturn
+
+from lab.errors import InputError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of `punchlab`; every command sets `command` and `needs_sandbox`."""
+    root = _Parser(
+        prog="punchlab", description="An Internet in a box: build NATs, punch through them, see what happened."
+    )
+    root.add_argument("--version", action="version", version=f"punchlab {_version()}")
+    commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    run = _command(commands, "run", "punch every pair of NATs, many times, and write down what happened")
+    _topology(run)
+    _nats(run, several=True)
+    _punching(run)
+    run.add_argument("--trials", type=int, default=5, metavar="N", help="trials per pair of NATs (default 5)")
+    run.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="trials at a time (default: cores)"
+    )
+    run.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default runs/TOPOLOGY-STRATEGY)")
+
+    trial = _command(commands, "trial", "punch one pair once, and tell the story of its SYNs")
+    _topology(trial)
+    _nats(trial, several=False)
+    _punching(trial)
+    trial.add_argument("--json", action="store_true", help="print the result record instead of the story")
+    trial.add_argument("--capture", type=Path, metavar="FILE", help="write the packets to FILE (pcapng)")
+    trial.add_argument("--full", action="store_true", help="record every packet, not only SYN, FIN, RST and ICMP")
+
+    up = _command(commands, "up", "build a topology and open a shell in which `on NODE CMD` runs commands in its nodes")
+    _topology(up)
+    _nats(up, several=False)
+    up.add_argument("shell", nargs=argparse.REMAINDER, metavar="-- CMD", help="a command to run instead of a shell")
+
+    report = _command(commands, "report", "draw charts and write a page for finished runs", needs_sandbox=False)
+    report.add_argument("directory", type=Path, nargs="+", metavar="DIR", help="folder of a run")
+    report.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: the first folder)")
+
+    _command(commands, "doctor", "say what this machine has and lacks", needs_sandbox=False)
+
+    box = _command(commands, "sandbox", "run a command inside a fresh sandbox")
+    box.add_argument("shell", nargs=argparse.REMAINDER, metavar="CMD", help="the command, e.g. mn or tcpdump")
+    return root
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, *, needs_sandbox: bool = True
+) -> argparse.ArgumentParser:
+    made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    made.set_defaults(needs_sandbox=needs_sandbox)
+    return made
+
+
+def _topology(command: argparse.ArgumentParser) -> None:
+    command.add_argument("topology", metavar="TOPOLOGY", help="ab (near), cd (far) or abcd (the whole edge network)")
+    command.add_argument("--pair", metavar="X,Y", help="the two hosts (default: the topology's first pair)")
+    shape = command.add_argument_group("links, in Mininet's words")
+    shape.add_argument("--delay", metavar="TIME", help="one way between the two NATs, e.g. 20ms (ab and cd)")
+    shape.add_argument("--jitter", metavar="TIME", help="of each access link")
+    shape.add_argument("--loss", type=float, metavar="PERCENT", help="of each access link, each way")
+    shape.add_argument("--bw", type=float, metavar="MBIT/S", help="of each access link, each way")
+    shape.add_argument(
+        "--links", default="auto", metavar="KIND", help="auto, netem or nfqueue: what impairs (default auto)"
+    )
+    shape.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws of loss and jitter (default 0)")
+
+
+def _nats(command: argparse.ArgumentParser, *, several: bool) -> None:
+    kinds = "names, comma-separated, `classics` or `all`" if several else "name"
+    default = "classics" if several else "port_restricted_cone"
+    for side, which in (("a", "first"), ("b", "second")):
+        command.add_argument(
+            f"--nat-{side}",
+            default=default,
+            metavar="NAT",
+            help=f"NAT of the {which} host: {kinds} (default {default})",
+        )
+    command.add_argument(
+        "--unsolicited", default="drop", metavar="ANSWER", help="to unsolicited SYNs: drop or reset (default drop)"
+    )
+
+
+def _punching(command: argparse.ArgumentParser) -> None:
+    punch = command.add_argument_group("punching")
+    punch.add_argument("--client", default="punch", metavar="NAME", help="the client under test (default punch)")
+    punch.add_argument("--strategy", default="reuse", metavar="NAME", help="of the client (default reuse)")
+    punch.add_argument("--deadline", type=float, default=5.0, metavar="S", help="of the punch (default 5)")
+    punch.add_argument(
+        "--max-attempts", type=int, metavar="N", help="connect() calls per candidate (default: no limit)"
+    )
+    punch.add_argument(
+        "--skew-ms", type=float, metavar="MS", help="start both at a shared instant, the second later by MS"
+    )
+
+
+def _version() -> str:
+    try:
+        return metadata.version("punchlab")
+    except metadata.PackageNotFoundError:
+        raise InputError("punchlab", "not installed", "an installed package; run script/bootstrap") from None

@@ -1,0 +1,202 @@
+"""What each command of `punchlab` does. `check_NAME` refuses bad input before there is a sandbox."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lab.errors import InputError
+
+if TYPE_CHECKING:
+    from lab.campaign import Campaign
+    from lab.trial import Options
+    from topologies.internet import Internet
+
+
+def check_run(given: argparse.Namespace) -> None:
+    """Everything that the campaign would refuse, and an output folder that cannot be written."""
+    from lab.campaign import check
+
+    check(_campaign(given), jobs=given.jobs)
+    _check_writable(_out(given))
+
+
+def run_command(given: argparse.Namespace) -> int:
+    """`punchlab run`."""
+    from lab import campaign
+    from lab.cli.progress import RunProgress
+
+    planned = _campaign(given)
+    folder = _out(given)
+    with RunProgress(planned.nats) as progress:
+        records = campaign.run(planned, folder, jobs=given.jobs, progress=progress.update)
+    progress.summary(records)
+    print(f"results: {folder}; draw them with: punchlab report {shlex.quote(str(folder))}")
+    return 1 if any(record["outcome"] == "lab_error" for record in records) else 0
+
+
+def check_trial(given: argparse.Namespace) -> None:
+    """Everything that the trial would refuse."""
+    _topology(given)
+    _pair(given)
+    _options(given)
+    if given.capture is not None:
+        _check_writable(given.capture.parent)
+
+
+def trial_command(given: argparse.Namespace) -> int:
+    """`punchlab trial`."""
+    from lab import trial
+    from lab.lab import Lab
+
+    one, other = _pair(given)
+    with Lab(_topology(given), links=given.links, seed=given.seed) as lab:
+        result = trial.run(lab, one, other, _options(given))
+        if given.capture is not None:
+            result.recording.write(given.capture)
+        if given.json:
+            known = {
+                "id": f"{given.topology}-{given.nat_a}-{given.nat_b}-{given.unsolicited}-{given.strategy}",
+                "topology": given.topology,
+                "nat_a": given.nat_a,
+                "nat_b": given.nat_b,
+                "unsolicited": given.unsolicited,
+            }
+            print(json.dumps(trial.record(result, **known)))
+        else:
+            print(result)
+    return 0 if result.direct else 1
+
+
+def check_up(given: argparse.Namespace) -> None:
+    """Everything that the topology would refuse."""
+    _topology(given)
+
+
+def up_command(given: argparse.Namespace) -> int:
+    """`punchlab up`: a lab, its nodes named for `ip netns`, and a shell."""
+    from lab.cli import shell
+    from lab.lab import Lab
+
+    with Lab(_topology(given), links=given.links, seed=given.seed) as lab:
+        return shell.run(lab, _rest(given.shell))
+
+
+def report_command(given: argparse.Namespace) -> int:
+    """`punchlab report`."""
+    import reports
+
+    paths = reports.write(*given.directory, out=given.out)
+    print(f"report: {paths.page}")
+    return 0
+
+
+def doctor_command(_given: argparse.Namespace) -> int:
+    """`punchlab doctor`."""
+    from lab import doctor
+
+    findings = doctor.examine()
+    for finding in findings:
+        print(finding)
+    return 0 if all(finding.found or not finding.needed for finding in findings) else 2
+
+
+def sandbox_command(given: argparse.Namespace) -> int:
+    """`punchlab sandbox CMD`."""
+    words = _rest(given.shell) or [os.environ.get("SHELL", "/bin/sh")]
+    try:
+        return subprocess.run(words, check=False).returncode
+    except OSError as error:
+        raise InputError("command", words[0], f"a program that can be run ({error.strerror})") from error
+
+
+def _rest(words: list[str]) -> list[str]:
+    return words[1:] if words[:1] == ["--"] else words
+
+
+def _class(given: argparse.Namespace) -> type[Internet]:
+    from topologies import TOPOLOGIES
+
+    if given.topology not in TOPOLOGIES:
+        raise InputError("topology", given.topology, f"one of {', '.join(TOPOLOGIES)}")
+    return TOPOLOGIES[given.topology]
+
+
+def _pair(given: argparse.Namespace) -> tuple[str, str]:
+    pairs = _class(given).pairs
+    if given.pair is None:
+        return pairs[0]
+    names = tuple(given.pair.split(","))
+    for one, other in pairs:
+        if names in ((one, other), (other, one)):
+            return names[0], names[1]
+    raise InputError("pair", given.pair, f"one of {' '.join(','.join(pair) for pair in pairs)}, in either order")
+
+
+def _parameters(given: argparse.Namespace) -> dict[str, Any]:
+    """The topology's parameters that were given; a topology without a parameter of that name is bad input."""
+    import inspect
+
+    accepted = inspect.signature(_class(given).build).parameters
+    parameters = {
+        name: getattr(given, name) for name in ("delay", "jitter", "loss", "bw") if getattr(given, name) is not None
+    }
+    for name, value in parameters.items():
+        if name not in accepted:
+            raise InputError(name, value, f"no {name} for the topology {given.topology}, which has none as a whole")
+    return parameters
+
+
+def _topology(given: argparse.Namespace) -> Internet:
+    nats = dict(zip((f"nat_{host}" for host in _pair(given)), (given.nat_a, given.nat_b), strict=True))
+    return _class(given)(**nats, unsolicited=given.unsolicited, **_parameters(given))
+
+
+def _options(given: argparse.Namespace) -> Options:
+    from lab.client import CLIENTS
+    from lab.trial import Options
+
+    if given.client not in CLIENTS:
+        raise InputError("client", given.client, f"one of {', '.join(CLIENTS)}")
+    return Options(
+        client=CLIENTS[given.client],
+        strategy=given.strategy,
+        max_attempts=given.max_attempts,
+        deadline_s=given.deadline,
+        skew_s=None if given.skew_ms is None else given.skew_ms / 1000,
+        full_capture=getattr(given, "full", False),
+    )
+
+
+def _campaign(given: argparse.Namespace) -> Campaign:
+    from lab.campaign import Campaign
+    from lab.nat import presets
+
+    return Campaign(
+        name=given.topology,
+        topology=_class(given),
+        pair=_pair(given),
+        nats=(presets.named(given.nat_a), presets.named(given.nat_b)),
+        trials=given.trials,
+        unsolicited=given.unsolicited,
+        options=_options(given),
+        parameters=_parameters(given),
+        links=given.links,
+        seed=given.seed,
+    )
+
+
+def _out(given: argparse.Namespace) -> Path:
+    return Path("runs") / f"{given.topology}-{given.strategy}" if given.out is None else Path(given.out)
+
+
+def _check_writable(directory: Path) -> None:
+    """Raise `InputError` unless files can be made in the directory, or it can be made."""
+    nearest = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError("out", str(directory), "a directory that can be written")

@@ -1,0 +1,45 @@
+"""The shell of `punchlab up`: nodes are named for `ip netns`, and `on NODE CMD…` runs a command in one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+from lab.errors import InputError
+from lab.lab import Lab
+from lab.sandbox import mount
+
+_MS_BIND = 4096
+_ON = """#!/bin/sh
+[ $# -ge 2 ] || { echo "usage: on NODE CMD..." >&2; exit 2; }
+names=$(ls /run/netns | xargs)
+[ -e "/run/netns/$1" ] || { echo "on: node: '$1' cannot be used; expected one of $names" >&2; exit 2; }
+exec ip netns exec "$@"
+"""
+
+
+def run(lab: Lab, command: list[str]) -> int:
+    """Run the command, or an interactive shell, beside the lab's nodes; its exit status."""
+    for node in lab:
+        name = Path("/run/netns") / node.name
+        name.touch()
+        mount(f"/proc/self/fd/{node.namespace.fd}", str(name), None, _MS_BIND)
+    with tempfile.TemporaryDirectory(prefix="punchlab-", dir="/run") as folder:
+        script = Path(folder) / "on"
+        script.write_text(_ON)
+        script.chmod(0o755)
+        environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "PS1": "punchlab$ "}
+        if not command:
+            print(_greeting(lab))
+        words = command or ["/bin/sh", "-i"]
+        try:
+            return subprocess.run(words, env=environment, check=False).returncode
+        except OSError as error:
+            raise InputError("command", words[0], f"a program that can be run ({error.strerror})") from error
+
+
+def _greeting(lab: Lab) -> str:
+    nodes = "\n".join(f"  {node.name:10} {node.kind:7} {node.address}" for node in lab if node.kind != "switch")
+    return f"{nodes}\n`on NODE CMD...` runs a command in a node, e.g.: on a ping {lab.anycast}   (exit ends the lab)"

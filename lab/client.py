@@ -1,0 +1,89 @@
+"""The client under test, described by its commands. `PUNCH` is the first such description, not a special case.
+
+A command is a sequence of words with placeholders in braces. A tuple of words is optional as a whole: it is left out
+when one of its placeholders has no value in the trial. Placeholders:
+
+    {python}        this interpreter
+    {edge}          the anycast URL of the edges, ws://ADDRESS:PORT
+    {listen}        edges: the endpoint to listen on        {name}  edges: the node's name
+    {join}          edges: the URL of another edge; its tuple is repeated for each of the others
+    {file}          sender: the file to send                {directory}  receiver: where to put it
+    {code}          the code that both share, where the lab chooses it
+    {strategy}  {deadline_s}  {max_attempts}  {start_at}    options of the trial
+"""
+
+from __future__ import annotations
+
+import string
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Words = Sequence[str | tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """How to run a client.
+
+    All of its commands print JSON events with the names of `punch --json`; a trial needs `listening` (edge), `done` and
+    `failed` (hosts), and reads the others where they are there. With `tells_code` the sender announces its code in the
+    event `code`, and the receiver gets it on a line of standard input; otherwise the lab chooses {code}.
+    """
+
+    name: str
+    edge: Words
+    sender: Words
+    receiver: Words
+    strategies: Sequence[str]
+    tells_code: bool
+
+
+PUNCH = Client(
+    name="punch",
+    edge=(
+        "{python}",
+        "-m",
+        "punch",
+        "edge",
+        "--listen",
+        "{listen}",
+        "--name",
+        "{name}",
+        ("--join", "{join}"),
+        "--json",
+    ),
+    sender=(
+        *("{python}", "-m", "punch", "send", "{file}", "--edge", "{edge}", "--json"),
+        *(("--strategy", "{strategy}"), ("--deadline", "{deadline_s}")),
+        *(("--max-attempts", "{max_attempts}"), ("--start-at", "{start_at}")),
+    ),
+    receiver=(
+        *("{python}", "-m", "punch", "receive", "-", "--dir", "{directory}", "--edge", "{edge}", "--json"),
+        *(("--strategy", "{strategy}"), ("--deadline", "{deadline_s}")),
+        *(("--max-attempts", "{max_attempts}"), ("--start-at", "{start_at}")),
+    ),
+    strategies=("reuse", "keep"),
+    tells_code=True,
+)
+
+CLIENTS: Mapping[str, Client] = {PUNCH.name: PUNCH}
+"""Name on the command line -> description."""
+
+
+def command(words: Words, values: Mapping[str, object], joins: Sequence[str] = ()) -> list[str]:
+    """The words with their placeholders filled; an optional tuple with {join} once for each of `joins`."""
+    known = {"python": sys.executable, **{key: value for key, value in values.items() if value is not None}}
+    filled: list[str] = []
+    for word in words:
+        if isinstance(word, str):
+            filled.append(word.format(**known))
+        elif "join" in _placeholders(word):
+            filled += [part.format(**known, join=url) for url in joins for part in word]
+        elif _placeholders(word) <= known.keys():
+            filled += [part.format(**known) for part in word]
+    return filled
+
+
+def _placeholders(words: Sequence[str]) -> set[str]:
+    return {name for word in words for _text, name, _format, _conversion in string.Formatter().parse(word) if name}

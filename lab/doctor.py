@@ -1,0 +1,160 @@
+"""What this machine has and lacks for a lab, each tried for real inside a sandbox, and how to get what is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from lab import sandbox
+
+_APT = "apt-get install"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One capability: whether it is there, what exactly was found, how to get it, and whether a lab needs it."""
+
+    name: str
+    found: bool
+    detail: str
+    remedy: str = ""
+    needed: bool = True
+
+    def __str__(self) -> str:
+        mark = "found  " if self.found else ("MISSING" if self.needed else "missing")
+        line = f"{mark}  {self.name:18} {self.detail}"
+        return line if self.found or not self.remedy else f"{line}; to get it: {self.remedy}"
+
+
+def examine() -> list[Finding]:
+    """Every finding; those that need a namespace are made in a sandbox of their own."""
+    if (reason := sandbox.why_not()) is not None:
+        name, _, rest = reason.partition(": ")
+        detail, _, remedy = rest.partition("; ")
+        return [Finding(name, False, detail, remedy)]
+    inner = subprocess.run(
+        [*sandbox.unshare_command(), sys.executable, "-m", "lab.sandbox", sys.executable, "-m", "lab.doctor"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    who = "as root" if os.geteuid() == 0 else "as an ordinary user, in a user namespace"
+    findings = [Finding("sandbox", True, f"network, mount and PID namespaces, {who}")]
+    if inner.returncode != 0:
+        words = (inner.stderr.strip().splitlines() or ["no reason given"])[-1]
+        return [*findings, Finding("examination", False, words)]
+    return findings + [Finding(**fields) for fields in json.loads(inner.stdout)]
+
+
+def _examine_inside() -> list[Finding]:
+    return [
+        _iptables(),
+        _command("nft", ["nft", "list", "ruleset"], f"{_APT} nftables"),
+        _conntrack(),
+        _impairment("netem", needed=not _works("nfqueue")),
+        _impairment("nfqueue", needed=not _works("netem")),
+        _capture(),
+        _command("mnexec", ["mnexec", "true"], f"{_APT} mininet", needed=False, why="only for running under `mn`"),
+        _command("tshark", ["tshark", "--version"], f"{_APT} tshark", needed=False, why="only for looking at captures"),
+    ]
+
+
+def _iptables() -> Finding:
+    remedy = f"{_APT} iptables"
+    if shutil.which("iptables") is None:
+        return Finding("iptables", False, "not installed", remedy)
+    version = _output("iptables", "--version")
+    rules = (
+        [
+            "-t",
+            "nat",
+            "-A",
+            "POSTROUTING",
+            "-p",
+            "tcp",
+            "-j",
+            "SNAT",
+            "--to-source",
+            "11.0.0.2:1024-65535",
+            "--random-fully",
+        ],
+        ["-A", "INPUT", "-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset"],
+        ["-A", "FORWARD", "-m", "conntrack", "--ctstate", "DNAT", "-j", "ACCEPT"],
+        ["-t", "mangle", "-A", "FORWARD", "-m", "mark", "--mark", "1", "-j", "ACCEPT"],
+    )
+    for rule in rules:
+        done = subprocess.run(["iptables", *rule], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            words = done.stderr.strip().splitlines()[0]
+            return Finding("iptables", False, f"{version}: {words}", "modprobe iptable_nat xt_nat xt_conntrack xt_mark")
+    return Finding("iptables", True, version)
+
+
+def _conntrack() -> Finding:
+    def read() -> str:
+        with open("/proc/sys/net/netfilter/nf_conntrack_tcp_loose") as file:  # noqa: PTH123 - a sysctl, not a path of ours
+            return f"tcp_loose is {file.read().strip()}, one per namespace"
+
+    return _attempt("conntrack", read, "modprobe nf_conntrack")
+
+
+def _impairment(name: str, *, needed: bool) -> Finding:
+    from lab import impair
+
+    found = impair.available(name)
+    remedies = {"netem": "modprobe sch_netem", "nfqueue": "modprobe nfnetlink_queue xt_NFQUEUE"}
+    detail = "delays, loses and shapes packets" if found else "this kernel has it not"
+    return Finding(name, found, detail, remedies[name], needed=needed)
+
+
+def _works(name: str) -> bool:
+    from lab import impair
+
+    return impair.available(name)
+
+
+def _capture() -> Finding:
+    def listen() -> str:
+        import scapy
+
+        from lab import namespace
+        from lab.capture import CapturePoint, Recorder
+
+        (made,) = namespace.create(1)
+        recorder = Recorder([CapturePoint(made, "probe", "lo")])
+        recorder.start()
+        recorder.stop()
+        made.close()
+        return f"scapy {scapy.VERSION}"
+
+    return _attempt("scapy capture", listen, f"{_APT} libpcap0.8")
+
+
+def _attempt(name: str, action: Callable[[], str], remedy: str) -> Finding:
+    try:
+        return Finding(name, True, action())
+    except Exception as error:  # whatever goes wrong here is the finding
+        return Finding(name, False, f"{type(error).__name__}: {error}", remedy)
+
+
+def _command(name: str, words: Sequence[str], remedy: str, *, needed: bool = True, why: str = "") -> Finding:
+    note = f" ({why})" if why else ""
+    if shutil.which(words[0]) is None:
+        return Finding(name, False, f"not installed{note}", remedy, needed)
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        return Finding(name, False, (done.stderr.strip().splitlines() or ["no reason given"])[0], remedy, needed)
+    return Finding(name, True, f"works{note}")
+
+
+def _output(*words: str) -> str:
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+
+
+if __name__ == "__main__":
+    print(json.dumps([asdict(finding) for finding in _examine_inside()]))
