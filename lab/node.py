@@ -61,15 +61,15 @@ class Node:
         command: Sequence[str],
         *,
         check: bool = True,
-        input: str | None = None,
+        stdin: str | None = None,
         timeout: float | None = 60,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command inside the node and return its text output.
+        """Run a command inside the node, with `stdin` as its input, and return its text output.
 
         Raises `LabError` with the command's own words if it fails and `check` is set.
         """
         with self.entered():
-            done = subprocess.run(command, input=input, capture_output=True, text=True, check=False, timeout=timeout)
+            done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=timeout)
         if check and done.returncode != 0:
             words = (done.stderr or done.stdout).strip().replace("\n", "; ")
             raise LabError(f"{self.name}: {' '.join(command)}: exit status {done.returncode}: {words}")

@@ -21,7 +21,7 @@ _STDERR_TAIL = 2000
 
 
 class EventProcess:
-    """One command inside a node. `events` grows while `wait_for` runs; lines that are no events are kept in `output`."""
+    """One command inside a node. `events` grows while `wait_for` runs; lines that are no events go to `output`."""
 
     def __init__(self, node: Node, command: Sequence[str]) -> None:
         self.node, self.command = node, command

@@ -1,7 +1,7 @@
 """A run's folder: run.json (what was asked for), results.jsonl (a record per finished trial), captures/*.pcapng.
 
-Records are appended in one write each, so a killed run loses at most the trial that it was writing; that half line is cut
-off when the run continues.
+Records are appended in one write each, so a killed run loses at most the trial that it was writing; that half line is
+cut off when the run continues.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ _TRANSFER_S = 120.0
 class Options:
     """How to punch.
 
-    `max_attempts` connect() calls per candidate (None: as many as `deadline_s` allows); with `skew_s` both hosts start at
-    a shared instant, the second that much later; `file_size` in bytes; `full_capture` records every packet.
+    `max_attempts` connect() calls per candidate (None: as many as `deadline_s` allows); with `skew_s` both hosts start
+    at a shared instant, the second that much later; `file_size` in bytes; `full_capture` records every packet.
     """
 
     client: Client = PUNCH

@@ -6,7 +6,7 @@ from topologies.internet import Internet, share
 
 
 class CD(Internet):
-    """Two homes in two regions. `delay` is one way between the two NATs: a tenth on each access link, the rest between."""
+    """Two homes in two regions. `delay` is one way between the two NATs, a tenth of it on each access link."""
 
     pairs = (("c", "d"),)
 

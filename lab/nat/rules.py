@@ -6,9 +6,9 @@ with the first packet and no daemon inserts rules after the fact:
 
 - `external_*` remembers inside endpoint -> external port, so that a mapping is endpoint-independent for as long as it
   lives, and not only while some connection of it does;
-- `taken_*` and `claims_*` say which external ports belong to which inside endpoint. Plain MASQUERADE overloads: two hosts
-  with one source port share the external port towards different destinations. Here the second one is marked and gets a
-  random free port;
+- `taken_*` and `claims_*` say which external ports belong to which inside endpoint. Plain MASQUERADE overloads: two
+  hosts with one source port share the external port towards different destinations. Here the second one is marked and
+  gets a random free port;
 - `inside_*` maps an external port back to its inside endpoint: endpoint-independent filtering;
 - `contacted_*` narrows that to remote addresses which the inside endpoint has sent to: address-dependent filtering.
 

@@ -1,12 +1,12 @@
 """Will this pair punch? A prediction from two behaviors and the timing of the first SYNs, with the reason in words.
 
 Theory. Each host learned its own external endpoint from the edge, listens on that local address, and dials the
-*registered* endpoint of the other. Call X's SYN the one that X sends at time t(X); it reaches Y's NAT one delay d later.
-There it is
+*registered* endpoint of the other. Call X's SYN the one that X sends at time t(X); it reaches Y's NAT one delay d
+later. There it is
 
 - admitted always, if Y has no NAT or its filtering is endpoint-independent;
-- admitted if Y has already sent something to X's address, if filtering is address-dependent. What opened that door is an
-  entry of its own, so it stays open;
+- admitted if Y has already sent something to X's address, if filtering is address-dependent. What opened that door is
+  an entry of its own, so it stays open;
 - admitted if Y has already sent to exactly the endpoint that X's SYN comes from, if filtering is
   address-and-port-dependent: so X's mapping must be endpoint-independent (otherwise the SYN comes from a port that
   nobody was told of), and the door is a connection tracking entry, which a RST answering Y's SYN destroys at once;
@@ -16,8 +16,8 @@ One admitted SYN is enough: the listener or the crossing socket behind the NAT a
 dropped, and the kernel sends it again after a second, or is answered by a RST: then the dialler's own door is shut, and
 only another attempt can open it. So with RSTs on both sides two port-restricted cones meet if and only if the SYNs
 cross between the NATs, |t(B) - t(A)| < d (53 of 53 against 1 of 40 when measured), or if attempts are repeated with
-jitter until they do. The method and the taxonomy are those of Ford, Srisuresh and Kegel (2005) and RFC 5128; mapping and filtering are
-named as in RFC 4787.
+jitter until they do. The method and the taxonomy are those of Ford, Srisuresh and Kegel (2005) and RFC 5128; mapping
+and filtering are named as in RFC 4787.
 
 Times are in seconds. `skew_s` is t(B) - t(A) and, wherever the outcome hangs on it, must be the measured one.
 """
