@@ -92,8 +92,8 @@ def check(campaign: Campaign, *, jobs: int) -> None:
             raise InputError(name, number, "a whole number from 1")
     for job in islice(campaign.jobs(), len(campaign.nats[0]) * len(campaign.nats[1])):
         job.topology()
-    if campaign.links not in impair.NAMES:
-        raise InputError("links", campaign.links, f"one of {', '.join(impair.NAMES)}")
+    if campaign.links not in impair.CHOICES:
+        raise InputError("links", campaign.links, f"one of {', '.join(impair.CHOICES)}")
 
 
 def run(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from lab import sandbox
+from lab.errors import MissingCapabilityError
 
 _APT = "apt-get install"
 
@@ -104,9 +105,7 @@ def _conntrack() -> Finding:
 
 
 def _impairment(name: str, *, needed: bool) -> Finding:
-    from lab import impair
-
-    found = impair.available(name)
+    found = _works(name)
     remedies = {"netem": "modprobe sch_netem", "nfqueue": "modprobe nfnetlink_queue xt_NFQUEUE"}
     detail = "delays, loses and shapes packets" if found else "this kernel has it not"
     return Finding(name, found, detail, remedies[name], needed=needed)
@@ -115,7 +114,11 @@ def _impairment(name: str, *, needed: bool) -> Finding:
 def _works(name: str) -> bool:
     from lab import impair
 
-    return impair.available(name)
+    try:
+        impair.choose(name)
+    except MissingCapabilityError:
+        return False
+    return True
 
 
 def _capture() -> Finding:

@@ -70,11 +70,14 @@ class Lab:
         if self.services is not None:
             self.services.close()
             self.services = None
-        for node in self._nodes.values():
-            node.close()
-        if self._impaired is not None:
-            self._impaired.close()
-            self._impaired = None
+        try:
+            if self._impaired is not None:
+                self._impaired.close()
+                self._impaired = None
+        finally:
+            for node in self._nodes.values():
+                node.close()
+            self._nodes = {}
 
     def __getitem__(self, name: str) -> Node:
         """The node called `name`. Raises `InputError`."""
@@ -137,7 +140,7 @@ class Lab:
                     self._nodes[end.node].namespace,
                     end.name,
                     end.index,
-                    conntrack=self.graph.nodes[end.node].behavior is not None,
+                    self.graph.nodes[end.node].kind,
                 )
                 for end in (link.one, link.other)
             )

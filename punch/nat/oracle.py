@@ -109,9 +109,9 @@ def predict(a: NatBehavior | None, b: NatBehavior | None, dial: Dial) -> Predict
         if dial.deadline_s <= SYN_TIMES_S[1]:
             return Prediction(Outcome.FAILS, 0.0, "the deadline comes before the first SYN is sent again", None)
         return _certain(dial, f"{first[0]}'s retransmitted SYN finds {second[0]}'s door open", 1 + 3 * dial.delay_s)
-    if first_wrong or second_wrong:
-        # Only one direction can work, and that SYN was refused for coming too early: dialling again is enough.
-        return _again(dial, "the SYN that could get in came too early and was refused", chance=1.0)
+    if not first_wrong and (second_wrong or _door_stays(second[1]) or not _refuses(first[1])):
+        # What the second host's SYN opened stays open, whatever became of that SYN: dialling again is enough.
+        return _again(dial, f"{first[0]}'s SYN came too early and was refused", chance=1.0)
     crossing = min(1.0, 2 * dial.delay_s / RETRY_INTERVAL_S)
     return _again(
         dial, f"the SYNs must cross: {skew * 1e3:.1f} ms apart on a delay of {dial.delay_s * 1e3:.1f} ms", crossing
@@ -170,7 +170,7 @@ def _again(dial: Dial, reason: str, chance: float) -> Prediction:
     possible = int(dial.deadline_s / (RETRY_INTERVAL_S + 2 * dial.delay_s))
     further = max(0, (possible if dial.attempts is None else min(dial.attempts, possible)) - 1)
     story = f"{reason}; {further} further attempts" if further else f"{reason}, and there is no second attempt"
-    return _graded(1 - (1 - chance) ** further, story, RETRY_INTERVAL_S / 2 + 4 * dial.delay_s)
+    return _graded(1 - (1 - chance * (1 - dial.loss) ** 3) ** further, story, RETRY_INTERVAL_S / 2 + 4 * dial.delay_s)
 
 
 def _graded(probability: float, reason: str, floor_s: float) -> Prediction:

@@ -1,0 +1,20 @@
+"""A topology for tests: several hosts behind one NAT, and public servers to dial and to dial from."""
+
+from __future__ import annotations
+
+from topologies.internet import Internet
+
+
+class Homes(Internet):
+    """`a` and `a2` behind `nat_a`; `server` and `stranger` public; no delays, so that tests are quick."""
+
+    pairs = (("a", "server"),)
+
+    def build(self, nat: str = "full_cone", unsolicited: str = "drop") -> None:
+        self.begin()
+        west = self.region("west")
+        self.edge(west, delay="0ms")
+        self.home(west, ["a", "a2"], nat, unsolicited)
+        self.home(west, ["server"], "none", "drop")
+        self.home(west, ["stranger"], "none", "drop")
+        self.finish()
