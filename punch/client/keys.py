@@ -1,0 +1,87 @@
+"""How the two clients come to share a session key that nobody between them knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from spake2 import SPAKE2_A, SPAKE2_B, SPAKEError
+
+from punch.code import Code
+from punch.errors import InputError, WrongPeerError
+from punch.frames import Role, SessionId
+
+KEY_BYTES = 32
+
+
+class KeyExchange(Protocol):
+    """A session and the key that comes of it.
+
+    `message` goes to the peer through the edge (None: no need); `code` is what people pass on (None: nothing).
+    """
+
+    session: SessionId
+    message: str | None
+    code: Code | None
+
+    def finish(self, peer_message: str | None) -> bytes:
+        """The 32-byte session key. May take tens of milliseconds of CPU. Raises `WrongPeerError`."""
+
+
+class PakeExchange:
+    """SPAKE2 on the words of a code: who does not know them ends up with another key."""
+
+    def __init__(self, code: Code, role: Role) -> None:
+        self.code: Code | None = code
+        self.session = code.session
+        kind = SPAKE2_A if role == "sender" else SPAKE2_B
+        self._spake = kind(
+            code.secret.encode(),
+            idA=f"punch sender {code.session}".encode(),
+            idB=f"punch receiver {code.session}".encode(),
+        )
+        self.message: str | None = self._spake.start().hex()
+
+    def finish(self, peer_message: str | None) -> bytes:
+        """See `KeyExchange.finish`."""
+        try:
+            key: bytes = self._spake.finish(bytes.fromhex(peer_message or ""))
+        except (SPAKEError, ValueError, AssertionError, IndexError):  # what the library raises for a bad message
+            raise WrongPeerError("the peer's key-exchange message makes no sense") from None
+        return key
+
+
+class PresharedKey:
+    """Both clients hold the same 32 random bytes. The session's name is derived from them, so no code is needed."""
+
+    message: str | None = None
+    code: Code | None = None
+
+    def __init__(self, key: bytes) -> None:
+        self.session = SessionId(_derive(key, b"punch session name", 10).hex())
+        self._key = _derive(key, b"punch session key", KEY_BYTES)
+
+    def finish(self, peer_message: str | None) -> bytes:
+        """See `KeyExchange.finish`."""
+        if peer_message is not None:
+            raise WrongPeerError("the peer uses a code, not a key file")
+        return self._key
+
+
+def read_key_file(path: Path, *, field: str = "key-file") -> bytes:
+    """The 32 bytes of a key file. Raises `InputError`."""
+    try:
+        with path.open("rb") as file:
+            key = file.read(KEY_BYTES + 1)
+    except OSError as error:
+        raise InputError(field, str(path), f"a readable file of {KEY_BYTES} bytes ({error.strerror})") from None
+    if len(key) != KEY_BYTES:
+        found = f"{len(key)}" if len(key) < KEY_BYTES else "more"
+        raise InputError(field, str(path), f"a file of exactly {KEY_BYTES} random bytes, found {found}")
+    return key
+
+
+def _derive(key: bytes, purpose: bytes, length: int) -> bytes:
+    return HKDF(algorithm=SHA256(), length=length, salt=None, info=purpose).derive(key)

@@ -1,0 +1,100 @@
+"""TCP sockets that share one local address, which is what hole punching lives on."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import random
+import socket
+
+from punch.endpoint import Endpoint
+from punch.errors import InputError
+
+PORTS = range(16384, 61000)  # below 16384 some kernels' NATs remap the port
+
+
+def bound_socket(local: Endpoint) -> socket.socket:
+    """A non-blocking TCP socket bound to `local`, which other sockets of ours may be bound to as well."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.bind(local)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def choose_local(wanted: Endpoint | None, toward: Endpoint) -> Endpoint:
+    """The local address to punch from.
+
+    Without a wanted address it is the one the kernel routes by `toward` the edge; without a wanted port, a random
+    free one. Raises `InputError` if the wanted one cannot be had, `OSError` if there is no route.
+    """
+    address = wanted.ip if wanted is not None and wanted.ip != "0.0.0.0" else _source_address(toward)  # noqa: S104 (compared, not bound)
+    try:
+        if wanted is not None and wanted.port:
+            # SO_REUSEPORT shares a port with any other socket of this user that has it set: another punch, say. So ask
+            # for it exclusively first (SO_REUSEADDR only forgives connections that are closing).
+            _probe(Endpoint(address, wanted.port))
+            return Endpoint(address, wanted.port)
+        for port in random.sample(PORTS, 100):
+            try:
+                _probe(Endpoint(address, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return Endpoint(address, port)
+    except OSError as error:
+        expected = f"a free port at an address of this machine ({error.strerror})"
+        raise InputError("bind", str(wanted or Endpoint(address, 0)), expected) from None
+    raise InputError("bind", str(wanted or Endpoint(address, 0)), f"an address with a free port in {PORTS}")
+
+
+def _probe(local: Endpoint) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(local)
+        probe.listen(1)
+
+
+def _source_address(toward: Endpoint) -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(toward)
+        return Endpoint(*probe.getsockname()).ip
+
+
+async def connect_result(sock: socket.socket) -> int:
+    """Wait until a `connect` under way has ended; its errno, 0 for connected."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    descriptor = sock.fileno()
+    loop.add_writer(descriptor, _settle, ended)
+    try:
+        await ended
+    finally:
+        loop.remove_writer(descriptor)
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def errno_name(number: int) -> str:
+    """`ECONNREFUSED` for 111."""
+    return errno.errorcode.get(number, str(number))
+
+
+def die_with_the_path(sock: socket.socket) -> None:
+    """Have the kernel end a connection whose path is dead: after 30 s of unanswered data, or of silence probed."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)

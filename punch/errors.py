@@ -1,0 +1,78 @@
+"""What can go wrong in `punch`, as exceptions that a caller can tell apart.
+
+PunchError
+├── InputError          something the user typed cannot be used; nothing was done (exit status 2)
+├── FrameError          a frame on the rendezvous or on the mesh is not what the protocol says
+├── RefusedError        an edge does not take a registration
+├── ChannelError        the connection between the two peers
+│   ├── ConnectionLostError   it ended, or was truncated
+│   ├── WrongPeerError        the other end does not hold the secret
+│   └── TamperedError         a frame does not authenticate, or is not what must come now
+└── PunchFailedError    the session as a whole failed (exit status 1); carries the outcome
+    └── EdgeUnreachableError  there is no rendezvous to talk to (exit status 2)
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Outcome = Literal["no_rendezvous", "punch_timeout", "refused", "wrong_peer", "client_error"]
+
+
+class PunchError(Exception):
+    """Base of every error that `punch` raises on purpose; its text is one clear line."""
+
+
+class InputError(PunchError, ValueError):
+    """Something the user typed cannot be used. Names the field, the value and what was expected."""
+
+    def __init__(self, field: str, value: object, expected: str) -> None:
+        self.field, self.value, self.expected = field, value, expected
+        super().__init__(f"{field}: {value!r} cannot be used; expected {expected}")
+
+
+class FrameError(PunchError, ValueError):
+    """A frame that the protocol does not know, or whose fields are missing or of the wrong type."""
+
+
+class RefusedError(PunchError):
+    """An edge does not take a registration, for instance because its role is taken."""
+
+
+class ChannelError(PunchError):
+    """Base of what can go wrong on the connection between the two peers."""
+
+
+class ConnectionLostError(ChannelError):
+    """The connection ended before it was finished."""
+
+
+class StrangerError(ChannelError):
+    """The other end does not speak our protocol, plays our own role, or is oneself."""
+
+
+class WrongPeerError(ChannelError):
+    """The other end does not hold the secret of this session."""
+
+
+class TamperedError(ChannelError):
+    """A frame that does not authenticate, is too long, or must not come now."""
+
+
+class PunchFailedError(PunchError):
+    """The session failed; `outcome` is the word for it."""
+
+    def __init__(self, outcome: Outcome, reason: str) -> None:
+        self.outcome: Outcome = outcome
+        self.reason = reason
+        super().__init__(f"{outcome}: {reason}")
+
+
+class EdgeUnreachableError(PunchFailedError):
+    """The very first connection to the edge could not be made: most likely its address is wrong."""
+
+    def __init__(self, url: str, cause: str) -> None:
+        super().__init__("no_rendezvous", f"edge: {url!r} cannot be reached: {cause}; expected a running `punch edge`")
+
+    def __str__(self) -> str:
+        return self.reason
