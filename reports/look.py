@@ -41,22 +41,24 @@ figure { margin: 16px 0; }
 figcaption { color: var(--soft); font-size: 14px; margin-top: 4px; }
 .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; }
 figure .scroll { background: #fff; border: 1px solid var(--line); border-radius: 6px; padding: 8px; }
-figure img { display: block; width: 100%; height: auto; }
+figure img { display: block; height: auto; margin: 0 auto; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: 6px 10px; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 td.n { text-align: right; white-space: nowrap; }
 th.n { text-align: right; }
 td.w { min-width: 16em; }
+td.id { min-width: 17em; }
+td.id small { display: block; color: var(--soft); overflow-wrap: anywhere; }
 tr.no td { background: var(--bad-page); }
 tr.no td.agree { color: var(--bad); font-weight: 700; }
 details { margin: 8px 0; }
 summary { cursor: pointer; font-weight: 600; }
 @media (max-width: 640px) {
   header, main, footer { padding-left: 10px; padding-right: 10px; }
-  section { padding: 14px 12px; }
+  section { padding: 12px 8px; }
+  figure .scroll { padding: 4px; }
   .tiles { grid-template-columns: 1fr 1fr; gap: 8px; }
-  figure img { width: auto; max-width: none; height: auto; min-width: 620px; max-height: none; }
   th, td { padding: 5px 7px; }
 }
 @media print { body { background: #fff; } section { break-inside: avoid; } }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -30,14 +30,15 @@ def index_html(
     notes: Sequence[str],
 ) -> str:
     """The page; every text from the records is escaped."""
+    shared = _shared(groups)
     body = "\n".join(
         part
         for part in (
-            _header(groups, everything, notes),
+            _header(groups, everything, shared, notes),
             "<main>",
             _disagreements(everything),
             _overview(groups, charts),
-            *(_group(group, drawn) for group, drawn in zip(groups, charts.per_group, strict=True)),
+            *(_group(group, drawn, shared) for group, drawn in zip(groups, charts.per_group, strict=True)),
             _lab_errors(everything),
             _reading(),
             _environment(everything, parameters),
@@ -58,7 +59,7 @@ def _title(groups: Sequence[Group]) -> str:
     return f"punchlab: {', '.join(dict.fromkeys(group.condition.topology for group in groups))}"
 
 
-def _header(groups: Sequence[Group], everything: Trials, notes: Sequence[str]) -> str:
+def _header(groups: Sequence[Group], everything: Trials, shared: Mapping[str, str], notes: Sequence[str]) -> str:
     started = sorted(trial.started for trial in everything.all if trial.started)
     when = f"First trial {escape(started[0])}, last {escape(started[-1])}. " if started else ""
     if everything.disagreements:
@@ -70,24 +71,25 @@ def _header(groups: Sequence[Group], everything: Trials, notes: Sequence[str]) -
         verdict = '<p class="verdict warn">No trial was judged against a prediction.</p>'
     warnings = "".join(f'<p class="verdict warn">{escape(note)}</p>' for note in notes)
     tiles = (
-        ("measured trials", f"{everything.n:,}", count(sum(len(g.pairs) for g in groups), "cell")),
+        ("measured trials", f"{everything.n:,}", count(len(groups), "condition")),
         ("direct", percent(everything.k / everything.n if everything.n else None), ratio(everything.k, everything.n)),
         ("disagreements", f"{len(everything.disagreements):,}", "with the oracle"),
         ("lab errors", f"{len(everything.lab_errors):,}", "not counted in n"),
     )
+    same = f"In all trials: {', '.join(shared.values())}." if shared else ""
     boxes = "".join(f"<div><dt>{name}</dt><dd>{value}<small>{more}</small></dd></div>" for name, value, more in tiles)
     links = "".join(f'<a href="#{escape(group.slug)}">{escape(group.label)}</a>' for group in groups)
     return (
-        f'<header><h1>{escape(_title(groups))}</h1><p class="soft">{when}{escape(_shared(groups))}</p>'
+        f'<header><h1>{escape(_title(groups))}</h1><p class="soft">{when}{escape(same)}</p>'
         f'{verdict}{warnings}<dl class="tiles">{boxes}</dl><nav>{links}</nav></header>'
     )
 
 
-def _shared(groups: Sequence[Group]) -> str:
-    """The conditions that hold for every group."""
+def _shared(groups: Sequence[Group]) -> dict[str, str]:
+    """The conditions that are the same in every group, by name, and the words for them."""
     told = [group.condition.words() for group in groups]
-    same = [words for name, words in told[0].items() if name != "topology" and all(t.get(name) == words for t in told)]
-    return f"In all trials: {', '.join(same)}." if same else ""
+    names = [name for name in told[0] if name != "topology" and len({words.get(name) for words in told}) == 1]
+    return {name: told[0][name] for name in names}
 
 
 def _disagreements(everything: Trials) -> str:
@@ -95,17 +97,16 @@ def _disagreements(everything: Trials) -> str:
         return ""
     rows = (
         [
-            _code(trial.id),
+            _trial(trial),
             _text(trial.nats),
             _text(trial.prediction.outcome if trial.prediction else ""),
             _text(trial.outcome),
             _text(control_words(trial)),
             _wide(_reasons(trial)),
-            _code(trial.capture or ""),
         ]
         for trial in everything.disagreements
     )
-    head = ("trial", "NATs", "predicted", "measured", "control dial", "reason", "capture")
+    head = ("trial", "NATs", "predicted", "measured", "control dial", "reason")
     return f'<section id="disagreements"><h2>Disagreements with the oracle</h2>{_table(head, rows)}</section>'
 
 
@@ -144,20 +145,24 @@ def _overview(groups: Sequence[Group], charts: Charts) -> str:
     )
 
 
-def _group(group: Group, charts: Sequence[Chart]) -> str:
-    conditions = ", ".join(words for name, words in group.condition.words().items() if name != "topology")
+def _group(group: Group, charts: Sequence[Chart], told: Collection[str]) -> str:
+    conditions = ", ".join(
+        words for name, words in group.condition.words().items() if name not in told and name != "topology"
+    )
+    described = f'<p class="soft">{escape(conditions)}</p>' if conditions else ""
     timed = any("latency" in chart.name for chart in charts)
     return (
-        f'<section id="{escape(group.slug)}"><h2>{escape(group.label)}</h2><p class="soft">{escape(conditions)}.</p>'
+        f'<section id="{escape(group.slug)}"><h2>{escape(group.label)}</h2>{described}'
         f"{''.join(_figure(chart) for chart in charts)}"
         f"{'' if timed else '<p>No direct connection was timed, so there is no latency to show.</p>'}"
-        f"<h3>All pairs</h3>{_pairs(group.pairs)}</section>"
+        f"<h3>All pairs</h3>{_pairs(group)}</section>"
     )
 
 
-def _pairs(pairs: Sequence[PairTrials]) -> str:
+def _pairs(group: Group) -> str:
+    host_a, host_b = (escape(host) for host in group.condition.pair)
     head = (
-        *("NAT a", "NAT b", "#direct", "#Wilson 95 %", "predicted", "agrees"),
+        *(f"NAT of {host_a}", f"NAT of {host_b}", "#direct", "#Wilson 95 %", "predicted", "agrees"),
         *("#median connected", "#floor", "#median agreed", "outcomes", "reason"),
     )
     rows = (
@@ -174,9 +179,9 @@ def _pairs(pairs: Sequence[PairTrials]) -> str:
             _text(_outcomes(pair)),
             _wide(pair.reason or ""),
         ]
-        for pair in pairs
+        for pair in group.pairs
     )
-    return _table(head, rows, [bool(pair.disagreements) for pair in pairs])
+    return _table(head, rows, [bool(pair.disagreements) for pair in group.pairs])
 
 
 def _outcomes(pair: PairTrials) -> str:
@@ -187,7 +192,7 @@ def _outcomes(pair: PairTrials) -> str:
 def _lab_errors(everything: Trials) -> str:
     if not everything.lab_errors:
         return ""
-    rows = ([_code(trial.id), _wide(trial.reason or "")] for trial in everything.lab_errors)
+    rows = ([_trial(trial), _wide(trial.reason or "")] for trial in everything.lab_errors)
     return (
         '<section id="lab-errors"><h2>Lab errors</h2><p>The lab itself broke in these trials. They say nothing about '
         f"the NATs and are counted nowhere else.</p>{_table(('trial', 'reason'), rows)}</section>"
@@ -226,8 +231,11 @@ def _environment(everything: Trials, parameters: Mapping[str, object]) -> str:
 
 def _figure(chart: Chart) -> str:
     picture = b64encode(chart.svg).decode()
+    # As wide as the page allows, but never so narrow that its words cannot be read: then it scrolls.
+    width = f"width: {chart.width_px * 1.4:.0f}px; max-width: 100%; min-width: {chart.width_px * 0.66:.0f}px"
     return (
-        f'<figure><div class="scroll"><img alt="{escape(chart.alt)}" src="data:image/svg+xml;base64,{picture}"></div>'
+        f'<figure><div class="scroll"><img alt="{escape(chart.alt)}" style="{width}" '
+        f'src="data:image/svg+xml;base64,{picture}"></div>'
         f"<figcaption>{escape(chart.caption)}</figcaption></figure>"
     )
 
@@ -254,6 +262,11 @@ def _wide(text: str) -> str:
 
 def _number(text: str) -> str:
     return f'<td class="n">{escape(text)}</td>'
+
+
+def _trial(trial: Trial) -> str:
+    capture = f"<small>{escape(trial.capture)}</small>" if trial.capture else ""
+    return f'<td class="id"><code>{escape(trial.id)}</code>{capture}</td>'
 
 
 def _code(text: str) -> str:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from reports.charts.figure import BLUE, SERIES, WIDTH_IN, Chart, finish, new_figure, time_axis
+from reports.charts.figure import (
+    BLUE,
+    SERIES,
+    WIDTH_IN,
+    Chart,
+    finish,
+    name_rows,
+    new_figure,
+    row_names,
+    set_title,
+    time_axis,
+)
 from reports.charts.latency import draw_box, draw_floor, legend_handles
 from reports.groups import Group, common_pairs
 from reports.words import count, milliseconds, percent, ratio
@@ -21,21 +33,27 @@ def success_by_topology(groups: Sequence[Group]) -> Chart | None:
         return None
     topologies = list(dict.fromkeys(group.condition.topology for group in groups))
     series = list(dict.fromkeys(group.series for group in groups))
-    width = 0.8 / len(series)
-    figure = new_figure(max(WIDTH_IN, 1.5 + 0.55 * len(topologies) * len(series)), 4.2)
+    width = min(0.8 / len(series), 0.4)
+    figure = new_figure(max(WIDTH_IN, 1.2 + 0.5 * len(topologies) * len(series)), 4.2)
     axes = figure.add_subplot()
     for group, trials in zip(groups, compared, strict=True):
         index = series.index(group.series)
         x = topologies.index(group.condition.topology) + (index - (len(series) - 1) / 2) * width
         rate, interval = trials.k / trials.n, trials.interval
         assert interval is not None
-        axes.bar(x, rate, width * 0.86, color=SERIES[index % len(SERIES)], alpha=0.8)
+        axes.bar(x, rate, width * 0.86, **_fill(index))
         axes.errorbar(
             x, rate, [[rate - interval.low], [interval.high - rate]], color="#111111", capsize=4, linewidth=1.4
         )
         expected = trials.expected_rate
         if expected is not None:
-            axes.plot([x - width * 0.43, x + width * 0.43], [expected] * 2, color="#111111", linestyle=(0, (2, 1.2)))
+            axes.plot(
+                [x - width * 0.43, x + width * 0.43],
+                [expected] * 2,
+                color="#111111",
+                linestyle=(0, (2, 1.2)),
+                clip_on=False,
+            )
         axes.text(x, interval.high + 0.015, ratio(trials.k, trials.n), ha="center", va="bottom", fontsize=9)
     pairs = len({(trial.nat_a, trial.nat_b) for trial in compared[0].measured})
     axes.set_xticks(range(len(topologies)), topologies)
@@ -46,12 +64,12 @@ def success_by_topology(groups: Sequence[Group]) -> Chart | None:
     axes.grid(axis="y")
     axes.set_xlabel("topology")
     axes.set_ylabel("direct connections, % of trials")
-    axes.set_title(f"Success by topology, over {count(pairs, 'NAT pair')} (n = {sum(t.n for t in compared)})")
+    set_title(figure, f"Success by topology (n = {sum(t.n for t in compared)})", f"over {count(pairs, 'NAT pair')}")
     handles: list[Line2D | Patch] = []
     if len(series) > 1:
-        handles += [Patch(facecolor=SERIES[i % len(SERIES)], alpha=0.8, label=s) for i, s in enumerate(series)]
+        handles += [Patch(label=words, **_fill(index)) for index, words in enumerate(series)]
     handles.append(Line2D([], [], color="#111111", linestyle=(0, (2, 1.2)), label="expected by the oracle"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
     words = (
         f"{group.label} {ratio(trials.k, trials.n)} ({percent(trials.k / trials.n)})"
         for group, trials in zip(groups, compared, strict=True)
@@ -65,24 +83,28 @@ def success_by_topology(groups: Sequence[Group]) -> Chart | None:
     )
 
 
+def _fill(index: int) -> dict[str, Any]:
+    """The look of a series: its colour, and a hatching once the colours are used up."""
+    round_, colour = divmod(index, len(SERIES))
+    return {"facecolor": SERIES[colour], "alpha": 0.8, "hatch": ("", "//", "..", "xx")[round_ % 4]}
+
+
 def latency_by_topology(groups: Sequence[Group]) -> Chart | None:
     """Time to `connected` per condition, as boxes; None if no NAT pair got through in all groups."""
     compared = common_pairs(groups, lambda pair: bool(pair.timings("connected")))
     if not compared[0].timings("connected"):
         return None
-    figure = new_figure(WIDTH_IN, 1.7 + 0.5 * len(groups))
+    names, row_in = row_names(groups, [len(trials.timings("connected")) for trials in compared])
+    figure = new_figure(WIDTH_IN, 1.8 + row_in * len(groups))
     axes = figure.add_subplot()
     for y, trials in enumerate(compared):
         draw_box(axes, y, trials.timings("connected"), BLUE, 0.5)
         draw_floor(axes, y, trials.floor_s, 0.72)
-    labels = [f"{group.label}  n = {len(t.timings('connected'))}" for group, t in zip(groups, compared, strict=True)]
-    axes.set_yticks(range(len(groups)), labels)
-    axes.set_ylim(len(groups) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
+    name_rows(axes, names)
     everything = [seconds for trials in compared for seconds in trials.timings("connected")]
     time_axis(axes, everything + [trials.floor_s for trials in compared if trials.floor_s])
     pairs = len({(trial.nat_a, trial.nat_b) for trial in compared[0].direct})
-    axes.set_title(f"Latency by topology, over {count(pairs, 'NAT pair')} (n = {len(everything)})")
+    set_title(figure, f"Latency by topology (n = {len(everything)})", f"over {count(pairs, 'NAT pair')}")
     figure.legend(
         handles=legend_handles(["connected"], any(trials.floor_s is not None for trials in compared)),
         loc="outside lower center",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from textwrap import wrap
 from typing import Any
 
 import matplotlib
@@ -14,8 +15,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-WIDTH_IN = 8.5
-"""Width of a chart in inches; taller and wider only where the number of NATs asks for it."""
+from reports.groups import Group
+
+WIDTH_IN = 5.8
+"""Width of a chart in inches: narrow, so that its words stay legible on a phone; wider only for many NATs."""
 
 # Okabe and Ito, "Color Universal Design" (2008): eight colours that colour-blind readers tell apart.
 BLUE, SKY, GREEN, YELLOW, ORANGE, VERMILION, PURPLE, GREY = (
@@ -43,9 +46,8 @@ OUTCOME_COLOURS: Mapping[str, str] = {
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 9.5,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
+    "figure.titlesize": 11,
+    "figure.titleweight": "bold",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
@@ -55,6 +57,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "figure.facecolor": "white",
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "svg.hashsalt": "punchlab",  # ids in the SVG would be random
     "svg.fonttype": "path",  # the reader's fonts have other widths
 }
@@ -62,11 +65,15 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A finished chart. `name` is its file name without the ending; `alt` says in words what it shows."""
+    """A finished chart. `name` is its file name without the ending; `alt` says in words what it shows.
+
+    `width_px` is its natural width in CSS pixels, at which 9.5 points are 9.5 points.
+    """
 
     name: str
     alt: str
     caption: str
+    width_px: int
     png: bytes
     svg: bytes
 
@@ -87,12 +94,31 @@ def new_figure(width_in: float, height_in: float) -> Figure:
     return figure
 
 
+def set_title(figure: Figure, title: str, label: str = "") -> None:
+    """The title in bold above everything, and under it the conditions in as many lines as they need."""
+    characters = int(figure.get_figwidth() * 9.5)
+    figure.suptitle("\n".join([title, *wrap(label, characters)]), x=0.01, horizontalalignment="left")
+
+
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """One y tick per row with its name, from the top down."""
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_ylim(len(names) - 0.45, -0.55)
+    axes.tick_params(axis="y", length=0)
+
+
+def row_names(groups: Sequence[Group], numbers: Sequence[int]) -> tuple[list[str], float]:
+    """A name of several short lines per group, with its n, and the height in inches that such a row needs."""
+    names = ["\n".join([*wrap(group.label, 26), f"n = {n}"]) for group, n in zip(groups, numbers, strict=True)]
+    return names, 0.25 + 0.14 * max(name.count("\n") + 1 for name in names)
+
+
 def finish(figure: Figure, name: str, alt: str, caption: str) -> Chart:
     """Draw the figure as PNG and SVG, without dates or program versions in them."""
     png, svg = BytesIO(), BytesIO()
-    figure.savefig(png, format="png", dpi=144, metadata={"Software": None})
+    figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    return Chart(name, alt, caption, png.getvalue(), svg.getvalue())
+    return Chart(name, alt, caption, round(figure.get_figwidth() * 96), png.getvalue(), svg.getvalue())
 
 
 def time_axis(axes: Axes, seconds: list[float]) -> None:

@@ -10,11 +10,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from reports.charts.figure import ALARM, WIDTH_IN, Chart, finish, new_figure
+from reports.charts.figure import ALARM, WIDTH_IN, Chart, finish, new_figure, set_title
 from reports.groups import Group, PairTrials
 from reports.words import MEANINGS, count, percent_range, ratio
 
-_CELL_IN = 1.12
+_CELL_IN = 0.8
+_ASPECT = 0.92  # height of a cell to its width
 _RATES = colormaps["cividis"]  # made for readers with and without colour vision alike (Nuñez et al. 2018)
 _DARK_BELOW = 0.55  # rates whose colour needs white text
 _MARKERS = {"direct": ("o", "full"), "fails": ("x", "full"), "depends": ("o", "left")}
@@ -23,27 +24,38 @@ _MARKERS = {"direct": ("o", "full"), "fails": ("x", "full"), "depends": ("o", "l
 def success_heatmap(group: Group) -> Chart:
     """The success rate per NAT pair with k/n, Wilson's interval and the prediction; disagreements framed in red."""
     rows, columns = group.nats_a, group.nats_b
-    figure = new_figure(max(WIDTH_IN, 2.9 + _CELL_IN * len(columns)), 2.2 + _CELL_IN * 0.86 * len(rows))
+    # A small map is legible without a colour bar: every cell says its figures.
+    bar_in = 0.8 if len(rows) > 2 else 0.0
+    width_in = max(WIDTH_IN if bar_in else 4.0, 1.4 + _CELL_IN * len(columns) + bar_in)
+    figure = new_figure(width_in, 2.0 + _CELL_IN * _ASPECT * len(rows))
     axes = figure.add_subplot()
     for y, nat_a in enumerate(rows):
         for x, nat_b in enumerate(columns):
             _cell(axes, x, y, group.pair(nat_a, nat_b))
-    axes.set_xlim(0, max(len(columns), 2))
+    axes.set_aspect(_ASPECT)
+    axes.set_xlim(0, len(columns))
     axes.set_ylim(len(rows), 0)
-    axes.set_xticks([x + 0.5 for x in range(len(columns))], [_broken(name) for name in columns])
-    axes.set_yticks([y + 0.5 for y in range(len(rows))], [_broken(name) for name in rows])
+    axes.set_xticks([x + 0.5 for x in range(len(columns))], [_broken(name) for name in columns], fontsize=8)
+    axes.set_yticks([y + 0.5 for y in range(len(rows))], [_broken(name) for name in rows], fontsize=8)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     host_a, host_b = group.condition.pair
     axes.set_xlabel(f"NAT in front of {host_b}")
     axes.set_ylabel(f"NAT in front of {host_a}")
-    axes.set_title(f"Success rate, {group.label} (n = {group.n})")
-    bar = figure.colorbar(
-        ScalarMappable(Normalize(0, 1), _RATES), ax=axes, format=PercentFormatter(1), shrink=0.8, pad=0.02, aspect=28
-    )
-    bar.set_label("direct connections, % of trials")
-    bar.outline.set_visible(False)
-    figure.legend(handles=_legend(group), loc="outside lower center", ncols=4)
+    set_title(figure, f"Success rate (n = {group.n})", group.label)
+    if bar_in:
+        bar = figure.colorbar(
+            ScalarMappable(Normalize(0, 1), _RATES),
+            ax=axes,
+            format=PercentFormatter(1),
+            shrink=0.8,
+            pad=0.02,
+            aspect=28,
+        )
+        bar.set_label("direct connections, % of trials")
+        bar.outline.set_visible(False)
+    if handles := _legend(group):
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return finish(
         figure,
         f"success-{group.slug}",
@@ -60,23 +72,23 @@ def _cell(axes: Axes, x: int, y: int, pair: PairTrials | None) -> None:
         )
         words = f"{count(len(pair.lab_errors), 'lab error')}\nno result" if pair else "not run"
         box = {"facecolor": "#f2f2f2", "edgecolor": "none", "pad": 1.5}
-        axes.text(x + 0.5, y + 0.5, words, ha="center", va="center", fontsize=8, color="#444444", bbox=box)
+        axes.text(x + 0.5, y + 0.5, words, ha="center", va="center", fontsize=7.5, color="#444444", bbox=box)
         return
     rate = pair.k / pair.n
     ink = "white" if rate < _DARK_BELOW else "#111111"
     axes.add_patch(Rectangle((x + 0.02, y + 0.02), 0.96, 0.96, facecolor=_RATES(rate), edgecolor="none"))
-    axes.text(x + 0.5, y + 0.42, ratio(pair.k, pair.n), ha="center", va="center", fontsize=14, weight="bold", color=ink)
-    axes.text(x + 0.5, y + 0.66, percent_range(pair.interval), ha="center", va="center", fontsize=8.5, color=ink)
+    axes.text(x + 0.5, y + 0.44, ratio(pair.k, pair.n), ha="center", va="center", fontsize=13, weight="bold", color=ink)
+    axes.text(x + 0.5, y + 0.67, percent_range(pair.interval), ha="center", va="center", fontsize=8, color=ink)
     if pair.predicted:
-        axes.add_line(_sign(pair.predicted, ink, [x + 0.86], [y + 0.16]))
+        axes.add_line(_sign(pair.predicted, ink, [x + 0.81], [y + 0.2]))
     notes = []
     if pair.disagreements:
-        axes.add_patch(Rectangle((x + 0.045, y + 0.045), 0.91, 0.91, fill=False, edgecolor="white", linewidth=5.5))
-        axes.add_patch(Rectangle((x + 0.045, y + 0.045), 0.91, 0.91, fill=False, edgecolor=ALARM, linewidth=3.5))
+        axes.add_patch(Rectangle((x + 0.045, y + 0.045), 0.91, 0.91, fill=False, edgecolor="white", linewidth=4.5))
+        axes.add_patch(Rectangle((x + 0.045, y + 0.045), 0.91, 0.91, fill=False, edgecolor=ALARM, linewidth=3))
         notes.append(f"{len(pair.disagreements)} disagree{'s'[: len(pair.disagreements) == 1]}")
     if pair.lab_errors:
         notes.append(f"+{count(len(pair.lab_errors), 'lab error')}")
-    axes.text(x + 0.5, y + 0.85, "\n".join(notes), ha="center", va="center", fontsize=7, color=ink, linespacing=0.95)
+    axes.text(x + 0.5, y + 0.85, "\n".join(notes), ha="center", va="center", fontsize=6.3, color=ink, linespacing=0.95)
 
 
 def _sign(predicted: str, colour: str, xs: list[float], ys: list[float]) -> Line2D:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from reports.charts.figure import BLUE, ORANGE, WIDTH_IN, Chart, finish, new_figure, time_axis
+from reports.charts.figure import BLUE, ORANGE, WIDTH_IN, Chart, finish, name_rows, new_figure, set_title, time_axis
 from reports.groups import Group, PairTrials
 from reports.results import TIMES
 
@@ -89,15 +89,14 @@ def _boxes(group: Group, pairs: Sequence[PairTrials]) -> Chart:
         draw_box(axes, y - 0.18, pair.timings("connected"), _STAGES["connected"], 0.26)
         draw_box(axes, y + 0.18, pair.timings("agreed"), _STAGES["agreed"], 0.26)
         draw_floor(axes, y - 0.18, pair.floor_s, 0.4)
-    axes.set_yticks(range(len(pairs)), [f"{pair.name}  n = {_n(pair)}" for pair in pairs], fontsize=8.5)
-    axes.set_ylim(len(pairs) - 0.45, -0.55)
-    axes.tick_params(axis="y", length=0)
+        axes.text(1.01, y, f"n = {_n(pair)}", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+    name_rows(axes, [f"{pair.nat_a} {TIMES}\n{pair.nat_b}" for pair in pairs])
     time_axis(axes, _seconds(pairs))
-    axes.set_title(f"Latency of direct connections, {group.label} (n = {sum(map(_n, pairs))})")
+    set_title(figure, f"Latency of direct connections (n = {sum(map(_n, pairs))})", group.label)
     figure.legend(
         handles=legend_handles(list(_STAGES), any(pair.floor_s is not None for pair in pairs)),
         loc="outside lower center",
-        ncols=3,
+        ncols=2,
     )
     return finish(
         figure,
@@ -110,7 +109,7 @@ def _boxes(group: Group, pairs: Sequence[PairTrials]) -> Chart:
 def _distributions(group: Group, pairs: Sequence[PairTrials]) -> Chart:
     columns = min(3, len(pairs))
     rows = ceil(len(pairs) / columns)
-    figure = new_figure(WIDTH_IN, 1.4 + (1.9 if columns > 1 else 3.0) * rows)
+    figure = new_figure(WIDTH_IN, 1.4 + (1.75 if columns > 1 else 3.0) * rows)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, pair in zip(grid.flat, pairs, strict=False):
         for stage, colour in _STAGES.items():
@@ -118,7 +117,7 @@ def _distributions(group: Group, pairs: Sequence[PairTrials]) -> Chart:
                 axes.ecdf([seconds * 1000 for seconds in timings], color=colour, linewidth=1.8)
         if pair.floor_s is not None:
             axes.axvline(pair.floor_s * 1000, **_FLOOR)
-        axes.set_title(f"{pair.nat_a} {TIMES}\n{pair.nat_b}  n = {_n(pair)}", fontsize=8.5, weight="normal")
+        axes.set_title(f"{pair.nat_a} {TIMES}\n{pair.nat_b}  n = {_n(pair)}", fontsize=7.5, loc="left")
         time_axis(axes, _seconds(pairs))
         axes.set_xlabel("")
         axes.set_ylim(0, 1.02)
@@ -128,19 +127,19 @@ def _distributions(group: Group, pairs: Sequence[PairTrials]) -> Chart:
     # Shared axes label the lowest row only; under a hole in that row the panel above must do it.
     for axes in grid.flat[max(0, len(pairs) - columns) : len(pairs)]:
         axes.tick_params(labelbottom=True)
-    figure.supxlabel("milliseconds since both hosts knew their peer", fontsize=9.5)
-    figure.supylabel("share of direct trials", fontsize=9.5)
-    figure.suptitle(
-        f"Latency of direct connections, {group.label} (n = {sum(map(_n, pairs))})", fontsize=11, weight="bold"
-    )
+        axes.set_xlabel("milliseconds")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("share of trials")
+    set_title(figure, f"Latency of direct connections (n = {sum(map(_n, pairs))})", group.label)
     figure.legend(
         handles=legend_handles(list(_STAGES), any(pair.floor_s is not None for pair in pairs)),
         loc="outside lower center",
-        ncols=3,
+        ncols=2,
     )
     return finish(
         figure,
         f"latency-cdf-{group.slug}",
         f"Cumulative distributions of the time to connected and to agreed per pair of NATs, {group.label}.",
-        f"Cumulative distribution over the direct trials, for pairs with {_MANY} or more of them.",
+        f"For pairs with {_MANY} or more direct trials: the share of them that were done so many milliseconds after "
+        "both hosts knew their peer.",
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from reports.charts.figure import OUTCOME_COLOURS, WIDTH_IN, Chart, finish, new_figure
+from reports.charts.figure import OUTCOME_COLOURS, WIDTH_IN, Chart, finish, name_rows, new_figure, row_names, set_title
 from reports.groups import Group
 from reports.words import count
 
@@ -16,7 +16,8 @@ _WHITE_ON = {"direct", "punch_timeout"}
 
 def outcome_bars(groups: Sequence[Group]) -> Chart:
     """A bar per group, divided by outcome; lab errors are written beside it, being no outcome of a punch."""
-    figure = new_figure(WIDTH_IN, 1.6 + 0.55 * len(groups))
+    names, row_in = row_names(groups, [group.n for group in groups])
+    figure = new_figure(WIDTH_IN, 1.6 + row_in * len(groups))
     axes = figure.add_subplot()
     seen: dict[str, str] = {}
     for y, group in enumerate(groups):
@@ -31,13 +32,11 @@ def outcome_bars(groups: Sequence[Group]) -> Chart:
             left += share
         if group.lab_errors:
             axes.text(1.01, y, f"+{count(len(group.lab_errors), 'lab error')}", va="center", fontsize=8.5)
-    axes.set_yticks(range(len(groups)), [f"{group.label}  n = {group.n}" for group in groups])
-    axes.set_ylim(len(groups) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
+    name_rows(axes, names)
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_xlabel("% of measured trials")
-    axes.set_title(f"Outcomes (n = {sum(group.n for group in groups)})")
+    axes.set_xlabel("share of measured trials")
+    set_title(figure, f"Outcomes (n = {sum(group.n for group in groups)})")
     if seen:
         handles = [Patch(facecolor=colour, label=o) for o, colour in OUTCOME_COLOURS.items() if o in seen]
         figure.legend(handles=handles, loc="outside lower center", ncols=4)
