@@ -37,8 +37,7 @@ def put_files(directory: Path, files: Mapping[str, bytes], replaced: str) -> Non
 
 
 def _put_files(directory: Path, files: Mapping[str, bytes], own: Path) -> None:
-    staging = directory / ".report.tmp"
-    shutil.rmtree(staging, ignore_errors=True)  # of a killed process
+    staging = directory / ".report.tmp"  # a killed process may have left one: it is written over, and removed below
     for name, content in files.items():
         path = staging / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,11 +11,11 @@ CSS = """
     --page: #14171b; --card: #1d2127; --ink: #e6e9ed; --soft: #9ba5b0; --line: #363d46;
     --good: #66d1ae; --good-page: #12332a; --bad: #ff8d86; --bad-page: #431a1a; --warn: #f0c45c; --warn-page: #3a2e10;
   }
-  figure img { filter: brightness(.93); }
+  figure .scroll { filter: brightness(.9); }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-header, main, footer { max-width: 1060px; margin: 0 auto; padding: 0 20px; }
+header, main, footer { max-width: 1200px; margin: 0 auto; padding: 0 20px; }
 header { padding-top: 28px; }
 footer { padding-bottom: 40px; color: var(--soft); font-size: 14px; }
 h1 { font-size: 28px; line-height: 1.2; margin: 0 0 4px; }
@@ -43,13 +43,14 @@ figcaption { color: var(--soft); font-size: 14px; margin-top: 4px; }
 figure .scroll { background: #fff; border: 1px solid var(--line); border-radius: 6px; padding: 8px; }
 figure img { display: block; height: auto; margin: 0 auto; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; vertical-align: top; padding: 6px 10px; border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; white-space: nowrap; }
+th, td { text-align: left; vertical-align: top; padding: 6px 8px; border-bottom: 1px solid var(--line); }
+th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
 td.n { text-align: right; white-space: nowrap; }
 th.n { text-align: right; }
-td.w { min-width: 16em; }
+td.w { min-width: 15em; }
+td small { display: block; color: var(--soft); font-size: 13px; }
 td.id { min-width: 17em; }
-td.id small { display: block; color: var(--soft); overflow-wrap: anywhere; }
+td.id small { overflow-wrap: anywhere; }
 tr.no td { background: var(--bad-page); }
 tr.no td.agree { color: var(--bad); font-weight: 700; }
 details { margin: 8px 0; }

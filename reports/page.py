@@ -163,7 +163,7 @@ def _pairs(group: Group) -> str:
     host_a, host_b = (escape(host) for host in group.condition.pair)
     head = (
         *(f"NAT of {host_a}", f"NAT of {host_b}", "#direct", "#Wilson 95 %", "predicted", "agrees"),
-        *("#median connected", "#floor", "#median agreed", "outcomes", "reason"),
+        *("#median connected", "#floor", "#median agreed", "outcomes and reason"),
     )
     rows = (
         [
@@ -176,8 +176,7 @@ def _pairs(group: Group) -> str:
             _number(milliseconds(pair.median("connected"))),
             _number(milliseconds(pair.floor_s)),
             _number(milliseconds(pair.median("agreed"))),
-            _text(_outcomes(pair)),
-            _wide(pair.reason or ""),
+            f'<td class="w">{escape(_outcomes(pair))}<small>{escape(pair.reason or "")}</small></td>',
         ]
         for pair in group.pairs
     )

@@ -11,13 +11,14 @@ import pytest
 from reports.files import put_files
 
 SIZE = 300_000
+NAMES = ("index.html", "charts/one.png", "charts/two.svg")
 WRITE = f"""
 import sys
 from itertools import cycle, islice
 from pathlib import Path
 from reports.files import put_files
 for letter in islice(cycle((b"a", b"b")), int(sys.argv[2])):
-    files = {{name: letter * {SIZE} for name in ("index.html", "charts/one.png", "charts/two.svg")}}
+    files = {{name: letter * {SIZE} for name in {NAMES}}}
     put_files(Path(sys.argv[1]), files, replaced="charts")
     print(flush=True)
 """
@@ -27,16 +28,21 @@ def names(directory: Path) -> set[str]:
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("rounds", range(1, 11))
-def test_a_killed_writer_leaves_no_half_file(tmp_path: Path, rounds: int) -> None:
+def whole(directory: Path) -> bool:
+    """Whether every file is, at this moment, all of one letter or all of the other."""
+    return all((directory / name).read_bytes() in {b"a" * SIZE, b"b" * SIZE} for name in NAMES)
+
+
+@pytest.mark.parametrize("reads", range(20, 220, 20))
+def test_neither_a_reader_nor_a_kill_meets_a_half_file(tmp_path: Path, reads: int) -> None:
     command = [sys.executable, "-c", WRITE, str(tmp_path), str(sys.maxsize)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
-        for _ in range(rounds):
-            writer.stdout.readline()
+        writer.stdout.readline()
+        seen_whole = [whole(tmp_path) for _ in range(reads)]
         writer.send_signal(signal.SIGKILL)
-    for name in ("index.html", "charts/one.png", "charts/two.svg"):
-        assert (tmp_path / name).read_bytes() in {b"a" * SIZE, b"b" * SIZE}
+    assert all(seen_whole)
+    assert whole(tmp_path)
     put_files(tmp_path, {"index.html": b"new"}, replaced="charts")
     assert names(tmp_path) == {"index.html"}
 
@@ -53,7 +59,7 @@ def test_two_writers_at_once_take_turns(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITE, str(tmp_path), "20"]
     writers = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [writer.wait() for writer in writers] == [0, 0]
-    assert names(tmp_path) == {"index.html", "charts/one.png", "charts/two.svg"}
+    assert names(tmp_path) == set(NAMES)
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
