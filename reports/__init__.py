@@ -1,1 +1,8 @@
-"""Results in, pictures and pages out."""
+"""Results in, pictures and pages out.
+
+`write(run_dir)` turns the `results.jsonl` of a run into `index.html`, `charts/`, `results.csv` and `summary.md`.
+"""
+
+from reports.report import ReportPaths, write
+
+__all__ = ["ReportPaths", "write"]

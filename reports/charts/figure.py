@@ -1,0 +1,137 @@
+"""What all charts share: the look, the colours, and how a figure becomes a PNG and an SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from textwrap import wrap
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from reports.groups import Group
+
+WIDTH_IN = 5.8
+"""Width of a chart in inches: narrow, so that its words stay legible on a phone; wider only for many NATs."""
+
+# Okabe and Ito, "Color Universal Design" (2008): eight colours that colour-blind readers tell apart.
+BLUE, SKY, GREEN, YELLOW, ORANGE, VERMILION, PURPLE, GREY = (
+    "#0072B2",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#E69F00",
+    "#D55E00",
+    "#CC79A7",
+    "#8A8A8A",
+)
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, YELLOW, GREY)
+ALARM = "#D00000"
+OUTCOME_COLOURS: Mapping[str, str] = {
+    "direct": BLUE,
+    "relayed": SKY,
+    "refused": ORANGE,
+    "punch_timeout": VERMILION,
+    "no_rendezvous": PURPLE,
+    "wrong_peer": YELLOW,
+    "client_error": GREY,
+}
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib
+    "font.size": 9.5,
+    "figure.titlesize": 11,
+    "figure.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.7,
+    "hatch.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "figure.facecolor": "white",
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "svg.hashsalt": "punchlab",  # ids in the SVG would be random
+    "svg.fonttype": "path",  # the reader's fonts have other widths
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A finished chart. `name` is its file name without the ending; `alt` says in words what it shows.
+
+    `width_px` is its natural width in CSS pixels, at which 9.5 points are 9.5 points.
+    """
+
+    name: str
+    alt: str
+    caption: str
+    width_px: int
+    png: bytes
+    svg: bytes
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The look of the charts, inside the `with` only."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a matplotlibrc of the user's must not change a report
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """An empty figure that lays itself out."""
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def set_title(figure: Figure, title: str, label: str = "") -> None:
+    """The title in bold above everything, and under it the conditions in as many lines as they need."""
+    characters = int(figure.get_figwidth() * 9.5)
+    figure.suptitle("\n".join([title, *wrap(label, characters)]), x=0.01, horizontalalignment="left")
+
+
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """One y tick per row with its name, from the top down."""
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_ylim(len(names) - 0.45, -0.55)
+    axes.tick_params(axis="y", length=0)
+
+
+def row_names(groups: Sequence[Group], numbers: Sequence[int]) -> tuple[list[str], float]:
+    """A name of several short lines per group, with its n, and the height in inches that such a row needs."""
+    names = ["\n".join([*wrap(group.label, 26), f"n = {n}"]) for group, n in zip(groups, numbers, strict=True)]
+    return names, 0.25 + 0.14 * max(name.count("\n") + 1 for name in names)
+
+
+def finish(figure: Figure, name: str, alt: str, caption: str) -> Chart:
+    """Draw the figure as PNG and SVG, without dates or program versions in them."""
+    png, svg = BytesIO(), BytesIO()
+    figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    return Chart(name, alt, caption, round(figure.get_figwidth() * 96), png.getvalue(), svg.getvalue())
+
+
+def time_axis(axes: Axes, seconds: list[float]) -> None:
+    """Make x an axis of milliseconds: from zero, or logarithmic where the times span a factor of 20 or more."""
+    axes.set_xlabel("milliseconds since both hosts knew their peer")
+    axes.grid(axis="x")
+    least, most = min(seconds, default=0.0) * 1000, max(seconds, default=0.0) * 1000
+    if least > 0 and most / least >= 20:
+        axes.set_xscale("log")
+        axes.set_xlim(least / 1.5, most * 1.5)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("milliseconds since both hosts knew their peer (logarithmic)")
+    else:
+        axes.set_xlim(0, most * 1.08 or 1)

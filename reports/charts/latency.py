@@ -1,0 +1,145 @@
+"""How long a punch takes, per pair of NATs: every trial as a dot, boxes for few trials, distributions for many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from reports.charts.figure import BLUE, ORANGE, WIDTH_IN, Chart, finish, name_rows, new_figure, set_title, time_axis
+from reports.groups import Group, PairTrials
+from reports.results import TIMES
+
+_MANY = 20
+"""From so many direct trials on, a distribution says more than a box."""
+_STAGES = {"connected": BLUE, "agreed": ORANGE}
+_FLOOR = {"color": "#111111", "linewidth": 1.8}
+_FLOOR_WORDS = "least possible time to connect (oracle)"
+
+
+def latency_charts(group: Group) -> list[Chart]:
+    """A box chart of the pairs with few direct trials, a CDF chart of those with 20 or more; neither when empty."""
+    timed = [pair for pair in group.pairs if pair.timings("connected") or pair.timings("agreed")]
+    few = [pair for pair in timed if _n(pair) < _MANY]
+    many = [pair for pair in timed if _n(pair) >= _MANY]
+    return [*([_boxes(group, few)] if few else []), *([_distributions(group, many)] if many else [])]
+
+
+def _n(pair: PairTrials) -> int:
+    return max(len(pair.timings(stage)) for stage in _STAGES)
+
+
+def _seconds(pairs: Sequence[PairTrials]) -> list[float]:
+    found = [seconds for pair in pairs for stage in _STAGES for seconds in pair.timings(stage)]
+    return found + [pair.floor_s for pair in pairs if pair.floor_s]
+
+
+def draw_box(axes: Axes, y: float, seconds: list[float], colour: str, height: float) -> None:
+    """A horizontal box (quartiles, median; whiskers to 1.5 interquartile ranges) under a dot for every value."""
+    values = [value * 1000 for value in seconds]
+    if len(values) > 1:
+        axes.boxplot(
+            [values],
+            positions=[y],
+            widths=height,
+            orientation="horizontal",
+            manage_ticks=False,
+            showfliers=False,
+            patch_artist=True,
+            boxprops={"facecolor": colour, "alpha": 0.35, "edgecolor": colour},
+            medianprops={"color": colour, "linewidth": 2.2},
+            whiskerprops={"color": colour},
+            capprops={"color": colour},
+        )
+    axes.plot(values, [y] * len(values), "o", color=colour, markersize=3.2, alpha=0.75, markeredgewidth=0)
+
+
+def draw_floor(axes: Axes, y: float, floor_s: float | None, height: float) -> None:
+    """An upright stroke at the least possible time."""
+    if floor_s is not None:
+        axes.plot([floor_s * 1000] * 2, [y - height / 2, y + height / 2], **_FLOOR)  # type: ignore[arg-type]
+
+
+def legend_handles(stages: Sequence[str], floor: bool) -> list[Line2D | Patch]:
+    """What the colours of the stages, and the stroke of the floor if there is one, mean."""
+    handles: list[Line2D | Patch] = [Patch(facecolor=_STAGES[s], alpha=0.6, label=f"time to {s}") for s in stages]
+    if floor:
+        handles.append(
+            Line2D(
+                [],
+                [],
+                linestyle="none",
+                marker="|",
+                markersize=11,
+                markeredgewidth=1.8,
+                color="#111111",
+                label=_FLOOR_WORDS,
+            )
+        )
+    return handles
+
+
+def _boxes(group: Group, pairs: Sequence[PairTrials]) -> Chart:
+    figure = new_figure(WIDTH_IN, 1.6 + 0.42 * len(pairs))
+    axes = figure.add_subplot()
+    for y, pair in enumerate(pairs):
+        draw_box(axes, y - 0.18, pair.timings("connected"), _STAGES["connected"], 0.26)
+        draw_box(axes, y + 0.18, pair.timings("agreed"), _STAGES["agreed"], 0.26)
+        draw_floor(axes, y - 0.18, pair.floor_s, 0.4)
+        axes.text(1.01, y, f"n = {_n(pair)}", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+    name_rows(axes, [f"{pair.nat_a} {TIMES}\n{pair.nat_b}" for pair in pairs])
+    time_axis(axes, _seconds(pairs))
+    set_title(figure, f"Latency of direct connections (n = {sum(map(_n, pairs))})", group.label)
+    figure.legend(
+        handles=legend_handles(list(_STAGES), any(pair.floor_s is not None for pair in pairs)),
+        loc="outside lower center",
+        ncols=2,
+    )
+    return finish(
+        figure,
+        f"latency-{group.slug}",
+        f"Box plots of the time to connected and to agreed per pair of NATs, {group.label}.",
+        "Dots: every direct trial. Box: quartiles and median; whiskers: up to 1.5 interquartile ranges.",
+    )
+
+
+def _distributions(group: Group, pairs: Sequence[PairTrials]) -> Chart:
+    columns = min(3, len(pairs))
+    rows = ceil(len(pairs) / columns)
+    figure = new_figure(WIDTH_IN, 1.4 + (1.75 if columns > 1 else 3.0) * rows)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes, pair in zip(grid.flat, pairs, strict=False):
+        for stage, colour in _STAGES.items():
+            if timings := pair.timings(stage):
+                axes.ecdf([seconds * 1000 for seconds in timings], color=colour, linewidth=1.8)
+        if pair.floor_s is not None:
+            axes.axvline(pair.floor_s * 1000, **_FLOOR)
+        axes.set_title(f"{pair.nat_a} {TIMES}\n{pair.nat_b}  n = {_n(pair)}", fontsize=7.5, loc="left")
+        time_axis(axes, _seconds(pairs))
+        axes.set_xlabel("")
+        axes.set_ylim(0, 1.02)
+        axes.grid()
+    for axes in grid.flat[len(pairs) :]:
+        axes.set_axis_off()
+    # Shared axes label the lowest row only; under a hole in that row the panel above must do it.
+    for axes in grid.flat[max(0, len(pairs) - columns) : len(pairs)]:
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("milliseconds")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("share of trials")
+    set_title(figure, f"Latency of direct connections (n = {sum(map(_n, pairs))})", group.label)
+    figure.legend(
+        handles=legend_handles(list(_STAGES), any(pair.floor_s is not None for pair in pairs)),
+        loc="outside lower center",
+        ncols=2,
+    )
+    return finish(
+        figure,
+        f"latency-cdf-{group.slug}",
+        f"Cumulative distributions of the time to connected and to agreed per pair of NATs, {group.label}.",
+        f"For pairs with {_MANY} or more direct trials: the share of them that were done so many milliseconds after "
+        "both hosts knew their peer.",
+    )

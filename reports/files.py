@@ -1,0 +1,54 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from lab.errors import InputError
+
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def put_files(directory: Path, files: Mapping[str, bytes], replaced: str) -> None:
+    """Write `files` (relative name -> content) under `directory`; each is renamed into place once all are on disk.
+
+    A process killed on the way leaves every file as it was or as it shall be. The folder named `replaced` belongs to
+    these files alone: what an earlier call left there and this one does not write is removed. Two callers at once take
+    turns. Raises `InputError` if the directory cannot be written.
+    """
+    try:
+        own = directory / replaced
+        own.mkdir(exist_ok=True)
+        lock = os.open(own, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel unlocks when the process dies
+            _put_files(directory, files, own)
+        finally:
+            os.close(lock)
+    except OSError as error:
+        if error.errno in _REFUSALS:
+            raise InputError("run directory", str(directory), "a directory that can be written") from None
+        raise
+
+
+def _put_files(directory: Path, files: Mapping[str, bytes], own: Path) -> None:
+    staging = directory / ".report.tmp"  # a killed process may have left one: it is written over, and removed below
+    for name, content in files.items():
+        path = staging / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    for name in files:
+        (staging / name).replace(directory / name)
+    shutil.rmtree(staging)
+    keep = {directory / name for name in files}
+    for path in own.iterdir():
+        if path not in keep and path.suffix in {".png", ".svg"}:
+            path.unlink()

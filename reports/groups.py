@@ -1,0 +1,239 @@
+"""Trials made comparable: grouped by the conditions they ran under, and counted per pair of NATs."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from statistics import median
+
+from reports.results import OUTCOMES, TIMES, Trial
+from reports.statistics import Interval, wilson_interval
+
+_FRIENDLIEST_FIRST = ("none", "full_cone", "restricted_cone", "port_restricted_cone", "symmetric")
+
+
+def nat_order(name: str) -> tuple[int, str]:
+    """Sort key of NAT names: the classic ones from the friendliest to the hardest, then the others by name."""
+    known = name in _FRIENDLIEST_FIRST
+    return (_FRIENDLIEST_FIRST.index(name) if known else len(_FRIENDLIEST_FIRST), name)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Everything but the two NATs that a punch may depend on; trials of different conditions are never pooled."""
+
+    topology: str
+    pair: tuple[str, str]
+    client: str | None
+    strategy: str | None
+    unsolicited: str | None
+    max_attempts: int | None
+    deadline_s: float | None
+    skew_wanted_s: float | None
+    delay_s: float | None
+    jitter_s: float | None
+    loss: float | None
+
+    @classmethod
+    def of(cls, trial: Trial) -> Condition:
+        """The condition that a trial ran under."""
+        return cls(**{field.name: getattr(trial, field.name) for field in fields(cls)})
+
+    def words(self) -> dict[str, str]:
+        """Each known condition in a few words, by field name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: _WORDS[name](value) for name, value in values.items() if value is not None or name in _NULL_SAYS}
+
+    def order(self) -> tuple[tuple[bool, object], ...]:
+        """Sort key; unset fields come first."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return tuple((value is not None, "" if value is None else value) for value in values)
+
+
+_NULL_SAYS = {"max_attempts", "skew_wanted_s"}
+_WORDS: Mapping[str, Callable[..., str]] = {
+    "topology": str,
+    "pair": lambda pair: f"{pair[0]} to {pair[1]}",
+    "client": lambda client: f"client {client}",
+    "strategy": lambda strategy: f"strategy {strategy}",
+    "unsolicited": lambda answer: f"unsolicited {answer}",
+    "max_attempts": lambda n: "attempts unlimited" if n is None else f"at most {n} attempt{'s'[: n != 1]}",
+    "deadline_s": lambda seconds: f"deadline {seconds:g} s",
+    "skew_wanted_s": lambda seconds: "no skew set" if seconds is None else f"skew {seconds * 1000:g} ms",
+    "delay_s": lambda seconds: f"delay {seconds * 1000:g} ms one way",
+    "jitter_s": lambda seconds: f"jitter {seconds * 1000:g} ms",
+    "loss": lambda loss: f"loss {loss * 100:g} %",
+}
+
+
+class Trials:
+    """Some trials and their counts. `n` counts measurements: a trial that the lab broke (`lab_error`) is none."""
+
+    def __init__(self, trials: Iterable[Trial]) -> None:
+        self.all = tuple(sorted(trials, key=lambda trial: (trial.id, trial.started or "")))
+        self.measured = tuple(trial for trial in self.all if not trial.lab_error)
+        self.lab_errors = tuple(trial for trial in self.all if trial.lab_error)
+        self.direct = tuple(trial for trial in self.measured if trial.direct)
+        self.disagreements = tuple(trial for trial in self.measured if trial.disagrees)
+
+    @property
+    def n(self) -> int:
+        """How many trials measured something."""
+        return len(self.measured)
+
+    @property
+    def k(self) -> int:
+        """How many of them ended in a direct tunnel."""
+        return len(self.direct)
+
+    @property
+    def interval(self) -> Interval | None:
+        """Wilson's 95 % interval of the success rate; None without a measurement."""
+        return wilson_interval(self.k, self.n) if self.n else None
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """Measured outcomes and how often each came, from the best to the worst."""
+        counts = Counter(trial.outcome for trial in self.measured)
+        return {outcome: counts[outcome] for outcome in OUTCOMES if counts[outcome]}
+
+    @property
+    def expected_rate(self) -> float | None:
+        """The success rate that the oracle expects of the measured trials; None where it did not say."""
+        rates: list[float] = []
+        for trial in self.measured:
+            said = trial.prediction
+            rate = {"direct": 1.0, "fails": 0.0}.get(said.outcome, said.probability) if said else None
+            if rate is None:
+                return None
+            rates.append(rate)
+        return sum(rates) / len(rates) if rates else None
+
+    def timings(self, name: str) -> list[float]:
+        """Seconds to `connected` or `agreed` of the direct trials that have it, ascending."""
+        found = (trial.connected_s if name == "connected" else trial.agreed_s for trial in self.direct)
+        return sorted(seconds for seconds in found if seconds is not None)
+
+    def median(self, name: str) -> float | None:
+        """The median of `timings`; None when there are none."""
+        timings = self.timings(name)
+        return median(timings) if timings else None
+
+    @property
+    def floor_s(self) -> float | None:
+        """The median over the direct trials of the least time that a connection needs, as the oracle computed it."""
+        floors = [t.prediction.floor_s for t in self.direct if t.prediction and t.prediction.floor_s is not None]
+        return median(floors) if floors else None
+
+
+class PairTrials(Trials):
+    """The trials of one pair of NATs under one condition."""
+
+    def __init__(self, nat_a: str, nat_b: str, trials: Iterable[Trial]) -> None:
+        super().__init__(trials)
+        self.nat_a, self.nat_b = nat_a, nat_b
+
+    @property
+    def name(self) -> str:
+        """Both NATs."""
+        return f"{self.nat_a} {TIMES} {self.nat_b}"
+
+    @property
+    def predictions(self) -> dict[str, int]:
+        """What the oracle predicted, and for how many trials."""
+        counts = Counter(trial.prediction.outcome for trial in self.measured or self.all if trial.prediction)
+        return dict(sorted(counts.items()))
+
+    @property
+    def predicted(self) -> str | None:
+        """The prediction where all trials have the same one, `depends` where timing decided; None without any."""
+        said = self.predictions
+        return next(iter(said)) if len(said) == 1 else "depends" if said else None
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether every judged trial came out as predicted; None when none was judged."""
+        judged = [trial.agrees for trial in self.measured if trial.agrees is not None]
+        return all(judged) if judged else None
+
+    @property
+    def reason(self) -> str | None:
+        """Why it fails, or else why it should work, in words: the commonest reason given."""
+        failed = [trial.reason for trial in self.measured if not trial.direct and trial.reason]
+        said = [trial.prediction.reason for trial in self.measured if trial.prediction and trial.prediction.reason]
+        counts = Counter(failed or said)
+        return min(counts, key=lambda reason: (-counts[reason], reason)) if counts else None
+
+
+class Group(Trials):
+    """The trials of one condition, and the same per pair of NATs. `label` tells it from the others of the run."""
+
+    def __init__(self, condition: Condition, label: str, slug: str, trials: Iterable[Trial]) -> None:
+        super().__init__(trials)
+        self.condition, self.label, self.slug = condition, label, slug
+
+    @cached_property
+    def pairs(self) -> tuple[PairTrials, ...]:
+        """Per pair of NATs, from the friendliest to the hardest."""
+        found: dict[tuple[str, str], list[Trial]] = {}
+        for trial in self.all:
+            found.setdefault((trial.nat_a, trial.nat_b), []).append(trial)
+        order = sorted(found, key=lambda nats: (nat_order(nats[0]), nat_order(nats[1])))
+        return tuple(PairTrials(*nats, found[nats]) for nats in order)
+
+    def pair(self, nat_a: str, nat_b: str) -> PairTrials | None:
+        """The trials of that pair of NATs; None if it was not run."""
+        return next((pair for pair in self.pairs if (pair.nat_a, pair.nat_b) == (nat_a, nat_b)), None)
+
+    @property
+    def nats_a(self) -> list[str]:
+        """NATs that host a was behind."""
+        return sorted({pair.nat_a for pair in self.pairs}, key=nat_order)
+
+    @property
+    def nats_b(self) -> list[str]:
+        """NATs that host b was behind."""
+        return sorted({pair.nat_b for pair in self.pairs}, key=nat_order)
+
+    @property
+    def series(self) -> str:
+        """The label without the topology; empty when the topology says it all."""
+        return self.label.removeprefix(self.condition.topology).removeprefix(" · ")
+
+
+def group_trials(trials: Iterable[Trial]) -> list[Group]:
+    """One group per condition, ordered by topology and then by the other conditions.
+
+    A label names the topology, and what else differs between the groups of one topology.
+    """
+    found: dict[Condition, list[Trial]] = {}
+    for trial in trials:
+        found.setdefault(Condition.of(trial), []).append(trial)
+    conditions = sorted(found, key=Condition.order)
+    told = {"topology"}
+    for field in fields(Condition):
+        seen: dict[str, set[object]] = {}
+        for condition in conditions:
+            seen.setdefault(condition.topology, set()).add(getattr(condition, field.name))
+        if any(len(values) > 1 for values in seen.values()):
+            told.add(field.name)
+    groups: list[Group] = []
+    slugs: set[str] = set()
+    for condition in conditions:
+        label = " · ".join(words for name, words in condition.words().items() if name in told)
+        slug = base = re.sub(r"[^a-z0-9._]+", "-", label.lower()).strip("-.") or "group"
+        while slug in slugs:
+            slug = f"{base}-{len(slugs)}"
+        slugs.add(slug)
+        groups.append(Group(condition, label, slug, found[condition]))
+    return groups
+
+
+def common_pairs(groups: Sequence[Group], measured: Callable[[PairTrials], bool]) -> list[Trials]:
+    """Per group, the trials of the NAT pairs that are `measured` in every group: the ones that can be compared."""
+    kept = [{(pair.nat_a, pair.nat_b) for pair in group.pairs if measured(pair)} for group in groups]
+    common = set.intersection(*kept) if kept else set()
+    return [Trials(t for t in group.all if (t.nat_a, t.nat_b) in common) for group in groups]

@@ -1,0 +1,272 @@
+"""`index.html`: the whole report in one file that needs nothing else, not even a network."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from reports.groups import Group, PairTrials, Trials
+from reports.look import CSS
+from reports.results import Trial
+from reports.summary import control_words
+from reports.words import agreement, count, milliseconds, percent, percent_range, predicted, ratio
+
+if TYPE_CHECKING:
+    from reports.charts import Charts
+    from reports.charts.figure import Chart
+
+# Nothing may be loaded, whatever a record says: the browser itself holds the page to that.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def index_html(
+    groups: Sequence[Group],
+    everything: Trials,
+    charts: Charts,
+    parameters: Mapping[str, object],
+    notes: Sequence[str],
+) -> str:
+    """The page; every text from the records is escaped."""
+    shared = _shared(groups)
+    body = "\n".join(
+        part
+        for part in (
+            _header(groups, everything, shared, notes),
+            "<main>",
+            _disagreements(everything),
+            _overview(groups, charts),
+            *(_group(group, drawn, shared) for group, drawn in zip(groups, charts.per_group, strict=True)),
+            _lab_errors(everything),
+            _reading(),
+            _environment(everything, parameters),
+            "</main>",
+            "<footer><p>Written by punchlab from results.jsonl. Every trial is a row of results.csv.</p></footer>",
+        )
+        if part
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(_title(groups))}</title>\n<style>{CSS}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _title(groups: Sequence[Group]) -> str:
+    return f"punchlab: {', '.join(dict.fromkeys(group.condition.topology for group in groups))}"
+
+
+def _header(groups: Sequence[Group], everything: Trials, shared: Mapping[str, str], notes: Sequence[str]) -> str:
+    started = sorted(trial.started for trial in everything.all if trial.started)
+    when = f"First trial {escape(started[0])}, last {escape(started[-1])}. " if started else ""
+    if everything.disagreements:
+        said = count(len(everything.disagreements), "trial disagrees", "trials disagree")
+        verdict = f'<p class="verdict bad">{said} with the oracle: a bug in the NAT, the client or the oracle.</p>'
+    elif any(trial.agrees is not None for trial in everything.measured):
+        verdict = '<p class="verdict good">Every judged trial came out as the oracle predicted.</p>'
+    else:
+        verdict = '<p class="verdict warn">No trial was judged against a prediction.</p>'
+    warnings = "".join(f'<p class="verdict warn">{escape(note)}</p>' for note in notes)
+    tiles = (
+        ("measured trials", f"{everything.n:,}", count(len(groups), "condition")),
+        ("direct", percent(everything.k / everything.n if everything.n else None), ratio(everything.k, everything.n)),
+        ("disagreements", f"{len(everything.disagreements):,}", "with the oracle"),
+        ("lab errors", f"{len(everything.lab_errors):,}", "not counted in n"),
+    )
+    same = f"In all trials: {', '.join(shared.values())}." if shared else ""
+    boxes = "".join(f"<div><dt>{name}</dt><dd>{value}<small>{more}</small></dd></div>" for name, value, more in tiles)
+    links = "".join(f'<a href="#{escape(group.slug)}">{escape(group.label)}</a>' for group in groups)
+    return (
+        f'<header><h1>{escape(_title(groups))}</h1><p class="soft">{when}{escape(same)}</p>'
+        f'{verdict}{warnings}<dl class="tiles">{boxes}</dl><nav>{links}</nav></header>'
+    )
+
+
+def _shared(groups: Sequence[Group]) -> dict[str, str]:
+    """The conditions that are the same in every group, by name, and the words for them."""
+    told = [group.condition.words() for group in groups]
+    names = [name for name in told[0] if name != "topology" and len({words.get(name) for words in told}) == 1]
+    return {name: told[0][name] for name in names}
+
+
+def _disagreements(everything: Trials) -> str:
+    if not everything.disagreements:
+        return ""
+    rows = (
+        [
+            _trial(trial),
+            _text(trial.nats),
+            _text(trial.prediction.outcome if trial.prediction else ""),
+            _text(trial.outcome),
+            _text(control_words(trial)),
+            _wide(_reasons(trial)),
+        ]
+        for trial in everything.disagreements
+    )
+    head = ("trial", "NATs", "predicted", "measured", "control dial", "reason")
+    return f'<section id="disagreements"><h2>Disagreements with the oracle</h2>{_table(head, rows)}</section>'
+
+
+def _reasons(trial: Trial) -> str:
+    said = [f"measured: {trial.reason}"] if trial.reason else []
+    if trial.prediction and trial.prediction.reason:
+        said.append(f"predicted: {trial.prediction.reason}")
+    return "; ".join(said)
+
+
+def _overview(groups: Sequence[Group], charts: Charts) -> str:
+    rows = (
+        [
+            f'<td><a href="#{escape(group.slug)}">{escape(group.label)}</a></td>',
+            _number(ratio(group.k, group.n)),
+            _number(percent(group.k / group.n if group.n else None)),
+            _number(percent_range(group.interval)),
+            _number(percent(group.expected_rate)),
+            _number(str(len(group.disagreements))),
+            _number(str(len(group.lab_errors))),
+            _number(milliseconds(group.median("connected"))),
+            _number(milliseconds(group.floor_s)),
+        ]
+        for group in groups
+    )
+    head = (
+        *("conditions", "#direct", "#rate", "#Wilson 95 %", "#expected", "#disagree", "#lab errors"),
+        *("#median connected", "#floor"),
+    )
+    compared = "".join(_figure(chart) for chart in charts.comparison)
+    nothing = "<p>No pair of NATs was measured under every condition, so there is nothing to compare.</p>"
+    comparison = f"<h3>Comparison</h3>{compared or nothing}" if len(groups) > 1 else ""
+    return (
+        f'<section id="overview"><h2>Overview</h2>{_table(head, rows)}'
+        f"{comparison}<h3>Outcomes</h3>{_figure(charts.outcomes)}</section>"
+    )
+
+
+def _group(group: Group, charts: Sequence[Chart], told: Collection[str]) -> str:
+    conditions = ", ".join(
+        words for name, words in group.condition.words().items() if name not in told and name != "topology"
+    )
+    described = f'<p class="soft">{escape(conditions)}</p>' if conditions else ""
+    timed = any("latency" in chart.name for chart in charts)
+    return (
+        f'<section id="{escape(group.slug)}"><h2>{escape(group.label)}</h2>{described}'
+        f"{''.join(_figure(chart) for chart in charts)}"
+        f"{'' if timed else '<p>No direct connection was timed, so there is no latency to show.</p>'}"
+        f"<h3>All pairs</h3>{_pairs(group)}</section>"
+    )
+
+
+def _pairs(group: Group) -> str:
+    host_a, host_b = (escape(host) for host in group.condition.pair)
+    head = (
+        *(f"NAT of {host_a}", f"NAT of {host_b}", "#direct", "#Wilson 95 %", "predicted", "agrees"),
+        *("#median connected", "#floor", "#median agreed", "outcomes and reason"),
+    )
+    rows = (
+        [
+            _text(pair.nat_a),
+            _text(pair.nat_b),
+            _number(ratio(pair.k, pair.n)),
+            _number(percent_range(pair.interval)),
+            _text(predicted(pair)),
+            f'<td class="agree">{agreement(pair.agrees)}</td>',
+            _number(milliseconds(pair.median("connected"))),
+            _number(milliseconds(pair.floor_s)),
+            _number(milliseconds(pair.median("agreed"))),
+            f'<td class="w">{escape(_outcomes(pair))}<small>{escape(pair.reason or "")}</small></td>',
+        ]
+        for pair in group.pairs
+    )
+    return _table(head, rows, [bool(pair.disagreements) for pair in group.pairs])
+
+
+def _outcomes(pair: PairTrials) -> str:
+    ends = [f"{outcome} {number}" for outcome, number in pair.outcomes.items()]
+    return ", ".join(ends + ([f"+{count(len(pair.lab_errors), 'lab error')}"] if pair.lab_errors else []))
+
+
+def _lab_errors(everything: Trials) -> str:
+    if not everything.lab_errors:
+        return ""
+    rows = ([_trial(trial), _wide(trial.reason or "")] for trial in everything.lab_errors)
+    return (
+        '<section id="lab-errors"><h2>Lab errors</h2><p>The lab itself broke in these trials. They say nothing about '
+        f"the NATs and are counted nowhere else.</p>{_table(('trial', 'reason'), rows)}</section>"
+    )
+
+
+def _reading() -> str:
+    return """<section id="reading"><h2>How to read this</h2>
+<p><b>direct/n</b>: trials that ended in a proven direct tunnel, of those measured. A lab error is no measurement.</p>
+<p><b>Wilson 95 %</b>: where the true success rate lies with 95 % confidence, given so many trials.</p>
+<p><b>predicted</b>: what the oracle derives from the behavior of the two NATs, the strategy and the delays, before it
+sees the outcome. A trial <b>agrees</b> when its outcome and the lab's own control dial came out so.</p>
+<p><b>connected</b>, <b>agreed</b>: from the moment both hosts knew their peer to the first connection of the later
+side, and to the one connection that both chose. <b>floor</b>: the least time to connect that the delay allows.</p>
+</section>"""
+
+
+def _environment(everything: Trials, parameters: Mapping[str, object]) -> str:
+    found: dict[str, set[str]] = {}
+    for trial in everything.all:
+        for name, version in trial.versions.items():
+            found.setdefault(name, set()).add(version)
+        if trial.links:
+            found.setdefault("links", set()).add(trial.links)
+    versions = ([_text(name), _text(", ".join(sorted(values)))] for name, values in sorted(found.items()))
+    asked = (
+        [_text(name), _code(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]
+        for name, value in parameters.items()
+    )
+    return (
+        f'<section id="environment"><h2>Environment</h2>{_table(("what", "version"), versions)}'
+        + (f"<h3>Parameters of the run</h3>{_table(('name', 'value'), asked)}" if parameters else "")
+        + "</section>"
+    )
+
+
+def _figure(chart: Chart) -> str:
+    picture = b64encode(chart.svg).decode()
+    # As wide as the page allows, but never so narrow that its words cannot be read: then it scrolls.
+    width = f"width: {chart.width_px * 1.4:.0f}px; max-width: 100%; min-width: {chart.width_px * 0.66:.0f}px"
+    return (
+        f'<figure><div class="scroll"><img alt="{escape(chart.alt)}" style="{width}" '
+        f'src="data:image/svg+xml;base64,{picture}"></div>'
+        f"<figcaption>{escape(chart.caption)}</figcaption></figure>"
+    )
+
+
+def _table(head: Iterable[str], rows: Iterable[Sequence[str]], marked: Sequence[bool] = ()) -> str:
+    """A table from finished cells; a heading that starts with `#` stands over figures, `marked` rows stand out."""
+    heads = "".join(f'<th class="n">{name[1:]}</th>' if name.startswith("#") else f"<th>{name}</th>" for name in head)
+    lines = "".join(
+        f'<tr class="no">{"".join(cells)}</tr>'
+        if index < len(marked) and marked[index]
+        else f"<tr>{''.join(cells)}</tr>"
+        for index, cells in enumerate(rows)
+    )
+    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'
+
+
+def _text(text: str) -> str:
+    return f"<td>{escape(text)}</td>"
+
+
+def _wide(text: str) -> str:
+    return f'<td class="w">{escape(text)}</td>'
+
+
+def _number(text: str) -> str:
+    return f'<td class="n">{escape(text)}</td>'
+
+
+def _trial(trial: Trial) -> str:
+    capture = f"<small>{escape(trial.capture)}</small>" if trial.capture else ""
+    return f'<td class="id"><code>{escape(trial.id)}</code>{capture}</td>'
+
+
+def _code(text: str) -> str:
+    return f"<td><code>{escape(text)}</code></td>"

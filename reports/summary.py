@@ -1,0 +1,127 @@
+"""`summary.md`: the run in GitHub-flavoured Markdown, short enough for the job summary of a CI run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from reports.groups import Group, Trials
+from reports.results import Trial
+from reports.words import MEANINGS, SYMBOLS, count, milliseconds, percent, percent_range, ratio
+
+_LISTED = 30
+"""Trials listed one by one, at most; a job summary holds 1 MiB."""
+
+
+def summary_md(groups: Sequence[Group], everything: Trials, notes: Sequence[str]) -> str:
+    """Disagreements first if there are any, then the totals, a table per group, and the lab errors."""
+    parts = ["## punchlab", _verdict(everything), *(f"> {_escaped(note)}" for note in notes)]
+    if everything.disagreements:
+        parts += ["### Disagreements with the oracle", _disagreements(everything.disagreements)]
+    parts += ["### Totals", _totals(groups)]
+    for group in groups:
+        parts += [f"### {_escaped(group.label)}", _matrix(group)]
+    signs = ", ".join(f"{SYMBOLS[prediction]} {meaning}" for prediction, meaning in MEANINGS.items())
+    parts.append(f"Cells: direct/measured trials, then the oracle's word: {signs}; ⚠ a trial disagrees with it.")
+    if everything.lab_errors:
+        parts += ["### Lab errors", "The lab broke in these trials; they are no measurement.", _lab_errors(everything)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _verdict(everything: Trials) -> str:
+    rate = (
+        f" ({percent(everything.k / everything.n)}, Wilson 95 % {percent_range(everything.interval)})"
+        if everything.n
+        else ""
+    )
+    said = count(len(everything.disagreements), "disagreement")
+    return (
+        f"**{count(everything.n, 'trial')} measured: {everything.k:,} direct**{rate} · "
+        f"{f'⚠ **{said}**' if everything.disagreements else said} with the oracle · "
+        f"{count(len(everything.lab_errors), 'lab error')}"
+    )
+
+
+def _totals(groups: Sequence[Group]) -> str:
+    return _table(
+        ["conditions", "direct", "rate", "Wilson 95 %", "disagree", "lab errors", "median connected", "outcomes"],
+        (
+            [
+                group.label,
+                ratio(group.k, group.n),
+                percent(group.k / group.n if group.n else None),
+                percent_range(group.interval),
+                str(len(group.disagreements)),
+                str(len(group.lab_errors)),
+                milliseconds(group.median("connected")),
+                ", ".join(f"{outcome} {number}" for outcome, number in group.outcomes.items()),
+            ]
+            for group in groups
+        ),
+    )
+
+
+def _matrix(group: Group) -> str:
+    host_a, host_b = group.condition.pair
+    rows = ([nat_a, *(_cell(group, nat_a, nat_b) for nat_b in group.nats_b)] for nat_a in group.nats_a)
+    return _table([f"{host_a} \\ {host_b}", *group.nats_b], rows)
+
+
+def _cell(group: Group, nat_a: str, nat_b: str) -> str:
+    pair = group.pair(nat_a, nat_b)
+    if pair is None:
+        return ""
+    words = [ratio(pair.k, pair.n)]
+    if pair.predicted:
+        words.append(SYMBOLS[pair.predicted])
+    if pair.disagreements:
+        words.append(f"⚠ {len(pair.disagreements)}")
+    if pair.lab_errors:
+        words.append(f"(+{count(len(pair.lab_errors), 'lab error')})")
+    return " ".join(words)
+
+
+def _disagreements(trials: Sequence[Trial]) -> str:
+    rows = (
+        [
+            trial.id,
+            trial.nats,
+            trial.prediction.outcome if trial.prediction else "",
+            trial.outcome,
+            control_words(trial),
+            trial.reason or (trial.prediction and trial.prediction.reason) or "",
+        ]
+        for trial in trials[:_LISTED]
+    )
+    table = _table(["trial", "NATs", "predicted", "measured", "control dial", "reason"], rows)
+    return table + _and_more(len(trials))
+
+
+def control_words(trial: Trial) -> str:
+    """What the lab's own dial through the same NATs gave, beside what was predicted of it."""
+    control = trial.control
+    if control is None or control.direct is None:
+        return "none"
+    measured = "direct" if control.direct else "not direct"
+    return f"{measured}, predicted {control.prediction.outcome}" if control.prediction else measured
+
+
+def _lab_errors(everything: Trials) -> str:
+    rows = ([trial.id, trial.reason or ""] for trial in everything.lab_errors[:_LISTED])
+    return _table(["trial", "reason"], rows) + _and_more(len(everything.lab_errors))
+
+
+def _and_more(number: int) -> str:
+    return f"\n\n… and {number - _LISTED:,} more in `results.csv`." if number > _LISTED else ""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    """The text as Markdown shows it literally, on one line."""
+    text = " ".join(text.split())
+    text = re.sub(r"[\\`*\[\]|#~$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

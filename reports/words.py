@@ -1,0 +1,69 @@
+"""Figures as text, the same in every chart, table and page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from reports.groups import PairTrials
+from reports.statistics import Interval
+
+NOT_MEASURED = "\N{EN DASH}"
+SYMBOLS: Mapping[str, str] = {"direct": "●", "fails": "✕", "depends": "◐"}
+"""The prediction of a pair, as one sign."""
+MEANINGS: Mapping[str, str] = {
+    "direct": "predicted direct",
+    "fails": "predicted to fail",
+    "depends": "depends on timing or chance",
+}
+
+
+def percent(rate: float | None) -> str:
+    """`70 %`; a decimal only where whole numbers would say 0 or 100 and the rate is neither."""
+    if rate is None:
+        return NOT_MEASURED
+    return f"{_percent(rate)} %"
+
+
+def percent_range(interval: Interval | None) -> str:
+    """`57-100 %`, with an en dash."""
+    return f"{_percent(interval.low)}\N{EN DASH}{_percent(interval.high)} %" if interval else NOT_MEASURED
+
+
+def _percent(rate: float) -> str:
+    rounded = round(rate * 100)
+    return f"{rate * 100:.1f}" if rounded in {0, 100} and 0.0005 <= rate <= 0.9995 else str(rounded)
+
+
+def milliseconds(seconds: float | None) -> str:
+    """`41.2 ms`, with three figures."""
+    if seconds is None:
+        return NOT_MEASURED
+    value = seconds * 1000
+    return f"{value:.2f} ms" if value < 10 else f"{value:.1f} ms" if value < 100 else f"{value:,.0f} ms"
+
+
+def ratio(successes: int, trials: int) -> str:
+    """`5/5`."""
+    return f"{successes}/{trials}" if trials else NOT_MEASURED
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def predicted(pair: PairTrials) -> str:
+    """The oracle's word for a pair: `direct`, `depends, p = 0.50`, or the count of each where it differs by trial."""
+    said = pair.predictions
+    if not said:
+        return "no prediction"
+    if len(said) > 1:
+        return ", ".join(f"{outcome} {number}" for outcome, number in said.items())
+    (outcome,) = said
+    rate = pair.expected_rate
+    return f"depends, p = {rate:.2f}" if outcome == "depends" and rate is not None else outcome
+
+
+def agreement(agrees: bool | None) -> str:
+    """Whether the measurement agrees with the oracle."""
+    return "not judged" if agrees is None else "yes" if agrees else "NO"
