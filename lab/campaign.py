@@ -142,6 +142,7 @@ def _run_all(waiting: Sequence[Job], captures: Path, jobs: int) -> Iterator[Reco
 def run_job(job: Job, captures: Path) -> Record:
     """One trial in a fresh lab; what breaks in the lab becomes a `lab_error` record."""
     from lab import trial
+    from lab.capture import pcapng
     from lab.lab import Lab
 
     campaign = job.campaign
@@ -158,7 +159,7 @@ def run_job(job: Job, captures: Path) -> Record:
         with Lab(job.topology(), links=campaign.links, seed=job.seed) as lab:
             result = trial.run(lab, one, other, campaign.options)
             capture = captures / f"{job.id}.pcapng"
-            result.recording.write(capture)
+            pcapng.write(capture, result.recording)
             return trial.record(result, **known, capture=f"captures/{capture.name}")
     except InputError:
         raise

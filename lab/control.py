@@ -13,6 +13,7 @@ import random
 import secrets
 import select
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -104,6 +105,8 @@ def _bound(lab: Lab, host: str, local: Endpoint, stack: contextlib.ExitStack) ->
     made = stack.enter_context(lab[host].socket())
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    # Closed by a RST: no farewell of the control dial lingers on the links when the client's punch begins.
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     made.bind(local)
     made.setblocking(False)
     return made

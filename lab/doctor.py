@@ -126,12 +126,12 @@ def _capture() -> Finding:
         import scapy
 
         from lab import namespace
-        from lab.capture import CapturePoint, Recorder
+        from lab.capture.frame import CapturePoint
+        from lab.capture.recorder import Recorder
 
         (made,) = namespace.create(1)
-        recorder = Recorder([CapturePoint(made, "probe", "lo")])
-        recorder.start()
-        recorder.stop()
+        with Recorder([CapturePoint(made, "probe", "lo")]) as recorder:
+            recorder.stop()
         made.close()
         return f"scapy {scapy.VERSION}"
 

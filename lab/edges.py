@@ -16,7 +16,7 @@ _START_S = 20.0
 
 
 class EdgeNetwork:
-    """Every edge of the lab, up and joined; `log` has each one's events since it started."""
+    """Every edge of the lab; up and joined after `wait`. `log` has each one's events since it started."""
 
     def __init__(self, nodes: list[Node], client: Client) -> None:
         urls = {node.name: f"ws://{node.address}:{PORT}" for node in nodes}
@@ -26,7 +26,6 @@ class EdgeNetwork:
                 values = {"listen": f"0.0.0.0:{PORT}", "name": node.name}
                 joins = [urls[other.name] for other in nodes[:number]]
                 self._processes[node.name] = EventProcess(node, command(client.edge, values, joins))
-            self._wait_until_joined()
         except BaseException:
             self.close()
             raise
@@ -48,7 +47,9 @@ class EdgeNetwork:
         for process in self._processes.values():
             process.end()
 
-    def _wait_until_joined(self) -> None:
+    def wait(self) -> None:
+        """Wait until every edge listens and is joined to the others. Raises `LabError`."""
+
         def ready() -> bool:
             return all(
                 process.first("listening") is not None

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from lab import control
-from lab.capture import CapturePoint, Recorder, Recording
+from lab.capture.frame import CapturePoint, Recording
+from lab.capture.recorder import Recorder
 from lab.client import PUNCH, Client, command
 from lab.control import Control
 from lab.edges import PORT, EdgeNetwork
 from lab.errors import InputError, LabError
-from lab.exchange import Exchange
+from lab.exchange import Exchange, Pair
+from lab.exchange import Side as ExchangeSide
 from lab.lab import Lab
 from lab.process import Event, EventProcess, wait_for
 from lab.versions import versions
@@ -139,22 +141,25 @@ def run(lab: Lab, one: str, other: str, options: Options) -> Trial:
         raise InputError("pair", f"{one},{other}", "two different hosts")
     started = datetime.datetime.now(datetime.UTC)
     edges = edge_network(lab, options.client)
-    dialled = control.dial(lab, one, other)
+    dialled = control.dial(lab, one, other)  # while the edges start
+    edges.wait()
     with tempfile.TemporaryDirectory(prefix="punchlab-", dir="/run") as folder:
         sent, inbox = Path(folder) / "sent.bin", Path(folder) / "inbox"
         sent.write_bytes(secrets.token_bytes(options.file_size))
         inbox.mkdir()
-        recorder = Recorder(_capture_points(lab, one, other), full=options.full_capture)
-        recorder.start()
-        try:
+        with Recorder(_capture_points(lab, one, other), full=options.full_capture) as recorder:
             begun = time.monotonic()
             sides = _punch(lab, one, other, options, sent, inbox)
-        finally:
             recording = recorder.stop()
         arrived = _same_content(sent, inbox / sent.name)
     if not edges.alive():
         raise LabError("an edge ended during the trial")
-    exchange = _exchange(lab, one, other, recording, sides)
+    agreed = sides[0].last("agreed")
+    exchange = Exchange(
+        recording.frames,
+        pair_of(lab, one, other),
+        None if agreed is None else (str(agreed["local"]), str(agreed["remote"])),
+    )
     outcome, reason = _judge(lab, one, other, sides, arrived, exchange)
     path = lab.path(one, other)
     prediction = predict(
@@ -187,7 +192,7 @@ def run(lab: Lab, one: str, other: str, options: Options) -> Trial:
 
 def record(trial: Trial, **more: Any) -> dict[str, Any]:
     """The trial as one line of results.jsonl; `more` are the fields that only the run knows (id, topology, names)."""
-    path = trial.lab.path(*trial.pair)
+    path, winner = trial.lab.path(*trial.pair), trial.exchange.winner
     return {
         "schema": 1,
         **more,
@@ -217,15 +222,27 @@ def record(trial: Trial, **more: Any) -> dict[str, Any]:
             side.host: sum(1 for event in side.events if event["event"] == "attempt" and event.get("kind") == "public")
             for side in trial.sides
         },
-        "path": {"nats": list(trial.exchange.winner_nats), "edge": trial.exchange.winner_touched_edge},
+        "path": None if winner is None else {"nats": list(winner.nats), "edge": winner.edge},
         "exchange": trial.exchange.summary(),
-        "capture_drops": trial.recording.drops,
+        "capture_dropped": sum(trial.recording.dropped.values()),
         "versions": dict(versions()),
     }
 
 
+def pair_of(lab: Lab, one: str, other: str) -> Pair:
+    """Who is who between two hosts of the lab, as the exchange needs it."""
+    edges = {edge.name: frozenset((edge.address, lab.anycast)) for edge in lab.edges}
+
+    def side(host: str) -> ExchangeSide:
+        nats = tuple(lab.path(host, lab.edges[0].name).nats)
+        return ExchangeSide(host, nats, frozenset({lab[nats[-1] if nats else host].address}))
+
+    others = frozenset(node.name for node in lab if node.kind == "host") - {one, other}
+    return Pair(side(one), side(other), edges, others)
+
+
 def edge_network(lab: Lab, client: Client) -> EdgeNetwork:
-    """The lab's edges running this client's edge command, started when first asked for."""
+    """The lab's edges, running this client's edge command since they were first asked for; wait for them."""
     if lab.services is None:
         lab.services = EdgeNetwork(lab.edges, client)
     return lab.services
@@ -275,11 +292,13 @@ def _judge(
     if all(side.returncode == 0 for side in sides):
         if not arrived:
             return "client_error", "both clients say that they are done, but the file that arrived is not the one sent"
-        if exchange.winner_touched_edge:
+        winner, expected = exchange.winner, tuple(lab.path(one, other).nats)
+        if winner is None:
+            return "client_error", "the capture shows no connection with the endpoints that the clients agreed on"
+        if winner.edge:
             return "relayed", "the winning connection ran through an edge"
-        expected = lab.path(one, other).nats
-        if list(exchange.winner_nats) != list(expected):
-            crossed = ", ".join(exchange.winner_nats) or "no NAT"
+        if winner.nats != expected:
+            crossed = ", ".join(winner.nats) or "no NAT"
             return "client_error", f"the winning connection crossed {crossed}; expected {', '.join(expected) or 'none'}"
         return "direct", None
     reported = {}

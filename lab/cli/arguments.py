@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
-
-from lab.errors import InputError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -16,12 +13,22 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
+class _Version(argparse.Action):
+    def __init__(self, option_strings: list[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="print the version and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_ignored: object) -> None:
+        from importlib import metadata  # 20 ms that `--help` need not wait for
+
+        parser.exit(0, f"punchlab {metadata.version('punchlab')}\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of `punchlab`; every command sets `command` and `needs_sandbox`."""
     root = _Parser(
         prog="punchlab", description="An Internet in a box: build NATs, punch through them, see what happened."
     )
-    root.add_argument("--version", action="version", version=f"punchlab {_version()}")
+    root.add_argument("--version", action=_Version)
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     run = _command(commands, "run", "punch every pair of NATs, many times, and write down what happened")
@@ -107,9 +114,3 @@ def _punching(command: argparse.ArgumentParser) -> None:
         "--skew-ms", type=float, metavar="MS", help="start both at a shared instant, the second later by MS"
     )
 
-
-def _version() -> str:
-    try:
-        return metadata.version("punchlab")
-    except metadata.PackageNotFoundError:
-        raise InputError("punchlab", "not installed", "an installed package; run script/bootstrap") from None

@@ -1,0 +1,1 @@
+"""The scenarios that users run in CI: `pytest scenarios/`."""

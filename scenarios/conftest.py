@@ -1,0 +1,84 @@
+"""What every scenario has: the fixture `punch`, and the options `--trials` and `--report`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from lab import Lab
+from lab import trial as trials
+from lab.capture import pcapng
+from lab.results import RunFolder
+from lab.trial import Trial
+from topologies import TOPOLOGIES
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("punchlab")
+    group.addoption("--trials", type=int, default=1, metavar="N", help="trials of each pair of NATs (default 1)")
+    group.addoption("--report", type=Path, metavar="DIR", help="write results, captures and a report to DIR")
+
+
+class Punch(Protocol):
+    """Let the real client punch in a fresh lab of the named topology, and say what happened."""
+
+    def __call__(
+        self, topology: str, nat_a: str, nat_b: str, *, pair: tuple[str, str] | None = None, **options: Any
+    ) -> Trial: ...
+
+
+@pytest.fixture(scope="session")
+def run_folder(pytestconfig: pytest.Config) -> Iterator[RunFolder | None]:
+    directory: Path | None = pytestconfig.getoption("--report")
+    if directory is None:
+        yield None
+        return
+    folder = RunFolder(directory, {"schema": 1, "scenarios": True})
+    yield folder
+    folder.close()
+
+
+@pytest.fixture
+def punch(request: pytest.FixtureRequest, run_folder: RunFolder | None) -> Punch:
+    count = 0
+
+    def run(
+        topology: str, nat_a: str, nat_b: str, *, pair: tuple[str, str] | None = None, **options: Any
+    ) -> Trial:
+        nonlocal count
+        count += 1
+        kind = TOPOLOGIES[topology]
+        one, other = pair or kind.pairs[0]
+        shape = {name: options.pop(name) for name in ("unsolicited", "delay", "loss") if name in options}
+        with Lab(kind(**{f"nat_{one}": nat_a, f"nat_{other}": nat_b}, **shape)) as lab:
+            trial = lab.punch(one, other, **options)
+            if run_folder is not None:
+                name = re.sub(r"[^\w-]+", "-", f"{request.node.name}-{count:03}").strip("-")
+                pcapng.write(run_folder.captures / f"{name}.pcapng", trial.recording)
+                run_folder.append(
+                    trials.record(
+                        trial,
+                        id=name,
+                        topology=topology,
+                        nat_a=nat_a,
+                        nat_b=nat_b,
+                        unsolicited=shape.get("unsolicited", "drop"),
+                        capture=f"captures/{name}.pcapng",
+                    )
+                )
+        return trial
+
+    return run
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    directory: Path | None = session.config.getoption("--report")
+    # With pytest-xdist the workers write records, and the one that started them writes the report.
+    if directory is not None and not hasattr(session.config, "workerinput") and (directory / "results.jsonl").exists():
+        import reports
+
+        reports.write(directory)

@@ -1,0 +1,23 @@
+"""Every pair of the classic NATs, near (AB) and far (CD): who meets, and who cannot."""
+
+from __future__ import annotations
+
+import pytest
+from lab.nat.presets import CLASSICS
+from scenarios.conftest import Punch
+
+HOPELESS = {
+    ("port_restricted_cone", "symmetric"),
+    ("symmetric", "port_restricted_cone"),
+    ("symmetric", "symmetric"),
+}
+
+
+@pytest.mark.parametrize("nat_b", CLASSICS)
+@pytest.mark.parametrize("nat_a", CLASSICS)
+@pytest.mark.parametrize("topology", ["ab", "cd"])
+def test_pair(topology: str, nat_a: str, nat_b: str, punch: Punch, pytestconfig: pytest.Config) -> None:
+    for _ in range(pytestconfig.getoption("--trials")):
+        trial = punch(topology, nat_a, nat_b)
+        assert trial.agrees, trial
+        assert trial.direct == ((nat_a, nat_b) not in HOPELESS), trial
