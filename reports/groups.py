@@ -42,8 +42,10 @@ class Condition:
     def of(cls, trial: Trial) -> Condition:
         """The condition that a trial ran under."""
         values: dict[str, Any] = {field.name: getattr(trial, field.name) for field in fields(cls)}
-        # Sums over the links of a path differ in their last bits with the order of the links.
-        return cls(**{name: round(v, 9) if isinstance(v, float) else v for name, v in values.items()})
+        for name, value in values.items():
+            # Sums over the links of a path differ in their last bits with the order of the links.
+            values[name] = round(value, 9) if isinstance(value, float) else value
+        return cls(**values)
 
     def may_be(self, other: Condition) -> bool:
         """Whether the two are the same wherever both are known."""
