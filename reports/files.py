@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab.errors import InputError
 
-_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS}
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 
 def put_files(directory: Path, files: Mapping[str, bytes], replaced: str) -> None:
@@ -23,7 +23,7 @@ def put_files(directory: Path, files: Mapping[str, bytes], replaced: str) -> Non
     """
     try:
         own = directory / replaced
-        own.mkdir(exist_ok=True)
+        own.mkdir(parents=True, exist_ok=True)
         lock = os.open(own, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel unlocks when the process dies
@@ -32,7 +32,7 @@ def put_files(directory: Path, files: Mapping[str, bytes], replaced: str) -> Non
             os.close(lock)
     except OSError as error:
         if error.errno in _REFUSALS:
-            raise InputError("run directory", str(directory), "a directory that can be written") from None
+            raise InputError("out", str(directory), "a directory that can be written") from None
         raise
 
 

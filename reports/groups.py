@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from statistics import median
+from typing import Any
 
 from reports.results import OUTCOMES, TIMES, Trial
 from reports.statistics import Interval, wilson_interval
@@ -40,7 +41,16 @@ class Condition:
     @classmethod
     def of(cls, trial: Trial) -> Condition:
         """The condition that a trial ran under."""
-        return cls(**{field.name: getattr(trial, field.name) for field in fields(cls)})
+        values: dict[str, Any] = {field.name: getattr(trial, field.name) for field in fields(cls)}
+        for name, value in values.items():
+            # Sums over the links of a path differ in their last bits with the order of the links.
+            values[name] = round(value, 9) if isinstance(value, float) else value
+        return cls(**values)
+
+    def may_be(self, other: Condition) -> bool:
+        """Whether the two are the same wherever both are known."""
+        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return all(one == two or one is None or two is None for one, two in pairs)
 
     def words(self) -> dict[str, str]:
         """Each known condition in a few words, by field name."""
@@ -73,7 +83,7 @@ class Trials:
     """Some trials and their counts. `n` counts measurements: a trial that the lab broke (`lab_error`) is none."""
 
     def __init__(self, trials: Iterable[Trial]) -> None:
-        self.all = tuple(sorted(trials, key=lambda trial: (trial.id, trial.started or "")))
+        self.all = tuple(sorted(trials, key=Trial.order))
         self.measured = tuple(trial for trial in self.all if not trial.lab_error)
         self.lab_errors = tuple(trial for trial in self.all if trial.lab_error)
         self.direct = tuple(trial for trial in self.measured if trial.direct)
@@ -160,6 +170,14 @@ class PairTrials(Trials):
         return all(judged) if judged else None
 
     @property
+    def rate_fits(self) -> bool | None:
+        """Where chance decides: whether the expected rate lies in Wilson's interval of the measured; else None."""
+        expected, interval = self.expected_rate, self.interval
+        if self.predicted != "depends" or expected is None or interval is None:
+            return None
+        return interval.low <= expected <= interval.high
+
+    @property
     def reason(self) -> str | None:
         """Why it fails, or else why it should work, in words: the commonest reason given."""
         failed = [trial.reason for trial in self.measured if not trial.direct and trial.reason]
@@ -207,11 +225,23 @@ class Group(Trials):
 def group_trials(trials: Iterable[Trial]) -> list[Group]:
     """One group per condition, ordered by topology and then by the other conditions.
 
-    A label names the topology, and what else differs between the groups of one topology.
+    A label names the topology, and what else differs between the groups of one topology. A trial that the lab broke
+    before it could tell all its conditions is put where the others of its run are.
     """
     found: dict[Condition, list[Trial]] = {}
+    runs: dict[Condition, set[str]] = {}
+    broken = []
     for trial in trials:
-        found.setdefault(Condition.of(trial), []).append(trial)
+        if trial.lab_error:
+            broken.append(trial)
+        else:
+            found.setdefault(Condition.of(trial), []).append(trial)
+            runs.setdefault(Condition.of(trial), set()).add(trial.run)
+    measured = sorted(found, key=Condition.order)
+    for trial in broken:
+        condition = Condition.of(trial)
+        alike = [other for other in measured if trial.run in runs[other] and condition.may_be(other)]
+        found.setdefault(alike[0] if alike else condition, []).append(trial)
     conditions = sorted(found, key=Condition.order)
     told = {"topology"}
     for field in fields(Condition):

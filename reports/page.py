@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from reports.groups import Group, PairTrials, Trials
 from reports.look import CSS
-from reports.results import Trial
-from reports.summary import control_words
+from reports.results import Run, Trial
+from reports.summary import control_words, trial_name
 from reports.words import agreement, count, milliseconds, percent, percent_range, predicted, ratio
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def index_html(
     groups: Sequence[Group],
     everything: Trials,
     charts: Charts,
-    parameters: Mapping[str, object],
+    runs: Sequence[Run],
     notes: Sequence[str],
 ) -> str:
     """The page; every text from the records is escaped."""
@@ -41,7 +41,7 @@ def index_html(
             *(_group(group, drawn, shared) for group, drawn in zip(groups, charts.per_group, strict=True)),
             _lab_errors(everything),
             _reading(),
-            _environment(everything, parameters),
+            _environment(everything, runs),
             "</main>",
             "<footer><p>Written by punchlab from results.jsonl. Every trial is a row of results.csv.</p></footer>",
         )
@@ -172,7 +172,7 @@ def _pairs(group: Group) -> str:
             _number(ratio(pair.k, pair.n)),
             _number(percent_range(pair.interval)),
             _text(predicted(pair)),
-            f'<td class="agree">{agreement(pair.agrees)}</td>',
+            f'<td class="agree">{agreement(pair)}</td>',
             _number(milliseconds(pair.median("connected"))),
             _number(milliseconds(pair.floor_s)),
             _number(milliseconds(pair.median("agreed"))),
@@ -203,13 +203,16 @@ def _reading() -> str:
 <p><b>direct/n</b>: trials that ended in a proven direct tunnel, of those measured. A lab error is no measurement.</p>
 <p><b>Wilson 95 %</b>: where the true success rate lies with 95 % confidence, given so many trials.</p>
 <p><b>predicted</b>: what the oracle derives from the behavior of the two NATs, the strategy and the delays, before it
-sees the outcome. A trial <b>agrees</b> when its outcome and the lab's own control dial came out so.</p>
+sees the outcome. A trial <b>agrees</b> when its outcome and the lab's own control dial came out so. Where chance
+decides, no single trial can tell: then the <b>rate fits</b> if the expected one lies in the Wilson interval of the
+measured.</p>
 <p><b>connected</b>, <b>agreed</b>: from the moment both hosts knew their peer to the first connection of the later
-side, and to the one connection that both chose. <b>floor</b>: the least time to connect that the delay allows.</p>
+side, and to the one connection that both chose. <b>floor</b>: the least time that the delay allows from the first SYN
+to the connection of the later side.</p>
 </section>"""
 
 
-def _environment(everything: Trials, parameters: Mapping[str, object]) -> str:
+def _environment(everything: Trials, runs: Sequence[Run]) -> str:
     found: dict[str, set[str]] = {}
     for trial in everything.all:
         for name, version in trial.versions.items():
@@ -217,15 +220,18 @@ def _environment(everything: Trials, parameters: Mapping[str, object]) -> str:
         if trial.links:
             found.setdefault("links", set()).add(trial.links)
     versions = ([_text(name), _text(", ".join(sorted(values)))] for name, values in sorted(found.items()))
-    asked = (
-        [_text(name), _code(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]
-        for name, value in parameters.items()
-    )
+    names = list(dict.fromkeys(name for run in runs for name in run.parameters))
+    asked = ([_text(name), *(_code(_shown(run.parameters.get(name))) for run in runs)] for name in names)
+    head = ("name", *(escape(run.name) or "value" for run in runs))
     return (
         f'<section id="environment"><h2>Environment</h2>{_table(("what", "version"), versions)}'
-        + (f"<h3>Parameters of the run</h3>{_table(('name', 'value'), asked)}" if parameters else "")
+        + (f"<h3>Parameters</h3>{_table(head, asked)}" if names else "")
         + "</section>"
     )
+
+
+def _shown(parameter: object) -> str:
+    return parameter if isinstance(parameter, str) else json.dumps(parameter, ensure_ascii=False)
 
 
 def _figure(chart: Chart) -> str:
@@ -265,7 +271,7 @@ def _number(text: str) -> str:
 
 def _trial(trial: Trial) -> str:
     capture = f"<small>{escape(trial.capture)}</small>" if trial.capture else ""
-    return f'<td class="id"><code>{escape(trial.id)}</code>{capture}</td>'
+    return f'<td class="id"><code>{escape(trial_name(trial))}</code>{capture}</td>'
 
 
 def _code(text: str) -> str:

@@ -1,10 +1,12 @@
-"""A run folder in, its report out."""
+"""Run folders in, their report out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.errors import InputError
 from reports.files import put_files
 from reports.groups import Trials, group_trials
 from reports.page import index_html
@@ -17,36 +19,59 @@ from reports.table import results_csv
 class ReportPaths:
     """Where the files of a report are. `charts` has the PNG and the SVG of every chart."""
 
-    index: Path
+    page: Path
     summary: Path
     table: Path
     charts: tuple[Path, ...]
 
 
-def write(run_dir: Path) -> ReportPaths:
-    """Report on the results in `run_dir`, beside them: `index.html`, `summary.md`, `results.csv` and `charts/`.
+def write(*run_dirs: Path, out: Path | None = None) -> ReportPaths:
+    """Report on the results of the runs: `index.html`, `summary.md`, `results.csv` and `charts/`.
 
-    Every file appears whole or not at all, and the same results give the same bytes. Raises `InputError` for a folder
-    that holds no results, holds a malformed one, or cannot be written.
+    They are written to `out`, which is made if need be; without it, beside the results of the first run. Every file
+    appears whole or not at all, and the same results give the same bytes. Raises `InputError` for a folder that holds
+    no results, holds a malformed one, is named twice, or cannot be written.
     """
-    run = read_run(run_dir)
-    groups = group_trials(run.trials)
-    everything = Trials(run.trials)
-    notes = ["The last line of results.jsonl was cut short (a killed run) and is left out."] if run.cut_short else []
+    names = _names(run_dirs)
+    runs = [read_run(run_dir, name) for run_dir, name in zip(run_dirs, names, strict=True)]
+    trials = [trial for run in runs for trial in run.trials]
+    groups = group_trials(trials)
+    everything = Trials(trials)
+    notes = [
+        f"The last line of {run_dir / 'results.jsonl' if run.name else 'results.jsonl'} was cut short (a killed run) "
+        "and is left out."
+        for run_dir, run in zip(run_dirs, runs, strict=True)
+        if run.cut_short
+    ]
 
     from reports.charts import draw  # matplotlib takes more than a second to import
 
     charts = draw(groups)
     files = {
-        "index.html": index_html(groups, everything, charts, run.parameters, notes).encode(),
+        "index.html": index_html(groups, everything, charts, runs, notes).encode(),
         "summary.md": summary_md(groups, everything, notes).encode(),
-        "results.csv": results_csv(run.trials).encode(),
+        "results.csv": results_csv(trials).encode(),
     }
     pictures = {f"charts/{chart.name}.{kind}": getattr(chart, kind) for chart in charts.all for kind in ("png", "svg")}
-    put_files(run_dir, files | pictures, replaced="charts")
+    directory = run_dirs[0] if out is None else out
+    put_files(directory, files | pictures, replaced="charts")
     return ReportPaths(
-        index=run_dir / "index.html",
-        summary=run_dir / "summary.md",
-        table=run_dir / "results.csv",
-        charts=tuple(run_dir / name for name in pictures),
+        page=directory / "index.html",
+        summary=directory / "summary.md",
+        table=directory / "results.csv",
+        charts=tuple(directory / name for name in pictures),
     )
+
+
+def _names(run_dirs: Sequence[Path]) -> list[str]:
+    """What the report calls the runs: nothing if there is but one, else the folders' names, or paths if these clash."""
+    if not run_dirs:
+        raise InputError("run directory", "", "at least one")
+    resolved = [run_dir.resolve() for run_dir in run_dirs]
+    for number, run_dir in enumerate(run_dirs):
+        if resolved[number] in resolved[:number]:
+            raise InputError("run directory", str(run_dir), "every run once")
+    if len(run_dirs) == 1:
+        return [""]
+    names = [path.name for path in resolved]
+    return names if len(set(names)) == len(names) else [str(run_dir) for run_dir in run_dirs]

@@ -49,8 +49,12 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One line of `results.jsonl`; times in seconds, delays one way. `record` is the line as it stands."""
+    """One line of `results.jsonl`; times in seconds, delays one way. `record` is the line as it stands.
 
+    `run` is the name of the run folder.
+    """
+
+    run: str
     id: str
     started: str | None
     topology: str
@@ -83,6 +87,10 @@ class Trial:
         """Whether the two hosts got a direct tunnel."""
         return self.outcome == "direct"
 
+    def order(self) -> tuple[str, str, str]:
+        """Sort key."""
+        return (self.run, self.id, self.started or "")
+
     @property
     def nats(self) -> str:
         """Both NATs."""
@@ -101,15 +109,16 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder: its trials, its parameters, and whether its last line was cut off by a kill."""
+    """A run folder: its name, its trials, its parameters, and whether its last line was cut off by a kill."""
 
+    name: str
     trials: Sequence[Trial]
     parameters: Mapping[str, object]
     cut_short: bool
 
 
-def read_run(run_dir: Path) -> Run:
-    """Read `results.jsonl`, and `run.json` if present.
+def read_run(run_dir: Path, name: str = "") -> Run:
+    """Read `results.jsonl`, and `run.json` if present. `name` is what the report calls the run.
 
     A last line that has no line end and is no complete JSON object is what a killed run leaves: it is ignored, and
     `cut_short` says so. Raises `InputError`, naming the file and the line, for every other line that is no result
@@ -122,13 +131,13 @@ def read_run(run_dir: Path) -> Run:
         raise InputError("run directory", str(run_dir), "a directory with a results.jsonl") from None
     except OSError as error:
         raise InputError("results", str(path), f"a readable file ({error.strerror})") from None
-    trials, cut_short = _read_lines(path, content)
+    trials, cut_short = _read_lines(path, content, name)
     if not trials:
         raise InputError("run directory", str(run_dir), "at least one finished trial in its results.jsonl")
-    return Run(trials, _read_parameters(run_dir / "run.json"), cut_short)
+    return Run(name, trials, _read_parameters(run_dir / "run.json"), cut_short)
 
 
-def _read_lines(path: Path, content: bytes) -> tuple[list[Trial], bool]:
+def _read_lines(path: Path, content: bytes, name: str) -> tuple[list[Trial], bool]:
     *lines, tail = content.split(b"\n")
     trials: list[Trial] = []
     measured: dict[str, int] = {}
@@ -143,7 +152,7 @@ def _read_lines(path: Path, content: bytes) -> tuple[list[Trial], bool]:
                 break
             shown = line[:60].decode(errors="replace") + ("…" if len(line) > 60 else "")
             raise InputError(where, shown, "one JSON object on the line") from None
-        trial = _trial(_Fields(record, where))
+        trial = _trial(_Fields(record, where), name)
         # A trial may be repeated after a lab_error, but two measurements of one trial would count it twice.
         if not trial.lab_error and measured.setdefault(trial.id, number) != number:
             raise InputError(f"{where}: id", trial.id, f"an id of its own (line {measured[trial.id]} has the same)")
@@ -225,12 +234,13 @@ class _Fields:
         return self.object_or_null(name) or _Fields({}, f"{self._where}: {name}")
 
 
-def _trial(fields: _Fields) -> Trial:
+def _trial(fields: _Fields, run: str) -> Trial:
     if fields.record.get("schema") != SCHEMA:
         fields.reject("schema", f"{SCHEMA}, the version of the result record that this report reads")
     control = fields.object_or_null("control")
     timings = fields.object("timings_s")
     return Trial(
+        run=run,
         id=fields.text("id"),
         started=fields.text_or_null("started"),
         topology=fields.text("topology"),

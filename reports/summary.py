@@ -84,7 +84,7 @@ def _cell(group: Group, nat_a: str, nat_b: str) -> str:
 def _disagreements(trials: Sequence[Trial]) -> str:
     rows = (
         [
-            trial.id,
+            trial_name(trial),
             trial.nats,
             trial.prediction.outcome if trial.prediction else "",
             trial.outcome,
@@ -97,6 +97,11 @@ def _disagreements(trials: Sequence[Trial]) -> str:
     return table + _and_more(len(trials))
 
 
+def trial_name(trial: Trial) -> str:
+    """Its id, after the name of its run if the report covers several."""
+    return f"{trial.run}: {trial.id}" if trial.run else trial.id
+
+
 def control_words(trial: Trial) -> str:
     """What the lab's own dial through the same NATs gave, beside what was predicted of it."""
     control = trial.control
@@ -107,7 +112,7 @@ def control_words(trial: Trial) -> str:
 
 
 def _lab_errors(everything: Trials) -> str:
-    rows = ([trial.id, trial.reason or ""] for trial in everything.lab_errors[:_LISTED])
+    rows = ([trial_name(trial), trial.reason or ""] for trial in everything.lab_errors[:_LISTED])
     return _table(["trial", "reason"], rows) + _and_more(len(everything.lab_errors))
 
 

@@ -17,7 +17,7 @@ _COLUMNS = (
     *("control.direct", "control.skew_s", *(f"control.prediction.{name}" for name in _PREDICTION)),
     "agrees",
     *(f"timings_s.{name}" for name in ("rendezvous", "connected", "agreed", "transferred")),
-    *("attempts.a", "attempts.b", "path.nats", "path.edge"),
+    *("path.nats", "path.edge"),
     *(f"exchange.{name}" for name in ("crossed", "simultaneous_open", "syns", "resets", "icmp", "dropped")),
     *(f"versions.{name}" for name in ("punchlab", "kernel", "iptables", "nft", "python")),
     "capture",
@@ -28,12 +28,17 @@ _COLUMNS = (
 def results_csv(trials: Sequence[Trial]) -> str:
     """The table, in the order of the trials' ids; unknown fields of the records follow the known columns.
 
-    Null is an empty cell, booleans are `true` and `false`, lists are joined by `;`.
+    Null is an empty cell, booleans are `true` and `false`, lists are joined by `;`. With several runs, the first column
+    names the run.
     """
-    rows = [_flat(trial.record) for trial in sorted(trials, key=lambda trial: (trial.id, trial.started or ""))]
+    rows = [_flat(trial.record) for trial in sorted(trials, key=Trial.order)]
     more = sorted({column for row in rows for column in row} - set(_COLUMNS))
+    runs = [trial.run for trial in sorted(trials, key=Trial.order)]
+    named = len(set(runs)) > 1
+    if named:
+        rows = [{"run": run} | row for run, row in zip(runs, rows, strict=True)]
     out = StringIO()
-    writer = csv.DictWriter(out, [*_COLUMNS, *more], restval="", lineterminator="\n")
+    writer = csv.DictWriter(out, [*(["run"] if named else []), *_COLUMNS, *more], restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()

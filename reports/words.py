@@ -64,6 +64,8 @@ def predicted(pair: PairTrials) -> str:
     return f"depends, p = {rate:.2f}" if outcome == "depends" and rate is not None else outcome
 
 
-def agreement(agrees: bool | None) -> str:
-    """Whether the measurement agrees with the oracle."""
-    return "not judged" if agrees is None else "yes" if agrees else "NO"
+def agreement(pair: PairTrials) -> str:
+    """Whether the measurement agrees with the oracle: every trial, or where chance decides the rate of all."""
+    if pair.agrees is not None:
+        return "yes" if pair.agrees else "NO"
+    return {None: "not judged", True: "rate fits", False: "rate is off"}[pair.rate_fits]

@@ -92,21 +92,12 @@ def record(
 
 
 def lab_error(nat_a: str = "full_cone", nat_b: str = "full_cone", number: int = 0, **changes: Any) -> Record:
-    """A trial that the lab broke: nothing was measured."""
-    nothing = {
-        "outcome": "lab_error",
-        "reason": "the capture in node edge did not start within 5 s",
-        "prediction": None,
-        "control": None,
-        "agrees": None,
-        "timings_s": None,
-        "attempts": None,
-        "path": None,
-        "exchange": None,
-        "skew_s": None,
-        "capture": None,
-    }
-    return record(nat_a, nat_b, number, **(nothing | changes))
+    """A trial that the lab broke, perhaps before it stood: nothing was measured, not even the delay."""
+    whole = record(nat_a, nat_b, number, **changes)
+    known = ("schema", "id", "started", "topology", "pair", "nat_a", "nat_b", "unsolicited", "client", "strategy")
+    asked = ("max_attempts", "deadline_s", "skew_wanted_s", "versions")
+    broken = {"outcome": "lab_error", "reason": "the capture in node edge did not start within 5 s", "agrees": None}
+    return {name: whole[name] for name in (*known, *asked)} | broken | changes
 
 
 def matrix(

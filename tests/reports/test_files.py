@@ -73,5 +73,5 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         [*weak, sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
     )
     tmp_path.chmod(0o700)
-    assert f"InputError: run directory: '{tmp_path}' cannot be used" in done.stderr
+    assert f"InputError: out: '{tmp_path}' cannot be used" in done.stderr
     assert not names(tmp_path)

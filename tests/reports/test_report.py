@@ -100,9 +100,9 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_says_where_every_file_is(tmp_path: Path) -> None:
     paths = reports.write(write_run(tmp_path, matrix(trials=1)))
     written = {path for path in tmp_path.rglob("*") if path.is_file()}
-    found = {paths.index, paths.summary, paths.table, *paths.charts}
+    found = {paths.page, paths.summary, paths.table, *paths.charts}
     assert written == found | {tmp_path / "results.jsonl"}
-    assert {path.name for path in (paths.index, paths.summary, paths.table)} == {
+    assert {path.name for path in (paths.page, paths.summary, paths.table)} == {
         *("index.html", "summary.md", "results.csv")
     }
 
@@ -366,3 +366,44 @@ def test_a_refused_run_gets_no_report(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         reports.write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"]
+
+
+def test_several_runs_make_one_report(tmp_path: Path) -> None:
+    near = write_run(tmp_path / "near", matrix("ab", trials=1), {"topology": "ab"})
+    far = write_run(tmp_path / "far", [*matrix("cd", trials=1), lab_error(topology="cd", number=9)], {"topology": "cd"})
+    paths = reports.write(near, far, out=tmp_path / "new" / "report")
+    assert paths.page == tmp_path / "new" / "report" / "index.html"
+    assert [path.name for path in near.iterdir() if path.name not in {"results.jsonl", "run.json"}] == []
+    shown = page(paths.page.parent)
+    assert [row[:2] for row in shown.rows if row[0] in {"ab", "cd"}] == [["ab", "22/25"], ["cd", "22/25"]]
+    assert ["topology", "ab", "cd"] in shown.rows
+    assert "far: cd-full_cone-full_cone-drop-reuse-009" in shown.text
+    with paths.table.open(newline="") as file:
+        assert {(row["run"], row["topology"]) for row in csv.DictReader(file)} == {("near", "ab"), ("far", "cd")}
+
+
+def test_a_run_named_twice_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path, [record()])
+    with pytest.raises(InputError, match="every run once"):
+        reports.write(tmp_path, tmp_path / ".")
+
+
+def test_an_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path, [record()])
+    with pytest.raises(InputError, match=r"out: .*can be written"):
+        reports.write(tmp_path, out=tmp_path / "results.jsonl")
+
+
+def test_a_trial_broken_before_its_delay_was_known_stays_with_its_run(tmp_path: Path) -> None:
+    broken = lab_error(number=1)
+    assert "delay_s" not in broken
+    write(tmp_path, [record(), broken])
+    assert "| full_cone | 1/1 ● (+1 lab error) |" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(("direct", "said"), [(3, "rate fits"), (0, "rate is off")])
+def test_where_chance_decides_the_rate_is_judged(tmp_path: Path, direct: int, said: str) -> None:
+    prediction = {"outcome": "depends", "probability": 0.5, "reason": "chance", "floor_s": 0.04}
+    outcomes = ["direct"] * direct + ["refused"] * (6 - direct)
+    write(tmp_path, [record(number=n, prediction=prediction, agrees=None, outcome=o) for n, o in enumerate(outcomes)])
+    assert page(tmp_path).pair("full_cone", "full_cone")[5] == said
