@@ -64,65 +64,70 @@ async def sleep_until(instant: float) -> None:
 class Puncher:
     """Makes connections from `local` and has each examined.
 
-    `max_attempts` bounds the connects per candidate (None: until closed). Making it opens the listener and all sockets
-    of the first volley, so that `fire` only has to connect; `close` closes everything but what was released.
-    `broken` gets the exception if the machinery itself fails.
+    Making it opens the listener, early, so that a peer that is told about us first is not refused. `aim` opens the
+    sockets of the first volley, `fire` only has to connect them. `close` closes everything but what was released.
+    `max_attempts` bounds the connects per candidate (None: until closed). `broken` gets the exception if the
+    machinery itself fails.
     """
 
-    def __init__(
-        self, local: Endpoint, targets: list[Candidate], max_attempts: int | None, examine: Examine, report: Reporter
-    ) -> None:
+    def __init__(self, local: Endpoint, max_attempts: int | None, examine: Examine, report: Reporter) -> None:
         self._local = local
-        self._targets = targets
         self._max_attempts = max_attempts
         self._examine = examine
         self._report = report
-        self._results: dict[Candidate, Counter[str]] = {target: Counter() for target in targets}
+        self._volley: list[tuple[Candidate, socket.socket]] = []
+        self._results: dict[Candidate, Counter[str]] = {}
         self._dialling: dict[Candidate, int] = {}  # the number of the connect under way
         self._strangers = 0
+        self._released = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: set[socket.socket] = set()
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
             self._listener = self._open()
             self._listener.listen(MAX_STRANGERS)
-            self._first = [(target, self._open()) for target in targets]
         except BaseException:
             self._close_sockets()
             raise
 
+    def aim(self, targets: list[Candidate]) -> None:
+        """Get ready to dial `targets`."""
+        self._volley = [(target, self._open()) for target in targets]
+        self._results = {target: Counter() for target in targets}
+
     def fire(self) -> None:
-        """Dial every candidate, now, and go on until `close`."""
+        """Dial every target and accept whoever dials us, now, and go on until `close`."""
         self._spawn(self._accept())
         now = time.monotonic()
-        started = [(target, sock, sock.connect_ex(target.address)) for target, sock in self._first]
+        started = [(target, sock, sock.connect_ex(target.address)) for target, sock in self._volley]
         if started:
             self._report("first_syn", t=now, local=str(self._local))
         for target, sock, number in started:
             self._dialling[target] = 1
             self._spawn(self._dial(target, sock, number))
 
-    async def close(self, result: str) -> None:
-        """Stop, and close every socket but those released. `result` is what became of the connects under way."""
+    async def close(self) -> None:
+        """Stop, and close every socket but those released."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for target, number in self._dialling.items():
-            self._report_attempt(target, number, result)
+            self._report_attempt(target, number, "ECANCELED" if self._released else "ETIMEDOUT")
         self._close_sockets()
         self.broken.cancel()
 
     def release(self, connection: Connection) -> None:
-        """Leave a connection to the caller: `close` will not close it."""
+        """Leave a connection to the caller: this is the one that was sought."""
+        self._released = True
         self._sockets.discard(connection.sock)
 
     def failure(self) -> tuple[Outcome, str]:
         """What to call it when no connection came of all this, and the reason in words."""
-        public = [target for target in self._targets if target.kind == "public"]
+        public = [target for target in self._results if target.kind == "public"]
         results = {name for target in public for name in self._results[target]}
         pending = any(target in self._dialling for target in public)
         refused = bool(results) and not pending and results <= _REFUSALS
-        return ("refused" if refused else "punch_timeout"), "; ".join(self._told(target) for target in self._targets)
+        return ("refused" if refused else "punch_timeout"), "; ".join(self._told(target) for target in self._results)
 
     def _told(self, target: Candidate) -> str:
         counts = [f"{name} x {count}" for name, count in self._results[target].most_common()]

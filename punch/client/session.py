@@ -70,11 +70,18 @@ async def _tunnel(options: Options, exchange: KeyExchange, role: Role) -> AsyncI
     async with contextlib.AsyncExitStack() as stack:
         rendezvous = await Rendezvous.connect(options.edge, options.bind)
         stack.push_async_callback(rendezvous.close)
-        peer = await _meet(options, exchange, role, rendezvous)
-        known = time.monotonic()
-        connection, channel = await _punch(options, exchange, role, rendezvous, peer, known)
-        stack.callback(channel.close)
-        options.report("agreed", local=str(connection.local), remote=str(connection.remote))
+        agreement = Agreement(exchange.session, role)
+        puncher = Puncher(rendezvous.local, options.max_attempts, agreement.examine, options.report)
+        try:
+            peer = await _meet(options, exchange, role, rendezvous)
+            await _aim(options, rendezvous, peer, puncher)
+            puncher.fire()
+            agreement.begin(functools.partial(exchange.finish, peer.contact.pake))
+            connection, channel = await _wait(options.deadline_s, agreement, puncher)
+            stack.callback(channel.close)
+            options.report("agreed", local=str(connection.local), remote=str(connection.remote))
+        finally:
+            await puncher.close()
         await rendezvous.leave()
         die_with_the_path(connection.sock)
         options.report("nonce_echoed", round_trip_s=await _echo_nonces(channel))
@@ -91,45 +98,33 @@ async def _meet(options: Options, exchange: KeyExchange, role: Role, rendezvous:
     return await rendezvous.peer(options.wait_s)
 
 
-async def _punch(
-    options: Options, exchange: KeyExchange, role: Role, rendezvous: Rendezvous, peer: Peer, known: float
-) -> tuple[Connection, Channel]:
-    """The one connection that both sides agree on. Nothing slow may come before `fire`."""
-    agreement = Agreement(exchange.session, role)
+async def _aim(options: Options, rendezvous: Rendezvous, peer: Peer, puncher: Puncher) -> None:
+    """Everything between the knowledge of the peer and the first SYN: little, unless it must wait for its instant."""
+    known = time.monotonic()
     targets = candidates(peer.contact, rendezvous.local)
-    puncher = Puncher(rendezvous.local, targets, options.max_attempts, agreement.examine, options.report)
-    unanswered = "ECANCELED"
-    try:
-        shown = [{"address": str(each.address), "kind": each.kind} for each in targets]
-        options.report("peer_known", t=known, candidates=shown, via=peer.via)
-        if await options.strategy.before_punch(rendezvous):
-            options.report("rendezvous_closed")
-        if options.start_at is not None:
-            await sleep_until(options.start_at)
-        fired = time.monotonic()
-        puncher.fire()
-        agreement.begin(functools.partial(exchange.finish, peer.contact.pake))
-
-        left = fired + options.deadline_s - time.monotonic()
-        await asyncio.wait((agreement.chosen, puncher.broken), timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        if agreement.chosen.done():
-            connection, channel = agreement.chosen.result()
-            puncher.release(connection)
-            return connection, channel
-        if puncher.broken.done():
-            raise PunchFailedError("client_error", f"cannot punch: {puncher.broken.exception()}")
-        unanswered = "ETIMEDOUT"
-        raise _failure(options.deadline_s, agreement, puncher)
-    finally:
-        await puncher.close(unanswered)
+    puncher.aim(targets)
+    shown = [{"address": str(each.address), "kind": each.kind} for each in targets]
+    options.report("peer_known", t=known, candidates=shown, via=peer.via)
+    if await options.strategy.before_punch(rendezvous):
+        options.report("rendezvous_closed")
+    if options.start_at is not None:
+        await sleep_until(options.start_at)
 
 
-def _failure(deadline_s: float, agreement: Agreement, puncher: Puncher) -> PunchFailedError:
+async def _wait(deadline_s: float, agreement: Agreement, puncher: Puncher) -> tuple[Connection, Channel]:
+    """The one connection that both sides agree on. Raises `PunchFailedError`."""
+    await asyncio.wait((agreement.chosen, puncher.broken), timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
+    if agreement.chosen.done():
+        connection, channel = agreement.chosen.result()
+        puncher.release(connection)
+        return connection, channel
+    if puncher.broken.done():
+        raise PunchFailedError("client_error", f"cannot punch: {puncher.broken.exception()}")
     if agreement.wrong_peers:
         told = "; ".join(f"{remote}: {why}" for remote, why in agreement.wrong_peers.items())
-        return PunchFailedError("wrong_peer", told)
+        raise PunchFailedError("wrong_peer", told)
     outcome, told = puncher.failure()
-    return PunchFailedError(outcome, f"no connection within {deadline_s:g} s: {told}")
+    raise PunchFailedError(outcome, f"no connection within {deadline_s:g} s: {told}")
 
 
 async def _echo_nonces(channel: Channel) -> float:

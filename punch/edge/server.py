@@ -39,7 +39,7 @@ class Edge:
             self._socket = socket.create_server(listen, backlog=128)
         except OSError as error:
             raise InputError("listen", str(listen), f"a free address of this machine ({error.strerror})") from None
-        # Accepted sockets inherit it. (asyncio would set it, but not on those whose protocol number is left to default.)
+        # Accepted sockets inherit this; asyncio sets it only on those made with an explicit protocol number.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.address = Endpoint(*self._socket.getsockname())
         self.name = name or str(self.address)
