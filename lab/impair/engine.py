@@ -1,8 +1,8 @@
 """The process that holds packets: it reads NFQUEUE sockets, keeps each packet until it is due, and gives the verdict.
 
 A process of its own, single-threaded, so that its timing hangs on nobody's interpreter lock. It ends when its parent
-does, or when the parent closes the control socket. Requests come as JSON, one per SOCK_SEQPACKET message, sockets beside
-them (SCM_RIGHTS); each is answered:
+does, or when the parent closes the control socket. Requests come as JSON, one per SOCK_SEQPACKET message, sockets
+beside them (SCM_RIGHTS); each is answered:
 
     {"open": LAB, "links": [{"queue": N, "seed": S, "delay_s": …, …}, …]}   -> {}          one socket per link
     {"counters": LAB}                                                       -> {"counters": [[…], …]}

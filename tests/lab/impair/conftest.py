@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -19,6 +20,19 @@ from lab.netlink import RouteSocket, hardware_address
 HERE, THERE = "11.0.0.1", "11.0.0.2"
 _STAMP = struct.Struct("=Id")
 _NONE = Impairment()
+_IPV6 = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")
+
+
+class Arrival(NamedTuple):
+    """One datagram: its number, and when it was sent and received (CLOCK_MONOTONIC, s)."""
+
+    number: int
+    sent: float
+    received: float
+
+    @property
+    def delay(self) -> float:
+        return self.received - self.sent
 
 
 class Wire:
@@ -33,7 +47,8 @@ class Wire:
         ends = [(self.here, "here0", HERE, 1), (self.there, "there0", THERE, 2)]
         for node, *_ in ends:
             with node.entered():
-                Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+                if _IPV6.exists():  # its neighbor discovery would be counted
+                    _IPV6.write_text("1")
         with RouteSocket(self.here) as here, RouteSocket(self.there) as there:
             here.add_veth("here0", 2, hardware_address(1), ("there0", 2, hardware_address(2), self.there))
             here.commit()
@@ -60,26 +75,23 @@ class Wire:
 
     def send(
         self, count: int, *, gap_s: float = 0.0, size: int = 0, back: bool = False, patience_s: float = 0.5
-    ) -> Sequence[tuple[int, float]]:
-        """Numbered datagrams one way (there, or `back` here): number and one-way delay in s, in order of arrival.
+    ) -> Sequence[Arrival]:
+        """Numbered datagrams one way (there, or `back` here), in order of arrival.
 
-        `size` is the Ethernet frame's in bytes (at least 58). Reads until all have come or none has for `patience_s`.
+        `size` is the Ethernet frame's in bytes (at least 54). Reads until all have come or none has for `patience_s`.
         """
         source, sink = (self.there, self.here) if back else (self.here, self.there)
-        arrivals: list[tuple[int, float]] = []
+        arrivals: list[Arrival] = []
         with self.udp(source) as sender, self.udp(sink) as receiver:
             sender.connect(receiver.getsockname())
             payload = max(size - 14 - 20 - 8 - _STAMP.size, 0)
             start = time.monotonic()
             number = 0
             while len(arrivals) < count:
-                if number < count:
-                    wait = max(start + number * gap_s - time.monotonic(), 0)
-                else:
-                    wait = patience_s
+                wait = max(start + number * gap_s - time.monotonic(), 0) if number < count else patience_s
                 if select.select([receiver], [], [], wait)[0]:
                     came, sent = _STAMP.unpack_from(receiver.recv(2048))
-                    arrivals.append((came, time.monotonic() - sent))
+                    arrivals.append(Arrival(came, sent, time.monotonic()))
                 elif number == count:
                     break
                 if number < count and time.monotonic() >= start + number * gap_s:

@@ -42,8 +42,8 @@ def test_a_wanted_round_trip_of_100_ms_is_what_ping_measures(wire: Wire, impleme
 
 def test_each_direction_has_its_own_delay(wire: Wire) -> None:
     wire.impair(Impairment(delay_s=0.03))
-    there = [delay for _, delay in wire.send(50, gap_s=0.005)]
-    back = [delay for _, delay in wire.send(50, gap_s=0.005, back=True)]
+    there = [arrival.delay for arrival in wire.send(50, gap_s=0.005)]
+    back = [arrival.delay for arrival in wire.send(50, gap_s=0.005, back=True)]
     assert min(there) >= 0.03
     assert statistics.median(there) < 0.032
     assert statistics.median(back) < 0.002
@@ -65,7 +65,7 @@ def test_loss_works_without_a_delay(wire: Wire) -> None:
     arrived = wire.send(200, gap_s=0.0005)
     low, high = binomial_interval(200, 0.5, 0.9999)
     assert low <= len(arrived) <= high
-    assert statistics.median(delay for _, delay in arrived) < 0.002
+    assert statistics.median(arrival.delay for arrival in arrived) < 0.002
 
 
 def test_total_loss_lets_nothing_through(wire: Wire) -> None:
@@ -75,54 +75,57 @@ def test_total_loss_lets_nothing_through(wire: Wire) -> None:
 
 def test_jitter_spreads_the_delay_evenly_within_its_bounds(wire: Wire) -> None:
     wire.impair(Impairment(delay_s=0.02, jitter_s=0.01))
-    delays = [delay for _, delay in wire.send(400, gap_s=0.001)]
-    assert len(delays) == 400
+    delays = [arrival.delay for arrival in wire.send(200, gap_s=0.005)]
+    assert len(delays) == 200
     assert min(delays) >= 0.01
     assert statistics.quantiles(delays, n=4) == pytest.approx([0.015, 0.02, 0.025], abs=0.003)
 
 
 def test_jitter_reorders(wire: Wire) -> None:
     wire.impair(Impairment(delay_s=0.02, jitter_s=0.01))
-    numbers = [number for number, _ in wire.send(100, gap_s=0.001)]
+    numbers = [arrival.number for arrival in wire.send(100, gap_s=0.001)]
     assert sorted(numbers) == list(range(100))
     assert numbers != sorted(numbers)
 
 
 def test_without_jitter_packets_stay_in_order(wire: Wire) -> None:
     wire.impair(Impairment(delay_s=0.005))
-    assert [number for number, _ in wire.send(300)] == list(range(300))
+    assert [arrival.number for arrival in wire.send(300)] == list(range(300))
 
 
 def test_bandwidth_takes_its_time_for_every_frame(wire: Wire) -> None:
     wire.impair(Impairment(bandwidth=10e6))
-    delays = [delay for _, delay in wire.send(100, size=1250)]
-    assert [round(delay, 3) for delay in delays[:1]] == [pytest.approx(0.001, abs=0.001)]
-    assert delays[-1] == pytest.approx(0.1, abs=0.005)
+    arrivals = wire.send(101, size=1250)
+    assert arrivals[0].delay >= 0.001
+    assert arrivals[-1].received - arrivals[0].received == pytest.approx(0.1, abs=0.005)
 
 
 def test_jitter_behind_a_bandwidth_does_not_reorder(wire: Wire) -> None:
     wire.impair(Impairment(delay_s=0.02, jitter_s=0.01, bandwidth=10e6))
-    assert [number for number, _ in wire.send(100, gap_s=0.001)] == list(range(100))
+    assert [arrival.number for arrival in wire.send(100, gap_s=0.001)] == list(range(100))
 
 
 def test_a_full_link_drops_what_comes_and_counts_it(wire: Wire) -> None:
-    links = wire.impair(Impairment(bandwidth=1e6))
-    arrived = wire.send(1300)
-    assert 1000 <= len(arrived) < 1300
+    links = wire.impair(Impairment(bandwidth=1e4))
+    with wire.udp(wire.here) as sender:
+        for _ in range(1300):
+            sender.sendto(b"", ("11.0.0.2", 5000))
     counters = links.counters()[0]
     assert counters is not None
-    assert (counters.packets, counters.overflowed) == (1300, 1300 - len(arrived))
+    assert counters.packets == 1300
+    assert counters.dropped == counters.overflowed
+    assert counters.overflowed == pytest.approx(300, abs=30)  # some have left meanwhile
 
 
 def test_loss_hits_single_packets_of_a_large_send(wire: Wire) -> None:
     wire.impair(Impairment(loss=0.5))
     with wire.udp(wire.here) as sender, wire.udp(wire.there) as receiver:
         sender.connect(receiver.getsockname())
-        sender.setsockopt(socket.SOL_UDP, UDP_SEGMENT, 100)
+        sender.setsockopt(socket.SOL_UDP, UDP_SEGMENT, 1000)
         receiver.settimeout(0.2)
         counts = []
         for _ in range(10):
-            sender.send(bytes(1000))
+            sender.send(bytes(10_000))
             arrived = 0
             try:
                 while receiver.recv(2000):
