@@ -1,0 +1,23 @@
+"""Delay, jitter, loss and bandwidth, per direction of a link, by netem or by NFQUEUE.
+
+`apply` is the whole of it: it impairs the links that want it, in the way that `choose` finds here, and gives a handle.
+"""
+
+from __future__ import annotations
+
+from lab.impair.choice import CHOICES, apply, choose
+from lab.impair.impairment import OPTIONS, Impairment
+from lab.impair.link import Applied, Counters, DirectedLink, Implementation, LinkEnd
+
+__all__ = [
+    "CHOICES",
+    "OPTIONS",
+    "Applied",
+    "Counters",
+    "DirectedLink",
+    "Impairment",
+    "Implementation",
+    "LinkEnd",
+    "apply",
+    "choose",
+]

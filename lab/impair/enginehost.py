@@ -1,0 +1,118 @@
+"""This process's side of the engine: started at first use, one for all labs of the process, stopped at exit."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from lab.errors import LabError
+from lab.impair.engine import LINKS_PER_REQUEST, REQUEST_BYTES
+
+_SOURCE = Path(__file__).resolve().parents[2]
+# -I -S: no site, no user path, nothing but the standard library and this package; it is ready in some 40 ms.
+_PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from lab.impair.engine import main; "
+    "main(int(sys.argv[2]), int(sys.argv[3]))"
+)
+
+
+class EngineHost:
+    """The engine process. Thread-safe; after a fork the child starts an engine of its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._labs = count()
+
+    @property
+    def pid(self) -> int | None:
+        """The engine's process id; None while there is none."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start the engine unless it runs. Returns at once: it gets ready while others work."""
+        with self._lock:
+            self._start()
+
+    def open(self, links: Sequence[dict[str, Any]], queues: Sequence[socket.socket]) -> int:
+        """Hand over queue sockets with what to do to their packets (`engine` says how); the lab's number."""
+        lab = next(self._labs)
+        for start in range(0, len(links), LINKS_PER_REQUEST):
+            chunk = slice(start, start + LINKS_PER_REQUEST)
+            self._ask({"open": lab, "links": links[chunk]}, [queue.fileno() for queue in queues[chunk]])
+        return lab
+
+    def counters(self, lab: int) -> list[list[Any]]:
+        """The counters of the lab's links. Raises `LabError` when the engine ended meanwhile."""
+        return list(self._ask({"counters": lab})["counters"])
+
+    def close(self, lab: int) -> list[list[Any]]:
+        """Let go of the lab's links; their last counters."""
+        return list(self._ask({"close": lab})["counters"])
+
+    def stop(self) -> None:
+        """End the engine; every queue that it still holds drops its packets."""
+        with self._lock:
+            if self._control is not None:
+                self._control.close()
+            if self._process is not None:
+                self._process.wait()
+            self._control = self._process = None
+
+    def forget(self) -> None:
+        """In a forked child: the engine belongs to the parent."""
+        self._lock = threading.Lock()
+        if self._control is not None:
+            self._control.close()
+        if self._process is not None:
+            self._process.returncode = 0  # not ours to wait for
+        self._control = self._process = None
+
+    def _start(self) -> socket.socket:
+        if self._control is None:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                arguments = [str(_SOURCE), str(theirs.fileno()), str(os.getpid())]
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", _PROGRAM, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                )
+            self._control = ours
+        return self._control
+
+    def _ask(self, request: dict[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
+        with self._lock:
+            control = self._start()
+            try:
+                socket.send_fds(control, [json.dumps(request).encode()], descriptors)
+                answer = control.recv(REQUEST_BYTES)
+            except OSError as error:
+                raise self._broken() from error
+            if not answer:
+                raise self._broken()
+            result: dict[str, Any] = json.loads(answer)
+            return result
+
+    def _broken(self) -> LabError:
+        status = None if self._process is None else self._process.wait()
+        if self._control is not None:
+            self._control.close()
+        self._control = self._process = None
+        return LabError(f"links: the process that holds the packets ended by itself (status {status})")
+
+
+HOST = EngineHost()
+atexit.register(HOST.stop)
+os.register_at_fork(after_in_child=HOST.forget)
