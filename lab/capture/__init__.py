@@ -1,5 +1,9 @@
 """Every SYN, FIN, RST and ICMP message of a trial, at every interface on the path, on one clock.
 
-`recorder` hears the frames, `frame` is what it heard, `pcapng` writes them for Wireshark and reads them back. The first
-and the last import scapy (0.2 s of CPU), `frame` does not.
+`Recorder` hears the frames (through `tap`), a `Recording` is what it heard, `pcapng` writes and reads it for Wireshark.
 """
+
+from lab.capture.frame import CapturePoint, Frame, Recording
+from lab.capture.recorder import Recorder, clock_offset_ns
+
+__all__ = ["CapturePoint", "Frame", "Recorder", "Recording", "clock_offset_ns"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.namespace import Namespace
@@ -59,7 +60,7 @@ class Recording:
     frames: tuple[Frame, ...]
     interfaces: tuple[str, ...]
     """Every interface that was listened on, whether or not a frame crossed it."""
-    dropped: Mapping[str, int] = field(default_factory=dict)
+    drops: Mapping[str, int] = field(default_factory=dict)
     """Interface -> frames that the kernel had to drop because its buffer was full. Empty when nothing is missing."""
     clock_offset_ns: int = 0
     """CLOCK_REALTIME minus CLOCK_MONOTONIC when the capture began."""
@@ -67,7 +68,7 @@ class Recording:
     @property
     def complete(self) -> bool:
         """Whether every frame that passed the filter is here. An argument from silence needs a complete recording."""
-        return not self.dropped
+        return not self.drops
 
     def monotonic(self, time_ns: int) -> float:
         """A frame's time as `time.monotonic()` seconds, the clock of the clients' events."""
@@ -79,3 +80,9 @@ class Recording:
         low = 0 if start is None else bisect_left(times, round(start * 1e9) + self.clock_offset_ns)
         high = len(times) if end is None else bisect_left(times, round(end * 1e9) + self.clock_offset_ns)
         return replace(self, frames=self.frames[low:high])
+
+    def write(self, path: Path) -> None:
+        """Write it as a pcapng file, which appears under its name when it is whole. Raises OSError."""
+        from lab.capture import pcapng
+
+        pcapng.write(path, self)

@@ -149,6 +149,16 @@ class Exchange:
         return max(established, key=lambda each: each.lifetime, default=None)
 
     @property
+    def winner_nats(self) -> tuple[str, ...]:
+        """The NATs that the winner crossed, from a to b; none without a winner."""
+        return self.winner.nats if self.winner is not None else ()
+
+    @property
+    def winner_touched_edge(self) -> bool:
+        """Whether any packet of the winner was seen at an edge."""
+        return self.winner is not None and self.winner.edge
+
+    @property
     def simultaneous_open(self) -> bool:
         """Whether the winner was opened simultaneously, by one host or both (`winner.simultaneous` tells which)."""
         return self.winner is not None and bool(self.winner.simultaneous)
