@@ -1,0 +1,18 @@
+"""The story of a trial's SYNs, as data, told from nothing but its frames.
+
+- A *segment* (`segment`) is one TCP segment or ICMP error from the node that sent it to the node where it ended, with
+  every interface that it passed and every address that a NAT gave it.
+- The *exchange* (`story`) is what the segments between two hosts amount to: who sent SYN when, what each NAT translated
+  it to, whether the SYNs crossed, who refused one, where one vanished, which connection lived and by which way it went.
+- `timeline` is the same in words, one line per event.
+
+Nothing here does input or output, and nothing needs scapy.
+"""
+
+from lab.exchange.connection import Connection
+from lab.exchange.pair import Pair, Side
+from lab.exchange.segment import Hop, Segment, Translation, follow
+from lab.exchange.story import Exchange
+from lab.exchange.wire import Kind
+
+__all__ = ["Connection", "Exchange", "Hop", "Kind", "Pair", "Segment", "Side", "Translation", "follow"]

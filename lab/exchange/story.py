@@ -1,0 +1,250 @@
+"""What the segments between two hosts amount to.
+
+Definitions, for hosts a and b:
+
+punch SYN           a SYN (without ACK) sent by a or b to an address that is no edge's. A retransmission is another one.
+gate                of a host: the outermost NAT in front of it that the other host is not behind as well; without one,
+                    the host itself. Between the two gates lies the Internet, or the NAT (or LAN) that both share.
+crossed             a punch SYN of a and one of b, of one connection (what reaches each gate is the reverse of what
+                    left it), were under way between the gates at once: each left its own gate before the other
+                    reached it, and both arrived. So each found the hole that the other's sender had just made.
+answered            a SYN or SYN-ACK that ended at a node which then sent a SYN-ACK, an RST or an ICMP error for it.
+dropped             a segment that ended, unanswered, at a node that is no host and no edge; so did one still under way
+                    (or held in a queue) when the capture ended.
+simultaneous open   a host answered the peer's SYN while its own was outstanding (RFC 9293 section 3.5, figure 7): its
+                    SYN-ACK has the sequence number of a SYN that it sent before on that connection. When SYNs cross,
+                    both hosts do; when the first SYN was dropped at the peer's NAT, only its sender does. A listener
+                    answers with a sequence number of its own: that is the three-way handshake.
+established         a host that sent a SYN received the SYN-ACK for it.
+winner              the connection that the clients agreed on; unless told, the longest-lived established one.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+from lab.capture.frame import Frame
+from lab.exchange.connection import Connection, connect
+from lab.exchange.pair import Pair, Side
+from lab.exchange.segment import Hop, Segment, follow
+from lab.exchange.timeline import render
+from lab.exchange.wire import SEQUENCES, Kind
+
+
+class Exchange:
+    """The exchange between the two hosts of `pair`. Hosts and NATs are named by their nodes.
+
+    `frames` are those of one trial, in the order of time. `agreed` names the winner by its (local, remote) endpoints at
+    host a. Times are CLOCK_REALTIME nanoseconds as in the frames, durations seconds.
+    """
+
+    def __init__(self, frames: Iterable[Frame], pair: Pair, agreed: tuple[str, str] | None = None) -> None:
+        self.pair = pair
+        self.segments = follow(frames)
+        """Every segment that was seen, in the order in which they were sent."""
+        self._agreed = agreed
+        self._answers = _answers(self.segments)
+
+    # Single segments: what they are and what became of them.
+
+    def is_rendezvous(self, segment: Segment) -> bool:
+        """Whether it is between a host and an edge."""
+        edges = self.pair.edge_addresses
+        return _address(segment.destination) in edges or _address(segment.source) in edges
+
+    def answer(self, segment: Segment) -> Segment | None:
+        """The SYN-ACK, RST or ICMP error that the node where the SYN or SYN-ACK ended sent for it."""
+        return self._answers.get(segment)
+
+    def delivered_to(self, segment: Segment) -> str | None:
+        """The host or edge that received it."""
+        last = segment.last
+        return None if last.outgoing or last.node not in self.pair.ends else last.node
+
+    def dropped_at(self, segment: Segment) -> str | None:
+        """The node where it vanished: neither delivered nor answered."""
+        if self.delivered_to(segment) is not None or segment in self._answers:
+            return None
+        return segment.last.node
+
+    # The punch SYNs.
+
+    def syns(self, host: str | None = None) -> tuple[Segment, ...]:
+        """The punch SYNs of the host (of both without one), retransmissions included, in the order of time."""
+        return tuple(syn for syn in self._syns if host in (None, syn.origin))
+
+    def first_syn(self, host: str) -> Segment | None:
+        """The host's first punch SYN to where the Internet finds its peer; failing that, its first to anywhere."""
+        _side, peer = self._sides(host)
+        syns = self.syns(host)
+        return next((syn for syn in syns if _address(syn.destination) in peer.addresses), next(iter(syns), None))
+
+    @cached_property
+    def refused(self) -> tuple[Segment, ...]:
+        """The punch SYNs that an RST or an ICMP error answered; `answer` tells which and whose."""
+        return tuple(syn for syn in self._syns if (answer := self.answer(syn)) and answer.kind is not Kind.SYN_ACK)
+
+    @cached_property
+    def dropped(self) -> tuple[Segment, ...]:
+        """The punch SYNs that vanished; `dropped_at` tells where."""
+        return tuple(syn for syn in self._syns if self.dropped_at(syn) is not None)
+
+    @cached_property
+    def skew_s(self) -> float | None:
+        """When b's first SYN left its host minus when a's did; None unless both sent one."""
+        first_a, first_b = self.first_syn(self.pair.a.host), self.first_syn(self.pair.b.host)
+        return None if first_a is None or first_b is None else (first_b.sent_ns - first_a.sent_ns) / 1e9
+
+    @cached_property
+    def crossing(self) -> tuple[Segment, Segment] | None:
+        """The first punch SYNs, a's and b's, that crossed."""
+        gate_a, gate_b = self.pair.gate(self.pair.a), self.pair.gate(self.pair.b)
+        for ours in self.syns(self.pair.a.host):
+            out_a, in_b = ours.left(gate_a), ours.reached(gate_b)
+            if out_a is None or in_b is None:
+                continue
+            for theirs in self.syns(self.pair.b.host):
+                out_b, in_a = theirs.left(gate_b), theirs.reached(gate_a)
+                if out_b is None or in_a is None or not (_mirrored(out_a, in_a) and _mirrored(out_b, in_b)):
+                    continue
+                if out_a.time_ns < in_a.time_ns and out_b.time_ns < in_b.time_ns:
+                    return ours, theirs
+        return None
+
+    @property
+    def crossed(self) -> bool:
+        """Whether SYNs crossed."""
+        return self.crossing is not None
+
+    def delay_s(self, host: str) -> float | None:
+        """The one-way delay from the host's gate to its peer's: the median over what was seen at both."""
+        side, peer = self._sides(host)
+        delays = []
+        for segment in self.segments:
+            out, into = segment.left(self.pair.gate(side)), segment.reached(self.pair.gate(peer))
+            if out is not None and into is not None and into.time_ns > out.time_ns:
+                delays.append(into.time_ns - out.time_ns)
+        return statistics.median(delays) / 1e9 if delays else None
+
+    # The connections.
+
+    @cached_property
+    def connections(self) -> tuple[Connection, ...]:
+        """The connections of which at least one segment went all the way between the hosts, by their first segments."""
+        return connect(self.segments, self.pair)
+
+    def connection(self, host: str, local: str, remote: str) -> Connection | None:
+        """The connection that has these endpoints at the host."""
+        at_a = host == self.pair.a.host
+        return next((each for each in self.connections if (each.at_a if at_a else each.at_b) == (local, remote)), None)
+
+    @cached_property
+    def winner(self) -> Connection | None:
+        """The winning connection; None without one, or when the agreed one was not seen."""
+        if self._agreed is not None:
+            return self.connection(self.pair.a.host, *self._agreed)
+        established = [each for each in self.connections if each.established_ns is not None]
+        return max(established, key=lambda each: each.lifetime, default=None)
+
+    @property
+    def winner_nats(self) -> tuple[str, ...]:
+        """The NATs that the winner crossed, from a to b; none without a winner."""
+        return self.winner.nats if self.winner is not None else ()
+
+    @property
+    def winner_touched_edge(self) -> bool:
+        """Whether any packet of the winner was seen at an edge."""
+        return self.winner is not None and self.winner.edge
+
+    @property
+    def simultaneous_open(self) -> bool:
+        """Whether the winner was opened simultaneously, by one host or both (`winner.simultaneous` tells which)."""
+        return self.winner is not None and bool(self.winner.simultaneous)
+
+    def rendezvous_closed_before_punch(self, host: str) -> bool:
+        """Whether the host closed its rendezvous connection first and punched from the same local endpoint afterwards.
+
+        The SYN and the host's FIN of the former and the first punch SYN from that endpoint must have been seen.
+        """
+        rendezvous = [each for each in self.segments if each.origin == host and self.is_rendezvous(each)]
+        used = {each.source for each in rendezvous if each.kind is Kind.SYN}
+        first = next((syn for syn in self.syns(host) if syn.source in used), None)
+        return first is not None and any(
+            each.kind is Kind.FIN and each.source == first.source and each.sent_ns < first.sent_ns
+            for each in rendezvous
+        )
+
+    # For the record, and for people.
+
+    def summary(self) -> dict[str, bool | int]:
+        """The part of the result record; the counts are of punch SYNs and of the answers to them."""
+        refusals = [answer.kind for syn in self.refused if (answer := self.answer(syn)) is not None]
+        return {
+            "crossed": self.crossed,
+            "simultaneous_open": self.simultaneous_open,
+            "syns": len(self._syns),
+            "resets": refusals.count(Kind.RST),
+            "icmp": refusals.count(Kind.ICMP),
+            "dropped": len(self.dropped),
+        }
+
+    def timeline(self) -> str:
+        """The story in words: one line per event, in milliseconds since the first punch SYN."""
+        return render(self)
+
+    @cached_property
+    def _syns(self) -> tuple[Segment, ...]:
+        hosts = {self.pair.a.host, self.pair.b.host}
+        syns = (segment for segment in self.segments if segment.kind is Kind.SYN and segment.origin in hosts)
+        return tuple(syn for syn in syns if _address(syn.destination) not in self.pair.edge_addresses)
+
+    def _sides(self, host: str) -> tuple[Side, Side]:
+        """The host's own side and its peer's. Raises ValueError for a node that is neither."""
+        if host == self.pair.a.host:
+            return self.pair.a, self.pair.b
+        if host == self.pair.b.host:
+            return self.pair.b, self.pair.a
+        raise ValueError(f"{host}: neither {self.pair.a.host} nor {self.pair.b.host}")
+
+
+def _answers(segments: Sequence[Segment]) -> dict[Segment, Segment]:
+    """Segment -> its answer. An answer is for the latest segment, yet unanswered, that it fits."""
+    open_at: dict[tuple[object, ...], list[Segment]] = {}
+    for segment in segments:
+        if segment.last.outgoing or segment.kind not in (Kind.SYN, Kind.SYN_ACK):
+            continue
+        node = segment.last.node
+        open_at.setdefault((node, "acknowledges", (segment.sequence + 1) & SEQUENCES), []).append(segment)
+        open_at.setdefault((node, "continues", segment.acknowledgment), []).append(segment)
+        open_at.setdefault((node, "quotes", segment.sequence), []).append(segment)
+    answered: dict[Segment, Segment] = {}
+    for answer in segments:
+        fitting = [
+            segment
+            for segment in open_at.get((answer.origin, *_fits(answer)), ())
+            if segment.last.time_ns <= answer.sent_ns and segment not in answered
+        ]
+        if fitting:
+            answered[max(fitting, key=lambda segment: segment.last.time_ns)] = answer
+    return answered
+
+
+def _fits(answer: Segment) -> tuple[str, int | None]:
+    """What connects an answer to its question. An RST without ACK continues the sequence it was sent for (RFC 9293)."""
+    if answer.kind is Kind.ICMP:
+        return "quotes", answer.sequence
+    if answer.kind in (Kind.RST, Kind.SYN_ACK) and answer.acknowledgment is not None:
+        return "acknowledges", answer.acknowledgment
+    if answer.kind is Kind.RST:
+        return "continues", answer.sequence
+    return "nothing", None
+
+
+def _mirrored(one: Hop, other: Hop) -> bool:
+    return (one.source, one.destination) == (other.destination, other.source)
+
+
+def _address(endpoint: str) -> str:
+    return endpoint.partition(":")[0]
