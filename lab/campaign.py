@@ -142,7 +142,6 @@ def _run_all(waiting: Sequence[Job], captures: Path, jobs: int) -> Iterator[Reco
 def run_job(job: Job, captures: Path) -> Record:
     """One trial in a fresh lab; what breaks in the lab becomes a `lab_error` record."""
     from lab import trial
-    from lab.capture import pcapng
     from lab.lab import Lab
 
     campaign = job.campaign
@@ -159,7 +158,7 @@ def run_job(job: Job, captures: Path) -> Record:
         with Lab(job.topology(), links=campaign.links, seed=job.seed) as lab:
             result = trial.run(lab, one, other, campaign.options)
             capture = captures / f"{job.id}.pcapng"
-            pcapng.write(capture, result.recording)
+            result.recording.write(capture)
             return trial.record(result, **known, capture=f"captures/{capture.name}")
     except InputError:
         raise

@@ -224,7 +224,7 @@ def record(trial: Trial, **more: Any) -> dict[str, Any]:
         },
         "path": None if winner is None else {"nats": list(winner.nats), "edge": winner.edge},
         "exchange": trial.exchange.summary(),
-        "capture_dropped": sum(trial.recording.dropped.values()),
+        "capture_dropped": sum(trial.recording.drops.values()),
         "versions": dict(versions()),
     }
 
@@ -301,7 +301,7 @@ def _judge(
             crossed = ", ".join(winner.nats) or "no NAT"
             return "client_error", f"the winning connection crossed {crossed}; expected {', '.join(expected) or 'none'}"
         return "direct", None
-    reported = {}
+    reported: dict[str, str] = {}
     for side in sides:
         if side.returncode == 0:
             continue

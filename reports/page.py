@@ -206,9 +206,8 @@ def _reading() -> str:
 sees the outcome. A trial <b>agrees</b> when its outcome and the lab's own control dial came out so. Where chance
 decides, no single trial can tell: then the <b>rate fits</b> if the expected one lies in the Wilson interval of the
 measured.</p>
-<p><b>connected</b>, <b>agreed</b>: from the moment both hosts knew their peer to the first connection of the later
-side, and to the one connection that both chose. <b>floor</b>: the least time that the delay allows from the first SYN
-to the connection of the later side.</p>
+<p><b>connected</b>, <b>agreed</b>: from the first SYN of either host to the first connection of the later side, and
+to the one connection that both chose. <b>floor</b>: the least time that the delay allows for the former.</p>
 </section>"""
 
 

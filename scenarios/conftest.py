@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+
 from lab import Lab
 from lab import trial as trials
-from lab.capture import pcapng
 from lab.results import RunFolder
 from lab.trial import Trial
 from topologies import TOPOLOGIES
@@ -45,9 +45,7 @@ def run_folder(pytestconfig: pytest.Config) -> Iterator[RunFolder | None]:
 def punch(request: pytest.FixtureRequest, run_folder: RunFolder | None) -> Punch:
     count = 0
 
-    def run(
-        topology: str, nat_a: str, nat_b: str, *, pair: tuple[str, str] | None = None, **options: Any
-    ) -> Trial:
+    def run(topology: str, nat_a: str, nat_b: str, *, pair: tuple[str, str] | None = None, **options: Any) -> Trial:
         nonlocal count
         count += 1
         kind = TOPOLOGIES[topology]
@@ -57,7 +55,7 @@ def punch(request: pytest.FixtureRequest, run_folder: RunFolder | None) -> Punch
             trial = lab.punch(one, other, **options)
             if run_folder is not None:
                 name = re.sub(r"[^\w-]+", "-", f"{request.node.name}-{count:03}").strip("-")
-                pcapng.write(run_folder.captures / f"{name}.pcapng", trial.recording)
+                trial.recording.write(run_folder.captures / f"{name}.pcapng")
                 run_folder.append(
                     trials.record(
                         trial,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from lab import Lab
 from scenarios.conftest import Punch
 from topologies import AB

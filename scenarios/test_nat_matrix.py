@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from lab.nat.presets import CLASSICS
 from scenarios.conftest import Punch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from lab.trial import Trial
 from scenarios.conftest import Punch
 

@@ -19,6 +19,7 @@ import heapq
 import ipaddress
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mininet.topo import Topo
 
@@ -51,10 +52,6 @@ class Internet(Topo):
     """
 
     pairs: Sequence[tuple[str, str]] = ()
-
-    def build(self, *_arguments: object, **_parameters: object) -> None:
-        """Called by Mininet's constructor with the topology's parameters."""
-        raise NotImplementedError
 
     def begin(self, block: str = "11.0.0.0/8") -> None:
         """Start an empty Internet with the public addresses of `block` (a /8 to /16)."""
@@ -94,7 +91,7 @@ class Internet(Topo):
         self._routes[where.router].append((f"{self.anycast}/32", address))
         return name
 
-    def long_link(self, one: str, other: str, delay: str = "40ms", **options: object) -> None:
+    def long_link(self, one: str, other: str, delay: str = "40ms", **options: Any) -> None:
         """Join two regions."""
         number = len(self._long_links)
         subnet = self._block[256 + 4 * number]
@@ -103,7 +100,7 @@ class Internet(Topo):
         self._link(*routers, f"{left}/30", f"{right}/30", delay=delay, **options)
         self._long_links.append((*routers, left, right, Impairment.from_options({"delay": delay}).delay_s))
 
-    def home(self, region: str, hosts: Sequence[str], nat: str, unsolicited: str, **access: object) -> None:
+    def home(self, region: str, hosts: Sequence[str], nat: str, unsolicited: str, **access: Any) -> None:
         """Hosts behind one NAT of the given preset (`none`: one public host), joined to the region's router.
 
         `access` are the options of the link between the NAT and the router.
@@ -172,7 +169,7 @@ class Internet(Topo):
         self._routes[name] = routes = [] if gateway is None else [("0.0.0.0/0", gateway)]
         self.addHost(name, cls=mininet_nodes.InternetNode, kind=kind, routes=routes, **options)
 
-    def _link(self, one: str, other: str, first: str | None, second: str | None, **options: object) -> None:
+    def _link(self, one: str, other: str, first: str | None, second: str | None, **options: Any) -> None:
         wanted = {key: value for key, value in options.items() if value is not None}
         Impairment.from_options(wanted)
         ends = {

@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, *, needs_sandbox: bool = True
+    commands: argparse._SubParsersAction[_Parser], name: str, text: str, *, needs_sandbox: bool = True
 ) -> argparse.ArgumentParser:
     made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     made.set_defaults(needs_sandbox=needs_sandbox)
@@ -113,4 +113,3 @@ def _punching(command: argparse.ArgumentParser) -> None:
     punch.add_argument(
         "--skew-ms", type=float, metavar="MS", help="start both at a shared instant, the second later by MS"
     )
-

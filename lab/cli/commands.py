@@ -52,14 +52,13 @@ def check_trial(given: argparse.Namespace) -> None:
 def trial_command(given: argparse.Namespace) -> int:
     """`punchlab trial`."""
     from lab import trial
-    from lab.capture import pcapng
     from lab.lab import Lab
 
     one, other = _pair(given)
     with Lab(_topology(given), links=given.links, seed=given.seed) as lab:
         result = trial.run(lab, one, other, _options(given))
         if given.capture is not None:
-            pcapng.write(given.capture, result.recording)
+            result.recording.write(given.capture)
         if given.json:
             known = {
                 "id": f"{given.topology}-{given.nat_a}-{given.nat_b}-{given.unsolicited}-{given.strategy}",

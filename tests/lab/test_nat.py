@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+
 from lab import Lab
 from tests.lab.homes import Homes
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lab.nat import presets
 from punch.nat.behavior import NatBehavior, Unsolicited
 from punch.nat.oracle import Dial, Outcome, predict
