@@ -34,21 +34,14 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Every finding; those that need a namespace are made in a sandbox of their own."""
-    if (reason := sandbox.why_not()) is not None:
-        name, _, rest = reason.partition(": ")
-        detail, _, remedy = rest.partition("; ")
-        return [Finding(name, False, detail, remedy)]
-    inner = subprocess.run(
-        [*sandbox.unshare_command(), sys.executable, "-m", "lab.sandbox", sys.executable, "-m", "lab.doctor"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = sandbox.command_inside([sys.executable, "-m", "lab.doctor"])
+    inner = subprocess.run(command, capture_output=True, text=True, check=False)
     who = "as root" if os.geteuid() == 0 else "as an ordinary user, in a user namespace"
-    findings = [Finding("sandbox", True, f"network, mount and PID namespaces, {who}")]
     if inner.returncode != 0:
-        words = (inner.stderr.strip().splitlines() or ["no reason given"])[-1]
-        return [*findings, Finding("examination", False, words)]
+        reason = (inner.stderr.strip().splitlines() or ["no reason given"])[-1]
+        detail, _, remedy = reason.removeprefix("punchlab: sandbox: ").partition("; ")
+        return [Finding("sandbox", False, detail, remedy)]
+    findings = [Finding("sandbox", True, f"network, mount and PID namespaces, {who}")]
     return findings + [Finding(**fields) for fields in json.loads(inner.stdout)]
 
 

@@ -11,15 +11,11 @@ from collections.abc import Generator
 import pytest
 
 from lab import sandbox
-from lab.errors import MissingCapabilityError
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
     """Outermost of the early hooks, so that pytest has not yet redirected the standard streams."""
     if not sandbox.inside():
-        try:
-            sandbox.enter([sys.executable, "-m", "pytest", *map(str, early_config.invocation_params.args)])
-        except MissingCapabilityError as error:
-            raise pytest.UsageError(str(error)) from error
+        sandbox.enter([sys.executable, "-m", "pytest", *map(str, early_config.invocation_params.args)])
     return (yield)

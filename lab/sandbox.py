@@ -1,17 +1,19 @@
 """The private sandbox around a whole run: network, mount and PID namespaces (and a user namespace without root).
 
-A run re-executes itself once under util-linux `unshare`. The kernel frees every namespace, link, rule, mount and
-process when the run ends, however it ends; the host is never touched, and no packet can leave, for the sandbox has no
-link out.
+A run re-executes itself once through this module, which makes the namespaces and waits outside of them. The kernel frees
+every namespace, link, rule, mount and process when the run ends, however it ends; the host is never touched, and no
+packet can leave, for the sandbox has no link out.
 
-    run ──exec──> unshare ──fork──> init (PID 1: sets up, waits, reaps) ──fork+exec──> the command
+    run ──exec──> supervisor ──fork──> init (PID 1: sets up, reaps) ──fork+exec──> the command
+
+The supervisor keeps the process id that the user knows. It passes signals on; when it is killed, so is init, and with
+init everything. (util-linux `unshare` does most of this, but keeps SIGTERM to itself.)
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -22,7 +24,11 @@ from lab.errors import LabError, MissingCapabilityError
 _MARKER = Path("/run/punchlab-sandbox")
 """Holds the inode of the sandbox's network namespace. On the sandbox's own tmpfs, so it cannot outlive it."""
 
-_SETUP_FAILED = 125
+_CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x00020000, 0x10000000, 0x20000000, 0x40000000
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 2, 4, 8, 16384, 1 << 18
+_PR_SET_PDEATHSIG = 1
+_PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Not SIGINT: the terminal sends that to every process by itself."""
 
 
 def inside() -> bool:
@@ -45,64 +51,100 @@ def require() -> None:
 def enter(command: list[str]) -> NoReturn:
     """Replace this process by `command` running inside a new sandbox.
 
-    Raises `MissingCapabilityError` where the machine cannot make one.
+    Where the machine cannot make one, that process says so in one line and ends with status 2.
     """
-    if (missing := why_not()) is not None:
-        raise MissingCapabilityError(missing)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execvp("unshare", [*unshare_command(), sys.executable, "-m", "lab.sandbox", *command])
+    os.execv(sys.executable, command_inside(command))
 
 
-def why_not() -> str | None:
-    """What keeps this machine from making a sandbox, and how to get it; None when nothing does."""
-    if sys.platform != "linux":
-        return "sandbox: needs Linux network namespaces; use `vagrant up` on other systems"
-    if shutil.which("unshare") is None:
-        return "sandbox: `unshare` is missing; install util-linux"
-    import subprocess
-
-    probe = subprocess.run([*unshare_command(), "true"], capture_output=True, text=True, check=False)
-    if probe.returncode == 0:
-        return None
-    detail = (probe.stderr.strip().splitlines() or ["no reason given"])[-1]
-    if os.geteuid() == 0:
-        return f"sandbox: root may not make namespaces here ({detail}); in a container add --privileged"
-    restricted = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
-    if restricted.exists() and restricted.read_text().strip() == "1":
-        how = "run `sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0`"
-    else:
-        how = "run `sudo sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000`"
-    return f"sandbox: unprivileged user namespaces are not available ({detail}); {how}, or run as root"
-
-
-def unshare_command() -> list[str]:
-    """The words before a command that put it into new namespaces."""
-    command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    if os.geteuid() != 0:
-        command += ["--user", "--map-root-user"]
-    return command
-
-
-def _netns_inode() -> int:
-    return Path("/proc/thread-self/ns/net").stat().st_ino
+def command_inside(command: list[str]) -> list[str]:
+    """The words that run `command` inside a new sandbox."""
+    return [sys.executable, "-m", "lab.sandbox", *command]
 
 
 def mount(source: str, target: str, kind: str | None, flags: int = 0, options: str | None = None) -> None:
     """mount(2). Raises OSError naming the target."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    arguments = [None if text is None else text.encode() for text in (source, target, kind)]
-    if libc.mount(*arguments, ctypes.c_ulong(flags), None if options is None else options.encode()) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error), target)
+    words = [None if text is None else text.encode() for text in (source, target, kind, options)]
+    _checked(_libc().mount(*words[:3], ctypes.c_ulong(flags), words[3]), f"mount {target}")
 
 
-def _set_up() -> None:
+def _supervise(command: list[str]) -> int:
+    """Run the command in new namespaces; its exit status. Raises `MissingCapabilityError`."""
+    try:
+        _make_namespaces()
+    except OSError as error:
+        raise MissingCapabilityError(_explain(error)) from error
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(tell)
+        _checked(_libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), "prctl")
+        if os.read(told, 1) == b"":  # the supervisor ended before its death could be noticed
+            os._exit(1)
+        os._exit(_init(command))
+    os.close(told)
+    os.write(tell, b"1")
+    return _wait_for(child)
+
+
+def _make_namespaces() -> None:
+    flags = _CLONE_NEWNS | _CLONE_NEWPID | _CLONE_NEWNET
+    user, group = os.geteuid(), os.getegid()
+    if user == 0:
+        _checked(_libc().unshare(flags), "unshare")
+    else:
+        _checked(_libc().unshare(flags | _CLONE_NEWUSER), "unshare")
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+    mount("none", "/", None, _MS_REC | _MS_PRIVATE)
     mount("tmpfs", "/run", "tmpfs", options="mode=755")
-    Path("/run/netns").mkdir()
-    Path("/run/lock").mkdir()
-    _bring_loopback_up()
-    _MARKER.write_text(str(_netns_inode()))
+
+
+def _init(command: list[str]) -> int:
+    """PID 1 of the sandbox: set it up, run the command, reap orphans; the command's exit status."""
+    try:
+        mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+        Path("/run/netns").mkdir()
+        Path("/run/lock").mkdir()
+        _bring_loopback_up()
+        _MARKER.write_text(str(_netns_inode()))
+    except OSError as error:
+        print(f"punchlab: {_explain(error)}", file=sys.stderr, flush=True)
+        return 2
+    child = os.fork()
+    if child == 0:
+        try:
+            os.execvp(command[0], command)
+        except OSError as error:
+            print(f"punchlab: {command[0]}: {error.strerror}", file=sys.stderr, flush=True)
+            os._exit(127)
+    return _wait_for(child)
+
+
+def _wait_for(child: int) -> int:
+    """Pass signals on to the child, reap whatever ends, and return the child's exit status as a shell gives it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _PASSED_ON:
+        signal.signal(number, lambda received, _frame: os.kill(child, received))
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            code = os.waitstatus_to_exitcode(status)
+            return 128 - code if code < 0 else code
+
+
+def _explain(error: OSError) -> str:
+    """What keeps this machine from making a sandbox, and how to get it."""
+    if os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split()[2] != "1":
+        return f"sandbox: root may not make namespaces here ({error}); in a container add --privileged"
+    apparmor = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+    if apparmor.exists() and apparmor.read_text().strip() == "1":
+        remedy = "run `sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0`"
+    else:
+        remedy = "run `sudo sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000`"
+    return f"sandbox: unprivileged user namespaces cannot be had here ({error}); {remedy}, or run as root"
 
 
 def _bring_loopback_up() -> None:
@@ -115,29 +157,23 @@ def _bring_loopback_up() -> None:
         fcntl.ioctl(control, siocsifflags, struct.pack("16sH14x", b"lo", iff_up))
 
 
-def _init(command: list[str]) -> int:
-    """PID 1 of the sandbox: start the command, pass signals on, reap orphans; the command's exit status."""
-    child = os.fork()
-    if child == 0:
-        try:
-            os.execvp(command[0], command)
-        except OSError as error:
-            print(f"punchlab: {command[0]}: {error.strerror}", file=sys.stderr)
-            os._exit(127)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the command as well
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _frame: os.kill(child, received))
-    while True:
-        pid, status = os.wait()
-        if pid == child:
-            code = os.waitstatus_to_exitcode(status)
-            return 128 - code if code < 0 else code
+def _netns_inode() -> int:
+    return Path("/proc/thread-self/ns/net").stat().st_ino
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int, what: str) -> None:
+    if result != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{what}: {os.strerror(error)}")
 
 
 if __name__ == "__main__":
     try:
-        _set_up()
-    except OSError as problem:
-        print(f"punchlab: sandbox: {problem}", file=sys.stderr)
-        sys.exit(_SETUP_FAILED)
-    sys.exit(_init(sys.argv[1:]))
+        sys.exit(_supervise(sys.argv[1:]))
+    except MissingCapabilityError as problem:
+        print(f"punchlab: {problem}", file=sys.stderr)
+        sys.exit(2)

@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     up = _command(commands, "up", "build a topology and open a shell in which `on NODE CMD` runs commands in its nodes")
     _topology(up)
     _nats(up, several=False)
-    up.add_argument("shell", nargs=argparse.REMAINDER, metavar="-- CMD", help="a command to run instead of a shell")
+    up.add_argument("shell", nargs="*", metavar="CMD", help="after --, a command to run instead of a shell")
 
     report = _command(commands, "report", "draw charts and write a page for finished runs", needs_sandbox=False)
     report.add_argument("directory", type=Path, nargs="+", metavar="DIR", help="folder of a run")

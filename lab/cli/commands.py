@@ -45,6 +45,8 @@ def check_trial(given: argparse.Namespace) -> None:
     _topology(given)
     _pair(given)
     _options(given)
+    if given.capture is not None and not given.capture.absolute().parent.is_dir():
+        raise InputError("capture", str(given.capture), "a file in a directory that exists")
     if given.capture is not None:
         _check_writable(given.capture.parent)
 
@@ -198,5 +200,6 @@ def _out(given: argparse.Namespace) -> Path:
 def _check_writable(directory: Path) -> None:
     """Raise `InputError` unless files can be made in the directory, or it can be made."""
     nearest = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+    on_proc = nearest.stat().st_dev == Path("/proc").stat().st_dev  # where access(2) promises what mkdir(2) denies
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK) or on_proc:
         raise InputError("out", str(directory), "a directory that can be written")

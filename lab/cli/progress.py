@@ -50,6 +50,8 @@ class RunProgress:
                 cells.append(f"{sum(r['outcome'] == 'direct' for r in here)}/{len(here)}")
             table.add_row(one, *cells)
         console = Console()
+        if not console.is_terminal:
+            console = Console(width=120)
         console.print(table)
         odd = [record for record in records if record["agrees"] is False]
         broken = [record for record in records if record["outcome"] == "lab_error"]

@@ -123,7 +123,7 @@ def finish(figure: Figure, name: str, alt: str, caption: str) -> Chart:
 
 def time_axis(axes: Axes, seconds: list[float]) -> None:
     """Make x an axis of milliseconds: from zero, or logarithmic where the times span a factor of 20 or more."""
-    axes.set_xlabel("milliseconds since both hosts knew their peer")
+    axes.set_xlabel("milliseconds since the first SYN of either host")
     axes.grid(axis="x")
     least, most = min(seconds, default=0.0) * 1000, max(seconds, default=0.0) * 1000
     if least > 0 and most / least >= 20:
@@ -132,6 +132,6 @@ def time_axis(axes: Axes, seconds: list[float]) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("milliseconds since both hosts knew their peer (logarithmic)")
+        axes.set_xlabel("milliseconds since the first SYN of either host (logarithmic)")
     else:
         axes.set_xlim(0, most * 1.08 or 1)

@@ -1,0 +1,118 @@
+"""`punchlab` as a user types it: what it says when it works, and one clear line when it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.commands import assert_one_clear_line, punchlab, run
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["run", "xy"], ["topology", "'xy'", "ab, cd, abcd"]),
+        (["run", "ab", "--nat-a", "cone"], ["nat", "'cone'", "full_cone", "classics"]),
+        (["run", "ab", "--unsolicited", "maybe"], ["unsolicited", "'maybe'", "drop, reset"]),
+        (["run", "ab", "--trials", "0"], ["trials", "0", "from 1"]),
+        (["run", "ab", "--jobs", "-1"], ["jobs", "-1", "from 1"]),
+        (["run", "ab", "--strategy", "luck"], ["strategy", "'luck'", "reuse, keep"]),
+        (["run", "ab", "--links", "rope"], ["links", "'rope'", "netem"]),
+        (["run", "ab", "--delay", "20"], ["delay", "'20'"]),
+        (["run", "ab", "--loss", "120"], ["loss", "120"]),
+        (["run", "ab", "--deadline", "0"], ["deadline", "0"]),
+        (["run", "ab", "--max-attempts", "0"], ["max_attempts", "0"]),
+        (["run", "ab", "--pair", "a,c"], ["pair", "'a,c'", "a,b"]),
+        (["run", "abcd", "--delay", "5ms"], ["delay", "'5ms'", "abcd"]),
+        (["run", "ab", "--out", "/proc/results"], ["out", "/proc/results", "can be written"]),
+        (["trial", "ab", "--nat-b", "cone"], ["nat", "'cone'"]),
+        (["trial", "ab", "--client", "nobody"], ["client", "'nobody'", "punch"]),
+        (["trial", "ab", "--capture", "/nowhere/at/all.pcapng"], ["/nowhere/at"]),
+        (["up", "xy"], ["topology", "'xy'"]),
+        (["report", "/nowhere"], ["/nowhere"]),
+        (["sandbox", "--", "no-such-program"], ["no-such-program"]),
+        (["dance"], ["dance"]),
+        ([], ["COMMAND"]),
+    ],
+)
+def test_bad_input_gets_one_clear_line_and_nothing_is_made(words: list[str], parts: list[str], tmp_path: Path) -> None:
+    assert_one_clear_line(run(punchlab(*words), cwd=tmp_path), *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_privileges_the_line_says_what_is_missing_and_how_to_get_it() -> None:
+    powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    assert_one_clear_line(run(punchlab("trial", "ab", under=powerless)), "sandbox", "--privileged")
+
+
+def test_without_user_namespaces_the_line_says_what_is_missing_and_how_to_get_it() -> None:
+    # A user whose id its own user namespace does not map may make no further ones.
+    done = run(punchlab("trial", "ab", under=["unshare", "--user"]))
+    assert_one_clear_line(done, "sandbox", "user namespaces", "sysctl")
+
+
+def test_a_trial_tells_the_story_of_its_syns() -> None:
+    done = run(punchlab("trial", "ab", "--nat-b", "full_cone"))
+    assert done.returncode == 0, done
+    assert done.stdout.startswith("a - b: direct; predicted: direct")
+    assert "SYN 192.168.1.2" in done.stdout
+
+
+def test_a_trial_that_fails_has_exit_status_1_and_says_why() -> None:
+    done = run(punchlab("trial", "ab", "--nat-a", "symmetric", "--nat-b", "symmetric", "--deadline", "1", "--json"))
+    assert done.returncode == 1, done
+    record = json.loads(done.stdout)
+    assert record["outcome"] == "punch_timeout"
+    assert record["agrees"] is True
+    assert "depend on the destination" in record["prediction"]["reason"]
+
+
+def test_a_capture_is_written_and_wireshark_reads_the_whole_path(tmp_path: Path) -> None:
+    file = tmp_path / "trial.pcapng"
+    assert run(punchlab("trial", "ab", "--capture", str(file))).returncode == 0
+    fields = ["frame.interface_name", "ip.src", "ip.dst", "tcp.srcport"]
+    shown = run(
+        ["tshark", "-r", str(file), "-Y", "tcp.flags == 2 && tcp.dstport != 7000", "-T", "fields"]
+        + [word for field in fields for word in ("-e", field)]
+    )
+    rows = [line.split("\t") for line in shown.stdout.splitlines()]
+    from_a = [row[0] for row in rows if row[1] in ("192.168.1.2", "11.16.1.2") and row[2] == "11.16.2.2"]
+    inside_b = [row[0] for row in rows if row[1] == "11.16.1.2" and row[2] == "192.168.1.2"]
+    assert from_a[:6] == ["a-eth0", "nat_a-eth1", "nat_a-eth0", "core1-eth1", "core1-eth2", "nat_b-eth0"]
+    assert inside_b[:2] == ["nat_b-eth1", "b-eth0"]
+
+
+def test_up_names_the_nodes_and_runs_commands_in_them() -> None:
+    done = run(punchlab("up", "ab", "--nat-a", "full_cone", "--", "on", "a", "ping", "-c1", "-W2", "11.0.0.1"))
+    assert done.returncode == 0, done
+    assert "1 received" in done.stdout
+    named = run(punchlab("up", "ab", "--", "ip", "netns", "list"))
+    assert {line.split()[0] for line in named.stdout.splitlines()} == {"a", "b", "nat_a", "nat_b", "core1", "edge1"}
+
+
+def test_on_a_node_that_is_not_there_names_those_that_are() -> None:
+    done = run(punchlab("up", "ab", "--", "on", "z", "true"))
+    assert_one_clear_line(done, "'z'", "nat_a")
+
+
+def test_doctor_finds_what_the_lab_needs() -> None:
+    done = run(punchlab("doctor"))
+    assert done.returncode == 0, done
+    for name in ("sandbox", "iptables", "nft", "conntrack", "netem", "nfqueue", "scapy capture", "mnexec"):
+        assert name in done.stdout
+
+
+def test_doctor_says_how_to_get_what_is_missing(tmp_path: Path) -> None:
+    # A search path that holds nothing but what starts the sandbox.
+    for program in ("unshare", "true"):
+        found = next(
+            path for folder in os.environ["PATH"].split(":") if os.access(path := Path(folder) / program, os.X_OK)
+        )
+        (tmp_path / program).symlink_to(found)
+    done = run(punchlab("doctor", under=["env", f"PATH={tmp_path}"]))
+    assert done.returncode == 2, done
+    (line,) = (line for line in done.stdout.splitlines() if "iptables" in line and "MISSING" in line)
+    assert "apt-get install iptables" in line

@@ -1,0 +1,93 @@
+"""The sandbox: nothing gets out, and nothing is left behind, however the run ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lab import Lab
+from tests.commands import ROOT, punchlab, run
+from topologies import AB
+
+RUN = ["run", "ab", "--nat-a", "none,full_cone", "--nat-b", "none,full_cone", "--trials", "3", "--seed", "7"]
+PLANNED = 12
+
+
+def traces() -> dict[str, str]:
+    """What a run could leave behind on the machine that it ran on."""
+    commands = {
+        "netns": ["ip", "netns", "list"],
+        "links": ["ip", "-brief", "link"],
+        "iptables": ["iptables-save", "-t", "nat"],
+        "nft": ["nft", "list", "ruleset"],
+        "mounts": ["cat", "/proc/self/mounts"],
+        "processes": ["ps", "-e", "-o", "comm="],
+    }
+    return {
+        name: "\n".join(line for line in run(command).stdout.splitlines() if not line.startswith("#"))
+        for name, command in commands.items()
+    }
+
+
+def records(folder: Path) -> list[dict[str, object]]:
+    file = folder / "results.jsonl"
+    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def test_the_lab_refuses_to_build_outside_the_sandbox() -> None:
+    program = "from lab import Lab; from topologies import AB; Lab(AB()).__enter__()"
+    done = run(["unshare", "--net", sys.executable, "-c", program])
+    assert done.returncode == 1
+    assert "the lab builds only inside its sandbox" in done.stderr
+
+
+def test_a_sandbox_has_no_way_out() -> None:
+    links = run(punchlab("sandbox", "ip", "-brief", "link")).stdout.splitlines()
+    assert [line.split()[0] for line in links] == ["lo"]
+    assert run(punchlab("sandbox", "ip", "route")).stdout == ""
+
+
+def test_the_exit_status_of_a_command_comes_through() -> None:
+    assert run(punchlab("sandbox", "sh", "-c", "exit 7")).returncode == 7
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_leaves_nothing_and_the_next_one_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+    before = traces()
+    out = tmp_path / "out"
+    command = punchlab(*RUN, "--out", str(out))
+    moment = random.Random(int(number)).randint(1, 4)
+    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0)
+    while len(records(out)) < moment:
+        assert running.poll() is None
+        time.sleep(0.01)
+    # The terminal sends an interrupt to the whole group; whoever kills, kills the one process that he started.
+    (os.killpg if number is signal.SIGINT else os.kill)(running.pid, number)
+    running.wait(30)
+    deadline = time.monotonic() + 10
+    while traces() != before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert traces() == before
+    kept = records(out)
+    assert len(kept) < PLANNED
+    assert run(command).returncode == 0
+    finished = records(out)
+    assert finished[: len(kept)] == kept
+    assert len({record["id"] for record in finished}) == len(finished) == PLANNED
+
+
+def test_a_lab_ends_with_its_block_and_kills_what_ran_in_it() -> None:
+    with Lab(AB()) as lab:
+        sleeper = lab["a"].popen(["sleep", "1000"])
+        held = lab["a"].namespace
+    assert sleeper.returncode == -signal.SIGKILL
+    assert held.fd == -1
