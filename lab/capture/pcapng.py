@@ -78,7 +78,7 @@ def read(path: Path) -> Recording:
     frames = []
     try:
         with path.open("rb") as file:  # scapy would leave it open if it is no capture
-            reader: Any = RawPcapNgReader(cast(str, file))  # takes either, says one; and is typed as a reader of pcap
+            reader: Any = RawPcapNgReader(cast("str", file))  # takes either, says one; and is typed as a reader of pcap
             for data, about in reader:
                 interface = about.ifname.decode()
                 node = interface.rpartition("-")[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import subprocess
@@ -10,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -74,7 +74,7 @@ def wire() -> Iterator[Wire]:
 
 
 def settle(node: Namespace, interface: str) -> None:
-    """Asking for a link makes the kernel act on its carrier, which it otherwise does later; until then it drops packets."""
+    """Asking for a link makes the kernel act on its carrier; until then it may drop what is sent there."""
     with node.entered():
         subprocess.run(["ip", "link", "show", "dev", interface], check=True, capture_output=True)
 
@@ -105,7 +105,7 @@ def test_frames_are_in_the_order_of_time_and_a_wire_is_left_before_it_is_entered
     wire.connect_and_close()
     after = time.time_ns()
     frames = recorder.stop().frames
-    assert all(one.time_ns <= other.time_ns for one, other in zip(frames, frames[1:], strict=False))
+    assert all(one.time_ns <= other.time_ns for one, other in pairwise(frames))
     assert [frame.interface for frame in frames[:4]] == ["a-eth0", "b-eth0", "b-eth0", "a-eth0"]
     assert before < frames[0].time_ns < frames[-1].time_ns < after
 
@@ -237,21 +237,25 @@ def test_its_time_is_the_clock_of_the_clients_events(wire: Wire) -> None:
     assert recording.between(begun, middle) == early
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def test_a_missing_interface_is_a_clear_error_and_leaves_nothing_open(wire: Wire) -> None:
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_files()
     recorder = Recorder([*wire.points, CapturePoint(wire.b, "b", "b-eth9")])
     with pytest.raises(LabError, match=r"^capture: b, b-eth9: No such device$"):
         recorder.start()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
 
 
 def test_leaving_the_block_closes_every_socket_and_ends_the_thread(wire: Wire) -> None:
-    before, threads = set(os.listdir("/proc/self/fd")), threading.active_count()
+    before, threads = open_files(), threading.active_count()
     with pytest.raises(KeyError), Recorder(wire.points):
         raise KeyError
     with Recorder(wire.points) as recorder:
         recorder.stop()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
     assert threading.active_count() == threads
 
 
