@@ -184,6 +184,16 @@ def test_the_default_filter_leaves_data_out_and_full_keeps_it(wire: Wire) -> Non
         assert bool(acknowledgments) is full
 
 
+def test_a_recorder_can_be_used_again(wire: Wire) -> None:
+    recorder = Recorder(wire.points)
+    for _ in range(2):
+        recorder.start()
+        wire.connect_and_close()
+        assert len(recorder.stop().frames) == 8
+    with pytest.raises(LabError, match="not started"):
+        recorder.stop()
+
+
 def test_icmp_errors_are_heard(wire: Wire) -> None:
     recorder = Recorder(wire.points)
     recorder.start()
