@@ -77,8 +77,8 @@ def read(path: Path) -> Recording:
     """
     frames = []
     try:
-        opened: Any = RawPcapNgReader(os.fspath(path))  # scapy types it as its pcap reader
-        with opened as reader:
+        with path.open("rb") as file:  # scapy would leave it open if it is no capture
+            reader: Any = RawPcapNgReader(cast("str", file))  # takes either, says one; and is typed as a reader of pcap
             for data, about in reader:
                 interface = about.ifname.decode()
                 node = interface.rpartition("-")[0]

@@ -60,6 +60,7 @@ class Recorder:
             raise LabError("capture: started already")
         from lab.capture.tap import Tap, await_timestamps, compiled  # scapy: 0.15 s of CPU, once
 
+        self._frames, self._failure = [], None
         self._clock_offset_ns = clock_offset_ns()
         try:
             with compiled(self._filter) as program:
