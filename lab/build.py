@@ -57,11 +57,13 @@ def _wire(graph: Graph, nodes: Mapping[str, Node]) -> None:
             sockets[here.node].add_neighbor(here.index, address, there.mac)
         for route_socket in sockets.values():
             route_socket.commit()
-        # Last, for a route needs both ends of its wire up.
+        # Then, for a route needs both ends of its wire up.
         for name, planned in graph.nodes.items():
             for destination, gateway in planned.routes:
                 sockets[name].add_route(destination, gateway)
             sockets[name].commit()
+        for name, planned in graph.nodes.items():
+            sockets[name].wait_until_up([interface.index for interface in planned.interfaces])
 
 
 def _address(planned: GraphNode, route_socket: RouteSocket) -> None:

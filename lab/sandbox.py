@@ -1,8 +1,8 @@
 """The private sandbox around a whole run: network, mount and PID namespaces (and a user namespace without root).
 
-A run re-executes itself once through this module, which makes the namespaces and waits outside of them. The kernel frees
-every namespace, link, rule, mount and process when the run ends, however it ends; the host is never touched, and no
-packet can leave, for the sandbox has no link out.
+A run re-executes itself once through this module, which makes the namespaces and waits outside of them. The kernel
+frees every namespace, link, rule, mount and process when the run ends, however it ends; the host is never touched, and
+no packet can leave, for the sandbox has no link out.
 
     run ──exec──> supervisor ──fork──> init (PID 1: sets up, reaps) ──fork+exec──> the command
 

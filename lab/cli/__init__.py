@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `punchlab ARGUMENTS`; the exit status: 0 fine, 1 it failed, 2 what was asked for cannot be done."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        given = arguments.parser().parse_args(words)
+        given = arguments.parse(words)
         return _run(given, words)
     except (InputError, MissingCapabilityError) as error:
         print(f"punchlab: {error}", file=sys.stderr)

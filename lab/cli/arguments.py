@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,8 +24,20 @@ class _Version(argparse.Action):
         parser.exit(0, f"punchlab {metadata.version('punchlab')}\n")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of `punchlab`; every command sets `command` and `needs_sandbox`."""
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """What was asked for; what stands after `--` is in `shell`, for the commands that run one."""
+    own, dashes, rest = list(words), "--" in words, list[str]()
+    if dashes:
+        where = own.index("--")
+        own, rest = own[:where], own[where + 1 :]
+    given = _parser().parse_args(own)
+    if dashes:
+        given.shell = rest
+    return given
+
+
+def _parser() -> argparse.ArgumentParser:
+    # Every command sets `command` and `needs_sandbox`.
     root = _Parser(
         prog="punchlab", description="An Internet in a box: build NATs, punch through them, see what happened."
     )
@@ -52,7 +65,8 @@ def parser() -> argparse.ArgumentParser:
     up = _command(commands, "up", "build a topology and open a shell in which `on NODE CMD` runs commands in its nodes")
     _topology(up)
     _nats(up, several=False)
-    up.add_argument("shell", nargs="*", metavar="CMD", help="after --, a command to run instead of a shell")
+    up.set_defaults(shell=[])
+    up.usage = f"{up.format_usage().removeprefix('usage: ').rstrip()} [-- CMD...]"
 
     report = _command(commands, "report", "draw charts and write a page for finished runs", needs_sandbox=False)
     report.add_argument("directory", type=Path, nargs="+", metavar="DIR", help="folder of a run")

@@ -86,7 +86,7 @@ def up_command(given: argparse.Namespace) -> int:
     from lab.lab import Lab
 
     with Lab(_topology(given), links=given.links, seed=given.seed) as lab:
-        return shell.run(lab, _rest(given.shell))
+        return shell.run(lab, given.shell)
 
 
 def report_command(given: argparse.Namespace) -> int:
@@ -110,15 +110,11 @@ def doctor_command(_given: argparse.Namespace) -> int:
 
 def sandbox_command(given: argparse.Namespace) -> int:
     """`punchlab sandbox CMD`."""
-    words = _rest(given.shell) or [os.environ.get("SHELL", "/bin/sh")]
+    words = given.shell or [os.environ.get("SHELL", "/bin/sh")]
     try:
         return subprocess.run(words, check=False).returncode
     except OSError as error:
         raise InputError("command", words[0], f"a program that can be run ({error.strerror})") from error
-
-
-def _rest(words: list[str]) -> list[str]:
-    return words[1:] if words[:1] == ["--"] else words
 
 
 def _class(given: argparse.Namespace) -> type[Internet]:
