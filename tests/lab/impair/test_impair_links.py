@@ -90,14 +90,14 @@ def test_jitter_reorders(wire: Wire) -> None:
 
 def test_without_jitter_packets_stay_in_order(wire: Wire) -> None:
     wire.impair(Impairment(delay_s=0.005))
-    assert [arrival.number for arrival in wire.send(300)] == list(range(300))
+    assert [arrival.number for arrival in wire.send(200)] == list(range(200))
 
 
 def test_bandwidth_takes_its_time_for_every_frame(wire: Wire) -> None:
-    wire.impair(Impairment(bandwidth=10e6))
-    arrivals = wire.send(101, size=1250)
-    assert arrivals[0].delay >= 0.001
-    assert arrivals[-1].received - arrivals[0].received == pytest.approx(0.1, abs=0.005)
+    wire.impair(Impairment(bandwidth=2e6))
+    arrivals = wire.send(201, size=1250)
+    assert arrivals[0].delay >= 0.005
+    assert arrivals[-1].received - arrivals[0].received == pytest.approx(1, abs=0.05)
 
 
 def test_jitter_behind_a_bandwidth_does_not_reorder(wire: Wire) -> None:
