@@ -88,6 +88,8 @@ class EngineHost:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
+                    # Out of reach of the terminal's signals, and with a share of its own of busy processors.
+                    start_new_session=True,
                 )
             self._control = ours
         return self._control

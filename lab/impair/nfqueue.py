@@ -13,6 +13,8 @@ Where a packet is held decides what captures show and whether NATs stay true:
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import subprocess
 from collections import defaultdict
@@ -26,6 +28,7 @@ from lab import namespace
 from lab.errors import LabError
 from lab.impair import nfnetlink
 from lab.impair.enginehost import HOST
+from lab.impair.impairment import Impairment
 from lab.impair.link import Applied, Counters, DirectedLink, LinkEnd
 from lab.namespace import Namespace
 
@@ -146,17 +149,22 @@ class Nfqueue:
                 if hold is None:
                     continue
                 impairment = link.impairment
-                with hold.end.namespace.entered():
-                    try:
-                        queue = nfnetlink.open_queue(
-                            hold.queue, lengths=impairment.bandwidth is not None, whole=not impairment.per_packet
-                        )
-                    except OSError as error:
-                        raise LabError(f"links: {link}: {error}") from error
+                try:
+                    queue = _open(hold, impairment)
+                except OSError as error:
+                    raise LabError(f"links: {link}: {error.strerror}") from error
                 queues.append(stack.enter_context(queue))
                 requests.append({"queue": hold.queue, "seed": f"{seed}/{position}", **asdict(impairment)})
             _apply_rules([hold for hold in holds if hold is not None])
             return NfqueueApplied(holds, HOST.open(requests, queues))
+
+
+def _open(hold: Hold, impairment: Impairment) -> socket.socket:
+    with hold.end.namespace.entered():
+        if socket.if_nametoindex(hold.end.interface) != hold.end.index:  # iptables would not notice
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        whole = not impairment.per_packet
+        return nfnetlink.open_queue(hold.queue, lengths=impairment.bandwidth is not None, whole=whole)
 
 
 def _apply_rules(holds: Sequence[Hold]) -> None:

@@ -58,7 +58,15 @@ class Wire:
                 channel.set_up(2)
                 channel.add_neighbor(2, peer, hardware_address(number))
                 channel.commit()
+        self._settle()
         self._ends = [LinkEnd(node, name, 2, kind) for (node, name, _, _), kind in zip(ends, kinds, strict=True)]
+
+    def _settle(self) -> None:
+        """Wait until the wire carries packets: the kernel starts an end some time after its peer came up."""
+        with self.udp(self.here) as here, self.udp(self.there) as there:
+            for sender, receiver in ((here, there), (there, here)):
+                while not select.select([receiver], [], [], 0.005)[0]:
+                    sender.sendto(b"", receiver.getsockname())
 
     def impair(self, forth: Impairment = _NONE, back: Impairment = _NONE, seed: int = 0) -> Applied:
         """`forth` from here to there, `back` the other way; closed when the test ends."""

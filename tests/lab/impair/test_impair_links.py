@@ -41,12 +41,12 @@ def test_a_wanted_round_trip_of_100_ms_is_what_ping_measures(wire: Wire, impleme
 
 
 def test_each_direction_has_its_own_delay(wire: Wire) -> None:
-    wire.impair(Impairment(delay_s=0.03))
+    wire.impair(Impairment(delay_s=0.1))
     there = [arrival.delay for arrival in wire.send(50, gap_s=0.005)]
     back = [arrival.delay for arrival in wire.send(50, gap_s=0.005, back=True)]
-    assert min(there) >= 0.03
-    assert statistics.median(there) < 0.032
-    assert statistics.median(back) < 0.002
+    assert min(there) >= 0.1
+    assert statistics.median(there) < 0.11
+    assert statistics.median(back) < 0.01
 
 
 def test_loss_is_what_was_wanted_and_is_counted(wire: Wire) -> None:
@@ -65,7 +65,7 @@ def test_loss_works_without_a_delay(wire: Wire) -> None:
     arrived = wire.send(200, gap_s=0.0005)
     low, high = binomial_interval(200, 0.5, 0.9999)
     assert low <= len(arrived) <= high
-    assert statistics.median(arrival.delay for arrival in arrived) < 0.002
+    assert statistics.median(arrival.delay for arrival in arrived) < 0.01
 
 
 def test_total_loss_lets_nothing_through(wire: Wire) -> None:
@@ -74,11 +74,13 @@ def test_total_loss_lets_nothing_through(wire: Wire) -> None:
 
 
 def test_jitter_spreads_the_delay_evenly_within_its_bounds(wire: Wire) -> None:
-    wire.impair(Impairment(delay_s=0.02, jitter_s=0.01))
+    wire.impair(Impairment(delay_s=0.2, jitter_s=0.1))
     delays = [arrival.delay for arrival in wire.send(200, gap_s=0.005)]
     assert len(delays) == 200
-    assert min(delays) >= 0.01
-    assert statistics.quantiles(delays, n=4) == pytest.approx([0.015, 0.02, 0.025], abs=0.003)
+    assert 0.1 <= min(delays) < 0.12
+    assert max(delays) > 0.28
+    assert statistics.quantiles(delays, n=20)[-1] < 0.31
+    assert statistics.quantiles(delays, n=4) == pytest.approx([0.15, 0.2, 0.25], abs=0.03)
 
 
 def test_jitter_reorders(wire: Wire) -> None:
@@ -90,14 +92,14 @@ def test_jitter_reorders(wire: Wire) -> None:
 
 def test_without_jitter_packets_stay_in_order(wire: Wire) -> None:
     wire.impair(Impairment(delay_s=0.005))
-    assert [arrival.number for arrival in wire.send(300)] == list(range(300))
+    assert [arrival.number for arrival in wire.send(200)] == list(range(200))
 
 
 def test_bandwidth_takes_its_time_for_every_frame(wire: Wire) -> None:
-    wire.impair(Impairment(bandwidth=10e6))
-    arrivals = wire.send(101, size=1250)
-    assert arrivals[0].delay >= 0.001
-    assert arrivals[-1].received - arrivals[0].received == pytest.approx(0.1, abs=0.005)
+    wire.impair(Impairment(bandwidth=2e6))
+    arrivals = wire.send(201, size=1250)
+    assert arrivals[0].delay >= 0.005
+    assert arrivals[-1].received - arrivals[0].received == pytest.approx(1, abs=0.05)
 
 
 def test_jitter_behind_a_bandwidth_does_not_reorder(wire: Wire) -> None:
