@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 from typing import Protocol
 
@@ -50,7 +51,7 @@ class Rendezvous:
             if isinstance(error, TimeoutError):
                 raise EdgeUnreachableError(str(url), f"no answer within {CONNECT_TIMEOUT_S:g} s") from None
             if isinstance(error, OSError):
-                raise EdgeUnreachableError(str(url), error.strerror or str(error)) from None
+                raise EdgeUnreachableError(str(url), _told(error)) from None
             if isinstance(error, WebSocketException | EOFError):
                 raise EdgeUnreachableError(str(url), f"it does not answer as an edge ({error})") from None
             raise
@@ -88,6 +89,11 @@ class Rendezvous:
         await self.leave()
         if self._closing is not None:
             await self._closing
+
+
+def _told(error: OSError) -> str:
+    """What the kernel says; asyncio puts words of its own into `strerror`. (Errors of name resolution are negative.)"""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
 
 
 def _why(error: Exception, late: str) -> str:
