@@ -45,9 +45,9 @@ class Rendezvous:
         except BaseException as error:
             if sock is not None:
                 sock.close()
-            if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL:
+            if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL and bind is not None:
                 expected = "a port that has had no connection to this edge in the last minute"
-                raise InputError("bind", str(local), expected) from None
+                raise InputError("bind", str(bind), expected) from None
             if isinstance(error, TimeoutError):
                 raise EdgeUnreachableError(str(url), f"no answer within {CONNECT_TIMEOUT_S:g} s") from None
             if isinstance(error, OSError):

@@ -186,7 +186,7 @@ def test_a_session_key_that_cannot_be_had_makes_a_wrong_peer() -> None:
     run(test)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(position=st.integers(0, FRAME + 9), bit=st.integers(0, 7))
 def test_any_flipped_bit_is_noticed(position: int, bit: int) -> None:
     async def test() -> None:
