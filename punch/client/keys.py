@@ -7,13 +7,14 @@ from typing import Protocol
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from spake2 import SPAKE2_A, SPAKE2_B, SPAKEError
+from spake2 import SPAKE2_A, SPAKE2_B
 
 from punch.code import Code
 from punch.errors import InputError, WrongPeerError
 from punch.frames import Role, SessionId
 
 KEY_BYTES = 32
+_PAKE_MESSAGE_BYTES = 33  # side, and an element of the Ed25519 group
 
 
 class KeyExchange(Protocol):
@@ -46,9 +47,12 @@ class PakeExchange:
 
     def finish(self, peer_message: str | None) -> bytes:
         """See `KeyExchange.finish`."""
+        message = bytes.fromhex(peer_message or "")
+        if len(message) != _PAKE_MESSAGE_BYTES:
+            raise WrongPeerError("the peer's key-exchange message makes no sense")
         try:
-            key: bytes = self._spake.finish(bytes.fromhex(peer_message or ""))
-        except (SPAKEError, ValueError, AssertionError, IndexError):  # what the library raises for a bad message
+            key: bytes = self._spake.finish(message)
+        except Exception:  # the library raises exceptions of unrelated kinds for a message that is no group element
             raise WrongPeerError("the peer's key-exchange message makes no sense") from None
         return key
 

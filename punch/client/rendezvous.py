@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 from typing import Protocol
 
@@ -44,13 +45,13 @@ class Rendezvous:
         except BaseException as error:
             if sock is not None:
                 sock.close()
-            if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL:
+            if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL and bind is not None:
                 expected = "a port that has had no connection to this edge in the last minute"
-                raise InputError("bind", str(local), expected) from None
+                raise InputError("bind", str(bind), expected) from None
             if isinstance(error, TimeoutError):
                 raise EdgeUnreachableError(str(url), f"no answer within {CONNECT_TIMEOUT_S:g} s") from None
             if isinstance(error, OSError):
-                raise EdgeUnreachableError(str(url), error.strerror or str(error)) from None
+                raise EdgeUnreachableError(str(url), _told(error)) from None
             if isinstance(error, WebSocketException | EOFError):
                 raise EdgeUnreachableError(str(url), f"it does not answer as an edge ({error})") from None
             raise
@@ -88,6 +89,11 @@ class Rendezvous:
         await self.leave()
         if self._closing is not None:
             await self._closing
+
+
+def _told(error: OSError) -> str:
+    """What the kernel says; asyncio puts words of its own into `strerror`. (Errors of name resolution are negative.)"""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
 
 
 def _why(error: Exception, late: str) -> str:

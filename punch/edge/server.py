@@ -71,6 +71,8 @@ class Edge:
             await server.wait_closed()
 
     async def _handle(self, connection: ServerConnection) -> None:
+        if connection.remote_address is None:  # gone already
+            return
         public = Endpoint(*connection.remote_address)
         if connection.request is not None and connection.request.path == MESH_PATH:
             await self._mesh.serve(connection, str(public))

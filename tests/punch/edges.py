@@ -1,0 +1,79 @@
+"""Edges running in the test's own event loop, and bare clients that talk to them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from punch.edge.server import Edge
+from punch.endpoint import EdgeUrl, Endpoint
+from tests.punch.recorder import PATIENCE_S, Recorder
+
+ANY_PORT = Endpoint("127.0.0.1", 0)
+
+
+class Running:
+    """An edge that is up."""
+
+    def __init__(self, edge: Edge, log: Recorder, stop: asyncio.Event) -> None:
+        self.log, self.stop = log, stop
+        self.address = edge.address
+        self.url = EdgeUrl(edge.address.ip, edge.address.port)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    name: str = "e1", *, join: list[EdgeUrl] | None = None, lifetime_s: float = 60, listen: Endpoint = ANY_PORT
+) -> AsyncIterator[Running]:
+    log = Recorder()
+    edge = Edge(listen, log, name=name, lifetime_s=lifetime_s)
+    stop = asyncio.Event()
+    task = asyncio.create_task(edge.run(join or [], stop))
+    try:
+        await log.wait_for("listening")
+        yield Running(edge, log, stop)
+    finally:
+        stop.set()
+        await task
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            await test()
+
+    asyncio.run(bounded())
+
+
+def registration(role: str, session: str = "k7x2mq", **changes: object) -> str:
+    fields = {"session": session, "role": role, "private": ["192.168.1.2:41000"], "pake": f"{ord(role[0]):064x}"}
+    return json.dumps({"type": "register", **fields, **changes})
+
+
+@contextlib.asynccontextmanager
+async def registered(at: Running, role: str, session: str = "k7x2mq") -> AsyncIterator[ClientConnection]:
+    async with connect(str(at.url), proxy=None) as client:
+        await client.send(registration(role, session))
+        assert json.loads(await client.recv())["type"] == "welcome"
+        yield client
+
+
+async def said(client: ClientConnection) -> dict[str, Any]:
+    value = json.loads(await client.recv())
+    assert isinstance(value, dict)
+    return value
+
+
+async def closing_reason(client: ClientConnection) -> tuple[int, str]:
+    """Read to the end; the code and the reason that the edge gave."""
+    try:
+        while True:
+            await client.recv()
+    except ConnectionClosed as closed:
+        return (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd is not None else (1006, "")

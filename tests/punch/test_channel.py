@@ -1,0 +1,289 @@
+"""The handshake and the frames."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from punch.client.channel import (
+    HEADER_BYTES,
+    HELLO_BYTES,
+    MAGIC,
+    MAX_CIPHERTEXT,
+    MAX_PAYLOAD,
+    PROOF_BYTES,
+    TAG_BYTES,
+    Kind,
+    handshake,
+)
+from punch.errors import ChannelError, ConnectionLostError, StrangerError, TamperedError, WrongPeerError
+from punch.frames import Role, SessionId
+from tests.punch.wires import KEY, SESSION, channels, run, shake, tapped, wire
+
+FRAME = HEADER_BYTES + TAG_BYTES
+
+
+def test_what_is_sent_arrives_in_order_both_ways() -> None:
+    async def test() -> None:
+        async with channels() as (sender, receiver):
+            for payload in (b"", b"x", os.urandom(1000)):
+                await sender.send(Kind.DATA, payload)
+                await receiver.send(Kind.ECHO, payload)
+            for size in (0, 1, 1000):
+                kind, data = await receiver.receive()
+                assert kind is Kind.DATA
+                assert len(data) == size
+                assert data == await sender.expect(Kind.ECHO)
+
+    run(test)
+
+
+def test_frames_of_the_largest_size_flow() -> None:
+    async def test() -> None:
+        async with channels() as (sender, receiver):
+            payloads = [os.urandom(size) for size in (MAX_PAYLOAD, 1, MAX_PAYLOAD - 1, MAX_PAYLOAD, MAX_PAYLOAD)]
+
+            async def send() -> None:
+                for payload in payloads:
+                    await sender.send(Kind.DATA, payload)
+
+            sending = asyncio.create_task(send())
+            assert [await receiver.expect(Kind.DATA) for _ in payloads] == payloads
+            await sending
+
+    run(test)
+
+
+@pytest.mark.parametrize("change", [{"key": bytes(32)}, {"session": SessionId("other")}])
+def test_another_secret_or_session_is_a_wrong_peer_on_both_sides(change: dict[str, Any]) -> None:
+    async def test() -> None:
+        async with wire() as (one, other):
+            results = await asyncio.gather(
+                shake(one, "sender"), shake(other, "receiver", **change), return_exceptions=True
+            )
+            assert [type(result) for result in results] == [WrongPeerError, WrongPeerError]
+
+    run(test)
+
+
+def test_two_of_the_same_role_are_strangers() -> None:
+    async def test() -> None:
+        async with wire() as (one, other):
+            results = await asyncio.gather(shake(one, "sender"), shake(other, "sender"), return_exceptions=True)
+            assert [type(result) for result in results] == [StrangerError, StrangerError]
+
+    run(test)
+
+
+@pytest.mark.parametrize("role", ["sender", "receiver"])
+def test_one_s_own_bytes_sent_back_do_not_authenticate(role: Role) -> None:
+    async def test() -> None:
+        async with wire() as (one, mirror):
+            shaking = asyncio.create_task(shake(one, role))
+            hello = bytes(await mirror.read(HELLO_BYTES))
+            await mirror.write(hello)
+            with pytest.raises(StrangerError):
+                await shaking
+
+    run(test)
+
+
+def test_a_proof_reflected_under_the_other_role_does_not_authenticate() -> None:
+    async def test() -> None:
+        async with wire() as (one, mirror):
+            shaking = asyncio.create_task(shake(one, "sender"))
+            hello = bytes(await mirror.read(HELLO_BYTES))
+            await mirror.write(MAGIC + b"R" + hello[-32:])
+            await mirror.write(bytes(await mirror.read(PROOF_BYTES)))
+            with pytest.raises(WrongPeerError):
+                await shaking
+
+    run(test)
+
+
+def test_a_recorded_handshake_does_not_authenticate_again() -> None:
+    async def test() -> None:
+        async with wire() as (one, one_tap), wire() as (other, other_tap):
+            shaking = asyncio.gather(shake(one, "sender"), shake(other, "receiver"))
+            recorded = b""
+            for count in (HELLO_BYTES, PROOF_BYTES):
+                for source, target in ((one_tap, other_tap), (other_tap, one_tap)):
+                    piece = bytes(await source.read(count))
+                    recorded += piece if source is one_tap else b""
+                    await target.write(piece)
+            await shaking
+        async with wire() as (fresh, attacker):
+            again = asyncio.create_task(shake(fresh, "receiver"))
+            await attacker.write(recorded)
+            with pytest.raises(WrongPeerError):
+                await again
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n" + b" " * 41,
+        b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n" + b" " * 41,
+        MAGIC + b"X" + bytes(32),
+        MAGIC + b"R" + bytes(32),
+    ],
+)
+def test_who_speaks_something_else_is_a_stranger(hello: bytes) -> None:
+    async def test() -> None:
+        async with wire() as (one, other):
+            await other.write(hello)
+            with pytest.raises(StrangerError):
+                await shake(one, "sender")
+
+    run(test)
+
+
+@pytest.mark.parametrize("length", [0, 1, HELLO_BYTES - 1, HELLO_BYTES, HELLO_BYTES + PROOF_BYTES - 1])
+def test_a_connection_that_ends_in_the_handshake_is_lost(length: int) -> None:
+    async def test() -> None:
+        async with wire() as (one, other):
+            await other.write((MAGIC + b"R" + b"\x09" + bytes(31) + bytes(32))[:length])
+            other.close()
+            with pytest.raises(ConnectionLostError):
+                await shake(one, "sender")
+
+    run(test)
+
+
+def test_nothing_but_73_bytes_is_said_or_read_before_the_other_end_has_proved_itself() -> None:
+    async def test() -> None:
+        async with wire() as (one, other):
+            shaking = asyncio.create_task(shake(one, "sender"))
+            await other.write(MAGIC + b"R" + b"\x09" + bytes(31))
+            await other.read(HELLO_BYTES + PROOF_BYTES)
+            await other.write(bytes(PROOF_BYTES))
+            with pytest.raises(WrongPeerError):
+                await shaking
+            one.close()
+            with pytest.raises(ConnectionLostError):
+                await other.read(1)
+
+    run(test)
+
+
+def test_a_session_key_that_cannot_be_had_makes_a_wrong_peer() -> None:
+    async def no_key() -> bytes:
+        raise WrongPeerError("no key")
+
+    async def test() -> None:
+        async with wire() as (one, other):
+            await other.write(MAGIC + b"R" + b"\x09" + bytes(31))
+            with pytest.raises(WrongPeerError, match="no key"):
+                await handshake(one, SESSION, "sender", no_key())
+
+    run(test)
+
+
+@settings(max_examples=60)
+@given(position=st.integers(0, FRAME + 9), bit=st.integers(0, 7))
+def test_any_flipped_bit_is_noticed(position: int, bit: int) -> None:
+    async def test() -> None:
+        async with tapped() as (sender, sender_tap, receiver, receiver_tap):
+            await sender.send(Kind.DATA, b"ten bytes.")
+            frame = bytearray(await sender_tap.read(FRAME + 10))
+            frame[position] ^= 1 << bit
+            await receiver_tap.write(bytes(frame))
+            receiver_tap.close()
+            with pytest.raises((TamperedError, ConnectionLostError)):
+                await receiver.receive()
+
+    run(test)
+
+
+@pytest.mark.parametrize("order", [[0, 0], [1], [1, 0], [0, 2]])
+def test_frames_repeated_dropped_or_reordered_are_noticed(order: list[int]) -> None:
+    async def test() -> None:
+        async with tapped() as (sender, sender_tap, receiver, receiver_tap):
+            frames = []
+            for payload in (b"a", b"b", b"c"):
+                await sender.send(Kind.DATA, payload)
+                frames.append(bytes(await sender_tap.read(FRAME + 1)))
+            for index in order:
+                await receiver_tap.write(frames[index])
+            for index in [index for position, index in enumerate(order) if index == position]:
+                assert await receiver.expect(Kind.DATA) == b"abc"[index : index + 1]
+            with pytest.raises(TamperedError):
+                await receiver.receive()
+
+    run(test)
+
+
+def test_a_frame_sent_back_to_its_sender_is_noticed() -> None:
+    async def test() -> None:
+        async with tapped() as (sender, sender_tap, _, _):
+            await sender.send(Kind.NONCE, bytes(32))
+            await sender_tap.write(bytes(await sender_tap.read(FRAME + 32)))
+            with pytest.raises(TamperedError):
+                await sender.receive()
+
+    run(test)
+
+
+@pytest.mark.parametrize("length", [0, TAG_BYTES - 1, MAX_CIPHERTEXT + 1, 0xFFFFFF])
+def test_a_length_that_cannot_be_is_refused_before_it_is_read(length: int) -> None:
+    async def test() -> None:
+        async with tapped() as (_, _, receiver, receiver_tap):
+            await receiver_tap.write(bytes([Kind.DATA]) + length.to_bytes(3, "big"))
+            with pytest.raises(TamperedError):
+                await receiver.receive()
+
+    run(test)
+
+
+@pytest.mark.parametrize("length", [0, 3, HEADER_BYTES, FRAME])
+def test_an_end_without_final_is_a_truncation(length: int) -> None:
+    async def test() -> None:
+        async with tapped() as (sender, sender_tap, receiver, receiver_tap):
+            await sender.send(Kind.DATA, b"x")
+            await receiver_tap.write(bytes(await sender_tap.read(FRAME + 1))[:length])
+            receiver_tap.close()
+            with pytest.raises(ConnectionLostError):
+                await receiver.receive()
+
+    run(test)
+
+
+def test_nothing_comes_after_final() -> None:
+    async def test() -> None:
+        async with channels() as (sender, receiver):
+            await sender.send(Kind.FINAL)
+            await sender.send(Kind.DATA, b"more")
+            await receiver.expect(Kind.FINAL)
+            with pytest.raises(ConnectionLostError):
+                await receiver.receive()
+
+    run(test)
+
+
+def test_a_frame_that_must_not_come_now_is_refused() -> None:
+    async def test() -> None:
+        async with channels() as (sender, receiver):
+            await sender.send(Kind.DATA, b"x")
+            with pytest.raises(ChannelError, match="expected CHOOSE, got DATA"):
+                await receiver.expect(Kind.CHOOSE)
+
+    run(test)
+
+
+def test_what_crosses_the_wire_shows_neither_content_nor_key() -> None:
+    async def test() -> None:
+        async with tapped() as (sender, sender_tap, _, _):
+            secret = b"the content of the file"
+            await sender.send(Kind.DATA, secret)
+            seen = bytes(await sender_tap.read(FRAME + len(secret)))
+            assert secret not in seen
+            assert KEY not in seen
+
+    run(test)

@@ -1,0 +1,170 @@
+"""One endpoint, through its WebSockets."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from punch.edge.server import Edge
+from punch.errors import InputError
+from punch.frames import MAX_FRAME
+from tests.punch.edges import ANY_PORT, closing_reason, registered, registration, run, running, said
+from tests.punch.recorder import Recorder
+
+
+def test_the_welcome_tells_the_edge_and_the_public_endpoint() -> None:
+    async def test() -> None:
+        async with running() as edge, connect(str(edge.url), local_addr=("127.0.0.7", 0), proxy=None) as client:
+            await client.send(registration("sender"))
+            port = client.local_address[1]
+            assert await said(client) == {"type": "welcome", "edge": "e1", "public": f"127.0.0.7:{port}"}
+
+    run(test)
+
+
+def test_each_client_learns_the_other_s_endpoints_and_message() -> None:
+    async def test() -> None:
+        async with running() as edge, registered(edge, "sender") as sender, registered(edge, "receiver") as receiver:
+            for client, other, letter in ((sender, receiver, "r"), (receiver, sender, "s")):
+                ip, port = other.local_address
+                assert await said(client) == {
+                    "type": "peer",
+                    "public": f"{ip}:{port}",
+                    "private": ["192.168.1.2:41000"],
+                    "pake": f"{ord(letter):064x}",
+                    "via": "local",
+                }
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("frame", "code", "reason"),
+    [
+        ("not json", 1008, "malformed JSON"),
+        ("[]", 1008, "expected a JSON object"),
+        (b"\x00\x01", 1008, "text frame"),
+        ('{"type":"peer"}', 1008, "unexpected type"),
+        (registration("referee"), 1008, "role"),
+        (registration("sender", pake=5), 1008, "pake"),
+        ("[" * 4000, 1008, "malformed JSON"),
+        ("x" * (MAX_FRAME + 1), 1009, "4096"),
+    ],
+)
+def test_a_bad_frame_closes_its_connection_with_a_reason_and_touches_nobody_else(
+    frame: str | bytes, code: int, reason: str
+) -> None:
+    async def test() -> None:
+        async with running() as edge, registered(edge, "sender") as sender:
+            async with connect(str(edge.url), proxy=None) as offender:
+                await offender.send(frame)
+                found = await closing_reason(offender)
+                assert found[0] == code
+                assert reason in found[1]
+                ip, port = offender.local_address
+            event = await edge.log.wait_for("rejected", public=f"{ip}:{port}")
+            assert reason in event["reason"]
+            async with registered(edge, "receiver"):
+                assert (await said(sender))["type"] == "peer"
+
+    run(test)
+
+
+def test_a_frame_of_just_4_kib_is_read() -> None:
+    async def test() -> None:
+        padding = MAX_FRAME - len(registration("sender", padding=""))
+        async with running() as edge, connect(str(edge.url), proxy=None) as client:
+            await client.send(registration("sender", padding="x" * padding))
+            assert (await said(client))["type"] == "welcome"
+
+    run(test)
+
+
+def test_a_second_frame_is_refused_and_ends_the_registration() -> None:
+    async def test() -> None:
+        async with running() as edge:
+            async with registered(edge, "sender") as client:
+                await client.send(registration("sender"))
+                assert await closing_reason(client) == (1008, "unexpected frame after register")
+            await edge.log.wait_for("client_gone", role="sender")
+            async with registered(edge, "sender"):
+                pass
+
+    run(test)
+
+
+@pytest.mark.parametrize("role", ["sender", "receiver"])
+def test_a_taken_role_is_refused_and_free_again_when_its_client_is_gone(role: str) -> None:
+    async def test() -> None:
+        async with running() as edge:
+            async with registered(edge, role), connect(str(edge.url), proxy=None) as second:
+                await second.send(registration(role))
+                assert await closing_reason(second) == (1008, f"session k7x2mq already has a {role}")
+            await edge.log.wait_for("client_gone", role=role)
+            async with registered(edge, role):
+                pass
+
+    run(test)
+
+
+def test_a_session_expires() -> None:
+    async def test() -> None:
+        async with running(lifetime_s=0.2) as edge, registered(edge, "sender") as client:
+            assert await closing_reason(client) == (1008, "session expired")
+            assert (await edge.log.wait_for("client_gone"))["reason"] == "session expired"
+
+    run(test)
+
+
+def test_a_client_that_drops_its_connection_frees_its_role() -> None:
+    async def test() -> None:
+        async with running() as edge:
+            async with registered(edge, "sender") as client:
+                client.transport.abort()
+                assert (await edge.log.wait_for("client_gone"))["reason"] == "connection lost"
+            async with registered(edge, "sender"):
+                pass
+
+    run(test)
+
+
+def test_the_edge_says_goodbye_when_it_stops() -> None:
+    async def test() -> None:
+        async with running() as edge, registered(edge, "sender") as client:
+            edge.stop.set()
+            assert (await closing_reason(client))[0] == 1001
+
+    run(test)
+
+
+def test_other_paths_are_not_found() -> None:
+    async def test() -> None:
+        async with running() as edge:
+            with pytest.raises(InvalidStatus, match="404"):
+                await connect(f"{edge.url}/other", proxy=None)
+
+    run(test)
+
+
+def test_an_address_in_use_is_bad_input() -> None:
+    async def test() -> None:
+        async with running() as edge:
+            with pytest.raises(InputError, match=r"^listen: .* in use"):
+                Edge(edge.address, Recorder(), name=None, lifetime_s=1)
+
+    run(test)
+
+
+def test_an_edge_without_a_name_is_called_by_its_address() -> None:
+    async def test() -> None:
+        log = Recorder()
+        edge = Edge(ANY_PORT, log, name=None, lifetime_s=1)
+        stop = asyncio.Event()
+        stop.set()
+        await edge.run([], stop)
+        assert log.all("listening", name=str(edge.address), address=str(edge.address))
+
+    run(test)

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from punch.endpoint import EdgeUrl, Endpoint
+from punch.errors import InputError
+
+
+def test_an_endpoint_reads_back_as_itself() -> None:
+    assert Endpoint.parse("192.0.2.1:41000") == ("192.0.2.1", 41000)
+    assert str(Endpoint("192.0.2.1", 41000)) == "192.0.2.1:41000"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", ":", "192.0.2.1", "192.0.2.1:", ":80", "192.0.2:80", "192.0.2.01:80", "host:80", "[::1]:80"),
+        *("192.0.2.1:0", "192.0.2.1:65536", "192.0.2.1:-1", "192.0.2.1:٣", "192.0.2.1:80 ", "192.0.2.1:1e3"),
+    ],
+)
+def test_what_is_no_endpoint_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"^bind: "):
+        Endpoint.parse(text, field="bind")
+
+
+def test_port_zero_only_where_any_port_will_do() -> None:
+    assert Endpoint.parse("127.0.0.1:0", any_port=True).port == 0
+
+
+@pytest.mark.parametrize("ip", ["0.0.0.0", "224.0.0.1", "255.255.255.255"])
+def test_addresses_that_no_host_has(ip: str) -> None:
+    assert not Endpoint(ip, 80).is_unicast
+
+
+@pytest.mark.parametrize("text", ["ws://192.0.2.1:8765", "ws://edge.example.org:80/"])
+def test_edge_urls(text: str) -> None:
+    assert str(EdgeUrl.parse(text)) == text.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "192.0.2.1:80", "ws://", "ws://host", "ws://host:0", "ws://host:65536", "http://host:80", "ws://-:80"),
+        *("ws://host:80/mesh", "ws://user@host:80", "ws://ho st:80", "ws://host:80\n", "wss://host:80"),
+    ],
+)
+def test_what_is_no_edge_url_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"^edge: .*ws://HOST:PORT"):
+        EdgeUrl.parse(text)

@@ -1,0 +1,325 @@
+"""Dialling, accepting, and agreeing, on the loopback network."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from punch.client.agreement import Agreement
+from punch.client.candidates import Candidate, candidates
+from punch.client.channel import Kind, Stream
+from punch.client.puncher import Connection, Puncher, Verdict, sleep_until
+from punch.client.sockets import PORTS, choose_local
+from punch.endpoint import Endpoint
+from punch.errors import InputError, WrongPeerError
+from punch.frames import Contact, Role
+from tests.punch.recorder import Recorder
+from tests.punch.wires import KEY, SESSION, run, shake
+
+EDGE = Endpoint("127.0.0.1", 9)
+
+
+def free(ip: str) -> Endpoint:
+    return choose_local(Endpoint(ip, 0), EDGE)
+
+
+async def keep(_connection: Connection) -> Verdict:
+    return "kept"
+
+
+@contextlib.contextmanager
+def silent_listener(ip: str) -> Iterator[Endpoint]:
+    """A listener that answers no SYN any more, because its queue is full."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server((ip, 0), backlog=0))
+        address = Endpoint(*listener.getsockname())
+        stack.enter_context(socket.create_connection(address))
+        yield address
+
+
+@contextlib.asynccontextmanager
+async def punching(puncher: Puncher, *targets: Endpoint, fire: bool = True) -> AsyncIterator[Puncher]:
+    try:
+        puncher.aim([Candidate(target, "public") for target in targets])
+        if fire:
+            puncher.fire()
+        yield puncher
+    finally:
+        await puncher.close()
+
+
+def test_the_public_candidate_comes_first_and_none_twice() -> None:
+    own = Endpoint("192.168.1.2", 41000)
+    public, other = Endpoint("11.0.0.2", 5), Endpoint("192.168.1.9", 41000)
+    peer = Contact(public, (other, other, public), None)
+    assert candidates(peer, own) == [(public, "public"), (other, "private")]
+
+
+def test_one_s_own_address_and_foreign_loopback_are_not_dialled() -> None:
+    own = Endpoint("192.168.1.2", 41000)
+    peer = Contact(Endpoint("11.0.0.2", 5), (own, Endpoint("127.0.0.1", 22), Endpoint("192.168.1.2", 41001)), None)
+    assert candidates(peer, own)[1:] == [(Endpoint("192.168.1.2", 41001), "private")]
+    assert len(candidates(peer, Endpoint("127.0.0.9", 1))) == 4
+
+
+def test_the_local_address_is_the_one_that_leads_to_the_edge() -> None:
+    local = choose_local(None, EDGE)
+    assert local.ip == "127.0.0.1"
+    assert local.port in PORTS
+
+
+def test_a_port_of_another_punch_is_not_shared() -> None:
+    async def test() -> None:
+        local = free("127.0.0.2")
+        async with punching(Puncher(local, None, keep, Recorder())):
+            with pytest.raises(InputError, match=r"^bind: .*in use"):
+                choose_local(local, EDGE)
+
+    run(test)
+
+
+def test_an_address_of_another_machine_cannot_be_bound() -> None:
+    with pytest.raises(InputError, match=r"^bind: '192.0.2.1:0' cannot be used"):
+        choose_local(Endpoint("192.0.2.1", 0), EDGE)
+
+
+def test_refused_connects_are_repeated_from_the_same_port_with_a_random_pause() -> None:
+    async def test() -> None:
+        log, local = Recorder(), free("127.0.0.2")
+        began = time.monotonic()
+        async with punching(Puncher(local, 4, keep, log), free("127.0.0.3")) as puncher:
+            await log.wait_for("attempt", count=4)
+            took = time.monotonic() - began
+            assert puncher.failure()[0] == "refused"
+        assert [(event["number"], event["result"]) for event in log.all("attempt")] == [
+            (number, "ECONNREFUSED") for number in (1, 2, 3, 4)
+        ]
+        assert took >= 3 * 0.05
+        assert log.all("first_syn", local=str(local))
+
+    run(test)
+
+
+def test_the_listener_outlives_the_last_attempt() -> None:
+    async def test() -> None:
+        log, local, peer = Recorder(), free("127.0.0.2"), free("127.0.0.3")
+        async with punching(Puncher(local, 1, keep, log), peer):
+            await log.wait_for("attempt", result="ECONNREFUSED")
+            with socket.create_connection(local, source_address=peer):
+                assert await log.wait_for("connected", by="accept", remote=str(peer), local=str(local))
+
+    run(test)
+
+
+def test_a_dial_without_an_answer_is_a_timeout_and_reported_when_it_ends() -> None:
+    async def test() -> None:
+        log = Recorder()
+        with silent_listener("127.0.0.3") as silent:
+            async with punching(Puncher(free("127.0.0.2"), None, keep, log), silent) as puncher:
+                await log.wait_for("first_syn")
+                outcome, reason = puncher.failure()
+                assert outcome == "punch_timeout"
+                assert f"{silent} (public): one connect without an answer" in reason
+                assert not log.all("attempt")
+        assert [event["result"] for event in log.all("attempt")] == ["ETIMEDOUT"]
+
+    run(test)
+
+
+def test_the_outcome_is_told_by_the_public_candidate_alone() -> None:
+    async def test() -> None:
+        log = Recorder()
+        puncher = Puncher(free("127.0.0.2"), 1, keep, log)
+        with silent_listener("127.0.0.3") as silent:
+            try:
+                puncher.aim([Candidate(free("127.0.0.4"), "public"), Candidate(silent, "private")])
+                puncher.fire()
+                await log.wait_for("attempt", kind="public")
+                assert puncher.failure()[0] == "refused"
+            finally:
+                await puncher.close()
+
+    run(test)
+
+
+def test_a_lost_connection_is_dialled_again_and_a_stranger_is_not() -> None:
+    async def test() -> None:
+        verdicts: list[Verdict] = ["lost", "lost", "stranger"]
+
+        async def examine(_connection: Connection) -> Verdict:
+            return verdicts.pop(0)
+
+        log = Recorder()
+        with socket.create_server(("127.0.0.3", 0)) as listener:
+            async with punching(
+                Puncher(free("127.0.0.2"), None, examine, log), Endpoint(*listener.getsockname())
+            ) as puncher:
+                await log.wait_for("connected", count=3)
+                await log.wait_for("attempt", count=3)
+                assert puncher.failure()[0] == "punch_timeout"
+        assert not verdicts
+
+    run(test)
+
+
+def test_crossing_dials_between_two_punchers_give_both_a_connection() -> None:
+    async def test() -> None:
+        log, other_log = Recorder(), Recorder()
+        here, there = free("127.0.0.2"), free("127.0.0.3")
+        async with (
+            punching(Puncher(here, None, keep, log), there, fire=False) as one,
+            punching(Puncher(there, None, keep, other_log), here, fire=False) as other,
+        ):
+            one.fire()
+            other.fire()
+            assert (await log.wait_for("connected"))["remote"] == str(there)
+            assert (await other_log.wait_for("connected"))["remote"] == str(here)
+
+    run(test)
+
+
+def test_a_connection_made_before_firing_is_taken() -> None:
+    async def test() -> None:
+        log, local = Recorder(), free("127.0.0.2")
+        async with punching(Puncher(local, None, keep, log), fire=False) as puncher:
+            with socket.create_connection(local):
+                puncher.fire()
+                await log.wait_for("connected", by="accept")
+
+    run(test)
+
+
+def test_only_a_released_connection_survives_the_puncher() -> None:
+    async def test() -> None:
+        log, local = Recorder(), free("127.0.0.2")
+        seen: list[Connection] = []
+
+        async def examine(connection: Connection) -> Verdict:
+            seen.append(connection)
+            return "kept"
+
+        async with punching(Puncher(local, None, examine, log)) as puncher:
+            with socket.create_connection(local), socket.create_connection(local):
+                await log.wait_for("connected", count=2)
+                puncher.release(seen[0])
+                await puncher.close()
+                assert [connection.sock.fileno() == -1 for connection in seen] == [False, True]
+                seen[0].sock.close()
+
+    run(test)
+
+
+def test_waiting_for_an_instant_is_not_early() -> None:
+    async def test() -> None:
+        instant = time.monotonic() + 0.02
+        await sleep_until(instant)
+        assert time.monotonic() >= instant
+        await sleep_until(instant - 1)
+
+    run(test)
+
+
+def pair(key: bytes = KEY, other_key: bytes = KEY) -> tuple[Agreement, Agreement]:
+    agreements = []
+    roles: tuple[Role, Role] = ("sender", "receiver")
+    for role, its_key in zip(roles, (key, other_key), strict=True):
+        agreement = Agreement(SESSION, role)
+        agreement.begin(functools.partial(bytes, its_key))
+        agreements.append(agreement)
+    return agreements[0], agreements[1]
+
+
+@contextlib.contextmanager
+def connections(count: int) -> Iterator[list[tuple[Connection, Connection]]]:
+    with contextlib.ExitStack() as stack:
+        made = []
+        for index in range(count):
+            ends = [stack.enter_context(end) for end in socket.socketpair()]
+            for end in ends:
+                end.setblocking(False)
+            here, there = Endpoint("127.0.0.2", index + 1), Endpoint("127.0.0.3", index + 1)
+            made.append((Connection(ends[0], here, there, "connect"), Connection(ends[1], there, here, "accept")))
+        yield made
+
+
+def test_of_several_connections_both_agree_on_the_same() -> None:
+    async def test() -> None:
+        with connections(3) as made:
+            sender, receiver = pair()
+            tasks = [asyncio.create_task(sender.examine(one)) for one, _ in made]
+            tasks += [asyncio.create_task(receiver.examine(other)) for _, other in reversed(made)]
+            chosen, confirmed = (await sender.chosen)[0], (await receiver.chosen)[0]
+            assert (chosen, confirmed) in made
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    run(test)
+
+
+def test_if_the_chosen_connection_dies_unconfirmed_the_next_is_chosen() -> None:
+    async def test() -> None:
+        with connections(2) as made:
+            (first, its_end), (second, other_end) = made
+            sender, receiver = pair()
+            examining = asyncio.create_task(sender.examine(first))
+            # A receiver that authenticates on the first connection, and is gone instead of confirming.
+            channel = await shake(Stream(its_end.sock), "receiver")
+            await channel.expect(Kind.CHOOSE)
+            channel.close()
+            assert await examining == "lost"
+            both = asyncio.gather(sender.examine(second), receiver.examine(other_end))
+            assert tuple(await both) == ("kept", "kept")
+            assert (await sender.chosen)[0] is second
+
+    run(test)
+
+
+def test_a_wrong_secret_is_remembered_and_chosen_by_nobody() -> None:
+    async def test() -> None:
+        with connections(1) as made:
+            ((one, other),) = made
+            sender, receiver = pair(KEY, bytes(32))
+            verdicts = await asyncio.gather(sender.examine(one), receiver.examine(other))
+            assert tuple(verdicts) == ("stranger", "stranger")
+            assert list(sender.wrong_peers) == [str(one.remote)]
+            assert list(receiver.wrong_peers) == [str(other.remote)]
+            assert not sender.chosen.done()
+
+    run(test)
+
+
+def test_a_stranger_is_not_taken_for_a_wrong_peer() -> None:
+    async def test() -> None:
+        with connections(1) as made:
+            ((one, other),) = made
+            sender, _ = pair()
+            other.sock.send(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+            assert await sender.examine(one) == "stranger"
+            assert not sender.wrong_peers
+
+    run(test)
+
+
+def test_a_key_exchange_that_fails_makes_everybody_a_wrong_peer() -> None:
+    def fail() -> bytes:
+        raise WrongPeerError("makes no sense")
+
+    async def test() -> None:
+        with connections(1) as made:
+            ((one, other),) = made
+            broken, (_, receiver) = Agreement(SESSION, "sender"), pair()
+            broken.begin(fail)
+            examining = asyncio.create_task(receiver.examine(other))
+            assert await broken.examine(one) == "stranger"
+            assert list(broken.wrong_peers.values()) == ["makes no sense"]
+            one.sock.close()
+            assert await examining == "lost"
+
+    run(test)

@@ -1,0 +1,248 @@
+"""The pairing of clients at one endpoint and over a bus, without any network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from punch.edge.bus import Callback, LocalBus, Unsubscribe
+from punch.edge.session import MAX_SESSIONS, Directory, Registration
+from punch.endpoint import Endpoint
+from punch.errors import RefusedError
+from punch.frames import Answer, Body, Contact, Gone, Peer, Role, SessionId, Waiting
+
+SESSION = SessionId("k7x2mq")
+
+
+class Wire:
+    """A bus between endpoints of one process: keeps all, delivers at once, to all but the publisher."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[WireBus, SessionId, Body]] = []
+        self.subscribers: list[tuple[WireBus, SessionId, Callback]] = []
+
+    def bodies(self) -> list[Body]:
+        return [body for _, _, body in self.log]
+
+
+@dataclass(eq=False)
+class WireBus:
+    wire: Wire
+
+    def publish(self, session: SessionId, body: Body) -> None:
+        self.wire.log.append((self, session, body))
+        for owner, wanted, callback in list(self.wire.subscribers):
+            if owner is not self and wanted == session:
+                callback(body)
+
+    def subscribe(self, session: SessionId, callback: Callback) -> Unsubscribe:
+        for _, kept, body in list(self.wire.log):
+            if kept == session:
+                callback(body)
+        entry = (self, session, callback)
+        self.wire.subscribers.append(entry)
+        return lambda: self.wire.subscribers.remove(entry)
+
+
+@dataclass
+class Client:
+    role: Role
+    port: int
+    session: SessionId = SESSION
+    peers: list[Peer] = field(default_factory=list)
+    dismissals: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.contact = Contact(Endpoint("11.0.0.1", self.port), (), f"{self.port:064x}")
+        self.registration = Registration(
+            self.session, self.role, self.contact, self.peers.append, self.dismissals.append
+        )
+
+    def met(self) -> list[tuple[Contact, str]]:
+        return [(peer.contact, peer.via) for peer in self.peers]
+
+
+def ignore(_event: str, /, t: float | None = None, **_fields: object) -> None:
+    del t
+
+
+def endpoint(wire: Wire) -> Directory:
+    return Directory("e", WireBus(wire), ignore)
+
+
+@pytest.mark.parametrize("order", [("sender", "receiver"), ("receiver", "sender")])
+def test_two_at_one_endpoint_meet_once(order: tuple[Role, Role]) -> None:
+    directory = Directory("e", LocalBus(), ignore)
+    first, second = Client(order[0], 1), Client(order[1], 2)
+    directory.join(first.registration)
+    assert not first.peers
+    directory.join(second.registration)
+    assert first.met() == [(second.contact, "local")]
+    assert second.met() == [(first.contact, "local")]
+
+
+def test_a_receiver_that_finds_its_sender_here_is_not_announced() -> None:
+    wire = Wire()
+    here = endpoint(wire)
+    endpoint(wire)
+    sender, receiver = Client("sender", 1), Client("receiver", 2)
+    for client in (sender, receiver):
+        here.join(client.registration)
+    for client in (sender, receiver):
+        here.leave(client.registration)
+    assert sender.met()
+    assert wire.bodies() == []
+
+
+def test_a_lone_sender_is_parked_silently() -> None:
+    wire = Wire()
+    endpoint(wire).join(Client("sender", 1).registration)
+    assert wire.bodies() == []
+
+
+@pytest.mark.parametrize("sender_first", [True, False])
+def test_two_at_two_endpoints_meet_over_the_bus(sender_first: bool) -> None:
+    wire = Wire()
+    near, far = endpoint(wire), endpoint(wire)
+    sender, receiver = Client("sender", 1), Client("receiver", 2)
+    joins = [(near, sender), (far, receiver)]
+    for directory, client in joins if sender_first else reversed(joins):
+        directory.join(client.registration)
+    assert sender.met() == [(receiver.contact, "bus")]
+    assert receiver.met() == [(sender.contact, "bus")]
+    assert wire.bodies() == [
+        Waiting(receiver.registration.id, receiver.contact),
+        Answer(receiver.registration.id, sender.contact),
+    ]
+
+
+@pytest.mark.parametrize("role", ["sender", "receiver"])
+def test_a_role_is_taken_as_long_as_its_client_is_there(role: Role) -> None:
+    directory = Directory("e", LocalBus(), ignore)
+    first, second = Client(role, 1), Client(role, 2)
+    directory.join(first.registration)
+    with pytest.raises(RefusedError, match=f"already has a {role}"):
+        directory.join(second.registration)
+    directory.leave(second.registration)
+    with pytest.raises(RefusedError):
+        directory.join(second.registration)
+    directory.leave(first.registration)
+    directory.join(second.registration)
+
+
+def test_a_second_receiver_at_another_endpoint_is_refused_until_the_first_has_gone() -> None:
+    wire = Wire()
+    near, far = endpoint(wire), endpoint(wire)
+    first, second = Client("receiver", 1), Client("receiver", 2)
+    near.join(first.registration)
+    with pytest.raises(RefusedError, match="already has a receiver"):
+        far.join(second.registration)
+    near.leave(first.registration)
+    far.join(second.registration)
+    sender = Client("sender", 3)
+    near.join(sender.registration)
+    assert sender.met() == [(second.contact, "bus")]
+
+
+def test_of_two_receivers_announced_at_once_one_meets_and_the_other_is_told() -> None:
+    wire = Wire()
+    holder, directory = endpoint(wire), endpoint(wire)
+    sender, mine = Client("sender", 1), Client("receiver", 2)
+    directory.join(mine.registration)
+    other = Contact(Endpoint("11.0.0.9", 9), (), None)
+    # Another endpoint's receiver was announced at the same instant, and its answer comes first.
+    stranger = WireBus(wire)
+    stranger.publish(SESSION, Waiting("ff" * 8, other))
+    stranger.publish(SESSION, Answer("ff" * 8, sender.contact))
+    assert mine.dismissals == [f"session {SESSION} already has a receiver"]
+    assert not mine.peers
+    assert holder
+
+
+def test_each_registration_is_handed_out_once() -> None:
+    wire = Wire()
+    near, far = endpoint(wire), endpoint(wire)
+    sender, receiver, guesser = Client("sender", 1), Client("receiver", 2), Client("receiver", 3)
+    near.join(sender.registration)
+    far.join(receiver.registration)
+    far.leave(receiver.registration)
+    far.join(guesser.registration)
+    assert len(sender.peers) == 1
+    assert not guesser.peers
+
+
+def test_both_may_come_again_after_they_left() -> None:
+    wire = Wire()
+    near, far = endpoint(wire), endpoint(wire)
+    for port in (1, 3):
+        sender, receiver = Client("sender", port), Client("receiver", port + 1)
+        near.join(sender.registration)
+        far.join(receiver.registration)
+        assert sender.met() == [(receiver.contact, "bus")]
+        assert receiver.met() == [(sender.contact, "bus")]
+        near.leave(sender.registration)
+        far.leave(receiver.registration)
+
+
+def test_a_receiver_that_left_is_not_met() -> None:
+    wire = Wire()
+    near, far = endpoint(wire), endpoint(wire)
+    receiver, sender = Client("receiver", 1), Client("sender", 2)
+    near.join(receiver.registration)
+    near.leave(receiver.registration)
+    far.join(sender.registration)
+    assert not sender.peers
+    assert wire.bodies()[-1] == Gone(receiver.registration.id)
+
+
+def test_a_receiver_whose_sender_was_taken_is_announced_when_that_one_leaves() -> None:
+    wire = Wire()
+    near, far = endpoint(wire), endpoint(wire)
+    sender, receiver = Client("sender", 1), Client("receiver", 2)
+    near.join(sender.registration)
+    near.join(receiver.registration)
+    near.leave(receiver.registration)
+    again, new_sender = Client("receiver", 3), Client("sender", 4)
+    near.join(again.registration)
+    far.join(new_sender.registration)
+    assert not again.peers
+    near.leave(sender.registration)
+    assert again.met() == [(new_sender.contact, "bus")]
+
+
+def test_messages_that_come_twice_or_out_of_order_do_no_harm() -> None:
+    wire = Wire()
+    directory = endpoint(wire)
+    sender = Client("sender", 1)
+    directory.join(sender.registration)
+    other, receiver = WireBus(wire), Contact(Endpoint("11.0.0.9", 9), (), None)
+    other.publish(SESSION, Gone("ee" * 8))
+    other.publish(SESSION, Waiting("ee" * 8, receiver))
+    assert not sender.peers
+    for _ in range(2):
+        other.publish(SESSION, Waiting("dd" * 8, receiver))
+    assert sender.met() == [(receiver, "bus")]
+    assert [type(body) for body in wire.bodies()].count(Answer) == 1
+
+
+def test_sessions_do_not_touch_each_other() -> None:
+    wire = Wire()
+    near, far = endpoint(wire), endpoint(wire)
+    sender, receiver = Client("sender", 1), Client("receiver", 2, session=SessionId("other"))
+    near.join(sender.registration)
+    far.join(receiver.registration)
+    near.join(Client("receiver", 3, session=SessionId("third")).registration)
+    assert not sender.peers
+    assert not receiver.peers
+
+
+def test_the_number_of_sessions_is_bounded() -> None:
+    directory = Directory("e", LocalBus(), ignore)
+    clients = [Client("sender", 1, session=SessionId(f"s{index:05}")) for index in range(MAX_SESSIONS + 1)]
+    for client in clients[:-1]:
+        directory.join(client.registration)
+    with pytest.raises(RefusedError, match="too many sessions"):
+        directory.join(clients[-1].registration)
+    directory.leave(clients[0].registration)
+    directory.join(clients[-1].registration)
