@@ -1,0 +1,138 @@
+"""The README is true: its commands run, its example passes, and it names every option that there is."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import Lab
+from lab.cli import arguments
+from lab.process import EventProcess, wait_for
+from punch import cli as punch_cli
+from topologies import AB
+
+PROJECT = Path(__file__).parent.parent
+README = (PROJECT / "README.md").read_text()
+
+# Too long for here: the command, and the script of CI that runs it.
+RUN_BY_CI = {
+    "script/demo": ".ci/run",
+    "script/test": ".ci/run",
+    ". .venv/bin/activate": ".ci/run",
+    "pytest scenarios/": ".ci/run",
+    "vagrant up": "script/vagrant-e2e",
+    "vagrant ssh -c 'pytest scenarios/'": ".ci/run",
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> Iterator[str]:
+    for block in blocks("sh"):
+        yield from block.strip().splitlines()
+
+
+CHEAP = [line for line in commands() if line not in RUN_BY_CI and not line.startswith("punch ")]
+
+
+@pytest.mark.parametrize("command", RUN_BY_CI)
+def test_what_is_not_run_here_is_run_by_ci(command: str) -> None:
+    assert command in commands()
+    called = command.replace("vagrant ssh -c 'pytest scenarios/'", "pytest scenarios/")
+    assert called in (PROJECT / RUN_BY_CI[command]).read_text()
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that looks like the project from inside and keeps what the commands write out of it."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("topologies", "scenarios"):
+        (folder / name).symlink_to(PROJECT / name)
+    return folder
+
+
+def test_the_cheap_commands_do_what_they_say(clone: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for command in CHEAP:
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=clone,
+            env=os.environ | {"PATH": path},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        if "ping" in command:
+            assert "3 received" in done.stdout, command
+    assert (clone / "runs" / "row" / "index.html").stat().st_size > 0
+
+
+def test_a_file_is_sent_for_real_as_described(tmp_path: Path) -> None:
+    edge_words, send_words, receive_words = (
+        [sys.executable, "-m", *line.split(), "--json"] for line in commands() if line.startswith("punch ")
+    )
+    content = os.urandom(10_000)
+    (tmp_path / "sent").write_bytes(content)
+
+    def filled(words: list[str], **values: str) -> list[str]:
+        return [re.sub("|".join(values), lambda found: values[found[0]], word) for word in words]
+
+    with Lab(AB()) as lab:
+        edge = EventProcess(lab["edge1"], edge_words)
+        assert wait_for([edge], lambda: edge.first("listening") is not None, 20)
+        sender = EventProcess(lab["a"], filled(send_words, EDGE=lab.anycast, FILE=str(tmp_path / "sent")))
+        assert wait_for([sender], lambda: sender.first("code") is not None, 20)
+        code = str((sender.first("code") or {})["code"])
+        inbox = tmp_path / "inbox"
+        inbox.mkdir()
+        receiver = EventProcess(lab["b"], [*filled(receive_words, EDGE=lab.anycast, CODE=code), "--dir", str(inbox)])
+        assert wait_for([sender, receiver], lambda: not (sender.open or receiver.open), 60, stop_on_exit=False)
+        for process in (sender, receiver):
+            assert process.returncode == 0, process.errors
+            process.end()
+        edge.end()
+    assert (inbox / "sent").read_bytes() == content
+
+
+@pytest.mark.parametrize("source", blocks("python"))
+def test_the_example_passes(source: str) -> None:
+    names: dict[str, Callable[[], None]] = {}
+    exec(source, names)  # type: ignore[arg-type]  # a module's namespace, of which only the tests are called
+    tests = [function for name, function in names.items() if name.startswith("test_")]
+    assert tests
+    for function in tests:
+        function()
+
+
+def options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from options(command)
+        else:
+            yield from (word for word in action.option_strings if word.startswith("--") and word != "--help")
+
+
+# Of other programs, and of scenarios/conftest.py.
+FOREIGN = {
+    *("--custom", "--topo", "--switch", "--controller", "--link"),
+    *("--junitxml", "--report", "--privileged", "--wheel-dir", "--random-fully", "--reject-with"),
+}
+
+
+def test_every_option_is_in_the_readme_and_every_option_in_the_readme_exists() -> None:
+    known = set(options(arguments.parser())) | set(options(punch_cli._parser()))
+    written = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", re.sub(r"```text.*?```", "", README, flags=re.DOTALL)))
+    assert known - written - {"--version"} == set()
+    assert written - known - FOREIGN == set()
