@@ -30,14 +30,14 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if dashes:
         where = own.index("--")
         own, rest = own[:where], own[where + 1 :]
-    given = _parser().parse_args(own)
+    given = parser().parse_args(own)
     if dashes:
         given.shell = rest
     return given
 
 
-def _parser() -> argparse.ArgumentParser:
-    # Every command sets `command` and `needs_sandbox`.
+def parser() -> argparse.ArgumentParser:
+    """The parser of `punchlab`; every command sets `command` and `needs_sandbox`."""
     root = _Parser(
         prog="punchlab", description="An Internet in a box: build NATs, punch through them, see what happened."
     )

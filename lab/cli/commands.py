@@ -23,7 +23,7 @@ def check_run(given: argparse.Namespace) -> None:
     from lab.campaign import check
 
     check(_campaign(given), jobs=given.jobs)
-    _check_writable(_out(given))
+    _check_writable("out", _out(given))
 
 
 def run_command(given: argparse.Namespace) -> int:
@@ -45,10 +45,8 @@ def check_trial(given: argparse.Namespace) -> None:
     _topology(given)
     _pair(given)
     _options(given)
-    if given.capture is not None and not given.capture.absolute().parent.is_dir():
-        raise InputError("capture", str(given.capture), "a file in a directory that exists")
     if given.capture is not None:
-        _check_writable(given.capture.parent)
+        _check_writable("capture", given.capture.parent)
 
 
 def trial_command(given: argparse.Namespace) -> int:
@@ -60,6 +58,7 @@ def trial_command(given: argparse.Namespace) -> int:
     with Lab(_topology(given), links=given.links, seed=given.seed) as lab:
         result = trial.run(lab, one, other, _options(given))
         if given.capture is not None:
+            given.capture.parent.mkdir(parents=True, exist_ok=True)
             result.recording.write(given.capture)
         if given.json:
             known = {
@@ -193,9 +192,9 @@ def _out(given: argparse.Namespace) -> Path:
     return Path("runs") / f"{given.topology}-{given.strategy}" if given.out is None else Path(given.out)
 
 
-def _check_writable(directory: Path) -> None:
+def _check_writable(field: str, directory: Path) -> None:
     """Raise `InputError` unless files can be made in the directory, or it can be made."""
     nearest = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
     on_proc = nearest.stat().st_dev == Path("/proc").stat().st_dev  # where access(2) promises what mkdir(2) denies
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK) or on_proc:
-        raise InputError("out", str(directory), "a directory that can be written")
+        raise InputError(field, str(directory), "a directory that can be written")

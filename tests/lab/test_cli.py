@@ -30,7 +30,7 @@ from tests.commands import assert_one_clear_line, punchlab, run
         (["run", "ab", "--out", "/proc/results"], ["out", "/proc/results", "can be written"]),
         (["trial", "ab", "--nat-b", "cone"], ["nat", "'cone'"]),
         (["trial", "ab", "--client", "nobody"], ["client", "'nobody'", "punch"]),
-        (["trial", "ab", "--capture", "/nowhere/at/all.pcapng"], ["/nowhere/at"]),
+        (["trial", "ab", "--capture", "/proc/at/all.pcapng"], ["capture", "/proc/at"]),
         (["up", "xy"], ["topology", "'xy'"]),
         (["report", "/nowhere"], ["/nowhere"]),
         (["sandbox", "--", "no-such-program"], ["no-such-program"]),
