@@ -164,7 +164,8 @@ class Puncher:
         while True:
             try:
                 sock, address = await loop.sock_accept(self._listener)
-            except OSError:  # the connection was gone before we took it
+            except OSError:  # the connection was gone before we took it, or we have no descriptor for it now
+                await asyncio.sleep(RETRY_S[0])
                 continue
             if self._strangers >= MAX_STRANGERS:
                 sock.close()
