@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lab.errors import LabError
 from lab.impair.engine import LINKS_PER_REQUEST, REQUEST_BYTES
@@ -23,6 +23,14 @@ _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv[1]); from lab.impair.engine import main; "
     "main(int(sys.argv[2]), int(sys.argv[3]))"
 )
+_ENDED = "links: the process that held the packets has ended"
+
+
+class EngineLab(NamedTuple):
+    """The links of one lab, in the engine that holds them."""
+
+    engine: int
+    number: int
 
 
 class EngineHost:
@@ -32,7 +40,7 @@ class EngineHost:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
-        self._labs = count()
+        self._numbers = count()
 
     @property
     def pid(self) -> int | None:
@@ -44,30 +52,31 @@ class EngineHost:
         with self._lock:
             self._start()
 
-    def open(self, links: Sequence[dict[str, Any]], queues: Sequence[socket.socket]) -> int:
-        """Hand over queue sockets with what to do to their packets (`engine` says how); the lab's number."""
-        lab = next(self._labs)
-        for start in range(0, len(links), LINKS_PER_REQUEST):
-            chunk = slice(start, start + LINKS_PER_REQUEST)
-            self._ask({"open": lab, "links": links[chunk]}, [queue.fileno() for queue in queues[chunk]])
+    def open(self, links: Sequence[dict[str, Any]], queues: Sequence[socket.socket]) -> EngineLab:
+        """Hand over queue sockets with what to do to their packets (`engine` says how)."""
+        with self._lock:
+            self._start()
+            lab = EngineLab(self.pid or 0, next(self._numbers))
+            for start in range(0, len(links), LINKS_PER_REQUEST):
+                chunk = slice(start, start + LINKS_PER_REQUEST)
+                descriptors = [queue.fileno() for queue in queues[chunk]]
+                self._ask(lab, {"open": lab.number, "links": links[chunk]}, descriptors)
         return lab
 
-    def counters(self, lab: int) -> list[list[Any]]:
-        """The counters of the lab's links. Raises `LabError` when the engine ended meanwhile."""
-        return list(self._ask({"counters": lab})["counters"])
+    def counters(self, lab: EngineLab) -> list[list[Any]]:
+        """The counters of the lab's links. Raises `LabError` when their engine ended meanwhile."""
+        with self._lock:
+            return list(self._ask(lab, {"counters": lab.number})["counters"])
 
-    def close(self, lab: int) -> list[list[Any]]:
-        """Let go of the lab's links; their last counters."""
-        return list(self._ask({"close": lab})["counters"])
+    def close(self, lab: EngineLab) -> list[list[Any]]:
+        """Let go of the lab's links; their last counters. Raises `LabError` when their engine ended meanwhile."""
+        with self._lock:
+            return list(self._ask(lab, {"close": lab.number})["counters"])
 
     def stop(self) -> None:
         """End the engine; every queue that it still holds drops its packets."""
         with self._lock:
-            if self._control is not None:
-                self._control.close()
-            if self._process is not None:
-                self._process.wait()
-            self._control = self._process = None
+            self._stop()
 
     def forget(self) -> None:
         """In a forked child: the engine belongs to the parent."""
@@ -78,41 +87,43 @@ class EngineHost:
             self._process.returncode = 0  # not ours to wait for
         self._control = self._process = None
 
-    def _start(self) -> socket.socket:
-        if self._control is None:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs:
-                arguments = [str(_SOURCE), str(theirs.fileno()), str(os.getpid())]
-                self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _PROGRAM, *arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
-                    # Out of reach of the terminal's signals, and with a share of its own of busy processors.
-                    start_new_session=True,
-                )
-            self._control = ours
-        return self._control
+    def _start(self) -> None:
+        if self._process is not None and self._process.poll() is not None:
+            self._stop()
+        if self._control is not None:
+            return
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            arguments = [str(_SOURCE), str(theirs.fileno()), str(os.getpid())]
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _PROGRAM, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                # Out of reach of the terminal's signals, and with a share of its own of busy processors.
+                start_new_session=True,
+            )
 
-    def _ask(self, request: dict[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
-        with self._lock:
-            control = self._start()
-            try:
-                socket.send_fds(control, [json.dumps(request).encode()], descriptors)
-                answer = control.recv(REQUEST_BYTES)
-            except OSError as error:
-                raise self._broken() from error
-            if not answer:
-                raise self._broken()
-            result: dict[str, Any] = json.loads(answer)
-            return result
+    def _ask(self, lab: EngineLab, request: dict[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
+        if self._control is None or lab.engine != self.pid:
+            raise LabError(_ENDED)
+        try:
+            socket.send_fds(self._control, [json.dumps(request).encode()], descriptors)
+            answer = self._control.recv(REQUEST_BYTES)
+        except OSError:
+            answer = b""
+        if not answer:
+            self._stop()
+            raise LabError(_ENDED)
+        result: dict[str, Any] = json.loads(answer)
+        return result
 
-    def _broken(self) -> LabError:
-        status = None if self._process is None else self._process.wait()
+    def _stop(self) -> None:
         if self._control is not None:
             self._control.close()
+        if self._process is not None:
+            self._process.wait()
         self._control = self._process = None
-        return LabError(f"links: the process that holds the packets ended by itself (status {status})")
 
 
 HOST = EngineHost()

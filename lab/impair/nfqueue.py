@@ -27,7 +27,7 @@ from typing import Any
 from lab import namespace
 from lab.errors import LabError
 from lab.impair import nfnetlink
-from lab.impair.enginehost import HOST
+from lab.impair.enginehost import HOST, EngineLab
 from lab.impair.impairment import Impairment
 from lab.impair.link import Applied, Counters, DirectedLink, LinkEnd
 from lab.namespace import Namespace
@@ -75,7 +75,7 @@ class NfqueueApplied(Applied):
 
     name = "nfqueue"
 
-    def __init__(self, holds: Sequence[Hold | None], lab: int) -> None:
+    def __init__(self, holds: Sequence[Hold | None], lab: EngineLab) -> None:
         self._holds, self._lab = holds, lab
         self._last: Sequence[Counters | None] | None = None
 
@@ -187,11 +187,10 @@ def _apply_rules(holds: Sequence[Hold]) -> None:
                 text=True,
             )
         loading.append((process, text))
-    refusals = [
-        complaint.strip() or f"status {process.returncode}"
-        for process, text in loading
-        for complaint in [process.communicate(text)[1]]
-        if process.returncode
-    ]
+    refusals: list[str] = []
+    for process, text in loading:
+        _, complaint = process.communicate(text)
+        if process.returncode:
+            refusals.append(complaint.strip() or f"status {process.returncode}")
     if refusals:
         raise LabError(f"links: iptables-restore: {refusals[0]}")

@@ -64,8 +64,10 @@ class Wire:
     def _settle(self) -> None:
         """Wait until the wire carries packets: the kernel starts an end some time after its peer came up."""
         with self.udp(self.here) as here, self.udp(self.there) as there:
+            deadline = time.monotonic() + 10
             for sender, receiver in ((here, there), (there, here)):
                 while not select.select([receiver], [], [], 0.005)[0]:
+                    assert time.monotonic() < deadline
                     sender.sendto(b"", receiver.getsockname())
 
     def impair(self, forth: Impairment = _NONE, back: Impairment = _NONE, seed: int = 0) -> Applied:
