@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import subprocess
@@ -13,12 +12,11 @@ from pathlib import Path
 import pytest
 
 from lab import Lab
-from lab.cli import arguments
 from lab.process import EventProcess, wait_for
-from punch import cli as punch_cli
 from topologies import AB
 
 PROJECT = Path(__file__).parent.parent
+OPTION = r"(?<![\w-])--[a-z][a-z-]*"
 README = (PROJECT / "README.md").read_text()
 
 # Too long for here: the command, and the script of CI that runs it.
@@ -53,10 +51,11 @@ def test_what_is_not_run_here_is_run_by_ci(command: str) -> None:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that looks like the project from inside and keeps what the commands write out of it."""
+    """A folder that looks like the project after `script/demo`, and keeps what the commands write out of it."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("topologies", "scenarios"):
         (folder / name).symlink_to(PROJECT / name)
+    (folder / "runs").mkdir()
     return folder
 
 
@@ -108,20 +107,22 @@ def test_a_file_is_sent_for_real_as_described(tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", blocks("python"))
 def test_the_example_passes(source: str) -> None:
     names: dict[str, Callable[[], None]] = {}
-    exec(source, names)  # type: ignore[arg-type]  # a module's namespace, of which only the tests are called
+    exec(source, names)
     tests = [function for name, function in names.items() if name.startswith("test_")]
     assert tests
     for function in tests:
         function()
 
 
-def options(parser: argparse.ArgumentParser) -> Iterator[str]:
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for command in action.choices.values():
-                yield from options(command)
-        else:
-            yield from (word for word in action.option_strings if word.startswith("--") and word != "--help")
+def helped(*words: str) -> str:
+    return subprocess.run([sys.executable, "-m", *words, "--help"], capture_output=True, text=True, check=True).stdout
+
+
+def options(program: str) -> set[str]:
+    commands = re.findall(r"^    (\w+) ", helped(program), flags=re.MULTILINE)
+    assert commands
+    pages = [helped(program, command) for command in commands]
+    return {option for page in pages for option in re.findall(OPTION, page)} - {"--help"}
 
 
 # Of other programs, and of scenarios/conftest.py.
@@ -132,7 +133,7 @@ FOREIGN = {
 
 
 def test_every_option_is_in_the_readme_and_every_option_in_the_readme_exists() -> None:
-    known = set(options(arguments.parser())) | set(options(punch_cli._parser()))
-    written = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", re.sub(r"```text.*?```", "", README, flags=re.DOTALL)))
-    assert known - written - {"--version"} == set()
+    known = options("lab.cli") | options("punch")
+    written = set(re.findall(OPTION, re.sub(r"^```text.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)))
+    assert known - written == set()
     assert written - known - FOREIGN == set()
