@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import pytest
 
 from lab import Lab
-from lab import trial as trials
+from lab import trial as lab_trial
 from lab.results import RunFolder
 from lab.trial import Trial
 from topologies import TOPOLOGIES
@@ -28,6 +28,14 @@ class Punch(Protocol):
     def __call__(
         self, topology: str, nat_a: str, nat_b: str, *, pair: tuple[str, str] | None = None, **options: Any
     ) -> Trial: ...
+
+
+@pytest.fixture(scope="session")
+def trials(pytestconfig: pytest.Config) -> int:
+    count: int = pytestconfig.getoption("--trials")
+    if count < 1:
+        raise pytest.UsageError(f"--trials: {count} cannot be used; expected a whole number from 1")
+    return count
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +65,7 @@ def punch(request: pytest.FixtureRequest, run_folder: RunFolder | None) -> Punch
                 name = re.sub(r"[^\w-]+", "-", f"{request.node.name}-{count:03}").strip("-")
                 trial.recording.write(run_folder.captures / f"{name}.pcapng")
                 run_folder.append(
-                    trials.record(
+                    lab_trial.record(
                         trial,
                         id=name,
                         topology=topology,

@@ -17,8 +17,8 @@ HOPELESS = {
 @pytest.mark.parametrize("nat_b", CLASSICS)
 @pytest.mark.parametrize("nat_a", CLASSICS)
 @pytest.mark.parametrize("topology", ["ab", "cd"])
-def test_pair(topology: str, nat_a: str, nat_b: str, punch: Punch, pytestconfig: pytest.Config) -> None:
-    for _ in range(pytestconfig.getoption("--trials")):
+def test_pair(topology: str, nat_a: str, nat_b: str, punch: Punch, trials: int) -> None:
+    for _ in range(trials):
         trial = punch(topology, nat_a, nat_b)
         assert trial.agrees, trial
         assert trial.direct == ((nat_a, nat_b) not in HOPELESS), trial

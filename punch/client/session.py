@@ -18,7 +18,7 @@ from punch.client.keys import KeyExchange
 from punch.client.progress import Progress
 from punch.client.puncher import Connection, Puncher, sleep_until
 from punch.client.rendezvous import Rendezvous, Strategy
-from punch.client.sockets import die_with_the_path
+from punch.client.sockets import die_with_the_path, mend_round_trip
 from punch.client.transfer import receive_files, send_files
 from punch.endpoint import EdgeUrl, Endpoint
 from punch.errors import ChannelError, PunchFailedError
@@ -84,7 +84,9 @@ async def _tunnel(options: Options, exchange: KeyExchange, role: Role) -> AsyncI
             await puncher.close()
         await rendezvous.leave()
         die_with_the_path(connection.sock)
-        options.report("nonce_echoed", round_trip_s=await _echo_nonces(channel))
+        round_trip_s = await _echo_nonces(channel)
+        options.report("nonce_echoed", round_trip_s=round_trip_s)
+        mend_round_trip(connection.sock, round_trip_s)
         yield channel
 
 
