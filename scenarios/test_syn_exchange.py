@@ -7,7 +7,7 @@ import pytest
 from scenarios.conftest import Punch
 
 CONES = ("port_restricted_cone", "port_restricted_cone")
-TOLERANCE_S = 0.01
+TOLERANCE_S = 0.025
 """Between the skew that was asked for and the one that was measured, on a busy machine."""
 
 
