@@ -141,7 +141,7 @@ def _run_all(waiting: Sequence[Job], captures: Path, jobs: int) -> Iterator[Reco
 
 def run_job(job: Job, captures: Path) -> Record:
     """One trial in a fresh lab; what breaks in the lab becomes a `lab_error` record."""
-    from lab import trial
+    from lab import record, trial
     from lab.lab import Lab
 
     campaign = job.campaign
@@ -159,11 +159,11 @@ def run_job(job: Job, captures: Path) -> Record:
             result = trial.run(lab, one, other, campaign.options)
             capture = captures / f"{job.id}.pcapng"
             result.recording.write(capture)
-            return trial.record(result, **known, capture=f"captures/{capture.name}")
+            return record.record(result, **known, capture=f"captures/{capture.name}")
     except InputError:
         raise
     except (PunchlabError, OSError) as error:
-        return trial.broken(campaign.options, (one, other), started, error, **known)
+        return record.lab_error(campaign.options, (one, other), started, error, **known)
 
 
 def _ignore_interrupt() -> None:

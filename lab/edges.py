@@ -57,6 +57,10 @@ class EdgeNetwork:
                 for number, process in enumerate(self._processes.values())
             )
 
-        if not wait_for(list(self._processes.values()), ready, _START_S):
+        def settled() -> bool:
+            return ready() or not all(process.open for process in self._processes.values())
+
+        wait_for(list(self._processes.values()), settled, _START_S)
+        if not ready():
             silent = next((p for p in self._processes.values() if not p.open), next(iter(self._processes.values())))
             raise LabError(f"edges did not come up: {silent.node.name}: {silent.errors or 'no reason given'}")

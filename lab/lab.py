@@ -48,7 +48,7 @@ class Lab:
         self._links, self._seed = links, seed
         self._nodes: dict[str, Node] = {}
         self._impaired: impair.Applied | None = None
-        self.services: EdgeNetwork | None = None
+        self.edge_network: EdgeNetwork | None = None
 
     def __enter__(self) -> Self:
         sandbox.require()
@@ -67,9 +67,9 @@ class Lab:
 
     def close(self) -> None:
         """Kill what runs in the nodes and let the kernel free them."""
-        if self.services is not None:
-            self.services.close()
-            self.services = None
+        if self.edge_network is not None:
+            self.edge_network.close()
+            self.edge_network = None
         try:
             if self._impaired is not None:
                 self._impaired.close()

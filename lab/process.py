@@ -107,13 +107,8 @@ class EventProcess:
         self._stderr.close()
 
 
-def wait_for(
-    processes: Sequence[EventProcess], condition: Callable[[], bool], timeout_s: float, *, stop_on_exit: bool = True
-) -> bool:
-    """Take in events until the condition holds: True; False when the time is over or every process has ended.
-
-    With `stop_on_exit`, the end of any one of them ends the waiting too.
-    """
+def wait_for(processes: Sequence[EventProcess], condition: Callable[[], bool], timeout_s: float) -> bool:
+    """Take in events until the condition holds: True; False when the time is over or every process has ended."""
     deadline = time.monotonic() + timeout_s
     with selectors.DefaultSelector() as selector:
         for process in processes:
@@ -123,14 +118,10 @@ def wait_for(
             left = deadline - time.monotonic()
             if left <= 0 or not selector.get_map():
                 return False
-            ended = False
             for key, _events in selector.select(left):
                 process = key.data
                 process.read()
                 if not process.open:
                     selector.unregister(key.fileobj)
                     process.process.wait()
-                    ended = True
-            if ended and stop_on_exit:
-                return condition()
     return True

@@ -1,9 +1,4 @@
-"""One trial: a real client punches between two hosts of a running lab, and what happened is proved and written down.
-
-`direct` has to be earned: both clients say that they are done, the file that arrived holds the fresh random bytes that
-were sent, and the capture shows the winning four-tuple crossing exactly the NATs that the topology puts between the
-hosts, and no edge. Whatever else happens has a name of its own, and `lab_error` is never a failed punch.
-"""
+"""One trial: a real client punches between two hosts of a running lab while every SYN is recorded."""
 
 from __future__ import annotations
 
@@ -17,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import control
+from lab import control, verdict
 from lab.capture.frame import CapturePoint, Recording
 from lab.capture.recorder import Recorder
 from lab.client import PUNCH, Client, command
@@ -27,28 +22,20 @@ from lab.errors import InputError, LabError
 from lab.exchange import Exchange, Pair
 from lab.exchange import Side as ExchangeSide
 from lab.lab import Lab
+from lab.lab import Path as LabPath
 from lab.process import Event, EventProcess, wait_for
-from lab.versions import versions
+from lab.verdict import Side
 from punch.nat.oracle import Dial, Prediction, predict
 
-OUTCOMES = (
-    "direct",
-    "relayed",
-    "no_rendezvous",
-    "punch_timeout",
-    "refused",
-    "wrong_peer",
-    "client_error",
-    "lab_error",
-)
-"""Every outcome that a trial can have."""
-
-_CLIENT_OUTCOMES = ("wrong_peer", "client_error", "no_rendezvous", "refused", "punch_timeout")
-"""What a client may report, the most telling first: the two hosts may fail differently."""
-
 _START_S = 20.0
+"""How long a client may take until it has registered."""
+
 _START_MARGIN_S = 2.0
+"""How far ahead a shared start is set: both clients must know each other by then."""
+
 _TRANSFER_S = 120.0
+_GRACE_S = 5.0
+"""How much longer than the other one's deadline a client may live when its peer has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,30 +66,17 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """What one host's client said: its events, exit status and the end of its standard error."""
-
-    host: str
-    events: Sequence[Event]
-    returncode: int | None
-    errors: str
-
-    def time(self, name: str) -> float | None:
-        """CLOCK_MONOTONIC seconds of the first event of that name."""
-        return next((float(event["t"]) for event in self.events if event["event"] == name), None)
-
-    def last(self, name: str) -> Event | None:
-        """The last event of that name."""
-        return next((event for event in reversed(self.events) if event["event"] == name), None)
-
-
-@dataclass(frozen=True, slots=True)
 class Trial:
-    """What happened in one trial; `record` is the same as plain data."""
+    """What happened in one trial; `lab.record` makes plain data of it.
 
-    lab: Lab
+    `path` is what lay between the hosts of `pair`, `links` what impaired the links; `outcome` is one of
+    `lab.verdict.OUTCOMES`, with the `reason` in words unless it is `direct`.
+    """
+
     options: Options
     pair: tuple[str, str]
+    path: LabPath
+    links: str
     started: datetime.datetime
     outcome: str
     reason: str | None
@@ -116,7 +90,7 @@ class Trial:
 
     @property
     def direct(self) -> bool:
-        """Whether the hosts met without a relay, proved as the module says."""
+        """Whether the hosts met without a relay, proved as `lab.verdict` says."""
         return self.outcome == "direct"
 
     @property
@@ -160,8 +134,8 @@ def run(lab: Lab, one: str, other: str, options: Options) -> Trial:
         pair_of(lab, one, other),
         None if agreed is None else (str(agreed["local"]), str(agreed["remote"])),
     )
-    outcome, reason = _judge(lab, one, other, sides, arrived, exchange)
     path = lab.path(one, other)
+    outcome, reason = verdict.judge(sides, arrived=arrived, exchange=exchange, nats=path.nats)
     prediction = predict(
         lab.nat(one),
         lab.nat(other),
@@ -174,9 +148,10 @@ def run(lab: Lab, one: str, other: str, options: Options) -> Trial:
         ),
     )
     return Trial(
-        lab=lab,
         options=options,
         pair=(one, other),
+        path=path,
+        links=lab.links,
         started=started,
         outcome=outcome,
         reason=reason,
@@ -186,47 +161,8 @@ def run(lab: Lab, one: str, other: str, options: Options) -> Trial:
         recording=recording,
         exchange=exchange,
         edge_log=edges.log,
-        timings_s=_timings(sides, begun),
+        timings_s=verdict.timings(sides, begun),
     )
-
-
-def record(trial: Trial, **more: Any) -> dict[str, Any]:
-    """The trial as one line of results.jsonl; `more` are the fields that only the run knows (id, topology, names)."""
-    path, winner = trial.lab.path(*trial.pair), trial.exchange.winner
-    return {
-        "schema": 1,
-        **more,
-        "started": _timestamp(trial.started),
-        "pair": list(trial.pair),
-        "client": trial.options.client.name,
-        "strategy": trial.options.strategy,
-        "max_attempts": trial.options.max_attempts,
-        "deadline_s": trial.options.deadline_s,
-        "skew_wanted_s": trial.options.skew_s,
-        "skew_s": trial.exchange.skew_s,
-        "delay_s": path.delay_s,
-        "jitter_s": path.jitter_s,
-        "loss": path.loss,
-        "links": trial.lab.links,
-        "outcome": trial.outcome,
-        "reason": trial.reason,
-        "prediction": _prediction(trial.prediction),
-        "control": {
-            "direct": trial.control.direct,
-            "skew_s": trial.control.skew_s,
-            "prediction": _prediction(trial.control.prediction),
-        },
-        "agrees": trial.agrees,
-        "timings_s": dict(trial.timings_s),
-        "attempts": {
-            side.host: sum(1 for event in side.events if event["event"] == "attempt" and event.get("kind") == "public")
-            for side in trial.sides
-        },
-        "path": None if winner is None else {"nats": list(winner.nats), "edge": winner.edge},
-        "exchange": trial.exchange.summary(),
-        "capture_dropped": sum(trial.recording.drops.values()),
-        "versions": dict(versions()),
-    }
 
 
 def pair_of(lab: Lab, one: str, other: str) -> Pair:
@@ -243,9 +179,9 @@ def pair_of(lab: Lab, one: str, other: str) -> Pair:
 
 def edge_network(lab: Lab, client: Client) -> EdgeNetwork:
     """The lab's edges, running this client's edge command since they were first asked for; wait for them."""
-    if lab.services is None:
-        lab.services = EdgeNetwork(lab.edges, client)
-    return lab.services
+    if lab.edge_network is None:
+        lab.edge_network = EdgeNetwork(lab.edges, client)
+    return lab.edge_network
 
 
 def _punch(lab: Lab, one: str, other: str, options: Options, sent: Path, inbox: Path) -> tuple[Side, Side]:
@@ -268,12 +204,14 @@ def _punch(lab: Lab, one: str, other: str, options: Options, sent: Path, inbox: 
     receiver = EventProcess(lab[other], command(client.receiver, values | {"start_at": instants[1]}))
     processes = [sender, receiver]
     try:
-        if client.tells_code and wait_for([sender], lambda: sender.first("code") is not None, _START_S):
+        if client.tells_code:
+            wait_for([sender], lambda: sender.first("code") is not None, _START_S)
             code = sender.first("code")
-            receiver.tell(str(code["code"]) if code is not None else "")
-        # An end is an end for both: the other one then has its own deadline to come to the same.
-        limit = _START_S + options.deadline_s + _TRANSFER_S
-        wait_for(processes, lambda: not any(process.open for process in processes), limit, stop_on_exit=False)
+            receiver.tell("" if code is None else str(code["code"]))
+        limit_s = _START_S + options.deadline_s + _TRANSFER_S
+        wait_for(processes, lambda: not all(process.open for process in processes), limit_s)
+        # When one has ended, the other has its own deadline to come to the same.
+        wait_for(processes, lambda: not any(process.open for process in processes), options.deadline_s + _GRACE_S)
         statuses = [process.returncode for process in processes]
         errors = [process.errors for process in processes]
     finally:
@@ -283,59 +221,6 @@ def _punch(lab: Lab, one: str, other: str, options: Options, sent: Path, inbox: 
         Side(one, sender.events, statuses[0], errors[0]),
         Side(other, receiver.events, statuses[1], errors[1]),
     )
-
-
-def _judge(
-    lab: Lab, one: str, other: str, sides: tuple[Side, Side], arrived: bool, exchange: Exchange
-) -> tuple[str, str | None]:
-    """The outcome and, unless it is `direct`, the reason in words."""
-    if all(side.returncode == 0 for side in sides):
-        if not arrived:
-            return "client_error", "both clients say that they are done, but the file that arrived is not the one sent"
-        winner, expected = exchange.winner, tuple(lab.path(one, other).nats)
-        if winner is None:
-            return "client_error", "the capture shows no connection with the endpoints that the clients agreed on"
-        if winner.edge:
-            return "relayed", "the winning connection ran through an edge"
-        if winner.nats != expected:
-            crossed = ", ".join(winner.nats) or "no NAT"
-            return "client_error", f"the winning connection crossed {crossed}; expected {', '.join(expected) or 'none'}"
-        return "direct", None
-    reported: dict[str, str] = {}
-    for side in sides:
-        if side.returncode == 0:
-            continue
-        failed = side.last("failed")
-        if failed is not None and failed.get("outcome") in _CLIENT_OUTCOMES:
-            reported.setdefault(str(failed["outcome"]), f"{side.host}: {failed.get('reason')}")
-        else:
-            words = side.errors.splitlines()[-1] if side.errors else f"exit status {side.returncode}"
-            reported.setdefault("client_error", f"{side.host}: {words}")
-    return next((outcome, reported[outcome]) for outcome in _CLIENT_OUTCOMES if outcome in reported)
-
-
-def _timings(sides: tuple[Side, Side], begun: float) -> dict[str, float]:
-    """What the clients' events tell, in seconds.
-
-    `rendezvous`: from the start of the clients to the later peer_known; `first_syn`: from there to the later first SYN;
-    `connected`, `agreed` and `transferred`: from the earlier first SYN to the later side's event.
-    """
-
-    def later(name: str) -> float | None:
-        times = [side.time(name) for side in sides]
-        return None if None in times else max(time for time in times if time is not None)
-
-    measured: dict[str, float | None] = {}
-    known, syns = later("peer_known"), [side.time("first_syn") for side in sides]
-    if known is not None:
-        measured["rendezvous"] = known - begun
-    if known is not None and None not in syns:
-        instants = [instant for instant in syns if instant is not None]
-        measured["first_syn"] = max(instants) - known
-        for key, event in (("connected", "connected"), ("agreed", "agreed"), ("transferred", "done")):
-            moment = later(event)
-            measured[key] = None if moment is None else moment - min(instants)
-    return {key: value for key, value in measured.items() if value is not None}
 
 
 def _capture_points(lab: Lab, one: str, other: str) -> list[CapturePoint]:
@@ -358,37 +243,3 @@ def _same_content(sent: Path, received: Path) -> bool:
         with path.open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").digest())
     return digests[0] == digests[1]
-
-
-def _prediction(prediction: Prediction) -> dict[str, Any]:
-    return {
-        "outcome": str(prediction.outcome),
-        "probability": prediction.probability,
-        "reason": prediction.reason,
-        "floor_s": prediction.floor_s,
-    }
-
-
-def broken(
-    options: Options, pair: tuple[str, str], started: datetime.datetime, error: Exception, **more: Any
-) -> dict[str, Any]:
-    """The record of a trial in which the lab itself broke: nothing was measured."""
-    return {
-        "schema": 1,
-        **more,
-        "started": _timestamp(started),
-        "pair": list(pair),
-        "client": options.client.name,
-        "strategy": options.strategy,
-        "max_attempts": options.max_attempts,
-        "deadline_s": options.deadline_s,
-        "skew_wanted_s": options.skew_s,
-        "outcome": "lab_error",
-        "reason": str(error),
-        "agrees": None,
-        "versions": dict(versions()),
-    }
-
-
-def _timestamp(moment: datetime.datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

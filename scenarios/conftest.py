@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import pytest
 
 from lab import Lab
-from lab import trial as lab_trial
+from lab.record import record
 from lab.results import RunFolder
 from lab.trial import Trial
 from topologies import TOPOLOGIES
@@ -65,7 +65,7 @@ def punch(request: pytest.FixtureRequest, run_folder: RunFolder | None) -> Punch
                 name = re.sub(r"[^\w-]+", "-", f"{request.node.name}-{count:03}").strip("-")
                 trial.recording.write(run_folder.captures / f"{name}.pcapng")
                 run_folder.append(
-                    lab_trial.record(
+                    record(
                         trial,
                         id=name,
                         topology=topology,

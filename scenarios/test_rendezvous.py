@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from lab.graph import read
 from lab.trial import Trial
 from scenarios.conftest import Punch
+from topologies import ABCD
 
 CONES = ("port_restricted_cone", "port_restricted_cone")
 
@@ -37,13 +39,14 @@ def test_c_and_d_each_use_their_own_edge_and_the_long_link_carries_the_session(p
     assert {("edge2", "bus_sent"), ("edge3", "bus_sent")} <= sent
     assert {("edge2", "bus_received"), ("edge3", "bus_received")} <= received
     # The frames between the two edges crossed both ends of the long link between their regions.
-    edges = {trial.lab.graph.nodes[edge].address for edge in ("edge2", "edge3")}
+    graph = read(ABCD())
+    edges = {graph.nodes[edge].address for edge in ("edge2", "edge3")}
     carried = {
         frame.interface
         for frame in trial.recording.frames
         if {frame.packet["IP"].src, frame.packet["IP"].dst} == edges and len(frame.packet["TCP"].payload) > 0
     }
-    long_link = {end.name for end, peer, _ in trial.lab.graph.path("core2", "core3") for end in (end, peer)}
+    long_link = {end.name for end, peer, _ in graph.path("core2", "core3") for end in (end, peer)}
     assert long_link <= carried
 
 

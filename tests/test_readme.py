@@ -96,7 +96,7 @@ def test_a_file_is_sent_for_real_as_described(tmp_path: Path) -> None:
         inbox = tmp_path / "inbox"
         inbox.mkdir()
         receiver = EventProcess(lab["b"], [*filled(receive_words, EDGE=lab.anycast, CODE=code), "--dir", str(inbox)])
-        assert wait_for([sender, receiver], lambda: not (sender.open or receiver.open), 60, stop_on_exit=False)
+        assert wait_for([sender, receiver], lambda: not (sender.open or receiver.open), 60)
         for process in (sender, receiver):
             assert process.returncode == 0, process.errors
             process.end()

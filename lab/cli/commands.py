@@ -53,6 +53,7 @@ def trial_command(given: argparse.Namespace) -> int:
     """`punchlab trial`."""
     from lab import trial
     from lab.lab import Lab
+    from lab.record import record
 
     one, other = _pair(given)
     with Lab(_topology(given), links=given.links, seed=given.seed) as lab:
@@ -68,7 +69,7 @@ def trial_command(given: argparse.Namespace) -> int:
                 "nat_b": given.nat_b,
                 "unsolicited": given.unsolicited,
             }
-            print(json.dumps(trial.record(result, **known)))
+            print(json.dumps(record(result, **known)))
         else:
             print(result)
     return 0 if result.direct else 1

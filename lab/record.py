@@ -1,0 +1,76 @@
+"""A trial as plain data: one line of results.jsonl. README lists the fields."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from lab.trial import Options, Trial
+from lab.versions import versions
+from punch.nat.oracle import Prediction
+
+SCHEMA = 1
+
+
+def record(trial: Trial, **more: Any) -> dict[str, Any]:
+    """The record of a trial; `more` are the fields that only the run knows (id, topology, names of the NATs)."""
+    winner = trial.exchange.winner
+    return {
+        **_asked(trial.options, trial.pair, trial.started, more),
+        "skew_s": trial.exchange.skew_s,
+        "delay_s": trial.path.delay_s,
+        "jitter_s": trial.path.jitter_s,
+        "loss": trial.path.loss,
+        "links": trial.links,
+        "outcome": trial.outcome,
+        "reason": trial.reason,
+        "prediction": _prediction(trial.prediction),
+        "control": {
+            "direct": trial.control.direct,
+            "skew_s": trial.control.skew_s,
+            "prediction": _prediction(trial.control.prediction),
+        },
+        "agrees": trial.agrees,
+        "timings_s": dict(trial.timings_s),
+        "attempts": {side.host: side.attempts for side in trial.sides},
+        "path": None if winner is None else {"nats": list(winner.nats), "edge": winner.edge},
+        "exchange": trial.exchange.summary(),
+        "capture_drops": sum(trial.recording.drops.values()),
+        "versions": dict(versions()),
+    }
+
+
+def lab_error(
+    options: Options, pair: tuple[str, str], started: datetime.datetime, error: Exception, **more: Any
+) -> dict[str, Any]:
+    """The record of a trial in which the lab itself broke: nothing was measured."""
+    return {
+        **_asked(options, pair, started, more),
+        "outcome": "lab_error",
+        "reason": str(error),
+        "agrees": None,
+        "versions": dict(versions()),
+    }
+
+
+def _asked(options: Options, pair: tuple[str, str], started: datetime.datetime, more: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        **more,
+        "started": started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "pair": list(pair),
+        "client": options.client.name,
+        "strategy": options.strategy,
+        "max_attempts": options.max_attempts,
+        "deadline_s": options.deadline_s,
+        "skew_wanted_s": options.skew_s,
+    }
+
+
+def _prediction(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "outcome": str(prediction.outcome),
+        "probability": prediction.probability,
+        "reason": prediction.reason,
+        "floor_s": prediction.floor_s,
+    }

@@ -1,0 +1,114 @@
+"""The lab as a library: topologies, paths, nodes, and what it refuses."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from lab import InputError, Lab
+from lab.graph import read
+from tests.lab.homes import Homes
+from topologies import AB, ABCD, CD
+from topologies.internet import Internet
+
+
+@pytest.mark.parametrize(("host", "edge"), [("a", "edge1"), ("b", "edge1"), ("c", "edge2"), ("d", "edge3")])
+def test_routing_takes_each_host_to_its_nearest_edge(host: str, edge: str) -> None:
+    with Lab(ABCD()) as lab:
+        listener = lab[edge].socket()
+        listener.bind(("0.0.0.0", 5000))
+        listener.listen()
+        listener.settimeout(5)
+        dialler = lab[host].socket()
+        dialler.settimeout(5)
+        dialler.connect((lab.anycast, 5000))
+        accepted, _ = listener.accept()
+        for made in (listener, dialler, accepted):
+            made.close()
+
+
+def test_a_region_without_an_edge_uses_the_nearest_of_another_region() -> None:
+    class Uneven(Internet):
+        pairs = (("a", "b"),)
+
+        def build(self) -> None:
+            self.begin()
+            for name in ("west", "middle", "east"):
+                self.region(name)
+            self.edge("west", delay="0ms")
+            self.edge("east", delay="0ms")
+            self.home("middle", ["a"], "none", "drop")
+            self.home("middle", ["b"], "none", "drop")
+            self.long_link("west", "middle", delay="20ms")
+            self.long_link("middle", "east", delay="5ms")
+            self.finish()
+
+    graph = read(Uneven())
+    (to_anycast,) = [gateway for prefix, gateway in graph.nodes["core2"].routes if prefix == "11.0.0.1/32"]
+    gateways = {
+        end.address.split("/")[0]: end.node for link in graph.links for end in (link.one, link.other) if end.address
+    }
+    assert gateways[to_anycast] == "core3"
+
+
+def test_the_path_between_two_hosts_names_its_nats_and_adds_up_its_delays() -> None:
+    with Lab(CD(nat_c="full_cone", nat_d="none", delay="50ms", loss=1)) as lab:
+        path = lab.path("c", "d")
+    assert path.nodes == ["c", "nat_c", "core1", "core2", "d"]
+    assert path.nats == ["nat_c"]
+    assert path.delay_s == pytest.approx(0.05)
+    assert path.loss == pytest.approx(1 - 0.99**2)
+
+
+def test_hosts_of_one_home_reach_each_other_through_their_switch() -> None:
+    with Lab(Homes(nat="symmetric")) as lab:
+        assert "1 received" in lab["a"].run(["ping", "-c1", "-W2", lab["a2"].address]).stdout
+
+
+def test_nodes_are_apart_from_each_other() -> None:
+    with Lab(AB()) as lab:
+        shown = lab["a"].run(["ip", "-brief", "address"]).stdout
+        assert "a-eth0" in shown
+        assert "b-eth0" not in shown
+
+
+def test_a_lab_ends_with_its_block_and_kills_what_ran_in_it() -> None:
+    with Lab(AB()) as lab:
+        sleeper = lab["a"].popen(["sleep", "1000"])
+    assert sleeper.returncode == -signal.SIGKILL
+
+
+def test_a_node_that_is_not_there_is_bad_input_and_names_those_that_are() -> None:
+    with Lab(AB()) as lab, pytest.raises(InputError, match=r"node: 'z'.*nat_a"):
+        lab["z"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"nat_a": "cone"}, "nat: 'cone'"),
+        ({"unsolicited": "maybe"}, "unsolicited: 'maybe'"),
+        ({"delay": "soon"}, "delay: 'soon'"),
+        ({"loss": -1}, "loss: -1"),
+        ({"bw": 0}, "bw: 0"),
+    ],
+)
+def test_a_topology_refuses_what_cannot_be_built(parameters: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        AB(**parameters)
+
+
+def test_a_pair_must_be_two_hosts() -> None:
+    with Lab(AB()) as lab:
+        for one, other in (("a", "a"), ("a", "core1")):
+            with pytest.raises(InputError, match="pair"):
+                lab.punch(one, other)
+
+
+def test_a_second_punch_in_one_lab_is_as_good_as_the_first() -> None:
+    with Lab(AB()) as lab:
+        for _ in range(2):
+            trial = lab.punch("a", "b")
+            assert trial.direct, trial
+            assert trial.agrees, trial
