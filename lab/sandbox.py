@@ -27,6 +27,7 @@ _MARKER = Path("/run/punchlab-sandbox")
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x00020000, 0x10000000, 0x20000000, 0x40000000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 2, 4, 8, 16384, 1 << 18
 _PR_SET_PDEATHSIG = 1
+_ADMINISTRATION = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Not SIGINT: the terminal sends that to every process by itself."""
 
@@ -113,6 +114,8 @@ def _init(command: list[str]) -> int:
     except OSError as error:
         print(f"punchlab: {_explain(error)}", file=sys.stderr, flush=True)
         return 2
+    # Debian gives ordinary users a PATH without the folders where iptables, nft and tc are.
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), *_ADMINISTRATION])
     child = os.fork()
     if child == 0:
         try:

@@ -84,7 +84,10 @@ def punch(request: pytest.FixtureRequest, run_folder: RunFolder | None) -> Punch
 def pytest_sessionfinish(session: pytest.Session) -> None:
     directory: Path | None = session.config.getoption("--report")
     # With pytest-xdist the workers write records, and the one that started them writes the report.
-    if directory is not None and not hasattr(session.config, "workerinput") and (directory / "results.jsonl").exists():
+    if directory is None or hasattr(session.config, "workerinput"):
+        return
+    results = directory / "results.jsonl"
+    if results.exists() and results.stat().st_size > 0:
         import reports
 
         reports.write(directory)

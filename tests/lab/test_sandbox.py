@@ -91,3 +91,8 @@ def test_a_lab_ends_with_its_block_and_kills_what_ran_in_it() -> None:
         held = lab["a"].namespace
     assert sleeper.returncode == -signal.SIGKILL
     assert held.fd == -1
+
+
+def test_programs_of_the_administrator_are_found_without_their_folders_in_the_path() -> None:
+    done = run(punchlab("trial", "ab", "--nat-a", "full_cone", under=["env", "PATH=/usr/local/bin:/usr/bin:/bin"]))
+    assert done.returncode == 0, done
