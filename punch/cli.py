@@ -1,11 +1,13 @@
 """The command `punch`: `edge`, `send`, `receive`.
 
-Exit status: 0 done, 1 failed, 2 bad input (or an edge that cannot be reached), 130 and 143 interrupted.
+Exit status: 0 done, 1 failed, 2 bad input (or an edge that cannot be reached), 129, 130 and 143 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import math
 import os
 import sys
@@ -27,6 +29,7 @@ EDGE_VARIABLE = "PUNCH_EDGE"
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: that of the process) and return its exit status."""
+    _settle_streams()
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
@@ -47,7 +50,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _complain(text: str) -> None:
-    print(f"punch: {text}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the terminal may have gone
+        print(f"punch: {text}", file=sys.stderr)
+
+
+def _settle_streams() -> None:
+    """Standard streams that are there, and that take every character.
+
+    One that was closed becomes /dev/null: otherwise the next socket or file would get its descriptor.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 (open until the process ends)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -110,7 +126,7 @@ def _edge(arguments: argparse.Namespace) -> int:
 
     from punch.edge.server import Edge, serve_until_signal
     from punch.endpoint import EdgeUrl, Endpoint
-    from punch.events import human_reporter, json_reporter
+    from punch.events import human_reporter, json_reporter, unfailing
     from punch.sentences import EDGE
 
     listen = Endpoint.parse(arguments.listen, field="listen", any_port=True)
@@ -119,7 +135,7 @@ def _edge(arguments: argparse.Namespace) -> int:
     name = arguments.name
     if name is not None and not (1 <= len(name) <= 128 and name.isprintable()):
         raise InputError("name", name, "1 to 128 printable characters")
-    report = json_reporter() if arguments.json else human_reporter(EDGE)
+    report = unfailing(json_reporter() if arguments.json else human_reporter(EDGE))
     asyncio.run(serve_until_signal(Edge(listen, report, name=name, lifetime_s=lifetime), join))
     return 0
 
@@ -218,21 +234,35 @@ def _run_client(work: Coroutine[None, None, None], report: Reporter) -> int:
     # The key exchange computes in a thread while packets arrive: let the event loop have its turn sooner.
     sys.setswitchinterval(0.0005)
     try:
-        asyncio.run(_terminable(work))
+        stopped_by = asyncio.run(_terminable(work))
     except PunchFailedError as error:
         report("failed", outcome=error.outcome, reason=error.reason)
         raise
-    except asyncio.CancelledError:
+    if stopped_by is not None:
         _complain("terminated")
-        return 143
+        return 128 + stopped_by
     return 0
 
 
-async def _terminable(work: Coroutine[None, None, None]) -> None:
-    """Await `work`; SIGTERM cancels it, so that it cleans up as it does on SIGINT."""
+async def _terminable(work: Coroutine[None, None, None]) -> int | None:
+    """Await `work`; SIGTERM and SIGHUP cancel it, so that it cleans up as it does on SIGINT, and are returned."""
     import asyncio
     import signal
 
     task = asyncio.ensure_future(work)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    await task
+    received: list[int] = []
+
+    def stop(number: int) -> None:
+        received.append(number)
+        task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+            asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not received:
+            raise
+        return received[0]
+    return None

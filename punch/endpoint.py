@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from punch.errors import InputError
 
-_URL = re.compile(r"ws://(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?):(?P<port>[0-9]{1,5})/?")
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"  # RFC 1123 section 2.1
+_URL = re.compile(rf"ws://(?P<host>{_LABEL}(?:\.{_LABEL})*):(?P<port>[0-9]{{1,5}})/?")
 
 
 class Endpoint(NamedTuple):

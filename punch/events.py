@@ -6,6 +6,7 @@ An event never carries a secret, with one exception: the sender's `code`, which 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +28,20 @@ def json_reporter(stream: TextIO | None = None) -> Reporter:
         out.flush()
 
     return report
+
+
+def unfailing(report: Reporter) -> Reporter:
+    """`report`, but an event that cannot be written is lost: a service outlives its log's reader, and a full disk."""
+
+    def unfailing_report(event: str, /, t: float | None = None, **fields: object) -> None:
+        try:
+            report(event, t, **fields)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError:
+            pass
+
+    return unfailing_report
 
 
 def human_reporter(sentences: dict[str, Sentence], stream: TextIO | None = None) -> Reporter:

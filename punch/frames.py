@@ -286,6 +286,11 @@ def _to_endpoint(name: str, value: object) -> Endpoint:
     return endpoint
 
 
+def printable(text: str) -> str:
+    """What somebody else wrote, for a terminal: what is not printable is a question mark."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
 def _short(value: object) -> str:
     """`value` for a message: bounded (a WebSocket close reason holds 123 bytes) and in ASCII."""
     text = ascii(value)

@@ -48,6 +48,7 @@ EDGE = cast(
         "client": lambda fields: f"{fields['session']}: {fields['role']} at {fields['public']}",
         "client_gone": lambda fields: f"{fields['session']}: {fields['role']} gone ({fields['reason']})",
         "paired": lambda fields: f"{fields['session']}: paired, {fields['via']}",
+        "overloaded": lambda fields: f"nobody gets in: {fields['reason']}",
         "rejected": lambda fields: f"rejected {fields['public']}: {fields['reason']}",
     },
 )

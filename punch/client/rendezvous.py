@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from punch.client.sockets import bound_socket, choose_local, die_with_the_path
 from punch.endpoint import EdgeUrl, Endpoint
 from punch.errors import EdgeUnreachableError, FrameError, InputError, PunchFailedError
-from punch.frames import Peer, Register, Welcome, parse_peer, parse_welcome, register_frame
+from punch.frames import Peer, Register, Welcome, parse_peer, parse_welcome, printable, register_frame
 from punch.websocket import open_websocket, resolve
 
 CONNECT_TIMEOUT_S = 5.0
@@ -53,7 +53,8 @@ class Rendezvous:
             if isinstance(error, OSError):
                 raise EdgeUnreachableError(str(url), _told(error)) from None
             if isinstance(error, WebSocketException | EOFError):
-                raise EdgeUnreachableError(str(url), f"it does not answer as an edge ({error})") from None
+                cause = f"it does not answer as an edge ({printable(str(error))})"
+                raise EdgeUnreachableError(str(url), cause) from None
             raise
 
     async def register(self, register: Register) -> Welcome:
@@ -98,7 +99,7 @@ def _told(error: OSError) -> str:
 
 def _why(error: Exception, late: str) -> str:
     if isinstance(error, ConnectionClosed):
-        reason = error.rcvd.reason if error.rcvd is not None else ""
+        reason = printable(error.rcvd.reason) if error.rcvd is not None else ""
         return f"the edge ended the session: {reason}" if reason else "the connection to the edge was lost"
     return f"the edge sent a bad frame: {error}" if isinstance(error, FrameError) else late
 

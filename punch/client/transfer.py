@@ -16,9 +16,10 @@ import json
 from collections.abc import Callable
 
 from punch.client.channel import MAX_PAYLOAD, Channel, Kind
-from punch.client.files import MAX_FILES, FileDone, FileError, FileInfo, Inbox, Outgoing
+from punch.client.files import MAX_FILES, FileDone, FileError, FileInfo, Inbox, Outgoing, check_name
 from punch.client.progress import Progress
 from punch.errors import ChannelError, PunchFailedError, TamperedError
+from punch.frames import printable
 
 FAREWELL_S = 5.0  # how long to wait for the other end's FINAL once all is said
 MAX_SIZE = 1 << 63
@@ -82,6 +83,7 @@ async def _receive_offer(channel: Channel) -> list[FileInfo]:
         if len(offered) == MAX_FILES:
             raise FileError(f"more than {MAX_FILES} files are offered")
         info, last = _parse_offer(await _expect(channel, Kind.OFFER))
+        check_name(info.name)  # now, not at the end: names of any length would add up
         offered.append(info)
     return offered
 
@@ -157,7 +159,7 @@ async def _receive(channel: Channel) -> tuple[Kind, bytes]:
     kind, payload = await channel.receive()
     if kind is Kind.ABORT:
         text = payload.decode(errors="replace")[:300]
-        raise _AbortedError("".join(each if each.isprintable() else "?" for each in text))
+        raise _AbortedError(printable(text))
     return kind, payload
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import resource
 import signal
 import socket
 from http import HTTPStatus
+from typing import Any
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -24,6 +27,7 @@ from punch.frames import MAX_FRAME, Contact, Peer, Welcome, parse_register, peer
 CLIENT_PATH = "/"
 REGISTER_TIMEOUT_S = 10.0
 DEFAULT_LIFETIME_S = 600.0
+OVERLOAD_INTERVAL_S = 10.0
 POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
 
 
@@ -44,6 +48,7 @@ class Edge:
         self.address = Endpoint(*self._socket.getsockname())
         self.name = name or str(self.address)
         self._lifetime_s = lifetime_s
+        self._overload_due = 0.0
         self._report = report
         self._mesh = Mesh(self.name, lifetime_s, report)
         self._directory = Directory(self.name, self._mesh, report)
@@ -69,6 +74,15 @@ class Edge:
             await asyncio.gather(*links, return_exceptions=True)
             server.close()
             await server.wait_closed()
+
+    def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Handle what asyncio cannot raise anywhere. Out of descriptors it says so hundreds of times a second."""
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+            loop.default_exception_handler(context)
+        elif loop.time() >= self._overload_due:
+            self._overload_due = loop.time() + OVERLOAD_INTERVAL_S
+            self._report("overloaded", reason=error.strerror)
 
     async def _handle(self, connection: ServerConnection) -> None:
         if connection.remote_address is None:  # gone already
@@ -155,8 +169,13 @@ def _is_not_about_a_handshake(record: logging.LogRecord) -> bool:
 
 async def serve_until_signal(edge: Edge, join: list[EdgeUrl]) -> None:
     """Run `edge` until SIGTERM or SIGINT."""
+    # Each client holds a descriptor while it waits; 1024, the usual limit for no better reason than select(2), is soon
+    # used up, and then nobody gets in.
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(edge.on_loop_error)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await edge.run(join, stop)

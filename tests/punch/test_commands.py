@@ -6,18 +6,23 @@ import contextlib
 import hashlib
 import io
 import itertools
+import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from websockets.sync.server import serve
 
 from punch.cli import main
+from punch.endpoint import Endpoint
 from tests.punch.recorder import PATIENCE_S, Command, Event
 
 CODE = "k7x2mq-amber-falcon-tulip"
@@ -225,7 +230,10 @@ def test_a_disk_that_is_full_is_told_on_both_sides_and_leaves_nothing(edge: str,
     assert list(out.iterdir()) == []
 
 
-def test_a_receiver_that_is_terminated_leaves_nothing(edge: str, tmp_path: Path, out: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_receiver_that_is_terminated_leaves_nothing(
+    edge: str, tmp_path: Path, out: Path, number: signal.Signals
+) -> None:
     big = tmp_path / "big"
     with big.open("wb") as file:
         file.truncate(1 << 40)  # sparse: it will not be sent to its end
@@ -233,7 +241,8 @@ def test_a_receiver_that_is_terminated_leaves_nothing(edge: str, tmp_path: Path,
     os.truncate(big, min(1 << 40, fits // 2))
     with send(edge, big, "--code", CODE) as sender, receive(edge, CODE, "--dir", out) as receiver:
         receiver.wait_for("progress")
-        assert receiver.finish(terminate=True) == 143
+        receiver.process.send_signal(number)
+        assert receiver.finish() == 128 + number
         assert sender.finish() == 1
     assert list(out.iterdir()) == []
     assert receiver.errors == ["punch: terminated"]
@@ -388,6 +397,121 @@ def test_people_are_told_a_failure_in_one_line(edge: str, file: Path) -> None:
     )
     assert ended.returncode == 1
     assert ended.stderr == "punch: no_rendezvous: no peer within 0.1 s\n"
+
+
+def test_a_name_that_the_terminal_cannot_show_is_spelled(edge: str, tmp_path: Path, out: Path) -> None:
+    file = tmp_path / "ñ.txt"
+    file.write_bytes(b"x")
+    with send(edge, file, "--code", CODE) as sender:
+        receiver = subprocess.run(
+            [sys.executable, "-m", "punch", "receive", CODE, "--edge", edge, "--dir", str(out)],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        )
+        assert sender.finish() == 0
+    assert (receiver.returncode, receiver.stderr) == (0, "")
+    assert "\\xf1.txt (1 bytes)" in receiver.stdout
+    assert (out / "ñ.txt").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "0 1 2"])
+def test_clients_do_without_standard_streams(edge: str, file: Path, out: Path, closed: str) -> None:
+    closing = "".join(f" {number}>&-" for number in closed.split())
+    receive_closed = ["sh", "-c", f'exec "$@"{closing}', "sh", sys.executable, "-m", "punch", "receive", "--json"]
+    with send(edge, file, "--code", CODE) as sender:
+        receiver = subprocess.run(
+            [*receive_closed, CODE, "--edge", edge, "--dir", str(out)],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert sender.finish() == 0
+    assert (receiver.returncode, receiver.stderr) == (0, "")
+    assert (out / "report.pdf").read_bytes() == file.read_bytes()
+
+
+def test_a_code_from_a_closed_standard_input_is_bad_input(edge: str) -> None:
+    command = ["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-m", "punch", "receive", "-", "--edge", edge]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("punch: code: ''")
+
+
+def test_an_edge_serves_on_when_nobody_reads_its_log(file: Path, out: Path) -> None:
+    command = [sys.executable, "-W", "error", "-m", "punch", "edge", "--listen", "127.0.0.1:0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as edge:
+        assert edge.stdout is not None
+        url = f"ws://{json.loads(edge.stdout.readline())['address']}"
+        edge.stdout.close()
+        try:
+            for _ in range(2):  # a registration that was not told once stayed in its session for ever
+                with send(url, file, "--code", CODE) as sender:
+                    sender.wait_for("code")
+                    with receive(url, CODE, "--dir", out, "--force") as receiver:
+                        assert receiver.finish() == 0
+                        assert sender.finish() == 0
+        finally:
+            edge.terminate()
+        assert edge.stderr is not None
+        assert edge.stderr.read() == ""
+    assert edge.returncode == 0
+
+
+def test_an_edge_takes_as_many_clients_as_the_hard_limit_of_descriptors_allows(file: Path, out: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        try:
+            edge = stack.enter_context(Command("edge", "--listen", "127.0.0.1:0"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        address = Endpoint.parse(edge.wait_for("listening")["address"])
+        for _ in range(200):
+            stack.enter_context(socket.create_connection(address))
+        with send(f"ws://{address}", file, "--code", CODE) as sender:
+            with receive(f"ws://{address}", CODE, "--dir", out) as receiver:
+                assert receiver.finish() == 0
+            assert sender.finish() == 0
+        assert not edge.all("overloaded")
+
+
+def test_an_edge_out_of_descriptors_says_so_once_and_recovers(file: Path, out: Path) -> None:
+    command = ["prlimit", "--nofile=64:64", sys.executable, "-m", "punch", "edge", "--listen", "127.0.0.1:0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as edge:
+        assert edge.stdout is not None
+        assert edge.stderr is not None
+        try:
+            address = Endpoint.parse(json.loads(edge.stdout.readline())["address"])
+            with contextlib.ExitStack() as stack:
+                for _ in range(100):
+                    stack.enter_context(socket.create_connection(address))
+                told = json.loads(edge.stdout.readline())
+                assert (told["event"], told["reason"]) == ("overloaded", "Too many open files")
+            with send(f"ws://{address}", file, "--code", CODE) as sender:
+                with receive(f"ws://{address}", CODE, "--dir", out) as receiver:
+                    assert receiver.finish() == 0
+                assert sender.finish() == 0
+        finally:
+            edge.terminate()
+        assert "overloaded" not in edge.stdout.read()
+        assert edge.stderr.read() == ""
+
+
+@pytest.mark.parametrize("code", [1000, 1008])
+def test_what_an_edge_says_cannot_command_the_terminal(file: Path, code: int) -> None:
+    with contextlib.ExitStack() as stack:
+        hostile = stack.enter_context(serve(lambda client: client.close(code, "\x1b]0;owned\x07"), "127.0.0.1", 0))
+        serving = threading.Thread(target=hostile.serve_forever)
+        serving.start()
+        stack.callback(serving.join)
+        stack.callback(hostile.shutdown)
+        with send(f"ws://127.0.0.1:{hostile.socket.getsockname()[1]}", file) as sender:
+            assert sender.finish() == 1
+    assert sender.wait_for("failed")["reason"] == "the edge ended the session: ?]0;owned?"
 
 
 def test_help_imports_nothing_heavy() -> None:

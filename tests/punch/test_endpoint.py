@@ -42,6 +42,7 @@ def test_edge_urls(text: str) -> None:
     [
         *("", "192.0.2.1:80", "ws://", "ws://host", "ws://host:0", "ws://host:65536", "http://host:80", "ws://-:80"),
         *("ws://host:80/mesh", "ws://user@host:80", "ws://ho st:80", "ws://host:80\n", "wss://host:80"),
+        *("ws://a..b:80", "ws://a.-b:80", f"ws://{'a' * 64}:80"),  # the resolver would raise UnicodeError
     ],
 )
 def test_what_is_no_edge_url_is_refused(text: str) -> None:

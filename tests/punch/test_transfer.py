@@ -125,6 +125,21 @@ def test_an_offer_that_cannot_be_read_is_refused(tmp_path: Path, payload: bytes)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_name_that_cannot_be_is_refused_before_more_are_read(tmp_path: Path) -> None:
+    async def test() -> None:
+        with Inbox(tmp_path, force=True) as inbox:
+            async with channels() as (sender, receiver):
+                receiving = asyncio.create_task(receive_files(receiver, inbox, bar))
+                await sender.send(Kind.OFFER, offer("a" * 60_000, 1, last=False))
+                assert b"is longer than 255 bytes" in await sender.expect(Kind.ABORT)
+                sender.close()
+                with pytest.raises(PunchFailedError, match="is longer than"):
+                    await receiving
+
+    run(test)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("chunks", [[b"12345"], [b"1234", b"5678", b"9"], []])
 def test_a_file_of_another_size_or_content_is_not_kept(tmp_path: Path, chunks: list[bytes]) -> None:
     async def test() -> None:
