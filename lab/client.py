@@ -43,6 +43,7 @@ PUNCH = Client(
     name="punch",
     edge=(
         "{python}",
+        "-P",
         "-m",
         "punch",
         "edge",
@@ -54,12 +55,12 @@ PUNCH = Client(
         "--json",
     ),
     sender=(
-        *("{python}", "-m", "punch", "send", "{file}", "--edge", "{edge}", "--json"),
+        *("{python}", "-P", "-m", "punch", "send", "{file}", "--edge", "{edge}", "--json"),
         *(("--strategy", "{strategy}"), ("--deadline", "{deadline_s}")),
         *(("--max-attempts", "{max_attempts}"), ("--start-at", "{start_at}")),
     ),
     receiver=(
-        *("{python}", "-m", "punch", "receive", "-", "--dir", "{directory}", "--edge", "{edge}", "--json"),
+        *("{python}", "-P", "-m", "punch", "receive", "-", "--dir", "{directory}", "--edge", "{edge}", "--json"),
         *(("--strategy", "{strategy}"), ("--deadline", "{deadline_s}")),
         *(("--max-attempts", "{max_attempts}"), ("--start-at", "{start_at}")),
     ),

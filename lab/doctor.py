@@ -34,7 +34,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Every finding; those that need a namespace are made in a sandbox of their own."""
-    command = sandbox.command_inside([sys.executable, "-m", "lab.doctor"])
+    command = sandbox.command_inside([sys.executable, "-P", "-m", "lab.doctor"])
     inner = subprocess.run(command, capture_output=True, text=True, check=False)
     who = "as root" if os.geteuid() == 0 else "as an ordinary user, in a user namespace"
     if inner.returncode != 0:

@@ -27,7 +27,7 @@ class EventProcess:
         self.node, self.command = node, command
         self.events: list[Event] = []
         self.output: list[str] = []
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `end`
+        self._stderr: IO[bytes] = tempfile.TemporaryFile(dir="/run")  # noqa: SIM115 - closed in `end`
         try:
             self.process = node.popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0

@@ -60,14 +60,23 @@ def enter(command: list[str]) -> NoReturn:
 
 
 def command_inside(command: list[str]) -> list[str]:
-    """The words that run `command` inside a new sandbox."""
-    return [sys.executable, "-m", "lab.sandbox", *command]
+    """The words that run `command` inside a new sandbox.
+
+    With -P, for the directory that the user is in may hold a `lab` of his own.
+    """
+    return [sys.executable, "-P", "-m", "lab.sandbox", *command]
 
 
 def mount(source: str, target: str, kind: str | None, flags: int = 0, options: str | None = None) -> None:
     """mount(2). Raises OSError naming the target."""
     words = [None if text is None else text.encode() for text in (source, target, kind, options)]
     _checked(_libc().mount(*words[:3], ctypes.c_ulong(flags), words[3]), f"mount {target}")
+
+
+def unmount(target: str) -> None:
+    """Take away what was last mounted there, with everything below. Raises OSError naming the target."""
+    mnt_detach = 2
+    _checked(_libc().umount2(target.encode(), mnt_detach), f"unmount {target}")
 
 
 def _supervise(command: list[str]) -> int:

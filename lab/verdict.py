@@ -78,7 +78,8 @@ def judge(sides: Sequence[Side], *, arrived: bool, exchange: Exchange, nats: Seq
 
 def _failure(sides: Sequence[Side]) -> tuple[str, str]:
     reported: dict[str, str] = {}
-    for side in sides:
+    # A client that waits in vain for one that ended is not the one to blame.
+    for side in sorted(sides, key=lambda side: side.returncode is None):
         if side.returncode == 0:
             continue
         failed = side.last("failed")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -13,19 +15,39 @@ from lab.errors import InputError, MissingCapabilityError, PunchlabError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `punchlab ARGUMENTS`; the exit status: 0 fine, 1 it failed, 2 what was asked for cannot be done."""
+    _settle_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        given = arguments.parse(words)
-        return _run(given, words)
+        try:
+            given = arguments.parse(words)
+            return _run(given, words)
+        finally:
+            sys.stdout.flush()
     except (InputError, MissingCapabilityError) as error:
         print(f"punchlab: {error}", file=sys.stderr)
         return 2
     except PunchlabError as error:
         print(f"punchlab: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read our output has gone; keep the interpreter from flushing to it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("punchlab: interrupted", file=sys.stderr)
         return 130
+
+
+def _settle_streams() -> None:
+    """Standard streams that are there, here and in children, and that take every character.
+
+    One that was closed becomes /dev/null: otherwise the next socket or namespace would get its descriptor.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 (open until the process ends)
+            os.set_inheritable(number, True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _run(given: argparse.Namespace, words: list[str]) -> int:
@@ -37,6 +59,6 @@ def _run(given: argparse.Namespace, words: list[str]) -> int:
     if check is not None:
         check(given)
     if given.needs_sandbox and not sandbox.inside():
-        sandbox.enter([sys.executable, "-m", "lab.cli", *words])
+        sandbox.enter([sys.executable, "-P", "-m", "lab.cli", *words])
     status: int = command(given)
     return status

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.errors import InputError
+from lab.errors import InputError, LabError
 
 if TYPE_CHECKING:
     from lab.campaign import Campaign
@@ -59,8 +59,11 @@ def trial_command(given: argparse.Namespace) -> int:
     with Lab(_topology(given), links=given.links, seed=given.seed) as lab:
         result = trial.run(lab, one, other, _options(given))
         if given.capture is not None:
-            given.capture.parent.mkdir(parents=True, exist_ok=True)
-            result.recording.write(given.capture)
+            try:
+                given.capture.parent.mkdir(parents=True, exist_ok=True)
+                result.recording.write(given.capture)
+            except OSError as error:
+                raise LabError(f"capture: {given.capture}: {error.strerror}") from error
         if given.json:
             known = {
                 "id": f"{given.topology}-{given.nat_a}-{given.nat_b}-{given.unsolicited}-{given.strategy}",
@@ -195,7 +198,10 @@ def _out(given: argparse.Namespace) -> Path:
 
 def _check_writable(field: str, directory: Path) -> None:
     """Raise `InputError` unless files can be made in the directory, or it can be made."""
-    nearest = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
-    on_proc = nearest.stat().st_dev == Path("/proc").stat().st_dev  # where access(2) promises what mkdir(2) denies
+    try:
+        nearest = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
+        on_proc = nearest.stat().st_dev == Path("/proc").stat().st_dev  # where access(2) promises what mkdir(2) denies
+    except OSError as error:  # too long a name, or a working directory that was removed
+        raise InputError(field, str(directory), f"a directory that can be written ({error.strerror})") from None
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK) or on_proc:
         raise InputError(field, str(directory), "a directory that can be written")

@@ -62,6 +62,7 @@ class RunProgress:
                 f"disagreement: {record['id']}: {record['outcome']} ({record['reason']}); predicted "
                 f"{predicted['outcome']}: {predicted['reason']}; control dial: {record['control']}",
                 soft_wrap=True,
+                markup=False,
             )
         for record in broken:
-            console.print(f"lab error: {record['id']}: {record['reason']}", soft_wrap=True)
+            console.print(f"lab error: {record['id']}: {record['reason']}", soft_wrap=True, markup=False)

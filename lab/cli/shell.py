@@ -9,8 +9,9 @@ from pathlib import Path
 
 from lab.errors import InputError
 from lab.lab import Lab
-from lab.sandbox import mount
+from lab.sandbox import mount, unmount
 
+_NAMES = "/run/netns"  # where `ip netns` has them
 _MS_BIND = 4096
 _ON = """#!/bin/sh
 [ $# -ge 2 ] || { echo "usage: on NODE CMD..." >&2; exit 2; }
@@ -22,8 +23,17 @@ exec ip netns exec "$@"
 
 def run(lab: Lab, command: list[str]) -> int:
     """Run the command, or an interactive shell, beside the lab's nodes; its exit status."""
+    # Over the names of another lab, if this one is in its shell.
+    mount("tmpfs", _NAMES, "tmpfs", options="mode=755")
+    try:
+        return _run_named(lab, command)
+    finally:
+        unmount(_NAMES)
+
+
+def _run_named(lab: Lab, command: list[str]) -> int:
     for node in lab:
-        name = Path("/run/netns") / node.name
+        name = Path(_NAMES) / node.name
         name.touch()
         mount(f"/proc/self/fd/{node.namespace.fd}", str(name), None, _MS_BIND)
     with tempfile.TemporaryDirectory(prefix="punchlab-", dir="/run") as folder:

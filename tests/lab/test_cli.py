@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from tests.commands import assert_one_clear_line, punchlab, run
         (["run", "ab", "--pair", "a,c"], ["pair", "'a,c'", "a,b"]),
         (["run", "abcd", "--delay", "5ms"], ["delay", "'5ms'", "abcd"]),
         (["run", "ab", "--out", "/proc/results"], ["out", "/proc/results", "can be written"]),
+        (["run", "ab", "--out", "a" * 300], ["out", "aaa", "File name too long"]),
         (["trial", "ab", "--nat-b", "cone"], ["nat", "'cone'"]),
         (["trial", "ab", "--client", "nobody"], ["client", "'nobody'", "punch"]),
         (["trial", "ab", "--capture", "/proc/at/all.pcapng"], ["capture", "/proc/at"]),
@@ -93,9 +95,76 @@ def test_up_names_the_nodes_and_runs_commands_in_them() -> None:
     assert {line.split()[0] for line in named.stdout.splitlines()} == {"a", "b", "nat_a", "nat_b", "core1", "edge1"}
 
 
+def test_a_lab_in_the_shell_of_another_has_the_names_while_it_lasts() -> None:
+    names = "ls /run/netns | xargs"
+    done = run(punchlab("up", "ab", "--", "sh", "-c", f"{names}; punchlab up cd -- sh -c '{names}'; {names}"))
+    assert done.returncode == 0, done
+    outer, inner, after = done.stdout.splitlines()
+    assert outer == after == "a b core1 edge1 nat_a nat_b"
+    assert inner == "c core1 core2 d edge1 edge2 nat_c nat_d"
+
+
 def test_on_a_node_that_is_not_there_names_those_that_are() -> None:
     done = run(punchlab("up", "ab", "--", "on", "z", "true"))
     assert_one_clear_line(done, "'z'", "nat_a")
+
+
+def test_an_empty_environment_is_enough() -> None:
+    packages = [f"PYTHONPATH={os.environ['PYTHONPATH']}"] if "PYTHONPATH" in os.environ else []
+    done = run(punchlab("up", "ab", "--", "on", "a", "iptables", "--version", under=["env", "-i", *packages]))
+    assert done.returncode == 0, done
+    assert done.stdout.startswith("iptables v")
+
+
+def test_modules_in_the_user_s_directory_do_not_matter(tmp_path: Path) -> None:
+    for package in ("lab", "punch"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    (tmp_path / "random.py").write_text("raise SystemExit('a module of the user')\n")
+    command = punchlab("trial", "ab")
+    command.insert(command.index("-m"), "-P")  # as the installed script does without
+    done = run(command, cwd=tmp_path)
+    assert done.returncode == 0, done
+
+
+def test_a_working_directory_that_was_removed_is_one_clear_line(tmp_path: Path) -> None:
+    command = punchlab("run", "ab")
+    command.insert(command.index("-m"), "-P")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = run(["sh", "-c", f'rmdir {gone}; exec "$@"', "sh", *command], cwd=gone)
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]  # the shell has something to say as well
+    assert last.startswith("punchlab: out: 'runs/ab-reuse' cannot be used; expected a directory that can be written")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "0 1 2"])
+def test_a_run_does_without_standard_streams(tmp_path: Path, closed: str) -> None:
+    closing = "".join(f" {number}>&-" for number in closed.split())
+    out = tmp_path / "out"
+    command = punchlab("run", "ab", "--nat-a", "none", "--nat-b", "none", "--trials", "1", "--out", str(out))
+    done = run(["sh", "-c", f'exec "$@"{closing}', "sh", *command])
+    assert done.returncode == 0, done
+    assert json.loads((out / "results.jsonl").read_text())["outcome"] == "direct"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["doctor"], ["trial", "ab"], ["trial", "ab", "--json"]])
+def test_output_that_nobody_reads_is_no_traceback(words: list[str]) -> None:
+    with subprocess.Popen(punchlab(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
+def test_a_capture_that_does_not_fit_is_one_line() -> None:
+    small = "mount -t tmpfs -o size=4k none /mnt"
+    done = run(punchlab("sandbox", "sh", "-c", f"{small}; exec punchlab trial ab --full --capture /mnt/x.pcapng"))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line == "punchlab: capture: /mnt/x.pcapng: No space left on device"
 
 
 def test_doctor_finds_what_the_lab_needs() -> None:
@@ -106,13 +175,8 @@ def test_doctor_finds_what_the_lab_needs() -> None:
 
 
 def test_doctor_says_how_to_get_what_is_missing(tmp_path: Path) -> None:
-    # A search path that holds nothing but what starts the sandbox.
-    for program in ("unshare", "true"):
-        found = next(
-            path for folder in os.environ["PATH"].split(":") if os.access(path := Path(folder) / program, os.X_OK)
-        )
-        (tmp_path / program).symlink_to(found)
-    done = run(punchlab("doctor", under=["env", f"PATH={tmp_path}"]))
+    hide = f"mount --bind {tmp_path} /usr/sbin && mount --bind {tmp_path} /usr/local/sbin"
+    done = run(punchlab("doctor", under=["unshare", "--mount", "sh", "-c", f'{hide} && exec "$@"', "sh"]))
     assert done.returncode == 2, done
     (line,) = (line for line in done.stdout.splitlines() if "iptables" in line and "MISSING" in line)
     assert "apt-get install iptables" in line
