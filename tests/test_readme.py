@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -112,6 +113,18 @@ def test_the_example_passes(source: str) -> None:
     assert tests
     for function in tests:
         function()
+
+
+def test_every_field_of_a_result_is_in_the_readme(clone: Path) -> None:
+    command = [sys.executable, "-m", "lab.cli", "trial", "ab", "--nat-a", "none", "--nat-b", "none", "--json"]
+    record = json.loads(subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True).stdout)
+    table = README.split("| field | meaning |")[1].split("\n\n")[0]
+    rows = [row.split("|")[1:3] for row in table.splitlines()[2:]]
+    written = {name for fields, _ in rows for name in re.findall(r"`(\w+)`", fields)}
+    assert written == set(record) - {"schema"} | {"capture"}  # the latter only `punchlab run` writes
+    for field in ("timings_s", "exchange"):
+        (meaning,) = (meaning for fields, meaning in rows if f"`{field}`" in fields)
+        assert set(re.findall(r"`(\w+)`", meaning)) == set(record[field]), field
 
 
 def helped(*words: str) -> str:
