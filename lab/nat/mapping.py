@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lab.nat.allocation import sequence
+from lab.nat.allocation import block_chains, drawn_port, sequence
 from lab.nat.site import CLASH, HAIRPIN, Site
 from punch.nat.behavior import Filtering, Hairpinning, Mapping, PortAllocation
 
@@ -58,6 +58,7 @@ def memory(site: Site, transport: str) -> Iterator[str]:
     parts = _KEY[: _KEY_LENGTH[behavior.mapping]]
     kind, key = (" . ".join(words) for words in zip(*parts, strict=True))
     by_address = behavior.filtering is Filtering.ADDRESS_DEPENDENT
+    in_blocks = behavior.port_allocation is PortAllocation.BLOCKS
     this, port = f"meta l4proto {transport}", f"{transport} sport"
 
     yield f"  map external_{transport} {{ type {kind} : ipv4_addr . inet_service; {DYNAMIC} }}"
@@ -67,6 +68,9 @@ def memory(site: Site, transport: str) -> Iterator[str]:
         yield f"  map inside_{transport} {{ type ipv4_addr . inet_service : ipv4_addr . inet_service; {DYNAMIC} }}"
     if by_address:
         yield f"  set contacted_{transport} {{ type ipv4_addr . inet_service . ipv4_addr; {DYNAMIC} }}"
+
+    if in_blocks:
+        yield from block_chains(site, transport)
 
     # Before iptables (srcnat): a known key keeps its external endpoint; a port claimed by another is marked.
     if behavior.port_allocation is PortAllocation.PRESERVING:
@@ -86,6 +90,8 @@ def memory(site: Site, transport: str) -> Iterator[str]:
             clash = f"meta mark & {CLASH:#x} == {CLASH:#x} "
             only = clash if behavior.port_allocation is PortAllocation.PRESERVING else ""
             yield f"    {leaving} {this} {only}snat to {sequence(site)}"
+        if in_blocks:
+            yield from (f"    {leaving} {this} {words}" for words in drawn_port(site, transport))
     yield "  }"
 
     # After iptables: the packet carries its external port. One that is another's is dropped before connection tracking
@@ -99,6 +105,8 @@ def memory(site: Site, transport: str) -> Iterator[str]:
         elements["inside"] = (f"ip saddr . {port}", "ct original ip saddr . ct original proto-src")
     if by_address:
         elements["contacted"] = f"ip saddr . {port} . ip daddr"
+    if in_blocks:
+        elements["drawn"] = "ct mark"
     short, long = lifetimes(site, transport)
     # A SYN does not shorten the life of a mapping that an established connection has.
     first = "add" if transport == "tcp" else "update"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from lab.nat import allocation, filtering, mapping
 from lab.nat.site import TRANSPORTS, Site, external_addresses
-from punch.nat.behavior import NatBehavior
+from punch.nat.behavior import NatBehavior, PortAllocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,8 @@ def _chains(site: Site) -> Iterator[str]:
         return
     if site.behavior.port_overloading:
         return
+    if site.behavior.port_allocation is PortAllocation.BLOCKS:
+        yield from allocation.block_ports(site)
     for transport in TRANSPORTS:
         yield from mapping.memory(site, transport)
         yield from filtering.inbound(site, transport)

@@ -183,10 +183,10 @@ class NatBehavior:
                 f"port_delta: {self.port_delta} with port_allocation {self.port_allocation} means nothing; "
                 f"expected port_allocation {PortAllocation.SEQUENTIAL}"
             )
-        if self.port_allocation is PortAllocation.BLOCKS and not 1 <= self.block_size <= last - first + 1:
+        if self.port_allocation is PortAllocation.BLOCKS and not 1 <= self.block_size <= min(last - first + 1, 16384):
             raise BehaviorError(
                 f"block_size: {self.block_size} ports with port_range {first}-{last}; "
-                f"expected 1 to {last - first + 1}, so that one block fits"
+                f"expected 1 to {min(last - first + 1, 16384)}"
             )
 
     def _check_overloading(self) -> None:
