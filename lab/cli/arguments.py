@@ -125,9 +125,9 @@ def _nats(command: argparse.ArgumentParser, *, several: bool) -> None:
         )
     command.add_argument(
         "--unsolicited",
-        default="drop",
+        default="preset",
         metavar="ANSWER",
-        help="to unsolicited SYNs: drop, reset, port-unreachable … or preset: its own (default drop)",
+        help="to unsolicited SYNs: drop, reset, port-unreachable, … (default preset: each NAT's own)",
     )
 
 

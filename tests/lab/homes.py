@@ -11,7 +11,7 @@ class Homes(Internet):
 
     pairs = (("a", "server"),)
 
-    def build(self, nat: str | NatBehavior = "full_cone", unsolicited: str = "drop") -> None:
+    def build(self, nat: str | NatBehavior = "full_cone", unsolicited: str = "preset") -> None:
         self.begin()
         west = self.region("west")
         self.edge(west, delay="0ms")

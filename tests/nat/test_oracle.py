@@ -103,17 +103,21 @@ def test_a_registered_port_that_admits_anyone_admits_a_syn_that_comes_before_its
 @pytest.mark.parametrize(
     "answer", [Unsolicited.PORT_UNREACHABLE, Unsolicited.HOST_PROHIBITED, Unsolicited.ADMIN_PROHIBITED]
 )
-def test_an_icmp_error_leaves_the_door_open_that_a_rst_shuts(answer: Unsolicited) -> None:
+def test_the_door_that_an_icmp_error_leaves_needs_an_attempt_behind_it(answer: Unsolicited) -> None:
+    cone = nat("port_restricted_cone", answer)
+    assert cone is not None
     apart = Dial(delay_s=0.02, skew_s=0.05, attempts=1)
-    assert predict(nat("port_restricted_cone", answer), nat("port_restricted_cone", answer), apart).outcome is (
-        Outcome.DIRECT
-    )
-    # But it ends the attempt, where the first SYN is the only one that can get in.
-    symmetric, cone = nat("symmetric"), nat("restricted_cone", answer)
-    assert symmetric is not None
-    assert predict(symmetric, cone, apart).outcome is Outcome.FAILS
-    deaf = replace(symmetric, icmp_errors=IcmpErrors.SWALLOWED)
-    assert predict(deaf, cone, apart).outcome is Outcome.DIRECT
+    assert predict(cone, cone, replace(apart, skew_s=0.01)).outcome is Outcome.DIRECT
+    assert predict(cone, cone, apart).outcome is Outcome.FAILS
+    again = predict(cone, cone, replace(apart, attempts=None))
+    assert again.probability == pytest.approx(0.04 / 0.14)
+    # An error that is swallowed ends nothing, and neither does one that comes back within connect().
+    deaf = replace(cone, icmp_errors=IcmpErrors.SWALLOWED)
+    assert predict(deaf, deaf, apart).outcome is Outcome.DIRECT
+    assert predict(cone, cone, replace(apart, delay_s=0.0)).outcome is Outcome.DIRECT
+    # Where the later SYN comes from another port it finds no such door, and a wide filter lets it in.
+    symmetric = nat("symmetric", answer)
+    assert predict(nat("full_cone"), symmetric, apart).outcome is Outcome.DIRECT
 
 
 classics = st.builds(nat, st.sampled_from(KINDS), st.sampled_from(Unsolicited))

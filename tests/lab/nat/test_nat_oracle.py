@@ -21,7 +21,7 @@ from topologies import AB
 PORTS = {"a": 41000, "b": 42000}
 SILENCE_S = 0.25
 PATIENCE_S = 3.0
-FAR_APART_S = 0.05
+FAR_APART_S = 0.06
 
 ANSWERS = [
     (Unsolicited.DROP, IcmpErrors.TRANSLATED),
@@ -78,11 +78,24 @@ def sample(seed: int, count: int) -> list[tuple[NatBehavior, NatBehavior]]:
     return [(draw.choice(BEHAVIORS), draw.choice(BEHAVIORS)) for _ in range(count)]
 
 
-@pytest.mark.parametrize("skew_s", [FAR_APART_S, -FAR_APART_S])
+@pytest.mark.parametrize(("skew_s", "delay"), [(FAR_APART_S, "0ms"), (-FAR_APART_S, "10ms")])
 @pytest.mark.parametrize(("a", "b"), sample(seed=5382, count=20))
-def test_the_kernel_does_what_the_oracle_says_of_syns_far_apart(a: NatBehavior, b: NatBehavior, skew_s: float) -> None:
-    direct, prediction = dial_both(a, b, skew_s)
+def test_the_kernel_does_what_the_oracle_says_of_syns_far_apart(
+    a: NatBehavior, b: NatBehavior, skew_s: float, delay: str
+) -> None:
+    direct, prediction = dial_both(a, b, skew_s, delay)
     assert prediction.agrees(direct) is not False, prediction
+
+
+@pytest.mark.parametrize("late", [answer for answer, errors in ANSWERS if errors is IcmpErrors.TRANSLATED])
+@pytest.mark.parametrize("early", [answer for answer, errors in ANSWERS if errors is IcmpErrors.TRANSLATED])
+@pytest.mark.parametrize("filtering", Filtering)
+def test_refusals_decide_where_syns_do_not_cross(filtering: Filtering, early: Unsolicited, late: Unsolicited) -> None:
+    a = NatBehavior(Mapping.ENDPOINT_INDEPENDENT, filtering, PortAllocation.PRESERVING, early)
+    b = NatBehavior(Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING, late)
+    direct, prediction = dial_both(a, b, FAR_APART_S, delay="10ms")
+    assert prediction.outcome is not Outcome.DEPENDS
+    assert prediction.agrees(direct), prediction
 
 
 @pytest.mark.parametrize(("a", "b"), sample(seed=4787, count=10))
