@@ -11,7 +11,7 @@ from pathlib import Path
 from lab import namespace
 from lab.errors import LabError, MissingCapabilityError
 from lab.graph import Graph, GraphNode
-from lab.nat.rules import SYSCTLS, rules
+from lab.nat.rules import rules
 from lab.netlink import LOOPBACK_INDEX, RouteSocket
 from lab.node import Node
 
@@ -83,6 +83,7 @@ def _address(planned: GraphNode, route_socket: RouteSocket) -> None:
 def _make_nats(nats: list[Node]) -> None:
     """Load the rules of all NATs at once: the loaders run side by side."""
     loading: list[tuple[Node, subprocess.Popen[str]]] = []
+    sysctls: list[tuple[Node, Mapping[str, str]]] = []
     for node in nats:
         # By the order of `Internet.home`: the way out first, then the inside.
         outside, inside = node.graph.interfaces
@@ -90,6 +91,12 @@ def _make_nats(nats: list[Node]) -> None:
         if behavior is None:
             continue
         text = rules(behavior, inside=inside.name, outside=outside.name, address=node.address)
+        sysctls.append((node, text.sysctls))
+        if extra := text.addresses[1:]:
+            with RouteSocket(node.namespace) as route_socket:
+                for address in extra:
+                    route_socket.add_address(outside.index, f"{address}/32")
+                route_socket.commit()
         for command, content in ((["iptables-restore"], text.iptables), (["nft", "-f", "-"], text.nft)):
             if content:
                 loading.append((node, _start(node, command, content)))
@@ -97,8 +104,8 @@ def _make_nats(nats: list[Node]) -> None:
         _output, errors = process.communicate()
         if process.returncode != 0:
             raise LabError(f"{node.name}: {process.args!r}: {errors.strip()}")
-    for node in nats:
-        _set_sysctls(node, SYSCTLS)
+    for node, values in sysctls:
+        _set_sysctls(node, values)
 
 
 def _start(node: Node, command: list[str], content: str) -> subprocess.Popen[str]:

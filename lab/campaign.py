@@ -34,7 +34,7 @@ class Campaign:
     pair: tuple[str, str]
     nats: tuple[Sequence[str], Sequence[str]]
     trials: int
-    unsolicited: str = "drop"
+    unsolicited: str = "preset"
     options: Options = field(default_factory=Options)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     links: str = "auto"

@@ -14,7 +14,7 @@ class AB(Internet):
         self,
         nat_a: str = "port_restricted_cone",
         nat_b: str = "port_restricted_cone",
-        unsolicited: str = "drop",
+        unsolicited: str = "preset",
         delay: str = "10ms",
         jitter: str | None = None,
         loss: float | None = None,

@@ -18,7 +18,7 @@ class ABCD(Internet):
         nat_b: str = "port_restricted_cone",
         nat_c: str = "port_restricted_cone",
         nat_d: str = "port_restricted_cone",
-        unsolicited: str = "drop",
+        unsolicited: str = "preset",
         access_delay: str = "5ms",
         long_delay: str = "40ms",
         jitter: str | None = None,

@@ -14,7 +14,7 @@ class CD(Internet):
         self,
         nat_c: str = "port_restricted_cone",
         nat_d: str = "port_restricted_cone",
-        unsolicited: str = "drop",
+        unsolicited: str = "preset",
         delay: str = "50ms",
         jitter: str | None = None,
         loss: float | None = None,

@@ -26,7 +26,7 @@ from mininet.topo import Topo
 from lab.errors import InputError
 from lab.impair import Impairment
 from lab.nat import presets
-from punch.nat.behavior import Unsolicited
+from punch.nat.behavior import NatBehavior
 from topologies import mininet_nodes
 
 EDGE_PORT = 7000
@@ -100,14 +100,13 @@ class Internet(Topo):
         self._link(*routers, f"{left}/30", f"{right}/30", delay=delay, **options)
         self._long_links.append((*routers, left, right, Impairment.from_options({"delay": delay}).delay_s))
 
-    def home(self, region: str, hosts: Sequence[str], nat: str, unsolicited: str, **access: Any) -> None:
-        """Hosts behind one NAT of the given preset (`none`: one public host), joined to the region's router.
+    def home(self, region: str, hosts: Sequence[str], nat: str | NatBehavior, unsolicited: str, **access: Any) -> None:
+        """Hosts behind one NAT (a preset's name, `none`: a public host, or a behavior), joined to the region's router.
 
-        `access` are the options of the link between the NAT and the router.
+        `unsolicited` overrides what a preset answers, `preset` leaves it; a behavior is taken as it is. `access` are
+        the options of the link between the NAT and the router.
         """
-        if unsolicited not in set(Unsolicited):
-            raise InputError("unsolicited", unsolicited, f"one of {', '.join(Unsolicited)}")
-        behavior = presets.behavior(nat, Unsolicited(unsolicited))
+        behavior = presets.behavior(nat, unsolicited)
         where = self._regions[region]
         where.homes += 1
         subnet = where.network.network_address + 256 * where.homes

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from mininet.node import Node
 
-from lab.nat.rules import SYSCTLS, rules
+from lab.nat.rules import rules
 from punch.nat.behavior import NatBehavior
 
 
@@ -38,7 +38,9 @@ class InternetNode(Node):
             self._run("iptables-restore", text=text.iptables)
             if text.nft:
                 self._run("nft", "-f", "-", text=text.nft)
-            for path, value in SYSCTLS.items():
+            for extra in text.addresses[1:]:
+                self._run("ip", "address", "add", f"{extra}/32", "dev", str(outside))
+            for path, value in text.sysctls.items():
                 self._run("sysctl", "-qw", f"{path.replace('/', '.')}={value}")
         return result
 

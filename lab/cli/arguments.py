@@ -72,6 +72,18 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("directory", type=Path, nargs="+", metavar="DIR", help="folder of a run")
     report.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: the first folder)")
 
+    nat = _command(commands, "nat", "list the NATs there are, or show what one does", needs_sandbox=False)
+    actions = nat.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _command(actions, "list", "every preset, with its source and how far to trust it", needs_sandbox=False)
+    show = _command(actions, "show", "the behavior of one preset, field by field", needs_sandbox=False)
+    show.add_argument("name", metavar="NAME", help="a preset, e.g. symmetric")
+    show.add_argument("--rules", action="store_true", help="print a script that makes a Linux router that NAT")
+    show.add_argument("--inside", default="lan0", metavar="IF", help="the router's inside interface (default lan0)")
+    show.add_argument("--outside", default="wan0", metavar="IF", help="its outside interface (default wan0)")
+    show.add_argument(
+        "--address", default="203.0.113.1", metavar="ADDR", help="its (first) external address (default 203.0.113.1)"
+    )
+
     _command(commands, "doctor", "say what this machine has and lacks", needs_sandbox=False)
 
     box = _command(commands, "sandbox", "run a command inside a fresh sandbox")
@@ -81,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _command(
     commands: argparse._SubParsersAction[_Parser], name: str, text: str, *, needs_sandbox: bool = True
-) -> argparse.ArgumentParser:
+) -> _Parser:
     made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     made.set_defaults(needs_sandbox=needs_sandbox)
     return made
@@ -112,7 +124,10 @@ def _nats(command: argparse.ArgumentParser, *, several: bool) -> None:
             help=f"NAT of the {which} host: {kinds} (default {default})",
         )
     command.add_argument(
-        "--unsolicited", default="drop", metavar="ANSWER", help="to unsolicited SYNs: drop or reset (default drop)"
+        "--unsolicited",
+        default="preset",
+        metavar="ANSWER",
+        help="to unsolicited SYNs: drop, reset, port-unreachable, … (default preset: each NAT's own)",
     )
 
 

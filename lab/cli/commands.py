@@ -101,6 +101,20 @@ def report_command(given: argparse.Namespace) -> int:
     return 0
 
 
+def check_nat(given: argparse.Namespace) -> None:
+    """Everything about the preset and the router that cannot be used."""
+    from lab.cli import nat
+
+    nat.check(given)
+
+
+def nat_command(given: argparse.Namespace) -> int:
+    """`punchlab nat`."""
+    from lab.cli import nat
+
+    return nat.run(given)
+
+
 def doctor_command(_given: argparse.Namespace) -> int:
     """`punchlab doctor`."""
     from lab import doctor

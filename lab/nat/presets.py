@@ -1,4 +1,4 @@
-"""Names for behaviors: the five kinds that every text on NAT traversal speaks of (RFC 3489 section 5)."""
+"""Names for behaviors: the five kinds that every text on NAT traversal speaks of, and devices seen in the field."""
 
 from __future__ import annotations
 
@@ -7,40 +7,61 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from lab.errors import InputError
+from lab.nat.preset import Confidence, Preset
+from lab.nat.zoo import ZOO
 from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
 
-PRESETS: ReadOnlyDict[str, NatBehavior | None] = MappingProxyType(
-    {
-        "none": None,
-        "full_cone": NatBehavior(
-            Mapping.ENDPOINT_INDEPENDENT, Filtering.ENDPOINT_INDEPENDENT, PortAllocation.PRESERVING
-        ),
-        "restricted_cone": NatBehavior(
-            Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_DEPENDENT, PortAllocation.PRESERVING
-        ),
-        "port_restricted_cone": NatBehavior(
-            Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING
-        ),
-        "symmetric": NatBehavior(
-            Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.RANDOM
-        ),
-    }
-)
-"""Name -> behavior; `none` is a public host without a NAT."""
+_TERMS = "RFC 3489 section 5, in the words of RFC 4787"
 
-CLASSICS: tuple[str, ...] = ("none", "full_cone", "restricted_cone", "port_restricted_cone", "symmetric")
+
+def _classic(behavior: NatBehavior | None) -> Preset:
+    return Preset(behavior, _TERMS, Confidence.DEFINITION)
+
+
+def _cone(filtering: Filtering) -> Preset:
+    return _classic(NatBehavior(Mapping.ENDPOINT_INDEPENDENT, filtering, PortAllocation.PRESERVING))
+
+
+_CLASSICS = {
+    "none": _classic(None),
+    "full_cone": _cone(Filtering.ENDPOINT_INDEPENDENT),
+    "restricted_cone": _cone(Filtering.ADDRESS_DEPENDENT),
+    "port_restricted_cone": _cone(Filtering.ADDRESS_AND_PORT_DEPENDENT),
+    "symmetric": _classic(
+        NatBehavior(Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.RANDOM)
+    ),
+}
+
+PRESETS: ReadOnlyDict[str, Preset] = MappingProxyType({**_CLASSICS, **ZOO})
+"""By name; `none` is a public host without a NAT."""
+
+CLASSICS: tuple[str, ...] = tuple(_CLASSICS)
 """The five classic kinds, from the friendliest to the hardest."""
 
+OWN_ANSWER = "preset"
+"""For `behavior`: what the preset itself answers to unsolicited SYNs."""
 
-def behavior(name: str, unsolicited: Unsolicited = Unsolicited.DROP) -> NatBehavior | None:
-    """The behavior called `name` with the given answer to unsolicited SYNs; None for a public host.
 
-    Raises `InputError` for a name that is not a preset.
+def behavior(nat: str | NatBehavior, unsolicited: str = OWN_ANSWER) -> NatBehavior | None:
+    """The behavior called `nat`, with that answer to unsolicited SYNs; None for a public host.
+
+    A behavior comes back as it is. Raises `InputError` for what is not a preset or not an answer.
     """
+    if unsolicited not in (OWN_ANSWER, *Unsolicited):
+        raise InputError("unsolicited", unsolicited, f"one of {', '.join((OWN_ANSWER, *Unsolicited))}")
+    if isinstance(nat, NatBehavior):
+        return nat
+    found = preset(nat).behavior
+    if found is None or unsolicited == OWN_ANSWER:
+        return found
+    return replace(found, unsolicited=Unsolicited(unsolicited))
+
+
+def preset(name: str) -> Preset:
+    """The preset called `name`. Raises `InputError`."""
     if name not in PRESETS:
         raise InputError("nat", name, f"one of {', '.join(PRESETS)}")
-    preset = PRESETS[name]
-    return preset and replace(preset, unsolicited=unsolicited)
+    return PRESETS[name]
 
 
 def named(names: str) -> tuple[str, ...]:

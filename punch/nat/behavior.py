@@ -6,7 +6,7 @@ names stand for which behaviors is `lab.nat.presets`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
 
@@ -23,7 +23,11 @@ class Mapping(StrEnum):
 
 
 class Filtering(StrEnum):
-    """Which outside endpoints may answer through a mapping (RFC 4787 section 5)."""
+    """Which outside endpoints may answer through a mapping (RFC 4787 section 5).
+
+    It is asked of the mapping that a packet arrives at: what the same host has contacted through another mapping does
+    not count, as in RFC 3489's symmetric NAT.
+    """
 
     ENDPOINT_INDEPENDENT = "endpoint-independent"
     ADDRESS_DEPENDENT = "address-dependent"
@@ -31,39 +35,200 @@ class Filtering(StrEnum):
 
 
 class PortAllocation(StrEnum):
-    """How the external port of a new mapping is chosen (RFC 4787 section 4.2)."""
+    """How the external port of a new mapping is chosen (RFC 4787 section 4.2).
+
+    `preserving` keeps the inside port if no other mapping has it, and allocates as `NatBehavior.on_clash` says if one
+    does; so where the mapping depends on the destination, the first destination keeps the port and others do not.
+    `blocks` gives every inside host a block of `block_size` ports and draws from it at random.
+    """
 
     PRESERVING = "preserving"
     RANDOM = "random"
+    SEQUENTIAL = "sequential"
+    BLOCKS = "blocks"
+
+
+class Pooling(StrEnum):
+    """Whether all mappings of an inside host have one external address (RFC 4787 section 4.1, REQ-2)."""
+
+    PAIRED = "paired"
+    ARBITRARY = "arbitrary"
+
+
+class Hairpinning(StrEnum):
+    """What becomes of a packet from an inside host to the external endpoint of another (RFC 4787 section 6).
+
+    The filtering is not asked. With `internal-source` the receiver sees a private address, and its answers go there
+    directly, so that a TCP connection fails: the RFCs want `external-source`.
+    """
+
+    NONE = "none"
+    EXTERNAL_SOURCE = "external-source"
+    INTERNAL_SOURCE = "internal-source"
 
 
 class Unsolicited(StrEnum):
-    """The answer to a SYN that no mapping and filter admits (RFC 5382 section 4.3). UDP is dropped in both cases."""
+    """The answer to a SYN that no mapping and filter admits (RFC 5382 section 4.3). UDP is dropped in every case."""
 
     DROP = "drop"
     RESET = "reset"
+    PORT_UNREACHABLE = "port-unreachable"
+    """ICMP type 3, code 3."""
+    HOST_PROHIBITED = "host-prohibited"
+    """ICMP type 3, code 10."""
+    ADMIN_PROHIBITED = "admin-prohibited"
+    """ICMP type 3, code 13."""
+
+    @property
+    def icmp_code(self) -> int | None:
+        """The code of the ICMP Destination Unreachable that is the answer; None for an answer of another kind."""
+        return {"port-unreachable": 3, "host-prohibited": 10, "admin-prohibited": 13}.get(self.value)
+
+
+class IcmpErrors(StrEnum):
+    """What becomes of an ICMP error from outside that is about a mapping's packet (RFC 5382 REQ-9)."""
+
+    TRANSLATED = "translated"
+    SWALLOWED = "swallowed"
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Whole seconds of idleness after which a state is forgotten. The defaults are the least that the RFCs allow.
+
+    TCP (RFC 5382 REQ-5): `tcp_transitory_s` until the handshake is complete, `tcp_established_s`, `tcp_closing_s` after
+    a FIN. UDP (RFC 4787 REQ-5): `udp_solitary_s` until traffic has gone both ways for a while, `udp_stream_s` then.
+    """
+
+    tcp_transitory_s: int = 240
+    tcp_established_s: int = 7440
+    tcp_closing_s: int = 240
+    udp_solitary_s: int = 300
+    udp_stream_s: int = 300
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if not isinstance(value, int) or value < 1:
+                raise BehaviorError(
+                    f"timeouts: {each.name} is {value!r}; expected a whole number of seconds, 1 or more"
+                )
+
+
+_ANY_PORT = (1024, 65535)
 
 
 @dataclass(frozen=True, slots=True)
 class NatBehavior:
-    """One NAT, as seen from outside. Raises `BehaviorError` for a combination that cannot be built."""
+    """One NAT, as seen from outside. Raises `BehaviorError` for a combination that cannot be built.
+
+    `port_range` (first and last) bounds what is allocated other than by preservation, `port_delta` is the step of
+    sequential allocation (negative: downwards). `port_overloading` lets inside hosts share an external port towards
+    different destinations (RFC 4787 REQ-3 forbids it; Linux's MASQUERADE does it). `pool_size` counts external
+    addresses. A behavior that does not translate is a plain stateful firewall: hosts behind it have public addresses.
+    """
 
     mapping: Mapping
     filtering: Filtering
     port_allocation: PortAllocation
     unsolicited: Unsolicited = Unsolicited.DROP
+    on_clash: PortAllocation = PortAllocation.RANDOM
+    port_range: tuple[int, int] = _ANY_PORT
+    port_delta: int = 1
+    block_size: int = 1024
+    port_overloading: bool = False
+    pool_size: int = 1
+    pooling: Pooling = Pooling.PAIRED
+    hairpinning: Hairpinning = Hairpinning.NONE
+    icmp_errors: IcmpErrors = IcmpErrors.TRANSLATED
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    translates: bool = True
 
     def __post_init__(self) -> None:
-        destination_dependent = self.mapping is not Mapping.ENDPOINT_INDEPENDENT
-        if destination_dependent and self.port_allocation is PortAllocation.PRESERVING:
+        self._check_ports()
+        self._check_overloading()
+        if not 1 <= self.pool_size <= 16:
+            raise BehaviorError(f"pool_size: {self.pool_size} addresses; expected 1 to 16")
+        if self.pool_size == 1 and self.pooling is not Pooling.PAIRED:
+            raise BehaviorError(f"pooling: {self.pooling} with pool_size 1 cannot be seen; expected {Pooling.PAIRED}")
+        if not self.translates:
+            self._check_firewall()
+
+    @property
+    def destination_dependent(self) -> bool:
+        """Whether another destination may see another external endpoint."""
+        return self.mapping is not Mapping.ENDPOINT_INDEPENDENT
+
+    @property
+    def sequential(self) -> bool:
+        """Whether some ports are allocated one after the other."""
+        preserving = self.port_allocation is PortAllocation.PRESERVING
+        return (self.on_clash if preserving else self.port_allocation) is PortAllocation.SEQUENTIAL
+
+    def _check_ports(self) -> None:
+        first, last = self.port_range
+        if not 1 <= first <= last <= 65535:
+            raise BehaviorError(f"port_range: {first}-{last}; expected two ports in order, from 1 to 65535")
+        if self.on_clash not in (PortAllocation.RANDOM, PortAllocation.SEQUENTIAL):
+            raise BehaviorError(f"on_clash: {self.on_clash} cannot be; expected random or sequential")
+        if self.port_allocation is not PortAllocation.PRESERVING and self.on_clash is not PortAllocation.RANDOM:
             raise BehaviorError(
-                f"port_allocation: {self.port_allocation} with {self.mapping} mapping looks endpoint-independent "
-                f"from outside; expected {PortAllocation.RANDOM}"
+                f"on_clash: {self.on_clash} with port_allocation {self.port_allocation}, which knows no clashes; "
+                f"expected port_allocation {PortAllocation.PRESERVING}"
             )
-        if self.mapping is Mapping.ADDRESS_DEPENDENT:
-            raise BehaviorError(f"mapping: {self.mapping} is not built yet; expected one of the other two")
-        if destination_dependent and self.filtering is not Filtering.ADDRESS_AND_PORT_DEPENDENT:
+        if self.port_delta == 0:
+            raise BehaviorError("port_delta: 0 allocates the same port for ever; expected a step up or down")
+        if self.port_delta != 1 and not self.sequential:
             raise BehaviorError(
-                f"filtering: {self.filtering} with {self.mapping} mapping is not built yet; "
-                f"expected {Filtering.ADDRESS_AND_PORT_DEPENDENT}"
+                f"port_delta: {self.port_delta} with port_allocation {self.port_allocation} means nothing; "
+                f"expected port_allocation {PortAllocation.SEQUENTIAL}"
             )
+        if self.port_allocation is PortAllocation.BLOCKS and not 1 <= self.block_size <= min(last - first + 1, 16384):
+            raise BehaviorError(
+                f"block_size: {self.block_size} ports with port_range {first}-{last}; "
+                f"expected 1 to {min(last - first + 1, 16384)}"
+            )
+
+    def _check_overloading(self) -> None:
+        if not self.port_overloading:
+            return
+        if self.filtering is not Filtering.ADDRESS_AND_PORT_DEPENDENT:
+            raise BehaviorError(
+                f"port_overloading: with {self.filtering} filtering a packet may be for either host that shares the "
+                f"port; expected filtering {Filtering.ADDRESS_AND_PORT_DEPENDENT}"
+            )
+        if self.hairpinning is not Hairpinning.NONE:
+            raise BehaviorError(
+                f"port_overloading: with {self.hairpinning} hairpinning a packet may be for either host that shares "
+                f"the port; expected hairpinning {Hairpinning.NONE}"
+            )
+        if self.destination_dependent and self.port_allocation is PortAllocation.PRESERVING:
+            raise BehaviorError(
+                f"port_overloading: with {self.mapping} mapping and port_allocation {self.port_allocation} every "
+                "destination sees the same port, so the mapping looks endpoint-independent from outside; "
+                f"expected port_allocation {PortAllocation.RANDOM}"
+            )
+        built = {
+            (Mapping.ENDPOINT_INDEPENDENT, PortAllocation.PRESERVING),
+            (Mapping.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.RANDOM),
+        }
+        if (self.mapping, self.port_allocation) not in built or self.on_clash is not PortAllocation.RANDOM:
+            raise BehaviorError(
+                f"port_overloading: with {self.mapping} mapping and port_allocation {self.port_allocation} it could "
+                "not be told from chance; expected endpoint-independent mapping that preserves ports, or "
+                "address-and-port-dependent mapping with random ones"
+            )
+
+    def _check_firewall(self) -> None:
+        plain = {
+            "mapping": Mapping.ENDPOINT_INDEPENDENT,
+            "port_allocation": PortAllocation.PRESERVING,
+            "on_clash": PortAllocation.RANDOM,
+            "port_overloading": False,
+            "pool_size": 1,
+            "hairpinning": Hairpinning.NONE,
+        }
+        for name, expected in plain.items():
+            value = getattr(self, name)
+            if value != expected:
+                raise BehaviorError(f"translates: False with {name} {value}: nothing is mapped; expected {expected}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from punch.nat.behavior import NatBehavior
 from topologies.internet import Internet
 
 
@@ -10,7 +11,7 @@ class Homes(Internet):
 
     pairs = (("a", "server"),)
 
-    def build(self, nat: str = "full_cone", unsolicited: str = "drop") -> None:
+    def build(self, nat: str | NatBehavior = "full_cone", unsolicited: str = "preset") -> None:
         self.begin()
         west = self.region("west")
         self.edge(west, delay="0ms")

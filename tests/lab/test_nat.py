@@ -6,74 +6,13 @@ import contextlib
 import errno
 import select
 import socket
-from collections.abc import Iterator
 
 import pytest
 
-from lab import Lab
-from tests.lab.homes import Homes
+from tests.lab.nat.world import PORT, SILENCE_S, world
 
-PORT = 41000
-SILENCE_S = 0.3
 TRANSPORTS = pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
 CONES = ("full_cone", "restricted_cone", "port_restricted_cone")
-
-
-class World:
-    """Sockets in the nodes of a lab: dial out from behind the NAT, dial in from outside, see who is reached."""
-
-    def __init__(self, lab: Lab, kind: socket.SocketKind, stack: contextlib.ExitStack) -> None:
-        self.lab, self.kind, self.stack = lab, kind, stack
-        self.servers: dict[tuple[str, int], socket.socket] = {}
-
-    def bound(self, node: str, port: int) -> socket.socket:
-        made = self.stack.enter_context(self.lab[node].socket(self.kind))
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        made.bind(("0.0.0.0", port))
-        made.settimeout(2)
-        return made
-
-    def listening(self, node: str, port: int) -> socket.socket:
-        made = self.bound(node, port)
-        if self.kind is socket.SOCK_STREAM:
-            made.listen()
-        return made
-
-    def mapped(self, host: str, server: str, server_port: int, port: int = PORT) -> tuple[str, int]:
-        """The endpoint that the server sees when the host dials it from the local port."""
-        key = (server, server_port)
-        if key not in self.servers:
-            self.servers[key] = self.listening(server, server_port)
-        dialler = self.bound(host, port)
-        dialler.connect((self.lab[server].address, server_port))
-        dialler.send(b"x")
-        if self.kind is socket.SOCK_DGRAM:
-            seen: tuple[str, int] = self.servers[key].recvfrom(1)[1]
-            return seen
-        accepted, seen = self.servers[key].accept()
-        self.stack.enter_context(accepted)
-        return seen
-
-    def reached(self, outsider: str, outsider_port: int, target: tuple[str, int], hosts: list[str]) -> str | None:
-        """Which of the hosts, listening on PORT, the outsider reaches by dialling the target; None for nobody."""
-        doors = {host: self.listening(host, PORT) for host in hosts}
-        dialler = self.bound(outsider, outsider_port)
-        dialler.setblocking(False)
-        assert dialler.connect_ex(target) in (0, errno.EINPROGRESS)
-        if self.kind is socket.SOCK_DGRAM:
-            dialler.send(b"y")
-        ready, _, _ = select.select(list(doors.values()), [], [], SILENCE_S)
-        names = [host for host, door in doors.items() if door in ready]
-        for door in (*doors.values(), dialler):
-            door.close()
-        return names[0] if names else None
-
-
-@contextlib.contextmanager
-def world(nat: str, kind: socket.SocketKind = socket.SOCK_STREAM, unsolicited: str = "drop") -> Iterator[World]:
-    with Lab(Homes(nat=nat, unsolicited=unsolicited)) as lab, contextlib.ExitStack() as stack:
-        yield World(lab, kind, stack)
 
 
 @TRANSPORTS

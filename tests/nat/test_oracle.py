@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.nat import presets
-from punch.nat.behavior import NatBehavior, Unsolicited
+from punch.nat.behavior import Filtering, IcmpErrors, Mapping, NatBehavior, PortAllocation, Unsolicited
 from punch.nat.oracle import Dial, Outcome, predict
 
 KINDS = presets.CLASSICS
@@ -60,8 +60,74 @@ def test_an_accepted_syn_takes_three_flights() -> None:
     assert predict(nat("symmetric"), nat("full_cone"), Dial(delay_s=0.05)).floor_s == pytest.approx(0.15)
 
 
-behaviors = st.builds(
-    lambda name, unsolicited: nat(name, unsolicited), st.sampled_from(KINDS), st.sampled_from(list(Unsolicited))
+@pytest.mark.parametrize("name", ["port_restricted_cone", "symmetric"])
+def test_how_ports_are_allocated_changes_nothing_for_who_dials_the_registered_port(name: str) -> None:
+    cone, other = nat("port_restricted_cone"), nat(name)
+    assert other is not None
+    allocations = [replace(other, port_allocation=each) for each in PortAllocation]
+    assert len({predict(cone, each, Dial(0.02)).outcome for each in allocations}) == 1
+
+
+@pytest.mark.parametrize("mapping", [Mapping.ADDRESS_DEPENDENT, Mapping.ADDRESS_AND_PORT_DEPENDENT])
+@pytest.mark.parametrize(
+    ("filtering", "other", "outcome"),
+    [
+        # The registered port serves the edge alone, and the SYN comes from a port that was never told.
+        (Filtering.ADDRESS_DEPENDENT, "port_restricted_cone", Outcome.FAILS),
+        (Filtering.ADDRESS_DEPENDENT, "restricted_cone", Outcome.DIRECT),
+        # Two that depend on the destination meet at a registered port that admits anyone.
+        (Filtering.ENDPOINT_INDEPENDENT, "symmetric", Outcome.DIRECT),
+        # Its own SYN keeps out the one that comes from where it goes.
+        (Filtering.ENDPOINT_INDEPENDENT, "port_restricted_cone", Outcome.FAILS),
+        (Filtering.ENDPOINT_INDEPENDENT, "restricted_cone", Outcome.DIRECT),
+    ],
+)
+def test_a_mapping_that_depends_on_the_destination_with_wider_filtering(
+    mapping: Mapping, filtering: Filtering, other: str, outcome: Outcome
+) -> None:
+    a = NatBehavior(mapping, filtering, PortAllocation.RANDOM)
+    assert predict(a, nat(other), Dial(0.02)).outcome is outcome
+
+
+def test_a_registered_port_that_admits_anyone_admits_a_syn_that_comes_before_its_owner_dials() -> None:
+    a = NatBehavior(Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ENDPOINT_INDEPENDENT, PortAllocation.RANDOM)
+    cone = nat("port_restricted_cone")
+    assert predict(a, cone, Dial(0.02, skew_s=-0.03)).outcome is Outcome.DIRECT
+    assert predict(a, cone, Dial(0.02, skew_s=-0.01)).outcome is Outcome.FAILS
+    # A RST ends the owner's attempts, and then the port admits again what the kernel sends again.
+    resetting = nat("port_restricted_cone", Unsolicited.RESET)
+    assert predict(a, resetting, Dial(0.02, attempts=1)).outcome is Outcome.DIRECT
+    assert predict(a, resetting, Dial(0.02, deadline_s=2)).outcome is Outcome.DEPENDS
+
+
+@pytest.mark.parametrize(
+    "answer", [Unsolicited.PORT_UNREACHABLE, Unsolicited.HOST_PROHIBITED, Unsolicited.ADMIN_PROHIBITED]
+)
+def test_the_door_that_an_icmp_error_leaves_needs_an_attempt_behind_it(answer: Unsolicited) -> None:
+    cone = nat("port_restricted_cone", answer)
+    assert cone is not None
+    apart = Dial(delay_s=0.02, skew_s=0.05, attempts=1)
+    assert predict(cone, cone, replace(apart, skew_s=0.01)).outcome is Outcome.DIRECT
+    assert predict(cone, cone, apart).outcome is Outcome.FAILS
+    again = predict(cone, cone, replace(apart, attempts=None))
+    assert again.probability == pytest.approx(0.04 / 0.14)
+    # An error that is swallowed ends nothing, and neither does one that comes back within connect().
+    deaf = replace(cone, icmp_errors=IcmpErrors.SWALLOWED)
+    assert predict(deaf, deaf, apart).outcome is Outcome.DIRECT
+    assert predict(cone, cone, replace(apart, delay_s=0.0)).outcome is Outcome.DIRECT
+    # Where the later SYN comes from another port it finds no such door, and a wide filter lets it in.
+    symmetric = nat("symmetric", answer)
+    assert predict(nat("full_cone"), symmetric, apart).outcome is Outcome.DIRECT
+
+
+classics = st.builds(nat, st.sampled_from(KINDS), st.sampled_from(Unsolicited))
+behaviors = st.none() | st.builds(
+    NatBehavior,
+    mapping=st.sampled_from(Mapping),
+    filtering=st.sampled_from(Filtering),
+    port_allocation=st.sampled_from(PortAllocation),
+    unsolicited=st.sampled_from(Unsolicited),
+    icmp_errors=st.sampled_from(IcmpErrors),
 )
 dials = st.builds(
     Dial,
@@ -91,7 +157,7 @@ def test_a_floor_is_given_exactly_where_success_is_possible(
     assert prediction.floor_s is None or prediction.floor_s >= 2 * dial.delay_s
 
 
-@given(behaviors, behaviors, dials)
+@given(classics, classics, dials)
 def test_dropping_is_never_worse_than_resetting(a: NatBehavior | None, b: NatBehavior | None, dial: Dial) -> None:
     dial = replace(dial, loss=0.0)
     silent = [each and replace(each, unsolicited=Unsolicited.DROP) for each in (a, b)]

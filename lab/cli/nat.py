@@ -1,0 +1,84 @@
+"""`punchlab nat`: what NATs there are, and what each one does."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import ipaddress
+import re
+from collections.abc import Iterator, Sequence
+
+from lab.errors import InputError
+from lab.nat import presets
+from lab.nat.preset import Preset
+from lab.nat.script import script
+from punch.nat.behavior import NatBehavior, Timeouts
+
+
+def check(given: argparse.Namespace) -> None:
+    """Raise `InputError` for a name, an interface or an address that cannot be used."""
+    if given.action == "list":
+        return
+    behavior = presets.preset(given.name).behavior
+    if given.rules and behavior is None:
+        raise InputError("nat", given.name, "a NAT: a public host has no rules")
+    for field in ("inside", "outside"):
+        if not re.fullmatch(r"[\w.@:-]{1,15}", getattr(given, field)):
+            raise InputError(field, getattr(given, field), "the name of a network interface")
+    try:
+        ipaddress.IPv4Address(given.address) + (behavior.pool_size - 1 if behavior else 0)
+    except ValueError:
+        raise InputError("address", given.address, "an IPv4 address") from None
+
+
+def run(given: argparse.Namespace) -> int:
+    """`punchlab nat list` and `punchlab nat show`."""
+    if given.action == "list":
+        head = ("NAME", "MAPPING", "FILTERING", "PORTS", "UNSOLICITED", "CONFIDENCE", "SOURCE")
+        print(_table([head, *(_row(name, preset) for name, preset in presets.PRESETS.items())]))
+        return 0
+    preset = presets.preset(given.name)
+    if preset.behavior is not None and given.rules:
+        made = script(given.name, preset.behavior, inside=given.inside, outside=given.outside, address=given.address)
+        print(made, end="")
+        return 0
+    print(f"{given.name}: {preset.source} (confidence: {preset.confidence})")
+    if preset.behavior is None:
+        print("a public host without a NAT")
+        return 0
+    rows = [
+        (name, value, "not claimed by the source" if name in preset.not_claimed else "")
+        for name, value in _fields(preset.behavior)
+    ]
+    print(_table(rows))
+    return 0
+
+
+def _row(name: str, preset: Preset) -> tuple[str, ...]:
+    nat = preset.behavior
+    if nat is None:
+        words: tuple[str, ...] = ("-", "-", "-", "-")
+    else:
+        ports = f"{nat.port_allocation}{', overloading' if nat.port_overloading else ''}"
+        words = (nat.mapping, nat.filtering, ports, nat.unsolicited)
+    return (name, *words, preset.confidence, preset.source)
+
+
+def _fields(behavior: NatBehavior) -> Iterator[tuple[str, str]]:
+    for each in dataclasses.fields(behavior):
+        value = getattr(behavior, each.name)
+        if isinstance(value, Timeouts):
+            for timeout in dataclasses.fields(value):
+                yield f"{each.name}.{timeout.name}", str(getattr(value, timeout.name))
+        elif isinstance(value, bool):
+            yield each.name, "yes" if value else "no"
+        elif isinstance(value, tuple):
+            yield each.name, "-".join(str(part) for part in value)
+        else:
+            yield each.name, str(value)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,96 @@
+"""What comes in: the filter table, and the nft chains that admit more than replies or turn packets back inside.
+
+Address-and-port-dependent filtering is connection tracking itself: only replies pass. (Calling `ct state established` a
+restricted cone is the commonest mislabelling of the field; it is a *port*-restricted one.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lab.nat.mapping import DYNAMIC, lifetimes, looks_inside, wide
+from lab.nat.site import ADMITTED, HAIRPIN, TRANSPORTS, Site
+from punch.nat.behavior import Filtering, Hairpinning, IcmpErrors, Unsolicited
+
+_REJECT_WITH = {
+    Unsolicited.RESET: "tcp-reset",
+    Unsolicited.PORT_UNREACHABLE: "icmp-port-unreachable",
+    Unsolicited.HOST_PROHIBITED: "icmp-host-prohibited",
+    Unsolicited.ADMIN_PROHIBITED: "icmp-admin-prohibited",
+}
+
+
+def filter_table(site: Site) -> Iterator[str]:
+    """The filter table, as `iptables-restore` input."""
+    behavior = site.behavior
+    yield from ("*filter", ":INPUT DROP", ":FORWARD DROP", ":OUTPUT ACCEPT")
+    yield "-A FORWARD -m conntrack --ctstate INVALID -j DROP"
+    if behavior.icmp_errors is IcmpErrors.SWALLOWED:
+        yield f"-A FORWARD -i {site.outside} -p icmp -m conntrack --ctstate RELATED -j DROP"
+    yield f"-A FORWARD -i {site.inside} -o {site.outside} -j ACCEPT"
+    yield f"-A FORWARD -i {site.outside} -o {site.inside} -m conntrack --ctstate ESTABLISHED,RELATED,DNAT -j ACCEPT"
+    if behavior.hairpinning is not Hairpinning.NONE:
+        yield f"-A FORWARD -i {site.inside} -o {site.inside} -m conntrack --ctstate RELATED,DNAT -j ACCEPT"
+    # Rejected, not accepted: an accepted packet would be confirmed in conntrack and take the port for a while.
+    answer = _REJECT_WITH.get(behavior.unsolicited)
+    if not behavior.translates:
+        if wide(site):
+            yield f"-A FORWARD -m mark --mark {ADMITTED:#x}/{ADMITTED:#x} -j ACCEPT"
+        if answer is not None:
+            yield f"-A FORWARD -i {site.outside} -p tcp -j REJECT --reject-with {answer}"
+    yield "-A INPUT -i lo -j ACCEPT"
+    yield "-A INPUT -p icmp -j ACCEPT"
+    if answer is not None:
+        yield f"-A INPUT -p tcp -j REJECT --reject-with {answer}"
+    yield "COMMIT"
+
+
+def inbound(site: Site, transport: str) -> Iterator[str]:
+    """The chains through which packets reach an inside endpoint by its external one, beyond replies."""
+    this = f"meta l4proto {transport}"
+    if looks_inside(site):
+        back = f"dnat ip to ip daddr . {transport} dport map @inside_{transport}"
+        yield f"  chain admit_{transport} {{"
+        yield "    type nat hook prerouting priority dstnat; policy accept;"
+        if wide(site):
+            by_address = site.behavior.filtering is Filtering.ADDRESS_DEPENDENT
+            admitted = f"ip daddr . {transport} dport . ip saddr @contacted_{transport} " if by_address else ""
+            yield f'    iifname "{site.outside}" {this} {admitted}{back}'
+        if site.behavior.hairpinning is not Hairpinning.NONE:
+            yield f'    iifname "{site.inside}" {this} ip daddr {site.external} {back}'
+        yield "  }"
+
+
+def around(site: Site) -> Iterator[str]:
+    """The chains that see both transports."""
+    if site.behavior.hairpinning is Hairpinning.EXTERNAL_SOURCE:
+        yield "  chain mark_hairpin {"
+        yield "    type filter hook prerouting priority dstnat - 10; policy accept;"
+        yield f'    iifname "{site.inside}" ip daddr {site.external} meta mark set meta mark | {HAIRPIN:#x}'
+        yield "  }"
+    if wide(site):
+        # An outside endpoint that the inside endpoint already talks to through another mapping: connection tracking
+        # would give it another port of its own to tell the two apart, and the inside host would answer a stranger.
+        yield "  chain unchanged_remote {"
+        yield "    type filter hook postrouting priority srcnat + 50; policy accept;"
+        yield f'    iifname "{site.outside}" oifname "{site.inside}" ct direction original ct status snat drop'
+        yield "  }"
+
+
+def firewall(site: Site) -> Iterator[str]:
+    """For a firewall that does not translate: who was contacted, and who may therefore come in."""
+    by_address = site.behavior.filtering is Filtering.ADDRESS_DEPENDENT
+    for transport in TRANSPORTS:
+        kind, sent, came = "ipv4_addr . inet_service", f"ip saddr . {transport} sport", f"ip daddr . {transport} dport"
+        if by_address:
+            kind, sent, came = f"{kind} . ipv4_addr", f"{sent} . ip daddr", f"{came} . ip saddr"
+        short, long = lifetimes(site, transport)
+        verb = "add" if transport == "tcp" else "update"
+        out = f'    iifname "{site.inside}" oifname "{site.outside}" meta l4proto {transport}'
+        yield f"  set opened_{transport} {{ type {kind}; {DYNAMIC} }}"
+        yield f"  chain admit_{transport} {{"
+        yield "    type filter hook forward priority filter - 10; policy accept;"
+        yield f"{out} ct status assured update @opened_{transport} {{ {sent} timeout {long}s }} accept"
+        yield f"{out} {verb} @opened_{transport} {{ {sent} timeout {short}s }}"
+        yield f'    iifname "{site.outside}" {came} @opened_{transport} meta mark set meta mark | {ADMITTED:#x}'
+        yield "  }"

@@ -1,0 +1,41 @@
+"""The rules of a NAT as a shell script for a router of one's own."""
+
+from __future__ import annotations
+
+from lab.nat.rules import rules
+from punch.nat.behavior import NatBehavior
+
+
+def script(name: str, behavior: NatBehavior, *, inside: str, outside: str, address: str) -> str:
+    """A POSIX shell script that makes the machine it runs on, as root, the NAT; it may be run again."""
+    made = rules(behavior, inside=inside, outside=outside, address=address)
+    kind = "NAT" if behavior.translates else "firewall"
+    lines = [
+        "#!/bin/sh",
+        f"# {name}: a {kind} from {inside} (inside) to {outside} (outside, {', '.join(made.addresses)}).",
+        "# Replaces the tables nat and filter of iptables and the table punchlab of nft.",
+        "set -e",
+        "",
+        *(f"ip address replace {extra}/32 dev {outside}" for extra in made.addresses[1:]),
+        "# iptables: which external port a flow gets, and what an unsolicited packet gets.",
+        "iptables-restore <<'END'",
+        made.iptables.rstrip("\n"),
+        "END",
+        "",
+    ]
+    if made.nft:
+        lines += [
+            "# nft: what iptables has no words for, in maps that the packets fill themselves.",
+            "nft -f - <<'END'",
+            "add table ip punchlab",
+            "delete table ip punchlab",
+            made.nft.rstrip("\n"),
+            "END",
+            "",
+        ]
+    lines += [
+        "# sysctl: the clocks and manners of connection tracking; last, forwarding.",
+        *(f"sysctl -qw {path.replace('/', '.')}={value}" for path, value in made.sysctls.items()),
+        "sysctl -qw net.ipv4.ip_forward=1",
+    ]
+    return "\n".join([*lines, ""])
