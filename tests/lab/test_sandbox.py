@@ -64,7 +64,8 @@ def test_the_exit_status_of_a_command_comes_through() -> None:
 def test_a_run_that_is_stopped_leaves_nothing_and_the_next_one_goes_on(number: signal.Signals, tmp_path: Path) -> None:
     before = traces()
     out = tmp_path / "out"
-    command = punchlab(*RUN, "--out", str(out))
+    # As from a terminal: what a script starts in the background ignores interrupts.
+    command = punchlab(*RUN, "--out", str(out), under=["env", "--default-signal=INT"])
     moment = random.Random(int(number)).randint(1, 4)
     running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0)
     while len(records(out)) < moment:
