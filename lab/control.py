@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import random
 import secrets
 import select
@@ -30,6 +31,9 @@ _PATIENCE_S = 5.0
 
 _SILENCE_S = 0.25
 """How long, beyond the flight times, nothing must come where failure is predicted."""
+
+_ANSWERS = {0, errno.EINPROGRESS, errno.EADDRNOTAVAIL, errno.ECONNREFUSED, errno.EHOSTUNREACH}
+"""What connect() may say at once: under way, the listener holds a connection with that peer already, or refused."""
 
 Endpoint = tuple[str, int]
 
@@ -61,8 +65,9 @@ def dial(lab: Lab, one: str, other: str) -> Control:
         for host, (local, _own), (_local, public) in zip((one, other), registered, reversed(registered), strict=True):
             connection = _bound(lab, host, local, stack)
             moments.append(time.monotonic())
-            if connection.connect_ex(public) not in (0, errno.EINPROGRESS):
-                raise LabError(f"control dial: {host} cannot dial {public[0]}:{public[1]}")
+            answer = connection.connect_ex(public)
+            if answer not in _ANSWERS:
+                raise LabError(f"control dial: {host} cannot dial {public[0]}:{public[1]}: {os.strerror(answer)}")
             dialled.append(connection)
         skew_s = moments[1] - moments[0]
         prediction = predict(

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.commands import assert_one_clear_line, punchlab, run
+
+PUNCHLAB = shlex.join([sys.executable, "-m", "lab.cli"])
+"""For the shells of tests, whose search path may not have the command."""
 
 
 @pytest.mark.parametrize(
@@ -97,7 +102,7 @@ def test_up_names_the_nodes_and_runs_commands_in_them() -> None:
 
 def test_a_lab_in_the_shell_of_another_has_the_names_while_it_lasts() -> None:
     names = "ls /run/netns | xargs"
-    done = run(punchlab("up", "ab", "--", "sh", "-c", f"{names}; punchlab up cd -- sh -c '{names}'; {names}"))
+    done = run(punchlab("up", "ab", "--", "sh", "-c", f"{names}; {PUNCHLAB} up cd -- sh -c '{names}'; {names}"))
     assert done.returncode == 0, done
     outer, inner, after = done.stdout.splitlines()
     assert outer == after == "a b core1 edge1 nat_a nat_b"
@@ -161,7 +166,7 @@ def test_output_that_nobody_reads_is_no_traceback(words: list[str]) -> None:
 
 def test_a_capture_that_does_not_fit_is_one_line() -> None:
     small = "mount -t tmpfs -o size=4k none /mnt"
-    done = run(punchlab("sandbox", "sh", "-c", f"{small}; exec punchlab trial ab --full --capture /mnt/x.pcapng"))
+    done = run(punchlab("sandbox", "sh", "-c", f"{small}; exec {PUNCHLAB} trial ab --full --capture /mnt/x.pcapng"))
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line == "punchlab: capture: /mnt/x.pcapng: No space left on device"
