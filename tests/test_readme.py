@@ -131,11 +131,13 @@ def helped(*words: str) -> str:
     return subprocess.run([sys.executable, "-m", *words, "--help"], capture_output=True, text=True, check=True).stdout
 
 
-def options(program: str) -> set[str]:
-    commands = re.findall(r"^    (\w+) ", helped(program), flags=re.MULTILINE)
-    assert commands
-    pages = [helped(program, command) for command in commands]
-    return {option for page in pages for option in re.findall(OPTION, page)} - {"--help"}
+def options(*words: str) -> set[str]:
+    """Those of a program, or of one of its commands, and of all commands below."""
+    page = helped(*words)
+    commands = re.findall(r"^    (\w+) ", page, flags=re.MULTILINE) if re.search(r"COMMAND|ACTION", page) else []
+    if commands:
+        return set().union(*(options(*words, command) for command in commands))
+    return set(re.findall(OPTION, page)) - {"--help"}
 
 
 # Of other programs, and of scenarios/conftest.py.
