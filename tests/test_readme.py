@@ -131,11 +131,10 @@ def helped(*words: str) -> str:
     return subprocess.run([sys.executable, "-m", *words, "--help"], capture_output=True, text=True, check=True).stdout
 
 
-def options(program: str) -> set[str]:
-    commands = re.findall(r"^    (\w+) ", helped(program), flags=re.MULTILINE)
-    assert commands
-    pages = [helped(program, command) for command in commands]
-    return {option for page in pages for option in re.findall(OPTION, page)} - {"--help"}
+def options(*words: str) -> set[str]:
+    page = helped(*words)
+    own = set(re.findall(OPTION, page)) - {"--help", "--version"}
+    return own.union(*(options(*words, command) for command in re.findall(r"^    (\w+) ", page, flags=re.MULTILINE)))
 
 
 # Of other programs, and of scenarios/conftest.py.
