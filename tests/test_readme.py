@@ -132,12 +132,9 @@ def helped(*words: str) -> str:
 
 
 def options(*words: str) -> set[str]:
-    """Those of a program, or of one of its commands, and of all commands below."""
     page = helped(*words)
-    commands = re.findall(r"^    (\w+) ", page, flags=re.MULTILINE) if re.search(r"COMMAND|ACTION", page) else []
-    if commands:
-        return set().union(*(options(*words, command) for command in commands))
-    return set(re.findall(OPTION, page)) - {"--help"}
+    own = set(re.findall(OPTION, page)) - {"--help", "--version"}
+    return own.union(*(options(*words, command) for command in re.findall(r"^    (\w+) ", page, flags=re.MULTILINE)))
 
 
 # Of other programs, and of scenarios/conftest.py.
