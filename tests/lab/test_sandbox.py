@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,20 +23,28 @@ RUN = ["run", "ab", "--nat-a", "none,full_cone", "--nat-b", "none,full_cone", "-
 PLANNED = 12
 
 
-def traces() -> dict[str, str]:
-    """What a run could leave behind on the machine that it ran on."""
+def traces(mark: str) -> dict[str, str]:
+    """What a run could leave behind on the machine that it ran on; its processes have the mark in their environment."""
     commands = {
         "netns": ["ip", "netns", "list"],
         "links": ["ip", "-brief", "link"],
         "iptables": ["iptables-save", "-t", "nat"],
         "nft": ["nft", "list", "ruleset"],
         "mounts": ["cat", "/proc/self/mounts"],
-        "processes": ["ps", "-e", "-o", "comm="],
     }
-    return {
+    found = {
         name: "\n".join(line for line in run(command).stdout.splitlines() if not line.startswith("#"))
         for name, command in commands.items()
     }
+    return found | {"processes": " ".join(marked(mark))}
+
+
+def marked(mark: str) -> Iterator[str]:
+    """The ids of the processes that have the mark in their environment, and so have those that they start."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
+            if mark.encode() in (folder / "environ").read_bytes():
+                yield folder.name
 
 
 def records(folder: Path) -> list[dict[str, object]]:
@@ -62,22 +72,24 @@ def test_the_exit_status_of_a_command_comes_through() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_leaves_nothing_and_the_next_one_goes_on(number: signal.Signals, tmp_path: Path) -> None:
-    before = traces()
+    mark = f"PUNCHLAB_TEST={tmp_path}"
+    before = traces(mark)
     out = tmp_path / "out"
     # As from a terminal: what a script starts in the background ignores interrupts.
-    command = punchlab(*RUN, "--out", str(out), under=["env", "--default-signal=INT"])
+    command = punchlab(*RUN, "--out", str(out), under=["env", "--default-signal=INT", mark])
     moment = random.Random(int(number)).randint(1, 4)
     running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0)
     while len(records(out)) < moment:
         assert running.poll() is None
         time.sleep(0.01)
+    assert traces(mark)["processes"]
     # The terminal sends an interrupt to the whole group; whoever kills, kills the one process that he started.
     (os.killpg if number is signal.SIGINT else os.kill)(running.pid, number)
     running.wait(30)
     deadline = time.monotonic() + 10
-    while traces() != before and time.monotonic() < deadline:
+    while traces(mark) != before and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert traces() == before
+    assert traces(mark) == before
     kept = records(out)
     assert len(kept) < PLANNED
     assert run(command).returncode == 0
