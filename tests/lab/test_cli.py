@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import assert_one_clear_line, punchlab, run
+from tests.commands import ROOT, assert_one_clear_line, punchlab, run
 
 PUNCHLAB = shlex.join([sys.executable, "-m", "lab.cli"])
 """For the shells of tests, whose search path may not have the command."""
@@ -79,7 +79,9 @@ def test_a_trial_that_fails_has_exit_status_1_and_says_why() -> None:
 
 def test_a_capture_is_written_and_wireshark_reads_the_whole_path(tmp_path: Path) -> None:
     file = tmp_path / "trial.pcapng"
-    assert run(punchlab("trial", "ab", "--capture", str(file))).returncode == 0
+    # Both at one instant, on a delay that lets the SYNs cross whatever else the machine does.
+    crossing = ("--delay", "200ms", "--skew-ms", "0")
+    assert run(punchlab("trial", "ab", *crossing, "--capture", str(file))).returncode == 0
     fields = ["frame.interface_name", "ip.src", "ip.dst", "tcp.srcport"]
     shown = run(
         ["tshark", "-r", str(file), "-Y", "tcp.flags == 2 && tcp.dstport != 7000", "-T", "fields"]
@@ -156,12 +158,14 @@ def test_a_run_does_without_standard_streams(tmp_path: Path, closed: str) -> Non
 
 @pytest.mark.parametrize("words", [["--help"], ["doctor"], ["trial", "ab"], ["trial", "ab", "--json"]])
 def test_output_that_nobody_reads_is_no_traceback(words: list[str]) -> None:
-    with subprocess.Popen(punchlab(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        assert process.stderr.read() == ""
-    assert process.returncode == 1
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        punchlab(*words), cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+    )
+    os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode == 1
 
 
 def test_a_capture_that_does_not_fit_is_one_line() -> None:
