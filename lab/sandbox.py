@@ -110,6 +110,8 @@ def _make_namespaces() -> None:
         Path("/proc/self/gid_map").write_text(f"0 {group} 1")
     mount("none", "/", None, _MS_REC | _MS_PRIVATE)
     mount("tmpfs", "/run", "tmpfs", options="mode=755")
+    # Where multiprocessing keeps semaphores, which nobody removes after a kill.
+    mount("tmpfs", "/dev/shm", "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=1777")  # noqa: S108 - this makes it private
 
 
 def _init(command: list[str]) -> int:
