@@ -96,8 +96,9 @@ class Lab:
     @property
     def anycast(self) -> str:
         """The address that every edge answers on; the only edge's own where there is no such address."""
-        shared = set.intersection(*(set(edge.graph.addresses) for edge in self.edges)) if self.edges else set()
-        return next(iter(shared)).partition("/")[0] if shared else self.edges[0].address
+        first, *others = (edge.graph.addresses for edge in self.edges)
+        shared = next((each for each in first if all(each in addresses for addresses in others)), None)
+        return self.edges[0].address if shared is None else shared.partition("/")[0]
 
     def punch(self, one: str, other: str, **options: Any) -> Trial:
         """Let the client under test punch between two hosts; `options` are those of `lab.trial.Options`."""

@@ -1,4 +1,4 @@
-"""The command `punch`: `edge`, `send`, `receive`.
+"""The command `punch`: `edge`, `send`, `receive`, `probe`.
 
 Exit status: 0 done, 1 failed, 2 bad input (or an edge that cannot be reached), 129, 130 and 143 interrupted.
 """
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from punch.code import Code
     from punch.events import Reporter
     from punch.frames import Role
+    from punch.probe.responder import StunAddresses
 
 EDGE_VARIABLE = "PUNCH_EDGE"
 
@@ -87,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
         default="600",
         help="seconds a client may wait for its peer (%(default)s)",
     )
+    edge.add_argument(
+        "--stun", metavar="IP:PORT", help="answer STUN there and at the next port, and dial back for `punch probe`"
+    )
+    edge.add_argument(
+        "--stun-alternate", metavar="IP:PORT", help="a second address and port of this machine, for RFC 5780"
+    )
     edge.add_argument("--json", action="store_true", help="one JSON event per line")
     edge.set_defaults(run=_edge)
 
@@ -102,6 +109,22 @@ def _parser() -> argparse.ArgumentParser:
     receive.add_argument("--force", action="store_true", help="overwrite files that exist")
     _add_common(receive)
     receive.set_defaults(run=_receive)
+
+    probe = commands.add_parser("probe", help="find out what NAT this computer is behind")
+    probe.add_argument(
+        "--edge",
+        metavar="SERVER",
+        action="append",
+        help="ws://HOST:PORT of an edge with --stun, or stun:HOST[:PORT] of a STUN server; a second one, at another "
+        f"address, serves where the first has only one address (default: ${EDGE_VARIABLE})",
+    )
+    probe.add_argument("--patience", metavar="S", default="2", help="silence for so long means no (%(default)s)")
+    probe.add_argument("--lifetime", metavar="S", help="find out how long idle mappings live, up to S seconds")
+    probe.add_argument(
+        "--time-scale", metavar="N", default="1", help="the NAT's clock runs N times faster (%(default)s)"
+    )
+    probe.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    probe.set_defaults(run=_probe)
     return parser
 
 
@@ -135,8 +158,51 @@ def _edge(arguments: argparse.Namespace) -> int:
     name = arguments.name
     if name is not None and not (1 <= len(name) <= 128 and name.isprintable()):
         raise InputError("name", name, "1 to 128 printable characters")
+    stun = _stun(arguments)
     report = unfailing(json_reporter() if arguments.json else human_reporter(EDGE))
-    asyncio.run(serve_until_signal(Edge(listen, report, name=name, lifetime_s=lifetime), join))
+    asyncio.run(serve_until_signal(Edge(listen, report, name=name, lifetime_s=lifetime, stun=stun), join))
+    return 0
+
+
+def _stun(arguments: argparse.Namespace) -> StunAddresses | None:
+    from punch.endpoint import Endpoint
+    from punch.probe.responder import StunAddresses
+
+    primary, alternate = (
+        None if text is None else Endpoint.parse(text, field=field)
+        for field, text in (("stun", arguments.stun), ("stun-alternate", arguments.stun_alternate))
+    )
+    if primary is None:
+        if alternate is not None:
+            raise InputError("stun-alternate", arguments.stun_alternate, "an address beside that of --stun")
+        return None
+    return StunAddresses.of(primary, alternate)
+
+
+def _probe(arguments: argparse.Namespace) -> int:
+    import asyncio
+
+    from punch.probe.frames import MAX_PATIENCE_S
+    from punch.probe.servers import parse_server
+    from punch.probe.session import Options, run
+
+    servers = arguments.edge if arguments.edge is not None else [os.environ.get(EDGE_VARIABLE, "")]
+    patience = _seconds(arguments.patience, "patience")
+    if patience > MAX_PATIENCE_S:
+        raise InputError("patience", arguments.patience, f"at most {MAX_PATIENCE_S:g} seconds")
+    options = Options(
+        servers=[parse_server(each) for each in servers],
+        patience_s=patience,
+        lifetime_s=None if arguments.lifetime is None else _seconds(arguments.lifetime, "lifetime"),
+        time_scale=_seconds(arguments.time_scale, "time-scale"),
+    )
+    report = asyncio.run(run(options))
+    if arguments.json:
+        print(report.to_json())
+    else:
+        from punch.probe.table import table
+
+        print(table(report))
     return 0
 
 

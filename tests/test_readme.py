@@ -14,7 +14,7 @@ import pytest
 
 from lab import Lab
 from lab.process import EventProcess, wait_for
-from topologies import AB
+from topologies import AB, Home
 
 PROJECT = Path(__file__).parent.parent
 OPTION = r"(?<![\w-])--[a-z][a-z-]*"
@@ -78,15 +78,34 @@ def test_the_cheap_commands_do_what_they_say(clone: Path) -> None:
     assert (clone / "runs" / "row" / "index.html").stat().st_size > 0
 
 
+def punch_commands() -> list[list[str]]:
+    return [[sys.executable, "-m", *line.split(), "--json"] for line in commands() if line.startswith("punch ")]
+
+
+def probes(words: list[str]) -> bool:
+    return "probe" in words or "--stun" in words
+
+
+def filled(words: list[str], **values: str) -> list[str]:
+    return [re.sub("|".join(values), lambda found: values[found[0]], word) for word in words]
+
+
+def test_a_nat_is_probed_as_described() -> None:
+    edge_words, probe_words = (words for words in punch_commands() if probes(words))
+    with Lab(Home(nat="restricted_cone", unsolicited="reset")) as lab:
+        server = lab.edges[0]
+        alternate = server.graph.addresses[-1].partition("/")[0]
+        edge = EventProcess(server, filled(edge_words, OTHER_IP=alternate, IP=server.address))
+        assert wait_for([edge], lambda: edge.first("listening") is not None, 20), edge.errors
+        found = json.loads(lab["a"].run(filled(probe_words, IP=server.address)).stdout)
+        edge.end()
+    assert [found[transport]["filtering"] for transport in ("udp", "tcp")] == ["address-dependent"] * 2
+
+
 def test_a_file_is_sent_for_real_as_described(tmp_path: Path) -> None:
-    edge_words, send_words, receive_words = (
-        [sys.executable, "-m", *line.split(), "--json"] for line in commands() if line.startswith("punch ")
-    )
+    edge_words, send_words, receive_words = (words for words in punch_commands() if not probes(words))
     content = os.urandom(10_000)
     (tmp_path / "sent").write_bytes(content)
-
-    def filled(words: list[str], **values: str) -> list[str]:
-        return [re.sub("|".join(values), lambda found: values[found[0]], word) for word in words]
 
     with Lab(AB()) as lab:
         edge = EventProcess(lab["edge1"], edge_words)

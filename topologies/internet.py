@@ -9,6 +9,7 @@ towards reserved blocks; the sandbox has no way out, so nothing leaks). Every re
     11.0.0.1        anycast: every edge has it, routing decides which one is nearest
     11.0.1.0/24     long links between the region routers, a /30 each
     11.16.0.0/12    region 1:  11.16.0.2 edge1, 11.16.1.2 the first home's public address, 11.16.2.2 the second's …
+                    11.16.0.3 edge1's second address, where it has one
     11.32.0.0/12    region 2   … and so on, up to region 15
     192.168.1.0/24  every home's inside: they overlap, as in life
 """
@@ -81,14 +82,18 @@ class Internet(Topo):
         self._node(router, "router", forwarding=True)
         return name
 
-    def edge(self, region: str, delay: str = "1ms") -> str:
-        """The region's edge endpoint, with an address of its own and the anycast address; returns its name."""
+    def edge(self, region: str, delay: str = "1ms", *, alternate: bool = False) -> str:
+        """The region's edge endpoint, with an address of its own and the anycast address; returns its name.
+
+        `alternate` gives it a second address of its own (RFC 5780), the last of its `addresses`.
+        """
         where = self._regions[region]
         name = where.edge = where.router.replace("core", "edge")
         gateway, address = str(where.network[1]), str(where.network[2])
-        self._node(name, "edge", gateway=gateway, addresses=[f"{self.anycast}/32"])
+        addresses = [f"{self.anycast}/32", *([f"{where.network[3]}/32"] if alternate else [])]
+        self._node(name, "edge", gateway=gateway, addresses=addresses)
         self._link(name, where.router, f"{address}/24", f"{gateway}/24", delay=delay)
-        self._routes[where.router].append((f"{self.anycast}/32", address))
+        self._routes[where.router] += [(extra, address) for extra in addresses]
         return name
 
     def long_link(self, one: str, other: str, delay: str = "40ms", **options: Any) -> None:

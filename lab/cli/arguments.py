@@ -72,7 +72,18 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("directory", type=Path, nargs="+", metavar="DIR", help="folder of a run")
     report.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: the first folder)")
 
-    nat = _command(commands, "nat", "list the NATs there are, or show what one does", needs_sandbox=False)
+    _nat(commands)
+    _command(commands, "doctor", "say what this machine has and lacks", needs_sandbox=False)
+
+    box = _command(commands, "sandbox", "run a command inside a fresh sandbox")
+    box.add_argument("shell", nargs=argparse.REMAINDER, metavar="CMD", help="the command, e.g. mn or tcpdump")
+    return root
+
+
+def _nat(commands: argparse._SubParsersAction[_Parser]) -> None:
+    nat = commands.add_parser(
+        "nat", help="list, show or check the NATs there are", description="List, show or check the NATs there are."
+    )
     actions = nat.add_subparsers(dest="action", metavar="ACTION", required=True)
     _command(actions, "list", "every preset, with its source and how far to trust it", needs_sandbox=False)
     show = _command(actions, "show", "the behavior of one preset, field by field", needs_sandbox=False)
@@ -83,12 +94,21 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument(
         "--address", default="203.0.113.1", metavar="ADDR", help="its (first) external address (default 203.0.113.1)"
     )
+    check = _command(actions, "check", "probe NATs from behind, and compare what is found with what they claim")
+    check.add_argument("nat", metavar="NAT", help="names, comma-separated, `classics` or `all`")
+    _unsolicited(check)
+    check.add_argument(
+        "--jobs", type=int, default=2 * (os.cpu_count() or 1), metavar="N", help="NATs at a time (default: 2 per core)"
+    )
 
-    _command(commands, "doctor", "say what this machine has and lacks", needs_sandbox=False)
 
-    box = _command(commands, "sandbox", "run a command inside a fresh sandbox")
-    box.add_argument("shell", nargs=argparse.REMAINDER, metavar="CMD", help="the command, e.g. mn or tcpdump")
-    return root
+def _unsolicited(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--unsolicited",
+        default="preset",
+        metavar="ANSWER",
+        help="to unsolicited SYNs: drop, reset, port-unreachable, … (default preset: each NAT's own)",
+    )
 
 
 def _command(
@@ -123,12 +143,7 @@ def _nats(command: argparse.ArgumentParser, *, several: bool) -> None:
             metavar="NAT",
             help=f"NAT of the {which} host: {kinds} (default {default})",
         )
-    command.add_argument(
-        "--unsolicited",
-        default="preset",
-        metavar="ANSWER",
-        help="to unsolicited SYNs: drop, reset, port-unreachable, … (default preset: each NAT's own)",
-    )
+    _unsolicited(command)
 
 
 def _punching(command: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import ipaddress
 import re
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from lab.errors import InputError
 from lab.nat import presets
@@ -14,10 +15,18 @@ from lab.nat.preset import Preset
 from lab.nat.script import script
 from punch.nat.behavior import NatBehavior, Timeouts
 
+if TYPE_CHECKING:
+    from topologies import Home
+
 
 def check(given: argparse.Namespace) -> None:
     """Raise `InputError` for a name, an interface or an address that cannot be used."""
     if given.action == "list":
+        return
+    if given.action == "check":
+        _topologies(given)
+        if given.jobs < 1:
+            raise InputError("jobs", given.jobs, "a whole number from 1")
         return
     behavior = presets.preset(given.name).behavior
     if given.rules and behavior is None:
@@ -32,7 +41,9 @@ def check(given: argparse.Namespace) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """`punchlab nat list` and `punchlab nat show`."""
+    """`punchlab nat list`, `punchlab nat show` and `punchlab nat check`."""
+    if given.action == "check":
+        return _run_check(given)
     if given.action == "list":
         head = ("NAME", "MAPPING", "FILTERING", "PORTS", "UNSOLICITED", "CONFIDENCE", "SOURCE")
         print(_table([head, *(_row(name, preset) for name, preset in presets.PRESETS.items())]))
@@ -52,6 +63,23 @@ def run(given: argparse.Namespace) -> int:
     ]
     print(_table(rows))
     return 0
+
+
+def _topologies(given: argparse.Namespace) -> dict[str, Home]:
+    from topologies import Home
+
+    return {name: Home(nat=name, unsolicited=given.unsolicited) for name in presets.named(given.nat)}
+
+
+def _run_check(given: argparse.Namespace) -> int:
+    from lab.cli.checks import CheckProgress
+    from lab.nat import check
+
+    silent = {name: preset.not_claimed for name, preset in presets.PRESETS.items()}
+    with CheckProgress() as progress:
+        checks = check.run(_topologies(given), "a", jobs=given.jobs, progress=progress.update, silent=silent)
+    progress.summary(checks)
+    return 0 if all(checked.agrees for checked in checks.values()) else 1
 
 
 def _row(name: str, preset: Preset) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The endpoint as a WebSocket server: clients at `/`, links of the mesh at `/mesh`."""
+"""The endpoint as a WebSocket server: clients at `/`, links of the mesh at `/mesh`, probing clients at `/probe`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ from punch.endpoint import EdgeUrl, Endpoint
 from punch.errors import FrameError, InputError, RefusedError
 from punch.events import Reporter
 from punch.frames import MAX_FRAME, Contact, Peer, Welcome, parse_register, peer_frame, welcome_frame
+from punch.probe.dialback import DialBack
+from punch.probe.frames import PATH as PROBE_PATH
+from punch.probe.responder import StunAddresses, StunServer
 
 CLIENT_PATH = "/"
 REGISTER_TIMEOUT_S = 10.0
@@ -34,11 +37,19 @@ POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
 class Edge:
     """One endpoint of the edge network, listening at `address` from the moment it is made.
 
-    `lifetime_s` bounds how long a client waits for its peer, and how long the mesh remembers a session.
-    Raises `InputError` if the address cannot be listened on.
+    `lifetime_s` bounds how long a client waits for its peer, and how long the mesh remembers a session. With `stun` it
+    answers STUN there, and probing clients. Raises `InputError` if an address cannot be listened on.
     """
 
-    def __init__(self, listen: Endpoint, report: Reporter, *, name: str | None, lifetime_s: float) -> None:
+    def __init__(
+        self,
+        listen: Endpoint,
+        report: Reporter,
+        *,
+        name: str | None,
+        lifetime_s: float,
+        stun: StunAddresses | None = None,
+    ) -> None:
         try:
             self._socket = socket.create_server(listen, backlog=128)
         except OSError as error:
@@ -52,19 +63,30 @@ class Edge:
         self._report = report
         self._mesh = Mesh(self.name, lifetime_s, report)
         self._directory = Directory(self.name, self._mesh, report)
+        self._stun: StunServer | None = None
+        self._dial_back: DialBack | None = None
+        if stun is not None:
+            try:
+                self._stun = StunServer(stun)
+            except BaseException:
+                self._socket.close()
+                raise
+            self._dial_back = DialBack(self.name, self._stun, report)
 
     async def run(self, join: list[EdgeUrl], stop: asyncio.Event) -> None:
         """Serve, linked to the endpoints in `join`, until `stop` is set."""
         server = await serve(
             self._handle,
             sock=self._socket,
-            process_request=_check_path,
+            process_request=self._check_path,
             max_size=MAX_FRAME,
             compression=None,
             close_timeout=1,
             logger=_logger(),
         )
         links = [asyncio.create_task(self._mesh.maintain(url)) for url in join]
+        if self._stun is not None:
+            await self._stun.start()
         self._report("listening", name=self.name, address=str(self.address))
         try:
             await stop.wait()
@@ -74,6 +96,16 @@ class Edge:
             await asyncio.gather(*links, return_exceptions=True)
             server.close()
             await server.wait_closed()
+            if self._stun is not None:
+                await self._stun.close()
+
+    def _check_path(self, connection: ServerConnection, request: Request) -> Response | None:
+        if request.path in (CLIENT_PATH, MESH_PATH):
+            return None
+        if request.path == PROBE_PATH and self._dial_back is not None:
+            return None
+        told = f"clients connect to {CLIENT_PATH}, edges to {MESH_PATH}, with --stun those that probe to {PROBE_PATH}\n"
+        return connection.respond(HTTPStatus.NOT_FOUND, told)
 
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Handle what asyncio cannot raise anywhere. Out of descriptors it says so hundreds of times a second."""
@@ -92,7 +124,10 @@ class Edge:
             await self._mesh.serve(connection, str(public))
             return
         try:
-            await self._serve_client(connection, public)
+            if self._dial_back is not None and connection.request is not None and connection.request.path == PROBE_PATH:
+                await self._dial_back.serve(connection, public)
+            else:
+                await self._serve_client(connection, public)
         except (FrameError, RefusedError, TimeoutError) as error:
             reason = str(error) or "did not register in time"
             self._report("rejected", public=str(public), reason=reason)
@@ -138,12 +173,6 @@ class Edge:
                 await connection.close(POLICY_VIOLATION, item[:123])
             else:
                 await connection.send(peer_frame(item))
-
-
-def _check_path(connection: ServerConnection, request: Request) -> Response | None:
-    if request.path in (CLIENT_PATH, MESH_PATH):
-        return None
-    return connection.respond(HTTPStatus.NOT_FOUND, f"clients connect to {CLIENT_PATH}, edges to {MESH_PATH}\n")
 
 
 def _why(closed: ConnectionClosed) -> str:

@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from punch.edge.server import Edge
 from punch.endpoint import EdgeUrl, Endpoint
+from punch.probe.responder import StunAddresses
 from tests.punch.recorder import PATIENCE_S, Recorder
 
 ANY_PORT = Endpoint("127.0.0.1", 0)
@@ -29,10 +30,15 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def running(
-    name: str = "e1", *, join: list[EdgeUrl] | None = None, lifetime_s: float = 60, listen: Endpoint = ANY_PORT
+    name: str = "e1",
+    *,
+    join: list[EdgeUrl] | None = None,
+    lifetime_s: float = 60,
+    listen: Endpoint = ANY_PORT,
+    stun: StunAddresses | None = None,
 ) -> AsyncIterator[Running]:
     log = Recorder()
-    edge = Edge(listen, log, name=name, lifetime_s=lifetime_s)
+    edge = Edge(listen, log, name=name, lifetime_s=lifetime_s, stun=stun)
     stop = asyncio.Event()
     task = asyncio.create_task(edge.run(join or [], stop))
     try:

@@ -1,0 +1,57 @@
+"""How `punchlab nat check` looks: a progress bar on a terminal, then a table with a column per NAT."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from lab.nat.check import Check, Row
+
+
+class CheckProgress:
+    """Give `update` to the check; after the `with`, `summary` prints the table."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("probing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bar = Progress(*columns, console=Console(file=sys.stderr))
+        self._task = self._bar.add_task("probing", total=None)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, done: int, total: int) -> None:
+        """Show how many NATs have been probed."""
+        self._bar.update(self._task, completed=done, total=total)
+
+    def summary(self, checks: Mapping[str, Check]) -> None:
+        """Print every claim and what was found; where both are the same, once."""
+        table = Table(title="what was found; where that is not what is claimed, both")
+        for column in ("NAT", "", "field", "found"):
+            table.add_column(column, overflow="fold")
+        for name, check in checks.items():
+            for number, row in enumerate(check.rows):
+                table.add_row(name if number == 0 else "", row.transport, row.field.replace("_", " "), _cell(row))
+            table.add_section()
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=120)
+        console.print(table)
+        wrong = [name for name, check in checks.items() if not check.agrees]
+        fields = sum(len(check.rows) for check in checks.values())
+        console.print(f"{len(checks)} NATs, {fields} claims; different from the claim: {', '.join(wrong) or 'none'}")
+
+
+def _cell(row: Row) -> str:
+    return row.found if row.agrees else f"[bold red]{row.found}[/] (claimed: {row.claimed})"

@@ -1,0 +1,171 @@
+"""The edge's side of probing: it knocks at the client that asks for it, and tells what came of it.
+
+No third party can be made a target. A client names a port only; the address is the one that the edge itself sees the
+client at, over a connection that the client keeps open. Each address gets `BURST` knocks, and then one every
+`REFILL_S` seconds; a knock is one SYN with the kernel's retransmissions for as long as the client is patient, or three
+datagrams of 20 bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+
+from punch.client.sockets import connect_result, errno_name
+from punch.endpoint import Endpoint
+from punch.events import Reporter
+from punch.probe.frames import (
+    CONNECTED,
+    SILENCE,
+    Dial,
+    Dialled,
+    Refused,
+    Vantage,
+    dialled_frame,
+    parse_dial,
+    refused_frame,
+    vantage_frame,
+)
+from punch.probe.responder import StunServer
+from punch.probe.stun import Message, MessageClass
+from punch.probe.udpsocket import IP_RECVERR
+
+BURST = 24
+REFILL_S = 2.0
+_MAX_ADDRESSES = 10_000
+
+_EXTENDED_ERROR = struct.Struct("=IBBBBII")  # struct sock_extended_err of linux/errqueue.h
+_FROM_ICMP = 2
+_DATAGRAM_PAUSES_S = (0.3, 0.6)
+
+
+class Allowance:
+    """How many knocks each address may still have: a token bucket. `clock` is in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._full_at: dict[str, float] = {}  # when the address's bucket will be full again
+
+    def take(self, ip: str) -> bool:
+        """Use one up, or say that there is none left."""
+        now = self._clock()
+        full_at = max(now, self._full_at.get(ip, now)) + REFILL_S
+        if full_at - now > BURST * REFILL_S:
+            return False
+        if len(self._full_at) >= _MAX_ADDRESSES and ip not in self._full_at:
+            self._full_at = {each: instant for each, instant in self._full_at.items() if instant > now}
+            if len(self._full_at) >= _MAX_ADDRESSES:
+                return False
+        self._full_at[ip] = full_at
+        return True
+
+
+class DialBack:
+    """Serves probing clients from the addresses of a STUN server."""
+
+    def __init__(self, edge: str, stun: StunServer, report: Reporter) -> None:
+        self._edge, self._stun, self._report = edge, stun, report
+        self._allowance = Allowance()
+
+    async def serve(self, connection: ServerConnection, public: Endpoint) -> None:
+        """Knock at the client as it asks, until it leaves. Raises `FrameError` and `ConnectionClosed`."""
+        self._report("probing", public=str(public))
+        await connection.send(vantage_frame(Vantage(self._edge, public, tuple(self._stun.addresses.endpoints))))
+        knocks: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                dial = parse_dial(await connection.recv())
+                reason = self._objection(dial, public)
+                if reason is not None:
+                    await connection.send(refused_frame(Refused(dial.id, reason)))
+                    continue
+                task = asyncio.create_task(self._knock(connection, dial, Endpoint(public.ip, dial.port)))
+                knocks.add(task)
+                task.add_done_callback(knocks.discard)
+        finally:
+            for task in knocks:
+                task.cancel()
+            await asyncio.gather(*knocks, return_exceptions=True)
+
+    def _objection(self, dial: Dial, public: Endpoint) -> str | None:
+        if dial.ip not in self._stun.addresses.ips:
+            return f"this edge is not at {dial.ip}"
+        if not self._allowance.take(public.ip):
+            return f"too many knocks at {public.ip}; one every {REFILL_S:g} s"
+        return None
+
+    async def _knock(self, connection: ServerConnection, dial: Dial, target: Endpoint) -> None:
+        dialled = await (_dial_tcp if dial.transport == "tcp" else _dial_udp)(dial, target)
+        self._report("knocked", target=str(target), origin=str(dialled.origin), result=dialled.result)
+        with contextlib.suppress(ConnectionClosed):
+            await connection.send(dialled_frame(dialled))
+
+
+async def _dial_tcp(dial: Dial, target: Endpoint) -> Dialled:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        sock.bind((dial.ip, 0))
+        origin = Endpoint(*sock.getsockname())
+        begun = time.monotonic()
+        result, icmp = SILENCE, None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(dial.patience_s):
+                number = sock.connect_ex(target)
+                if number == errno.EINPROGRESS:
+                    number = await connect_result(sock)
+                icmp = _icmp_error(sock)
+                result = CONNECTED if number == 0 and icmp is None else errno_name(number or errno.ECONNREFUSED)
+        return Dialled(dial.id, origin, result, icmp, time.monotonic() - begun)
+
+
+async def _dial_udp(dial: Dial, target: Endpoint) -> Dialled:
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        sock.bind((dial.ip, 0))
+        origin = Endpoint(*sock.getsockname())
+        begun = time.monotonic()
+        result, icmp = SILENCE, None
+        knock = Message(MessageClass.INDICATION).encode()
+        repeats = [loop.call_later(pause, _send, sock, knock) for pause in _DATAGRAM_PAUSES_S]
+        try:
+            async with asyncio.timeout(dial.patience_s):
+                sock.connect(target)
+                sock.send(knock)
+                await loop.sock_recv(sock, 1500)
+                result = CONNECTED
+        except TimeoutError:
+            pass
+        except OSError as error:
+            icmp, result = _icmp_error(sock), errno_name(error.errno or 0)
+        finally:
+            for repeat in repeats:
+                repeat.cancel()
+        return Dialled(dial.id, origin, result, icmp, time.monotonic() - begun)
+
+
+def _send(sock: socket.socket, data: bytes) -> None:
+    with contextlib.suppress(OSError):  # an ICMP error that `sock_recv` gets to see, too
+        sock.send(data)
+
+
+def _icmp_error(sock: socket.socket) -> tuple[int, int] | None:
+    """Type and code of the ICMP message that ended it, from the socket's error queue."""
+    with contextlib.suppress(BlockingIOError):
+        _data, ancillary, _flags, _address = sock.recvmsg(0, 512, socket.MSG_ERRQUEUE)
+        for level, kind, value in ancillary:
+            if (level, kind) == (socket.IPPROTO_IP, IP_RECVERR):
+                _errno, origin, icmp_type, code, *_rest = _EXTENDED_ERROR.unpack_from(value)
+                if origin == _FROM_ICMP:
+                    return icmp_type, code
+    return None

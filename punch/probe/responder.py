@@ -1,0 +1,200 @@
+"""A STUN server for behavior discovery (RFC 5780 section 6): two ports at one address, or at each of two, UDP and TCP.
+
+Over UDP it answers from where CHANGE-REQUEST wants and to the port that RESPONSE-PORT wants, but only ever to the
+address that the request came from. Over TCP it answers on the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from punch.endpoint import Endpoint
+from punch.errors import FrameError, InputError
+from punch.probe import stun
+from punch.probe.stun import Change, Message, MessageClass
+
+MAX_CONNECTIONS = 1000
+IDLE_S = 600.0  # how long a TCP connection may be silent
+_MAX_MESSAGE = 1500
+_STAY = Change(address=False, port=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StunAddresses:
+    """The endpoints of a STUN server: every address with every port. The first of each is the primary one."""
+
+    ips: Sequence[str]
+    ports: Sequence[int]
+
+    @classmethod
+    def of(cls, primary: Endpoint, alternate: Endpoint | None) -> StunAddresses:
+        """Those of RFC 5780; without an alternate endpoint, the next port. Raises `InputError`."""
+        for name, endpoint in (("stun", primary), ("stun-alternate", alternate)):
+            if endpoint is not None and not endpoint.is_unicast:
+                raise InputError(name, str(endpoint), "one address of this machine, for answers are sent from it")
+        if alternate is None:
+            if primary.port == 65535:
+                raise InputError("stun", str(primary), "a port below 65535, for the next one is used as well")
+            return cls((primary.ip,), (primary.port, primary.port + 1))
+        if primary.ip == alternate.ip or primary.port == alternate.port:
+            raise InputError("stun-alternate", str(alternate), f"another address and another port than {primary}")
+        return cls((primary.ip, alternate.ip), (primary.port, alternate.port))
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """All of them, the primary one first, then the other port of the primary address."""
+        return [Endpoint(ip, port) for ip in self.ips for port in self.ports]
+
+    @property
+    def alternated(self) -> bool:
+        """Whether there is a second address, without which RFC 5780 allows no OTHER-ADDRESS."""
+        return len(self.ips) > 1
+
+    def changed(self, at: Endpoint, change: Change) -> Endpoint:
+        """The endpoint that CHANGE-REQUEST asks for, seen from where the request arrived."""
+        ip = next(ip for ip in self.ips if ip != at.ip) if change.address else at.ip
+        port = next(port for port in self.ports if port != at.port) if change.port else at.port
+        return Endpoint(ip, port)
+
+
+def answer(
+    request: Message, source: Endpoint, at: Endpoint, addresses: StunAddresses, *, datagram: bool
+) -> tuple[Message, Endpoint, Endpoint] | None:
+    """The response to a message from `source` that arrived `at`, with where it is sent from and to; None for none."""
+    if request.kind is not MessageClass.REQUEST:
+        return None
+    refused = list(request.not_understood)
+    if request.change not in (None, _STAY) and not (datagram and addresses.alternated):
+        refused.append(stun.CHANGE_REQUEST)
+    if refused:
+        error = (stun.UNKNOWN_ATTRIBUTE, "Unknown Attribute")
+        return (
+            Message(
+                MessageClass.ERROR,
+                request.transaction,
+                error=error,
+                unknown=tuple(refused),
+                fingerprint=request.fingerprint,
+            ),
+            at,
+            source,
+        )
+    origin = addresses.changed(at, request.change or _STAY)
+    port = request.response_port if datagram and request.response_port is not None else source.port
+    response = Message(
+        MessageClass.SUCCESS,
+        request.transaction,
+        mapped=source,
+        origin=origin,
+        other=addresses.changed(at, Change(address=True, port=True)) if addresses.alternated else None,
+        fingerprint=request.fingerprint,
+    )
+    return response, origin, Endpoint(source.ip, port)
+
+
+class StunServer:
+    """Listening from the moment it is made; `start` begins to answer. Raises `InputError` if it cannot listen."""
+
+    def __init__(self, addresses: StunAddresses) -> None:
+        self.addresses = addresses
+        self._udp: dict[Endpoint, socket.socket] = {}
+        self._tcp: dict[Endpoint, socket.socket] = {}
+        self._transports: dict[Endpoint, asyncio.DatagramTransport] = {}
+        self._servers: list[asyncio.Server] = []
+        self._connections: set[asyncio.Task[None]] = set()
+        for endpoint in addresses.endpoints:
+            try:
+                self._udp[endpoint] = udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                udp.setblocking(False)
+                udp.bind(endpoint)
+                self._tcp[endpoint] = socket.create_server(endpoint, backlog=128)
+            except OSError as error:
+                self._close_sockets()
+                expected = f"a free endpoint of this machine ({error.strerror})"
+                raise InputError("stun", str(endpoint), expected) from None
+
+    async def start(self) -> None:
+        """Answer until `close`."""
+        loop = asyncio.get_running_loop()
+        for endpoint, sock in self._udp.items():
+            transport, _protocol = await loop.create_datagram_endpoint(lambda at=endpoint: _Udp(self, at), sock=sock)  # type: ignore[misc]
+            self._transports[endpoint] = transport
+        for listener in self._tcp.values():
+            self._servers.append(await asyncio.start_server(self._accepted, sock=listener))
+
+    async def close(self) -> None:
+        """Stop listening and drop every connection."""
+        for server in self._servers:
+            server.close()
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        for transport in self._transports.values():
+            transport.close()
+        self._close_sockets()
+
+    def send(self, data: bytes, origin: Endpoint, destination: Endpoint) -> None:
+        """Send a datagram from one of the endpoints."""
+        self._transports[origin].sendto(data, destination)
+
+    def _close_sockets(self) -> None:
+        for sock in (*self._udp.values(), *self._tcp.values()):
+            sock.close()
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            return
+        self._connections.add(task)
+        try:
+            if len(self._connections) <= MAX_CONNECTIONS:
+                await self._converse(reader, writer)
+        except (FrameError, OSError, EOFError, TimeoutError):
+            pass  # whatever it was, it speaks no STUN, or has gone
+        except asyncio.CancelledError:
+            pass  # asyncio.start_server would report it as an error
+        finally:
+            self._connections.discard(task)
+            writer.close()
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await writer.wait_closed()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        at, source = (Endpoint(*writer.get_extra_info(name)) for name in ("sockname", "peername"))
+        while True:
+            async with asyncio.timeout(IDLE_S):
+                message = await read_message(reader)
+            replied = answer(message, source, at, self.addresses, datagram=False)
+            if replied is not None:
+                writer.write(replied[0].encode())
+                await writer.drain()
+
+
+async def read_message(reader: asyncio.StreamReader) -> Message:
+    """The next message of a TCP connection. Raises `FrameError`, or `EOFError` when it ends."""
+    header = await reader.readexactly(stun.HEADER_SIZE)
+    _kind, length, _transaction = stun.decode_header(header)
+    if length > _MAX_MESSAGE:
+        raise FrameError(f"STUN: a message of {length} bytes")
+    return stun.decode(header + await reader.readexactly(length))
+
+
+class _Udp(asyncio.DatagramProtocol):
+    def __init__(self, server: StunServer, at: Endpoint) -> None:
+        self._server, self._at = server, at
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        try:
+            request = stun.decode(data)
+        except FrameError:
+            return
+        replied = answer(request, Endpoint(*addr), self._at, self._server.addresses, datagram=True)
+        if replied is not None and replied[2].port != 0:
+            self._server.send(replied[0].encode(), *replied[1:])
+
+    def error_received(self, exc: Exception) -> None:
+        """An ICMP error for something sent earlier: no matter."""

@@ -1,0 +1,205 @@
+"""Where a probe looks from: STUN endpoints at one or two addresses, and edges that knock.
+
+A server is either an edge, `ws://HOST:PORT`, which names its STUN endpoints and dials back when asked, or any STUN
+server, `stun:HOST[:PORT]` (RFC 7064), which names its other address if it is made for behavior discovery (RFC 5780).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import re
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+from punch.endpoint import EdgeUrl, Endpoint
+from punch.errors import EdgeUnreachableError, FrameError, InputError
+from punch.nat.probe import NotTested
+from punch.probe import stun
+from punch.probe.frames import (
+    PATH,
+    Dial,
+    Dialled,
+    Refused,
+    Transport,
+    Vantage,
+    dial_frame,
+    parse_outcome,
+    parse_vantage,
+)
+from punch.probe.udpsocket import UdpSocket
+from punch.websocket import open_websocket, resolve
+
+CONNECT_TIMEOUT_S = 5.0
+_STUN_URI = re.compile(r"stun:(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::(?P<port>[0-9]{1,5}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class StunUri:
+    """`stun:host:port`, RFC 7064."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"stun:{self.host}:{self.port}"
+
+
+def parse_server(text: str) -> EdgeUrl | StunUri:
+    """A server as the user typed it. Raises `InputError`."""
+    if text.startswith("ws:"):
+        return EdgeUrl.parse(text)
+    match = _STUN_URI.fullmatch(text)
+    port = stun.PORT if match is None or match["port"] is None else int(match["port"])
+    if match is None or not 1 <= port <= 65535:
+        raise InputError("edge", text, "ws://HOST:PORT or stun:HOST:PORT")
+    return StunUri(match["host"], port)
+
+
+class Knocker:
+    """A connection to an edge that knocks from outside. Made by `connect`; always `close` it."""
+
+    def __init__(self, connection: ClientConnection, vantage: Vantage) -> None:
+        self.vantage = vantage
+        self._connection = connection
+        self._ids = itertools.count()
+        self._waiting: dict[int, asyncio.Future[Dialled | Refused]] = {}
+        self._reader = asyncio.create_task(self._read())
+
+    @classmethod
+    async def connect(cls, url: EdgeUrl) -> Knocker:
+        """Raises `EdgeUnreachableError` if no edge answers there, or one that does not probe."""
+        sock: socket.socket | None = None
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                address = await resolve(url)
+                sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+                sock.setblocking(False)
+                await asyncio.get_running_loop().sock_connect(sock, address)
+                connection = await open_websocket(sock, url, PATH)
+                return cls(connection, parse_vantage(await connection.recv()))
+        except BaseException as error:
+            if sock is not None:
+                sock.close()
+            if isinstance(error, InvalidStatus):
+                raise EdgeUnreachableError(str(url), "it runs without --stun") from None
+            if isinstance(error, TimeoutError):
+                raise EdgeUnreachableError(str(url), f"no answer within {CONNECT_TIMEOUT_S:g} s") from None
+            if isinstance(error, OSError | WebSocketException | EOFError | FrameError):
+                raise EdgeUnreachableError(str(url), str(error)) from None
+            raise
+
+    async def knock(self, transport: Transport, ip: str, target: Endpoint, patience_s: float) -> Dialled | NotTested:
+        """Have the edge dial `target` from a fresh port of its address `ip`."""
+        if target.ip != self.vantage.public.ip:
+            return NotTested(f"the edge sees this host at {self.vantage.public.ip}, and dials no other address")
+        identity = next(self._ids)
+        self._waiting[identity] = outcome = asyncio.get_running_loop().create_future()
+        try:
+            await self._connection.send(dial_frame(Dial(identity, transport, ip, target.port, patience_s)))
+            async with asyncio.timeout(patience_s + CONNECT_TIMEOUT_S):
+                told = await outcome
+        except (ConnectionClosed, TimeoutError):
+            return NotTested("the edge did not say what came of its dialling")
+        finally:
+            self._waiting.pop(identity, None)
+        return NotTested(f"the edge refused: {told.reason}") if isinstance(told, Refused) else told
+
+    async def close(self) -> None:
+        """Leave the edge."""
+        await self._connection.close()
+        self._reader.cancel()
+        await asyncio.gather(self._reader, return_exceptions=True)
+
+    async def _read(self) -> None:
+        with contextlib.suppress(ConnectionClosed, FrameError):
+            while True:
+                told = parse_outcome(await self._connection.recv())
+                future = self._waiting.get(told.id)
+                if future is not None and not future.done():
+                    future.set_result(told)
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """What RFC 5780 calls Da:Dp, Da:Ap, Aa:Dp and Aa:Ap, as far as they are to be had.
+
+    `changes`: the primary answers from the other ones when asked by CHANGE-REQUEST. `knockers` by edge address.
+    """
+
+    primary: Endpoint
+    other_port: Endpoint | None
+    other_address: Endpoint | None
+    other_both: Endpoint | None
+    changes: bool
+    knockers: dict[str, Knocker]
+
+    @property
+    def endpoints(self) -> list[Endpoint | None]:
+        """Primary, other port, other address, other address and port."""
+        return [self.primary, self.other_port, self.other_address, self.other_both]
+
+    @property
+    def knocks(self) -> list[Knocker]:
+        """Every edge once."""
+        return list(dict.fromkeys(self.knockers.values()))
+
+    async def knock(
+        self, transport: Transport, origin: Endpoint, target: Endpoint, patience_s: float
+    ) -> Dialled | NotTested:
+        """Have the edge at that address dial `target`, from there but from a fresh port."""
+        knocker = self.knockers.get(origin.ip)
+        if knocker is None:
+            return NotTested("a STUN server does not dial back; an edge (ws://) does")
+        return await knocker.knock(transport, origin.ip, target, patience_s)
+
+    async def close(self) -> None:
+        """Leave every edge."""
+        await asyncio.gather(*(knocker.close() for knocker in self.knocks))
+
+
+async def find(wanted: Sequence[EdgeUrl | StunUri]) -> Servers:
+    """Ask every server what it has. The first one that has a second address serves alone, else the first two do.
+
+    Raises `EdgeUnreachableError`.
+    """
+    found: list[tuple[list[Endpoint], Knocker | None]] = []
+    try:
+        for each in wanted:
+            if isinstance(each, EdgeUrl):
+                knocker = await Knocker.connect(each)
+                found.append((list(knocker.vantage.stun), knocker))
+            else:
+                found.append((await _ask(each), None))
+    except BaseException:
+        await asyncio.gather(*(knocker.close() for _endpoints, knocker in found if knocker is not None))
+        raise
+    found.sort(key=lambda server: len(server[0]) != 4)
+    knockers = {endpoint.ip: knocker for endpoints, knocker in reversed(found) if knocker for endpoint in endpoints}
+    first, *others = (endpoints for endpoints, _knocker in found)
+    alone = len(first) == 4
+    second = first[2:] if alone else next((each for each in others if each[0].ip != first[0].ip), [])
+    other_address, other_both, *_rest = [*second, None, None]
+    other_port = first[1] if len(first) > 1 else None
+    return Servers(first[0], other_port, other_address, other_both, changes=alone, knockers=knockers)
+
+
+async def _ask(uri: StunUri) -> list[Endpoint]:
+    """The endpoints of a STUN server: its own alone, or all four."""
+    try:
+        primary = await resolve(EdgeUrl(uri.host, uri.port))
+    except OSError as error:
+        raise EdgeUnreachableError(str(uri), str(error)) from None
+    async with UdpSocket.open(primary) as asking:
+        reply = await asking.bind(primary, CONNECT_TIMEOUT_S)
+    if reply is None:
+        raise EdgeUnreachableError(str(uri), f"no answer within {CONNECT_TIMEOUT_S:g} s")
+    other = reply.other
+    if other is None or other.ip == primary.ip or other.port == primary.port:
+        return [primary]
+    return [primary, Endpoint(primary.ip, other.port), Endpoint(other.ip, primary.port), other]

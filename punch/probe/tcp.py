@@ -1,0 +1,212 @@
+"""The tests over TCP: STUN over TCP tells the mapping, an edge that dials back tells the filtering.
+
+Each test uses local ports of its own, so that none has opened a door for another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from punch.client.sockets import PORTS, bound_socket, choose_local, connect_result
+from punch.endpoint import Endpoint
+from punch.errors import FrameError
+from punch.nat import probe
+from punch.nat.behavior import Filtering, Mapping
+from punch.nat.probe import NotTested
+from punch.probe import stun
+from punch.probe.frames import CONNECTED, Dialled
+from punch.probe.servers import Servers
+from punch.probe.stun import Message, MessageClass
+
+FRESH_SOCKETS = 8
+
+
+class TcpTests:
+    """`patience_s` is how long silence has to last to be silence. `moved`: a packet's source was changed on its way."""
+
+    def __init__(self, servers: Servers, patience_s: float) -> None:
+        self._servers, self._patience_s = servers, patience_s
+        self.moved = False
+
+    async def allocations(self) -> list[tuple[Endpoint, Endpoint]]:
+        """Local and external endpoints of fresh sockets, in order; empty where the server does not answer."""
+        found: list[tuple[Endpoint, Endpoint]] = []
+        with contextlib.ExitStack() as connections:
+            for _number in range(FRESH_SOCKETS):
+                local = choose_local(None, self._servers.primary)
+                external = await self._mapped(connections, local, self._servers.primary)
+                if external is None:
+                    if not found:
+                        break
+                    continue
+                found.append((local, external))
+        return found
+
+    async def mapping(self) -> Mapping | NotTested:
+        """RFC 5780 section 4.3, with one connection to each endpoint, all of them from one local endpoint."""
+        local = choose_local(None, self._servers.primary)
+        seen: list[Endpoint | None] = []
+        with contextlib.ExitStack() as connections:
+            for server in self._servers.endpoints:
+                external = None if server is None else await self._mapped(connections, local, server)
+                if external is None and server is not None:
+                    return NotTested(f"{server} does not answer")
+                seen.append(external)
+        first, *others = seen
+        return NotTested("no server") if first is None else probe.mapping(first, *others)
+
+    async def filtering(self) -> Filtering | NotTested:
+        """As RFC 5780 section 4.4, but by connections from endpoints that nothing was sent to."""
+        from_port, from_address = await asyncio.gather(
+            self._admits(self._servers.other_port), self._admits(self._servers.other_both)
+        )
+        if isinstance(from_port, NotTested):
+            return from_port
+        if isinstance(from_address, NotTested):
+            return from_address
+        return probe.filtering(from_port, from_address)
+
+    async def _admits(self, origin: Endpoint | None) -> bool | NotTested | None:
+        """Whether a fresh port of that address can connect to a mapping made towards the primary endpoint."""
+        if origin is None:
+            return None
+        local = choose_local(None, self._servers.primary)
+        with contextlib.ExitStack() as connections:
+            external = await self._mapped(connections, local, self._servers.primary)
+            if external is None:
+                return NotTested(f"{self._servers.primary} does not answer")
+            listener = connections.enter_context(_listening(local))
+            arrival = asyncio.create_task(_accept(listener))
+            try:
+                dialled = await self._servers.knock("tcp", origin, external, self._patience_s)
+                if isinstance(dialled, NotTested):
+                    return dialled
+                # The last packet of the handshake may still be under way.
+                done, _pending = await asyncio.wait(
+                    [arrival], timeout=self._patience_s if dialled.result == CONNECTED else 0
+                )
+                if done:
+                    self.moved |= arrival.result() != dialled.origin
+                    return True
+                if dialled.result == CONNECTED:
+                    return NotTested(f"something else answers at {external}")
+                return False
+            finally:
+                await _cancelled(arrival)
+
+    async def hairpinning(self) -> str | NotTested:
+        """RFC 5382 section 7.2: two sockets connect to each other's external endpoint, each opening its own filter.
+
+        A hairpinned SYN with an internal source is never seen: its SYN-ACK goes past the NAT, and is refused.
+        """
+        ends: list[tuple[Endpoint, Endpoint]] = []
+        with contextlib.ExitStack() as connections:
+            for _number in range(2):
+                local = choose_local(None, self._servers.primary)
+                external = await self._mapped(connections, local, self._servers.primary)
+                if external is None:
+                    return NotTested(f"{self._servers.primary} does not answer")
+                ends.append((local, external))
+            (one, one_outside), (other, other_outside) = ends
+            listeners = [connections.enter_context(_listening(local)) for local in (one, other)]
+            arrivals = [asyncio.create_task(_accept(listener)) for listener in listeners]
+            dials = [
+                asyncio.create_task(_dial(local, target))
+                for local, target in ((one, other_outside), (other, one_outside))
+            ]
+            try:
+                async with asyncio.timeout(self._patience_s):
+                    for ended in asyncio.as_completed([*arrivals, *dials]):
+                        if await ended:
+                            return "external-source"
+            except TimeoutError:
+                pass
+            finally:
+                for task in (*arrivals, *dials):
+                    await _cancelled(task)
+        return "none"
+
+    async def icmp_errors(self) -> str | NotTested:
+        """A closed TCP port answers by RST, not by ICMP."""
+        return NotTested("a server's closed ports answer a SYN by RST; see UDP")
+
+    async def unsolicited(self, external_ip: str, wait_s: float) -> Dialled | NotTested:
+        """What a SYN gets that no mapping waits for (RFC 5382 section 4.3)."""
+        target = Endpoint(external_ip, random.choice(PORTS))
+        return await self._servers.knock("tcp", self._servers.primary, target, wait_s)
+
+    async def lives(self, idle_s: float) -> bool | NotTested:
+        """Whether a connection that is idle for so long still carries data (RFC 5382 REQ-5)."""
+        primary = self._servers.primary
+        try:
+            with bound_socket(choose_local(None, primary)) as sock:
+                async with asyncio.timeout(self._patience_s):
+                    await asyncio.get_running_loop().sock_connect(sock, primary)
+                    before = await _binding(sock)
+                await asyncio.sleep(idle_s)
+                async with asyncio.timeout(self._patience_s):
+                    return await _binding(sock) == before
+        except (EOFError, FrameError):
+            return NotTested(f"{primary} has closed a connection that was idle for {idle_s:g} s")
+        except (OSError, TimeoutError):
+            return False
+
+    async def _mapped(self, connections: contextlib.ExitStack, local: Endpoint, server: Endpoint) -> Endpoint | None:
+        """Connect from `local` and ask the server what it sees; the connection stays open as long as `connections`."""
+        try:
+            sock = connections.enter_context(bound_socket(local))
+            async with asyncio.timeout(self._patience_s):
+                await asyncio.get_running_loop().sock_connect(sock, server)
+                return await _binding(sock)
+        except (OSError, EOFError, FrameError, TimeoutError):
+            return None
+
+
+async def _binding(sock: socket.socket) -> Endpoint | None:
+    """A STUN Binding transaction over a connection."""
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(sock, Message(MessageClass.REQUEST).encode())
+    received = b""
+    wanted = stun.HEADER_SIZE
+    while len(received) < wanted:
+        chunk = await loop.sock_recv(sock, wanted - len(received))
+        if not chunk:
+            raise EOFError
+        received += chunk
+        if len(received) == stun.HEADER_SIZE:
+            wanted += stun.decode_header(received)[1]
+    return stun.decode(received).mapped
+
+
+@contextlib.contextmanager
+def _listening(local: Endpoint) -> Iterator[socket.socket]:
+    with bound_socket(local) as listener:
+        listener.listen(4)
+        yield listener
+
+
+async def _accept(listener: socket.socket) -> Endpoint:
+    """Where the next connection comes from; it is closed at once."""
+    accepted, source = await asyncio.get_running_loop().sock_accept(listener)
+    accepted.close()
+    return Endpoint(*source)
+
+
+async def _dial(local: Endpoint, target: Endpoint) -> bool:
+    """Whether `target` accepts a connection from `local`."""
+    try:
+        with bound_socket(local) as sock:
+            sock.connect_ex(target)
+            return await connect_result(sock) == 0
+    except OSError:
+        return False
+
+
+async def _cancelled(task: asyncio.Future[Any]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

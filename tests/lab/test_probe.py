@@ -1,0 +1,230 @@
+"""The probe sees every NAT for what it is, with nothing but sockets; coturn's tester agrees."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from lab import Lab
+from lab.nat import check
+from lab.nat.check import Found
+from punch.probe.stun import Message, MessageClass
+from tests.commands import punchlab, run
+from topologies import Home
+
+CLASSICS = ("none", "full_cone", "restricted_cone", "port_restricted_cone", "symmetric")
+TRANSPORTS = pytest.mark.parametrize("transport", check.TRANSPORTS)
+COTURN = ("turnserver", "turnutils_natdiscovery")
+
+
+@pytest.mark.parametrize("unsolicited", ["drop", "reset"])
+def test_every_classic_is_found_to_be_what_it_claims(unsolicited: str) -> None:
+    topologies = {name: Home(nat=name, unsolicited=unsolicited) for name in CLASSICS}
+    checks = check.run(topologies, "a", jobs=len(CLASSICS), progress=lambda _done, _total: None)
+    assert {name: [row for row in checked.rows if not row.agrees] for name, checked in checks.items()} == {
+        name: [] for name in CLASSICS
+    }
+    assert {row.field for row in checks["symmetric"].rows} >= {"mapping", "filtering", "port_allocation", "unsolicited"}
+
+
+def test_a_nat_that_is_not_what_it_claims_is_found_out() -> None:
+    with Lab(Home(nat="port_restricted_cone", unsolicited="drop")) as lab:
+        box = lab["nat_a"]
+        inside, outside = box.graph.interfaces[1].name, box.graph.interfaces[0].name
+        box.run(["iptables", "-A", "INPUT", "-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset"])
+        box.run(["iptables", "-t", "nat", "-F", "POSTROUTING"])
+        box.run(["iptables", "-t", "nat", "-A", "POSTROUTING", "-o", outside, "-j", "MASQUERADE", "--random-fully"])
+        box.run(["nft", "delete", "table", "ip", "punchlab"])
+        found = check.probe(lab, "a")
+        wrong = {(row.transport, row.field): row.found for row in check.compare(lab.nat("a"), found) if not row.agrees}
+    assert inside != outside
+    assert wrong == {
+        **{(transport, "mapping"): "address-and-port-dependent" for transport in check.TRANSPORTS},
+        **{(transport, "port_allocation"): "random" for transport in check.TRANSPORTS},
+        ("tcp", "unsolicited"): "reset",
+    }
+
+
+def behind_own_rules(nft: str) -> Found:
+    """What the probe finds behind a NAT made by this nft text, in which INSIDE, OUTSIDE and EXTERNAL are filled in."""
+    with Lab(Home(nat="symmetric")) as lab:
+        box = lab["nat_a"]
+        outside, inside = (interface.name for interface in box.graph.interfaces)
+        for name, value in (("INSIDE", inside), ("OUTSIDE", outside), ("EXTERNAL", box.address)):
+            nft = nft.replace(name, value)
+        box.run(["nft", "flush", "ruleset"])
+        box.run(["nft", "-f", "-"], stdin=nft)
+        return check.probe(lab, "a")
+
+
+@pytest.mark.parametrize("delta", [1, 2, 7])
+def test_a_sequence_of_ports_is_found_with_its_delta(delta: int) -> None:
+    ports = ", ".join(f"{number} : {30000 + delta * number}" for number in range(512))
+    found = behind_own_rules(
+        "table ip own {\nchain out {\ntype nat hook postrouting priority srcnat\n"
+        + "".join(
+            f'oifname "OUTSIDE" ip protocol {transport} snat to EXTERNAL : numgen inc mod 512 map {{ {ports} }}\n'
+            for transport in check.TRANSPORTS
+        )
+        + "}\n}\n"
+    )
+    for transport in check.TRANSPORTS:
+        here = found[transport]
+        assert (here["port_allocation"], here["port_delta"]) == ("sequential", delta)
+        assert here["mapping"] == "address-and-port-dependent"
+
+
+def test_a_mapping_that_depends_on_the_address_alone_is_found() -> None:
+    ports = ", ".join(f"{number} : {20000 + number}" for number in range(8192))
+    found = behind_own_rules(
+        "table ip own {\nchain out {\ntype nat hook postrouting priority srcnat\n"
+        + "".join(
+            f'oifname "OUTSIDE" ip protocol {transport} snat to EXTERNAL : '
+            f"jhash ip saddr . {transport} sport . ip daddr mod 8192 map {{ {ports} }}\n"
+            for transport in check.TRANSPORTS
+        )
+        + "}\n}\n"
+    )
+    assert [found[transport]["mapping"] for transport in check.TRANSPORTS] == ["address-dependent"] * 2
+
+
+HAIRPIN = """
+table ip own {
+  chain in {
+    type nat hook prerouting priority dstnat - 1;
+    ip daddr EXTERNAL iifname "INSIDE" ip protocol { tcp, udp } dnat to 192.168.1.2
+  }
+  chain out {
+    type nat hook postrouting priority srcnat - 1;
+    oifname "OUTSIDE" masquerade
+    RETURNING
+  }
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("returning", "udp", "tcp"),
+    [
+        ('oifname "INSIDE" ip saddr 192.168.1.2 snat to EXTERNAL', "external-source", "external-source"),
+        # Over TCP the SYN-ACK goes past the NAT, so that no connection comes to be.
+        ("", "internal-source", "none"),
+    ],
+)
+def test_hairpinning_is_found_with_its_source(returning: str, udp: str, tcp: str) -> None:
+    found = behind_own_rules(HAIRPIN.replace("RETURNING", returning))
+    assert (found["udp"]["hairpinning"], found["tcp"]["hairpinning"]) == (udp, tcp)
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        ("icmp-port-unreachable", "port-unreachable"),
+        ("icmp-host-prohibited", "host-prohibited"),
+        ("icmp-admin-prohibited", "admin-prohibited"),
+        ("icmp-host-unreachable", "icmp 3/1"),
+    ],
+)
+def test_the_icmp_answer_to_the_unsolicited_is_told_by_its_code(kind: str, answer: str) -> None:
+    with Lab(Home(nat="port_restricted_cone")) as lab:
+        lab["nat_a"].run(["iptables", "-A", "INPUT", "-j", "REJECT", "--reject-with", kind])
+        found = check.probe(lab, "a")
+    for transport in check.TRANSPORTS:
+        assert found[transport]["unsolicited"] == answer
+        assert found[transport]["unsolicited_answer_s"] < 1
+
+
+# What comes in from outside gets another source, as behind some load balancers.
+RUDE = """
+table ip own {
+  chain in {
+    type nat hook prerouting priority dstnat;
+    iifname "OUTSIDE" ip protocol { tcp, udp } dnat to 192.168.1.2
+  }
+  chain out {
+    type nat hook postrouting priority srcnat;
+    oifname "OUTSIDE" masquerade
+    oifname "INSIDE" ip protocol { tcp, udp } masquerade fully-random
+  }
+  chain pass {
+    type filter hook forward priority filter;
+    ip protocol icmp drop
+  }
+}
+"""
+
+
+def test_swallowed_icmp_errors_and_a_changed_remote_endpoint_are_noticed() -> None:
+    found = behind_own_rules(RUDE)
+    assert found["udp"]["icmp_errors"] == "swallowed"
+    assert [found[transport]["remote_endpoint"] for transport in check.TRANSPORTS] == ["changed"] * 2
+
+
+@pytest.mark.parametrize(("timeout_s", "scale"), [(2, 15)])
+def test_the_lifetime_of_an_idle_mapping_is_found_at_its_true_value(timeout_s: int, scale: int) -> None:
+    with Lab(Home(nat="port_restricted_cone")) as lab:
+        for name in ("udp_timeout", "udp_timeout_stream", "tcp_timeout_established"):
+            path = f"/proc/sys/net/netfilter/nf_conntrack_{name}"
+            lab["nat_a"].run(["sh", "-c", f"echo {timeout_s} > {path}"])
+        found = check.probe(lab, "a", "--lifetime", "70", "--time-scale", str(scale))
+    true_s = timeout_s * scale
+    for transport in check.TRANSPORTS:
+        lifetime = found[transport]["mapping_lifetime"]
+        # Idling begins a little after the packet that the NAT counts from, and the look comes a little after its end.
+        assert lifetime["above_s"] <= true_s + 1
+        assert true_s * 0.9 <= lifetime["below_s"] <= true_s * 1.1
+
+
+def test_check_prints_a_table_and_its_status_tells_whether_all_is_true() -> None:
+    done = run(punchlab("nat", "check", "full_cone,symmetric", "--unsolicited", "reset"))
+    assert done.returncode == 0, done
+    assert "2 NATs" in done.stdout
+    assert "different from the claim: none" in done.stdout
+
+
+@contextlib.contextmanager
+def turnserver(lab: Lab) -> Iterator[str]:
+    """coturn as a STUN server for RFC 5780 at both addresses of the lab's edge; its primary address."""
+    edge = lab.edges[0]
+    ips = edge.address, edge.graph.addresses[-1].partition("/")[0]
+    listen = [word for ip in ips for word in ("-L", ip)]
+    quiet = ["--no-auth", "--no-cli", "--no-tls", "--no-dtls", "-n", "--log-file", "/dev/null"]
+    server = edge.popen(
+        ["turnserver", *listen, *quiet, "--pidfile", "/dev/null"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    for ip, port in ((ip, port) for ip in ips for port in check.STUN_PORTS):
+        with edge.socket(socket.SOCK_DGRAM) as asking:
+            asking.settimeout(0.1)
+            while True:
+                asking.sendto(Message(MessageClass.REQUEST).encode(), (ip, port))
+                with contextlib.suppress(TimeoutError):
+                    asking.recv(1500)
+                    break
+                assert server.poll() is None
+    yield ips[0]
+
+
+def discovered(words: str) -> list[str]:
+    return [found.lower().replace(" ", "-") for found in re.findall(r"NAT with (.+) (?:Mapping|Filtering)!", words)]
+
+
+@pytest.mark.skipif(
+    any(shutil.which(program) is None for program in COTURN), reason="coturn is not installed: apt-get install coturn"
+)
+@pytest.mark.parametrize("nat", CLASSICS[1:])
+def test_coturns_tester_agrees_and_so_do_its_server_and_ours(nat: str) -> None:
+    with Lab(Home(nat=nat)) as lab, turnserver(lab) as server:
+        told = [lab["a"].run(["turnutils_natdiscovery", test, server]).stdout for test in ("-m", "-f")]
+        theirs = [found for words in told for found in discovered(words)]
+        behavior = lab.nat("a")
+        assert behavior is not None
+        assert theirs == [behavior.mapping, behavior.filtering], told
+        words = ["python3", "-m", "punch", "probe", "--edge", f"stun:{server}", "--json"]
+        ours = lab["a"].run(words).stdout
+        assert f'"mapping": "{behavior.mapping}"' in ours

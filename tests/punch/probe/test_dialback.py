@@ -1,0 +1,193 @@
+"""An edge that dials back: whom, how often, and what it tells."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
+
+from punch.endpoint import EdgeUrl, Endpoint
+from punch.errors import EdgeUnreachableError
+from punch.nat.probe import NotTested
+from punch.probe.dialback import BURST, REFILL_S, Allowance
+from punch.probe.frames import Dialled
+from punch.probe.responder import StunAddresses
+from punch.probe.servers import Knocker, Servers, find
+from tests.punch.edges import closing_reason, run, running, said
+from tests.punch.probe.ports import fresh_ports
+
+STUN = StunAddresses(("127.0.0.1", "127.0.0.2"), fresh_ports())
+
+
+@contextlib.asynccontextmanager
+async def knocker() -> AsyncIterator[Knocker]:
+    async with running(stun=STUN) as edge:
+        made = await Knocker.connect(edge.url)
+        try:
+            yield made
+        finally:
+            await made.close()
+
+
+@contextlib.asynccontextmanager
+async def bare() -> AsyncIterator[ClientConnection]:
+    async with running(stun=STUN) as edge, connect(f"{edge.url}/probe", proxy=None) as client:
+        yield client
+
+
+def test_an_edge_tells_where_it_looks_from_and_how_it_sees_the_client() -> None:
+    async def test() -> None:
+        async with knocker() as made:
+            assert list(made.vantage.stun) == STUN.endpoints
+            assert made.vantage.public.ip == "127.0.0.1"
+
+    run(test)
+
+
+@pytest.mark.parametrize("origin", STUN.ips)
+def test_a_listener_is_reached_from_the_wanted_address_and_a_fresh_port(origin: str) -> None:
+    async def test() -> None:
+        async with knocker() as made:
+            with socket.create_server(("127.0.0.1", 0)) as door:
+                dialled = await made.knock("tcp", origin, Endpoint(*door.getsockname()), 5)
+                accepted, source = door.accept()
+                accepted.close()
+            assert isinstance(dialled, Dialled)
+            assert (dialled.answer, dialled.origin) == ("accept", source)
+            assert source[0] == origin
+            assert source[1] not in STUN.ports
+
+    run(test)
+
+
+def test_a_closed_port_is_told_apart_by_transport() -> None:
+    async def test() -> None:
+        async with knocker() as made:
+            with socket.socket() as held, socket.socket(type=socket.SOCK_DGRAM) as unbound:
+                held.bind(("127.0.0.1", 0))
+                unbound.bind(held.getsockname())
+                port = held.getsockname()[1]
+            tcp = await made.knock("tcp", "127.0.0.1", Endpoint("127.0.0.1", port), 5)
+            udp = await made.knock("udp", "127.0.0.1", Endpoint("127.0.0.1", port), 5)
+            assert isinstance(tcp, Dialled)
+            assert isinstance(udp, Dialled)
+            assert (tcp.answer, udp.answer) == ("reset", "port-unreachable")
+
+    run(test)
+
+
+def test_no_other_address_is_dialled() -> None:
+    async def test() -> None:
+        async with knocker() as made:
+            with socket.create_server(("127.0.0.2", 0)) as door:
+                told = await made.knock("tcp", "127.0.0.1", Endpoint(*door.getsockname()), 1)
+                assert isinstance(told, NotTested)
+                assert "127.0.0.1" in told.why
+
+    run(test)
+
+
+def test_the_target_of_a_dial_cannot_even_be_said() -> None:
+    async def test() -> None:
+        with socket.create_server(("127.0.0.2", 0)) as victim:
+            victim.settimeout(0.2)
+            port = victim.getsockname()[1]
+            async with bare() as client:
+                await said(client)
+                fields = {"id": 1, "transport": "tcp", "ip": "127.0.0.1", "port": port, "patience_s": 5}
+                await client.send(json.dumps({"type": "dial", "target": "127.0.0.2", **fields}))
+                assert (await said(client))["result"] == "ECONNREFUSED"  # nobody listens at our own address
+            with pytest.raises(TimeoutError):
+                victim.accept()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"port": 0},
+        {"port": 65536},
+        {"port": "80"},
+        {"port": 1.5},
+        {"transport": "icmp"},
+        {"patience_s": 1e9},
+        {"patience_s": -1},
+        {"id": None},
+        {"ip": ""},
+    ],
+)
+def test_a_malformed_wish_ends_the_connection(wrong: dict[str, object]) -> None:
+    async def test() -> None:
+        async with bare() as client:
+            await said(client)
+            fields = {"id": 1, "transport": "tcp", "ip": "127.0.0.1", "port": 9, "patience_s": 1}
+            await client.send(json.dumps({"type": "dial", **fields, **wrong}))
+            code, reason = await closing_reason(client)
+            assert code == 1008
+            assert next(iter(wrong)) in reason
+
+    run(test)
+
+
+def test_an_edge_dials_only_from_its_own_addresses_and_not_too_often() -> None:
+    async def test() -> None:
+        async with knocker() as made:
+            target = Endpoint("127.0.0.1", 9)
+            elsewhere = await made.knock("udp", "127.0.0.3", target, 0.1)
+            assert isinstance(elsewhere, NotTested)
+            assert "127.0.0.3" in elsewhere.why
+            told = [await made.knock("tcp", "127.0.0.1", target, 1) for _ in range(BURST + 1)]
+            assert all(isinstance(each, Dialled) for each in told[:BURST])
+            assert isinstance(told[BURST], NotTested)
+            assert "too many" in str(told[BURST])
+
+    run(test)
+
+
+def test_an_allowance_refills_and_is_one_per_address() -> None:
+    now = [100.0]
+    allowance = Allowance(lambda: now[0])
+    assert all(allowance.take("192.0.2.1") for _ in range(BURST))
+    assert not allowance.take("192.0.2.1")
+    assert allowance.take("192.0.2.2")
+    now[0] += REFILL_S
+    assert allowance.take("192.0.2.1")
+    assert not allowance.take("192.0.2.1")
+
+
+def test_an_edge_without_stun_does_not_probe() -> None:
+    async def test() -> None:
+        async with running() as edge:
+            with pytest.raises(InvalidStatus):
+                async with connect(f"{edge.url}/probe", proxy=None):
+                    pass
+            with pytest.raises(EdgeUnreachableError, match="--stun"):
+                await Knocker.connect(edge.url)
+
+    run(test)
+
+
+def test_two_edges_with_one_address_each_serve_together() -> None:
+    async def test() -> None:
+        port, _next = fresh_ports()
+        stuns = [StunAddresses.of(Endpoint(f"127.0.0.{number}", port), None) for number in (1, 2)]
+        async with running("e1", stun=stuns[0]) as one, running("e2", stun=stuns[1]) as other:
+            servers = await found(one.url, other.url)
+            assert servers.endpoints == [*stuns[0].endpoints, *stuns[1].endpoints]
+            assert not servers.changes
+            assert {ip: made.vantage.edge for ip, made in servers.knockers.items()} == {
+                "127.0.0.1": "e1",
+                "127.0.0.2": "e2",
+            }
+            await servers.close()
+
+    async def found(*urls: EdgeUrl) -> Servers:
+        return await find(urls)
+
+    run(test)

@@ -1,0 +1,44 @@
+"""The search for a mapping's lifetime, against mappings that live exactly so long."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from punch.nat.probe import Lifetime, NotTested
+from punch.probe.lifetime import Lives, search
+
+
+def living(lifetime_s: float) -> Lives:
+    async def lives(idle_s: float) -> bool:
+        return idle_s < lifetime_s
+
+    return lives
+
+
+@given(st.floats(1, 600), st.sampled_from([1.0, 10.0]))
+def test_a_lifetime_is_found_within_five_percent(lifetime_s: float, time_scale: float) -> None:
+    found = asyncio.run(search(living(lifetime_s / time_scale), 600, time_scale))
+    assert isinstance(found, Lifetime)
+    assert found.below_s is not None
+    assert found.above_s - 0.001 <= lifetime_s <= found.below_s + 0.001
+    assert found.below_s - found.above_s <= 0.05 * found.below_s + 0.001
+
+
+def test_what_lives_longer_is_told_to_live_longer() -> None:
+    assert asyncio.run(search(living(1000), 600, 1)) == Lifetime(600, None)
+
+
+def test_a_server_that_answers_to_no_other_port_is_not_taken_for_a_short_lifetime() -> None:
+    assert isinstance(asyncio.run(search(living(-1), 600, 1)), NotTested)
+
+
+@pytest.mark.parametrize("when", [0, 1])
+def test_what_cannot_be_tested_is_passed_on(when: float) -> None:
+    async def lives(idle_s: float) -> bool | NotTested:
+        return NotTested("no socket") if idle_s >= when else True
+
+    assert asyncio.run(search(lives, 600, 1)) == NotTested("no socket")

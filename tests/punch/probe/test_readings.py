@@ -1,0 +1,84 @@
+"""From observations to the RFCs' words: every mapping and filtering, and what cannot be told is not guessed."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from punch.nat.behavior import Filtering, Mapping, PortAllocation
+from punch.nat.probe import SEQUENTIAL, Address, NotTested, filtering, mapping, port_allocation
+
+P, Q, R, S = (("11.16.1.2", port) for port in (40001, 40002, 40003, 40004))
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        ((P, P, P, P), Mapping.ENDPOINT_INDEPENDENT),
+        ((P, None, P, P), Mapping.ENDPOINT_INDEPENDENT),
+        ((P, P, Q, Q), Mapping.ADDRESS_DEPENDENT),
+        ((P, None, Q, Q), Mapping.ADDRESS_DEPENDENT),
+        ((P, Q, R, S), Mapping.ADDRESS_AND_PORT_DEPENDENT),
+        ((P, Q, R, R), Mapping.ADDRESS_AND_PORT_DEPENDENT),
+        ((P, Q, None, None), Mapping.ADDRESS_AND_PORT_DEPENDENT),
+    ],
+)
+def test_mapping(seen: tuple[Address, Address | None, Address | None, Address | None], expected: Mapping) -> None:
+    assert mapping(*seen) is expected
+
+
+@pytest.mark.parametrize("seen", [(P, P, None, None), (P, None, None, None), (P, Q, P, Q)])
+def test_a_mapping_that_cannot_be_told_is_not_guessed(seen: tuple[Address, Address, Address, Address]) -> None:
+    assert isinstance(mapping(*seen), NotTested)
+
+
+@pytest.mark.parametrize(
+    ("from_other_port", "from_other_address", "expected"),
+    [
+        (True, True, Filtering.ENDPOINT_INDEPENDENT),
+        (None, True, Filtering.ENDPOINT_INDEPENDENT),
+        (True, False, Filtering.ADDRESS_DEPENDENT),
+        (False, False, Filtering.ADDRESS_AND_PORT_DEPENDENT),
+        (False, None, Filtering.ADDRESS_AND_PORT_DEPENDENT),
+    ],
+)
+def test_filtering(from_other_port: bool | None, from_other_address: bool | None, expected: Filtering) -> None:
+    assert filtering(from_other_port, from_other_address) is expected
+
+
+@pytest.mark.parametrize("admitted", [(True, None), (None, False), (None, None)])
+def test_filtering_that_cannot_be_told_is_not_guessed(admitted: tuple[bool | None, bool | None]) -> None:
+    assert isinstance(filtering(*admitted), NotTested)
+
+
+locals_drawn = st.lists(st.integers(16384, 60999), min_size=8, max_size=8, unique=True)
+
+
+@given(locals_drawn)
+def test_ports_that_are_kept_are_preserved_also_when_one_clashes(local: list[int]) -> None:
+    ports = [(port, port) for port in local]
+    ports[3] = (ports[3][0], 1025)
+    assert port_allocation(ports) == (PortAllocation.PRESERVING, None)
+
+
+@given(locals_drawn, st.integers(-300, 300).filter(bool), st.integers(0, 6))
+def test_a_sequence_is_seen_with_its_delta_also_when_another_host_comes_between(
+    local: list[int], delta: int, where: int
+) -> None:
+    external = [30_000 + delta * (step + (step > where)) for step in range(len(local))]
+    assert port_allocation(list(zip(local, external, strict=True))) == (SEQUENTIAL, delta)
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_drawn_ports_are_random(seed: int) -> None:
+    draw = random.Random(seed)
+    ports = [(draw.randrange(16384, 61000), draw.randrange(1024, 65536)) for _ in range(8)]
+    assert port_allocation(ports) == (PortAllocation.RANDOM, None)
+
+
+def test_three_ports_are_too_few() -> None:
+    with pytest.raises(ValueError, match="3 mappings"):
+        port_allocation([(1, 1), (2, 2), (3, 3)])

@@ -1,0 +1,130 @@
+"""The STUN server: from where, to where and with what it answers (RFC 5389, RFC 5780)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from punch.endpoint import Endpoint
+from punch.errors import InputError
+from punch.probe.responder import StunAddresses, StunServer, answer
+from punch.probe.stun import Change, Message, MessageClass, decode
+from tests.punch.edges import run
+from tests.punch.probe.ports import fresh_ports
+
+PRIMARY, ALTERNATE = Endpoint("192.0.2.1", 3478), Endpoint("192.0.2.2", 3479)
+BOTH = StunAddresses.of(PRIMARY, ALTERNATE)
+ALONE = StunAddresses.of(PRIMARY, None)
+SOURCE = Endpoint("203.0.113.9", 41000)
+
+
+def ask(addresses: StunAddresses, request: Message, *, datagram: bool = True) -> tuple[Message, Endpoint, Endpoint]:
+    replied = answer(request, SOURCE, PRIMARY, addresses, datagram=datagram)
+    assert replied is not None
+    assert replied[0].transaction == request.transaction
+    return replied
+
+
+def test_an_answer_tells_the_source_and_both_addresses() -> None:
+    reply, origin, to = ask(BOTH, Message(MessageClass.REQUEST))
+    assert (reply.kind, reply.mapped, reply.other) == (MessageClass.SUCCESS, SOURCE, ALTERNATE)
+    assert (reply.origin, origin, to) == (PRIMARY, PRIMARY, SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (Change(address=True, port=True), ALTERNATE),
+        (Change(address=True, port=False), Endpoint(ALTERNATE.ip, PRIMARY.port)),
+        (Change(address=False, port=True), Endpoint(PRIMARY.ip, ALTERNATE.port)),
+        (Change(address=False, port=False), PRIMARY),
+    ],
+)
+def test_it_answers_from_where_it_is_asked_to(change: Change, expected: Endpoint) -> None:
+    reply, origin, to = ask(BOTH, Message(MessageClass.REQUEST, change=change))
+    assert (reply.origin, origin, to) == (expected, expected, SOURCE)
+
+
+def test_without_a_second_address_there_is_no_other_address_and_no_change() -> None:
+    assert ask(ALONE, Message(MessageClass.REQUEST))[0].other is None
+    reply, origin, _to = ask(ALONE, Message(MessageClass.REQUEST, change=Change(address=False, port=True)))
+    assert (reply.kind, reply.error, reply.unknown, origin) == (
+        MessageClass.ERROR,
+        (420, "Unknown Attribute"),
+        (0x0003,),
+        PRIMARY,
+    )
+
+
+def test_over_tcp_there_is_no_change() -> None:
+    request = Message(MessageClass.REQUEST, change=Change(address=True, port=True))
+    assert ask(BOTH, request, datagram=False)[0].kind is MessageClass.ERROR
+
+
+def test_another_port_may_be_answered_but_no_other_address() -> None:
+    _reply, _origin, to = ask(BOTH, Message(MessageClass.REQUEST, response_port=5))
+    assert to == (SOURCE.ip, 5)
+
+
+def test_an_attribute_that_has_to_be_understood_and_is_not_is_named() -> None:
+    reply, _origin, _to = ask(BOTH, Message(MessageClass.REQUEST, not_understood=(0x7777,)))
+    assert (reply.kind, reply.unknown) == (MessageClass.ERROR, (0x7777,))
+
+
+def test_a_fingerprint_is_answered_by_one() -> None:
+    assert ask(BOTH, Message(MessageClass.REQUEST, fingerprint=True))[0].fingerprint
+
+
+@pytest.mark.parametrize("kind", [MessageClass.INDICATION, MessageClass.SUCCESS, MessageClass.ERROR])
+def test_only_requests_are_answered(kind: MessageClass) -> None:
+    assert answer(Message(kind), SOURCE, PRIMARY, BOTH, datagram=True) is None
+
+
+@pytest.mark.parametrize(
+    ("primary", "alternate", "told"),
+    [
+        (Endpoint("0.0.0.0", 3478), None, "stun: '0.0.0.0:3478'"),
+        (Endpoint("192.0.2.1", 65535), None, "65535"),
+        (PRIMARY, Endpoint("192.0.2.1", 3479), "stun-alternate: '192.0.2.1:3479'"),
+        (PRIMARY, Endpoint("192.0.2.2", 3478), "stun-alternate: '192.0.2.2:3478'"),
+    ],
+)
+def test_addresses_that_do_not_serve_are_refused(primary: Endpoint, alternate: Endpoint | None, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        StunAddresses.of(primary, alternate)
+
+
+def test_noise_and_half_messages_do_no_harm() -> None:
+    async def test() -> None:
+        port, next_port = fresh_ports()
+        server = StunServer(StunAddresses.of(Endpoint("127.0.0.1", port), None))
+        await server.start()
+        try:
+            for noise in (b"GET / HTTP/1.0\r\n\r\n", b"\0\1", b""):
+                _reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(noise)
+                writer.close()
+                await writer.wait_closed()
+            reader, writer = await asyncio.open_connection("127.0.0.1", next_port)
+            writer.write(Message(MessageClass.REQUEST).encode())
+            reply = decode(await reader.read(200))
+            assert reply.mapped == writer.get_extra_info("sockname")
+            writer.close()
+            await writer.wait_closed()
+        finally:
+            await server.close()
+
+    run(test)
+
+
+def test_a_taken_port_is_refused_and_nothing_stays_open() -> None:
+    async def test() -> None:
+        addresses = StunAddresses.of(Endpoint("127.0.0.1", fresh_ports()[0]), None)
+        first = StunServer(addresses)
+        with pytest.raises(InputError, match=str(addresses.endpoints[0])):
+            StunServer(addresses)
+        await first.close()
+        await StunServer(addresses).close()
+
+    run(test)

@@ -1,0 +1,18 @@
+"""One host behind one NAT, and an edge with two addresses: what it takes to find out what that NAT does."""
+
+from __future__ import annotations
+
+from punch.nat.behavior import NatBehavior
+from topologies.internet import Internet
+
+
+class Home(Internet):
+    """`a` behind `nat_a`, or public; no delays."""
+
+    def build(self, nat: str | NatBehavior = "port_restricted_cone", unsolicited: str = "preset") -> None:
+        """Parameters: the NAT, a preset's name or a behavior, and its answer to unsolicited SYNs."""
+        self.begin()
+        west = self.region("west")
+        self.edge(west, delay="0ms", alternate=True)
+        self.home(west, ["a"], nat, unsolicited)
+        self.finish()
