@@ -160,9 +160,9 @@ def test_a_run_does_without_standard_streams(tmp_path: Path, closed: str) -> Non
 def test_output_that_nobody_reads_is_no_traceback(words: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(
-        punchlab(*words), cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=60
-    )
+    # Unbuffered, argparse would swallow the error.
+    command = punchlab(*words, under=["env", "--unset=PYTHONUNBUFFERED"])
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
     os.close(writer)
     assert done.stderr == ""
     assert done.returncode == 1
