@@ -135,7 +135,7 @@ class RouteSocket:
                 self._queue(message, RTM_GETLINK, 0, f"state of interface {index}")
             missing -= {index for index, state in self._exchange() if state == _OPERSTATE_UP}
             if missing:
-                time.sleep(0.001)
+                time.sleep(0.001)  # an older kernel notices when its worker runs; nothing tells us before
 
     def add_address(self, index: int, interface: str) -> None:
         """Give the interface an address with its prefix length ("192.168.1.2/24")."""

@@ -21,12 +21,11 @@ _STDERR_TAIL = 2000
 
 
 class EventProcess:
-    """One command inside a node. `events` grows while `wait_for` runs; lines that are no events go to `output`."""
+    """One command inside a node. `events` grows while `wait_for` runs; lines that are no events are passed over."""
 
     def __init__(self, node: Node, command: Sequence[str]) -> None:
         self.node, self.command = node, command
         self.events: list[Event] = []
-        self.output: list[str] = []
         self._stderr: IO[bytes] = tempfile.TemporaryFile(dir="/run")  # noqa: SIM115 - closed in `end`
         try:
             self.process = node.popen(
@@ -89,8 +88,6 @@ class EventProcess:
             event = json.loads(line)
             if isinstance(event, dict) and isinstance(event.get("event"), str):
                 self.events.append(event)
-                return
-        self.output.append(line.decode(errors="replace"))
 
     def end(self, grace_s: float = 2.0) -> None:
         """Ask it to stop, then kill it; idempotent."""
