@@ -4,7 +4,7 @@ from math import sqrt
 from statistics import NormalDist
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from reports.statistics import wilson_interval
@@ -29,7 +29,6 @@ def test_agrees_with_published_intervals(successes: int, trials: int, low: float
     assert interval.high == pytest.approx(high, abs=5e-5)
 
 
-@settings(deadline=None)  # a busy machine is no error
 @given(rates)
 def test_bounds_hold_the_measured_rate(rate: tuple[int, int]) -> None:
     successes, trials = rate
@@ -38,7 +37,6 @@ def test_bounds_hold_the_measured_rate(rate: tuple[int, int]) -> None:
     assert interval.low < interval.high
 
 
-@settings(deadline=None)  # a busy machine is no error
 @given(rates)
 def test_bounds_solve_the_score_equation(rate: tuple[int, int]) -> None:
     """At a bound p, the measured rate is exactly z standard deviations (those of p) away."""
@@ -50,7 +48,6 @@ def test_bounds_solve_the_score_equation(rate: tuple[int, int]) -> None:
         assert deviations == pytest.approx(z, rel=1e-6)
 
 
-@settings(deadline=None)  # a busy machine is no error
 @given(rates)
 def test_success_and_failure_mirror_each_other(rate: tuple[int, int]) -> None:
     successes, trials = rate
@@ -58,7 +55,6 @@ def test_success_and_failure_mirror_each_other(rate: tuple[int, int]) -> None:
     assert interval.low == pytest.approx(1 - mirrored.high, abs=1e-12)
 
 
-@settings(deadline=None)  # a busy machine is no error
 @given(rates, st.integers(2, 10))
 def test_more_trials_at_the_same_rate_narrow_it(rate: tuple[int, int], times: int) -> None:
     successes, trials = rate

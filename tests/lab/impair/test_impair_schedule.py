@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.impair import Impairment
@@ -24,20 +24,17 @@ def departures(
     return result
 
 
-@settings(database=None)
 @given(gaps)
 def test_a_delay_is_added_to_every_packet(packets: list[tuple[int, int]]) -> None:
     assert all(out == now + 20 * MS for now, _, out in departures(Impairment(delay_s=0.02), packets))
 
 
-@settings(database=None)
 @given(gaps)
 def test_jitter_stays_within_its_bounds(packets: list[tuple[int, int]]) -> None:
     impairment = Impairment(delay_s=0.02, jitter_s=0.02)
     assert all(now <= out <= now + 40 * MS for now, _, out in departures(impairment, packets))
 
 
-@settings(database=None)
 @given(gaps)
 def test_a_bandwidth_separates_packets_by_their_transmission_time(packets: list[tuple[int, int]]) -> None:
     before = 0
