@@ -10,7 +10,7 @@ import socket
 import pytest
 
 from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
-from tests.lab.nat.world import PORT, SILENCE_S, World, world
+from tests.lab.nat.world import PATIENCE_S, PORT, SILENCE_S, World, world
 
 Endpoint = tuple[str, int]
 KINDS = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
@@ -74,9 +74,10 @@ def test_a_nat_behaves_as_it_says(
         refused = knock(worlds[0], [("stranger", 6001)], (w.lab["nat_a"].address, 12345))[0]
         seen: list[set[Endpoint]] = [set(), set()]
         expected = {(w.lab[name].address, port) for name, port in ADMITTED[filtering]}
-        while seen != [expected, expected] and select.select(doors, [], [], SILENCE_S)[0]:
+        while seen != [expected, expected] and select.select(doors, [], [], PATIENCE_S)[0]:
             seen = [before | arrivals(door) for before, door in zip(seen, doors, strict=True)]
-        ready = select.select([], [refused], [], SILENCE_S)[1]
+        ready = select.select([], [refused], [], PATIENCE_S if unsolicited is Unsolicited.RESET else SILENCE_S)[1]
+        select.select(doors, [], [], SILENCE_S)
         seen = [before | arrivals(door) for before, door in zip(seen, doors, strict=True)]
         assert seen == [expected, expected]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import secrets
 import select
 import socket
+import time
 from collections.abc import Iterator
 
 from lab import Lab
@@ -14,6 +16,9 @@ from tests.lab.homes import Homes
 
 PORT = 41000
 SILENCE_S = 0.3
+"""How long nothing must come where nothing may."""
+PATIENCE_S = 10
+"""How long to wait for what must come."""
 
 
 class World:
@@ -28,7 +33,7 @@ class World:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.bind(("0.0.0.0", port))
-        made.settimeout(2)
+        made.settimeout(PATIENCE_S)
         return made
 
     def listening(self, node: str, port: int) -> socket.socket:
@@ -44,13 +49,12 @@ class World:
             self.servers[key] = self.listening(server, server_port)
         dialler = self.bound(host, port)
         dialler.connect((self.lab[server].address, server_port))
-        dialler.send(b"x")
         if self.kind is socket.SOCK_DGRAM:
-            seen: tuple[str, int] = self.servers[key].recvfrom(1)[1]
-            return seen
+            return _heard(self.servers[key], dialler)
+        dialler.send(b"x")
         accepted, seen = self.servers[key].accept()
         self.stack.enter_context(accepted)
-        return seen
+        return str(seen[0]), int(seen[1])
 
     def reached(self, outsider: str, outsider_port: int, target: tuple[str, int], hosts: list[str]) -> str | None:
         """Which of the hosts, listening on PORT, the outsider reaches by dialling the target; None for nobody."""
@@ -65,6 +69,18 @@ class World:
         for door in (*doors.values(), dialler):
             door.close()
         return names[0] if names else None
+
+
+def _heard(server: socket.socket, dialler: socket.socket) -> tuple[str, int]:
+    """Where a datagram of the dialler comes from, sent again as TCP does: a port drawn twice costs the first one."""
+    token, patience = secrets.token_bytes(8), time.monotonic() + PATIENCE_S
+    while time.monotonic() < patience:
+        dialler.send(token)
+        while select.select([server], [], [], SILENCE_S)[0]:
+            data, seen = server.recvfrom(len(token))
+            if data == token:
+                return str(seen[0]), int(seen[1])
+    raise TimeoutError("no datagram arrives")
 
 
 @contextlib.contextmanager
