@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from punch.nat.behavior import NatBehavior
 from topologies.internet import Internet, share
 
 
@@ -15,10 +16,10 @@ class Carrier(Internet):
 
     def build(
         self,
-        nat_a: str = "port_restricted_cone",
-        nat_b: str = "port_restricted_cone",
-        nat_c: str = "port_restricted_cone",
-        cgn: str = "cgn_rfc6888",
+        nat_a: str | NatBehavior = "port_restricted_cone",
+        nat_b: str | NatBehavior = "port_restricted_cone",
+        nat_c: str | NatBehavior = "port_restricted_cone",
+        cgn: str | NatBehavior = "cgn_rfc6888",
         unsolicited: str = "preset",
         delay: str = "10ms",
         jitter: str | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from punch.nat.behavior import NatBehavior
 from topologies.internet import Internet, share
 
 
@@ -9,12 +10,13 @@ class Firewalls(Internet):
     """Two homes in one region. `delay` is one way between the two firewalls, half of it on each access link."""
 
     pairs = (("a", "b"),)
+    default_nat = "firewall"
     default_nats = "firewalls"
 
     def build(
         self,
-        nat_a: str = "firewall",
-        nat_b: str = "firewall",
+        nat_a: str | NatBehavior = "firewall",
+        nat_b: str | NatBehavior = "firewall",
         unsolicited: str = "preset",
         delay: str = "10ms",
         jitter: str | None = None,

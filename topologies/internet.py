@@ -65,11 +65,13 @@ class Internet(Topo):
 
     Link options are Mininet's: `delay`, `jitter` ("20ms", one way), `loss` (percent), `bw` (Mbit/s), per link and the
     same in both directions. `pairs` are the hosts that a trial punches, the default first. `shared_nat`: one NAT is in
-    front of both. `default_nats` are the NATs that are compared unless told, in words of `lab.nat.presets.named`.
+    front of both. Unless told, `default_nat` is in front of a host, and runs compare `default_nats` (in the words of
+    `lab.nat.presets.named`).
     """
 
     pairs: Sequence[tuple[str, str]] = ()
     shared_nat = False
+    default_nat = "port_restricted_cone"
     default_nats = "classics"
 
     def begin(self, block: str = "11.0.0.0/8", *, ipv6: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lab.errors import InputError
+from punch.nat.behavior import NatBehavior
 from topologies.internet import Internet
 
 
@@ -15,8 +16,8 @@ class SameNat(Internet):
 
     def build(
         self,
-        nat_a: str = "port_restricted_cone",
-        nat_b: str | None = None,
+        nat_a: str | NatBehavior = "port_restricted_cone",
+        nat_b: str | NatBehavior | None = None,
         unsolicited: str = "preset",
         edge_delay: str = "1ms",
     ) -> None:
