@@ -101,7 +101,8 @@ def test_two_hosts_with_one_source_port_reach_each_other_by_hairpin(kind: socket
     with world(replace(CONE, hairpinning=Hairpinning.EXTERNAL_SOURCE), kind) as w:
         external = {host: w.mapped(host, "server", 5000) for host in ("a", "a2")}
         for host, peer in (("a", "a2"), ("a2", "a")):
-            assert heard(w, w.listening(peer, PORT), w.bound(host, PORT + 1), external[peer]) is not None
+            with w.listening(peer, PORT) as door:
+                assert heard(w, door, w.bound(host, PORT + 1), external[peer]) is not None
         # From the very port that the peer knows it by (RFC 4787 REQ-9a, RFC 5382 REQ-8a).
         door, dialler = w.listening("a", PORT), w.bound("a2", PORT)
         assert heard(w, door, dialler, external["a"]) == external["a2"]
@@ -202,8 +203,9 @@ def test_the_homes_nat_filters_what_the_carriers_turns_back(kind: socket.SocketK
         assert w.reached("a", PORT, external["b"], ["b"]) is None
         if kind is socket.SOCK_DGRAM:
             # Until b has sent something there as well.
-            w.bound("b", PORT).sendto(b"x", external["a"])
-            assert heard(w, w.listening("b", PORT), w.bound("a", PORT), external["b"]) == external["a"]
+            door = w.listening("b", PORT)
+            door.sendto(b"x", external["a"])
+            assert heard(w, door, w.bound("a", PORT), external["b"]) == external["a"]
 
 
 @pytest.mark.parametrize(
@@ -261,12 +263,22 @@ HOMES = [
     NatBehavior(mapping, filtering, PortAllocation.PRESERVING, answer, icmp_errors=errors)
     for mapping, filtering, (answer, errors) in itertools.product(Mapping, Filtering, ANSWERS)
 ]
+Nested = tuple[NatBehavior, NatBehavior, NatBehavior, str]
 
 
-def sample(seed: int, count: int) -> list[tuple[NatBehavior, NatBehavior, NatBehavior]]:
+def sample(seed: int, count: int) -> list[Nested]:
+    """(home, other home, carrier, delay): `count` without delay, where SYNs do not cross, and as many with one.
+
+    Without delay nothing answers by ICMP: whether the kernel heeds an error that comes back within connect() hangs on
+    the number of hops (it puts off what takes more than ten turns).
+    """
     draw = random.Random(seed)
-    drawn = (tuple(draw.choice(HOMES) for _ in range(3)) for _ in range(100 * count))
-    return [(a, b, cgn) for a, b, cgn in drawn if said(a, cgn)][:count]
+    prompt = [nat for nat in HOMES if nat.unsolicited.icmp_code is None]
+    drawn: list[Nested] = []
+    for homes, delay in ((prompt, "0ms"), (HOMES, "20ms")):
+        some = (tuple(draw.choice(homes) for _ in range(3)) for _ in range(100 * count))
+        drawn += [(a, b, cgn, delay) for a, b, cgn in some if said(a, cgn)][:count]
+    return drawn
 
 
 def said(home: NatBehavior, cgn: NatBehavior) -> bool:
@@ -275,8 +287,7 @@ def said(home: NatBehavior, cgn: NatBehavior) -> bool:
     return not (by_address and cgn.filtering is Filtering.ENDPOINT_INDEPENDENT and cgn.destination_dependent)
 
 
-@pytest.mark.parametrize("delay", ["0ms", "20ms"])
-@pytest.mark.parametrize(("a", "c", "cgn"), sample(seed=6888, count=25))
+@pytest.mark.parametrize(("a", "c", "cgn", "delay"), sample(seed=6888, count=12))
 def test_a_host_behind_two_nats_meets_one_behind_one_as_predicted(
     a: NatBehavior, c: NatBehavior, cgn: NatBehavior, delay: str
 ) -> None:
@@ -285,8 +296,7 @@ def test_a_host_behind_two_nats_meets_one_behind_one_as_predicted(
     assert dialled.agrees is not False, dialled
 
 
-@pytest.mark.parametrize("delay", ["0ms", "20ms"])
-@pytest.mark.parametrize(("a", "b", "cgn"), sample(seed=4787, count=25))
+@pytest.mark.parametrize(("a", "b", "cgn", "delay"), sample(seed=4787, count=12))
 def test_homes_of_one_carrier_meet_as_predicted(a: NatBehavior, b: NatBehavior, cgn: NatBehavior, delay: str) -> None:
     hairpinning = replace(cgn, hairpinning=Hairpinning.EXTERNAL_SOURCE)
     with Lab(Carrier(nat_a=a, nat_b=b, cgn=hairpinning, delay=delay, edge_delay="0ms")) as lab:
