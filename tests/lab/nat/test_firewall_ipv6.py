@@ -15,6 +15,7 @@ import pytest
 
 from lab import Lab
 from lab.graph import read
+from lab.nat.script import script
 from punch.nat.behavior import Filtering, IcmpErrors, Mapping, NatBehavior, PortAllocation, Unsolicited
 from tests.lab.nat.world import PORT, SILENCE_S, World
 from topologies import AB, Firewalls
@@ -143,6 +144,24 @@ def test_two_hosts_that_dial_each_other_meet_through_their_firewalls(filtering: 
         ends[0].send(b"x")
         ends[1].settimeout(5)
         assert ends[1].recv(1) == b"x"
+
+
+@pytest.mark.parametrize("filtering", Filtering)
+def test_the_script_makes_a_bare_router_that_firewall_and_may_be_run_twice(filtering: Filtering) -> None:
+    wall = replace(WALL, filtering=filtering, unsolicited=Unsolicited.RESET)
+    with office(wall) as w:
+        router = w.lab["nat_a"]
+        router.run(["sh", "-c", "nft flush ruleset; sysctl -qw net.ipv6.conf.all.forwarding=0"])
+        outside, inside = router.graph.interfaces
+        text = script("test", wall, inside=inside.name, outside=outside.name, address=router.address)
+        for _ in range(2):
+            router.run(["sh"], stdin=text)
+        a = (w.address("a"), PORT)
+        with pytest.raises(ConnectionRefusedError):
+            w.bound("stranger", 6000).connect(a)
+        assert w.mapped("a", "server", 5000) == a
+        admitted = filtering is not Filtering.ADDRESS_AND_PORT_DEPENDENT
+        assert w.reached("server", 6001, a, ["a"]) == ("a" if admitted else None)
 
 
 def test_a_node_has_ipv6_only_where_the_topology_wants_it() -> None:
