@@ -169,7 +169,8 @@ class Internet(Topo):
         router, length = inside[1], inside.prefixlen
         if len(hosts) > 1:
             switch = f"lan_{hosts[0]}"
-            self.addSwitch(switch, kind="switch")
+            # Mininet wants a datapath ID where it cannot read one from the name.
+            self.addSwitch(switch, kind="switch", dpid=f"{len(self.switches()) + 1:x}")
             self._link(box, switch, f"{router}/{length}", None)
         for number, host in enumerate(hosts, start=2):
             self._node(host, "host", gateway=str(router))
