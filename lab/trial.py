@@ -136,7 +136,7 @@ def run(lab: Lab, one: str, other: str, options: Options) -> Trial:
         None if agreed is None else (str(agreed["local"]), str(agreed["remote"])),
     )
     path = lab.path(one, other)
-    outcome, reason = verdict.judge(sides, arrived=arrived, exchange=exchange, nats=path.nats, lan=path.lan)
+    outcome, reason = verdict.judge(sides, arrived=arrived, exchange=exchange, nats=path.nats, shortcut=path.shortcut)
     prediction = forecast_with_private(
         lab,
         one,

@@ -22,6 +22,16 @@ def test_homes_of_one_carrier_meet_where_it_turns_packets_back(
         assert trial.exchange.winner_nats == (("nat_a", "cgn1", "nat_b") if direct else ()), trial
 
 
+@pytest.mark.parametrize(("nat_b", "shortcut"), [("none", ()), (CONE, ("nat_b",))])
+def test_a_host_without_a_nat_of_its_own_is_met_past_a_carrier_that_does_not(
+    nat_b: str, shortcut: tuple[str, ...], punch: Punch
+) -> None:
+    trial = punch("carrier", "none", nat_b, cgn=SILENT)
+    assert trial.direct, trial
+    assert trial.agrees, trial
+    assert trial.exchange.winner_nats == shortcut, trial
+
+
 def test_homes_of_one_carrier_do_not_meet_where_it_does_not(punch: Punch) -> None:
     trial = punch("carrier", "full_cone", "full_cone", cgn=SILENT, deadline_s=2)
     assert trial.outcome == "punch_timeout", trial

@@ -9,6 +9,13 @@ from scenarios.conftest import Punch
 KINDS = ["full_cone", "restricted_cone", "port_restricted_cone", "symmetric", "einat_fullcone"]
 
 
+def test_hosts_behind_one_firewall_need_not_ask_it(punch: Punch) -> None:
+    trial = punch("same_nat", "firewall", "firewall")
+    assert trial.direct, trial
+    assert trial.agrees, trial
+    assert trial.exchange.winner_nats == (), trial
+
+
 @pytest.mark.parametrize("nat", KINDS)
 def test_hosts_of_one_home_meet_on_their_lan(nat: str, punch: Punch, trials: int) -> None:
     for _ in range(trials):

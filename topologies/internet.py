@@ -149,8 +149,9 @@ class Internet(Topo):
     def home(self, region: str, hosts: Sequence[str], nat: str | NatBehavior, unsolicited: str, **access: Any) -> None:
         """Hosts behind one NAT (a preset's name, `none`: a public host, or a behavior), joined to the region's router.
 
-        `region` may be a carrier. `unsolicited` overrides what a preset answers, `preset` leaves it; a behavior is
-        taken as it is. `access` are the options of the link between the NAT and the router.
+        `region` may be a carrier, which has no place for firewalls that do not translate. `unsolicited` overrides what
+        a preset answers, `preset` leaves it; a behavior is taken as it is. `access` are the options of the link
+        between the NAT and the router.
         """
         behavior = presets.behavior(nat, unsolicited)
         where = self._carriers[region] if region in self._carriers else self._regions[region]
@@ -161,6 +162,10 @@ class Internet(Topo):
             self._node(hosts[0], "host", gateway=gateway)
             self._link(hosts[0], where.router, f"{address}/24", f"{gateway}/24", **access)
             return
+        if region in self._carriers and not behavior.translates:
+            raise InputError(
+                f"nat_{hosts[0]}", nat, "a NAT, or none, because a carrier has no public addresses to give"
+            )
         box, inside = f"nat_{hosts[0]}", _HOME_NETWORK
         address = self._box(box, where, behavior, nat, access)
         if not behavior.translates:

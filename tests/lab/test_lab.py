@@ -67,7 +67,7 @@ def test_the_path_between_hosts_of_one_home_turns_back_at_their_nat_or_stays_on_
         path = lab.path("a", "b")
     assert path.nodes == ["a", "lan_a", "nat_a", "lan_a", "b"]
     assert path.nats == ["nat_a"]
-    assert path.lan
+    assert path.shortcut == []
     assert path.delay_s == 0
 
 
@@ -77,10 +77,17 @@ def test_the_path_between_homes_of_one_carrier_turns_back_at_its_nat() -> None:
         inside = lab.path("a", "access1")
     assert path.nodes == ["a", "nat_a", "access1", "cgn1", "access1", "nat_b", "b"]
     assert path.nats == ["nat_a", "cgn1", "nat_b"]
-    assert not path.lan
+    assert path.shortcut is None
     assert beside.nats == ["nat_a", "cgn1", "nat_c"]
     assert path.delay_s == beside.delay_s == pytest.approx(0.03)
     assert inside.nats == ["nat_a"]
+
+
+def test_a_host_without_a_nat_of_its_own_is_reached_past_the_carriers() -> None:
+    with Lab(Carrier(nat_a="none")) as lab:
+        assert lab.path("a", "b").shortcut == ["nat_b"]
+        assert lab.path("a", "b").nats == ["cgn1", "nat_b"]
+        assert lab.path("a", "c").shortcut is None
 
 
 def test_the_network_between_carrier_and_homes_is_shared_address_space() -> None:
@@ -131,6 +138,8 @@ def test_a_carrier_must_translate_and_a_shared_home_has_one_nat() -> None:
     for cgn in ("none", "firewall"):
         with pytest.raises(InputError, match=f"cgn: '{cgn}'"):
             Carrier(cgn=cgn)
+    with pytest.raises(InputError, match="nat_b: 'firewall'"):
+        Carrier(nat_b="firewall")
     with pytest.raises(InputError, match="nat_b: 'symmetric'"):
         SameNat(nat_a="full_cone", nat_b="symmetric")
     with pytest.raises(InputError, match="nat_a: 'none'"):
