@@ -7,9 +7,11 @@ from topologies.internet import Internet, share
 
 
 class Carrier(Internet):
-    """Two homes below one carrier's NAT, and one beside it. `delay` is one way between the NATs of any two homes.
+    """Two homes below one carrier's NAT, and one beside it. `delay` is one way between the NATs of A and B.
 
-    A and B meet at the carrier's NAT, if it hairpins; with C, one host is behind two NATs.
+    They meet at the carrier's NAT, if it hairpins; with C, one host is behind two NATs. Each access link has half of
+    the delay, and so has the carrier's uplink. (Without that, SYNs sent at once by A and C would come to the carrier's
+    NAT at the same instant, and which is first would be chance.)
     """
 
     pairs = (("a", "b"), ("a", "c"), ("b", "c"))
@@ -31,7 +33,7 @@ class Carrier(Internet):
         self.begin()
         west = self.region("west")
         self.edge(west, delay=edge_delay)
-        isp = self.carrier(west, cgn, unsolicited)
+        isp = self.carrier(west, cgn, unsolicited, delay=share(delay, 0.5))
         access = {"delay": share(delay, 0.5), "jitter": jitter, "loss": loss, "bw": bw}
         self.home(isp, ["a"], nat_a, unsolicited, **access)
         self.home(isp, ["b"], nat_b, unsolicited, **access)
