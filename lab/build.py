@@ -17,13 +17,18 @@ from lab.node import Node
 
 _BRIDGE_INDEX = 2
 _SYSCTLS = {
-    # Nothing of the lab speaks IPv6, and its neighbor discovery would be noise in every capture.
-    "net/ipv6/conf/all/disable_ipv6": "1",
-    "net/ipv6/conf/default/disable_ipv6": "1",
     "net/ipv4/conf/all/rp_filter": "0",
     "net/ipv4/conf/default/rp_filter": "0",
 }
 _FORWARDING = {"net/ipv4/ip_forward": "1"}
+# Where nothing speaks IPv6, its neighbor discovery would be noise in every capture.
+_WITHOUT_IPV6 = {f"net/ipv6/conf/{which}/disable_ipv6": "1" for which in ("all", "default")}
+# Only the addresses that the topology gives: no link-local ones (mode 1), and so no advertisements to listen to.
+_WITH_IPV6 = {f"net/ipv6/conf/{which}/disable_ipv6": "0" for which in ("all", "default")} | {
+    "net/ipv6/conf/default/addr_gen_mode": "1",
+    "net/ipv6/conf/default/accept_ra": "0",
+}
+_FORWARDING6 = {"net/ipv6/conf/all/forwarding": "1"}
 
 
 def build(graph: Graph) -> dict[str, Node]:
@@ -32,7 +37,7 @@ def build(graph: Graph) -> dict[str, Node]:
     nodes = {name: Node(planned, made) for (name, planned), made in zip(graph.nodes.items(), namespaces, strict=True)}
     try:
         for node in nodes.values():
-            _set_sysctls(node, _SYSCTLS | (_FORWARDING if node.graph.forwarding else {}))
+            _set_sysctls(node, _sysctls(node.graph))
         _wire(graph, nodes)
         _make_nats([node for node in nodes.values() if node.graph.behavior is not None])
     except BaseException:
@@ -53,8 +58,8 @@ def _wire(graph: Graph, nodes: Mapping[str, Node]) -> None:
         for name, planned in graph.nodes.items():
             _address(planned, sockets[name])
         for here, there in graph.neighbors():
-            address = (there.address or "").partition("/")[0]
-            sockets[here.node].add_neighbor(here.index, address, there.mac)
+            for address in there.hosts[: len(here.hosts)]:
+                sockets[here.node].add_neighbor(here.index, address, there.mac)
         for route_socket in sockets.values():
             route_socket.commit()
         # Then, for a route needs both ends of its wire up.
@@ -77,6 +82,8 @@ def _address(planned: GraphNode, route_socket: RouteSocket) -> None:
             route_socket.enslave(interface.index, _BRIDGE_INDEX)
         elif interface.address is not None:
             route_socket.add_address(interface.index, interface.address)
+            if interface.address6 is not None:
+                route_socket.add_address(interface.index, interface.address6)
             route_socket.set_up(interface.index)
 
 
@@ -90,14 +97,20 @@ def _make_nats(nats: list[Node]) -> None:
         behavior = node.graph.behavior
         if behavior is None:
             continue
-        text = rules(behavior, inside=inside.name, outside=outside.name, address=node.address)
+        text = rules(
+            behavior, inside=inside.name, outside=outside.name, address=node.address, ipv6=inside.address6 is not None
+        )
         sysctls.append((node, text.sysctls))
         if extra := text.addresses[1:]:
             with RouteSocket(node.namespace) as route_socket:
                 for address in extra:
                     route_socket.add_address(outside.index, f"{address}/32")
                 route_socket.commit()
-        for command, content in ((["iptables-restore"], text.iptables), (["nft", "-f", "-"], text.nft)):
+        for command, content in (
+            (["iptables-restore"], text.iptables),
+            (["ip6tables-restore"], text.ip6tables),
+            (["nft", "-f", "-"], text.nft),
+        ):
             if content:
                 loading.append((node, _start(node, command, content)))
     for node, process in loading:
@@ -120,6 +133,14 @@ def _start(node: Node, command: list[str], content: str) -> subprocess.Popen[str
     with contextlib.suppress(BrokenPipeError):  # its own words, on standard error, say more
         process.stdin.write(content)
     return process
+
+
+def _sysctls(planned: GraphNode) -> dict[str, str]:
+    ipv6 = planned.address6 is not None
+    wanted = _SYSCTLS | (_WITH_IPV6 if ipv6 else _WITHOUT_IPV6)
+    if planned.forwarding:
+        wanted |= _FORWARDING | (_FORWARDING6 if ipv6 else {})
+    return wanted
 
 
 def _set_sysctls(node: Node, values: Mapping[str, str]) -> None:

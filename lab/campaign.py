@@ -27,6 +27,7 @@ class Campaign:
     """The axes of a run.
 
     `topology` makes the topology from `parameters` and `nat_HOST`; `name` is what it is called on the command line.
+    With a `shared_nat` in front of both hosts, the `nats` of the first host are those of the second too.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Campaign:
     unsolicited: str = "preset"
     options: Options = field(default_factory=Options)
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    shared_nat: bool = False
     links: str = "auto"
     seed: int = 0
 
@@ -44,7 +46,7 @@ class Campaign:
         """Every trial, all pairs once before any pair twice, so that a run cut short is a whole picture."""
         for number in range(1, self.trials + 1):
             for one in self.nats[0]:
-                for other in self.nats[1]:
+                for other in (one,) if self.shared_nat else self.nats[1]:
                     name = f"{self.name}-{one}-{other}-{self.unsolicited}-{self.options.strategy}-{number:03}"
                     yield Job(self, name, (one, other), self.seed ^ zlib.crc32(name.encode()))
 

@@ -20,8 +20,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lab.errors import LabError
+from lab.forecast import forecast
 from lab.lab import Lab
-from punch.nat.oracle import Dial, Prediction, predict
+from punch.nat.oracle import Dial, Prediction
 
 _PORTS = range(61000, 65536)
 """Above those that the punch client draws from, so that the two never share a mapping."""
@@ -70,9 +71,10 @@ def dial(lab: Lab, one: str, other: str) -> Control:
                 raise LabError(f"control dial: {host} cannot dial {public[0]}:{public[1]}: {os.strerror(answer)}")
             dialled.append(connection)
         skew_s = moments[1] - moments[0]
-        prediction = predict(
-            lab.nat(one),
-            lab.nat(other),
+        prediction = forecast(
+            lab,
+            one,
+            other,
             Dial(path.delay_s, skew_s, attempts=1, deadline_s=_PATIENCE_S, loss=path.loss),
         )
         silence = skew_s + 4 * (path.delay_s + path.jitter_s) + _SILENCE_S

@@ -1,8 +1,9 @@
 """What a Mininet topology asks for, as plain data: nodes, their interfaces, and links with an impairment per direction.
 
 Understands nodes with the options `kind` (host, router, edge, nat, switch), `routes`, `addresses`, `forwarding` and
-`behavior`, and links with `params1`/`params2` (`ip`) and Mininet's link options, for both directions or, within
-`params1` and `params2`, for what the first or the second end sends.
+`behavior`, and links with `params1`/`params2` (`ip`, and `ip6` where the link carries IPv6 too) and Mininet's link
+options, for both directions or, within `params1` and `params2`, for what the first or the second end sends. `routes`
+and `addresses` are of either family.
 """
 
 from __future__ import annotations
@@ -28,13 +29,19 @@ _LINK_OPTIONS = ("delay", "jitter", "loss", "bw")
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One end of a link. `address` is "a.b.c.d/len", None on a switch."""
+    """One end of a link. `address` is "a.b.c.d/len", None on a switch; `address6` its IPv6 counterpart, if any."""
 
     node: str
     name: str
     index: int
     mac: str
     address: str | None
+    address6: str | None = None
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Its addresses, without prefix lengths."""
+        return tuple(each.partition("/")[0] for each in (self.address, self.address6) if each)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,16 @@ class GraphNode:
     def address(self) -> str:
         """The address of its first interface, without the prefix length."""
         return next(i.address.partition("/")[0] for i in self.interfaces if i.address)
+
+    @property
+    def address6(self) -> str | None:
+        """The IPv6 address of its first interface that has one, without the prefix length."""
+        return next((i.address6.partition("/")[0] for i in self.interfaces if i.address6), None)
+
+    @property
+    def translates(self) -> bool:
+        """Whether it is a NAT, and not a plain firewall."""
+        return self.behavior is not None and self.behavior.translates
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +166,19 @@ def _interface(node: GraphNode, port: int, options: Mapping[str, object], number
         raise InputError(f"ip of {name}", address, "an IPv4 address with a prefix length")
     # A switch has its bridge first, then its ports.
     index = _FIRST_INDEX + len(node.interfaces) + (node.kind == "switch")
-    interface = Interface(node.name, name, index, hardware_address(number), None if address is None else str(address))
+    address6 = options.get("ip6")
+    if address6 is not None:
+        try:
+            ipaddress.IPv6Interface(str(address6))
+        except ValueError:
+            raise InputError(f"ip6 of {name}", address6, "an IPv6 address with a prefix length") from None
+    interface = Interface(
+        node.name,
+        name,
+        index,
+        hardware_address(number),
+        None if address is None else str(address),
+        None if address6 is None else str(address6),
+    )
     node.interfaces.append(interface)
     return interface

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -22,14 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """What lies between two hosts.
+    """What lies between two nodes, on the way from one to where the Internet finds the other.
 
-    `nodes` from the first host to the other, both included; `nats` those that translate; `delay_s`, `jitter_s` and
-    `loss` (a fraction) one way, end to end.
+    `nodes` from the first to the other, both included (between hosts behind one NAT, by that NAT); `nats` the NATs and
+    firewalls among them; `delay_s`, `jitter_s` and `loss` (a fraction) one way, end to end. `shortcut`: the NATs on the
+    way past the one that both are behind, where one of them has an address of its own there (none on a LAN); None
+    where there is no such way.
     """
 
     nodes: Sequence[str]
     nats: Sequence[str]
+    shortcut: Sequence[str] | None
     delay_s: float
     jitter_s: float
     loss: float
@@ -113,25 +116,44 @@ class Lab:
 
     def nat(self, host: str) -> NatBehavior | None:
         """The behavior of the outermost NAT between the host and the Internet; None for a public host."""
-        for name in self.path(host, self.edges[0].name).nodes[::-1]:
-            if (behavior := self.graph.nodes[name].behavior) is not None:
-                return behavior
-        return None
+        outermost = self.in_front_of(host)[-1:]
+        return self.graph.nodes[outermost[0]].behavior if outermost else None
+
+    def in_front_of(self, host: str) -> Sequence[str]:
+        """The NATs and firewalls between the host and the Internet, from the host outwards."""
+        steps = self.graph.path(self[host].name, self.edges[0].name)
+        return self._nats(into.node for _out, into, _impairment in steps)
+
+    def shared_nat(self, one: str, other: str) -> str | None:
+        """The innermost NAT that is in front of both hosts, and translates; None if they have none in common."""
+        others = self.in_front_of(other)
+        both = (name for name in self.in_front_of(one) if name in others)
+        return next((name for name in both if self.graph.nodes[name].translates), None)
 
     def path(self, one: str, other: str) -> Path:
         """The way between two nodes. Raises `InputError` where there is none."""
-        steps = self.graph.path(self[one].name, self[other].name)
+        ends = [self[one], self[other]]
+        steps = list(self.graph.path(one, other))
+        shortcut = None
+        if all(end.kind == "host" for end in ends) and (turn := self.shared_nat(one, other)) is not None:
+            if turn in (self.in_front_of(one)[0], self.in_front_of(other)[0]):
+                shortcut = self._nats(into.node for _out, into, _impairment in steps)
+            steps = [*self.graph.path(one, turn), *self.graph.path(turn, other)]
         nodes = [one, *(into.node for _out, into, _impairment in steps)]
         kept = 1.0
         for _out, _into, impairment in steps:
             kept *= 1 - impairment.loss
         return Path(
             nodes=nodes,
-            nats=[name for name in nodes if self.graph.nodes[name].kind == "nat"],
+            nats=self._nats(nodes),
+            shortcut=shortcut,
             delay_s=sum(impairment.delay_s for *_ends, impairment in steps),
             jitter_s=sum(impairment.jitter_s for *_ends, impairment in steps),
             loss=1 - kept,
         )
+
+    def _nats(self, names: Iterable[str]) -> Sequence[str]:
+        return [name for name in names if self.graph.nodes[name].kind == "nat"]
 
     def _directed_links(self) -> list[impair.DirectedLink]:
         directed = []

@@ -13,7 +13,7 @@ import struct
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, nlmsg
 from pyroute2.netlink.rtnl import (
@@ -37,14 +37,19 @@ LOOPBACK_INDEX = 1
 _ETHERNET_LENGTH, _NLMSG_ERROR, _IFF_UP, _NUD_PERMANENT = 6, 2, 1, 0x80
 _IFINFOMSG_SIZE, _IFLA_OPERSTATE, _OPERSTATE_UP = 16, 16, 6
 _UP_TIMEOUT_S = 5.0
-_RT_TABLE_MAIN, _RTPROT_STATIC = 254, 4
+_RT_TABLE_MAIN, _RTPROT_STATIC, _IFA_F_NODAD = 254, 4, 0x02
 _HEADER = struct.Struct("=IHHII")
+
+
+class _Versioned(Protocol):
+    @property
+    def version(self) -> int: ...
 
 
 class RouteSocket:
     """Queue requests with the methods, send them with `commit`. Usable as a context manager.
 
-    Addresses are dotted quads, prefixes "a.b.c.d/len", interface indexes ints, hardware addresses "aa:bb:…".
+    Addresses and prefixes ("a.b.c.d/len") are IPv4 or IPv6, interface indexes ints, hardware addresses "aa:bb:…".
     """
 
     def __init__(self, namespace: Namespace) -> None:
@@ -139,17 +144,19 @@ class RouteSocket:
 
     def add_address(self, index: int, interface: str) -> None:
         """Give the interface an address with its prefix length ("192.168.1.2/24")."""
-        parsed = ipaddress.IPv4Interface(interface)
+        parsed = ipaddress.ip_interface(interface)
         message = ifaddrmsg()
-        message["family"], message["prefixlen"], message["index"] = socket.AF_INET, parsed.network.prefixlen, index
+        message["family"], message["prefixlen"], message["index"] = _family(parsed), parsed.network.prefixlen, index
+        # We number the wires ourselves; detecting duplicates would keep an IPv6 address from use for a second.
+        message["flags"] = _IFA_F_NODAD if parsed.version == 6 else 0
         message["attrs"] = [("IFA_LOCAL", str(parsed.ip)), ("IFA_ADDRESS", str(parsed.ip))]
         self._queue(message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, f"address {interface}")
 
     def add_route(self, destination: str, gateway: str) -> None:
-        """A route by a gateway; destination is a prefix, "0.0.0.0/0" for the default."""
-        network = ipaddress.IPv4Network(destination)
+        """A route by a gateway; destination is a prefix, "0.0.0.0/0" or "::/0" for the default."""
+        network = ipaddress.ip_network(destination)
         message = rtmsg()
-        message["family"], message["dst_len"] = socket.AF_INET, network.prefixlen
+        message["family"], message["dst_len"] = _family(network), network.prefixlen
         message["table"], message["proto"] = _RT_TABLE_MAIN, _RTPROT_STATIC
         message["scope"], message["type"] = rt_scope["universe"], rt_type["unicast"]
         message["attrs"] = [("RTA_GATEWAY", gateway)]
@@ -158,9 +165,10 @@ class RouteSocket:
         self._queue(message, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, f"route {destination} via {gateway}")
 
     def add_neighbor(self, index: int, address: str, mac: str) -> None:
-        """A permanent neighbor entry, so that no ARP exchange ever crosses an impaired link."""
+        """A permanent neighbor entry, so that no ARP or neighbor discovery ever crosses an impaired link."""
         message = ndmsg()
-        message["family"], message["ifindex"], message["state"] = socket.AF_INET, index, _NUD_PERMANENT
+        family = _family(ipaddress.ip_address(address))
+        message["family"], message["ifindex"], message["state"] = family, index, _NUD_PERMANENT
         message["attrs"] = [("NDA_DST", address), ("NDA_LLADDR", mac)]
         self._queue(message, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_EXCL, f"neighbor {address}")
 
@@ -201,6 +209,10 @@ class RouteSocket:
         self._batch += message.data
         self._batch += bytes(-len(self._batch) % 4)
         self._labels.append(label)
+
+
+def _family(address: _Versioned) -> int:
+    return socket.AF_INET6 if address.version == 6 else socket.AF_INET
 
 
 def _link_state(message: bytes) -> tuple[int, int]:

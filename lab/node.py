@@ -40,14 +40,23 @@ class Node:
         """The IPv4 address of its first interface."""
         return self.graph.address
 
+    @property
+    def address6(self) -> str:
+        """The IPv6 address of its first interface that has one. Raises `LabError` where the topology gives none."""
+        if self.graph.address6 is None:
+            raise LabError(f"{self.name}: has no IPv6 address")
+        return self.graph.address6
+
     def entered(self) -> AbstractContextManager[None]:
         """This thread is inside the node for the length of the block."""
         return self.namespace.entered()
 
-    def socket(self, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
-        """An IPv4 socket inside the node; the caller closes it."""
+    def socket(
+        self, kind: socket.SocketKind = socket.SOCK_STREAM, family: socket.AddressFamily = socket.AF_INET
+    ) -> socket.socket:
+        """A socket inside the node, IPv4 unless told; the caller closes it."""
         with self.entered():
-            return socket.socket(socket.AF_INET, kind)
+            return socket.socket(family, kind)
 
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         """Start a command inside the node; `options` are those of `subprocess.Popen`."""

@@ -21,11 +21,12 @@ from lab.edges import PORT, EdgeNetwork
 from lab.errors import InputError, LabError
 from lab.exchange import Exchange, Pair
 from lab.exchange import Side as ExchangeSide
+from lab.forecast import forecast_with_private
 from lab.lab import Lab
 from lab.lab import Path as LabPath
 from lab.process import Event, EventProcess, wait_for
 from lab.verdict import Side
-from punch.nat.oracle import Dial, Prediction, predict
+from punch.nat.oracle import Dial, Prediction
 
 _START_S = 20.0
 """How long a client may take until it has registered."""
@@ -135,10 +136,11 @@ def run(lab: Lab, one: str, other: str, options: Options) -> Trial:
         None if agreed is None else (str(agreed["local"]), str(agreed["remote"])),
     )
     path = lab.path(one, other)
-    outcome, reason = verdict.judge(sides, arrived=arrived, exchange=exchange, nats=path.nats)
-    prediction = predict(
-        lab.nat(one),
-        lab.nat(other),
+    outcome, reason = verdict.judge(sides, arrived=arrived, exchange=exchange, nats=path.nats, shortcut=path.shortcut)
+    prediction = forecast_with_private(
+        lab,
+        one,
+        other,
         Dial(
             path.delay_s,
             exchange.skew_s if exchange.skew_s is not None else options.skew_s or 0.0,
@@ -170,8 +172,9 @@ def pair_of(lab: Lab, one: str, other: str) -> Pair:
     edges = {edge.name: frozenset((edge.address, lab.anycast)) for edge in lab.edges}
 
     def side(host: str) -> ExchangeSide:
-        nats = tuple(lab.path(host, lab.edges[0].name).nats)
-        return ExchangeSide(host, nats, frozenset({lab[nats[-1] if nats else host].address}))
+        nats = tuple(lab.in_front_of(host))
+        outermost = next((name for name in reversed(nats) if lab[name].graph.translates), host)
+        return ExchangeSide(host, nats, frozenset({lab[outermost].address}))
 
     others = frozenset(node.name for node in lab if node.kind == "host") - {one, other}
     return Pair(side(one), side(other), edges, others)

@@ -2,8 +2,8 @@
 
 `direct` has to be earned: both clients say that they are done, the file that arrived holds the fresh random bytes that
 were sent, and the capture shows the winning four-tuple crossing exactly the NATs that the topology puts between the
-hosts, and no edge. Whatever else happens has a name of its own. (`lab_error` is given by whoever runs the trial: where
-the lab breaks there is nothing to judge.)
+hosts (or those on a shortcut, such as a LAN), and no edge. Whatever else happens has a name of its own. (`lab_error` is
+given by whoever runs the trial: where the lab breaks there is nothing to judge.)
 """
 
 from __future__ import annotations
@@ -56,10 +56,18 @@ class Side:
         return sum(1 for event in self.events if event["event"] == "attempt" and event.get("kind") == "public")
 
 
-def judge(sides: Sequence[Side], *, arrived: bool, exchange: Exchange, nats: Sequence[str]) -> tuple[str, str | None]:
+def judge(
+    sides: Sequence[Side],
+    *,
+    arrived: bool,
+    exchange: Exchange,
+    nats: Sequence[str],
+    shortcut: Sequence[str] | None = None,
+) -> tuple[str, str | None]:
     """The outcome and, unless it is `direct`, the reason in words.
 
-    `arrived` says whether the right file did; `nats` are the NAT nodes between the hosts.
+    `arrived` says whether the right file did; `nats` are the NAT nodes between the hosts, and on their `shortcut`
+    (see `lab.lab.Path`).
     """
     if any(side.returncode != 0 for side in sides):
         return _failure(sides)
@@ -70,7 +78,7 @@ def judge(sides: Sequence[Side], *, arrived: bool, exchange: Exchange, nats: Seq
         return "client_error", "the capture shows no connection with the endpoints that the clients agreed on"
     if winner.edge:
         return "relayed", "the winning connection ran through an edge"
-    if winner.nats != tuple(nats):
+    if winner.nats not in {tuple(way) for way in (nats, shortcut) if way is not None}:
         crossed = ", ".join(winner.nats) or "no NAT"
         return "client_error", f"the winning connection crossed {crossed}; expected {', '.join(nats) or 'none'}"
     return "direct", None

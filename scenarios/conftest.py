@@ -58,7 +58,7 @@ def punch(request: pytest.FixtureRequest, run_folder: RunFolder | None) -> Punch
         count += 1
         kind = TOPOLOGIES[topology]
         one, other = pair or kind.pairs[0]
-        shape = {name: options.pop(name) for name in ("unsolicited", "delay", "loss") if name in options}
+        shape = {name: options.pop(name) for name in ("unsolicited", "delay", "loss", "cgn") if name in options}
         with Lab(kind(**{f"nat_{one}": nat_a, f"nat_{other}": nat_b}, **shape)) as lab:
             trial = lab.punch(one, other, **options)
             if run_folder is not None:

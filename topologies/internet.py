@@ -1,7 +1,7 @@
 """A small Internet as a Mininet topology: regions joined by long links, edges in regions, homes behind NATs.
 
-Node names: hosts as you call them (`a`), their NAT `nat_a`, a home's switch `lan_a` when several hosts share it, a
-region's router `core1`, its edge `edge1`.
+Node names: hosts as you call them (`a`), their NAT or firewall `nat_a`, a home's switch `lan_a` when several hosts
+share it, a region's router `core1`, its edge `edge1`, a carrier's NAT `cgn1` and its router `access1`.
 
 Addresses (the block is a parameter, 11.0.0.0/8 by default: globally routable, because real software refuses to punch
 towards reserved blocks; the sandbox has no way out, so nothing leaks). Every region owns a sixteenth of the block:
@@ -12,13 +12,18 @@ towards reserved blocks; the sandbox has no way out, so nothing leaks). Every re
                     11.16.0.3 edge1's second address, where it has one
     11.32.0.0/12    region 2   … and so on, up to region 15
     192.168.1.0/24  every home's inside: they overlap, as in life
+    100.64.0.0/10   every carrier's inside (RFC 6598): 100.64.0.1 cgn1, 100.64.0.2 access1, 100.64.1.2 its first home,
+                    100.64.2.3 its second … (their last bytes differ, for carriers that allocate ports by them)
+
+A home whose box does not translate (a firewall) has the next public /24 as its inside. With IPv6, whatever has a public
+address a.b.c.d/len also has 2a11::a.b.c.d/(96+len). NATs carry IPv4 only.
 """
 
 from __future__ import annotations
 
 import heapq
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,28 +39,43 @@ EDGE_PORT = 7000
 """TCP port on which the lab's edges listen."""
 
 _HOME_NETWORK = ipaddress.IPv4Network("192.168.1.0/24")
+_CARRIER_NETWORK = ipaddress.IPv4Network("100.64.0.0/10")
+_IPV6_BLOCK = ipaddress.IPv6Network("2a11::/96")
 _REGIONS = 15
 
 
 @dataclass(slots=True)
 class _Region:
+    """A region, or what is behind a carrier's NAT: the router that homes hang on, and the addresses it has for them."""
+
     router: str
     network: ipaddress.IPv4Network
     edge: str | None = None
     homes: int = 0
+
+    def home(self) -> tuple[str, str]:
+        """The gateway and the address of the next home; both in a /24 of its own."""
+        self.homes += 1
+        subnet = self.network.network_address + 256 * self.homes
+        return str(subnet + 1), str(subnet + (1 + self.homes if self.network == _CARRIER_NETWORK else 2))
 
 
 class Internet(Topo):
     """Base of the topologies; subclasses describe theirs in `build` with the methods below, then call `finish`.
 
     Link options are Mininet's: `delay`, `jitter` ("20ms", one way), `loss` (percent), `bw` (Mbit/s), per link and the
-    same in both directions. `pairs` are the hosts that a trial punches, the default first.
+    same in both directions. `pairs` are the hosts that a trial punches, the default first. `shared_nat`: one NAT is in
+    front of both. Unless told, `default_nat` is in front of a host, and runs compare `default_nats` (in the words of
+    `lab.nat.presets.named`).
     """
 
     pairs: Sequence[tuple[str, str]] = ()
+    shared_nat = False
+    default_nat = "port_restricted_cone"
+    default_nats = "classics"
 
-    def begin(self, block: str = "11.0.0.0/8") -> None:
-        """Start an empty Internet with the public addresses of `block` (a /8 to /16)."""
+    def begin(self, block: str = "11.0.0.0/8", *, ipv6: bool = False) -> None:
+        """Start an empty Internet with the public addresses of `block` (a /8 to /16), on request with IPv6 as well."""
         try:
             self._block = ipaddress.IPv4Network(block)
         except ValueError:
@@ -63,7 +83,9 @@ class Internet(Topo):
         if not 8 <= self._block.prefixlen <= 16:
             raise InputError("block", block, "a prefix length between 8 and 16")
         self._shares = list(self._block.subnets(prefixlen_diff=4))
+        self._ipv6 = ipv6
         self._regions: dict[str, _Region] = {}
+        self._carriers: dict[str, _Region] = {}
         self._long_links: list[tuple[str, str, str, str, float]] = []
         self._routes: dict[str, list[tuple[str, str]]] = {}
 
@@ -96,6 +118,25 @@ class Internet(Topo):
         self._routes[where.router] += [(extra, address) for extra in addresses]
         return name
 
+    def carrier(self, region: str, nat: str | NatBehavior, unsolicited: str = "preset", **uplink: Any) -> str:
+        """A carrier in the region, with a NAT of its own above those of its homes (NAT444); a name to give `home`.
+
+        `nat` and `unsolicited` are as in `home`; `uplink` are the options of the link between the carrier's NAT and
+        the region's router.
+        """
+        behavior = presets.behavior(nat, unsolicited)
+        if behavior is None or not behavior.translates:
+            raise InputError("cgn", nat, "a NAT that translates, because the homes have private addresses (RFC 6598)")
+        number = len(self._carriers) + 1
+        box, router = f"cgn{number}", f"access{number}"
+        inner, outer = (str(_CARRIER_NETWORK[host]) for host in (1, 2))
+        self._box(box, self._regions[region], behavior, nat, uplink)
+        self._node(router, "router", gateway=inner, forwarding=True)
+        self._link(box, router, f"{inner}/24", f"{outer}/24")
+        self._routes[box].append((str(_CARRIER_NETWORK), outer))
+        self._carriers[box] = _Region(router, _CARRIER_NETWORK)
+        return box
+
     def long_link(self, one: str, other: str, delay: str = "40ms", **options: Any) -> None:
         """Join two regions."""
         number = len(self._long_links)
@@ -108,39 +149,44 @@ class Internet(Topo):
     def home(self, region: str, hosts: Sequence[str], nat: str | NatBehavior, unsolicited: str, **access: Any) -> None:
         """Hosts behind one NAT (a preset's name, `none`: a public host, or a behavior), joined to the region's router.
 
-        `unsolicited` overrides what a preset answers, `preset` leaves it; a behavior is taken as it is. `access` are
-        the options of the link between the NAT and the router.
+        `region` may be a carrier, which has no place for firewalls that do not translate. `unsolicited` overrides what
+        a preset answers, `preset` leaves it; a behavior is taken as it is. `access` are the options of the link
+        between the NAT and the router.
         """
         behavior = presets.behavior(nat, unsolicited)
-        where = self._regions[region]
-        where.homes += 1
-        subnet = where.network.network_address + 256 * where.homes
-        gateway, public = str(subnet + 1), str(subnet + 2)
+        where = self._carriers[region] if region in self._carriers else self._regions[region]
         if behavior is None:
             if len(hosts) != 1:
                 raise InputError(f"nat_{hosts[0]}", nat, f"a NAT, because {len(hosts)} hosts share one address")
+            gateway, address = where.home()
             self._node(hosts[0], "host", gateway=gateway)
-            self._link(hosts[0], where.router, f"{public}/24", f"{gateway}/24", **access)
+            self._link(hosts[0], where.router, f"{address}/24", f"{gateway}/24", **access)
             return
-        box = f"nat_{hosts[0]}"
-        inside = _HOME_NETWORK.prefixlen
-        router = _HOME_NETWORK[1]
-        self._node(box, "nat", gateway=gateway, behavior=behavior, preset=nat, forwarding=True)
-        self._link(box, where.router, f"{public}/24", f"{gateway}/24", **access)
+        if region in self._carriers and not behavior.translates:
+            raise InputError(
+                f"nat_{hosts[0]}", nat, "a NAT, or none, because a carrier has no public addresses to give"
+            )
+        box, inside = f"nat_{hosts[0]}", _HOME_NETWORK
+        address = self._box(box, where, behavior, nat, access)
+        if not behavior.translates:
+            inside = ipaddress.IPv4Network(f"{where.home()[0]}/24", strict=False)
+            self._routes[where.router].append((str(inside), address))
+        router, length = inside[1], inside.prefixlen
         if len(hosts) > 1:
             switch = f"lan_{hosts[0]}"
-            self.addSwitch(switch, kind="switch")
-            self._link(box, switch, f"{router}/{inside}", None)
+            # Mininet wants a datapath ID where it cannot read one from the name.
+            self.addSwitch(switch, kind="switch", dpid=f"{len(self.switches()) + 1:x}")
+            self._link(box, switch, f"{router}/{length}", None)
         for number, host in enumerate(hosts, start=2):
             self._node(host, "host", gateway=str(router))
-            address = f"{_HOME_NETWORK[number]}/{inside}"
+            address = f"{inside[number]}/{length}"
             if len(hosts) > 1:
                 self._link(host, switch, address, None)
             else:
-                self._link(host, box, address, f"{router}/{inside}")
+                self._link(host, box, address, f"{router}/{length}")
 
     def finish(self) -> None:
-        """Fill every router's table: shortest paths by delay, to each region and to the nearest edge."""
+        """Fill every router's table: shortest paths by delay, to each region and to the nearest edge. Then IPv6."""
         for name, region in self._regions.items():
             reached = dict(self._shortest_paths(region.router))
             for other, there in self._regions.items():
@@ -151,6 +197,11 @@ class Internet(Topo):
                 if near:
                     (_distance, gateway), _region = min(near, key=lambda entry: entry[0])
                     self._routes[region.router].append((f"{self.anycast}/32", gateway))
+        if self._ipv6:
+            for routes in self._routes.values():
+                # Addresses that are routed one by one, of edges, are IPv4 only.
+                networks = [(ipaddress.IPv4Network(prefix), self._ipv6_of(gateway)) for prefix, gateway in routes]
+                routes += [(_embedded(net), via) for net, via in networks if via is not None and net.prefixlen < 32]
 
     def _shortest_paths(self, start: str) -> Iterator[tuple[str, tuple[float, str]]]:
         """Each other router that can be reached, with its distance in seconds and the first gateway towards it."""
@@ -167,6 +218,15 @@ class Internet(Topo):
                     if source == here:
                         heapq.heappush(queue, (distance + delay, target, first or gateway))
 
+    def _box(
+        self, name: str, where: _Region, behavior: NatBehavior, preset: str | NatBehavior, access: Mapping[str, Any]
+    ) -> str:
+        """A NAT or firewall joined to the router; returns its outside address."""
+        gateway, address = where.home()
+        self._node(name, "nat", gateway=gateway, behavior=behavior, preset=preset, forwarding=True)
+        self._link(name, where.router, f"{address}/24", f"{gateway}/24", **access)
+        return address
+
     def _node(self, name: str, kind: str, gateway: str | None = None, **options: object) -> None:
         if name in self.g.node:
             raise InputError("host", name, "a name that is not taken")
@@ -176,13 +236,32 @@ class Internet(Topo):
     def _link(self, one: str, other: str, first: str | None, second: str | None, **options: Any) -> None:
         wanted = {key: value for key, value in options.items() if value is not None}
         Impairment.from_options(wanted)
-        ends = {
-            f"params{number}": {"ip": address} for number, address in ((1, first), (2, second)) if address is not None
-        }
+        ends: dict[str, dict[str, str]] = {}
+        for number, address in ((1, first), (2, second)):
+            if address is not None:
+                ends[f"params{number}"] = {"ip": address}
+                if (ipv6 := self._ipv6_of(address)) is not None:
+                    ends[f"params{number}"]["ip6"] = ipv6
         self.addLink(one, other, **ends, **wanted)
         for node, address in ((one, first), (other, second)):
             if address is not None:
                 self.nodeInfo(node).setdefault("ip", address)
+
+    def _ipv6_of(self, address: str) -> str | None:
+        """The IPv6 counterpart of a public address, with a prefix length if it has one; None for any other."""
+        parsed = ipaddress.IPv4Interface(address)
+        if not self._ipv6 or parsed.ip not in self._block:
+            return None
+        return _embedded(parsed) if "/" in address else _embedded(parsed).partition("/")[0]
+
+
+def _embedded(ipv4: ipaddress.IPv4Interface | ipaddress.IPv4Network) -> str:
+    """In IPv6: the address as the last 32 bits of our block; the default route is the default route."""
+    if isinstance(ipv4, ipaddress.IPv4Interface):
+        return f"{_IPV6_BLOCK[int(ipv4)]}/{_IPV6_BLOCK.prefixlen + ipv4.network.prefixlen}"
+    if not ipv4.prefixlen:
+        return "::/0"
+    return f"{_IPV6_BLOCK[int(ipv4.network_address)]}/{_IPV6_BLOCK.prefixlen + ipv4.prefixlen}"
 
 
 def share(delay: str, fraction: float) -> str:

@@ -26,16 +26,25 @@ class InternetNode(Node):
     ) -> dict[str, object]:
         """Mininet's configuration, then ours: (prefix, gateway) routes, extra addresses, forwarding, NAT rules."""
         result: dict[str, object] = super().config(**parameters)
+        ipv6 = {str(each): each.params["ip6"] for each in self.intfs.values() if each.params.get("ip6")}
+        for interface, address in ipv6.items():
+            self._run("ip", "address", "add", address, "dev", interface, "nodad")
         for address in addresses:
             self._run("ip", "address", "add", address, "dev", "lo")
         for destination, gateway in routes:
             self._run("ip", "route", "replace", destination, "via", gateway)
         if forwarding:
             self._run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+            if ipv6:
+                self._run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
         if behavior is not None:
             outside, inside = (self.intfs[port] for port in sorted(self.intfs))
-            text = rules(behavior, inside=str(inside), outside=str(outside), address=outside.IP())
+            text = rules(
+                behavior, inside=str(inside), outside=str(outside), address=outside.IP(), ipv6=str(inside) in ipv6
+            )
             self._run("iptables-restore", text=text.iptables)
+            if text.ip6tables:
+                self._run("ip6tables-restore", text=text.ip6tables)
             if text.nft:
                 self._run("nft", "-f", "-", text=text.nft)
             for extra in text.addresses[1:]:

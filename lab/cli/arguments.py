@@ -120,10 +120,14 @@ def _command(
 
 
 def _topology(command: argparse.ArgumentParser) -> None:
-    command.add_argument("topology", metavar="TOPOLOGY", help="ab (near), cd (far) or abcd (the whole edge network)")
+    command.add_argument(
+        "topology",
+        metavar="TOPOLOGY",
+        help="ab (near), cd (far), abcd (the whole edge network), same_nat (one home), carrier (NAT444) or firewalls",
+    )
     command.add_argument("--pair", metavar="X,Y", help="the two hosts (default: the topology's first pair)")
     shape = command.add_argument_group("links, in Mininet's words")
-    shape.add_argument("--delay", metavar="TIME", help="one way between the two NATs, e.g. 20ms (ab and cd)")
+    shape.add_argument("--delay", metavar="TIME", help="one way between the two NATs, e.g. 20ms (not abcd, same_nat)")
     shape.add_argument("--jitter", metavar="TIME", help="of each access link")
     shape.add_argument("--loss", type=float, metavar="PERCENT", help="of each access link, each way")
     shape.add_argument("--bw", type=float, metavar="MBIT/S", help="of each access link, each way")
@@ -134,15 +138,15 @@ def _topology(command: argparse.ArgumentParser) -> None:
 
 
 def _nats(command: argparse.ArgumentParser, *, several: bool) -> None:
-    kinds = "names, comma-separated, `classics` or `all`" if several else "name"
-    default = "classics" if several else "port_restricted_cone"
+    kinds = "names, comma-separated, `classics`, `firewalls` or `all`" if several else "name"
+    default = "classics, of firewalls all three" if several else "port_restricted_cone, of firewalls firewall"
     for side, which in (("a", "first"), ("b", "second")):
         command.add_argument(
             f"--nat-{side}",
-            default=default,
             metavar="NAT",
             help=f"NAT of the {which} host: {kinds} (default {default})",
         )
+    command.add_argument("--cgn", metavar="NAT", help="NAT of the carrier (topology carrier; default cgn_rfc6888)")
     _unsolicited(command)
 
 

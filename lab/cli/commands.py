@@ -65,11 +65,12 @@ def trial_command(given: argparse.Namespace) -> int:
             except OSError as error:
                 raise LabError(f"capture: {given.capture}: {error.strerror}") from error
         if given.json:
+            nat_a, nat_b = _nats(given)
             known = {
-                "id": f"{given.topology}-{given.nat_a}-{given.nat_b}-{given.unsolicited}-{given.strategy}",
+                "id": f"{given.topology}-{nat_a}-{nat_b}-{given.unsolicited}-{given.strategy}",
                 "topology": given.topology,
-                "nat_a": given.nat_a,
-                "nat_b": given.nat_b,
+                "nat_a": nat_a,
+                "nat_b": nat_b,
                 "unsolicited": given.unsolicited,
             }
             print(json.dumps(record(result, **known)))
@@ -153,13 +154,29 @@ def _pair(given: argparse.Namespace) -> tuple[str, str]:
     raise InputError("pair", given.pair, f"one of {' '.join(','.join(pair) for pair in pairs)}, in either order")
 
 
+def _nats(given: argparse.Namespace, default: str | None = None) -> tuple[str, str]:
+    """What to put in front of the two hosts, in the user's words or the topology's (`default` without either).
+
+    Raises `InputError` for two NATs where there is one.
+    """
+    kind = _class(given)
+    usual = default or kind.default_nat
+    nat_a = given.nat_a or usual
+    nat_b = given.nat_b or (nat_a if kind.shared_nat else usual)
+    if kind.shared_nat and nat_a != nat_b:
+        raise InputError("nat_b", nat_b, f"nat_a's, {nat_a}, because both hosts are behind one NAT")
+    return nat_a, nat_b
+
+
 def _parameters(given: argparse.Namespace) -> dict[str, Any]:
     """The topology's parameters that were given; a topology without a parameter of that name is bad input."""
     import inspect
 
     accepted = inspect.signature(_class(given).build).parameters
     parameters = {
-        name: getattr(given, name) for name in ("delay", "jitter", "loss", "bw") if getattr(given, name) is not None
+        name: getattr(given, name)
+        for name in ("cgn", "delay", "jitter", "loss", "bw")
+        if getattr(given, name) is not None
     }
     for name, value in parameters.items():
         if name not in accepted:
@@ -168,7 +185,7 @@ def _parameters(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _topology(given: argparse.Namespace) -> Internet:
-    nats = dict(zip((f"nat_{host}" for host in _pair(given)), (given.nat_a, given.nat_b), strict=True))
+    nats = dict(zip((f"nat_{host}" for host in _pair(given)), _nats(given), strict=True))
     return _class(given)(**nats, unsolicited=given.unsolicited, **_parameters(given))
 
 
@@ -192,11 +209,14 @@ def _campaign(given: argparse.Namespace) -> Campaign:
     from lab.campaign import Campaign
     from lab.nat import presets
 
+    kind = _class(given)
+    nat_a, nat_b = _nats(given, kind.default_nats)
     return Campaign(
         name=given.topology,
-        topology=_class(given),
+        topology=kind,
         pair=_pair(given),
-        nats=(presets.named(given.nat_a), presets.named(given.nat_b)),
+        nats=(presets.named(nat_a), presets.named(nat_b)),
+        shared_nat=kind.shared_nat,
         trials=given.trials,
         unsolicited=given.unsolicited,
         options=_options(given),

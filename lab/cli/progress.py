@@ -46,8 +46,9 @@ class RunProgress:
         for one in self._nats[0]:
             cells = []
             for other in self._nats[1]:
-                here = [r for r in records if (r["nat_a"], r["nat_b"]) == (one, other) and r["outcome"] != "lab_error"]
-                cells.append(f"{sum(r['outcome'] == 'direct' for r in here)}/{len(here)}")
+                tried = [r for r in records if (r["nat_a"], r["nat_b"]) == (one, other)]
+                here = [r for r in tried if r["outcome"] != "lab_error"]
+                cells.append(f"{sum(r['outcome'] == 'direct' for r in here)}/{len(here)}" if tried else "")
             table.add_row(one, *cells)
         console = Console()
         if not console.is_terminal:

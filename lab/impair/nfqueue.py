@@ -168,7 +168,7 @@ def _open(hold: Hold, impairment: Impairment) -> socket.socket:
 
 
 def _apply_rules(holds: Sequence[Hold]) -> None:
-    """One iptables-restore per namespace, all at the same time."""
+    """One iptables-restore per namespace and family, all at the same time."""
     rules = defaultdict[Namespace, defaultdict[str, list[str]]](lambda: defaultdict(list))
     for hold in holds:
         table, rule = hold.rule
@@ -179,14 +179,15 @@ def _apply_rules(holds: Sequence[Hold]) -> None:
             f"*{table}\n" + "".join(f"{rule}\n" for rule in lines) + "COMMIT\n" for table, lines in tables.items()
         )
         with space.entered():
-            process = subprocess.Popen(
-                ["iptables-restore", "--noflush", "--wait"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        loading.append((process, text))
+            for command in ("iptables-restore", "ip6tables-restore") if _speaks_ipv6() else ("iptables-restore",):
+                process = subprocess.Popen(
+                    [command, "--noflush", "--wait"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+                loading.append((process, text))
     refusals: list[str] = []
     for process, text in loading:
         _, complaint = process.communicate(text)
@@ -194,3 +195,9 @@ def _apply_rules(holds: Sequence[Hold]) -> None:
             refusals.append(complaint.strip() or f"status {process.returncode}")
     if refusals:
         raise LabError(f"links: iptables-restore: {refusals[0]}")
+
+
+def _speaks_ipv6() -> bool:
+    """Whether IPv6 is on in the namespace that this thread is in."""
+    disabled = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+    return disabled.exists() and disabled.read_text().strip() == "0"

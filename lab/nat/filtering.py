@@ -9,37 +9,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lab.nat.mapping import DYNAMIC, lifetimes, looks_inside, wide
-from lab.nat.site import ADMITTED, HAIRPIN, TRANSPORTS, Site
-from punch.nat.behavior import Filtering, Hairpinning, IcmpErrors, Unsolicited
-
-_REJECT_WITH = {
-    Unsolicited.RESET: "tcp-reset",
-    Unsolicited.PORT_UNREACHABLE: "icmp-port-unreachable",
-    Unsolicited.HOST_PROHIBITED: "icmp-host-prohibited",
-    Unsolicited.ADMIN_PROHIBITED: "icmp-admin-prohibited",
-}
+from lab.nat.site import ADMITTED, HAIRPIN, IPV4, TRANSPORTS, Family, Site
+from punch.nat.behavior import Filtering, Hairpinning, IcmpErrors
 
 
-def filter_table(site: Site) -> Iterator[str]:
-    """The filter table, as `iptables-restore` input."""
+def filter_table(site: Site, family: Family = IPV4) -> Iterator[str]:
+    """The filter table, as input of `iptables-restore` or, for a firewall, `ip6tables-restore`."""
     behavior = site.behavior
     yield from ("*filter", ":INPUT DROP", ":FORWARD DROP", ":OUTPUT ACCEPT")
     yield "-A FORWARD -m conntrack --ctstate INVALID -j DROP"
     if behavior.icmp_errors is IcmpErrors.SWALLOWED:
-        yield f"-A FORWARD -i {site.outside} -p icmp -m conntrack --ctstate RELATED -j DROP"
+        yield f"-A FORWARD -i {site.outside} -p {family.icmp} -m conntrack --ctstate RELATED -j DROP"
     yield f"-A FORWARD -i {site.inside} -o {site.outside} -j ACCEPT"
     yield f"-A FORWARD -i {site.outside} -o {site.inside} -m conntrack --ctstate ESTABLISHED,RELATED,DNAT -j ACCEPT"
     if behavior.hairpinning is not Hairpinning.NONE:
         yield f"-A FORWARD -i {site.inside} -o {site.inside} -m conntrack --ctstate RELATED,DNAT -j ACCEPT"
     # Rejected, not accepted: an accepted packet would be confirmed in conntrack and take the port for a while.
-    answer = _REJECT_WITH.get(behavior.unsolicited)
+    answer = family.reject.get(behavior.unsolicited)
     if not behavior.translates:
         if wide(site):
             yield f"-A FORWARD -m mark --mark {ADMITTED:#x}/{ADMITTED:#x} -j ACCEPT"
         if answer is not None:
             yield f"-A FORWARD -i {site.outside} -p tcp -j REJECT --reject-with {answer}"
     yield "-A INPUT -i lo -j ACCEPT"
-    yield "-A INPUT -p icmp -j ACCEPT"
+    yield f"-A INPUT -p {family.icmp} -j ACCEPT"
     if answer is not None:
         yield f"-A INPUT -p tcp -j REJECT --reject-with {answer}"
     yield "COMMIT"
@@ -77,13 +70,14 @@ def around(site: Site) -> Iterator[str]:
         yield "  }"
 
 
-def firewall(site: Site) -> Iterator[str]:
+def firewall(site: Site, family: Family = IPV4) -> Iterator[str]:
     """For a firewall that does not translate: who was contacted, and who may therefore come in."""
     by_address = site.behavior.filtering is Filtering.ADDRESS_DEPENDENT
     for transport in TRANSPORTS:
-        kind, sent, came = "ipv4_addr . inet_service", f"ip saddr . {transport} sport", f"ip daddr . {transport} dport"
+        ip, kind = family.ip, f"{family.address} . inet_service"
+        sent, came = f"{ip} saddr . {transport} sport", f"{ip} daddr . {transport} dport"
         if by_address:
-            kind, sent, came = f"{kind} . ipv4_addr", f"{sent} . ip daddr", f"{came} . ip saddr"
+            kind, sent, came = f"{kind} . {family.address}", f"{sent} . {ip} daddr", f"{came} . {ip} saddr"
         short, long = lifetimes(site, transport)
         verb = "add" if transport == "tcp" else "update"
         out = f'    iifname "{site.inside}" oifname "{site.outside}" meta l4proto {transport}'

@@ -32,11 +32,26 @@ _CLASSICS = {
     ),
 }
 
-PRESETS: ReadOnlyDict[str, Preset] = MappingProxyType({**_CLASSICS, **ZOO})
+
+def _firewall(filtering: Filtering) -> Preset:
+    wall = NatBehavior(Mapping.ENDPOINT_INDEPENDENT, filtering, PortAllocation.PRESERVING, translates=False)
+    return Preset(wall, "RFC 6092 (IPv6 simple security), in the words of RFC 4787", Confidence.DEFINITION)
+
+
+_FIREWALLS = {
+    "firewall_open": _firewall(Filtering.ENDPOINT_INDEPENDENT),
+    "firewall_address": _firewall(Filtering.ADDRESS_DEPENDENT),
+    "firewall": _firewall(Filtering.ADDRESS_AND_PORT_DEPENDENT),
+}
+
+PRESETS: ReadOnlyDict[str, Preset] = MappingProxyType({**_CLASSICS, **_FIREWALLS, **ZOO})
 """By name; `none` is a public host without a NAT."""
 
 CLASSICS: tuple[str, ...] = tuple(_CLASSICS)
 """The five classic kinds, from the friendliest to the hardest."""
+
+FIREWALLS: tuple[str, ...] = tuple(_FIREWALLS)
+"""Stateful firewalls that do not translate, by whom they let in: anyone to a port in use, or who was contacted."""
 
 OWN_ANSWER = "preset"
 """For `behavior`: what the preset itself answers to unsolicited SYNs."""
@@ -65,8 +80,8 @@ def preset(name: str) -> Preset:
 
 
 def named(names: str) -> tuple[str, ...]:
-    """Preset names from one word: a comma-separated list, `classics`, or `all`. Raises `InputError`."""
-    groups = {"classics": CLASSICS, "all": tuple(PRESETS)}
+    """Preset names from one word: a comma-separated list, `classics`, `firewalls`, or `all`. Raises `InputError`."""
+    groups = {"classics": CLASSICS, "firewalls": FIREWALLS, "all": tuple(PRESETS)}
     chosen = dict.fromkeys(name for word in names.split(",") for name in groups.get(word, (word,)))
     for name in chosen:
         if name not in PRESETS:

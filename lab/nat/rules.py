@@ -11,32 +11,42 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from lab.nat import allocation, filtering, mapping
-from lab.nat.site import TRANSPORTS, Site, external_addresses
+from lab.nat.mapping import wide
+from lab.nat.site import IPV6, TRANSPORTS, Site, external_addresses
 from punch.nat.behavior import NatBehavior, PortAllocation
 
 
 @dataclass(frozen=True, slots=True)
 class NatRules:
-    """What to load: `iptables-restore` input, `nft -f` input (empty when not needed), then sysctls.
+    """What to load: input of `iptables-restore`, `ip6tables-restore` and `nft -f`, empty when not needed; then sysctls.
 
     `sysctls` are paths below /proc/sys and their values; those of connection tracking exist once iptables' rules do.
     `addresses` are the external addresses that the outside interface must have.
     """
 
     iptables: str
+    ip6tables: str
     nft: str
     sysctls: Mapping[str, str]
     addresses: tuple[str, ...]
 
 
-def rules(behavior: NatBehavior, *, inside: str, outside: str, address: str) -> NatRules:
-    """The rules of a NAT with interfaces `inside` and `outside` and the (first) external IPv4 address `address`."""
+def rules(behavior: NatBehavior, *, inside: str, outside: str, address: str, ipv6: bool = False) -> NatRules:
+    """The rules of a NAT with interfaces `inside` and `outside` and the (first) external IPv4 address `address`.
+
+    With `ipv6` a firewall does the same for IPv6. Raises ValueError for a NAT: here none translates IPv6.
+    """
+    if ipv6 and behavior.translates:
+        raise ValueError("no IPv6 behind a NAT that translates")
     site = Site(behavior, inside, outside, external_addresses(address, behavior))
     nat = allocation.nat_table(site) if behavior.translates else ()
-    chains = list(_chains(site))
+    chains = {"ip": list(_chains(site)), "ip6": list(filtering.firewall(site, IPV6)) if ipv6 and wide(site) else []}
     return NatRules(
         iptables="\n".join([*nat, *filtering.filter_table(site), ""]),
-        nft="\n".join(["table ip punchlab {", *chains, "}", ""]) if chains else "",
+        ip6tables="\n".join([*filtering.filter_table(site, IPV6), ""]) if ipv6 else "",
+        nft="".join(
+            "\n".join([f"table {family} punchlab {{", *lines, "}", ""]) for family, lines in chains.items() if lines
+        ),
         sysctls=sysctls(behavior),
         addresses=site.addresses,
     )
@@ -61,6 +71,7 @@ def sysctls(behavior: NatBehavior) -> Mapping[str, str]:
         **{f"net/netfilter/nf_conntrack_{name}": str(value) for name, value in conntrack.items()},
         # Every refusal is answered, not one a second; and a packet that turns back inside is nobody's shorter way.
         "net/ipv4/icmp_ratelimit": "0",
+        **({"net/ipv6/icmp/ratelimit": "0"} if not behavior.translates else {}),
         "net/ipv4/conf/all/send_redirects": "0",
         "net/ipv4/conf/default/send_redirects": "0",
     }
@@ -69,7 +80,7 @@ def sysctls(behavior: NatBehavior) -> Mapping[str, str]:
 def _chains(site: Site) -> Iterator[str]:
     """The nft table's content: nothing for a NAT that iptables can do by itself."""
     if not site.behavior.translates:
-        if mapping.wide(site):
+        if wide(site):
             yield from filtering.firewall(site)
         return
     if site.behavior.port_overloading:

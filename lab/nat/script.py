@@ -8,8 +8,9 @@ from punch.nat.behavior import NatBehavior
 
 def script(name: str, behavior: NatBehavior, *, inside: str, outside: str, address: str) -> str:
     """A POSIX shell script that makes the machine it runs on, as root, the NAT; it may be run again."""
-    made = rules(behavior, inside=inside, outside=outside, address=address)
+    made = rules(behavior, inside=inside, outside=outside, address=address, ipv6=not behavior.translates)
     kind = "NAT" if behavior.translates else "firewall"
+    families = ["ip"] if behavior.translates else ["ip", "ip6"]
     lines = [
         "#!/bin/sh",
         f"# {name}: a {kind} from {inside} (inside) to {outside} (outside, {', '.join(made.addresses)}).",
@@ -23,12 +24,19 @@ def script(name: str, behavior: NatBehavior, *, inside: str, outside: str, addre
         "END",
         "",
     ]
+    if made.ip6tables:
+        lines += [
+            "# ip6tables: the same for IPv6.",
+            "ip6tables-restore <<'END'",
+            made.ip6tables.rstrip("\n"),
+            "END",
+            "",
+        ]
     if made.nft:
         lines += [
             "# nft: what iptables has no words for, in maps that the packets fill themselves.",
             "nft -f - <<'END'",
-            "add table ip punchlab",
-            "delete table ip punchlab",
+            *(f"{verb} table {family} punchlab" for family in families for verb in ("add", "delete")),
             made.nft.rstrip("\n"),
             "END",
             "",
@@ -37,5 +45,6 @@ def script(name: str, behavior: NatBehavior, *, inside: str, outside: str, addre
         "# sysctl: the clocks and manners of connection tracking; last, forwarding.",
         *(f"sysctl -qw {path.replace('/', '.')}={value}" for path, value in made.sysctls.items()),
         "sysctl -qw net.ipv4.ip_forward=1",
+        *(["sysctl -qw net.ipv6.conf.all.forwarding=1"] if made.ip6tables else []),
     ]
     return "\n".join([*lines, ""])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from punch.nat.behavior import NatBehavior
+from punch.nat.behavior import NatBehavior, Unsolicited
 
 TRANSPORTS = ("tcp", "udp")
 
@@ -15,6 +16,44 @@ HAIRPIN = 0x2
 """Mark of a packet from inside to an external address, which is to come from an external endpoint itself."""
 ADMITTED = 0x4
 """Mark of a packet that a firewall's filter lets in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The words of netfilter that differ between IPv4 and IPv6: nft's `ip` and address type, iptables' ICMP and REJECT.
+
+    Where the ICMP codes of IPv4 have no namesake (RFC 4443 section 3.1), the counterpart of both kinds of prohibition
+    (3/10, 3/13) is 1/1, and that of an unreachable port (3/3) is 1/4.
+    """
+
+    ip: str
+    address: str
+    icmp: str
+    reject: Mapping[Unsolicited, str]
+
+
+IPV4 = Family(
+    "ip",
+    "ipv4_addr",
+    "icmp",
+    {
+        Unsolicited.RESET: "tcp-reset",
+        Unsolicited.PORT_UNREACHABLE: "icmp-port-unreachable",
+        Unsolicited.HOST_PROHIBITED: "icmp-host-prohibited",
+        Unsolicited.ADMIN_PROHIBITED: "icmp-admin-prohibited",
+    },
+)
+IPV6 = Family(
+    "ip6",
+    "ipv6_addr",
+    "ipv6-icmp",
+    {
+        Unsolicited.RESET: "tcp-reset",
+        Unsolicited.PORT_UNREACHABLE: "icmp6-port-unreachable",
+        Unsolicited.HOST_PROHIBITED: "icmp6-adm-prohibited",
+        Unsolicited.ADMIN_PROHIBITED: "icmp6-adm-prohibited",
+    },
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,6 +147,10 @@ ZOO: ReadOnlyDict[str, Preset] = MappingProxyType(
             *(_EIM, _EIF, _THEN_NEXT, _HAIRPIN),
             tcp=(240, 7200),
         ),
+        # A block bounds the ports of a subscriber (REQ-4). That no port is used again within 120 s (REQ-8) is not kept.
+        "cgn_rfc6888": _device(
+            "RFC 6888 (REQ-1, REQ-2, REQ-4, REQ-7)", _HIGH, _EIM, _EIF, _BLOCKS, _HAIRPIN, silent="block_size"
+        ),
         "cgn_fixed_eim": _device("Richter, secondary", _MEDIUM, _EIM, _APDF, _BLOCKS, udp=(35, 35)),
         "cgn_cell_sym": _device(
             "Richter, secondary (21 % have several addresses); a field log",

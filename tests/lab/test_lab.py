@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import signal
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from lab import InputError, Lab
 from lab.graph import read
 from tests.lab.homes import Homes
-from topologies import AB, ABCD, CD
+from topologies import AB, ABCD, CD, TOPOLOGIES, Carrier, Firewalls, SameNat
 from topologies.internet import Internet
 
 
@@ -61,6 +62,41 @@ def test_the_path_between_two_hosts_names_its_nats_and_adds_up_its_delays() -> N
     assert path.loss == pytest.approx(1 - 0.99**2)
 
 
+def test_the_path_between_hosts_of_one_home_turns_back_at_their_nat_or_stays_on_their_lan() -> None:
+    with Lab(SameNat()) as lab:
+        path = lab.path("a", "b")
+    assert path.nodes == ["a", "lan_a", "nat_a", "lan_a", "b"]
+    assert path.nats == ["nat_a"]
+    assert path.shortcut == []
+    assert path.delay_s == 0
+
+
+def test_the_path_between_homes_of_one_carrier_turns_back_at_its_nat() -> None:
+    with Lab(Carrier(delay="30ms")) as lab:
+        path, beside = lab.path("a", "b"), lab.path("a", "c")
+        inside = lab.path("a", "access1")
+    assert path.nodes == ["a", "nat_a", "access1", "cgn1", "access1", "nat_b", "b"]
+    assert path.nats == ["nat_a", "cgn1", "nat_b"]
+    assert path.shortcut is None
+    assert beside.nats == ["nat_a", "cgn1", "nat_c"]
+    assert path.delay_s == pytest.approx(0.03)
+    assert beside.delay_s == pytest.approx(0.045)
+    assert inside.nats == ["nat_a"]
+
+
+def test_a_host_without_a_nat_of_its_own_is_reached_past_the_carriers() -> None:
+    with Lab(Carrier(nat_a="none")) as lab:
+        assert lab.path("a", "b").shortcut == ["nat_b"]
+        assert lab.path("a", "b").nats == ["cgn1", "nat_b"]
+        assert lab.path("a", "c").shortcut is None
+
+
+def test_the_network_between_carrier_and_homes_is_shared_address_space() -> None:
+    graph = read(Carrier())
+    assert [graph.nodes[nat].address for nat in ("nat_a", "nat_b")] == ["100.64.1.2", "100.64.2.3"]
+    assert not ipaddress.IPv4Address(graph.nodes["cgn1"].address).is_private
+
+
 def test_hosts_of_one_home_reach_each_other_through_their_switch() -> None:
     with Lab(Homes(nat="symmetric")) as lab:
         assert "1 received" in lab["a"].run(["ping", "-c1", "-W2", lab["a2"].address]).stdout
@@ -97,6 +133,32 @@ def test_a_node_that_is_not_there_is_bad_input_and_names_those_that_are() -> Non
 def test_a_topology_refuses_what_cannot_be_built(parameters: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         AB(**parameters)
+
+
+def test_a_carrier_must_translate_and_a_shared_home_has_one_nat() -> None:
+    for cgn in ("none", "firewall"):
+        with pytest.raises(InputError, match=f"cgn: '{cgn}'"):
+            Carrier(cgn=cgn)
+    with pytest.raises(InputError, match="nat_b: 'firewall'"):
+        Carrier(nat_b="firewall")
+    with pytest.raises(InputError, match="nat_b: 'symmetric'"):
+        SameNat(nat_a="full_cone", nat_b="symmetric")
+    with pytest.raises(InputError, match="nat_a: 'none'"):
+        SameNat(nat_a="none")
+
+
+def test_a_link_with_a_broken_ipv6_address_is_refused() -> None:
+    topology = Firewalls()
+    topology.linkInfo("a", "nat_a")["params1"]["ip6"] = "11.0.0.1/24"
+    with pytest.raises(InputError, match=r"ip6 of .*: '11\.0\.0\.1/24'"):
+        read(topology)
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_every_host_of_every_topology_reaches_its_edge(name: str) -> None:
+    with Lab(TOPOLOGIES[name]()) as lab:
+        for host in [node for node in lab if node.kind == "host"]:
+            assert "1 received" in host.run(["ping", "-c1", "-W2", lab.anycast]).stdout
 
 
 def test_a_pair_must_be_two_hosts() -> None:

@@ -22,17 +22,26 @@ PATIENCE_S = 10
 
 
 class World:
-    """One lab and one transport."""
+    """One lab, one transport and one family."""
 
-    def __init__(self, lab: Lab, kind: socket.SocketKind, stack: contextlib.ExitStack) -> None:
-        self.lab, self.kind, self.stack = lab, kind, stack
+    def __init__(
+        self,
+        lab: Lab,
+        kind: socket.SocketKind,
+        stack: contextlib.ExitStack,
+        family: socket.AddressFamily = socket.AF_INET,
+    ) -> None:
+        self.lab, self.kind, self.stack, self.family = lab, kind, stack, family
         self.servers: dict[tuple[str, int], socket.socket] = {}
 
+    def address(self, node: str) -> str:
+        return self.lab[node].address6 if self.family is socket.AF_INET6 else self.lab[node].address
+
     def bound(self, node: str, port: int) -> socket.socket:
-        made = self.stack.enter_context(self.lab[node].socket(self.kind))
+        made = self.stack.enter_context(self.lab[node].socket(self.kind, self.family))
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        made.bind(("0.0.0.0", port))
+        made.bind(("", port))
         made.settimeout(PATIENCE_S)
         return made
 
@@ -48,13 +57,13 @@ class World:
         if key not in self.servers:
             self.servers[key] = self.listening(server, server_port)
         dialler = self.bound(host, port)
-        dialler.connect((self.lab[server].address, server_port))
+        dialler.connect((self.address(server), server_port))
         if self.kind is socket.SOCK_DGRAM:
             return _heard(self.servers[key], dialler)
         dialler.send(b"x")
-        accepted, seen = self.servers[key].accept()
+        accepted, (address, number, *_scope) = self.servers[key].accept()
         self.stack.enter_context(accepted)
-        return str(seen[0]), int(seen[1])
+        return address, number
 
     def reached(self, outsider: str, outsider_port: int, target: tuple[str, int], hosts: list[str]) -> str | None:
         """Which of the hosts, listening on PORT, the outsider reaches by dialling the target; None for nobody."""

@@ -1,0 +1,313 @@
+"""Hosts behind one NAT, and NATs behind a NAT, as RFC 4787, RFC 5382 and RFC 6888 want them, through sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import random
+import select
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from lab import Lab, control
+from punch.nat.behavior import (
+    Filtering,
+    Hairpinning,
+    IcmpErrors,
+    Mapping,
+    NatBehavior,
+    Pooling,
+    PortAllocation,
+    Unsolicited,
+)
+from tests.lab.nat.world import PORT, SILENCE_S, World, world
+from tests.lab.nat444 import Nat444
+from topologies import Carrier, SameNat
+
+KINDS = [socket.SOCK_STREAM, socket.SOCK_DGRAM]
+TRANSPORTS = pytest.mark.parametrize("kind", KINDS, ids=["tcp", "udp"])
+CONE = NatBehavior(Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING)
+OPEN = replace(CONE, filtering=Filtering.ENDPOINT_INDEPENDENT)
+SYMMETRIC = NatBehavior(Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.RANDOM)
+HAIRPIN = replace(OPEN, hairpinning=Hairpinning.EXTERNAL_SOURCE)
+CGN = replace(HAIRPIN, port_allocation=PortAllocation.BLOCKS, block_size=64)
+SERVERS = [("server", 5000), ("stranger", 5001)]
+
+
+@contextlib.contextmanager
+def nat444(home: NatBehavior, cgn: NatBehavior, kind: socket.SocketKind) -> Iterator[World]:
+    with Lab(Nat444(home=home, cgn=cgn)) as lab, contextlib.ExitStack() as stack:
+        yield World(lab, kind, stack)
+
+
+def heard(w: World, door: socket.socket, dialler: socket.socket, target: tuple[str, int]) -> tuple[str, int] | None:
+    """From which endpoint the dialler's packets come to the door; None for silence. An answer has come back."""
+    dialler.setblocking(False)
+    assert dialler.connect_ex(target) in (0, errno.EINPROGRESS)
+    if w.kind is socket.SOCK_DGRAM:
+        dialler.send(b"x")
+    if not select.select([door], [], [], SILENCE_S)[0]:
+        return None
+    remote: tuple[str, int]
+    if w.kind is socket.SOCK_DGRAM:
+        remote = door.recvfrom(1)[1]
+        door.sendto(b"y", remote)
+    else:
+        accepted, remote = door.accept()
+        w.stack.enter_context(accepted).send(b"y")
+    dialler.settimeout(2)
+    assert dialler.recv(1) == b"y"
+    return remote
+
+
+# Two hosts behind one NAT (RFC 4787 REQ-3, RFC 5382 REQ-7).
+
+
+@TRANSPORTS
+@pytest.mark.parametrize(
+    "nat",
+    [CONE, OPEN, SYMMETRIC, replace(CONE, port_allocation=PortAllocation.SEQUENTIAL), CGN],
+    ids=["port-restricted", "full", "symmetric", "sequential", "blocks"],
+)
+def test_two_hosts_with_one_source_port_towards_one_server_each_get_their_own_answers(
+    nat: NatBehavior, kind: socket.SocketKind
+) -> None:
+    with world(nat, kind) as w:
+        server = w.listening("server", 5000)
+        seen = {}
+        for host in ("a", "a2"):
+            dialler = w.bound(host, PORT)
+            dialler.connect((w.address("server"), 5000))
+            dialler.send(host.encode())
+            if kind is socket.SOCK_DGRAM:
+                said, remote = server.recvfrom(2)
+                server.sendto(said, remote)
+            else:
+                accepted, remote = server.accept()
+                w.stack.enter_context(accepted).settimeout(2)
+                accepted.send(accepted.recv(2))
+            assert dialler.recv(2) == host.encode()
+            seen[host] = remote
+        assert len(set(seen.values())) == 2
+        assert {address for address, _port in seen.values()} == {w.lab["nat_a"].address}
+
+
+@TRANSPORTS
+def test_two_hosts_with_one_source_port_reach_each_other_by_hairpin(kind: socket.SocketKind) -> None:
+    with world(replace(CONE, hairpinning=Hairpinning.EXTERNAL_SOURCE), kind) as w:
+        external = {host: w.mapped(host, "server", 5000) for host in ("a", "a2")}
+        for host, peer in (("a", "a2"), ("a2", "a")):
+            with w.listening(peer, PORT) as door:
+                assert heard(w, door, w.bound(host, PORT + 1), external[peer]) is not None
+        # From the very port that the peer knows it by (RFC 4787 REQ-9a, RFC 5382 REQ-8a).
+        door, dialler = w.listening("a", PORT), w.bound("a2", PORT)
+        assert heard(w, door, dialler, external["a"]) == external["a2"]
+
+
+# A carrier's NAT over those of homes (RFC 6888 REQ-1: it does what the RFCs want of any NAT).
+
+
+@TRANSPORTS
+def test_a_host_behind_two_cones_has_one_external_endpoint_whatever_the_destination(kind: socket.SocketKind) -> None:
+    with nat444(CONE, CGN, kind) as w:
+        seen = {w.mapped("a", *server) for server in SERVERS}
+        assert len(seen) == 1
+        assert seen.pop()[0] == w.lab["cgn1"].address
+
+
+@TRANSPORTS
+@pytest.mark.parametrize(("home", "cgn"), [(SYMMETRIC, CGN), (CONE, SYMMETRIC)], ids=["home", "carrier"])
+def test_one_symmetric_nat_of_two_is_enough_for_another_port_for_every_destination(
+    home: NatBehavior, cgn: NatBehavior, kind: socket.SocketKind
+) -> None:
+    with nat444(home, cgn, kind) as w:
+        assert len({w.mapped("a", *server) for server in SERVERS}) == 2
+
+
+@TRANSPORTS
+def test_homes_that_use_the_same_private_endpoint_are_told_apart(kind: socket.SocketKind) -> None:
+    with nat444(OPEN, CGN, kind) as w:
+        assert w.lab["a"].address == w.lab["b"].address
+        external = {host: w.mapped(host, "server", 5000) for host in ("a", "b")}
+        assert external["a"] != external["b"]
+        for number, (host, endpoint) in enumerate(external.items()):
+            assert w.reached("stranger", 6000 + number, endpoint, ["a", "b"]) == host
+
+
+@TRANSPORTS
+def test_a_block_of_ports_belongs_to_a_subscriber_whatever_its_hosts(kind: socket.SocketKind) -> None:
+    with nat444(CONE, CGN, kind) as w:
+        blocks = {
+            host: {(w.mapped(host, *server, port)[1] - 1024) // 64 for server in SERVERS for port in (PORT, PORT + 1)}
+            for host in ("a", "a2", "b")
+        }
+        assert [len(block) for block in blocks.values()] == [1, 1, 1]
+        assert blocks["a"] == blocks["a2"]
+        assert blocks["a"] != blocks["b"]
+
+
+@TRANSPORTS
+def test_a_subscriber_keeps_its_address_of_a_paired_pool(kind: socket.SocketKind) -> None:
+    """RFC 6888 REQ-2."""
+    with nat444(SYMMETRIC, replace(SYMMETRIC, pool_size=8, pooling=Pooling.PAIRED), kind) as w:
+        for hosts in (("a", "a2"), ("b",)):
+            assert len({w.mapped(host, *server)[0] for host in hosts for server in SERVERS}) == 1
+
+
+@TRANSPORTS
+@pytest.mark.parametrize(("home", "carrier"), list(itertools.product(Filtering, Filtering)))
+def test_a_packet_must_pass_the_filters_of_both(home: Filtering, carrier: Filtering, kind: socket.SocketKind) -> None:
+    with nat444(replace(CONE, filtering=home), replace(CGN, filtering=carrier), kind) as w:
+        target = w.mapped("a", "server", 5000)
+        got = {name for name in ("server", "stranger") if w.reached(name, 6000, target, ["a"]) == "a"}
+        strictest = max(home, carrier, key=tuple(Filtering).index)
+        assert (
+            got
+            == {
+                Filtering.ENDPOINT_INDEPENDENT: {"server", "stranger"},
+                Filtering.ADDRESS_DEPENDENT: {"server"},
+                Filtering.ADDRESS_AND_PORT_DEPENDENT: set(),
+            }[strictest]
+        )
+
+
+@TRANSPORTS
+@pytest.mark.parametrize("filtering", Filtering)
+@pytest.mark.parametrize("hairpinning", Hairpinning)
+def test_homes_of_one_carrier_reach_each_other_as_its_hairpinning_says(
+    hairpinning: Hairpinning, filtering: Filtering, kind: socket.SocketKind
+) -> None:
+    with nat444(OPEN, replace(CGN, filtering=filtering, hairpinning=hairpinning), kind) as w:
+        external = {host: w.mapped(host, "server", 5000) for host in ("a", "b")}
+        if hairpinning is Hairpinning.INTERNAL_SOURCE:
+            if kind is socket.SOCK_STREAM:
+                # The answer goes past the carrier's NAT, and the home's knows nothing of who sends it.
+                assert w.reached("a", PORT, external["b"], ["b"]) is None
+            else:
+                door = w.listening("b", PORT)
+                w.bound("a", PORT).sendto(b"x", external["b"])
+                assert door.recvfrom(1)[1] == (w.lab["nat_a"].address, PORT)
+            return
+        remote = heard(w, w.listening("b", PORT), w.bound("a", PORT), external["b"])
+        assert remote == (external["a"] if hairpinning is Hairpinning.EXTERNAL_SOURCE else None)
+
+
+@TRANSPORTS
+def test_the_homes_nat_filters_what_the_carriers_turns_back(kind: socket.SocketKind) -> None:
+    with nat444(CONE, CGN, kind) as w:
+        external = {host: w.mapped(host, "server", 5000) for host in ("a", "b")}
+        assert w.reached("a", PORT, external["b"], ["b"]) is None
+        if kind is socket.SOCK_DGRAM:
+            # Until b has sent something there as well.
+            door = w.listening("b", PORT)
+            door.sendto(b"x", external["a"])
+            assert heard(w, door, w.bound("a", PORT), external["b"]) == external["a"]
+
+
+@pytest.mark.parametrize(
+    ("home", "cgn", "number"),
+    [
+        (Unsolicited.DROP, Unsolicited.RESET, errno.ECONNREFUSED),
+        (Unsolicited.ADMIN_PROHIBITED, Unsolicited.DROP, None),
+        (Unsolicited.RESET, Unsolicited.ADMIN_PROHIBITED, errno.EHOSTUNREACH),
+    ],
+)
+def test_the_carriers_nat_answers_for_what_it_turns_away(
+    home: Unsolicited, cgn: Unsolicited, number: int | None
+) -> None:
+    outer = replace(CGN, filtering=Filtering.ADDRESS_AND_PORT_DEPENDENT, unsolicited=cgn)
+    with nat444(replace(CONE, unsolicited=home), outer, socket.SOCK_STREAM) as w:
+        target = w.mapped("a", "server", 5000)
+        dialler = w.bound("stranger", 6000)
+        dialler.settimeout(SILENCE_S)
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - the number is asserted below
+            dialler.connect(target)
+        assert caught.value.errno == number
+
+
+def test_the_homes_nat_answers_for_what_the_carriers_lets_through() -> None:
+    with nat444(replace(CONE, unsolicited=Unsolicited.RESET), CGN, socket.SOCK_STREAM) as w:
+        target = w.mapped("a", "server", 5000)
+        dialler = w.bound("stranger", 6000)
+        with pytest.raises(ConnectionRefusedError):
+            dialler.connect(target)
+
+
+@pytest.mark.parametrize("swallows", ["home", "cgn", None])
+def test_an_icmp_error_comes_through_both_nats_unless_one_swallows_it(swallows: str | None) -> None:
+    mute = IcmpErrors.SWALLOWED
+    home = replace(CONE, icmp_errors=mute) if swallows == "home" else CONE
+    cgn = replace(CGN, icmp_errors=mute) if swallows == "cgn" else CGN
+    with nat444(home, cgn, socket.SOCK_DGRAM) as w:
+        dialler = w.bound("a", PORT)
+        dialler.connect((w.address("server"), 5999))
+        dialler.send(b"x")
+        dialler.settimeout(SILENCE_S)
+        with pytest.raises(ConnectionRefusedError if swallows is None else TimeoutError):
+            dialler.recv(1)
+
+
+# The oracle, of NATs in a row and of a NAT in front of both.
+
+ANSWERS = [
+    (Unsolicited.DROP, IcmpErrors.TRANSLATED),
+    (Unsolicited.RESET, IcmpErrors.TRANSLATED),
+    (Unsolicited.ADMIN_PROHIBITED, IcmpErrors.TRANSLATED),
+    (Unsolicited.ADMIN_PROHIBITED, IcmpErrors.SWALLOWED),
+]
+HOMES = [
+    NatBehavior(mapping, filtering, PortAllocation.PRESERVING, answer, icmp_errors=errors)
+    for mapping, filtering, (answer, errors) in itertools.product(Mapping, Filtering, ANSWERS)
+]
+Nested = tuple[NatBehavior, NatBehavior, NatBehavior, str]
+
+
+def sample(seed: int, count: int) -> list[Nested]:
+    """(home, other home, carrier, delay): `count` without delay, where SYNs do not cross, and as many with one.
+
+    Without delay nothing answers by ICMP: whether the kernel heeds an error that comes back within connect() hangs on
+    the number of hops (it puts off what takes more than ten turns).
+    """
+    draw = random.Random(seed)
+    prompt = [nat for nat in HOMES if nat.unsolicited.icmp_code is None]
+    drawn: list[Nested] = []
+    for homes, delay in ((prompt, "0ms"), (HOMES, "20ms")):
+        some = (tuple(draw.choice(homes) for _ in range(3)) for _ in range(100 * count))
+        drawn += [(a, b, cgn, delay) for a, b, cgn in some if said(a, cgn)][:count]
+    return drawn
+
+
+def said(home: NatBehavior, cgn: NatBehavior) -> bool:
+    """Whether a single behavior says it all (see `punch.nat.nesting`)."""
+    by_address = home.filtering is Filtering.ADDRESS_DEPENDENT
+    return not (by_address and cgn.filtering is Filtering.ENDPOINT_INDEPENDENT and cgn.destination_dependent)
+
+
+@pytest.mark.parametrize(("a", "c", "cgn", "delay"), sample(seed=6888, count=12))
+def test_a_host_behind_two_nats_meets_one_behind_one_as_predicted(
+    a: NatBehavior, c: NatBehavior, cgn: NatBehavior, delay: str
+) -> None:
+    with Lab(Carrier(nat_a=a, nat_b=a, nat_c=c, cgn=cgn, delay=delay, edge_delay="0ms")) as lab:
+        dialled = control.dial(lab, "a", "c")
+    assert dialled.agrees is not False, dialled
+
+
+@pytest.mark.parametrize(("a", "b", "cgn", "delay"), sample(seed=4787, count=12))
+def test_homes_of_one_carrier_meet_as_predicted(a: NatBehavior, b: NatBehavior, cgn: NatBehavior, delay: str) -> None:
+    hairpinning = replace(cgn, hairpinning=Hairpinning.EXTERNAL_SOURCE)
+    with Lab(Carrier(nat_a=a, nat_b=b, cgn=hairpinning, delay=delay, edge_delay="0ms")) as lab:
+        dialled = control.dial(lab, "a", "b")
+    assert dialled.agrees is not False, dialled
+
+
+@pytest.mark.parametrize("hairpinning", Hairpinning)
+@pytest.mark.parametrize("nat", [CONE, OPEN, SYMMETRIC], ids=["port-restricted", "full", "symmetric"])
+def test_hosts_of_one_home_meet_at_their_nat_as_predicted(nat: NatBehavior, hairpinning: Hairpinning) -> None:
+    with Lab(SameNat(nat_a=replace(nat, hairpinning=hairpinning), edge_delay="0ms")) as lab:
+        dialled = control.dial(lab, "a", "b")
+    assert dialled.direct is (hairpinning is Hairpinning.EXTERNAL_SOURCE)
+    assert dialled.agrees, dialled

@@ -1,0 +1,101 @@
+"""NATs in a row, and a NAT in front of both: what they amount to. (tests/lab/nat compares it with the kernel.)"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from punch.nat import nesting, oracle
+from punch.nat.behavior import Filtering, Hairpinning, IcmpErrors, Mapping, NatBehavior, PortAllocation, Unsolicited
+from punch.nat.oracle import Dial, Outcome
+
+CONE = NatBehavior(Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING)
+OPEN = replace(CONE, filtering=Filtering.ENDPOINT_INDEPENDENT)
+BY_ADDRESS = replace(CONE, filtering=Filtering.ADDRESS_DEPENDENT)
+SYMMETRIC = replace(CONE, mapping=Mapping.ADDRESS_AND_PORT_DEPENDENT, port_allocation=PortAllocation.RANDOM)
+HAIRPIN = replace(OPEN, hairpinning=Hairpinning.EXTERNAL_SOURCE)
+DIAL = Dial(delay_s=0.01)
+
+behaviors = st.builds(
+    NatBehavior,
+    st.sampled_from(Mapping),
+    st.sampled_from(Filtering),
+    st.just(PortAllocation.PRESERVING),
+    st.sampled_from(Unsolicited),
+    icmp_errors=st.sampled_from(IcmpErrors),
+)
+
+
+def met(*arguments: object, shared: NatBehavior | None = None) -> bool:
+    a, b = arguments
+    assert isinstance(a, list)
+    assert isinstance(b, list)
+    return nesting.predict(a, b, DIAL, shared).outcome is Outcome.DIRECT
+
+
+@given(behaviors, behaviors)
+def test_one_nat_each_is_what_the_oracle_says_of_them(a: NatBehavior, b: NatBehavior) -> None:
+    assert nesting.predict([a], [b], DIAL) == oracle.predict(a, b, DIAL)
+    assert nesting.predict([], [b], DIAL) == oracle.predict(None, b, DIAL)
+
+
+@given(behaviors)
+def test_a_nat_that_keeps_its_mapping_and_admits_anyone_changes_nothing(nat: NatBehavior) -> None:
+    for row in ([OPEN, nat], [nat, OPEN]):
+        made = nesting.in_a_row(row)
+        assert made is not None
+        assert (made.mapping, made.filtering, made.icmp_errors) == (nat.mapping, nat.filtering, nat.icmp_errors)
+        if nat.filtering is not Filtering.ENDPOINT_INDEPENDENT:
+            assert made.unsolicited is nat.unsolicited
+
+
+@given(st.lists(behaviors, min_size=2, max_size=4))
+def test_a_row_is_as_strict_as_its_strictest_and_as_dependent_as_its_most_dependent(row: list[NatBehavior]) -> None:
+    made = nesting.in_a_row(row)
+    assert made is not None
+    assert made.filtering is max((nat.filtering for nat in row), key=tuple(Filtering).index)
+    assert made.mapping is max((nat.mapping for nat in row), key=tuple(Mapping).index)
+
+
+@pytest.mark.parametrize(
+    ("row", "place"),
+    [([CONE], 0), ([CONE, OPEN], 0), ([OPEN, CONE], 1), ([CONE, CONE], 1), ([OPEN, OPEN], 1), ([CONE, OPEN, OPEN], 0)],
+)
+def test_the_gate_is_the_outermost_that_filters(row: list[NatBehavior], place: int) -> None:
+    assert nesting.gate(row) == place
+
+
+@pytest.mark.parametrize("hairpinning", [Hairpinning.NONE, Hairpinning.INTERNAL_SOURCE])
+def test_behind_a_nat_that_does_not_hairpin_nobody_meets(hairpinning: Hairpinning) -> None:
+    found = nesting.predict([], [], DIAL, replace(OPEN, hairpinning=hairpinning))
+    assert (found.outcome, found.floor_s) == (Outcome.FAILS, None)
+    assert "hairpin" in found.reason or "internal source" in found.reason
+
+
+def test_hosts_of_one_home_meet_by_hairpin_whatever_it_filters_and_maps() -> None:
+    for nat in (CONE, BY_ADDRESS, OPEN, SYMMETRIC):
+        assert met([], [], shared=replace(nat, hairpinning=Hairpinning.EXTERNAL_SOURCE))
+
+
+def test_homes_of_one_carrier_meet_as_if_it_were_not_there_if_its_mapping_is_independent() -> None:
+    assert met([CONE], [CONE], shared=HAIRPIN)
+    assert met([CONE], [CONE], shared=replace(CONE, hairpinning=Hairpinning.EXTERNAL_SOURCE))
+    assert not met([CONE], [SYMMETRIC], shared=HAIRPIN)
+    assert met([BY_ADDRESS], [SYMMETRIC], shared=HAIRPIN)
+
+
+def test_below_a_symmetric_carrier_homes_that_filter_by_address_still_meet() -> None:
+    carrier = replace(SYMMETRIC, hairpinning=Hairpinning.EXTERNAL_SOURCE)
+    assert met([BY_ADDRESS], [BY_ADDRESS], shared=carrier)
+    assert met([CONE], [BY_ADDRESS], shared=carrier)
+    assert met([CONE], [OPEN], shared=carrier)
+    assert not met([CONE], [CONE], shared=carrier)
+    assert not met([replace(BY_ADDRESS, mapping=Mapping.ADDRESS_DEPENDENT)], [CONE], shared=carrier)
+
+
+def test_behind_a_symmetric_carrier_a_cone_at_home_does_not_help() -> None:
+    assert not met([CONE, SYMMETRIC], [CONE])
+    assert met([CONE, SYMMETRIC], [BY_ADDRESS])

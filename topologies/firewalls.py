@@ -1,0 +1,37 @@
+"""A and B have public addresses, over IPv4 and IPv6, and a stateful firewall each, which does not translate."""
+
+from __future__ import annotations
+
+from punch.nat.behavior import NatBehavior
+from topologies.internet import Internet, share
+
+
+class Firewalls(Internet):
+    """Two homes in one region. `delay` is one way between the two firewalls, half of it on each access link."""
+
+    pairs = (("a", "b"),)
+    default_nat = "firewall"
+    default_nats = "firewalls"
+
+    def build(
+        self,
+        nat_a: str | NatBehavior = "firewall",
+        nat_b: str | NatBehavior = "firewall",
+        unsolicited: str = "preset",
+        delay: str = "10ms",
+        jitter: str | None = None,
+        loss: float | None = None,
+        bw: float | None = None,
+        edge_delay: str = "1ms",
+    ) -> None:
+        """Parameters: presets of the firewalls, the answer to unsolicited SYNs, the options of the access links.
+
+        A preset that translates has IPv4 only inside.
+        """
+        self.begin(ipv6=True)
+        west = self.region("west")
+        self.edge(west, delay=edge_delay)
+        access = {"delay": share(delay, 0.5), "jitter": jitter, "loss": loss, "bw": bw}
+        self.home(west, ["a"], nat_a, unsolicited, **access)
+        self.home(west, ["b"], nat_b, unsolicited, **access)
+        self.finish()

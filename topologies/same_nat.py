@@ -1,0 +1,31 @@
+"""A and B live in one home: two hosts behind one NAT, which meet on their LAN, or turn back at the NAT (hairpin)."""
+
+from __future__ import annotations
+
+from lab.errors import InputError
+from punch.nat.behavior import NatBehavior
+from topologies.internet import Internet
+
+
+class SameNat(Internet):
+    """Two hosts behind `nat_a`, one edge outside. Nothing delays them, for nothing lies between them."""
+
+    pairs = (("a", "b"),)
+    shared_nat = True
+    default_nats = "full_cone,restricted_cone,port_restricted_cone,symmetric"
+
+    def build(
+        self,
+        nat_a: str | NatBehavior = "port_restricted_cone",
+        nat_b: str | NatBehavior | None = None,
+        unsolicited: str = "preset",
+        edge_delay: str = "1ms",
+    ) -> None:
+        """Parameters: the preset of the NAT (`nat_b`, if given, is the same one), its answer to unsolicited SYNs."""
+        if nat_b not in (None, nat_a):
+            raise InputError("nat_b", nat_b, f"nat_a's, {nat_a}, because both hosts are behind one NAT")
+        self.begin()
+        west = self.region("west")
+        self.edge(west, delay=edge_delay)
+        self.home(west, ["a", "b"], nat_a, unsolicited)
+        self.finish()
