@@ -105,13 +105,21 @@ class Internet(Topo):
         self._link(*routers, f"{left}/30", f"{right}/30", delay=delay, **options)
         self._long_links.append((*routers, left, right, Impairment.from_options({"delay": delay}).delay_s))
 
-    def home(self, region: str, hosts: Sequence[str], nat: str | NatBehavior, unsolicited: str, **access: Any) -> None:
+    def home(
+        self,
+        region: str,
+        hosts: Sequence[str],
+        nat: str | NatBehavior,
+        unsolicited: str,
+        port_mapping: str = presets.OWN_ANSWER,
+        **access: Any,
+    ) -> None:
         """Hosts behind one NAT (a preset's name, `none`: a public host, or a behavior), joined to the region's router.
 
-        `unsolicited` overrides what a preset answers, `preset` leaves it; a behavior is taken as it is. `access` are
-        the options of the link between the NAT and the router.
+        `unsolicited` and `port_mapping` override what a preset has, `preset` leaves it; a behavior is taken as it is.
+        `access` are the options of the link between the NAT and the router.
         """
-        behavior = presets.behavior(nat, unsolicited)
+        behavior = presets.behavior(nat, unsolicited, port_mapping)
         where = self._regions[region]
         where.homes += 1
         subnet = where.network.network_address + 256 * where.homes

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lab.nat import portmapping
 from lab.nat.mapping import DYNAMIC, lifetimes, looks_inside, wide
 from lab.nat.site import ADMITTED, HAIRPIN, TRANSPORTS, Site
 from punch.nat.behavior import Filtering, Hairpinning, IcmpErrors, Unsolicited
@@ -40,6 +41,7 @@ def filter_table(site: Site) -> Iterator[str]:
             yield f"-A FORWARD -i {site.outside} -p tcp -j REJECT --reject-with {answer}"
     yield "-A INPUT -i lo -j ACCEPT"
     yield "-A INPUT -p icmp -j ACCEPT"
+    yield from portmapping.openings(site)
     if answer is not None:
         yield f"-A INPUT -p tcp -j REJECT --reject-with {answer}"
     yield "COMMIT"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from lab.nat import allocation, filtering, mapping
+from lab.nat import allocation, filtering, mapping, portmapping
 from lab.nat.site import TRANSPORTS, Site, external_addresses
 from punch.nat.behavior import NatBehavior, PortAllocation
 
@@ -19,12 +19,17 @@ from punch.nat.behavior import NatBehavior, PortAllocation
 class NatRules:
     """What to load: `iptables-restore` input, `nft -f` input (empty when not needed), then sysctls.
 
+    `tables` are the tables of nft that it makes. `port_mapping` is the configuration of the helper process miniupnpd,
+    empty for a NAT that needs none.
+
     `sysctls` are paths below /proc/sys and their values; those of connection tracking exist once iptables' rules do.
     `addresses` are the external addresses that the outside interface must have.
     """
 
     iptables: str
     nft: str
+    tables: tuple[str, ...]
+    port_mapping: str
     sysctls: Mapping[str, str]
     addresses: tuple[str, ...]
 
@@ -34,9 +39,16 @@ def rules(behavior: NatBehavior, *, inside: str, outside: str, address: str) -> 
     site = Site(behavior, inside, outside, external_addresses(address, behavior))
     nat = allocation.nat_table(site) if behavior.translates else ()
     chains = list(_chains(site))
+    tables = {
+        "ip punchlab": ["table ip punchlab {", *chains, "}"] if chains else [],
+        portmapping.TABLE: list(portmapping.table(site)),
+    }
+    made = {name: lines for name, lines in tables.items() if lines}
     return NatRules(
         iptables="\n".join([*nat, *filtering.filter_table(site), ""]),
-        nft="\n".join(["table ip punchlab {", *chains, "}", ""]) if chains else "",
+        nft="".join(f"{line}\n" for lines in made.values() for line in lines),
+        tables=tuple(made),
+        port_mapping="".join(f"{line}\n" for line in portmapping.configuration(site)),
         sysctls=sysctls(behavior),
         addresses=site.addresses,
     )
