@@ -85,7 +85,7 @@ def _make_nats(nats: list[Node]) -> None:
     """Load the rules of all NATs at once: the loaders run side by side. Then start their helper processes."""
     loading: list[tuple[Node, subprocess.Popen[str]]] = []
     sysctls: list[tuple[Node, Mapping[str, str]]] = []
-    mapping: list[tuple[Node, str]] = []
+    mapping: list[tuple[Node, str, str]] = []
     for node in nats:
         # By the order of `Internet.home`: the way out first, then the inside.
         outside, inside = node.graph.interfaces
@@ -95,7 +95,7 @@ def _make_nats(nats: list[Node]) -> None:
         text = rules(behavior, inside=inside.name, outside=outside.name, address=node.address)
         sysctls.append((node, text.sysctls))
         if text.port_mapping:
-            mapping.append((node, text.port_mapping))
+            mapping.append((node, inside.name, text.port_mapping))
         if extra := text.addresses[1:]:
             with RouteSocket(node.namespace) as route_socket:
                 for address in extra:
@@ -110,7 +110,7 @@ def _make_nats(nats: list[Node]) -> None:
             raise LabError(f"{node.name}: {process.args!r}: {errors.strip()}")
     for node, values in sysctls:
         _set_sysctls(node, values)
-    mappers = [PortMapper(node, configuration) for node, configuration in mapping]
+    mappers = [PortMapper(*each) for each in mapping]
     for mapper in mappers:
         mapper.wait()
 

@@ -38,9 +38,12 @@ def require() -> None:
 
 
 class PortMapper:
-    """A miniupnpd that runs in the node; it answers after `wait`. Its files are on the sandbox's tmpfs."""
+    """A miniupnpd in the node, whose interface `inside` leads to the hosts; it answers after `wait`.
 
-    def __init__(self, node: Node, configuration: str) -> None:
+    Its files are on the sandbox's tmpfs.
+    """
+
+    def __init__(self, node: Node, inside: str, configuration: str) -> None:
         require()
         self._node = node
         # One that announces itself by both is ready at the later one.
@@ -49,7 +52,7 @@ class PortMapper:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="punchlab-", dir="/run")))
             self._log = folder / "log"
             (folder / CONFIGURATION).write_text(configuration)
-            self._heard = stack.enter_context(_what_is_sent_inside(node))
+            self._heard = stack.enter_context(_what_is_sent(node, inside))
             with self._log.open("wb") as log:
                 self._process = node.popen(
                     COMMAND, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
@@ -93,12 +96,11 @@ class PortMapper:
         return "; ".join(lines[-_LAST_WORDS:]) or "no reason given"
 
 
-def _what_is_sent_inside(node: Node) -> socket.socket:
-    """A socket that gets a copy of every packet between the NAT and its hosts, from the IP header on."""
-    _outside, inside = node.graph.interfaces
+def _what_is_sent(node: Node, interface: str) -> socket.socket:
+    """A socket that gets a copy of every packet of the interface, from the IP header on."""
     with node.entered():
         made = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM)
-    made.bind((inside.name, _ETH_P_ALL))
+    made.bind((interface, _ETH_P_ALL))
     return made
 
 
