@@ -11,7 +11,7 @@ def script(name: str, behavior: NatBehavior, *, inside: str, outside: str, addre
     """A POSIX shell script that makes the machine it runs on, as root, the NAT; it may be run again."""
     made = rules(behavior, inside=inside, outside=outside, address=address)
     kind = "NAT" if behavior.translates else "firewall"
-    replaced = f" and of nft {', '.join(made.tables)}" if made.tables else ""
+    replaced = f", and of nft: {', '.join(made.tables)}" if made.tables else ""
     lines = [
         "#!/bin/sh",
         f"# {name}: a {kind} from {inside} (inside) to {outside} (outside, {', '.join(made.addresses)}).",
