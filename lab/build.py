@@ -14,6 +14,7 @@ from lab.graph import Graph, GraphNode
 from lab.nat.rules import rules
 from lab.netlink import LOOPBACK_INDEX, RouteSocket
 from lab.node import Node
+from lab.portmapper import PortMapper
 
 _BRIDGE_INDEX = 2
 _SYSCTLS = {
@@ -88,9 +89,10 @@ def _address(planned: GraphNode, route_socket: RouteSocket) -> None:
 
 
 def _make_nats(nats: list[Node]) -> None:
-    """Load the rules of all NATs at once: the loaders run side by side."""
+    """Load the rules of all NATs at once: the loaders run side by side. Then start their helper processes."""
     loading: list[tuple[Node, subprocess.Popen[str]]] = []
     sysctls: list[tuple[Node, Mapping[str, str]]] = []
+    mapping: list[tuple[Node, str, str]] = []
     for node in nats:
         # By the order of `Internet.home`: the way out first, then the inside.
         outside, inside = node.graph.interfaces
@@ -101,6 +103,8 @@ def _make_nats(nats: list[Node]) -> None:
             behavior, inside=inside.name, outside=outside.name, address=node.address, ipv6=inside.address6 is not None
         )
         sysctls.append((node, text.sysctls))
+        if text.port_mapping:
+            mapping.append((node, inside.name, text.port_mapping))
         if extra := text.addresses[1:]:
             with RouteSocket(node.namespace) as route_socket:
                 for address in extra:
@@ -119,6 +123,9 @@ def _make_nats(nats: list[Node]) -> None:
             raise LabError(f"{node.name}: {process.args!r}: {errors.strip()}")
     for node, values in sysctls:
         _set_sysctls(node, values)
+    mappers = [PortMapper(*each) for each in mapping]
+    for mapper in mappers:
+        mapper.wait()
 
 
 def _start(node: Node, command: list[str], content: str) -> subprocess.Popen[str]:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 
 from lab import sandbox
 from lab.errors import MissingCapabilityError
+from lab.nat.portmapping import DAEMON
 
 _APT = "apt-get install"
 
@@ -53,6 +54,7 @@ def _examine_inside() -> list[Finding]:
         _impairment("netem", needed=not _works("nfqueue")),
         _impairment("nfqueue", needed=not _works("netem")),
         _capture(),
+        _port_mapper(),
         _command("mnexec", ["mnexec", "true"], f"{_APT} mininet", needed=False, why="only for running under `mn`"),
         _command("tshark", ["tshark", "--version"], f"{_APT} tshark", needed=False, why="only for looking at captures"),
     ]
@@ -129,6 +131,18 @@ def _capture() -> Finding:
         return f"scapy {scapy.VERSION}"
 
     return _attempt("scapy capture", listen, f"{_APT} libpcap0.8")
+
+
+def _port_mapper() -> Finding:
+    from lab.portmapper import require
+
+    why = "only for NATs with port mapping"
+    try:
+        require()
+    except MissingCapabilityError as error:
+        detail, _, remedy = str(error).partition("; ")
+        return Finding(DAEMON, False, f"{detail.removeprefix(f'{DAEMON}: ')} ({why})", remedy, needed=False)
+    return Finding(DAEMON, True, f"works ({why})")
 
 
 def _attempt(name: str, action: Callable[[], str], remedy: str) -> Finding:

@@ -66,7 +66,12 @@ class Lab:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            if error is None:
+                for node in self:
+                    node.check()
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Kill what runs in the nodes and let the kernel free them."""

@@ -8,11 +8,21 @@ import socket
 import subprocess
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Protocol
 
 from lab.errors import LabError
 from lab.graph import GraphNode
 from lab.namespace import Namespace
+
+
+class Helper(Protocol):
+    """A process that is part of a node itself."""
+
+    def check(self) -> None:
+        """Raise `LabError` if it does not run any more."""
+
+    def close(self) -> None:
+        """End it."""
 
 
 class Node:
@@ -21,6 +31,7 @@ class Node:
     def __init__(self, graph: GraphNode, namespace: Namespace) -> None:
         self.graph, self.namespace = graph, namespace
         self._processes: list[subprocess.Popen[Any]] = []
+        self._helpers: list[Helper] = []
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name} {self.address}>" if self.kind != "switch" else f"<switch {self.name}>"
@@ -84,8 +95,20 @@ class Node:
             raise LabError(f"{self.name}: {' '.join(command)}: exit status {done.returncode}: {words}")
         return done
 
+    def attach(self, helper: Helper) -> None:
+        """Make a running process part of the node, which ends it."""
+        self._helpers.append(helper)
+
+    def check(self) -> None:
+        """Raise `LabError` if the node is not whole any more."""
+        for helper in self._helpers:
+            helper.check()
+
     def close(self) -> None:
         """Kill what still runs in the node and let go of its namespace."""
+        for helper in self._helpers:
+            helper.close()
+        self._helpers.clear()
         for process in self._processes:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):

@@ -25,7 +25,7 @@ _MARKER = Path("/run/punchlab-sandbox")
 """Holds the inode of the sandbox's network namespace. On the sandbox's own tmpfs, so it cannot outlive it."""
 
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x00020000, 0x10000000, 0x20000000, 0x40000000
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 2, 4, 8, 16384, 1 << 18
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 _PR_SET_PDEATHSIG = 1
 _ADMINISTRATION = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -112,6 +112,10 @@ def _make_namespaces() -> None:
     mount("tmpfs", "/run", "tmpfs", options="mode=755")
     # Where multiprocessing keeps semaphores, which nobody removes after a kill.
     mount("tmpfs", "/dev/shm", "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=1777")  # noqa: S108 - this makes it private
+    # What a daemon of the lab tells syslog, or the console where there is none.
+    for ear in ("/dev/log", "/dev/console"):
+        if Path(ear).exists():
+            mount("/dev/null", ear, None, _MS_BIND)
 
 
 def _init(command: list[str]) -> int:

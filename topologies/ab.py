@@ -15,17 +15,20 @@ class AB(Internet):
         nat_a: str = "port_restricted_cone",
         nat_b: str = "port_restricted_cone",
         unsolicited: str = "preset",
+        port_mapping: str = "preset",
         delay: str = "10ms",
         jitter: str | None = None,
         loss: float | None = None,
         bw: float | None = None,
         edge_delay: str = "1ms",
     ) -> None:
-        """Parameters: presets of the NATs, the answer to unsolicited SYNs, the options of the access links."""
+        """Parameters: presets of the NATs, the answer to unsolicited SYNs, the port mapping, the options of the access
+        links.
+        """
         self.begin()
         west = self.region("west")
         self.edge(west, delay=edge_delay)
         access = {"delay": share(delay, 0.5), "jitter": jitter, "loss": loss, "bw": bw}
-        self.home(west, ["a"], nat_a, unsolicited, **access)
-        self.home(west, ["b"], nat_b, unsolicited, **access)
+        self.home(west, ["a"], nat_a, unsolicited, port_mapping, **access)
+        self.home(west, ["b"], nat_b, unsolicited, port_mapping, **access)
         self.finish()

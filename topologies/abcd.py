@@ -19,6 +19,7 @@ class ABCD(Internet):
         nat_c: str = "port_restricted_cone",
         nat_d: str = "port_restricted_cone",
         unsolicited: str = "preset",
+        port_mapping: str = "preset",
         access_delay: str = "5ms",
         long_delay: str = "40ms",
         jitter: str | None = None,
@@ -26,7 +27,9 @@ class ABCD(Internet):
         bw: float | None = None,
         edge_delay: str = "1ms",
     ) -> None:
-        """Parameters: presets of the NATs, the answer to unsolicited SYNs, the options of the access links."""
+        """Parameters: presets of the NATs, the answer to unsolicited SYNs, the port mapping, the options of the access
+        links.
+        """
         self.begin()
         access = {"delay": access_delay, "jitter": jitter, "loss": loss, "bw": bw}
         homes = {"west": {"a": nat_a, "b": nat_b}, "middle": {"c": nat_c}, "east": {"d": nat_d}}
@@ -34,7 +37,7 @@ class ABCD(Internet):
             region = self.region(name)
             self.edge(region, delay=edge_delay)
             for host, nat in hosts.items():
-                self.home(region, [host], nat, unsolicited, **access)
+                self.home(region, [host], nat, unsolicited, port_mapping, **access)
         for one, other in combinations(homes, 2):
             self.long_link(one, other, delay=long_delay)
         self.finish()

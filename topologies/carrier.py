@@ -23,19 +23,23 @@ class Carrier(Internet):
         nat_c: str | NatBehavior = "port_restricted_cone",
         cgn: str | NatBehavior = "cgn_rfc6888",
         unsolicited: str = "preset",
+        port_mapping: str = "preset",
         delay: str = "10ms",
         jitter: str | None = None,
         loss: float | None = None,
         bw: float | None = None,
         edge_delay: str = "1ms",
     ) -> None:
-        """Parameters: presets of the NATs, all their answers to unsolicited SYNs, the options of the access links."""
+        """Parameters: presets of the NATs, all their answers to unsolicited SYNs, the options of the access links.
+
+        `port_mapping` is of the homes' NATs: a carrier's customers do not ask it for mappings.
+        """
         self.begin()
         west = self.region("west")
         self.edge(west, delay=edge_delay)
         isp = self.carrier(west, cgn, unsolicited, delay=share(delay, 0.5))
         access = {"delay": share(delay, 0.5), "jitter": jitter, "loss": loss, "bw": bw}
-        self.home(isp, ["a"], nat_a, unsolicited, **access)
-        self.home(isp, ["b"], nat_b, unsolicited, **access)
-        self.home(west, ["c"], nat_c, unsolicited, **access)
+        self.home(isp, ["a"], nat_a, unsolicited, port_mapping, **access)
+        self.home(isp, ["b"], nat_b, unsolicited, port_mapping, **access)
+        self.home(west, ["c"], nat_c, unsolicited, port_mapping, **access)
         self.finish()

@@ -15,18 +15,21 @@ class CD(Internet):
         nat_c: str = "port_restricted_cone",
         nat_d: str = "port_restricted_cone",
         unsolicited: str = "preset",
+        port_mapping: str = "preset",
         delay: str = "50ms",
         jitter: str | None = None,
         loss: float | None = None,
         bw: float | None = None,
         edge_delay: str = "1ms",
     ) -> None:
-        """Parameters: presets of the NATs, the answer to unsolicited SYNs, the options of the access links."""
+        """Parameters: presets of the NATs, the answer to unsolicited SYNs, the port mapping, the options of the access
+        links.
+        """
         self.begin()
         access = {"delay": share(delay, 0.1), "jitter": jitter, "loss": loss, "bw": bw}
         for name, host, nat in (("west", "c", nat_c), ("east", "d", nat_d)):
             region = self.region(name)
             self.edge(region, delay=edge_delay)
-            self.home(region, [host], nat, unsolicited, **access)
+            self.home(region, [host], nat, unsolicited, port_mapping, **access)
         self.long_link("west", "east", delay=share(delay, 0.8))
         self.finish()

@@ -18,6 +18,7 @@ class Firewalls(Internet):
         nat_a: str | NatBehavior = "firewall",
         nat_b: str | NatBehavior = "firewall",
         unsolicited: str = "preset",
+        port_mapping: str = "preset",
         delay: str = "10ms",
         jitter: str | None = None,
         loss: float | None = None,
@@ -26,12 +27,12 @@ class Firewalls(Internet):
     ) -> None:
         """Parameters: presets of the firewalls, the answer to unsolicited SYNs, the options of the access links.
 
-        A preset that translates has IPv4 only inside.
+        A preset that translates has IPv4 only inside, and only such a one can have a port mapping.
         """
         self.begin(ipv6=True)
         west = self.region("west")
         self.edge(west, delay=edge_delay)
         access = {"delay": share(delay, 0.5), "jitter": jitter, "loss": loss, "bw": bw}
-        self.home(west, ["a"], nat_a, unsolicited, **access)
-        self.home(west, ["b"], nat_b, unsolicited, **access)
+        self.home(west, ["a"], nat_a, unsolicited, port_mapping, **access)
+        self.home(west, ["b"], nat_b, unsolicited, port_mapping, **access)
         self.finish()

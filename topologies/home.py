@@ -9,10 +9,15 @@ from topologies.internet import Internet
 class Home(Internet):
     """`a` behind `nat_a`, or public; no delays."""
 
-    def build(self, nat: str | NatBehavior = "port_restricted_cone", unsolicited: str = "preset") -> None:
-        """Parameters: the NAT, a preset's name or a behavior, and its answer to unsolicited SYNs."""
+    def build(
+        self,
+        nat: str | NatBehavior = "port_restricted_cone",
+        unsolicited: str = "preset",
+        port_mapping: str = "preset",
+    ) -> None:
+        """Parameters: the NAT, a preset's name or a behavior, its answer to unsolicited SYNs, and its port mapping."""
         self.begin()
         west = self.region("west")
         self.edge(west, delay="0ms", alternate=True)
-        self.home(west, ["a"], nat, unsolicited)
+        self.home(west, ["a"], nat, unsolicited, port_mapping)
         self.finish()

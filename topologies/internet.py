@@ -146,14 +146,22 @@ class Internet(Topo):
         self._link(*routers, f"{left}/30", f"{right}/30", delay=delay, **options)
         self._long_links.append((*routers, left, right, Impairment.from_options({"delay": delay}).delay_s))
 
-    def home(self, region: str, hosts: Sequence[str], nat: str | NatBehavior, unsolicited: str, **access: Any) -> None:
+    def home(
+        self,
+        region: str,
+        hosts: Sequence[str],
+        nat: str | NatBehavior,
+        unsolicited: str,
+        port_mapping: str = presets.OWN_ANSWER,
+        **access: Any,
+    ) -> None:
         """Hosts behind one NAT (a preset's name, `none`: a public host, or a behavior), joined to the region's router.
 
-        `region` may be a carrier, which has no place for firewalls that do not translate. `unsolicited` overrides what
-        a preset answers, `preset` leaves it; a behavior is taken as it is. `access` are the options of the link
-        between the NAT and the router.
+        `region` may be a carrier, which has no place for firewalls that do not translate. `unsolicited` and
+        `port_mapping` override what a preset has, `preset` leaves it; a behavior is taken as it is. `access` are the
+        options of the link between the NAT and the router.
         """
-        behavior = presets.behavior(nat, unsolicited)
+        behavior = presets.behavior(nat, unsolicited, port_mapping)
         where = self._carriers[region] if region in self._carriers else self._regions[region]
         if behavior is None:
             if len(hosts) != 1:

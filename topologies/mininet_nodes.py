@@ -5,16 +5,25 @@ Only used under `mn --custom`; the lab builds the same graph by netlink.
 
 from __future__ import annotations
 
+import subprocess
+import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
 from mininet.node import Node
 
+from lab.nat import portmapping
 from lab.nat.rules import rules
 from punch.nat.behavior import NatBehavior
 
 
 class InternetNode(Node):
     """A host, router, edge or NAT of `topologies.internet`, as a Mininet node."""
+
+    def __init__(self, *words: object, **parameters: object) -> None:
+        self._helpers = ExitStack()
+        super().__init__(*words, **parameters)
 
     def config(
         self,
@@ -51,7 +60,21 @@ class InternetNode(Node):
                 self._run("ip", "address", "add", f"{extra}/32", "dev", str(outside))
             for path, value in text.sysctls.items():
                 self._run("sysctl", "-qw", f"{path.replace('/', '.')}={value}")
+            if text.port_mapping:
+                self._start_port_mapper(text.port_mapping)
         return result
+
+    def terminate(self) -> None:
+        """Mininet's, after the end of what `config` started."""
+        self._helpers.close()
+        super().terminate()
+
+    def _start_port_mapper(self, configuration: str) -> None:
+        folder = self._helpers.enter_context(tempfile.TemporaryDirectory(prefix="punchlab-", dir="/run"))
+        (Path(folder) / portmapping.CONFIGURATION).write_text(configuration)
+        process = self.popen(*portmapping.COMMAND, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._helpers.callback(process.wait)
+        self._helpers.callback(process.kill)
 
     def _run(self, *command: str, text: str | None = None) -> None:
         process = self.popen(*command, stdin=-1)

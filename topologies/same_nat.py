@@ -19,13 +19,14 @@ class SameNat(Internet):
         nat_a: str | NatBehavior = "port_restricted_cone",
         nat_b: str | NatBehavior | None = None,
         unsolicited: str = "preset",
+        port_mapping: str = "preset",
         edge_delay: str = "1ms",
     ) -> None:
-        """Parameters: the preset of the NAT (`nat_b`, if given, is the same one), its answer to unsolicited SYNs."""
+        """Parameters: the preset of the NAT (`nat_b`, if given, is the same one), its answers to SYNs and requests."""
         if nat_b not in (None, nat_a):
             raise InputError("nat_b", nat_b, f"nat_a's, {nat_a}, because both hosts are behind one NAT")
         self.begin()
         west = self.region("west")
         self.edge(west, delay=edge_delay)
-        self.home(west, ["a", "b"], nat_a, unsolicited)
+        self.home(west, ["a", "b"], nat_a, unsolicited, port_mapping)
         self.finish()

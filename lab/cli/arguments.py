@@ -88,6 +88,7 @@ def _nat(commands: argparse._SubParsersAction[_Parser]) -> None:
     _command(actions, "list", "every preset, with its source and how far to trust it", needs_sandbox=False)
     show = _command(actions, "show", "the behavior of one preset, field by field", needs_sandbox=False)
     show.add_argument("name", metavar="NAME", help="a preset, e.g. symmetric")
+    _port_mapping(show)
     show.add_argument("--rules", action="store_true", help="print a script that makes a Linux router that NAT")
     show.add_argument("--inside", default="lan0", metavar="IF", help="the router's inside interface (default lan0)")
     show.add_argument("--outside", default="wan0", metavar="IF", help="its outside interface (default wan0)")
@@ -108,6 +109,15 @@ def _unsolicited(command: argparse.ArgumentParser) -> None:
         default="preset",
         metavar="ANSWER",
         help="to unsolicited SYNs: drop, reset, port-unreachable, … (default preset: each NAT's own)",
+    )
+
+
+def _port_mapping(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--port-mapping",
+        default="preset",
+        metavar="PROTOCOLS",
+        help="how hosts may ask the NATs: none, upnp-igd, pcp (with NAT-PMP) or all (default preset: each NAT's own)",
     )
 
 
@@ -148,6 +158,7 @@ def _nats(command: argparse.ArgumentParser, *, several: bool) -> None:
         )
     command.add_argument("--cgn", metavar="NAT", help="NAT of the carrier (topology carrier; default cgn_rfc6888)")
     _unsolicited(command)
+    _port_mapping(command)
 
 
 def _punching(command: argparse.ArgumentParser) -> None:

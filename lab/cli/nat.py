@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lab.errors import InputError
-from lab.nat import presets
+from lab.nat import portmapping, presets
 from lab.nat.preset import Preset
 from lab.nat.script import script
-from punch.nat.behavior import NatBehavior, Timeouts
+from punch.nat.behavior import NatBehavior, PortMapping, Timeouts
 
 if TYPE_CHECKING:
     from topologies import Home
@@ -28,7 +28,7 @@ def check(given: argparse.Namespace) -> None:
         if given.jobs < 1:
             raise InputError("jobs", given.jobs, "a whole number from 1")
         return
-    behavior = presets.preset(given.name).behavior
+    behavior = presets.behavior(given.name, port_mapping=given.port_mapping)
     if given.rules and behavior is None:
         raise InputError("nat", given.name, "a NAT: a public host has no rules")
     for field in ("inside", "outside"):
@@ -49,18 +49,19 @@ def run(given: argparse.Namespace) -> int:
         print(_table([head, *(_row(name, preset) for name, preset in presets.PRESETS.items())]))
         return 0
     preset = presets.preset(given.name)
-    if preset.behavior is not None and given.rules:
-        made = script(given.name, preset.behavior, inside=given.inside, outside=given.outside, address=given.address)
+    behavior = presets.behavior(given.name, port_mapping=given.port_mapping)
+    if behavior is not None and given.rules:
+        made = script(given.name, behavior, inside=given.inside, outside=given.outside, address=given.address)
         print(made, end="")
         return 0
     print(f"{given.name}: {preset.source} (confidence: {preset.confidence})")
-    if preset.behavior is None:
+    if behavior is None:
         print("a public host without a NAT")
         return 0
-    rows = [
-        (name, value, "not claimed by the source" if name in preset.not_claimed else "")
-        for name, value in _fields(preset.behavior)
-    ]
+    notes = dict.fromkeys(preset.not_claimed, "not claimed by the source")
+    if behavior.port_mapping is not PortMapping.NONE:
+        notes["port_mapping"] = f"by a helper process: {portmapping.DAEMON}"
+    rows = [(name, value, notes.get(name, "")) for name, value in _fields(behavior)]
     print(_table(rows))
     return 0
 

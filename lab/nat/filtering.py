@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lab.nat import portmapping
 from lab.nat.mapping import DYNAMIC, lifetimes, looks_inside, wide
 from lab.nat.site import ADMITTED, HAIRPIN, IPV4, TRANSPORTS, Family, Site
 from punch.nat.behavior import Filtering, Hairpinning, IcmpErrors
@@ -33,6 +34,7 @@ def filter_table(site: Site, family: Family = IPV4) -> Iterator[str]:
             yield f"-A FORWARD -i {site.outside} -p tcp -j REJECT --reject-with {answer}"
     yield "-A INPUT -i lo -j ACCEPT"
     yield f"-A INPUT -p {family.icmp} -j ACCEPT"
+    yield from portmapping.openings(site)
     if answer is not None:
         yield f"-A INPUT -p tcp -j REJECT --reject-with {answer}"
     yield "COMMIT"

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from lab.errors import InputError
 from lab.nat.preset import Confidence, Preset
 from lab.nat.zoo import ZOO
-from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
+from punch.nat.behavior import BehaviorError, Filtering, Mapping, NatBehavior, PortAllocation, PortMapping, Unsolicited
 
 _TERMS = "RFC 3489 section 5, in the words of RFC 4787"
 
@@ -54,22 +54,32 @@ FIREWALLS: tuple[str, ...] = tuple(_FIREWALLS)
 """Stateful firewalls that do not translate, by whom they let in: anyone to a port in use, or who was contacted."""
 
 OWN_ANSWER = "preset"
-"""For `behavior`: what the preset itself answers to unsolicited SYNs."""
+"""For `behavior`: as the preset itself has it."""
 
 
-def behavior(nat: str | NatBehavior, unsolicited: str = OWN_ANSWER) -> NatBehavior | None:
-    """The behavior called `nat`, with that answer to unsolicited SYNs; None for a public host.
+def behavior(
+    nat: str | NatBehavior, unsolicited: str = OWN_ANSWER, port_mapping: str = OWN_ANSWER
+) -> NatBehavior | None:
+    """The behavior called `nat`, with that answer to unsolicited SYNs and that port mapping; None for a public host.
 
-    A behavior comes back as it is. Raises `InputError` for what is not a preset or not an answer.
+    A behavior comes back as it is. Raises `InputError` for what is not a preset, an answer or a port mapping.
     """
-    if unsolicited not in (OWN_ANSWER, *Unsolicited):
-        raise InputError("unsolicited", unsolicited, f"one of {', '.join((OWN_ANSWER, *Unsolicited))}")
+    for field, value, kind in (("unsolicited", unsolicited, Unsolicited), ("port_mapping", port_mapping, PortMapping)):
+        if value not in (OWN_ANSWER, *kind):
+            raise InputError(field, value, f"one of {', '.join((OWN_ANSWER, *kind))}")
     if isinstance(nat, NatBehavior):
         return nat
     found = preset(nat).behavior
-    if found is None or unsolicited == OWN_ANSWER:
-        return found
-    return replace(found, unsolicited=Unsolicited(unsolicited))
+    if found is None:
+        return None
+    if unsolicited != OWN_ANSWER:
+        found = replace(found, unsolicited=Unsolicited(unsolicited))
+    if port_mapping != OWN_ANSWER:
+        try:
+            found = replace(found, port_mapping=PortMapping(port_mapping))
+        except BehaviorError as error:
+            raise InputError("port_mapping", port_mapping, f"none for the NAT {nat} ({error})") from None
+    return found
 
 
 def preset(name: str) -> Preset:

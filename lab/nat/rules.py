@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from lab.nat import allocation, filtering, mapping
+from lab.nat import allocation, filtering, mapping, portmapping
 from lab.nat.mapping import wide
 from lab.nat.site import IPV6, TRANSPORTS, Site, external_addresses
 from punch.nat.behavior import NatBehavior, PortAllocation
@@ -20,6 +20,9 @@ from punch.nat.behavior import NatBehavior, PortAllocation
 class NatRules:
     """What to load: input of `iptables-restore`, `ip6tables-restore` and `nft -f`, empty when not needed; then sysctls.
 
+    `tables` are the tables of nft that it makes. `port_mapping` is the configuration of the helper process miniupnpd,
+    empty for a NAT that needs none.
+
     `sysctls` are paths below /proc/sys and their values; those of connection tracking exist once iptables' rules do.
     `addresses` are the external addresses that the outside interface must have.
     """
@@ -27,6 +30,8 @@ class NatRules:
     iptables: str
     ip6tables: str
     nft: str
+    tables: tuple[str, ...]
+    port_mapping: str
     sysctls: Mapping[str, str]
     addresses: tuple[str, ...]
 
@@ -40,13 +45,19 @@ def rules(behavior: NatBehavior, *, inside: str, outside: str, address: str, ipv
         raise ValueError("no IPv6 behind a NAT that translates")
     site = Site(behavior, inside, outside, external_addresses(address, behavior))
     nat = allocation.nat_table(site) if behavior.translates else ()
-    chains = {"ip": list(_chains(site)), "ip6": list(filtering.firewall(site, IPV6)) if ipv6 and wide(site) else []}
+    chains = {
+        "ip punchlab": list(_chains(site)),
+        "ip6 punchlab": list(filtering.firewall(site, IPV6)) if ipv6 and wide(site) else [],
+    }
+    tables = {name: [f"table {name} {{", *lines, "}"] for name, lines in chains.items() if lines}
+    if lines := list(portmapping.table(site)):
+        tables[portmapping.TABLE] = lines
     return NatRules(
         iptables="\n".join([*nat, *filtering.filter_table(site), ""]),
         ip6tables="\n".join([*filtering.filter_table(site, IPV6), ""]) if ipv6 else "",
-        nft="".join(
-            "\n".join([f"table {family} punchlab {{", *lines, "}", ""]) for family, lines in chains.items() if lines
-        ),
+        nft="".join(f"{line}\n" for lines in tables.values() for line in lines),
+        tables=tuple(tables),
+        port_mapping="".join(f"{line}\n" for line in portmapping.configuration(site)),
         sysctls=sysctls(behavior),
         addresses=site.addresses,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lab.nat import portmapping
 from lab.nat.rules import rules
 from punch.nat.behavior import NatBehavior
 
@@ -10,11 +11,11 @@ def script(name: str, behavior: NatBehavior, *, inside: str, outside: str, addre
     """A POSIX shell script that makes the machine it runs on, as root, the NAT; it may be run again."""
     made = rules(behavior, inside=inside, outside=outside, address=address, ipv6=not behavior.translates)
     kind = "NAT" if behavior.translates else "firewall"
-    families = ["ip"] if behavior.translates else ["ip", "ip6"]
+    replaced = f", and of nft: {', '.join(made.tables)}" if made.tables else ""
     lines = [
         "#!/bin/sh",
         f"# {name}: a {kind} from {inside} (inside) to {outside} (outside, {', '.join(made.addresses)}).",
-        "# Replaces the tables nat and filter of iptables and the table punchlab of nft.",
+        f"# Replaces the tables nat and filter of iptables{replaced}.",
         "set -e",
         "",
         *(f"ip address replace {extra}/32 dev {outside}" for extra in made.addresses[1:]),
@@ -36,7 +37,7 @@ def script(name: str, behavior: NatBehavior, *, inside: str, outside: str, addre
         lines += [
             "# nft: what iptables has no words for, in maps that the packets fill themselves.",
             "nft -f - <<'END'",
-            *(f"{verb} table {family} punchlab" for family in families for verb in ("add", "delete")),
+            *(f"{verb} table {table}" for table in made.tables for verb in ("add", "delete")),
             made.nft.rstrip("\n"),
             "END",
             "",
@@ -47,4 +48,11 @@ def script(name: str, behavior: NatBehavior, *, inside: str, outside: str, addre
         "sysctl -qw net.ipv4.ip_forward=1",
         *(["sysctl -qw net.ipv6.conf.all.forwarding=1"] if made.ip6tables else []),
     ]
+    if made.port_mapping:
+        lines += [
+            "",
+            f"# Port mapping needs a helper process, which is not started here: {' '.join(portmapping.COMMAND)}",
+            f"# (of the package {portmapping.PACKAGE}) with this configuration:",
+            *(f"#   {line}" for line in made.port_mapping.splitlines()),
+        ]
     return "\n".join([*lines, ""])

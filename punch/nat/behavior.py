@@ -92,6 +92,17 @@ class IcmpErrors(StrEnum):
     SWALLOWED = "swallowed"
 
 
+class PortMapping(StrEnum):
+    """By which protocols an inside host may ask for a mapping that lets everybody in."""
+
+    NONE = "none"
+    UPNP_IGD = "upnp-igd"
+    """UPnP Internet Gateway Device."""
+    PCP = "pcp"
+    """RFC 6887, and on the same port its predecessor NAT-PMP (RFC 6886)."""
+    ALL = "all"
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """Whole seconds of idleness after which a state is forgotten. The defaults are the least that the RFCs allow.
@@ -141,6 +152,7 @@ class NatBehavior:
     pooling: Pooling = Pooling.PAIRED
     hairpinning: Hairpinning = Hairpinning.NONE
     icmp_errors: IcmpErrors = IcmpErrors.TRANSLATED
+    port_mapping: PortMapping = PortMapping.NONE
     timeouts: Timeouts = field(default_factory=Timeouts)
     translates: bool = True
 
@@ -227,6 +239,7 @@ class NatBehavior:
             "port_overloading": False,
             "pool_size": 1,
             "hairpinning": Hairpinning.NONE,
+            "port_mapping": PortMapping.NONE,
         }
         for name, expected in plain.items():
             value = getattr(self, name)

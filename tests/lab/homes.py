@@ -11,11 +11,13 @@ class Homes(Internet):
 
     pairs = (("a", "server"),)
 
-    def build(self, nat: str | NatBehavior = "full_cone", unsolicited: str = "preset") -> None:
+    def build(
+        self, nat: str | NatBehavior = "full_cone", unsolicited: str = "preset", port_mapping: str = "preset"
+    ) -> None:
         self.begin()
         west = self.region("west")
         self.edge(west, delay="0ms")
-        self.home(west, ["a", "a2"], nat, unsolicited)
+        self.home(west, ["a", "a2"], nat, unsolicited, port_mapping)
         self.home(west, ["server"], "none", "drop")
         self.home(west, ["stranger"], "none", "drop")
         self.finish()

@@ -43,6 +43,7 @@ PUNCHLAB = shlex.join([sys.executable, "-m", "lab.cli"])
         (["trial", "same_nat", "--delay", "5ms"], ["delay", "'5ms'", "same_nat"]),
         (["trial", "same_nat", "--nat-b", "symmetric"], ["nat_b", "'symmetric'", "port_restricted_cone"]),
         (["run", "same_nat", "--nat-a", "none"], ["nat_a", "'none'", "2 hosts"]),
+        (["trial", "firewalls", "--port-mapping", "all"], ["port_mapping", "'all'", "firewall", "nothing is mapped"]),
         (["up", "xy"], ["topology", "'xy'"]),
         (["report", "/nowhere"], ["/nowhere"]),
         (["sandbox", "--", "no-such-program"], ["no-such-program"]),

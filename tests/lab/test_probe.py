@@ -1,26 +1,17 @@
-"""The probe sees every NAT for what it is, with nothing but sockets; coturn's tester agrees."""
+"""The probe sees every NAT for what it is, with nothing but sockets."""
 
 from __future__ import annotations
-
-import contextlib
-import re
-import shutil
-import socket
-import subprocess
-from collections.abc import Iterator
 
 import pytest
 
 from lab import Lab
 from lab.nat import check
 from lab.nat.check import Found
-from punch.probe.stun import Message, MessageClass
 from tests.commands import punchlab, run
 from topologies import Home
 
 CLASSICS = ("none", "full_cone", "restricted_cone", "port_restricted_cone", "symmetric")
 TRANSPORTS = pytest.mark.parametrize("transport", check.TRANSPORTS)
-COTURN = ("turnserver", "turnutils_natdiscovery")
 
 
 @pytest.mark.parametrize("unsolicited", ["drop", "reset"])
@@ -186,45 +177,3 @@ def test_check_prints_a_table_and_its_status_tells_whether_all_is_true() -> None
     assert done.returncode == 0, done
     assert "2 NATs" in done.stdout
     assert "different from the claim: none" in done.stdout
-
-
-@contextlib.contextmanager
-def turnserver(lab: Lab) -> Iterator[str]:
-    """coturn as a STUN server for RFC 5780 at both addresses of the lab's edge; its primary address."""
-    edge = lab.edges[0]
-    ips = edge.address, edge.graph.addresses[-1].partition("/")[0]
-    listen = [word for ip in ips for word in ("-L", ip)]
-    quiet = ["--no-auth", "--no-cli", "--no-tls", "--no-dtls", "-n", "--log-file", "/dev/null"]
-    server = edge.popen(
-        ["turnserver", *listen, *quiet, "--pidfile", "/dev/null"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    for ip, port in ((ip, port) for ip in ips for port in check.STUN_PORTS):
-        with edge.socket(socket.SOCK_DGRAM) as asking:
-            asking.settimeout(0.1)
-            while True:
-                asking.sendto(Message(MessageClass.REQUEST).encode(), (ip, port))
-                with contextlib.suppress(TimeoutError):
-                    asking.recv(1500)
-                    break
-                assert server.poll() is None
-    yield ips[0]
-
-
-def discovered(words: str) -> list[str]:
-    return [found.lower().replace(" ", "-") for found in re.findall(r"NAT with (.+) (?:Mapping|Filtering)!", words)]
-
-
-@pytest.mark.skipif(
-    any(shutil.which(program) is None for program in COTURN), reason="coturn is not installed: apt-get install coturn"
-)
-@pytest.mark.parametrize("nat", CLASSICS[1:])
-def test_coturns_tester_agrees_and_so_do_its_server_and_ours(nat: str) -> None:
-    with Lab(Home(nat=nat)) as lab, turnserver(lab) as server:
-        told = [lab["a"].run(["turnutils_natdiscovery", test, server]).stdout for test in ("-m", "-f")]
-        theirs = [found for words in told for found in discovered(words)]
-        behavior = lab.nat("a")
-        assert behavior is not None
-        assert theirs == [behavior.mapping, behavior.filtering], told
-        words = ["python3", "-m", "punch", "probe", "--edge", f"stun:{server}", "--json"]
-        ours = lab["a"].run(words).stdout
-        assert f'"mapping": "{behavior.mapping}"' in ours

@@ -109,3 +109,9 @@ def test_a_lab_ends_with_its_block_and_kills_what_ran_in_it() -> None:
 def test_programs_of_the_administrator_are_found_without_their_folders_in_the_path() -> None:
     done = run(punchlab("trial", "ab", "--nat-a", "full_cone", under=["env", "PATH=/usr/local/bin:/usr/bin:/bin"]))
     assert done.returncode == 0, done
+
+
+@pytest.mark.parametrize("ear", ["/dev/log", "/dev/console"])
+def test_what_a_daemon_of_the_lab_logs_does_not_reach_the_machine(ear: str) -> None:
+    if Path(ear).exists():
+        assert Path(ear).stat().st_rdev == Path("/dev/null").stat().st_rdev

@@ -11,7 +11,7 @@ import pytest
 from lab import Lab
 from lab.nat import presets
 from lab.nat.script import script
-from punch.nat.behavior import Hairpinning, NatBehavior, PortAllocation
+from punch.nat.behavior import Hairpinning, NatBehavior, PortAllocation, PortMapping
 from tests.commands import assert_one_clear_line, punchlab, run
 from tests.lab.homes import Homes
 from tests.lab.nat.world import PORT, World
@@ -69,8 +69,9 @@ assert CONE is not None
         replace(CONE, hairpinning=Hairpinning.EXTERNAL_SOURCE, pool_size=4),
         replace(CONE, port_allocation=PortAllocation.SEQUENTIAL),
         replace(CONE, port_allocation=PortAllocation.BLOCKS),
+        replace(CONE, port_mapping=PortMapping.ALL),
     ],
-    ids=["plain", "hairpin and pool", "sequential", "blocks"],
+    ids=["plain", "hairpin and pool", "sequential", "blocks", "port mapping"],
 )
 def test_the_script_makes_a_bare_router_that_nat_and_may_be_run_twice(nat: NatBehavior) -> None:
     with Lab(Homes(nat="port_restricted_cone")) as lab, contextlib.ExitStack() as stack:

@@ -94,7 +94,13 @@ def _heard(server: socket.socket, dialler: socket.socket) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def world(
-    nat: str | NatBehavior, kind: socket.SocketKind = socket.SOCK_STREAM, unsolicited: str = "drop"
+    nat: str | NatBehavior,
+    kind: socket.SocketKind = socket.SOCK_STREAM,
+    unsolicited: str = "drop",
+    port_mapping: str = "preset",
 ) -> Iterator[World]:
-    with Lab(Homes(nat=nat, unsolicited=unsolicited)) as lab, contextlib.ExitStack() as stack:
+    with (
+        Lab(Homes(nat=nat, unsolicited=unsolicited, port_mapping=port_mapping)) as lab,
+        contextlib.ExitStack() as stack,
+    ):
         yield World(lab, kind, stack)

@@ -1,0 +1,262 @@
+"""A host asks its NAT for a mapping, by every protocol there is, and a third party gets in by it: sockets alone."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lab import Lab, LabError, MissingCapabilityError
+from lab.nat import check, presets
+from lab.nat.script import script
+from punch.nat.behavior import BehaviorError, Filtering, Mapping, NatBehavior, PortAllocation, PortMapping
+from tests.commands import assert_one_clear_line, punchlab, run
+from tests.lab.homes import Homes
+from tests.lab.nat.askers import GATEWAY, Asker, Natpmpc, Pcp, Refused, Upnpc, exchange
+from tests.lab.nat.world import PORT, SILENCE_S, World, world
+from topologies import Home
+from topologies.internet import Internet
+
+KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+TRANSPORTS = pytest.mark.parametrize("transport", KINDS)
+ASKERS = pytest.mark.parametrize("asker", [Upnpc(), Natpmpc(), Pcp()], ids=["upnp-igd", "nat-pmp", "pcp"])
+EXTERNAL = 42000
+LEASE_S = 600
+SEARCH = (
+    b'M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nMAN: "ssdp:discover"\r\nMX: 1\r\n'
+    b"ST: urn:schemas-upnp-org:device:InternetGatewayDevice:1\r\n\r\n"
+)
+"""UPnP's question for a gateway."""
+ADDRESS = bytes(2)
+"""NAT-PMP's question for the external address."""
+
+
+def reached(w: World, target: tuple[str, int], ports: itertools.count[int]) -> str | None:
+    """Which inside host a stranger reaches, from a port that it never used before."""
+    return w.reached("stranger", next(ports), target, ["a", "a2"])
+
+
+@TRANSPORTS
+@ASKERS
+@pytest.mark.parametrize("nat", ["symmetric", "port_restricted_cone"])
+def test_everybody_reaches_a_host_by_the_port_that_it_asked_for_until_it_takes_that_back(
+    nat: str, asker: Asker, transport: str
+) -> None:
+    ports = itertools.count(6000)
+    with world(nat, KINDS[transport], port_mapping="all") as w:
+        target = (w.lab["nat_a"].address, EXTERNAL)
+        assert reached(w, target, ports) is None
+        assert asker.ask(w.lab, "a2", transport, PORT, EXTERNAL, LEASE_S) == target
+        assert reached(w, target, ports) == "a2"
+        asker.remove(w.lab, "a2", transport, PORT, EXTERNAL)
+        assert reached(w, target, ports) is None
+
+
+def test_a_host_finds_its_gateway_by_upnps_own_discovery() -> None:
+    with world("symmetric", port_mapping="upnp-igd") as w:
+        target = Upnpc(found=True).ask(w.lab, "a", "tcp", PORT, EXTERNAL, LEASE_S)
+        assert reached(w, target, itertools.count(6000)) == "a"
+
+
+@pytest.mark.parametrize(("kept", "removed"), [("tcp", "udp"), ("udp", "tcp")])
+@ASKERS
+def test_of_two_transports_on_one_port_one_is_taken_back_and_the_other_stays(
+    asker: Asker, kept: str, removed: str
+) -> None:
+    ports = itertools.count(6000)
+    with world("symmetric", KINDS[kept], port_mapping="all") as w:
+        for transport in ("tcp", "udp"):
+            target = asker.ask(w.lab, "a", transport, PORT, EXTERNAL, LEASE_S)
+        asker.remove(w.lab, "a", removed, PORT, EXTERNAL)
+        assert reached(w, target, ports) == "a"
+
+
+@TRANSPORTS
+def test_what_comes_in_by_a_mapping_is_answered_from_it_and_its_sender_is_seen(transport: str) -> None:
+    with world("symmetric", KINDS[transport], port_mapping="all") as w:
+        target = Pcp().ask(w.lab, "a", transport, PORT, EXTERNAL, LEASE_S)
+        door, dialler = w.listening("a", PORT), w.bound("stranger", 6000)
+        dialler.connect(target)
+        dialler.send(b"question")
+        if transport == "tcp":
+            answering, seen = door.accept()
+            w.stack.enter_context(answering)
+            assert answering.recv(100) == b"question"
+            answering.send(b"answer")
+        else:
+            question, seen = door.recvfrom(100)
+            assert question == b"question"
+            door.sendto(b"answer", seen)
+        assert seen == (w.lab["stranger"].address, 6000)
+        assert dialler.recv(100) == b"answer"  # it is connected to the target: nobody else's answer arrives
+
+
+@TRANSPORTS
+def test_a_mapping_that_was_asked_for_wins_over_one_that_a_packet_made(transport: str) -> None:
+    ports = itertools.count(6000)
+    with world("full_cone", KINDS[transport], port_mapping="pcp") as w:
+        target = w.mapped("a2", "server", 5000)
+        assert reached(w, target, ports) == "a2"
+        assert Pcp().ask(w.lab, "a", transport, PORT, target[1], LEASE_S) == target
+        assert reached(w, target, ports) == "a"
+
+
+@ASKERS
+def test_a_mapping_ends_with_its_lease(asker: Asker) -> None:
+    ports = itertools.count(6000)
+    lease_s = 2
+    with world("symmetric", socket.SOCK_DGRAM, port_mapping="all") as w:
+        asked = time.monotonic()
+        target = asker.ask(w.lab, "a", "udp", PORT, EXTERNAL, lease_s)
+        assert reached(w, target, ports) == "a"
+        while reached(w, target, ports) == "a":
+            assert time.monotonic() - asked < lease_s + 5
+        assert time.monotonic() - asked > lease_s - 1  # it counts whole seconds
+
+
+@pytest.mark.parametrize(
+    ("port_mapping", "answers"),
+    [
+        ("none", []),
+        ("upnp-igd", ["upnp-igd"]),
+        ("pcp", ["nat-pmp"]),
+        ("all", ["upnp-igd", "nat-pmp"]),
+    ],
+)
+def test_a_nat_answers_by_the_protocols_that_it_speaks_and_only_inside(port_mapping: str, answers: list[str]) -> None:
+    questions = {"upnp-igd": ("239.255.255.250", 1900, SEARCH), "nat-pmp": (GATEWAY, 5351, ADDRESS)}
+    with Lab(Homes(nat="symmetric", port_mapping=port_mapping)) as lab:
+        for protocol, (address, port, question) in questions.items():
+            expected = protocol in answers
+            answer = exchange(lab, "a", address, port, question, *([] if expected else [SILENCE_S]))
+            assert (answer is not None) is expected
+            assert exchange(lab, "stranger", lab["nat_a"].address, port, question, SILENCE_S) is None
+
+
+def test_a_host_gets_no_mapping_for_another_host_and_none_below_1024() -> None:
+    with Lab(Homes(nat="symmetric", port_mapping="all")) as lab:
+        with pytest.raises(Refused):
+            Upnpc().ask(lab, "a", "tcp", PORT, 1023, LEASE_S)
+        words = ["upnpc", "-u", f"http://{GATEWAY}:5000/rootDesc.xml", "-a", lab["a2"].address, "41000", "42000", "TCP"]
+        assert "is redirected to" not in lab["a"].run(words, check=False).stdout
+
+
+def test_behind_another_nat_it_refuses_as_the_real_one_does() -> None:
+    class Inner(Internet):
+        """A home whose NAT has no public address."""
+
+        pairs = (("a", "server"),)
+
+        def build(self) -> None:
+            self.begin("10.0.0.0/8")
+            west = self.region("west")
+            self.edge(west, delay="0ms")
+            self.home(west, ["a"], "symmetric", "drop", "all")
+            self.finish()
+
+    with Lab(Inner()) as lab:
+        for asker in (Upnpc(), Natpmpc(), Pcp()):
+            with pytest.raises(Refused):
+                asker.ask(lab, "a", "tcp", PORT, EXTERNAL, LEASE_S)
+
+
+def test_a_nat_that_speaks_them_is_otherwise_what_it_claims() -> None:
+    topologies = {name: Home(nat=name, port_mapping="all") for name in presets.CLASSICS[1:]}
+    checks = check.run(topologies, "a", jobs=len(topologies), progress=lambda _done, _total: None)
+    assert {name: [row for row in checked.rows if not row.agrees] for name, checked in checks.items()} == {
+        name: [] for name in topologies
+    }
+
+
+def lab_without_its_daemon() -> None:
+    with Lab(Homes(nat="symmetric", port_mapping="pcp")) as lab:
+        listening = lab["nat_a"].run(["ss", "-Hlnup", "sport = :5351"]).stdout
+        (number,) = (int(found) for found in re.findall(r"pid=(\d+)", listening))
+        process = os.pidfd_open(number)
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        select.select([process], [], [])
+        os.close(process)
+
+
+def test_a_daemon_that_ends_too_early_spoils_the_lab_and_its_last_words_are_told() -> None:
+    with pytest.raises(LabError, match=r"nat_a: miniupnpd ended with status -9: .*PCP"):
+        lab_without_its_daemon()
+
+
+@pytest.mark.parametrize(
+    ("version", "error", "words"),
+    [
+        ("using netfilter(nftables) backend", LabError, "nat_a: miniupnpd ended with status 7: no good"),
+        (
+            "using netfilter(iptables) backend",
+            MissingCapabilityError,
+            "miniupnpd: installed without nftables; run `apt-get install miniupnpd-nftables`",
+        ),
+        (None, MissingCapabilityError, "miniupnpd: not installed; run `apt-get install miniupnpd-nftables`"),
+    ],
+)
+def test_a_daemon_that_is_missing_wrong_or_does_not_start_is_told_in_one_line(
+    version: str | None, error: type[Exception], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for needed in ("iptables-restore", "nft", "sh"):
+        (tmp_path / needed).symlink_to(str(shutil.which(needed)))
+    if version is not None:
+        fake = tmp_path / "miniupnpd"
+        fake.write_text(
+            f'#!/bin/sh\nif [ "$1" = --version ]; then echo "{version}"; exit; fi\necho no good >&2\nexit 7\n'
+        )
+        fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(error) as caught, Lab(Homes(nat="symmetric", port_mapping="all")):
+        pass
+    assert str(caught.value) == words
+
+
+def test_a_firewall_that_does_not_translate_cannot_have_it() -> None:
+    with pytest.raises(BehaviorError, match=r"translates: .*port_mapping pcp"):
+        NatBehavior(
+            Mapping.ENDPOINT_INDEPENDENT,
+            Filtering.ADDRESS_AND_PORT_DEPENDENT,
+            PortAllocation.PRESERVING,
+            translates=False,
+            port_mapping=PortMapping.PCP,
+        )
+
+
+def test_nat_show_says_that_this_part_is_a_helper_process() -> None:
+    done = run(punchlab("nat", "show", "symmetric", "--port-mapping", "all"))
+    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
+    assert ["port_mapping", "all", "by a helper process: miniupnpd"] in lines
+
+
+def test_the_script_of_a_nat_names_the_helper_process_and_configures_it() -> None:
+    behavior = presets.behavior("symmetric", port_mapping="all")
+    assert behavior is not None
+    text = script("symmetric", behavior, inside="lan0", outside="wan0", address="11.9.9.9")
+    assert "helper process" in text
+    for line in ("ext_ifname=wan0", "ext_ip=11.9.9.9", "listening_ip=lan0"):
+        assert f"#   {line}\n" in text
+    plain = script(
+        "symmetric", replace(behavior, port_mapping=PortMapping.NONE), inside="l", outside="w", address="11.9.9.9"
+    )
+    assert "miniupnpd" not in plain
+
+
+def test_trial_and_run_take_it_and_refuse_what_it_cannot_be() -> None:
+    assert_one_clear_line(
+        run(punchlab("up", "ab", "--port-mapping", "bonjour")), "port_mapping", "'bonjour'", "upnp-igd"
+    )
+    done = run(
+        punchlab("up", "ab", "--nat-b", "none", "--port-mapping", "all", "--", "on", "a", "natpmpc", "-g", GATEWAY)
+    )
+    assert done.returncode == 0, done
+    assert "Public IP address : 11.16.1.2" in done.stdout
