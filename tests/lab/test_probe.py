@@ -42,7 +42,9 @@ def test_a_nat_that_is_not_what_it_claims_is_found_out() -> None:
         box.run(["iptables", "-t", "nat", "-A", "POSTROUTING", "-o", outside, "-j", "MASQUERADE", "--random-fully"])
         box.run(["nft", "delete", "table", "ip", "punchlab"])
         found = check.probe(lab, "a")
-        wrong = {(row.transport, row.field): row.found for row in check.compare(lab.nat("a"), found) if not row.agrees}
+        wrong = {
+            (row.transport, row.field): row.found for row in check.compare(lab.behavior("a"), found) if not row.agrees
+        }
     assert inside != outside
     assert wrong == {
         **{(transport, "mapping"): "address-and-port-dependent" for transport in check.TRANSPORTS},
@@ -222,7 +224,7 @@ def test_coturns_tester_agrees_and_so_do_its_server_and_ours(nat: str) -> None:
     with Lab(Home(nat=nat)) as lab, turnserver(lab) as server:
         told = [lab["a"].run(["turnutils_natdiscovery", test, server]).stdout for test in ("-m", "-f")]
         theirs = [found for words in told for found in discovered(words)]
-        behavior = lab.nat("a")
+        behavior = lab.behavior("a")
         assert behavior is not None
         assert theirs == [behavior.mapping, behavior.filtering], told
         words = ["python3", "-m", "punch", "probe", "--edge", f"stun:{server}", "--json"]
