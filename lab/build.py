@@ -38,7 +38,7 @@ def build(graph: Graph) -> dict[str, Node]:
     nodes = {name: Node(planned, made) for (name, planned), made in zip(graph.nodes.items(), namespaces, strict=True)}
     try:
         for node in nodes.values():
-            _set_sysctls(node, _sysctls(node.graph))
+            set_sysctls(node, _sysctls(node.graph))
         _wire(graph, nodes)
         _make_nats([node for node in nodes.values() if node.graph.behavior is not None])
     except BaseException:
@@ -122,7 +122,7 @@ def _make_nats(nats: list[Node]) -> None:
         if process.returncode != 0:
             raise LabError(f"{node.name}: {process.args!r}: {errors.strip()}")
     for node, values in sysctls:
-        _set_sysctls(node, values)
+        set_sysctls(node, values)
     mappers = [PortMapper(*each) for each in mapping]
     for mapper in mappers:
         mapper.wait()
@@ -150,7 +150,8 @@ def _sysctls(planned: GraphNode) -> dict[str, str]:
     return wanted
 
 
-def _set_sysctls(node: Node, values: Mapping[str, str]) -> None:
+def set_sysctls(node: Node, values: Mapping[str, str]) -> None:
+    """Write to paths below /proc/sys inside the node."""
     with node.entered():
         for path, value in values.items():
             file = Path("/proc/sys") / path

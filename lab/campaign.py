@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab import impair
 from lab.errors import InputError, LabError, PunchlabError
+from lab.nat.background import check_rate
 from lab.results import Record, RunFolder
 from lab.trial import Options
 
@@ -41,6 +42,7 @@ class Campaign:
     shared_nat: bool = False
     links: str = "auto"
     seed: int = 0
+    background: float = 0.0
 
     def jobs(self) -> Iterator[Job]:
         """Every trial, all pairs once before any pair twice, so that a run cut short is a whole picture."""
@@ -68,6 +70,7 @@ class Campaign:
             "skew_wanted_s": self.options.skew_s,
             "links": self.links,
             "seed": self.seed,
+            "background_per_s": self.background,
         }
 
 
@@ -94,6 +97,7 @@ def check(campaign: Campaign, *, jobs: int) -> None:
             raise InputError(name, number, "a whole number from 1")
     for job in islice(campaign.jobs(), len(campaign.nats[0]) * len(campaign.nats[1])):
         job.topology()
+    check_rate(campaign.background)
     if campaign.links not in impair.CHOICES:
         raise InputError("links", campaign.links, f"one of {', '.join(impair.CHOICES)}")
 
@@ -157,7 +161,7 @@ def run_job(job: Job, captures: Path) -> Record:
     }
     started = datetime.datetime.now(datetime.UTC)
     try:
-        with Lab(job.topology(), links=campaign.links, seed=job.seed) as lab:
+        with Lab(job.topology(), links=campaign.links, seed=job.seed, background=campaign.background) as lab:
             result = trial.run(lab, one, other, campaign.options)
             capture = captures / f"{job.id}.pcapng"
             result.recording.write(capture)

@@ -27,9 +27,12 @@ _FIRST_INDEX = 2
 _LINK_OPTIONS = ("delay", "jitter", "loss", "bw")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Interface:
-    """One end of a link. `address` is "a.b.c.d/len", None on a switch; `address6` its IPv6 counterpart, if any."""
+    """One end of a link. `address` is "a.b.c.d/len", None on a switch; `address6` its IPv6 counterpart, if any.
+
+    A running NAT may change its `address`.
+    """
 
     node: str
     name: str

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from lab import build, graph, impair, sandbox
+from lab import build, graph, impair, link, sandbox
 from lab.errors import InputError
 from lab.graph import Graph
+from lab.link import RunningLink
+from lab.nat.background import check_rate
+from lab.nat.running import RunningNat
 from lab.node import Node
 from punch.nat.behavior import NatBehavior
 
@@ -41,16 +44,21 @@ class Path:
 class Lab:
     """An emulated Internet. Nothing of it outlives the `with` block.
 
-    `links` is "auto", "netem" or "nfqueue"; `seed` makes the draws of loss and jitter repeatable (with NFQUEUE).
+    `links` is "auto", "netem" or "nfqueue"; `seed` makes the draws of loss and jitter (with NFQUEUE) and of background
+    traffic repeatable; `background` is how many connections a second other hosts open through each NAT.
     Raises `InputError` for a topology that cannot be built, `LabError` outside the sandbox.
     """
 
-    def __init__(self, topology: Topo, *, links: str = "auto", seed: int = 0) -> None:
+    def __init__(self, topology: Topo, *, links: str = "auto", seed: int = 0, background: float = 0.0) -> None:
         self.topology = topology
         self.graph: Graph = graph.read(topology)
+        check_rate(background)
         self._links, self._seed = links, seed
+        self.background_per_s = background
         self._nodes: dict[str, Node] = {}
         self._impaired: impair.Applied | None = None
+        self._running_nats: dict[str, RunningNat] = {}
+        self._running_links: dict[tuple[str, str], RunningLink] = {}
         self.edge_network: EdgeNetwork | None = None
 
     def __enter__(self) -> Self:
@@ -58,6 +66,10 @@ class Lab:
         self._nodes = build.build(self.graph)
         try:
             self._impaired = impair.apply(self._directed_links(), implementation=self._links, seed=self._seed)
+            if self.background_per_s:
+                for node in self:
+                    if node.kind == "nat":
+                        self.nat(node.name).background(self.background_per_s, seed=f"{self._seed}/{node.name}")
         except BaseException:
             self.close()
             raise
@@ -78,6 +90,8 @@ class Lab:
         if self.edge_network is not None:
             self.edge_network.close()
             self.edge_network = None
+        for nat in self._running_nats.values():
+            nat.close()
         try:
             if self._impaired is not None:
                 self._impaired.close()
@@ -85,7 +99,7 @@ class Lab:
         finally:
             for node in self._nodes.values():
                 node.close()
-            self._nodes = {}
+            self._nodes, self._running_nats, self._running_links = {}, {}, {}
 
     def __getitem__(self, name: str) -> Node:
         """The node called `name`. Raises `InputError`."""
@@ -119,7 +133,7 @@ class Lab:
         """What impairs the links: "netem", "nfqueue", or "none" where no link is impaired."""
         return self._impaired.name if self._impaired is not None else "none"
 
-    def nat(self, host: str) -> NatBehavior | None:
+    def behavior(self, host: str) -> NatBehavior | None:
         """The behavior of the outermost NAT between the host and the Internet; None for a public host."""
         outermost = self.in_front_of(host)[-1:]
         return self.graph.nodes[outermost[0]].behavior if outermost else None
@@ -134,6 +148,39 @@ class Lab:
         others = self.in_front_of(other)
         both = (name for name in self.in_front_of(one) if name in others)
         return next((name for name in both if self.graph.nodes[name].translates), None)
+
+    @property
+    def background_addresses(self) -> frozenset[str]:
+        """The public addresses that background traffic is for."""
+        return frozenset(
+            nat.background_address for nat in self._running_nats.values() if nat.background_address is not None
+        )
+
+    def nat(self, name: str) -> RunningNat:
+        """The NAT of that name, or the nearest one in front of the host of that name. Raises `InputError`."""
+        behind = {node.name: self.in_front_of(node.name) for node in self if node.kind == "host"}
+        nats = {host: found[0] for host, found in behind.items() if found}
+        nats |= {node.name: node.name for node in self if node.kind == "nat"}
+        if name not in nats:
+            raise InputError("nat", name, f"one of {', '.join(nats)}")
+        node = self[nats[name]]
+        if node.name not in self._running_nats:
+            outside = next(each for each in self.graph.links if node.graph.interfaces[0] in (each.one, each.other))
+            link = self.link(outside.one.node, outside.other.node)
+            self._running_nats[node.name] = RunningNat(self.graph, self._nodes, node, link)
+        return self._running_nats[node.name]
+
+    def link(self, one: str, other: str) -> RunningLink:
+        """The link between two nodes, in either order, to cut and to join. Raises `InputError` if there is none."""
+        planned = link.find(self.graph, self[one].name, self[other].name)
+        if planned is None:
+            near = [each.other.node for each in self.graph.links if each.one.node == one]
+            near += [each.one.node for each in self.graph.links if each.other.node == one]
+            raise InputError("link", f"{one},{other}", f"{one} and one of {', '.join(near)}")
+        ends = (planned.one.node, planned.other.node)
+        if ends not in self._running_links:
+            self._running_links[ends] = RunningLink(self.graph, self._nodes, planned)
+        return self._running_links[ends]
 
     def path(self, one: str, other: str) -> Path:
         """The way between two nodes. Raises `InputError` where there is none."""
@@ -162,7 +209,7 @@ class Lab:
 
     def _directed_links(self) -> list[impair.DirectedLink]:
         directed = []
-        for link in self.graph.links:
+        for each in self.graph.links:
             one, other = (
                 impair.LinkEnd(
                     self._nodes[end.node].namespace,
@@ -170,8 +217,8 @@ class Lab:
                     end.index,
                     self.graph.nodes[end.node].kind,
                 )
-                for end in (link.one, link.other)
+                for end in (each.one, each.other)
             )
-            directed.append(impair.DirectedLink(one, other, link.forth))
-            directed.append(impair.DirectedLink(other, one, link.back))
+            directed.append(impair.DirectedLink(one, other, each.forth))
+            directed.append(impair.DirectedLink(other, one, each.back))
         return directed

@@ -15,8 +15,11 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, nlmsg
+from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, nlmsg
 from pyroute2.netlink.rtnl import (
+    RTM_DELADDR,
+    RTM_DELNEIGH,
+    RTM_DELROUTE,
     RTM_GETLINK,
     RTM_NEWADDR,
     RTM_NEWLINK,
@@ -38,6 +41,8 @@ _ETHERNET_LENGTH, _NLMSG_ERROR, _IFF_UP, _NUD_PERMANENT = 6, 2, 1, 0x80
 _IFINFOMSG_SIZE, _IFLA_OPERSTATE, _OPERSTATE_UP = 16, 16, 6
 _UP_TIMEOUT_S = 5.0
 _RT_TABLE_MAIN, _RTPROT_STATIC, _IFA_F_NODAD = 254, 4, 0x02
+_LAST_RESORT = 1 << 20
+"""The metric of a blackhole: every other route to the prefix goes before it."""
 _HEADER = struct.Struct("=IHHII")
 
 
@@ -124,6 +129,12 @@ class RouteSocket:
         message["index"], message["flags"], message["change"] = index, _IFF_UP, _IFF_UP
         self._queue(message, RTM_NEWLINK, 0, f"interface {index} up")
 
+    def set_down(self, index: int) -> None:
+        """Take the interface down; its routes and neighbors go with it."""
+        message = ifinfmsg()
+        message["index"], message["flags"], message["change"] = index, 0, _IFF_UP
+        self._queue(message, RTM_NEWLINK, 0, f"interface {index} down")
+
     def wait_until_up(self, indexes: Sequence[int]) -> None:
         """Return when the interfaces pass packets. Raises `LabError` if that takes unreasonably long.
 
@@ -144,33 +155,46 @@ class RouteSocket:
 
     def add_address(self, index: int, interface: str) -> None:
         """Give the interface an address with its prefix length ("192.168.1.2/24")."""
-        parsed = ipaddress.ip_interface(interface)
-        message = ifaddrmsg()
-        message["family"], message["prefixlen"], message["index"] = _family(parsed), parsed.network.prefixlen, index
-        # We number the wires ourselves; detecting duplicates would keep an IPv6 address from use for a second.
-        message["flags"] = _IFA_F_NODAD if parsed.version == 6 else 0
-        message["attrs"] = [("IFA_LOCAL", str(parsed.ip)), ("IFA_ADDRESS", str(parsed.ip))]
-        self._queue(message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, f"address {interface}")
+        self._queue(_address(index, interface), RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, f"address {interface}")
+
+    def delete_address(self, index: int, interface: str) -> None:
+        """Take an address from the interface."""
+        self._queue(_address(index, interface), RTM_DELADDR, 0, f"no address {interface}")
 
     def add_route(self, destination: str, gateway: str) -> None:
-        """A route by a gateway; destination is a prefix, "0.0.0.0/0" or "::/0" for the default."""
-        network = ipaddress.ip_network(destination)
-        message = rtmsg()
-        message["family"], message["dst_len"] = _family(network), network.prefixlen
-        message["table"], message["proto"] = _RT_TABLE_MAIN, _RTPROT_STATIC
-        message["scope"], message["type"] = rt_scope["universe"], rt_type["unicast"]
-        message["attrs"] = [("RTA_GATEWAY", gateway)]
-        if network.prefixlen:
-            message["attrs"].append(("RTA_DST", str(network.network_address)))
-        self._queue(message, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, f"route {destination} via {gateway}")
+        """A route by a gateway; destination is a prefix, "0.0.0.0/0" for the default."""
+        self._queue(
+            _route(destination, gateway), RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, f"route {destination} via {gateway}"
+        )
+
+    def replace_route(self, destination: str, gateway: str) -> None:
+        """Another gateway for a destination."""
+        self._queue(
+            _route(destination, gateway),
+            RTM_NEWROUTE,
+            NLM_F_CREATE | NLM_F_REPLACE,
+            f"route {destination} now via {gateway}",
+        )
+
+    def add_blackhole(self, destination: str) -> None:
+        """Drop in silence what is for the destination, as long as no other route leads there."""
+        self._queue(_route(destination, None), RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, f"blackhole {destination}")
+
+    def delete_blackhole(self, destination: str) -> None:
+        """Take back `add_blackhole`."""
+        self._queue(_route(destination, None), RTM_DELROUTE, 0, f"no blackhole {destination}")
 
     def add_neighbor(self, index: int, address: str, mac: str) -> None:
-        """A permanent neighbor entry, so that no ARP or neighbor discovery ever crosses an impaired link."""
-        message = ndmsg()
-        family = _family(ipaddress.ip_address(address))
-        message["family"], message["ifindex"], message["state"] = family, index, _NUD_PERMANENT
-        message["attrs"] = [("NDA_DST", address), ("NDA_LLADDR", mac)]
-        self._queue(message, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_EXCL, f"neighbor {address}")
+        """A permanent neighbor entry, so that no ARP exchange ever crosses an impaired link."""
+        message = _neighbor(index, address)
+        message["state"] = _NUD_PERMANENT
+        message["attrs"].append(("NDA_LLADDR", mac))
+        # It may take the place of one that ARP has just found.
+        self._queue(message, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, f"neighbor {address}")
+
+    def delete_neighbor(self, index: int, address: str) -> None:
+        """Forget a neighbor."""
+        self._queue(_neighbor(index, address), RTM_DELNEIGH, 0, f"no neighbor {address}")
 
     def commit(self) -> None:
         """Send what is queued. Raises `LabError` naming the first request that the kernel refused, and why."""
@@ -213,6 +237,38 @@ class RouteSocket:
 
 def _family(address: _Versioned) -> int:
     return socket.AF_INET6 if address.version == 6 else socket.AF_INET
+
+
+def _address(index: int, interface: str) -> nlmsg:
+    parsed = ipaddress.ip_interface(interface)
+    message = ifaddrmsg()
+    message["family"], message["prefixlen"], message["index"] = _family(parsed), parsed.network.prefixlen, index
+    # We number the wires ourselves; detecting duplicates would keep an IPv6 address from use for a second.
+    message["flags"] = _IFA_F_NODAD if parsed.version == 6 else 0
+    message["attrs"] = [("IFA_LOCAL", str(parsed.ip)), ("IFA_ADDRESS", str(parsed.ip))]
+    return message
+
+
+def _route(destination: str, gateway: str | None) -> nlmsg:
+    """By the gateway; a blackhole without one."""
+    network = ipaddress.ip_network(destination)
+    message = rtmsg()
+    message["family"], message["dst_len"] = _family(network), network.prefixlen
+    message["table"], message["proto"], message["scope"] = _RT_TABLE_MAIN, _RTPROT_STATIC, rt_scope["universe"]
+    if gateway is None:
+        message["type"], message["attrs"] = rt_type["blackhole"], [("RTA_PRIORITY", _LAST_RESORT)]
+    else:
+        message["type"], message["attrs"] = rt_type["unicast"], [("RTA_GATEWAY", gateway)]
+    if network.prefixlen:
+        message["attrs"].append(("RTA_DST", str(network.network_address)))
+    return message
+
+
+def _neighbor(index: int, address: str) -> nlmsg:
+    message = ndmsg()
+    message["family"], message["ifindex"] = _family(ipaddress.ip_address(address)), index
+    message["attrs"] = [("NDA_DST", address)]
+    return message
 
 
 def _link_state(message: bytes) -> tuple[int, int]:

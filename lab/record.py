@@ -22,6 +22,7 @@ def record(trial: Trial, **more: Any) -> dict[str, Any]:
         "jitter_s": trial.path.jitter_s,
         "loss": trial.path.loss,
         "links": trial.links,
+        "background_per_s": trial.background_per_s,
         "outcome": trial.outcome,
         "reason": trial.reason,
         "prediction": _prediction(trial.prediction),

@@ -70,14 +70,16 @@ class Options:
 class Trial:
     """What happened in one trial; `lab.record` makes plain data of it.
 
-    `path` is what lay between the hosts of `pair`, `links` what impaired the links; `outcome` is one of
-    `lab.verdict.OUTCOMES`, with the `reason` in words unless it is `direct`.
+    `path` is what lay between the hosts of `pair`, `links` what impaired the links, `background_per_s` the
+    connections of other hosts through each NAT; `outcome` is one of `lab.verdict.OUTCOMES`, with the `reason` in words
+    unless it is `direct`.
     """
 
     options: Options
     pair: tuple[str, str]
     path: LabPath
     links: str
+    background_per_s: float
     started: datetime.datetime
     outcome: str
     reason: str | None
@@ -154,6 +156,7 @@ def run(lab: Lab, one: str, other: str, options: Options) -> Trial:
         pair=(one, other),
         path=path,
         links=lab.links,
+        background_per_s=lab.background_per_s,
         started=started,
         outcome=outcome,
         reason=reason,
@@ -177,7 +180,7 @@ def pair_of(lab: Lab, one: str, other: str) -> Pair:
         return ExchangeSide(host, nats, frozenset({lab[outermost].address}))
 
     others = frozenset(node.name for node in lab if node.kind == "host") - {one, other}
-    return Pair(side(one), side(other), edges, others)
+    return Pair(side(one), side(other), edges, others, lab.background_addresses)
 
 
 def edge_network(lab: Lab, client: Client) -> EdgeNetwork:

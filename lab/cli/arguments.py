@@ -144,7 +144,13 @@ def _topology(command: argparse.ArgumentParser) -> None:
     shape.add_argument(
         "--links", default="auto", metavar="KIND", help="auto, netem or nfqueue: what impairs (default auto)"
     )
-    shape.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws of loss and jitter (default 0)")
+    shape.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of the draws of loss, jitter and background traffic (default 0)",
+    )
 
 
 def _nats(command: argparse.ArgumentParser, *, several: bool) -> None:
@@ -159,6 +165,13 @@ def _nats(command: argparse.ArgumentParser, *, several: bool) -> None:
     command.add_argument("--cgn", metavar="NAT", help="NAT of the carrier (topology carrier; default cgn_rfc6888)")
     _unsolicited(command)
     _port_mapping(command)
+    command.add_argument(
+        "--background",
+        type=float,
+        default=0.0,
+        metavar="RATE",
+        help="connections a second that other hosts open through each NAT (default 0)",
+    )
 
 
 def _punching(command: argparse.ArgumentParser) -> None:

@@ -42,7 +42,7 @@ def run_command(given: argparse.Namespace) -> int:
 
 def check_trial(given: argparse.Namespace) -> None:
     """Everything that the trial would refuse."""
-    _topology(given)
+    check_up(given)
     _pair(given)
     _options(given)
     if given.capture is not None:
@@ -56,7 +56,7 @@ def trial_command(given: argparse.Namespace) -> int:
     from lab.record import record
 
     one, other = _pair(given)
-    with Lab(_topology(given), links=given.links, seed=given.seed) as lab:
+    with Lab(_topology(given), links=given.links, seed=given.seed, background=given.background) as lab:
         result = trial.run(lab, one, other, _options(given))
         if given.capture is not None:
             try:
@@ -80,8 +80,11 @@ def trial_command(given: argparse.Namespace) -> int:
 
 
 def check_up(given: argparse.Namespace) -> None:
-    """Everything that the topology would refuse."""
+    """Everything that the lab would refuse."""
+    from lab.nat.background import check_rate
+
     _topology(given)
+    check_rate(given.background)
 
 
 def up_command(given: argparse.Namespace) -> int:
@@ -89,7 +92,7 @@ def up_command(given: argparse.Namespace) -> int:
     from lab.cli import shell
     from lab.lab import Lab
 
-    with Lab(_topology(given), links=given.links, seed=given.seed) as lab:
+    with Lab(_topology(given), links=given.links, seed=given.seed, background=given.background) as lab:
         return shell.run(lab, given.shell)
 
 
@@ -227,6 +230,7 @@ def _campaign(given: argparse.Namespace) -> Campaign:
         parameters=_parameters(given),
         links=given.links,
         seed=given.seed,
+        background=given.background,
     )
 
 

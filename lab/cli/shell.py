@@ -1,4 +1,6 @@
-"""The shell of `punchlab up`: nodes are named for `ip netns`, and `on NODE CMD…` runs a command in one."""
+"""The shell of `punchlab up`: nodes are named for `ip netns`, `on NODE CMD…` runs a command in one, and `nat` and
+`link` make things happen.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from lab.cli.console import USAGE, Console
 from lab.errors import InputError
 from lab.lab import Lab
 from lab.sandbox import mount, unmount
@@ -44,12 +47,23 @@ def _run_named(lab: Lab, command: list[str]) -> int:
         if not command:
             print(_greeting(lab))
         words = command or ["/bin/sh", "-i"]
-        try:
-            return subprocess.run(words, env=environment, check=False).returncode
-        except OSError as error:
-            raise InputError("command", words[0], f"a program that can be run ({error.strerror})") from error
+        with Console(lab, Path(folder)) as console:
+            try:
+                process = subprocess.Popen(words, env=environment)
+            except OSError as error:
+                raise InputError("command", words[0], f"a program that can be run ({error.strerror})") from error
+            with process:
+                try:
+                    return console.serve(process)
+                except BaseException:
+                    process.kill()
+                    raise
 
 
 def _greeting(lab: Lab) -> str:
     nodes = "\n".join(f"  {node.name:10} {node.kind:7} {node.address}" for node in lab if node.kind != "switch")
-    return f"{nodes}\n`on NODE CMD...` runs a command in a node, e.g.: on a ping {lab.anycast}   (exit ends the lab)"
+    usage = "\n".join(f"  {words}" for words in USAGE.values())
+    return (
+        f"{nodes}\n`on NODE CMD...` runs a command in a node, e.g.: on a ping {lab.anycast}   (exit ends the lab)\n"
+        f"What can happen to it:\n{usage}"
+    )

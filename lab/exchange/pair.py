@@ -28,6 +28,8 @@ class Pair:
     """Edge node -> its addresses, the anycast address included."""
     others: frozenset[str] = frozenset()
     """Other hosts: a packet that ends there has been delivered, if to the wrong one."""
+    background: frozenset[str] = frozenset()
+    """Addresses of the background traffic, which is no part of the exchange."""
 
     def gate(self, side: Side) -> str:
         """The side's gate (see `lab.exchange.story`)."""

@@ -42,8 +42,8 @@ class Exchange:
 
     def __init__(self, frames: Iterable[Frame], pair: Pair, agreed: tuple[str, str] | None = None) -> None:
         self.pair = pair
-        self.segments = follow(frames)
-        """Every segment that was seen, in the order in which they were sent."""
+        self.segments = tuple(segment for segment in follow(frames) if not _background(segment, pair))
+        """Every segment that was seen, background traffic apart, in the order in which they were sent."""
         self._agreed = agreed
         self._answers = _answers(self.segments)
 
@@ -244,6 +244,12 @@ def _fits(answer: Segment) -> tuple[str, int | None]:
 
 def _mirrored(one: Hop, other: Hop) -> bool:
     return (one.source, one.destination) == (other.destination, other.source)
+
+
+def _background(segment: Segment, pair: Pair) -> bool:
+    # An ICMP error comes from such an address as a router's: it may well be about a punch.
+    ends = {_address(segment.source), _address(segment.destination)}
+    return segment.kind is not Kind.ICMP and not pair.background.isdisjoint(ends)
 
 
 def _address(endpoint: str) -> str:

@@ -98,7 +98,7 @@ def run(
 def _check_in(topology: Topo, host: str, silent: frozenset[str]) -> Check:
     with Lab(topology) as lab:
         found = probe(lab, host)
-        return Check(tuple(compare(lab.nat(host), found, silent)), found)
+        return Check(tuple(compare(lab.behavior(host), found, silent)), found)
 
 
 def probe(lab: Lab, host: str, *options: str) -> Found:

@@ -23,6 +23,9 @@ PUNCHLAB = shlex.join([sys.executable, "-m", "lab.cli"])
         (["run", "xy"], ["topology", "'xy'", "ab, cd, abcd"]),
         (["run", "ab", "--nat-a", "cone"], ["nat", "'cone'", "full_cone", "classics"]),
         (["run", "ab", "--unsolicited", "maybe"], ["unsolicited", "'maybe'", "drop, reset"]),
+        (["run", "ab", "--background", "-1"], ["background", "-1", "per second"]),
+        (["trial", "ab", "--background", "2000"], ["background", "2000", "1000"]),
+        (["up", "ab", "--background", "-1"], ["background", "-1"]),
         (["run", "ab", "--trials", "0"], ["trials", "0", "from 1"]),
         (["run", "ab", "--jobs", "-1"], ["jobs", "-1", "from 1"]),
         (["run", "ab", "--strategy", "luck"], ["strategy", "'luck'", "reuse, keep"]),
@@ -120,6 +123,83 @@ def test_a_lab_in_the_shell_of_another_has_the_names_while_it_lasts() -> None:
 def test_on_a_node_that_is_not_there_names_those_that_are() -> None:
     done = run(punchlab("up", "ab", "--", "on", "z", "true"))
     assert_one_clear_line(done, "'z'", "nat_a")
+
+
+MIRROR = """
+import socket
+mirror = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+mirror.bind(("11.16.0.2", 5000))
+print("ready", flush=True)
+while True:
+    peer = mirror.recvfrom(1)[1]
+    mirror.sendto(peer[0].encode(), peer)
+"""
+LOOK = """
+import socket
+looker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+looker.settimeout(1)
+try:
+    looker.sendto(b"x", ("11.16.0.2", 5000))
+    print(looker.recv(99).decode())
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+def test_things_happen_to_a_nat_from_the_shell(tmp_path: Path) -> None:
+    """What the edge sees of a, as the NAT gets another address; and what does not come when a link is down."""
+    (tmp_path / "mirror.py").write_text(MIRROR)
+    (tmp_path / "look.py").write_text(LOOK)
+    look = f"on a {shlex.quote(sys.executable)} look.py"
+    steps = f"""
+        mkfifo started
+        on edge1 {shlex.quote(sys.executable)} mirror.py > started &
+        read ready < started
+        {look}
+        nat a address
+        {look}
+        nat nat_a address 11.16.1.77
+        {look}
+        nat a down; {look}; nat a up; {look}
+        link a nat_a down; {look}; link nat_a a up; {look}
+        nat a reboot; nat a reboot 0.1; nat a flush; nat a behave symmetric; nat a background 10; {look}
+    """
+    done = run(punchlab("up", "ab", "--", "sh", "-ec", steps), cwd=tmp_path)
+    assert done.returncode == 0, done
+    assert done.stdout.split() == [
+        *("11.16.1.2", "11.16.1.3", "11.16.1.3", "11.16.1.77", "11.16.1.77"),
+        *("TimeoutError", "11.16.1.77", "OSError", "11.16.1.77", "11.16.1.77"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["nat", "z", "reboot"], ["nat: nat: 'z'", "a, b, nat_a, nat_b"]),
+        (["nat", "a", "dance"], ["event", "'dance'", "flush"]),
+        (["nat", "a", "reboot", "soon"], ["downtime", "'soon'"]),
+        (["nat", "a", "reboot", "-1"], ["downtime", "-1", "seconds"]),
+        (["nat", "a", "reboot", "nan"], ["downtime", "nan", "seconds"]),
+        (["nat", "a", "address", "10.0.0.1"], ["address", "'10.0.0.1'", "11.16.1.0/24"]),
+        (["nat", "a", "behave", "cone"], ["'cone'", "full_cone"]),
+        (["nat", "a", "background", "-5"], ["background", "-5"]),
+        (["nat"], ["command", "nat NAME"]),
+        (["link", "a", "b", "down"], ["link", "a,b", "nat_a"]),
+    ],
+)
+def test_what_cannot_happen_is_one_clear_line(words: list[str], parts: list[str]) -> None:
+    assert_one_clear_line(run(punchlab("up", "ab", "--", *words)), *parts)
+
+
+def test_background_traffic_is_on_record(tmp_path: Path) -> None:
+    command = ["run", "ab", "--nat-a", "symmetric", "--nat-b", "full_cone", "--background", "20", "--trials", "1"]
+    done = run(punchlab(*command, "--out", "here"), cwd=tmp_path)
+    assert done.returncode == 0, done
+    record = json.loads((tmp_path / "here" / "results.jsonl").read_text())
+    assert (record["outcome"], record["background_per_s"]) == ("direct", 20)
+    other = run(punchlab(*command, "--background", "30", "--out", "here"), cwd=tmp_path)
+    assert other.returncode == 2
+    assert "background_per_s = 20" in other.stderr
 
 
 def test_an_empty_environment_is_enough() -> None:

@@ -33,7 +33,9 @@ def test_a_nat_that_is_not_what_it_claims_is_found_out() -> None:
         box.run(["iptables", "-t", "nat", "-A", "POSTROUTING", "-o", outside, "-j", "MASQUERADE", "--random-fully"])
         box.run(["nft", "delete", "table", "ip", "punchlab"])
         found = check.probe(lab, "a")
-        wrong = {(row.transport, row.field): row.found for row in check.compare(lab.nat("a"), found) if not row.agrees}
+        wrong = {
+            (row.transport, row.field): row.found for row in check.compare(lab.behavior("a"), found) if not row.agrees
+        }
     assert inside != outside
     assert wrong == {
         **{(transport, "mapping"): "address-and-port-dependent" for transport in check.TRANSPORTS},

@@ -64,6 +64,7 @@ def record(
         "jitter_s": 0.0,
         "loss": 0.0,
         "links": "nfqueue",
+        "background_per_s": 0.0,
         "outcome": "direct" if direct else "punch_timeout",
         "reason": None if direct else "no SYN of b crossed NAT a: it came to a port that a had not opened towards it",
         "prediction": said,

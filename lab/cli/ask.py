@@ -1,0 +1,15 @@
+"""Ask the `punchlab up` that a shell belongs to: `ask.py SOCKET WORD…` prints its answer. Run as a file of its own."""
+
+import json
+import socket
+import sys
+
+with socket.socket(socket.AF_UNIX) as channel:
+    channel.connect(sys.argv[1])
+    channel.sendall(json.dumps(sys.argv[2:]).encode())
+    channel.shutdown(socket.SHUT_WR)
+    with channel.makefile("r", encoding="utf-8") as stream:
+        answer = json.load(stream)
+if answer["text"]:
+    print(answer["text"], file=sys.stderr if answer["status"] else sys.stdout)
+sys.exit(answer["status"])

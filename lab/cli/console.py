@@ -1,0 +1,109 @@
+"""What the shell of `punchlab up` can ask of its lab: commands that are scripts there and are carried out here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from lab.errors import InputError, PunchlabError
+from lab.lab import Lab
+
+USAGE = {
+    "nat": "nat NAME reboot [SECONDS] | flush | address [ADDRESS] | down | up | behave PRESET | background RATE",
+    "link": "link NODE NODE down | up",
+}
+_PATIENCE_S = 5.0
+
+
+class Console:
+    """Answers what `nat` and `link`, two scripts in the folder, are asked. Usable as a context manager."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self._lab = lab
+        path = folder / "console"
+        self._door = socket.socket(socket.AF_UNIX)
+        self._door.bind(str(path))
+        self._door.listen()
+        for name in USAGE:
+            script = folder / name
+            words = [sys.executable, "-IS", str(Path(__file__).with_name("ask.py")), str(path), name]
+            script.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+            script.chmod(0o755)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._door.close()
+
+    def serve(self, process: subprocess.Popen[bytes]) -> int:
+        """Answer until the process ends; its exit status."""
+        ended = os.pidfd_open(process.pid)
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(ended, selectors.EVENT_READ)
+                selector.register(self._door, selectors.EVENT_READ)
+                while all(key.fileobj is self._door for key, _events in selector.select()):
+                    with contextlib.suppress(OSError, ValueError):  # who asked has gone, or is none of our scripts
+                        self._answer()
+        finally:
+            os.close(ended)
+        return process.wait()
+
+    def _answer(self) -> None:
+        channel, _ = self._door.accept()
+        with channel:
+            channel.settimeout(_PATIENCE_S)
+            with channel.makefile("r", encoding="utf-8") as stream:
+                words = json.load(stream)
+            try:
+                status, text = 0, carry_out(self._lab, words)
+            except PunchlabError as error:
+                status, text = 2, f"{words[0]}: {error}"
+            channel.sendall(json.dumps({"status": status, "text": text}).encode())
+
+
+def carry_out(lab: Lab, words: Sequence[str]) -> str:
+    """Do what the words of `USAGE` say; what there is to print. Raises `PunchlabError`."""
+    match words:
+        case ["nat", name, event, *rest]:
+            nat = lab.nat(name)
+            match event, rest:
+                case "reboot", ([] | [_]):
+                    nat.reboot(*(_number("downtime", each) for each in rest))
+                case "flush", []:
+                    nat.flush()
+                case "address", ([] | [_]):
+                    return nat.change_address(*rest)
+                case "down", []:
+                    nat.link_down()
+                case "up", []:
+                    nat.link_up()
+                case "behave", [preset]:
+                    nat.behave(preset)
+                case "background", [rate]:
+                    nat.background(_number("background", rate))
+                case _:
+                    raise InputError("event", " ".join((event, *rest)), USAGE["nat"])
+        case ["link", one, other, ("down" | "up") as event]:
+            link = lab.link(one, other)
+            link.down() if event == "down" else link.up()
+        case _:
+            raise InputError("command", " ".join(words), USAGE[words[0]])
+    return ""
+
+
+def _number(field: str, word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise InputError(field, word, "a number") from None
