@@ -11,6 +11,7 @@ from pathlib import Path
 from lab import namespace
 from lab.errors import LabError, MissingCapabilityError
 from lab.graph import Graph, GraphNode
+from lab.nat import helpers
 from lab.nat.rules import rules
 from lab.netlink import LOOPBACK_INDEX, RouteSocket
 from lab.node import Node
@@ -90,6 +91,7 @@ def _address(planned: GraphNode, route_socket: RouteSocket) -> None:
 def _make_nats(nats: list[Node]) -> None:
     """Load the rules of all NATs at once: the loaders run side by side."""
     loading: list[tuple[Node, subprocess.Popen[str]]] = []
+    helping: list[tuple[helpers.Helper, subprocess.Popen[str]]] = []
     sysctls: list[tuple[Node, Mapping[str, str]]] = []
     for node in nats:
         # By the order of `Internet.home`: the way out first, then the inside.
@@ -101,6 +103,7 @@ def _make_nats(nats: list[Node]) -> None:
             behavior, inside=inside.name, outside=outside.name, address=node.address, ipv6=inside.address6 is not None
         )
         sysctls.append((node, text.sysctls))
+        helping += [(helper, helpers.start(helper, node.popen)) for helper in text.helpers]
         if extra := text.addresses[1:]:
             with RouteSocket(node.namespace) as route_socket:
                 for address in extra:
@@ -119,6 +122,8 @@ def _make_nats(nats: list[Node]) -> None:
             raise LabError(f"{node.name}: {process.args!r}: {errors.strip()}")
     for node, values in sysctls:
         _set_sysctls(node, values)
+    for helper, running in helping:
+        helpers.await_ready(helper, running)
 
 
 def _start(node: Node, command: list[str], content: str) -> subprocess.Popen[str]:

@@ -5,16 +5,20 @@ Only used under `mn --custom`; the lab builds the same graph by netlink.
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 
 from mininet.node import Node
 
+from lab.nat import helpers
 from lab.nat.rules import rules
 from punch.nat.behavior import NatBehavior
 
 
 class InternetNode(Node):
     """A host, router, edge or NAT of `topologies.internet`, as a Mininet node."""
+
+    _helping: Sequence[subprocess.Popen[str]] = ()
 
     def config(
         self,
@@ -51,7 +55,17 @@ class InternetNode(Node):
                 self._run("ip", "address", "add", f"{extra}/32", "dev", str(outside))
             for path, value in text.sysctls.items():
                 self._run("sysctl", "-qw", f"{path.replace('/', '.')}={value}")
+            self._helping = [helpers.start(helper, self.popen) for helper in text.helpers]
+            for helper, process in zip(text.helpers, self._helping, strict=True):
+                helpers.await_ready(helper, process)
         return result
+
+    def terminate(self) -> None:
+        """Mininet's end of a node, and that of the helpers of its NAT."""
+        for process in self._helping:
+            process.kill()
+            process.communicate()
+        super().terminate()
 
     def _run(self, *command: str, text: str | None = None) -> None:
         process = self.popen(*command, stdin=-1)

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from lab.nat import allocation, filtering, mapping
-from lab.nat.mapping import wide
+from lab.nat.helpers import Helper
+from lab.nat.mapping import has_doors
 from lab.nat.site import IPV6, TRANSPORTS, Site, external_addresses
-from punch.nat.behavior import NatBehavior, PortAllocation
+from punch.nat.behavior import NatBehavior, PortAllocation, Unsolicited
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,8 @@ class NatRules:
     """What to load: input of `iptables-restore`, `ip6tables-restore` and `nft -f`, empty when not needed; then sysctls.
 
     `sysctls` are paths below /proc/sys and their values; those of connection tracking exist once iptables' rules do.
-    `addresses` are the external addresses that the outside interface must have.
+    `addresses` are the external addresses that the outside interface must have; `helpers` are the programs to run
+    beside the rules, for what those cannot say.
     """
 
     iptables: str
@@ -29,6 +31,7 @@ class NatRules:
     nft: str
     sysctls: Mapping[str, str]
     addresses: tuple[str, ...]
+    helpers: tuple[Helper, ...] = ()
 
 
 def rules(behavior: NatBehavior, *, inside: str, outside: str, address: str, ipv6: bool = False) -> NatRules:
@@ -40,7 +43,10 @@ def rules(behavior: NatBehavior, *, inside: str, outside: str, address: str, ipv
         raise ValueError("no IPv6 behind a NAT that translates")
     site = Site(behavior, inside, outside, external_addresses(address, behavior))
     nat = allocation.nat_table(site) if behavior.translates else ()
-    chains = {"ip": list(_chains(site)), "ip6": list(filtering.firewall(site, IPV6)) if ipv6 and wide(site) else []}
+    chains = {
+        "ip": list(_chains(site)),
+        "ip6": list(filtering.firewall(site, IPV6)) if ipv6 and has_doors(behavior) else [],
+    }
     return NatRules(
         iptables="\n".join([*nat, *filtering.filter_table(site), ""]),
         ip6tables="\n".join([*filtering.filter_table(site, IPV6), ""]) if ipv6 else "",
@@ -49,6 +55,7 @@ def rules(behavior: NatBehavior, *, inside: str, outside: str, address: str, ipv
         ),
         sysctls=sysctls(behavior),
         addresses=site.addresses,
+        helpers=tuple(_helpers(site)),
     )
 
 
@@ -64,6 +71,8 @@ def sysctls(behavior: NatBehavior) -> Mapping[str, str]:
             f"tcp_timeout_{state}": timeouts.tcp_closing_s
             for state in ("fin_wait", "close_wait", "last_ack", "time_wait")
         },
+        # What a RST leaves behind keeps new connections of the same endpoints out, which doors in memory let in.
+        **({"tcp_timeout_close": 0} if has_doors(behavior) else {}),
         "udp_timeout": timeouts.udp_solitary_s,
         "udp_timeout_stream": timeouts.udp_stream_s,
     }
@@ -77,10 +86,21 @@ def sysctls(behavior: NatBehavior) -> Mapping[str, str]:
     }
 
 
+def _helpers(site: Site) -> Iterator[Helper]:
+    if site.behavior.unsolicited is Unsolicited.SILENT_THEN_ICMP:
+        seconds = site.behavior.silence_s
+        yield Helper(
+            "lab.nat.silence",
+            ("--outside", site.outside, "--silence", str(seconds)),
+            f"answers an unsolicited SYN after {seconds} s, unless a SYN of the same connection leaves by then "
+            "(RFC 5382 REQ-4); without it there is no answer",
+        )
+
+
 def _chains(site: Site) -> Iterator[str]:
     """The nft table's content: nothing for a NAT that iptables can do by itself."""
     if not site.behavior.translates:
-        if wide(site):
+        if has_doors(site.behavior):
             yield from filtering.firewall(site)
         return
     if site.behavior.port_overloading:
@@ -90,4 +110,5 @@ def _chains(site: Site) -> Iterator[str]:
     for transport in TRANSPORTS:
         yield from mapping.memory(site, transport)
         yield from filtering.inbound(site, transport)
+    yield from mapping.forgetting(site)
     yield from filtering.around(site)
