@@ -56,7 +56,8 @@ class CheckProgress:
         if not console.is_terminal:
             console = Console(width=120)
         console.print(table)
-        console.print(_requirements(checks))
+        if any(check.requirements for check in checks.values()):
+            console.print(_requirements(checks))
         wrong = [name for name, check in checks.items() if not check.agrees]
         fields = sum(len(check.rows) for check in checks.values())
         console.print(f"{len(checks)} NATs, {fields} claims; different from the claim: {', '.join(wrong) or 'none'}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import itertools
 import os
 import random
@@ -86,10 +87,10 @@ class _Examination:
         self._stack = contextlib.AsyncExitStack()
         self._alternate = self._server.graph.addresses[-1].partition("/")[0]
         interface = self._inside.graph.interfaces[0]
-        own = (interface.address or "").partition("/")[0]
+        own = ipaddress.IPv4Interface(interface.address or "")
         # A second host, as far as the NAT can see.
-        self._neighbor = f"{own.rpartition('.')[0]}.{int(own.rpartition('.')[2]) + 1}"
-        self._inside.run(["ip", "address", "add", f"{self._neighbor}/24", "dev", interface.name])
+        self._neighbor = str(own.ip + 1)
+        self._inside.run(["ip", "address", "add", f"{self._neighbor}/{own.network.prefixlen}", "dev", interface.name])
         keep_resets_in([self._inside, self._server])
 
     async def run(self) -> Observed:
@@ -312,7 +313,7 @@ class _Examination:
             Conversation(self._b, port, self._s2, next(self._server_ports)),
         )
         heard = [await talk.out(Flag.SYN) for talk in talks]
-        return _same_port([None if each is None else each.source for each in heard])
+        return _same([None if each is None else each.source for each in heard])
 
     async def _udp_overloads(self) -> bool:
         port = next(self._ports)
@@ -320,7 +321,7 @@ class _Examination:
             (self._udp(self._inside, own, port), self._udp(self._server, server, next(self._server_ports)))
             for own, server in ((self._inside.address, self._server.address), (self._neighbor, self._alternate))
         ]
-        return _same_port([await _datagram(inside, server, server.getsockname()) for inside, server in ends])
+        return _same([await _datagram(inside, server, server.getsockname()) for inside, server in ends])
 
     # Ends.
 
@@ -386,8 +387,8 @@ async def _icmp_about(hearing: socket.socket, destination: str) -> bool:
     return False
 
 
-def _same_port(seen: list[tuple[str, int] | None]) -> bool:
+def _same(seen: list[tuple[str, int] | None]) -> bool:
+    """Whether both have one external endpoint."""
     if None in seen:
         raise LabError("a host behind the NAT does not reach the server")
-    ports = {each[1] for each in seen if each is not None}
-    return len(ports) == 1
+    return len(set(seen)) == 1

@@ -32,18 +32,25 @@ class Street(Internet):
 
 
 class BareStreet(Internet):
-    """`h0`, `h1`, … each behind a machine `r0`, `r1`, … that has two interfaces and no rules, and does not forward."""
+    """`h0`, `h1`, … each behind a machine `r0`, `r1`, … that has two interfaces and no rules, and does not forward.
 
-    def build(self, homes: int) -> None:
+    Where `nats` do not translate, the host has a public address.
+    """
+
+    def build(self, nats: Sequence[NatBehavior]) -> None:
         self.begin()
         west = self.region("west")
         self.edge(west, delay="0ms", alternate=True)
-        for number in range(homes):
+        for number, nat in enumerate(nats):
             router, host, subnet = f"r{number}", f"h{number}", f"11.16.{number + 1}"
+            inside = "192.168.1"
+            if not nat.translates:
+                inside = f"11.17.{number + 1}"
+                self._routes["core1"].append((f"{inside}.0/24", f"{subnet}.2"))
             self._node(router, "router", gateway=f"{subnet}.1")
             self._link(router, "core1", f"{subnet}.2/24", f"{subnet}.1/24")
-            self._node(host, "host", gateway="192.168.1.1")
-            self._link(host, router, "192.168.1.2/24", "192.168.1.1/24")
+            self._node(host, "host", gateway=f"{inside}.1")
+            self._link(host, router, f"{inside}.2/24", f"{inside}.1/24")
         self.finish()
 
 

@@ -28,14 +28,14 @@ def run_script(lab: Lab, number: int, name: str, nat: NatBehavior) -> None:
 
 def examined(name: str, nat: NatBehavior) -> Observed:
     quick = quickened(nat.timeouts, None)
-    with Lab(BareStreet(homes=1)) as lab:
+    with Lab(BareStreet(nats=[nat])) as lab:
         run_script(lab, 0, name, replace(nat, timeouts=quick))
         return examine(lab, "h0", quick)
 
 
 def test_every_script_makes_a_nat_that_passes_the_check() -> None:
     hosts = dict(zip(NATS, (f"h{number}" for number in range(len(NATS))), strict=True))
-    with Lab(BareStreet(homes=len(NATS))) as lab:
+    with Lab(BareStreet(nats=list(NATS.values()))) as lab:
         for number, (name, nat) in enumerate(NATS.items()):
             run_script(lab, number, name, nat)
         found: dict[str, Found] = dict(zip(NATS, probe_all(lab, list(hosts.values())).values(), strict=True))

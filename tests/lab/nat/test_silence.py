@@ -20,6 +20,7 @@ from punch.nat.behavior import REQ_4_SILENCE_S, Filtering, Mapping, NatBehavior,
 from tests.commands import punchlab, run
 from tests.lab.homes import Homes
 from tests.lab.nat.test_firewall import Office
+from tests.lab.nat.test_firewall_ipv6 import office
 from tests.lab.nat.world import PORT, World
 
 NOBODY = 12345
@@ -124,15 +125,23 @@ def test_every_kind_of_nat_is_silent_for_its_time(mapping: Mapping, filtering: F
 
 def test_a_firewall_is_silent_for_its_hosts() -> None:
     with Lab(Office(firewall=FIREWALL)) as lab, contextlib.ExitStack() as stack:
-        w = World(lab, socket.SOCK_STREAM, stack)
-        opening = knock(w, 6001, (lab["a"].address, PORT))
-        dialled = time.monotonic()
-        refused = knock(w, 6000, (lab["a"].address, PORT))
-        inside = w.bound("a", PORT)
-        inside.connect((lab["stranger"].address, 6001))
-        assert outcome(opening) == 0
-        assert outcome(refused) == errno.ECONNREFUSED
-        assert 1 <= time.monotonic() - dialled < 1 + LATE_S
+        silent_for_its_hosts(World(lab, socket.SOCK_STREAM, stack))
+
+
+def test_a_firewall_is_silent_over_ipv6() -> None:
+    with office(FIREWALL) as w:
+        silent_for_its_hosts(w)
+
+
+def silent_for_its_hosts(w: World) -> None:
+    opening = knock(w, 6001, (w.address("a"), PORT))
+    dialled = time.monotonic()
+    refused = knock(w, 6000, (w.address("a"), PORT))
+    inside = w.bound("a", PORT)
+    inside.connect((w.address("stranger"), 6001))
+    assert outcome(opening) == 0
+    assert outcome(refused) == errno.ECONNREFUSED
+    assert 1 <= time.monotonic() - dialled < 1 + LATE_S
 
 
 def test_only_a_syn_of_the_same_connection_calls_the_answer_off() -> None:
