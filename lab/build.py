@@ -11,9 +11,10 @@ from pathlib import Path
 from lab import namespace
 from lab.errors import LabError, MissingCapabilityError
 from lab.graph import Graph, GraphNode
-from lab.nat.rules import rules
+from lab.nat.helpers import RunningProgram
+from lab.nat.rules import NatRules, rules
 from lab.netlink import LOOPBACK_INDEX, RouteSocket
-from lab.node import Node
+from lab.node import Helper, Node
 from lab.portmapper import PortMapper
 
 _BRIDGE_INDEX = 2
@@ -91,8 +92,7 @@ def _address(planned: GraphNode, route_socket: RouteSocket) -> None:
 def _make_nats(nats: list[Node]) -> None:
     """Load the rules of all NATs at once: the loaders run side by side. Then start their helper processes."""
     loading: list[tuple[Node, subprocess.Popen[str]]] = []
-    sysctls: list[tuple[Node, Mapping[str, str]]] = []
-    mapping: list[tuple[Node, str, str]] = []
+    made: list[tuple[Node, NatRules]] = []
     for node in nats:
         # By the order of `Internet.home`: the way out first, then the inside.
         outside, inside = node.graph.interfaces
@@ -102,9 +102,7 @@ def _make_nats(nats: list[Node]) -> None:
         text = rules(
             behavior, inside=inside.name, outside=outside.name, address=node.address, ipv6=inside.address6 is not None
         )
-        sysctls.append((node, text.sysctls))
-        if text.port_mapping:
-            mapping.append((node, inside.name, text.port_mapping))
+        made.append((node, text))
         if extra := text.addresses[1:]:
             with RouteSocket(node.namespace) as route_socket:
                 for address in extra:
@@ -121,11 +119,20 @@ def _make_nats(nats: list[Node]) -> None:
         _output, errors = process.communicate()
         if process.returncode != 0:
             raise LabError(f"{node.name}: {process.args!r}: {errors.strip()}")
-    for node, values in sysctls:
-        set_sysctls(node, values)
-    mappers = [PortMapper(*each) for each in mapping]
-    for mapper in mappers:
-        mapper.wait()
+    for node, text in made:
+        set_sysctls(node, text.sysctls)
+    helping = [helper for node, text in made for helper in start_helpers(node, text)]
+    for helper in helping:
+        helper.wait()
+
+
+def start_helpers(node: Node, made: NatRules) -> list[Helper]:
+    """Start what the rules loaded in the node need beside them, as a part of it; `wait` for each to be ready."""
+    _outside, inside = node.graph.interfaces
+    started: list[Helper] = [RunningProgram(node, program) for program in made.helpers]
+    if made.port_mapping:
+        started.append(PortMapper(node, inside.name, made.port_mapping))
+    return started
 
 
 def _start(node: Node, command: list[str], content: str) -> subprocess.Popen[str]:

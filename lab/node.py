@@ -18,6 +18,9 @@ from lab.namespace import Namespace
 class Helper(Protocol):
     """A process that is part of a node itself."""
 
+    def wait(self) -> None:
+        """Wait until it does its work. Raises `LabError`."""
+
     def check(self) -> None:
         """Raise `LabError` if it does not run any more."""
 
@@ -104,11 +107,15 @@ class Node:
         for helper in self._helpers:
             helper.check()
 
-    def close(self) -> None:
-        """Kill what still runs in the node and let go of its namespace."""
+    def end_helpers(self) -> None:
+        """End the processes that are part of the node."""
         for helper in self._helpers:
             helper.close()
         self._helpers.clear()
+
+    def close(self) -> None:
+        """Kill what still runs in the node and let go of its namespace."""
+        self.end_helpers()
         for process in self._processes:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mininet.node import Node
 
-from lab.nat import portmapping
+from lab.nat import helpers, portmapping
 from lab.nat.rules import rules
 from punch.nat.behavior import NatBehavior
 
@@ -60,6 +60,8 @@ class InternetNode(Node):
                 self._run("ip", "address", "add", f"{extra}/32", "dev", str(outside))
             for path, value in text.sysctls.items():
                 self._run("sysctl", "-qw", f"{path.replace('/', '.')}={value}")
+            for program in text.helpers:
+                self._start_program(program)
             if text.port_mapping:
                 self._start_port_mapper(text.port_mapping)
         return result
@@ -68,6 +70,12 @@ class InternetNode(Node):
         """Mininet's, after the end of what `config` started."""
         self._helpers.close()
         super().terminate()
+
+    def _start_program(self, program: helpers.Program) -> None:
+        process = helpers.start(program, self.popen)
+        self._helpers.callback(process.communicate)
+        self._helpers.callback(process.kill)
+        helpers.await_ready(program, process)
 
     def _start_port_mapper(self, configuration: str) -> None:
         folder = self._helpers.enter_context(tempfile.TemporaryDirectory(prefix="punchlab-", dir="/run"))

@@ -101,6 +101,14 @@ def _nat(commands: argparse._SubParsersAction[_Parser]) -> None:
     check.add_argument(
         "--jobs", type=int, default=2 * (os.cpu_count() or 1), metavar="N", help="NATs at a time (default: 2 per core)"
     )
+    check.add_argument(
+        "--time-scale",
+        type=float,
+        metavar="N",
+        help="let the NATs' clocks run N times faster where mappings idle (default: each timeout by what makes it "
+        "a few seconds)",
+    )
+    check.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _unsolicited(command: argparse.ArgumentParser) -> None:
@@ -108,7 +116,7 @@ def _unsolicited(command: argparse.ArgumentParser) -> None:
         "--unsolicited",
         default="preset",
         metavar="ANSWER",
-        help="to unsolicited SYNs: drop, reset, port-unreachable, … (default preset: each NAT's own)",
+        help="to unsolicited SYNs: drop, reset, silent-then-icmp, … (default preset: each NAT's own)",
     )
 
 

@@ -12,6 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from lab.nat.check import Check, Row
+from punch.nat.requirements import Verdict
+
+_STYLES = {
+    Verdict.PASSED: "green",
+    Verdict.EXPECTED: "yellow",
+    Verdict.FAILED: "bold red",
+    Verdict.NOT_APPLICABLE: "dim",
+}
 
 
 class CheckProgress:
@@ -48,9 +56,25 @@ class CheckProgress:
         if not console.is_terminal:
             console = Console(width=120)
         console.print(table)
+        if any(check.requirements for check in checks.values()):
+            console.print(_requirements(checks))
         wrong = [name for name, check in checks.items() if not check.agrees]
         fields = sum(len(check.rows) for check in checks.values())
         console.print(f"{len(checks)} NATs, {fields} claims; different from the claim: {', '.join(wrong) or 'none'}")
+
+
+def _requirements(checks: Mapping[str, Check]) -> Table:
+    """A row for every requirement of the RFCs and every NAT."""
+    table = Table(title="RFC 4787 (UDP) and RFC 5382 (TCP)")
+    for column in ("NAT", "RFC", "", "level", "requirement", ""):
+        table.add_column(column, overflow="fold")
+    for name, check in checks.items():
+        for number, row in enumerate(check.requirements):
+            about, style = row.requirement, _STYLES[row.verdict]
+            verdict = f"[{style}]{row.verdict}[/]{f': {row.note}' if row.note else ''}"
+            table.add_row(name if number == 0 else "", str(about.rfc), about.name, about.level, about.text, verdict)
+        table.add_section()
+    return table
 
 
 def _cell(row: Row) -> str:

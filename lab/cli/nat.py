@@ -5,17 +5,22 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import ipaddress
+import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lab.errors import InputError
 from lab.nat import portmapping, presets
+from lab.nat.clock import quickened
 from lab.nat.preset import Preset
+from lab.nat.rules import rules
 from lab.nat.script import script
 from punch.nat.behavior import NatBehavior, PortMapping, Timeouts
 
 if TYPE_CHECKING:
+    from lab.nat.check import Check
     from topologies import Home
 
 
@@ -24,9 +29,13 @@ def check(given: argparse.Namespace) -> None:
     if given.action == "list":
         return
     if given.action == "check":
-        _topologies(given)
         if given.jobs < 1:
             raise InputError("jobs", given.jobs, "a whole number from 1")
+        if given.time_scale is not None and not 0 < given.time_scale < math.inf:
+            raise InputError("time-scale", given.time_scale, "a number above 0")
+        for nat in _behaviors(given).values():
+            if nat is not None:
+                quickened(nat.timeouts, given.time_scale)
         return
     behavior = presets.behavior(given.name, port_mapping=given.port_mapping)
     if given.rules and behavior is None:
@@ -51,8 +60,8 @@ def run(given: argparse.Namespace) -> int:
     preset = presets.preset(given.name)
     behavior = presets.behavior(given.name, port_mapping=given.port_mapping)
     if behavior is not None and given.rules:
-        made = script(given.name, behavior, inside=given.inside, outside=given.outside, address=given.address)
-        print(made, end="")
+        text = script(given.name, behavior, inside=given.inside, outside=given.outside, address=given.address)
+        print(text, end="")
         return 0
     print(f"{given.name}: {preset.source} (confidence: {preset.confidence})")
     if behavior is None:
@@ -63,13 +72,20 @@ def run(given: argparse.Namespace) -> int:
         notes["port_mapping"] = f"by a helper process: {portmapping.DAEMON}"
     rows = [(name, value, notes.get(name, "")) for name, value in _fields(behavior)]
     print(_table(rows))
+    made = rules(behavior, inside=given.inside, outside=given.outside, address=given.address)
+    for helper in made.helpers:
+        print(f"helper process: {helper.module}: {helper.purpose}")
     return 0
 
 
-def _topologies(given: argparse.Namespace) -> dict[str, Home]:
+def _behaviors(given: argparse.Namespace) -> dict[str, NatBehavior | None]:
+    return {name: presets.behavior(name, given.unsolicited) for name in presets.named(given.nat)}
+
+
+def _home(nat: NatBehavior | None) -> Home:
     from topologies import Home
 
-    return {name: Home(nat=name, unsolicited=given.unsolicited) for name in presets.named(given.nat)}
+    return Home(nat=nat or "none")
 
 
 def _run_check(given: argparse.Namespace) -> int:
@@ -78,9 +94,39 @@ def _run_check(given: argparse.Namespace) -> int:
 
     silent = {name: preset.not_claimed for name, preset in presets.PRESETS.items()}
     with CheckProgress() as progress:
-        checks = check.run(_topologies(given), "a", jobs=given.jobs, progress=progress.update, silent=silent)
-    progress.summary(checks)
+        checks = check.run(
+            _behaviors(given),
+            _home,
+            "a",
+            jobs=given.jobs,
+            progress=progress.update,
+            silent=silent,
+            time_scale=given.time_scale,
+        )
+    if given.json:
+        print(json.dumps({name: _plain(checked) for name, checked in checks.items()}))
+    else:
+        progress.summary(checks)
     return 0 if all(checked.agrees for checked in checks.values()) else 1
+
+
+def _plain(checked: Check) -> dict[str, object]:
+    return {
+        "agrees": checked.agrees,
+        "fields": [{**dataclasses.asdict(row), "agrees": row.agrees} for row in checked.rows],
+        "requirements": [
+            {
+                "rfc": row.requirement.rfc,
+                "name": row.requirement.name,
+                "level": row.requirement.level,
+                "text": row.requirement.text,
+                "verdict": row.verdict,
+                "note": row.note,
+            }
+            for row in checked.requirements
+        ],
+        "probe": checked.found,
+    }
 
 
 def _row(name: str, preset: Preset) -> tuple[str, ...]:

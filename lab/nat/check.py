@@ -1,6 +1,7 @@
 """Does a NAT do what its behavior says? A probe that knows nothing of the rules looks at it from behind.
 
 The probe is a command, like any client: `punch probe` on the host, `punch edge --stun` on an edge with two addresses.
+What it cannot see is examined from both sides at the same time, in a second lab whose NAT has quicker clocks.
 """
 
 from __future__ import annotations
@@ -8,16 +9,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lab.client import command
 from lab.edges import PORT
 from lab.errors import LabError
 from lab.lab import Lab
+from lab.nat import claims
+from lab.nat.claims import TRANSPORTS, Found
+from lab.nat.clock import quickened
+from lab.nat.examine import Observed, examine, read_back
+from lab.node import Node
 from lab.process import EventProcess, wait_for
-from punch.nat.behavior import Hairpinning, NatBehavior, PortAllocation
+from punch.nat import requirements
+from punch.nat.behavior import NatBehavior
+from punch.nat.requirements import Facts
 
 if TYPE_CHECKING:
     from mininet.topo import Topo
@@ -28,15 +37,11 @@ EDGE = (
 )
 PROBE = ("{python}", "-m", "punch", "probe", "--edge", "{edge}", "--json")
 
-TRANSPORTS = ("udp", "tcp")
 STUN_PORTS = (3478, 3479)
 """Of the primary and of the alternate address; also the defaults of coturn."""
 
 _START_S = 30.0
 _PROBE_S = 90.0
-
-Found = Mapping[str, Any]
-"""What `punch probe --json` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +61,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A NAT, compared field by field. `found` is the whole report of the probe."""
+    """A NAT, compared field by field and judged by the RFCs. `found` is the whole report of the probe."""
 
     rows: tuple[Row, ...]
+    requirements: tuple[requirements.Row, ...]
     found: Found
 
     @property
@@ -68,22 +74,24 @@ class Check:
 
 
 def run(
-    topologies: Mapping[str, Topo],
+    nats: Mapping[str, NatBehavior | None],
+    topology: Callable[[NatBehavior | None], Topo],
     host: str,
     *,
     jobs: int,
     progress: Callable[[int, int], None],
     silent: Mapping[str, frozenset[str]] = MappingProxyType({}),
+    time_scale: float | None = None,
 ) -> dict[str, Check]:
-    """Probe from `host` in each topology, `jobs` at a time; checks by name, in the order given.
+    """Check each NAT, by name, in a lab with `host` behind it, `jobs` at a time; in the order given.
 
-    `progress` is told how many are done, of how many; `silent` are, by name, the fields of the behavior that are not
-    claimed. Raises `LabError`.
+    `topology` makes the lab of a behavior. `progress` is told how many are done, of how many; `silent` are, by name,
+    the fields of the behavior that are not claimed; `time_scale` is that of `quickened`. Raises `LabError`.
     """
     with ThreadPoolExecutor(jobs) as pool:
         running = {
-            pool.submit(_check_in, topology, host, silent.get(name, frozenset())): name
-            for name, topology in topologies.items()
+            pool.submit(_check_in, topology, nat, host, silent.get(name, frozenset()), time_scale): name
+            for name, nat in nats.items()
         }
         try:
             for number, done in enumerate(as_completed(running), start=1):
@@ -95,16 +103,80 @@ def run(
     return {name: future.result() for future, name in running.items()}
 
 
-def _check_in(topology: Topo, host: str, silent: frozenset[str]) -> Check:
-    with Lab(topology) as lab:
-        found = probe(lab, host)
-        return Check(tuple(compare(lab.behavior(host), found, silent)), found)
+def _check_in(
+    topology: Callable[[NatBehavior | None], Topo],
+    nat: NatBehavior | None,
+    host: str,
+    silent: frozenset[str],
+    time_scale: float | None,
+) -> Check:
+    with ThreadPoolExecutor(1) as beside:
+        examining = None if nat is None else beside.submit(_examine_in, topology, nat, host, time_scale)
+        with Lab(topology(nat)) as lab:
+            found = probe(lab, host)
+            timeouts = {} if nat is None else read_back(_router(lab, host))
+        seen = None if examining is None else examining.result()
+    return verdict(nat, found, seen, timeouts, silent)
+
+
+def _examine_in(
+    topology: Callable[[NatBehavior | None], Topo], nat: NatBehavior, host: str, time_scale: float | None
+) -> Observed:
+    quick = quickened(nat.timeouts, time_scale)
+    with Lab(topology(replace(nat, timeouts=quick))) as lab:
+        return examine(lab, host, quick)
+
+
+def _router(lab: Lab, host: str) -> Node:
+    return next(lab[name] for name in lab.path(host, lab.edges[0].name).nodes if lab[name].graph.behavior is not None)
+
+
+def verdict(
+    nat: NatBehavior | None,
+    found: Found,
+    seen: Observed | None,
+    timeouts: Mapping[str, str],
+    silent: frozenset[str] = frozenset(),
+) -> Check:
+    """What a probe and, for a NAT, an examination found, against what it claims; `timeouts` as from `read_back`."""
+    rows = list(compare(nat, found, silent))
+    judged: list[requirements.Row] = []
+    if nat is not None and seen is not None:
+        claimed, more = claims.examined_claims(nat), claims.examined(seen, timeouts)
+        rows += _rows(claimed, more, silent)
+        if nat.translates:  # the RFCs are about NATs
+            judged = list(requirements.judge({**claims.claims(nat), **claimed}, {**claims.probed(found), **more}))
+    return Check(tuple(sorted(rows, key=lambda row: ("ip", *TRANSPORTS).index(row.transport))), tuple(judged), found)
+
+
+def compare(nat: NatBehavior | None, found: Found, silent: frozenset[str] = frozenset()) -> Iterator[Row]:
+    """What the behavior claims of what a probe can find, beside what was found."""
+    yield from _rows(claims.claims(nat), claims.probed(found), silent)
+
+
+def _rows(claimed: Facts, found: Facts, silent: frozenset[str]) -> Iterator[Row]:
+    for (transport, field), word in claimed.items():
+        if field not in silent:
+            yield Row(transport, field, word, found.get((transport, field), "None"))
 
 
 def probe(lab: Lab, host: str, *options: str) -> Found:
     """What `punch probe` finds on the host, with the lab's first edge to help it. Raises `LabError`."""
-    # Otherwise the host would not see a packet of its own that comes back with its own, internal source.
-    lab[host].run(["sysctl", "-qw", "net.ipv4.conf.all.accept_local=1"])
+    see_internal_sources(lab[host])
+    with probing_edge(lab) as url:
+        done = lab[host].run([*command(PROBE, {"edge": url}), *options], timeout=_PROBE_S)
+    found: Found = json.loads(done.stdout)
+    return found
+
+
+def see_internal_sources(host: Node) -> None:
+    """Else the host would not see a packet of its own that comes back with its own, internal source."""
+    host.run(["sysctl", "-qw", "net.ipv4.conf.all.accept_local=1"])
+
+
+@contextmanager
+def probing_edge(lab: Lab) -> Iterator[str]:
+    """The lab's first edge, made to help probes for as long as the block; its URL. Raises `LabError`."""
     edge = lab.edges[0]
     alternate = edge.graph.addresses[-1].partition("/")[0]
     stun, other = (f"{ip}:{port}" for ip, port in zip((edge.address, alternate), STUN_PORTS, strict=True))
@@ -113,54 +185,6 @@ def probe(lab: Lab, host: str, *options: str) -> Found:
     try:
         if not wait_for([serving], lambda: serving.first("listening") is not None, _START_S):
             raise LabError(f"{edge.name}: the edge did not come up: {serving.errors or 'no reason given'}")
-        words = [*command(PROBE, {"edge": f"ws://{edge.address}:{PORT}"}), *options]
-        done = lab[host].run(words, timeout=_PROBE_S)
+        yield f"ws://{edge.address}:{PORT}"
     finally:
         serving.end()
-    found: Found = json.loads(done.stdout)
-    return found
-
-
-def compare(behavior: NatBehavior | None, found: Found, silent: frozenset[str] = frozenset()) -> Iterator[Row]:
-    """What the behavior claims beside what was found; a public host (None) claims that nothing is in its way."""
-    translated = {True: "translated", False: "not translated"}
-    yield Row(
-        "ip", "address", translated[behavior is not None and behavior.translates], translated[found["translated"]]
-    )
-    for transport in TRANSPORTS:
-        for field, claimed in claims(behavior, transport).items():
-            if field not in silent:
-                yield Row(transport, field, claimed, _words(found[transport], field))
-
-
-def claims(behavior: NatBehavior | None, transport: str) -> dict[str, str]:
-    """Field of the probe -> value that the behavior promises over that transport."""
-    promised = {"remote_endpoint": "unchanged", "pooling": "paired"}
-    if behavior is None:
-        return promised | {"filtering": "endpoint-independent"}
-    promised |= {
-        "mapping": str(behavior.mapping),
-        "filtering": str(behavior.filtering),
-        "port_allocation": str(behavior.port_allocation),
-        "pooling": str(behavior.pooling),
-    }
-    if behavior.port_allocation is PortAllocation.BLOCKS:
-        # One host sees a draw from its own block, as narrow as that; the width is in `port_range`.
-        promised["port_allocation"] = str(PortAllocation.RANDOM)
-    if behavior.port_allocation is PortAllocation.SEQUENTIAL:
-        promised["port_delta"] = str(behavior.port_delta)
-    if behavior.translates:
-        # Over TCP the SYN-ACK goes past the NAT, so that no connection comes to be.
-        unseen = transport == "tcp" and behavior.hairpinning is Hairpinning.INTERNAL_SOURCE
-        promised["hairpinning"] = str(Hairpinning.NONE if unseen else behavior.hairpinning)
-    if transport == "tcp":
-        promised["unsolicited"] = str(behavior.unsolicited)
-    else:
-        promised["icmp_errors"] = str(behavior.icmp_errors)
-    return promised
-
-
-def _words(findings: Found, field: str) -> str:
-    if field in findings["not_tested"]:
-        return f"not tested: {findings['not_tested'][field]}"
-    return str(findings[field])

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lab.nat import portmapping
-from lab.nat.mapping import DYNAMIC, lifetimes, looks_inside, wide
-from lab.nat.site import ADMITTED, HAIRPIN, IPV4, TRANSPORTS, Family, Site
-from punch.nat.behavior import Filtering, Hairpinning, IcmpErrors
+from lab.nat.mapping import DYNAMIC, doors, has_doors, lifetimes, looks_inside
+from lab.nat.site import ADMITTED, HAIRPIN, IPV4, OVERDUE, QUEUE, TRANSPORTS, Family, Site
+from punch.nat.behavior import Hairpinning, IcmpErrors, Unsolicited
 
 
 def filter_table(site: Site, family: Family = IPV4) -> Iterator[str]:
@@ -26,18 +26,27 @@ def filter_table(site: Site, family: Family = IPV4) -> Iterator[str]:
     if behavior.hairpinning is not Hairpinning.NONE:
         yield f"-A FORWARD -i {site.inside} -o {site.inside} -m conntrack --ctstate RELATED,DNAT -j ACCEPT"
     # Rejected, not accepted: an accepted packet would be confirmed in conntrack and take the port for a while.
-    answer = family.reject.get(behavior.unsolicited)
+    answer = list(_answer(behavior.unsolicited, family))
     if not behavior.translates:
-        if wide(site):
+        if has_doors(site.behavior):
             yield f"-A FORWARD -m mark --mark {ADMITTED:#x}/{ADMITTED:#x} -j ACCEPT"
-        if answer is not None:
-            yield f"-A FORWARD -i {site.outside} -p tcp -j REJECT --reject-with {answer}"
+        yield from (f"-A FORWARD -i {site.outside} {words}" for words in answer)
     yield "-A INPUT -i lo -j ACCEPT"
     yield f"-A INPUT -p {family.icmp} -j ACCEPT"
     yield from portmapping.openings(site)
-    if answer is not None:
-        yield f"-A INPUT -p tcp -j REJECT --reject-with {answer}"
+    yield from (f"-A INPUT {words}" for words in answer)
     yield "COMMIT"
+
+
+def _answer(unsolicited: Unsolicited, family: Family) -> Iterator[str]:
+    """Ends of rules: what a TCP segment gets that nothing has admitted; the policy is to drop."""
+    if unsolicited is Unsolicited.SILENT_THEN_ICMP:
+        refusal = family.reject[Unsolicited.PORT_UNREACHABLE]
+        # `lab.nat.silence` holds it back there, and gives it back with the mark if it is to be answered.
+        yield f"-p tcp -m mark --mark {OVERDUE:#x}/{OVERDUE:#x} -j REJECT --reject-with {refusal}"
+        yield f"-p tcp --syn -j NFQUEUE --queue-num {QUEUE}"
+    elif unsolicited in family.reject:
+        yield f"-p tcp -j REJECT --reject-with {family.reject[unsolicited]}"
 
 
 def inbound(site: Site, transport: str) -> Iterator[str]:
@@ -47,9 +56,9 @@ def inbound(site: Site, transport: str) -> Iterator[str]:
         back = f"dnat ip to ip daddr . {transport} dport map @inside_{transport}"
         yield f"  chain admit_{transport} {{"
         yield "    type nat hook prerouting priority dstnat; policy accept;"
-        if wide(site):
-            by_address = site.behavior.filtering is Filtering.ADDRESS_DEPENDENT
-            admitted = f"ip daddr . {transport} dport . ip saddr @contacted_{transport} " if by_address else ""
+        if has_doors(site.behavior):
+            came = doors(site, transport)[2]
+            admitted = f"ip daddr . {transport} dport{came} @contacted_{transport} " if came else ""
             yield f'    iifname "{site.outside}" {this} {admitted}{back}'
         if site.behavior.hairpinning is not Hairpinning.NONE:
             yield f'    iifname "{site.inside}" {this} ip daddr {site.external} {back}'
@@ -63,7 +72,7 @@ def around(site: Site) -> Iterator[str]:
         yield "    type filter hook prerouting priority dstnat - 10; policy accept;"
         yield f'    iifname "{site.inside}" ip daddr {site.external} meta mark set meta mark | {HAIRPIN:#x}'
         yield "  }"
-    if wide(site):
+    if has_doors(site.behavior):
         # An outside endpoint that the inside endpoint already talks to through another mapping: connection tracking
         # would give it another port of its own to tell the two apart, and the inside host would answer a stranger.
         yield "  chain unchanged_remote {"
@@ -74,12 +83,13 @@ def around(site: Site) -> Iterator[str]:
 
 def firewall(site: Site, family: Family = IPV4) -> Iterator[str]:
     """For a firewall that does not translate: who was contacted, and who may therefore come in."""
-    by_address = site.behavior.filtering is Filtering.ADDRESS_DEPENDENT
     for transport in TRANSPORTS:
-        ip, kind = family.ip, f"{family.address} . inet_service"
-        sent, came = f"{ip} saddr . {transport} sport", f"{ip} daddr . {transport} dport"
-        if by_address:
-            kind, sent, came = f"{kind} . {family.address}", f"{sent} . {ip} daddr", f"{came} . {ip} saddr"
+        door = doors(site, transport, family)
+        kind, sent, came = (
+            f"{family.address} . inet_service{door[0]}",
+            f"{family.ip} saddr . {transport} sport{door[1]}",
+            f"{family.ip} daddr . {transport} dport{door[2]}",
+        )
         short, long = lifetimes(site, transport)
         verb = "add" if transport == "tcp" else "update"
         out = f'    iifname "{site.inside}" oifname "{site.outside}" meta l4proto {transport}'

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from lab.nat import allocation, filtering, mapping, portmapping
-from lab.nat.mapping import wide
+from lab.nat.helpers import Program
+from lab.nat.mapping import has_doors
 from lab.nat.site import IPV6, TRANSPORTS, Site, external_addresses
-from punch.nat.behavior import NatBehavior, PortAllocation
+from punch.nat.behavior import NatBehavior, PortAllocation, Unsolicited
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class NatRules:
     empty for a NAT that needs none.
 
     `sysctls` are paths below /proc/sys and their values; those of connection tracking exist once iptables' rules do.
-    `addresses` are the external addresses that the outside interface must have.
+    `addresses` are the external addresses that the outside interface must have; `helpers` are the programs to run
+    beside the rules, for what those cannot say.
     """
 
     iptables: str
@@ -34,6 +36,7 @@ class NatRules:
     port_mapping: str
     sysctls: Mapping[str, str]
     addresses: tuple[str, ...]
+    helpers: tuple[Program, ...] = ()
 
 
 def rules(behavior: NatBehavior, *, inside: str, outside: str, address: str, ipv6: bool = False) -> NatRules:
@@ -47,7 +50,7 @@ def rules(behavior: NatBehavior, *, inside: str, outside: str, address: str, ipv
     nat = allocation.nat_table(site) if behavior.translates else ()
     chains = {
         "ip punchlab": list(_chains(site)),
-        "ip6 punchlab": list(filtering.firewall(site, IPV6)) if ipv6 and wide(site) else [],
+        "ip6 punchlab": list(filtering.firewall(site, IPV6)) if ipv6 and has_doors(behavior) else [],
     }
     tables = {name: [f"table {name} {{", *lines, "}"] for name, lines in chains.items() if lines}
     if lines := list(portmapping.table(site)):
@@ -60,6 +63,7 @@ def rules(behavior: NatBehavior, *, inside: str, outside: str, address: str, ipv
         port_mapping="".join(f"{line}\n" for line in portmapping.configuration(site)),
         sysctls=sysctls(behavior),
         addresses=site.addresses,
+        helpers=tuple(_helpers(site)),
     )
 
 
@@ -75,6 +79,8 @@ def sysctls(behavior: NatBehavior) -> Mapping[str, str]:
             f"tcp_timeout_{state}": timeouts.tcp_closing_s
             for state in ("fin_wait", "close_wait", "last_ack", "time_wait")
         },
+        # What a RST leaves behind keeps new connections of the same endpoints out, which doors in memory let in.
+        **({"tcp_timeout_close": 0} if has_doors(behavior) else {}),
         "udp_timeout": timeouts.udp_solitary_s,
         "udp_timeout_stream": timeouts.udp_stream_s,
     }
@@ -88,10 +94,21 @@ def sysctls(behavior: NatBehavior) -> Mapping[str, str]:
     }
 
 
+def _helpers(site: Site) -> Iterator[Program]:
+    if site.behavior.unsolicited is Unsolicited.SILENT_THEN_ICMP:
+        seconds = site.behavior.silence_s
+        yield Program(
+            "lab.nat.silence",
+            ("--outside", site.outside, "--silence", str(seconds)),
+            f"answers an unsolicited SYN after {seconds} s, unless a SYN of the same connection leaves by then "
+            "(RFC 5382 REQ-4); without it there is no answer",
+        )
+
+
 def _chains(site: Site) -> Iterator[str]:
     """The nft table's content: nothing for a NAT that iptables can do by itself."""
     if not site.behavior.translates:
-        if wide(site):
+        if has_doors(site.behavior):
             yield from filtering.firewall(site)
         return
     if site.behavior.port_overloading:
@@ -101,4 +118,5 @@ def _chains(site: Site) -> Iterator[str]:
     for transport in TRANSPORTS:
         yield from mapping.memory(site, transport)
         yield from filtering.inbound(site, transport)
+    yield from mapping.forgetting(site)
     yield from filtering.around(site)

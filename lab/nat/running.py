@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 
-from lab.build import set_sysctls
+from lab.build import set_sysctls, start_helpers
 from lab.errors import InputError, LabError
 from lab.graph import Graph, Interface
 from lab.link import RunningLink
@@ -83,7 +83,7 @@ class RunningNat:
             conntrack.forget(self._node)
             return _emptied(self._rules().nft)
 
-        self._while_closed(change)
+        self._while_closed(change, anew=False)
 
     def change_address(self, address: str | None = None) -> str:
         """Another external address, which is returned; the old one is gone, and with it all state.
@@ -176,19 +176,20 @@ class RunningNat:
             ipv6=self._inside.address6 is not None,
         )
 
-    def _while_closed(self, change: Callable[[], str]) -> None:
-        """Make a change while no packet passes; the nft statements that it returns come with the opening, as one."""
+    def _while_closed(self, change: Callable[[], str], *, anew: bool = True) -> None:
+        """Make a change while no packet passes, and load the nft statements that it returns.
+
+        With `anew` helper processes are replaced too, and what hosts have asked them for is gone.
+        """
         self._nft(_CLOSE)
-        statements = ""
         try:
-            statements = change()
+            self._nft(change())
+            if anew:
+                self._node.end_helpers()
+                for helper in start_helpers(self._node, self._rules()):
+                    helper.wait()
         finally:
-            try:
-                self._nft(statements + _OPEN)
-            except LabError:
-                if statements:
-                    self._nft(_OPEN)
-                raise
+            self._nft(_OPEN)
 
     def _load(self, before: NatRules, after: NatRules) -> str:
         """Load iptables' part and the sysctls; the nft statements that are still to be loaded."""

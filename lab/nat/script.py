@@ -42,6 +42,8 @@ def script(name: str, behavior: NatBehavior, *, inside: str, outside: str, addre
             "END",
             "",
         ]
+    for helper in made.helpers:
+        lines += [f"# helper: {helper.purpose}. Keep this running beside the rules:", f"#   {helper}", ""]
     lines += [
         "# sysctl: the clocks and manners of connection tracking; last, forwarding.",
         *(f"sysctl -qw {path.replace('/', '.')}={value}" for path, value in made.sysctls.items()),

@@ -16,6 +16,11 @@ HAIRPIN = 0x2
 """Mark of a packet from inside to an external address, which is to come from an external endpoint itself."""
 ADMITTED = 0x4
 """Mark of a packet that a firewall's filter lets in."""
+OVERDUE = 0x8
+"""Mark of an unsolicited SYN that has waited for its time, and is now to be answered."""
+
+QUEUE = 5382
+"""The NFQUEUE in which unsolicited SYNs wait."""
 
 
 @dataclass(frozen=True, slots=True)

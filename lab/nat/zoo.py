@@ -24,9 +24,11 @@ _BLOCKS = {"port_allocation": PortAllocation.BLOCKS}
 _OVERLOADING = {"port_allocation": PortAllocation.PRESERVING, "port_overloading": True}
 _THEN_NEXT = {"port_allocation": PortAllocation.PRESERVING, "on_clash": PortAllocation.SEQUENTIAL}
 _RESET = {"unsolicited": Unsolicited.RESET}
+_SILENT_THEN_ICMP = {"unsolicited": Unsolicited.SILENT_THEN_ICMP}
 _HAIRPIN = {"hairpinning": Hairpinning.EXTERNAL_SOURCE}
 
 _ALWAYS_SILENT = "timeouts.tcp_closing_s icmp_errors pool_size pooling"
+_RESETS_AND_REFRESH = "reset_closes refresh"
 
 
 def _device(
@@ -36,8 +38,12 @@ def _device(
     tcp: tuple[int, int] = (240, 7440),
     udp: tuple[int, int] = (300, 300),
     silent: str = "",
+    claims: str = "",
 ) -> Preset:
-    """`tcp` is transitory and established, `udp` solitary and stream, in seconds; `silent` is what is not claimed."""
+    """`tcp` is transitory and established, `udp` solitary and stream, in seconds.
+
+    `silent` is what is not claimed, `claims` what is although most sources are silent about it.
+    """
     merged = {name: value for part in parts for name, value in part.items()}
     timeouts = Timeouts(
         tcp_transitory_s=tcp[0],
@@ -46,7 +52,7 @@ def _device(
         udp_solitary_s=udp[0],
         udp_stream_s=udp[1],
     )
-    not_claimed = frozenset(f"{silent} {_ALWAYS_SILENT}".split())
+    not_claimed = frozenset(f"{silent} {_ALWAYS_SILENT} {_RESETS_AND_REFRESH}".split()) - frozenset(claims.split())
     return Preset(NatBehavior(timeouts=timeouts, **merged), source, confidence, not_claimed)
 
 
@@ -57,14 +63,19 @@ _HIGH, _MEDIUM, _LOW = Confidence.HIGH, Confidence.MEDIUM, Confidence.LOW
 
 ZOO: ReadOnlyDict[str, Preset] = MappingProxyType(
     {
-        # REQ-4a of RFC 5382 allows the silence; the six seconds before an ICMP error need more than rules.
-        "rfc_ideal": _device("RFC 4787, RFC 5382 (REQ-4a)", _HIGH, _EIM, _EIF, _PRESERVING, _HAIRPIN),
+        "rfc_ideal": _device(
+            "RFC 4787, RFC 5382",
+            _HIGH,
+            *(_EIM, _EIF, _PRESERVING, _HAIRPIN, _SILENT_THEN_ICMP),
+            claims="icmp_errors pool_size pooling",
+        ),
         "linux_masq": _device(
             "measured on Linux 6.18 (iptables MASQUERADE); kernel source",
             _HIGH,
             *(_EIM, _APDF, _OVERLOADING, _RESET),
             tcp=(120, 432000),
             udp=(30, 120),
+            claims=_RESETS_AND_REFRESH,
         ),
         "linux_masq_drop": _device(
             "measured on Linux 6.18 (iptables MASQUERADE, INPUT DROP)",
@@ -72,6 +83,7 @@ ZOO: ReadOnlyDict[str, Preset] = MappingProxyType(
             *(_EIM, _APDF, _OVERLOADING),
             tcp=(120, 432000),
             udp=(30, 120),
+            claims=_RESETS_AND_REFRESH,
         ),
         "openwrt": _device(
             "timeouts: OpenWrt's sysctl-nf-conntrack.conf; the rest from memory",

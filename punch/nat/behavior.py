@@ -78,11 +78,15 @@ class Unsolicited(StrEnum):
     """ICMP type 3, code 10."""
     ADMIN_PROHIBITED = "admin-prohibited"
     """ICMP type 3, code 13."""
+    SILENT_THEN_ICMP = "silent-then-icmp"
+    """REQ-4: nothing for `NatBehavior.silence_s`, then ICMP type 3, code 3; nothing at all if a SYN of the same
+    connection goes out in the meantime, which is a simultaneous open."""
 
     @property
     def icmp_code(self) -> int | None:
         """The code of the ICMP Destination Unreachable that is the answer; None for an answer of another kind."""
-        return {"port-unreachable": 3, "host-prohibited": 10, "admin-prohibited": 13}.get(self.value)
+        codes = {"port-unreachable": 3, "host-prohibited": 10, "admin-prohibited": 13, "silent-then-icmp": 3}
+        return codes.get(self.value)
 
 
 class IcmpErrors(StrEnum):
@@ -101,6 +105,17 @@ class PortMapping(StrEnum):
     PCP = "pcp"
     """RFC 6887, and on the same port its predecessor NAT-PMP (RFC 6886)."""
     ALL = "all"
+
+
+class Refresh(StrEnum):
+    """Which packets keep a mapping from being forgotten (RFC 4787 section 4.3, REQ-6): only those from inside, or all.
+
+    This is about UDP mappings and established TCP connections. With `outbound` a remote host that keeps on sending to
+    an inside host that has fallen silent is cut off.
+    """
+
+    OUTBOUND = "outbound"
+    BOTH = "both"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +143,9 @@ class Timeouts:
 
 _ANY_PORT = (1024, 65535)
 
+REQ_4_SILENCE_S = 6
+"""How long a NAT may not answer an unsolicited SYN (RFC 5382 REQ-4)."""
+
 
 @dataclass(frozen=True, slots=True)
 class NatBehavior:
@@ -137,12 +155,18 @@ class NatBehavior:
     sequential allocation (negative: downwards). `port_overloading` lets inside hosts share an external port towards
     different destinations (RFC 4787 REQ-3 forbids it; Linux's MASQUERADE does it). `pool_size` counts external
     addresses. A behavior that does not translate is a plain stateful firewall: hosts behind it have public addresses.
+
+    `reset_closes` says whether a RST, from inside or from outside, shuts the door that its connection opened, as
+    connection tracking does; if not, the remote endpoint may still come in until the mapping is idle for its time.
+    Filtering wider than address-and-port-dependent has doors that belong to the mapping, which no RST shuts. In every
+    case the mapping keeps its external port. `refresh` says which packets count against the timeouts.
     """
 
     mapping: Mapping
     filtering: Filtering
     port_allocation: PortAllocation
     unsolicited: Unsolicited = Unsolicited.DROP
+    silence_s: int = REQ_4_SILENCE_S
     on_clash: PortAllocation = PortAllocation.RANDOM
     port_range: tuple[int, int] = _ANY_PORT
     port_delta: int = 1
@@ -152,6 +176,8 @@ class NatBehavior:
     pooling: Pooling = Pooling.PAIRED
     hairpinning: Hairpinning = Hairpinning.NONE
     icmp_errors: IcmpErrors = IcmpErrors.TRANSLATED
+    reset_closes: bool = True
+    refresh: Refresh = Refresh.BOTH
     port_mapping: PortMapping = PortMapping.NONE
     timeouts: Timeouts = field(default_factory=Timeouts)
     translates: bool = True
@@ -163,6 +189,7 @@ class NatBehavior:
             raise BehaviorError(f"pool_size: {self.pool_size} addresses; expected 1 to 16")
         if self.pool_size == 1 and self.pooling is not Pooling.PAIRED:
             raise BehaviorError(f"pooling: {self.pooling} with pool_size 1 cannot be seen; expected {Pooling.PAIRED}")
+        self._check_memory()
         if not self.translates:
             self._check_firewall()
 
@@ -230,6 +257,33 @@ class NatBehavior:
                 "not be told from chance; expected endpoint-independent mapping that preserves ports, or "
                 "address-and-port-dependent mapping with random ones"
             )
+
+    def _check_memory(self) -> None:
+        if not 1 <= self.silence_s <= 60:
+            raise BehaviorError(f"silence_s: {self.silence_s} seconds; expected 1 to 60")
+        if self.silence_s != REQ_4_SILENCE_S and self.unsolicited is not Unsolicited.SILENT_THEN_ICMP:
+            raise BehaviorError(
+                f"silence_s: {self.silence_s} with unsolicited {self.unsolicited} means nothing; "
+                f"expected unsolicited {Unsolicited.SILENT_THEN_ICMP}"
+            )
+        if not self.reset_closes and self.filtering is not Filtering.ADDRESS_AND_PORT_DEPENDENT:
+            raise BehaviorError(
+                f"reset_closes: False with filtering {self.filtering} cannot be seen: its doors belong to the mapping, "
+                f"which no RST closes; expected filtering {Filtering.ADDRESS_AND_PORT_DEPENDENT}"
+            )
+        # Connection tracking itself lets every RST close, and every packet refresh. Anything else is the memory of
+        # mappings, which an overloading NAT does without, and a firewall too.
+        if self.port_overloading and not self.reset_closes:
+            raise BehaviorError(
+                "port_overloading: with reset_closes False a packet may be for either host that shares the port; "
+                "expected reset_closes True"
+            )
+        for name, without_memory in (("port_overloading", self.port_overloading), ("translates", not self.translates)):
+            if without_memory and self.refresh is not Refresh.BOTH:
+                raise BehaviorError(
+                    f"refresh: {self.refresh} with {name} {getattr(self, name)}: there are only connections to keep, "
+                    f"and packets of both directions keep those; expected refresh {Refresh.BOTH}"
+                )
 
     def _check_firewall(self) -> None:
         plain = {

@@ -239,13 +239,15 @@ def _refuses(nat: NatBehavior | None, dialler: NatBehavior | None, dial: Dial) -
     """Whether an attempt from behind `dialler` ends because its SYN was not admitted."""
     if nat is None or nat.unsolicited is Unsolicited.DROP:
         return False
+    if nat.unsolicited is Unsolicited.SILENT_THEN_ICMP and abs(dial.skew_s) < nat.silence_s:
+        return False  # the peer dials during the silence, and then there is no answer
     noticed = dialler is None or dialler.icmp_errors is IcmpErrors.TRANSLATED
     return _resets(nat) or (noticed and dial.delay_s > 0)
 
 
 def _survives_reset(nat: NatBehavior | None) -> bool:
     """Whether what a host's SYN opened outlives a RST in answer to it."""
-    return nat is None or nat.filtering is not Filtering.ADDRESS_AND_PORT_DEPENDENT
+    return nat is None or nat.filtering is not Filtering.ADDRESS_AND_PORT_DEPENDENT or not nat.reset_closes
 
 
 def _hopeless(first: _Host, second: _Host) -> str:

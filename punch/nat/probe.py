@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
-from punch.nat.behavior import Filtering, Mapping, PortAllocation
+from punch.nat.behavior import REQ_4_SILENCE_S, Filtering, Mapping, PortAllocation, Unsolicited
 
 Address = tuple[str, int]
 """IPv4 address and port."""
@@ -61,8 +61,8 @@ class Findings:
     which source a hairpinned packet has: `external-source` (RFC 4787 REQ-9a) or `internal-source`. `icmp_errors` is
     `translated`, or `swallowed`, be it by the NAT or by a firewall before the server. `remote_endpoint` says whether
     the sender's endpoint arrives `unchanged` or `changed`. `unsolicited` is the answer to what no mapping waits for:
-    `drop`, `reset`, `port-unreachable`, `host-prohibited`, `admin-prohibited` or `icmp TYPE/CODE`, and
-    `unsolicited_answer_s` how long that took.
+    `drop`, `reset`, `port-unreachable`, `host-prohibited`, `admin-prohibited`, `silent-then-icmp` (port unreachable,
+    after six seconds) or `icmp TYPE/CODE`, and `unsolicited_answer_s` how long that took.
     """
 
     mapping: Mapping | NotTested
@@ -122,6 +122,13 @@ class Report:
                 "tcp": self.tcp.to_json(),
             }
         )
+
+
+def unsolicited(answer: str, after_s: float) -> str:
+    """The answer to an unsolicited SYN in the words of RFC 5382 REQ-4: one that comes after its time has a name."""
+    if answer == Unsolicited.PORT_UNREACHABLE and after_s >= REQ_4_SILENCE_S:
+        return Unsolicited.SILENT_THEN_ICMP
+    return answer
 
 
 def mapping(

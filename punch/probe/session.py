@@ -73,7 +73,9 @@ async def _findings(tests: UdpTests | TcpTests, allocations: Allocations, option
         tests.unsolicited(external_ip, UNSOLICITED_WAIT_S),
         _lifetime(tests, options) if translated else _without_nat(),
     )
-    answer = unsolicited.answer if isinstance(unsolicited, Dialled) else unsolicited
+    answer: str | NotTested = (
+        probe.unsolicited(unsolicited.answer, unsolicited.seconds) if isinstance(unsolicited, Dialled) else unsolicited
+    )
     if answer == "accept":
         answer = NotTested("something listens at the port that was tried")
     ports = [(local.port, external.port) for local, external in allocations]

@@ -33,6 +33,7 @@ class UdpSocket(asyncio.DatagramProtocol):
         self.strays: asyncio.Queue[tuple[Message, Endpoint]] = asyncio.Queue()
         self._transport: asyncio.DatagramTransport | None = None
         self._waiting: dict[bytes, asyncio.Future[Message]] = {}
+        self._finished: set[bytes] = set()
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -78,6 +79,7 @@ class UdpSocket(asyncio.DatagramProtocol):
             return None
         finally:
             del self._waiting[request.transaction]
+            self._finished.add(request.transaction)
 
     async def mapped(self, server: Endpoint, patience_s: float) -> Endpoint | None:
         """This socket's external endpoint as the server sees it."""
@@ -93,6 +95,8 @@ class UdpSocket(asyncio.DatagramProtocol):
             return
         if message.origin is not None and message.origin != source:
             self.moved = True
+        if message.transaction in self._finished:
+            return  # a second answer, to a retransmission: no stray
         future = self._waiting.get(message.transaction)
         if future is None:
             self.strays.put_nowait((message, source))

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from lab import Lab
-from lab.nat import check
-from lab.nat.check import Found
-from tests.commands import punchlab, run
+from lab.nat import check, presets
+from lab.nat.claims import TRANSPORTS, Found
+from punch.nat.behavior import NatBehavior
+from tests.commands import assert_one_clear_line, punchlab, run
 from topologies import Home
 
 CLASSICS = ("none", "full_cone", "restricted_cone", "port_restricted_cone", "symmetric")
-TRANSPORTS = pytest.mark.parametrize("transport", check.TRANSPORTS)
+
+
+def home(nat: NatBehavior | None) -> Home:
+    return Home(nat=nat or "none")
 
 
 @pytest.mark.parametrize("unsolicited", ["drop", "reset"])
 def test_every_classic_is_found_to_be_what_it_claims(unsolicited: str) -> None:
-    topologies = {name: Home(nat=name, unsolicited=unsolicited) for name in CLASSICS}
-    checks = check.run(topologies, "a", jobs=len(CLASSICS), progress=lambda _done, _total: None)
+    nats = {name: presets.behavior(name, unsolicited) for name in CLASSICS}
+    checks = check.run(nats, home, "a", jobs=len(CLASSICS), progress=lambda _done, _total: None)
     assert {name: [row for row in checked.rows if not row.agrees] for name, checked in checks.items()} == {
         name: [] for name in CLASSICS
     }
@@ -38,8 +44,8 @@ def test_a_nat_that_is_not_what_it_claims_is_found_out() -> None:
         }
     assert inside != outside
     assert wrong == {
-        **{(transport, "mapping"): "address-and-port-dependent" for transport in check.TRANSPORTS},
-        **{(transport, "port_allocation"): "random" for transport in check.TRANSPORTS},
+        **{(transport, "mapping"): "address-and-port-dependent" for transport in TRANSPORTS},
+        **{(transport, "port_allocation"): "random" for transport in TRANSPORTS},
         ("tcp", "unsolicited"): "reset",
     }
 
@@ -63,11 +69,11 @@ def test_a_sequence_of_ports_is_found_with_its_delta(delta: int) -> None:
         "table ip own {\nchain out {\ntype nat hook postrouting priority srcnat\n"
         + "".join(
             f'oifname "OUTSIDE" ip protocol {transport} snat to EXTERNAL : numgen inc mod 512 map {{ {ports} }}\n'
-            for transport in check.TRANSPORTS
+            for transport in TRANSPORTS
         )
         + "}\n}\n"
     )
-    for transport in check.TRANSPORTS:
+    for transport in TRANSPORTS:
         here = found[transport]
         assert (here["port_allocation"], here["port_delta"]) == ("sequential", delta)
         assert here["mapping"] == "address-and-port-dependent"
@@ -80,11 +86,11 @@ def test_a_mapping_that_depends_on_the_address_alone_is_found() -> None:
         + "".join(
             f'oifname "OUTSIDE" ip protocol {transport} snat to EXTERNAL : '
             f"jhash ip saddr . {transport} sport . ip daddr mod 8192 map {{ {ports} }}\n"
-            for transport in check.TRANSPORTS
+            for transport in TRANSPORTS
         )
         + "}\n}\n"
     )
-    assert [found[transport]["mapping"] for transport in check.TRANSPORTS] == ["address-dependent"] * 2
+    assert [found[transport]["mapping"] for transport in TRANSPORTS] == ["address-dependent"] * 2
 
 
 HAIRPIN = """
@@ -128,7 +134,7 @@ def test_the_icmp_answer_to_the_unsolicited_is_told_by_its_code(kind: str, answe
     with Lab(Home(nat="port_restricted_cone")) as lab:
         lab["nat_a"].run(["iptables", "-A", "INPUT", "-j", "REJECT", "--reject-with", kind])
         found = check.probe(lab, "a")
-    for transport in check.TRANSPORTS:
+    for transport in TRANSPORTS:
         assert found[transport]["unsolicited"] == answer
         assert found[transport]["unsolicited_answer_s"] < 1
 
@@ -156,7 +162,7 @@ table ip own {
 def test_swallowed_icmp_errors_and_a_changed_remote_endpoint_are_noticed() -> None:
     found = behind_own_rules(RUDE)
     assert found["udp"]["icmp_errors"] == "swallowed"
-    assert [found[transport]["remote_endpoint"] for transport in check.TRANSPORTS] == ["changed"] * 2
+    assert [found[transport]["remote_endpoint"] for transport in TRANSPORTS] == ["changed"] * 2
 
 
 @pytest.mark.parametrize(("timeout_s", "scale"), [(2, 15)])
@@ -167,7 +173,7 @@ def test_the_lifetime_of_an_idle_mapping_is_found_at_its_true_value(timeout_s: i
             lab["nat_a"].run(["sh", "-c", f"echo {timeout_s} > {path}"])
         found = check.probe(lab, "a", "--lifetime", "70", "--time-scale", str(scale))
     true_s = timeout_s * scale
-    for transport in check.TRANSPORTS:
+    for transport in TRANSPORTS:
         lifetime = found[transport]["mapping_lifetime"]
         # Idling begins a little after the packet that the NAT counts from, and the look comes a little after its end.
         assert lifetime["above_s"] <= true_s + 1
@@ -179,3 +185,25 @@ def test_check_prints_a_table_and_its_status_tells_whether_all_is_true() -> None
     assert done.returncode == 0, done
     assert "2 NATs" in done.stdout
     assert "different from the claim: none" in done.stdout
+    assert done.stdout.count("│ 4787 │") == 2 * 14
+    assert done.stdout.count("│ 5382 │") == 2 * 10
+    assert "fail (expected: the device does so)" in " ".join(done.stdout.split())
+
+
+def test_check_says_the_same_in_json() -> None:
+    done = run(punchlab("nat", "check", "linux_masq", "--json"))
+    assert done.returncode == 0, done
+    told = json.loads(done.stdout)["linux_masq"]
+    assert told["agrees"]
+    found = {(row["transport"], row["field"]): row["found"] for row in told["fields"]}
+    assert found["tcp", "timeouts.tcp_established_s"] == "432000"
+    assert found["udp", "port_overloading"] == "yes"
+    verdicts = {(row["rfc"], row["name"]): row["verdict"] for row in told["requirements"]}
+    assert len(verdicts) == 24
+    assert verdicts[4787, "REQ-3"] == verdicts[5382, "REQ-4"] == "fail (expected: the device does so)"
+    assert verdicts[4787, "REQ-1"] == verdicts[5382, "REQ-2"] == "pass"
+
+
+@pytest.mark.parametrize(("scale", "expected"), [("0", "above 0"), ("nan", "above 0"), ("1000", "at most 120")])
+def test_a_time_scale_that_cannot_be_is_refused(scale: str, expected: str) -> None:
+    assert_one_clear_line(run(punchlab("nat", "check", "full_cone", "--time-scale", scale)), "time-scale", expected)

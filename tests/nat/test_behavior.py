@@ -14,12 +14,15 @@ from punch.nat.behavior import (
     NatBehavior,
     Pooling,
     PortAllocation,
+    Refresh,
     Timeouts,
+    Unsolicited,
 )
 
 EIM, ADM, APDM = Mapping
 EIF, ADF, APDF = Filtering
 PRESERVING, RANDOM, SEQUENTIAL, BLOCKS = PortAllocation
+SILENT = Unsolicited.SILENT_THEN_ICMP
 
 
 @pytest.mark.parametrize(
@@ -41,6 +44,21 @@ PRESERVING, RANDOM, SEQUENTIAL, BLOCKS = PortAllocation
         (APDM, APDF, BLOCKS, {"block_size": 2000, "port_range": (4000, 5000)}, ["block_size: 2000", "port_range"]),
         (EIM, EIF, RANDOM, {"pool_size": 0}, ["pool_size: 0"]),
         (EIM, EIF, RANDOM, {"pooling": Pooling.ARBITRARY}, ["pooling: arbitrary", "pool_size 1"]),
+        (EIM, EIF, RANDOM, {"silence_s": 3}, ["silence_s: 3", "unsolicited drop"]),
+        (EIM, EIF, RANDOM, {"silence_s": 0, "unsolicited": SILENT}, ["silence_s: 0"]),
+        (EIM, EIF, RANDOM, {"reset_closes": False}, ["reset_closes", "filtering endpoint-independent"]),
+        (EIM, ADF, RANDOM, {"reset_closes": False}, ["reset_closes", "filtering address-dependent"]),
+        (
+            *(EIM, APDF, PRESERVING),
+            {"port_overloading": True, "reset_closes": False},
+            ["port_overloading", "reset_closes"],
+        ),
+        (
+            *(EIM, APDF, PRESERVING),
+            {"port_overloading": True, "refresh": Refresh.OUTBOUND},
+            ["refresh: outbound", "port_overloading"],
+        ),
+        (EIM, EIF, PRESERVING, {"translates": False, "refresh": Refresh.OUTBOUND}, ["refresh: outbound", "translates"]),
         (APDM, APDF, PRESERVING, {"translates": False}, ["translates", "mapping"]),
         (EIM, APDF, RANDOM, {"translates": False}, ["translates", "port_allocation"]),
     ],

@@ -1,0 +1,177 @@
+"""RFC 5382 REQ-4, from captures: silence after an unsolicited SYN, then ICMP, and none if a SYN leaves meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import select
+import socket
+import time
+from dataclasses import replace
+
+import pytest
+from scapy.layers.inet import ICMP, TCP
+
+from lab import Lab
+from lab.capture import CapturePoint, Recorder, Recording
+from lab.exchange import Exchange, Pair, Side
+from lab.nat.silence import MOST_HELD, Held
+from punch.nat.behavior import REQ_4_SILENCE_S, Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
+from tests.commands import punchlab, run
+from tests.lab.homes import Homes
+from tests.lab.nat.test_firewall import Office
+from tests.lab.nat.test_firewall_ipv6 import office
+from tests.lab.nat.world import PORT, World
+
+NOBODY = 12345
+RFC = NatBehavior(
+    Mapping.ENDPOINT_INDEPENDENT,
+    Filtering.ADDRESS_AND_PORT_DEPENDENT,
+    PortAllocation.PRESERVING,
+    Unsolicited.SILENT_THEN_ICMP,
+)
+QUICK = replace(RFC, silence_s=1)
+FIREWALL = replace(QUICK, translates=False)
+LATE_S = 0.5
+"""How late an answer may be on a busy machine; none may be early."""
+PATIENCE_S = 20.0
+
+
+def knock(w: World, port: int, target: tuple[str, int]) -> socket.socket:
+    """Dial from the stranger's port, without waiting."""
+    dialler = w.bound("stranger", port)
+    dialler.setblocking(False)
+    assert dialler.connect_ex(target) == errno.EINPROGRESS
+    return dialler
+
+
+def outcome(dialler: socket.socket) -> int:
+    """The errno with which dialling ends."""
+    assert select.select([], [dialler], [], PATIENCE_S)[1], "nothing came back"
+    return dialler.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def recorder(lab: Lab) -> Recorder:
+    nodes = [lab[name] for name in ("a", "stranger", "nat_a")]
+    return Recorder(
+        [CapturePoint(node.namespace, node.name, each.name) for node in nodes for each in node.graph.interfaces]
+    )
+
+
+def answers(recording: Recording, port: int) -> list[tuple[float, int, int]]:
+    """Seconds after the first SYN from the stranger's port, type and code of all ICMP errors about it."""
+    assert recording.complete
+    here = [(frame.time_ns / 1e9, frame.packet) for frame in recording.frames if frame.node == "stranger"]
+    begun = min(at for at, packet in here if TCP in packet and packet[TCP].sport == port)
+    return [
+        (at - begun, packet[ICMP].type, packet[ICMP].code)
+        for at, packet in here
+        if ICMP in packet and packet[ICMP].payload.sport == port
+    ]
+
+
+def test_for_six_seconds_nothing_then_icmp_and_none_if_a_syn_leaves_after_three() -> None:
+    assert RFC.silence_s == REQ_4_SILENCE_S == 6
+    with Lab(Homes(nat=RFC)) as lab, contextlib.ExitStack() as stack:
+        w = World(lab, socket.SOCK_STREAM, stack)
+        outside = lab["nat_a"].address
+        with recorder(lab) as recording:
+            opening = knock(w, 6001, (outside, PORT))
+            refused = knock(w, 6000, (outside, NOBODY))
+            time.sleep(3)  # the instant at which the outbound SYN is to be sent
+            inside = w.bound("a", PORT)
+            inside.settimeout(PATIENCE_S)
+            inside.connect((lab["stranger"].address, 6001))
+            assert outcome(opening) == 0
+            inside.send(b"x")
+            opening.setblocking(True)
+            assert opening.recv(1) == b"x"
+            # By the time of the one answer that there is, the other would have come, too.
+            assert outcome(refused) == errno.ECONNREFUSED
+            seen = recording.stop()
+
+        assert answers(seen, 6001) == []
+        ((after_s, kind, code),) = answers(seen, 6000)
+        assert (kind, code) == (3, 3)
+        assert REQ_4_SILENCE_S <= after_s < REQ_4_SILENCE_S + LATE_S
+
+        pair = Pair(
+            Side("a", ("nat_a",), frozenset({outside})), Side("stranger", (), frozenset({lab["stranger"].address}))
+        )
+        exchange = Exchange(seen.frames, pair)
+        print(exchange.timeline())
+        assert exchange.simultaneous_open
+
+
+@pytest.mark.parametrize("filtering", Filtering)
+@pytest.mark.parametrize("mapping", [Mapping.ENDPOINT_INDEPENDENT, Mapping.ADDRESS_AND_PORT_DEPENDENT])
+def test_every_kind_of_nat_is_silent_for_its_time(mapping: Mapping, filtering: Filtering) -> None:
+    with Lab(Homes(nat=replace(QUICK, mapping=mapping, filtering=filtering))) as lab, contextlib.ExitStack() as stack:
+        w = World(lab, socket.SOCK_STREAM, stack)
+        with recorder(lab) as recording:
+            mapped = w.mapped("a", "server", 5000)
+            diallers = [knock(w, 6000 + number, (mapped[0], NOBODY)) for number in range(10)]
+            if filtering is not Filtering.ENDPOINT_INDEPENDENT:
+                # Not admitted by the filter is as unsolicited as to an unmapped port.
+                diallers.append(knock(w, 6010, mapped))
+            assert {outcome(dialler) for dialler in diallers} == {errno.ECONNREFUSED}
+            seen = recording.stop()
+        for number in range(len(diallers)):
+            # Once each, though the kernel sent the SYN again after a second.
+            ((after_s, kind, code),) = answers(seen, 6000 + number)
+            assert (kind, code) == (3, 3)
+            assert 1 <= after_s < 1 + LATE_S
+
+
+def test_a_firewall_is_silent_for_its_hosts() -> None:
+    with Lab(Office(firewall=FIREWALL)) as lab, contextlib.ExitStack() as stack:
+        silent_for_its_hosts(World(lab, socket.SOCK_STREAM, stack))
+
+
+def test_a_firewall_is_silent_over_ipv6() -> None:
+    with office(FIREWALL) as w:
+        silent_for_its_hosts(w)
+
+
+def silent_for_its_hosts(w: World) -> None:
+    opening = knock(w, 6001, (w.address("a"), PORT))
+    dialled = time.monotonic()
+    refused = knock(w, 6000, (w.address("a"), PORT))
+    inside = w.bound("a", PORT)
+    inside.connect((w.address("stranger"), 6001))
+    assert outcome(opening) == 0
+    assert outcome(refused) == errno.ECONNREFUSED
+    assert 1 <= time.monotonic() - dialled < 1 + LATE_S
+
+
+def test_only_a_syn_of_the_same_connection_calls_the_answer_off() -> None:
+    with Lab(Homes(nat=QUICK)) as lab, contextlib.ExitStack() as stack:
+        w = World(lab, socket.SOCK_STREAM, stack)
+        refused = knock(w, 6000, (lab["nat_a"].address, PORT))
+        # From the same port to another of the stranger's; from another port to the same.
+        for local, remote in ((PORT, 6001), (PORT + 1, 6000)):
+            other = w.bound("a", local)
+            other.setblocking(False)
+            other.connect_ex((lab["stranger"].address, remote))
+        assert outcome(refused) == errno.ECONNREFUSED
+
+
+def test_show_names_the_helper_and_so_does_the_script() -> None:
+    shown = run(punchlab("nat", "show", "rfc_ideal"))
+    assert "helper process: lab.nat.silence" in shown.stdout
+    rules = run(punchlab("nat", "show", "rfc_ideal", "--rules", "--outside", "eth9"))
+    assert "python3 -m lab.nat.silence --outside eth9 --silence 6" in rules.stdout
+    assert "helper" not in run(punchlab("nat", "show", "full_cone", "--rules")).stdout
+
+
+def test_a_flood_does_not_fill_the_memory_and_the_oldest_comes_first() -> None:
+    held = Held(6.0)
+    connections = [(number.to_bytes(6, "big"), b"server") for number in range(MOST_HELD + 1)]
+    taken = [held.add(each, number, now=number) for number, each in enumerate(connections)]
+    assert taken == [True] * MOST_HELD + [False]
+    assert not held.add(connections[0], 9, now=1)
+    assert held.next_due == 6
+    assert held.cancel((b"server", connections[1][0])) == 1
+    assert held.cancel(connections[2]) is None
+    assert list(held.overdue(now=8)) == [0, 2]
+    assert held.next_due == 9

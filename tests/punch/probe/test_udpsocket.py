@@ -1,0 +1,35 @@
+"""Transactions over UDP: what belongs to one is no stray, however late it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from punch.endpoint import Endpoint
+from punch.probe import stun
+from punch.probe.stun import Message, MessageClass
+from punch.probe.udpsocket import UdpSocket
+
+
+def test_a_second_answer_to_a_transaction_is_no_stray_and_an_indication_is() -> None:
+    async def test() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+            server.bind(("127.0.0.1", 0))
+            server.setblocking(False)
+            async with UdpSocket.open(Endpoint(*server.getsockname())) as sock:
+                binding = asyncio.create_task(sock.bind(Endpoint(*server.getsockname()), 5))
+                data, source = await asyncio.get_running_loop().sock_recvfrom(server, 1500)
+                request = stun.decode(data)
+                answer = Message(MessageClass.SUCCESS, request.transaction, mapped=Endpoint(*source)).encode()
+                server.sendto(answer, source)
+                reply = await binding
+                assert reply is not None
+                assert reply.mapped == sock.local
+                knock = Message(MessageClass.INDICATION)
+                for each in (answer, knock.encode()):
+                    server.sendto(each, source)
+                message, _source = await asyncio.wait_for(sock.strays.get(), 5)
+                assert message.transaction == knock.transaction
+                assert sock.strays.empty()
+
+    asyncio.run(test())
