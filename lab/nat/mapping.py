@@ -136,6 +136,8 @@ def memory(site: Site, transport: str) -> Iterator[str]:
             # One whose port is another's is dropped before connection tracking confirms it, so that the
             # retransmission draws again.
             yield f"{seen} {place} @taken_{transport} {place} . {key} != @claims_{transport} drop"
+        else:
+            seen += f" {place} @taken_{transport}"
         if short != long:
             # Once traffic has gone both ways through a mapping, every packet gives it the longer life.
             yield f"{seen} ct status assured goto hold_{direction}_{transport}"
@@ -207,6 +209,7 @@ def _refreshing(site: Site) -> Iterator[tuple[str, str, str]]:
     if both:
         yield f'iifname "{into[0]}" oifname "{into[1]}" ct direction reply', "out", "ct reply proto-dst"
     if has_doors(site.behavior):
+        # Those that came in by these maps, and not by a mapping that was asked for (`lab.nat.portmapping`).
         dnat = "ct status dnat"
         yield f'iifname "{out[0]}" oifname "{out[1]}" {dnat} ct direction reply', "in", "ct original proto-dst"
         if both:

@@ -284,6 +284,11 @@ class NatBehavior:
                     f"refresh: {self.refresh} with {name} {getattr(self, name)}: there are only connections to keep, "
                     f"and packets of both directions keep those; expected refresh {Refresh.BOTH}"
                 )
+        if self.port_mapping is not PortMapping.NONE and self.refresh is not Refresh.BOTH:
+            raise BehaviorError(
+                f"refresh: {self.refresh} with port_mapping {self.port_mapping}: a mapping that was asked for lives "
+                f"without packets from inside; expected refresh {Refresh.BOTH}"
+            )
 
     def _check_firewall(self) -> None:
         plain = {

@@ -16,7 +16,7 @@ from punch.nat.behavior import NatBehavior, Unsolicited
 from tests.lab.nat.street import BareStreet, probe_all
 
 NATS = {name: preset.behavior for name, preset in presets.PRESETS.items() if preset.behavior is not None}
-AT_A_TIME = 8
+AT_A_TIME = 14
 
 
 def run_script(lab: Lab, number: int, name: str, nat: NatBehavior) -> None:
