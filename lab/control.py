@@ -75,7 +75,7 @@ def dial(lab: Lab, one: str, other: str) -> Control:
             lab,
             one,
             other,
-            Dial(path.delay_s, skew_s, attempts=1, deadline_s=_PATIENCE_S, loss=path.loss),
+            Dial(path.delay_s, skew_s, 1, _PATIENCE_S, path.loss, path.jitter_s),
         )
         silence = skew_s + 4 * (path.delay_s + path.jitter_s) + _SILENCE_S
         wait_s = silence if prediction.floor_s is None else _PATIENCE_S
@@ -144,7 +144,8 @@ def _token_crosses(
                 continue
             number, connection = sides[descriptor]
             if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or not _connected(connection):
-                poll.unregister(descriptor)  # refused, or given up
+                poll.unregister(descriptor)
+                connection.close()  # refused: an attempt that has ended, as a client's does
                 continue
             heard = _received(connection)
             if heard == bytes([1 - number]) + token:  # the other end's, not one's own: sockets can meet themselves

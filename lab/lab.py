@@ -133,6 +133,12 @@ class Lab:
         """What impairs the links: "netem", "nfqueue", or "none" where no link is impaired."""
         return self._impaired.name if self._impaired is not None else "none"
 
+    @property
+    def lateness_s(self) -> float:
+        """How much too late a link let a packet go at worst, so far; 0 where nobody measures it."""
+        counters = [] if self._impaired is None else self._impaired.counters()
+        return max((each.lateness_worst_s or 0.0 for each in counters if each is not None), default=0.0)
+
     def behavior(self, host: str) -> NatBehavior | None:
         """The behavior of the outermost NAT between the host and the Internet; None for a public host."""
         outermost = self.in_front_of(host)[-1:]

@@ -149,6 +149,7 @@ def run(lab: Lab, one: str, other: str, options: Options) -> Trial:
             options.max_attempts,
             options.deadline_s,
             path.loss,
+            path.jitter_s,
         ),
     )
     return Trial(

@@ -68,6 +68,8 @@ def parser() -> argparse.ArgumentParser:
     up.set_defaults(shell=[])
     up.usage = f"{up.format_usage().removeprefix('usage: ').rstrip()} [-- CMD...]"
 
+    _predict(commands)
+
     report = _command(commands, "report", "draw charts and write a page for finished runs", needs_sandbox=False)
     report.add_argument("directory", type=Path, nargs="+", metavar="DIR", help="folder of a run")
     report.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: the first folder)")
@@ -78,6 +80,17 @@ def parser() -> argparse.ArgumentParser:
     box = _command(commands, "sandbox", "run a command inside a fresh sandbox")
     box.add_argument("shell", nargs=argparse.REMAINDER, metavar="CMD", help="the command, e.g. mn or tcpdump")
     return root
+
+
+def _predict(commands: argparse._SubParsersAction[_Parser]) -> None:
+    predict = _command(commands, "predict", "say whether two NATs can be punched, without a lab", needs_sandbox=False)
+    _nats(predict, several=False)
+    path = predict.add_argument_group("the way between the two NATs, one way from end to end")
+    path.add_argument("--delay", default="10ms", metavar="TIME", help="e.g. 20ms (default 10ms)")
+    path.add_argument("--jitter", default="0ms", metavar="TIME", help="by how much the delay varies (default 0ms)")
+    path.add_argument("--loss", type=float, default=0.0, metavar="PERCENT", help="of the packets (default 0)")
+    _attempts(predict.add_argument_group("punching"))
+    predict.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _nat(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -185,6 +198,10 @@ def _nats(command: argparse.ArgumentParser, *, several: bool) -> None:
 def _punching(command: argparse.ArgumentParser) -> None:
     punch = command.add_argument_group("punching")
     punch.add_argument("--client", default="punch", metavar="NAME", help="the client under test (default punch)")
+    _attempts(punch)
+
+
+def _attempts(punch: argparse._ArgumentGroup) -> None:
     punch.add_argument("--strategy", default="reuse", metavar="NAME", help="of the client (default reuse)")
     punch.add_argument("--deadline", type=float, default=5.0, metavar="S", help="of the punch (default 5)")
     punch.add_argument(

@@ -96,6 +96,20 @@ def up_command(given: argparse.Namespace) -> int:
         return shell.run(lab, given.shell)
 
 
+def check_predict(given: argparse.Namespace) -> None:
+    """Everything that cannot be predicted."""
+    from lab.cli import prediction
+
+    prediction.question(given)
+
+
+def predict_command(given: argparse.Namespace) -> int:
+    """`punchlab predict`."""
+    from lab.cli import prediction
+
+    return prediction.run(given)
+
+
 def report_command(given: argparse.Namespace) -> int:
     """`punchlab report`."""
     import reports

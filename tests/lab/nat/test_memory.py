@@ -17,8 +17,8 @@ from lab.nat.segments import SILENCE_S, Conversation, Flag, RawTcp, keep_resets_
 from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Refresh, Timeouts, Unsolicited
 from punch.nat.oracle import Outcome
 from tests.lab.homes import Homes
+from tests.lab.nat.dials import Cell, dial_cells
 from tests.lab.nat.test_firewall import Office
-from tests.lab.nat.test_nat_oracle import FAR_APART_S, dial_both
 from tests.lab.nat.world import PORT, World, world
 from topologies import Home
 
@@ -86,16 +86,26 @@ def test_a_firewall_keeps_its_door_open_in_spite_of_a_reset_or_not(closes: bool)
 @pytest.mark.parametrize("closes", [True, False])
 def test_the_oracle_knows_what_a_reset_closes(closes: bool) -> None:
     early, late = replace(CONE, reset_closes=closes), replace(CONE, unsolicited=Unsolicited.RESET)
-    direct, prediction = dial_both(early, late, FAR_APART_S, delay="10ms")
+    (result,) = dial_cells([Cell(early, late, delay_ms=10, skew_ms=60)])
+    prediction = result.cell.prediction
     assert prediction.outcome is (Outcome.FAILS if closes else Outcome.DIRECT)
-    assert prediction.agrees(direct), prediction
+    assert prediction.agrees(result.direct == 1), prediction
 
 
 def test_the_oracle_takes_silence_for_silence() -> None:
     silent = replace(CONE, unsolicited=Unsolicited.SILENT_THEN_ICMP)
-    direct, prediction = dial_both(silent, silent, FAR_APART_S, delay="10ms")
-    assert prediction.outcome is Outcome.DIRECT
-    assert direct
+    (result,) = dial_cells([Cell(silent, silent, delay_ms=10, skew_ms=60)])
+    assert result.cell.prediction.outcome is Outcome.DIRECT
+    assert result.direct == 1
+
+
+def test_the_oracle_knows_when_silence_ends() -> None:
+    # The peer dials later than that: its SYN comes through a door that has no attempt behind it any more.
+    silent = replace(CONE, unsolicited=Unsolicited.SILENT_THEN_ICMP, silence_s=1)
+    for skew_ms, outcome in ((700, Outcome.DIRECT), (1300, Outcome.FAILS)):
+        (result,) = dial_cells([Cell(silent, silent, delay_ms=10, skew_ms=skew_ms)])
+        assert result.cell.prediction.outcome is outcome
+        assert result.cell.prediction.agrees(result.direct == 1)
 
 
 QUICK = Timeouts(tcp_transitory_s=2, tcp_established_s=2, tcp_closing_s=2, udp_solitary_s=2, udp_stream_s=2)

@@ -1,0 +1,63 @@
+"""`punchlab predict`: what the oracle says of two NATs, without a lab."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import asdict
+
+from lab.errors import InputError
+from lab.impair import Impairment
+from lab.nat import presets
+from lab.trial import Options
+from punch.nat.behavior import NatBehavior
+from punch.nat.oracle import Dial, Outcome, Prediction, predict
+
+
+def question(given: argparse.Namespace) -> tuple[NatBehavior | None, NatBehavior | None, Dial]:
+    """Both NATs and how the hosts dial. Raises `InputError`, as a trial with these options would."""
+    path = Impairment.from_options({"delay": given.delay, "jitter": given.jitter, "loss": given.loss})
+    skew_s = 0.0 if given.skew_ms is None else given.skew_ms / 1000
+    options = Options(
+        strategy=given.strategy, max_attempts=given.max_attempts, deadline_s=given.deadline, skew_s=skew_s
+    )
+    for field, value in (("skew_ms", skew_s), ("deadline", given.deadline)):
+        if not math.isfinite(value):
+            raise InputError(field, getattr(given, field), "a finite number")
+    nats = [presets.behavior(name, given.unsolicited) for name in (given.nat_a, given.nat_b)]
+    dial = Dial(path.delay_s, skew_s, options.max_attempts, options.deadline_s, path.loss, path.jitter_s)
+    return nats[0], nats[1], dial
+
+
+def run(given: argparse.Namespace) -> int:
+    """Print the prediction; in JSON with all that was asked, in the names of a result record."""
+    a, b, dial = question(given)
+    said = predict(a, b, dial)
+    if given.json:
+        asked = {
+            "nat_a": given.nat_a,
+            "nat_b": given.nat_b,
+            "unsolicited": given.unsolicited,
+            "delay_s": dial.delay_s,
+            "jitter_s": dial.jitter_s,
+            "loss": dial.loss,
+            "strategy": given.strategy,
+            "max_attempts": dial.attempts,
+            "deadline_s": dial.deadline_s,
+            "skew_s": dial.skew_s,
+        }
+        print(json.dumps(asked | {"prediction": asdict(said)}))
+    else:
+        print(_told(said))
+    return 0
+
+
+def _told(said: Prediction) -> str:
+    chance = f" ({said.probability:.0%})" if said.outcome is Outcome.DEPENDS else ""
+    floor = (
+        ""
+        if said.floor_s is None
+        else f"; it takes {math.floor(said.floor_s * 1e4) / 10:g} ms from the first SYN or more"
+    )
+    return f"{said.outcome}{chance}: {said.reason}{floor}"

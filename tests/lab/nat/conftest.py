@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def many_sockets() -> Iterator[None]:
+    """As many descriptors as this process may have: the usual limit is made for programs that open a few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

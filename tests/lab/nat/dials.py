@@ -1,0 +1,314 @@
+"""Many pairs of hosts dial each other at the same time, each through its own two NATs, as the client does.
+
+Every cell has a lab of its own; every dial of a cell has fresh ports, so that it meets no state of another. Waiting
+costs nothing, so that hundreds of dials run side by side in one loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import heapq
+import random
+import secrets
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+
+from lab import Lab
+from punch.nat.behavior import NatBehavior
+from punch.nat.dialling import PAUSE_S, Dialling
+from punch.nat.oracle import Dial, Prediction, predict
+from topologies import AB
+
+HOSTS = ("a", "b")
+FIRST_PORTS = (41000, 51000)
+PATIENCE_S = 20.0
+LATE_S = 0.008
+REPLAYS = 30
+STARTED_APART_S = 0.015
+_UNDER_WAY = (0, errno.EINPROGRESS)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is tried. `loss` is a percentage of each access link; `strategy` is the client's."""
+
+    a: NatBehavior | None
+    b: NatBehavior | None
+    delay_ms: int
+    skew_ms: int
+    attempts: int | None = 1
+    loss: int = 0
+    strategy: str = "keep"
+    deadline_s: float = 2.8
+
+    @property
+    def dial(self) -> Dial:
+        kept = (1 - self.loss / 100) ** 2
+        return Dial(self.delay_ms / 1000, self.skew_ms / 1000, self.attempts, self.deadline_s, 1 - kept)
+
+    @property
+    def prediction(self) -> Prediction:
+        return predict(self.a, self.b, self.dial)
+
+
+@dataclass(frozen=True)
+class Dialled:
+    """What became of one dial.
+
+    `direct_s`: when the later host was connected, None if they were not; `moments_s`: when each host made its attempts;
+    both from the first SYN on. `late_s`: how late the links were at worst.
+    """
+
+    direct_s: float | None
+    moments_s: Sequence[Sequence[float]]
+    late_s: float
+
+    @property
+    def direct(self) -> bool:
+        return self.direct_s is not None
+
+
+@dataclass(frozen=True)
+class Result:
+    """`punctual`: whether this process kept to its times, so that the pauses were what they are meant to be."""
+
+    cell: Cell
+    dials: Sequence[Dialled]
+    punctual: bool
+
+    @property
+    def direct(self) -> int:
+        return sum(dialled.direct for dialled in self.dials)
+
+    def contradicts(self, dialled: Dialled) -> bool | None:
+        """Whether the oracle's model, given the attempts as they were made, says otherwise than the kernel.
+
+        None where it hangs on how late a packet was, or a host in hearing of it: by `LATE_S`, or for one that
+        contradicts, by what a link was late at worst.
+        """
+        said = self._replayed(dialled, LATE_S)
+        if said == {dialled.direct}:
+            return False
+        return True if len(said) == 1 and said == self._replayed(dialled, dialled.late_s) else None
+
+    def _replayed(self, dialled: Dialled, late_s: float) -> set[bool]:
+        """What may become of these attempts with packets on time, or up to that late."""
+        cell = self.cell
+        order = [0, 1] if dialled.moments_s[0][0] < dialled.moments_s[1][0] else [1, 0]
+        moments = [dialled.moments_s[index] for index in order]
+        draw, outcomes = random.Random(0), set()
+        for late in (0.0, *[late_s] * REPLAYS):
+            dialling = Dialling(
+                [(cell.a, cell.b)[index] for index in order],
+                skew_s=moments[1][0],
+                delay_s=cell.dial.delay_s + late / 2,
+                attempts=cell.attempts,
+                deadline_s=cell.deadline_s,
+                jitter_s=late / 2,
+            )
+            outcomes.add(dialling.run(draw, moments).time_s is not None)
+        return outcomes
+
+
+class Loop:
+    """Timers and sockets."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._watched: dict[int, Callable[[], None]] = {}
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._serial = count()
+        self.late_s: list[float] = []
+
+    def at(self, moment: float, what: Callable[[], None]) -> None:
+        heapq.heappush(self._timers, (moment, next(self._serial), what))
+
+    def watch(self, sock: socket.socket, events: int, what: Callable[[], None]) -> None:
+        self._watched[sock.fileno()] = what
+        self._poll.register(sock, events)
+
+    def forget(self, sock: socket.socket) -> None:
+        if self._watched.pop(sock.fileno(), None) is not None:
+            self._poll.unregister(sock)
+
+    def run(self, done: Callable[[], bool]) -> None:
+        while not done():
+            left = self._timers[0][0] - time.monotonic() if self._timers else 1.0
+            # Not rounded up to a millisecond: the last of it is spun away.
+            for descriptor, _events in self._poll.poll(max(0, int(left * 1000))):
+                if descriptor in self._watched:
+                    self._watched[descriptor]()
+            while self._timers and self._timers[0][0] <= (now := time.monotonic()):
+                moment, _serial, what = heapq.heappop(self._timers)
+                self.late_s.append(now - moment)
+                what()
+
+
+class Meeting:
+    """One dial of a cell."""
+
+    def __init__(self, lab: Lab, cell: Cell, number: int, loop: Loop, stack: contextlib.ExitStack) -> None:
+        self._lab, self._cell, self._loop, self._stack = lab, cell, loop, stack
+        self._ports = [first + number for first in FIRST_PORTS]
+        self._token = secrets.token_bytes(8)
+        self._registered: list[tuple[str, int] | None] = [None, None]
+        self._edge_connections: list[socket.socket] = []
+        self._moments: list[list[float]] = [[], []]
+        self._start = 0.0
+        self._direct: float | None = None
+        self.over = False
+
+    @property
+    def registered(self) -> bool:
+        return None not in self._registered
+
+    @property
+    def dialled(self) -> Dialled:
+        # Who was reached before he dialled does not dial: he would have at the time that was planned.
+        skew = self._cell.skew_ms / 1000
+        planned = (self._start + max(0.0, -skew), self._start + max(0.0, skew))
+        moments = [made or [plan] for made, plan in zip(self._moments, planned, strict=True)]
+        begun = min(made[0] for made in moments)
+        return Dialled(
+            None if self._direct is None else self._direct - begun,
+            [[moment - begun for moment in made] for made in moments],
+            2 * self._lab.lateness_s,
+        )
+
+    def register(self) -> None:
+        """Find out both external endpoints at the edge."""
+        for index in range(2):
+            edge = self._lab.edges[0]
+            registrar = self._stack.enter_context(edge.socket())
+            registrar.bind((edge.address, 0))
+            registrar.listen()
+            self._loop.watch(registrar, select.POLLIN, partial(self._seen, index, registrar))
+            connection = self._bound(index)
+            assert connection.connect_ex(registrar.getsockname()) in _UNDER_WAY
+            self._edge_connections.append(connection)
+
+    def _seen(self, index: int, registrar: socket.socket) -> None:
+        accepted, self._registered[index] = registrar.accept()
+        self._stack.enter_context(accepted)
+        self._loop.forget(registrar)
+        registrar.close()
+
+    def listen(self) -> None:
+        """Be there before anybody dials."""
+        for index in range(2):
+            listener = self._bound(index)
+            listener.listen()
+            self._loop.watch(listener, select.POLLIN, partial(self._accept, index, listener))
+
+    def start(self, moment: float) -> None:
+        """Dial from the first host at that moment of `time.monotonic()`."""
+        self._start, skew = moment, self._cell.skew_ms / 1000
+        self._loop.at(moment + max(0.0, -skew), partial(self._dial, 0))
+        self._loop.at(moment + max(0.0, skew), partial(self._dial, 1))
+        self._loop.at(moment + self._cell.deadline_s, self._end)
+
+    def _end(self) -> None:
+        self.over = True
+
+    def _bound(self, index: int) -> socket.socket:
+        made = self._stack.enter_context(self._lab[HOSTS[index]].socket())
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        made.bind(("0.0.0.0", self._ports[index]))
+        made.setblocking(False)
+        return made
+
+    def _dial(self, index: int) -> None:
+        if self.over:
+            return
+        if not self._moments[index] and self._cell.strategy == "reuse":
+            self._edge_connections[index].shutdown(socket.SHUT_WR)
+        target = self._registered[1 - index]
+        assert target is not None
+        connection = self._bound(index)
+        self._moments[index].append(time.monotonic())
+        # Without a delay an ICMP error is back already, but as advice: it is the client who ends the attempt.
+        error = connection.connect_ex(target)
+        if error == errno.EINPROGRESS:
+            error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or error
+        if error in _UNDER_WAY:
+            self._loop.watch(connection, select.POLLOUT, partial(self._answered, index, connection))
+        else:
+            self._refused(index, connection)
+
+    def _answered(self, index: int, connection: socket.socket) -> None:
+        self._loop.forget(connection)
+        if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._refused(index, connection)
+        else:
+            self._greet(index, connection)
+
+    def _refused(self, index: int, connection: socket.socket) -> None:
+        connection.close()
+        made = self._moments[index]
+        if self._cell.attempts is None or len(made) < self._cell.attempts:
+            # The refusal came a round trip after the SYN; this loop may hear of it later when there is much to do.
+            now, due = time.monotonic(), made[-1] + 2 * self._cell.delay_ms / 1000
+            refused = due if due < now < due + PAUSE_S[0] else now
+            self._loop.at(refused + random.uniform(*PAUSE_S), partial(self._dial, index))
+
+    def _accept(self, index: int, listener: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            accepted = self._stack.enter_context(listener.accept()[0])
+            accepted.setblocking(False)
+            self._greet(index, accepted)
+
+    def _greet(self, index: int, connection: socket.socket) -> None:
+        """Say who is there, and hear whether it is the peer: sockets can meet themselves."""
+        with contextlib.suppress(OSError):
+            connection.send(bytes([index]) + self._token)
+        self._loop.watch(connection, select.POLLIN, partial(self._heard, index, connection))
+
+    def _heard(self, index: int, connection: socket.socket) -> None:
+        self._loop.forget(connection)
+        with contextlib.suppress(OSError):
+            if connection.recv(9) == bytes([1 - index]) + self._token and not self.over:
+                self._direct = time.monotonic()
+                self._end()
+
+
+def dial_cells(cells: Sequence[Cell], repetitions: int = 1, seed: int = 0) -> list[Result]:
+    """Dial in all cells at once, in each as often as `repetitions` says."""
+    with contextlib.ExitStack() as stack:
+        loop = Loop()
+        meetings: list[list[Meeting]] = []
+        for number, cell in enumerate(cells):
+            topology = AB(
+                nat_a=cell.a or "none",
+                nat_b=cell.b or "none",
+                delay=f"{cell.delay_ms}ms",
+                edge_delay="0ms",
+                loss=cell.loss or None,
+            )
+            lab = stack.enter_context(Lab(topology, seed=seed + number))
+            meetings.append([Meeting(lab, cell, each, loop, stack) for each in range(repetitions)])
+        everyone = [meeting for cell in meetings for meeting in cell]
+        for meeting in everyone:
+            meeting.register()
+        end = time.monotonic() + PATIENCE_S
+        loop.run(lambda: all(meeting.registered for meeting in everyone) or time.monotonic() > end)
+        for meeting in everyone:
+            meeting.listen()
+        start = time.monotonic() + 0.05
+        # What disturbs this machine for a while is not to disturb all dials of one cell.
+        for number, meeting in enumerate(random.sample(everyone, len(everyone))):
+            meeting.start(start + number * STARTED_APART_S)
+        loop.run(lambda: all(meeting.over for meeting in everyone))
+        punctual = sorted(loop.late_s)[len(loop.late_s) * 9 // 10] < LATE_S
+        return [
+            Result(cell, [meeting.dialled for meeting in dialled], punctual)
+            for cell, dialled in zip(cells, meetings, strict=True)
+        ]

@@ -1,0 +1,54 @@
+"""Guessing ports: the formulas against the published figures, and against counting."""
+
+from __future__ import annotations
+
+import csv
+from math import exp
+from pathlib import Path
+
+import pytest
+
+import reports
+from punch.nat.birthday import collision, collision_of_two, prediction
+
+TABLE = (Path(reports.__file__).parent / "reference" / "birthday.csv").read_text()
+PUBLISHED = list(csv.DictReader(TABLE.splitlines()))
+
+
+@pytest.mark.parametrize(
+    "row", PUBLISHED, ids=lambda row: f"{row['case']}-{row['open_ports_hard_side']}-{row['probes']}"
+)
+def test_the_formulas_give_the_published_figures(row: dict[str, str]) -> None:
+    formula = collision if row["case"] == "one_hard" else collision_of_two
+    said = formula(int(row["open_ports_hard_side"]), int(row["probes"]))
+    assert said == pytest.approx(float(row["p_success"]), rel=0.01, abs=5e-5)
+
+
+def test_one_probe_hits_with_the_share_of_the_ports_that_is_open() -> None:
+    assert collision(3, 1, ports=12) == pytest.approx(0.25)
+    assert collision(1, 3, ports=12) == pytest.approx(0.25)
+    # Of four ports two are open: two probes miss both in one of six ways.
+    assert collision(2, 2, ports=4) == pytest.approx(5 / 6)
+
+
+def test_what_must_hit_and_what_cannot() -> None:
+    assert collision(4, 9, ports=12) == 1.0
+    assert collision(0, 9, ports=12) == 0.0
+    assert collision(4, 0, ports=12) == 0.0
+
+
+def test_the_next_port_is_the_right_one_if_nobody_else_takes_it() -> None:
+    assert prediction(1, rate=0.0, wait_s=10.0) == 1.0
+    assert prediction(1, rate=5.0, wait_s=0.1) == pytest.approx(exp(-0.5))
+    assert prediction(2, rate=5.0, wait_s=0.1) == pytest.approx(1.5 * exp(-0.5))
+    assert prediction(100, rate=5.0, wait_s=0.1) == pytest.approx(1.0)
+    assert prediction(0, rate=5.0, wait_s=0.1) == 0.0
+
+
+def test_what_cannot_be_asked_is_refused() -> None:
+    with pytest.raises(ValueError, match="13 probes of 12 ports"):
+        collision(3, 13, ports=12)
+    with pytest.raises(ValueError, match="-1 open ports"):
+        collision_of_two(-1, 1)
+    with pytest.raises(ValueError, match="-1 guesses"):
+        prediction(-1, 1.0, 1.0)
