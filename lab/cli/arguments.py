@@ -84,7 +84,14 @@ def parser() -> argparse.ArgumentParser:
 
 def _predict(commands: argparse._SubParsersAction[_Parser]) -> None:
     predict = _command(commands, "predict", "say whether two NATs can be punched, without a lab", needs_sandbox=False)
-    _nats(predict, several=False)
+    for side, which in (("a", "first"), ("b", "second")):
+        predict.add_argument(
+            f"--nat-{side}",
+            default="port_restricted_cone",
+            metavar="NAT",
+            help=f"NAT of the {which} host (default port_restricted_cone)",
+        )
+    _unsolicited(predict)
     path = predict.add_argument_group("the way between the two NATs, one way from end to end")
     path.add_argument("--delay", default="10ms", metavar="TIME", help="e.g. 20ms (default 10ms)")
     path.add_argument("--jitter", default="0ms", metavar="TIME", help="by how much the delay varies (default 0ms)")
