@@ -5,8 +5,8 @@ The model knows sockets and NATs only as far as it matters to who meets whom:
 - A host listens and dials from one local endpoint. An attempt is one connect(): its SYN is sent again as the kernel
   does (`SYN_TIMES_S`), until it is answered or ends in an error; then comes a pause and the next attempt.
 - A SYN that leaves makes a connection tracking entry in its NAT, for the very endpoints of the attempt; and it is
-  remembered by the mapping who was contacted. The entry dies of a RST that answers the SYN, the other does not (and
-  counts for that very endpoint too where `reset_closes` is False).
+  remembered by the mapping who was contacted. The entry dies of a RST that answers the SYN, the other does not. (What
+  `NatBehavior.reset_closes` denies is remembered in the same way.)
 - A SYN that arrives is compared with the entry first, then with the mapping and the filter (`_meet`).
 
 Nothing here is drawn but pauses and losses, from the generator that is passed in; a run without either draws nothing.
@@ -157,8 +157,8 @@ class Dialling:
                     self._dial(now, index)
                 case "knock":
                     self._knock(now, index, attempt, knock)
-                case "overdue":
-                    self._answer_late(now, index, attempt)
+                case "silence":
+                    self._broken_silence(now, index, attempt)
                 case "reset" | "error":
                     self._refused(now, index, attempt, reset=what == "reset")
                 case "arrive":
@@ -220,35 +220,30 @@ class Dialling:
             return self._connected(end, now + 2 * self._delay, index, attempt, knock)
         if side.contacted and not dependent(side.nat) and _by_address(side.nat) and not dialler.strayed:
             return self._connected(End.ADMITTED, now + 2 * self._delay, index, attempt, knock)
-        if same and side.contacted and side.nat is not None and not side.nat.reset_closes:
+        if side.contacted and same and side.nat is not None and not side.nat.reset_closes:
             return self._connected(End.ADMITTED, now + 2 * self._delay, index, attempt, knock)
         self._answer(now, index, attempt)
         return None
 
     def _answer(self, now: float, index: int, attempt: int) -> None:
         """The other NAT's answer to a SYN that it does not admit."""
-        nat = self._nats[1 - index]
-        if nat is None:
+        nat, own = self._nats[1 - index], self._nats[index]
+        if nat is None or self._lost():
             return
-        if nat.unsolicited is Unsolicited.SILENT_THEN_ICMP:
-            self._plan(now + nat.silence_s, "overdue", index, attempt)
-        elif nat.unsolicited is Unsolicited.RESET:
-            if not self._lost():
-                self._plan(now + self._flight(), "reset", index, attempt)
-        elif nat.unsolicited.icmp_code is not None:
-            self._send_error(now, index, attempt)
-
-    def _answer_late(self, now: float, index: int, attempt: int) -> None:
-        """The end of RFC 5382 REQ-4's silence: an answer, unless a SYN of the same connection has gone out."""
-        side, nat = self._sides[1 - index], self._nats[1 - index]
-        same = not dependent(nat) and not dependent(self._nats[index])
-        if nat is not None and not (same and side.contacted and side.sent_s >= now - nat.silence_s):
-            self._send_error(now, index, attempt)
-
-    def _send_error(self, now: float, index: int, attempt: int) -> None:
-        own = self._nats[index]
+        if nat.unsolicited is Unsolicited.RESET:
+            self._plan(now + self._flight(), "reset", index, attempt)
+            return
         deaf = own is not None and own.icmp_errors is IcmpErrors.SWALLOWED
-        if not deaf and not self._lost():
+        if nat.unsolicited is Unsolicited.SILENT_THEN_ICMP and not deaf:
+            self._plan(now + nat.silence_s, "silence", index, attempt)
+        elif nat.unsolicited.icmp_code is not None and not deaf:
+            self._plan(now + self._flight(), "error", index, attempt)
+
+    def _broken_silence(self, now: float, index: int, attempt: int) -> None:
+        """RFC 5382 REQ-4: an error comes late, and not at all if a SYN of the same connection has gone out."""
+        side = self._sides[1 - index]
+        same = not dependent(self._nats[index]) and not dependent(side.nat)
+        if not (same and side.contacted):
             self._plan(now + self._flight(), "error", index, attempt)
 
     def _refused(self, now: float, index: int, attempt: int, *, reset: bool) -> None:

@@ -11,17 +11,17 @@ later. There it is
 - admitted if Y has already sent to exactly the endpoint that X's SYN comes from, if filtering is
   address-and-port-dependent: so X's mapping must be endpoint-independent (otherwise the SYN comes from a port that
   nobody was told of), and the door is a connection tracking entry, which a RST answering Y's SYN destroys at once
-  (unless `reset_closes` is False). An ICMP error leaves it, but see below;
+  (unless `reset_closes` is denied). An ICMP error leaves it, but see below;
 - never admitted, if Y's own mapping depends on the destination and Y filters at all: the registered port serves the
   edge alone. How its ports are allocated does not matter, for X dials the registered one and no other.
 
 One admitted SYN is enough: the listener or the crossing socket behind the NAT answers it. A SYN that is not admitted is
 dropped, and the kernel sends it again after a second; or it is answered. A RST ends the attempt and shuts the dialler's
-own door; an ICMP error ends the attempt only, and not even that if the dialler's NAT swallows it. (RFC 5382 REQ-4 wants
-that error after 6 s only, and none if the peer has dialled by then.) Then only another attempt can knock again. So with
-RSTs on both sides two port-restricted cones meet if and only if the SYNs cross between the NATs, |t(B) - t(A)| < d (53
-of 53 against 1 of 40 when measured), or if attempts are repeated with jitter until they do. The method and the taxonomy
-are those of Ford, Srisuresh and Kegel (2005) and RFC 5128; mapping and filtering are named as in RFC 4787.
+own door; an ICMP error ends the attempt only, and not even that if the dialler's NAT swallows it. Then only another
+attempt can knock again. So with RSTs on both sides two port-restricted cones meet if and only if the SYNs cross between
+the NATs, |t(B) - t(A)| < d (53 of 53 against 1 of 40 when measured), or if attempts are repeated with jitter until they
+do. The method and the taxonomy are those of Ford, Srisuresh and Kegel (2005) and RFC 5128; mapping and filtering are
+named as in RFC 4787.
 
 The door that an ICMP error leaves is a trap. The SYN of X that comes through it finds Y's listener. The SYN-ACK has a
 sequence number of its own; to the entry of the attempt that has ended it is a stray, and Y's NAT drops it as it drops

@@ -87,8 +87,9 @@ def test_a_firewall_keeps_its_door_open_in_spite_of_a_reset_or_not(closes: bool)
 def test_the_oracle_knows_what_a_reset_closes(closes: bool) -> None:
     early, late = replace(CONE, reset_closes=closes), replace(CONE, unsolicited=Unsolicited.RESET)
     (result,) = dial_cells([Cell(early, late, delay_ms=10, skew_ms=60)])
-    assert result.cell.prediction.outcome is (Outcome.FAILS if closes else Outcome.DIRECT)
-    assert result.cell.prediction.agrees(result.direct == 1), result
+    prediction = result.cell.prediction
+    assert prediction.outcome is (Outcome.FAILS if closes else Outcome.DIRECT)
+    assert prediction.agrees(result.direct == 1), prediction
 
 
 def test_the_oracle_takes_silence_for_silence() -> None:
@@ -96,6 +97,15 @@ def test_the_oracle_takes_silence_for_silence() -> None:
     (result,) = dial_cells([Cell(silent, silent, delay_ms=10, skew_ms=60)])
     assert result.cell.prediction.outcome is Outcome.DIRECT
     assert result.direct == 1
+
+
+def test_the_oracle_knows_when_silence_ends() -> None:
+    # The peer dials later than that: its SYN comes through a door that has no attempt behind it any more.
+    silent = replace(CONE, unsolicited=Unsolicited.SILENT_THEN_ICMP, silence_s=1)
+    for skew_ms, outcome in ((700, Outcome.DIRECT), (1300, Outcome.FAILS)):
+        (result,) = dial_cells([Cell(silent, silent, delay_ms=10, skew_ms=skew_ms)])
+        assert result.cell.prediction.outcome is outcome
+        assert result.cell.prediction.agrees(result.direct == 1)
 
 
 QUICK = Timeouts(tcp_transitory_s=2, tcp_established_s=2, tcp_closing_s=2, udp_solitary_s=2, udp_stream_s=2)
