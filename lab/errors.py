@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Self
+
 
 class PunchlabError(Exception):
     """Base of every error that this project raises on purpose; its text is one clear line."""
@@ -13,6 +16,20 @@ class InputError(PunchlabError, ValueError):
     def __init__(self, field: str, value: object, expected: str) -> None:
         self.field, self.value, self.expected = field, value, expected
         super().__init__(f"{field}: {value!r} cannot be used; expected {expected}")
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, object, str]]:
+        return type(self), (self.field, self.value, self.expected)
+
+
+class SeveralInputsError(PunchlabError, ValueError):
+    """Several things that cannot be used, found in one go: a line each."""
+
+    def __init__(self, errors: Sequence[InputError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("\n".join(map(str, self.errors)))
+
+    def __reduce__(self) -> tuple[type[Self], tuple[tuple[InputError, ...]]]:
+        return type(self), (self.errors,)
 
 
 class MissingCapabilityError(PunchlabError):

@@ -28,9 +28,9 @@ class Path:
     """What lies between two nodes, on the way from one to where the Internet finds the other.
 
     `nodes` from the first to the other, both included (between hosts behind one NAT, by that NAT); `nats` the NATs and
-    firewalls among them; `delay_s`, `jitter_s` and `loss` (a fraction) one way, end to end. `shortcut`: the NATs on the
-    way past the one that both are behind, where one of them has an address of its own there (none on a LAN); None
-    where there is no such way.
+    firewalls among them; `delay_s`, `jitter_s` and `loss` (a fraction) one way, end to end; `bandwidth` (bit/s) of the
+    narrowest link, None for no limit. `shortcut`: the NATs on the way past the one that both are behind, where one of
+    them has an address of its own there (none on a LAN); None where there is no such way.
     """
 
     nodes: Sequence[str]
@@ -39,6 +39,7 @@ class Path:
     delay_s: float
     jitter_s: float
     loss: float
+    bandwidth: float | None
 
 
 class Lab:
@@ -146,7 +147,8 @@ class Lab:
 
     def in_front_of(self, host: str) -> Sequence[str]:
         """The NATs and firewalls between the host and the Internet, from the host outwards."""
-        steps = self.graph.path(self[host].name, self.edges[0].name)
+        edge = next(name for name, node in self.graph.nodes.items() if node.kind == "edge")
+        steps = self.graph.path(self._known(host), edge)
         return self._nats(into.node for _out, into, _impairment in steps)
 
     def shared_nat(self, one: str, other: str) -> str | None:
@@ -189,8 +191,8 @@ class Lab:
         return self._running_links[ends]
 
     def path(self, one: str, other: str) -> Path:
-        """The way between two nodes. Raises `InputError` where there is none."""
-        ends = [self[one], self[other]]
+        """The way between two nodes, also before the lab runs. Raises `InputError` where there is none."""
+        ends = [self.graph.nodes[self._known(name)] for name in (one, other)]
         steps = list(self.graph.path(one, other))
         shortcut = None
         if all(end.kind == "host" for end in ends) and (turn := self.shared_nat(one, other)) is not None:
@@ -201,14 +203,21 @@ class Lab:
         kept = 1.0
         for _out, _into, impairment in steps:
             kept *= 1 - impairment.loss
+        # Rounded, for sums differ in their last bits with the order of the links.
         return Path(
             nodes=nodes,
             nats=self._nats(nodes),
             shortcut=shortcut,
-            delay_s=sum(impairment.delay_s for *_ends, impairment in steps),
-            jitter_s=sum(impairment.jitter_s for *_ends, impairment in steps),
-            loss=1 - kept,
+            delay_s=round(sum(impairment.delay_s for *_ends, impairment in steps), 9),
+            jitter_s=round(sum(impairment.jitter_s for *_ends, impairment in steps), 9),
+            loss=round(1 - kept, 9),
+            bandwidth=min((i.bandwidth for *_ends, i in steps if i.bandwidth is not None), default=None),
         )
+
+    def _known(self, name: str) -> str:
+        if name not in self.graph.nodes:
+            raise InputError("node", name, f"one of {', '.join(self.graph.nodes)}")
+        return name
 
     def _nats(self, names: Iterable[str]) -> Sequence[str]:
         return [name for name in names if self.graph.nodes[name].kind == "nat"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+from lab.lab import Path
 from lab.trial import Options, Trial
 from lab.versions import versions
 from punch.nat.oracle import Prediction
@@ -13,14 +14,12 @@ SCHEMA = 1
 
 
 def record(trial: Trial, **more: Any) -> dict[str, Any]:
-    """The record of a trial; `more` are the fields that only the run knows (id, topology, names of the NATs)."""
+    """The record of a trial; `more` are the fields that only the run knows (id, seed, topology, names of the NATs)."""
     winner = trial.exchange.winner
     return {
         **_asked(trial.options, trial.pair, trial.started, more),
         "skew_s": trial.exchange.skew_s,
-        "delay_s": trial.path.delay_s,
-        "jitter_s": trial.path.jitter_s,
-        "loss": trial.path.loss,
+        **_path(trial.path),
         "links": trial.links,
         "background_per_s": trial.background_per_s,
         "outcome": trial.outcome,
@@ -33,6 +32,7 @@ def record(trial: Trial, **more: Any) -> dict[str, Any]:
         },
         "agrees": trial.agrees,
         "timings_s": dict(trial.timings_s),
+        "cpu_pressure": trial.cpu_pressure,
         "attempts": {side.host: side.attempts for side in trial.sides},
         "path": None if winner is None else {"nats": list(winner.nats), "edge": winner.edge},
         "exchange": trial.exchange.summary(),
@@ -42,11 +42,18 @@ def record(trial: Trial, **more: Any) -> dict[str, Any]:
 
 
 def lab_error(
-    options: Options, pair: tuple[str, str], started: datetime.datetime, error: Exception, **more: Any
+    options: Options,
+    pair: tuple[str, str],
+    started: datetime.datetime,
+    error: Exception,
+    *,
+    path: Path | None = None,
+    **more: Any,
 ) -> dict[str, Any]:
-    """The record of a trial in which the lab itself broke: nothing was measured."""
+    """The record of a trial in which the lab itself broke: nothing was measured. `path` if the topology was read."""
     return {
         **_asked(options, pair, started, more),
+        **({} if path is None else _path(path)),
         "outcome": "lab_error",
         "reason": str(error),
         "agrees": None,
@@ -65,6 +72,15 @@ def _asked(options: Options, pair: tuple[str, str], started: datetime.datetime, 
         "max_attempts": options.max_attempts,
         "deadline_s": options.deadline_s,
         "skew_wanted_s": options.skew_s,
+    }
+
+
+def _path(path: Path) -> dict[str, Any]:
+    return {
+        "delay_s": path.delay_s,
+        "jitter_s": path.jitter_s,
+        "loss": path.loss,
+        "bw_mbit_s": None if path.bandwidth is None else path.bandwidth / 1e6,
     }
 
 

@@ -22,7 +22,9 @@ _FIELDS = {"id", "nat_a", "nat_b", "outcome", "reason", "agrees"}
 
 
 class RunFolder:
-    """The results of one run; `records` has those of the trials that need not be run again.
+    """The results of one run; `records` has those of the trials that need not be run again, in brief.
+
+    Of a trial that went as predicted only the fields that every record has are kept in memory.
 
     Raises `InputError` for a folder that holds a different run, that another run is writing, or that cannot be written.
     """
@@ -43,19 +45,33 @@ class RunFolder:
                 raise InputError("out", str(path), f"a directory that can be written ({error.strerror})") from error
             self._stack = stack.pop_all()
 
-    def append(self, record: Record) -> None:
-        """Write one record down. Raises `LabError`."""
+    def append(self, record: Record, capture: bytes | None = None) -> Record:
+        """Write one record down, after its packets (pcapng), which it then names. Raises `LabError`."""
+        if capture is not None:
+            record = {**record, "capture": f"{self.captures.name}/{record['id']}.pcapng"}
+            self._put(self.path / record["capture"], capture)
         line = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
         try:
             while line:  # a disk that fills up takes a part first
                 line = line[self._file.write(line) :]
         except OSError as error:
             raise LabError(f"results: {self._results}: {error.strerror}") from error
-        self.records.append(record)
+        self.records.append(_brief(record))
+        return record
 
     def close(self) -> None:
         """Let go of the folder."""
         self._stack.close()
+
+    def _put(self, file: Path, content: bytes) -> None:
+        draft = file.with_name(f".{file.name}")
+        try:
+            draft.write_bytes(content)
+            draft.replace(file)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+            raise LabError(f"capture: {file}: {error.strerror}") from error
 
     def _lock(self, stack: contextlib.ExitStack) -> None:
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
@@ -102,7 +118,12 @@ class RunFolder:
             if missing := _FIELDS - record.keys():
                 raise InputError("out", where, f"a result record with {', '.join(sorted(missing))}")
             if record["outcome"] != "lab_error":  # nothing was measured; the trial is run again
-                yield record
+                yield _brief(record)
+
+
+def _brief(record: Record) -> Record:
+    whole = record["agrees"] is False or record["outcome"] == "lab_error"
+    return record if whole else {name: record[name] for name in _FIELDS}
 
 
 def _json_object(text: bytes) -> dict[str, Any]:

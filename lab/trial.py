@@ -24,6 +24,7 @@ from lab.exchange import Side as ExchangeSide
 from lab.forecast import forecast_with_private
 from lab.lab import Lab
 from lab.lab import Path as LabPath
+from lab.pressure import CpuPressure
 from lab.process import Event, EventProcess, wait_for
 from lab.verdict import Side
 from punch.nat.oracle import Dial, Prediction
@@ -72,7 +73,9 @@ class Trial:
 
     `path` is what lay between the hosts of `pair`, `links` what impaired the links, `background_per_s` the
     connections of other hosts through each NAT; `outcome` is one of `lab.verdict.OUTCOMES`, with the `reason` in words
-    unless it is `direct`.
+    unless it is `direct`. `cpu_pressure` is the share of time (0 to 1; None if unknown) in which a task of the machine
+    waited for a CPU while the clients punched: from when both knew their peer until they agreed on a connection, or one
+    ended.
     """
 
     options: Options
@@ -90,6 +93,7 @@ class Trial:
     exchange: Exchange
     edge_log: Mapping[str, Sequence[Event]]
     timings_s: Mapping[str, float]
+    cpu_pressure: float | None
 
     @property
     def direct(self) -> bool:
@@ -126,7 +130,7 @@ def run(lab: Lab, one: str, other: str, options: Options) -> Trial:
         inbox.mkdir()
         with Recorder(_capture_points(lab, one, other), full=options.full_capture) as recorder:
             begun = time.monotonic()
-            sides = _punch(lab, one, other, options, sent, inbox)
+            sides, pressure = _punch(lab, one, other, options, sent, inbox)
             recording = recorder.stop()
         arrived = _same_content(sent, inbox / sent.name)
     if not edges.alive():
@@ -168,6 +172,7 @@ def run(lab: Lab, one: str, other: str, options: Options) -> Trial:
         exchange=exchange,
         edge_log=edges.log,
         timings_s=verdict.timings(sides, begun),
+        cpu_pressure=pressure,
     )
 
 
@@ -191,7 +196,9 @@ def edge_network(lab: Lab, client: Client) -> EdgeNetwork:
     return lab.edge_network
 
 
-def _punch(lab: Lab, one: str, other: str, options: Options, sent: Path, inbox: Path) -> tuple[Side, Side]:
+def _punch(
+    lab: Lab, one: str, other: str, options: Options, sent: Path, inbox: Path
+) -> tuple[tuple[Side, Side], float | None]:
     client = options.client
     values: dict[str, Any] = {
         "edge": f"ws://{lab.anycast}:{PORT}",
@@ -215,8 +222,12 @@ def _punch(lab: Lab, one: str, other: str, options: Options, sent: Path, inbox: 
             wait_for([sender], lambda: sender.first("code") is not None, _START_S)
             code = sender.first("code")
             receiver.tell("" if code is None else str(code["code"]))
-        limit_s = _START_S + options.deadline_s + _TRANSFER_S
-        wait_for(processes, lambda: not all(process.open for process in processes), limit_s)
+        limit = time.monotonic() + _START_S + options.deadline_s + _TRANSFER_S
+        _until_all_said(processes, "peer_known", limit)
+        pressure = CpuPressure()  # Python's own start is over: that is work, and no latency
+        _until_all_said(processes, "agreed", limit)
+        share = pressure.share()
+        wait_for(processes, lambda: _ended(processes), limit - time.monotonic())
         # When one has ended, the other has its own deadline to come to the same.
         wait_for(processes, lambda: not any(process.open for process in processes), options.deadline_s + _GRACE_S)
         statuses = [process.returncode for process in processes]
@@ -224,9 +235,24 @@ def _punch(lab: Lab, one: str, other: str, options: Options, sent: Path, inbox: 
     finally:
         for process in processes:
             process.end()
-    return (
+    sides = (
         Side(one, sender.events, statuses[0], errors[0]),
         Side(other, receiver.events, statuses[1], errors[1]),
+    )
+    return sides, share
+
+
+def _ended(processes: Sequence[EventProcess]) -> bool:
+    """Whether one of them has."""
+    return not all(process.open for process in processes)
+
+
+def _until_all_said(processes: Sequence[EventProcess], event: str, limit: float) -> None:
+    """Wait for an event of each, but not when one has ended, nor past the `limit`."""
+    wait_for(
+        processes,
+        lambda: _ended(processes) or all(process.first(event) is not None for process in processes),
+        limit - time.monotonic(),
     )
 
 

@@ -1,9 +1,10 @@
 """Results in, pictures and pages out.
 
-`write(run_dir)` turns the `results.jsonl` of one run, or of several, into `index.html`, `charts/`, `results.csv` and
-`summary.md`.
+`write(run_dir)` turns the `results.jsonl` of one run, or of several, into `index.html`, `charts/`, `results.csv`,
+`results.parquet` and `summary.md`.
 """
 
+from reports.parquet import MISSING as NO_PARQUET
 from reports.report import ReportPaths, write
 
-__all__ = ["ReportPaths", "write"]
+__all__ = ["NO_PARQUET", "ReportPaths", "write"]

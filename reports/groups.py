@@ -10,9 +10,11 @@ from functools import cached_property
 from statistics import median
 from typing import Any
 
+from lab.statistics import Interval, wilson_interval
 from reports.results import OUTCOMES, TIMES, Trial
-from reports.statistics import Interval, wilson_interval
 
+SEPARATOR = " · "
+"""Between the conditions of a label."""
 _FRIENDLIEST_FIRST = ("none", "full_cone", "restricted_cone", "port_restricted_cone", "symmetric")
 
 
@@ -28,6 +30,9 @@ class Condition:
 
     topology: str
     pair: tuple[str, str]
+    cgn: str | None
+    port_mapping: str | None
+    background_per_s: float | None
     client: str | None
     strategy: str | None
     unsolicited: str | None
@@ -37,6 +42,7 @@ class Condition:
     delay_s: float | None
     jitter_s: float | None
     loss: float | None
+    bw_mbit_s: float | None
 
     @classmethod
     def of(cls, trial: Trial) -> Condition:
@@ -63,10 +69,13 @@ class Condition:
         return tuple((value is not None, "" if value is None else value) for value in values)
 
 
-_NULL_SAYS = {"max_attempts", "skew_wanted_s"}
+_NULL_SAYS = {"max_attempts", "skew_wanted_s", "bw_mbit_s"}
 _WORDS: Mapping[str, Callable[..., str]] = {
     "topology": str,
     "pair": lambda pair: f"{pair[0]} to {pair[1]}",
+    "cgn": lambda nat: f"carrier's NAT {nat}",
+    "port_mapping": lambda protocols: f"port mapping {protocols}",
+    "background_per_s": lambda rate: f"background {rate:g}/s",
     "client": lambda client: f"client {client}",
     "strategy": lambda strategy: f"strategy {strategy}",
     "unsolicited": lambda answer: f"unsolicited {answer}",
@@ -76,6 +85,7 @@ _WORDS: Mapping[str, Callable[..., str]] = {
     "delay_s": lambda seconds: f"delay {seconds * 1000:g} ms one way",
     "jitter_s": lambda seconds: f"jitter {seconds * 1000:g} ms",
     "loss": lambda loss: f"loss {loss * 100:g} %",
+    "bw_mbit_s": lambda rate: "bandwidth unlimited" if rate is None else f"{rate:g} Mbit/s",
 }
 
 
@@ -123,9 +133,15 @@ class Trials:
         return sum(rates) / len(rates) if rates else None
 
     def timings(self, name: str) -> list[float]:
-        """Seconds to `connected` or `agreed` of the direct trials that have it, ascending."""
-        found = (trial.connected_s if name == "connected" else trial.agreed_s for trial in self.direct)
+        """Seconds to `connected` or `agreed` of the direct trials that have it and had CPU to spare, ascending."""
+        calm = (trial for trial in self.direct if not trial.hurried)
+        found = (trial.connected_s if name == "connected" else trial.agreed_s for trial in calm)
         return sorted(seconds for seconds in found if seconds is not None)
+
+    @property
+    def hurried(self) -> int:
+        """How many direct trials have no latency here because the machine was busy."""
+        return sum(trial.hurried for trial in self.direct)
 
     def median(self, name: str) -> float | None:
         """The median of `timings`; None when there are none."""
@@ -219,7 +235,7 @@ class Group(Trials):
     @property
     def series(self) -> str:
         """The label without the topology; empty when the topology says it all."""
-        return self.label.removeprefix(self.condition.topology).removeprefix(" · ")
+        return self.label.removeprefix(self.condition.topology).removeprefix(SEPARATOR)
 
 
 def group_trials(trials: Iterable[Trial]) -> list[Group]:
@@ -253,7 +269,7 @@ def group_trials(trials: Iterable[Trial]) -> list[Group]:
     groups: list[Group] = []
     slugs: set[str] = set()
     for condition in conditions:
-        label = " · ".join(words for name, words in condition.words().items() if name in told)
+        label = SEPARATOR.join(words for name, words in condition.words().items() if name in told)
         slug = base = re.sub(r"[^a-z0-9._]+", "-", label.lower()).strip("-.") or "group"
         while slug in slugs:
             slug = f"{base}-{len(slugs)}"

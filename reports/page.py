@@ -154,7 +154,7 @@ def _group(group: Group, charts: Sequence[Chart], told: Collection[str]) -> str:
     return (
         f'<section id="{escape(group.slug)}"><h2>{escape(group.label)}</h2>{described}'
         f"{''.join(_figure(chart) for chart in charts)}"
-        f"{'' if timed else '<p>No direct connection was timed, so there is no latency to show.</p>'}"
+        f"{'' if timed else '<p>No direct connection was timed on a calm machine, so there is no latency to show.</p>'}"
         f"<h3>All pairs</h3>{_pairs(group)}</section>"
     )
 
@@ -207,7 +207,8 @@ sees the outcome. A trial <b>agrees</b> when its outcome and the lab's own contr
 decides, no single trial can tell: then the <b>rate fits</b> if the expected one lies in the Wilson interval of the
 measured.</p>
 <p><b>connected</b>, <b>agreed</b>: from the first SYN of either host to the first connection of the later side, and
-to the one connection that both chose. <b>floor</b>: the least time that the delay allows for the former.</p>
+to the one connection that both chose; only of trials that ran with CPU to spare. <b>floor</b>: the least time that the
+delay allows for the former.</p>
 </section>"""
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.errors import InputError
+from lab.errors import InputError, MissingCapabilityError
+from lab.pressure import SPARE
+from reports import parquet
 from reports.files import put_files
 from reports.groups import Trials, group_trials
 from reports.page import index_html
@@ -17,20 +20,22 @@ from reports.table import results_csv
 
 @dataclass(frozen=True, slots=True)
 class ReportPaths:
-    """Where the files of a report are. `charts` has the PNG and the SVG of every chart."""
+    """Where the files of a report are. `charts` has the PNG and the SVG of every chart. No pyarrow, no `parquet`."""
 
     page: Path
     summary: Path
     table: Path
+    parquet: Path | None
     charts: tuple[Path, ...]
 
 
 def write(*run_dirs: Path, out: Path | None = None) -> ReportPaths:
-    """Report on the results of the runs: `index.html`, `summary.md`, `results.csv` and `charts/`.
+    """Report on the results of the runs: `index.html`, `summary.md`, `results.csv`, `results.parquet` and `charts/`.
 
-    They are written to `out`, which is made if need be; without it, beside the results of the first run. Every file
-    appears whole or not at all, and the same results give the same bytes. Raises `InputError` for a folder that holds
-    no results, holds a malformed one, is named twice, or cannot be written.
+    The Parquet file needs pyarrow, and is left out without it. They are written to `out`, which is made if need be;
+    without it, beside the results of the first run. Every file appears whole or not at all, and the same results give
+    the same bytes. Raises `InputError` for a folder that holds no results, holds a malformed one, is named twice, or
+    cannot be written.
     """
     names = _names(run_dirs)
     runs = [read_run(run_dir, name) for run_dir, name in zip(run_dirs, names, strict=True)]
@@ -43,6 +48,12 @@ def write(*run_dirs: Path, out: Path | None = None) -> ReportPaths:
         for run_dir, run in zip(run_dirs, runs, strict=True)
         if run.cut_short
     ]
+    if everything.hurried:
+        timed = f"{everything.k - everything.hurried:,} of {everything.k:,}"
+        notes.append(
+            f"Latencies are those of {timed} direct trials: in the others tasks waited for a CPU for more than "
+            f"{SPARE:.0%} of the punch. Run with --jobs 1 on a machine that has nothing else to do."
+        )
 
     from reports.charts import draw  # matplotlib takes more than a second to import
 
@@ -52,6 +63,8 @@ def write(*run_dirs: Path, out: Path | None = None) -> ReportPaths:
         "summary.md": summary_md(groups, everything, notes).encode(),
         "results.csv": results_csv(trials).encode(),
     }
+    with suppress(MissingCapabilityError):
+        files[parquet.NAME] = parquet.results_parquet(trials)
     pictures = {f"charts/{chart.name}.{kind}": getattr(chart, kind) for chart in charts.all for kind in ("png", "svg")}
     directory = run_dirs[0] if out is None else out
     put_files(directory, files | pictures, replaced="charts")
@@ -59,6 +72,7 @@ def write(*run_dirs: Path, out: Path | None = None) -> ReportPaths:
         page=directory / "index.html",
         summary=directory / "summary.md",
         table=directory / "results.csv",
+        parquet=directory / parquet.NAME if parquet.NAME in files else None,
         charts=tuple(directory / name for name in pictures),
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 from lab.errors import InputError
+from lab.pressure import SPARE
 
 SCHEMA = 1
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -61,6 +62,9 @@ class Trial:
     pair: tuple[str, str]
     nat_a: str
     nat_b: str
+    cgn: str | None
+    port_mapping: str | None
+    background_per_s: float | None
     unsolicited: str | None
     client: str | None
     strategy: str | None
@@ -70,6 +74,7 @@ class Trial:
     delay_s: float | None
     jitter_s: float | None
     loss: float | None
+    bw_mbit_s: float | None
     links: str | None
     outcome: str
     reason: str | None
@@ -78,6 +83,7 @@ class Trial:
     agrees: bool | None
     connected_s: float | None
     agreed_s: float | None
+    cpu_pressure: float | None
     versions: Mapping[str, str]
     capture: str | None
     record: Mapping[str, object]
@@ -95,6 +101,11 @@ class Trial:
     def nats(self) -> str:
         """Both NATs."""
         return f"{self.nat_a} {TIMES} {self.nat_b}"
+
+    @property
+    def hurried(self) -> bool:
+        """Whether the machine was too busy for its latencies to count; where that is not known, they do."""
+        return self.cpu_pressure is not None and self.cpu_pressure > SPARE
 
     @property
     def lab_error(self) -> bool:
@@ -247,6 +258,9 @@ def _trial(fields: _Fields, run: str) -> Trial:
         pair=_pair(fields),
         nat_a=fields.text("nat_a"),
         nat_b=fields.text("nat_b"),
+        cgn=fields.text_or_null("cgn"),
+        port_mapping=fields.text_or_null("port_mapping"),
+        background_per_s=fields.number_or_null("background_per_s", 0),
         unsolicited=fields.text_or_null("unsolicited"),
         client=fields.text_or_null("client"),
         strategy=fields.text_or_null("strategy"),
@@ -256,6 +270,7 @@ def _trial(fields: _Fields, run: str) -> Trial:
         delay_s=fields.number_or_null("delay_s", 0),
         jitter_s=fields.number_or_null("jitter_s", 0),
         loss=fields.number_or_null("loss", 0, 1),
+        bw_mbit_s=fields.number_or_null("bw_mbit_s", 0),
         links=fields.text_or_null("links"),
         outcome=fields.word("outcome", OUTCOMES),
         reason=fields.text_or_null("reason"),
@@ -264,6 +279,7 @@ def _trial(fields: _Fields, run: str) -> Trial:
         agrees=fields.bool_or_null("agrees"),
         connected_s=timings.number_or_null("connected", 0),
         agreed_s=timings.number_or_null("agreed", 0),
+        cpu_pressure=fields.number_or_null("cpu_pressure", 0, 1),
         versions=_versions(fields),
         capture=fields.text_or_null("capture"),
         record=fields.record,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lab.statistics import Interval
 from reports.groups import PairTrials
-from reports.statistics import Interval
 
 NOT_MEASURED = "\N{EN DASH}"
 SYMBOLS: Mapping[str, str] = {"direct": "●", "fails": "✕", "depends": "◐"}

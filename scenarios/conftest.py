@@ -71,6 +71,7 @@ def punch(request: pytest.FixtureRequest, run_folder: RunFolder | None) -> Punch
                         topology=topology,
                         nat_a=nat_a,
                         nat_b=nat_b,
+                        cgn=shape.get("cgn"),
                         unsolicited=shape.get("unsolicited", "preset"),
                         capture=f"captures/{name}.pcapng",
                     )

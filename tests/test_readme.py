@@ -57,6 +57,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("topologies", "scenarios"):
         (folder / name).symlink_to(PROJECT / name)
     (folder / "runs").mkdir()
+    (sweep,) = blocks("toml")
+    (folder / "sweep.toml").write_text(sweep)
     return folder
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from lab import sandbox
 from lab.cli import arguments
-from lab.errors import InputError, MissingCapabilityError, PunchlabError
+from lab.errors import InputError, MissingCapabilityError, PunchlabError, SeveralInputsError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(given, words)
         finally:
             sys.stdout.flush()
+    except SeveralInputsError as errors:
+        for each in errors.errors:
+            print(f"punchlab: {each}", file=sys.stderr)
+        return 2
     except (InputError, MissingCapabilityError) as error:
         print(f"punchlab: {error}", file=sys.stderr)
         return 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -44,26 +44,38 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action=_Version)
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    run = _command(commands, "run", "punch every pair of NATs, many times, and write down what happened")
-    _topology(run)
+    run = _command(commands, "run", "punch every combination of the axes, many times, and write down what happened")
+    _topology(run, several=True)
     _nats(run, several=True)
-    _punching(run)
-    run.add_argument("--trials", type=int, default=5, metavar="N", help="trials per pair of NATs (default 5)")
-    run.add_argument(
+    _punching(run, several=True)
+    many = run.add_argument_group("how many trials, and how")
+    many.add_argument("--trials", metavar="N", help="per cell (default 5; with --until-ci: as many as it takes)")
+    many.add_argument(
+        "--until-ci",
+        metavar="W",
+        help="stop a cell when Wilson's interval of its success rate is within ±W, e.g. 0.05",
+    )
+    many.add_argument("--min-trials", metavar="N", help="with --until-ci: at least N per cell (default 5)")
+    many.add_argument(
+        "--budget", metavar="TIME", help="start only what fits in TIME (e.g. 10m), the most informative cells first"
+    )
+    many.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="trials at a time (default: cores)"
     )
-    run.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default runs/TOPOLOGY-STRATEGY)")
+    many.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for the results (default runs/TOPOLOGY-STRATEGY or runs/FILE)"
+    )
 
     trial = _command(commands, "trial", "punch one pair once, and tell the story of its SYNs")
-    _topology(trial)
+    _topology(trial, several=False)
     _nats(trial, several=False)
-    _punching(trial)
+    _punching(trial, several=False)
     trial.add_argument("--json", action="store_true", help="print the result record instead of the story")
     trial.add_argument("--capture", type=Path, metavar="FILE", help="write the packets to FILE (pcapng)")
     trial.add_argument("--full", action="store_true", help="record every packet, not only SYN, FIN, RST and ICMP")
 
     up = _command(commands, "up", "build a topology and open a shell in which `on NODE CMD` runs commands in its nodes")
-    _topology(up)
+    _topology(up, several=False)
     _nats(up, several=False)
     up.set_defaults(shell=[])
     up.usage = f"{up.format_usage().removeprefix('usage: ').rstrip()} [-- CMD...]"
@@ -131,21 +143,22 @@ def _nat(commands: argparse._SubParsersAction[_Parser]) -> None:
     check.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def _unsolicited(command: argparse.ArgumentParser) -> None:
+def _unsolicited(command: argparse.ArgumentParser, *, several: bool = False) -> None:
     command.add_argument(
         "--unsolicited",
-        default="preset",
+        default=None if several else "preset",
         metavar="ANSWER",
-        help="to unsolicited SYNs: drop, reset, silent-then-icmp, … (default preset: each NAT's own)",
+        help=f"to unsolicited SYNs: drop, reset, silent-then-icmp, … (default preset: each NAT's own){_star(several)}",
     )
 
 
-def _port_mapping(command: argparse.ArgumentParser) -> None:
+def _port_mapping(command: argparse.ArgumentParser, *, several: bool = False) -> None:
     command.add_argument(
         "--port-mapping",
-        default="preset",
+        default=None if several else "preset",
         metavar="PROTOCOLS",
-        help="how hosts may ask the NATs: none, upnp-igd, pcp (with NAT-PMP) or all (default preset: each NAT's own)",
+        help="how hosts may ask the NATs: none, upnp-igd, pcp (with NAT-PMP) or all "
+        f"(default preset: each NAT's own){_star(several)}",
     )
 
 
@@ -157,28 +170,47 @@ def _command(
     return made
 
 
-def _topology(command: argparse.ArgumentParser) -> None:
+def _topology(command: argparse.ArgumentParser, *, several: bool) -> None:
+    kinds = "ab (near), cd (far), abcd (the whole edge network), same_nat (one home), carrier (NAT444) or firewalls"
+    number = str if several else float
+    if several:
+        kinds = f"{kinds}, or several, or a campaign file (TOML)"
+        command.epilog = (
+            "Options marked * take several values, comma-separated (--pair: repeat it); every combination is a cell. "
+            "`none` stands for no limit. Options win over a campaign file."
+        )
+    command.add_argument("topology", metavar="TOPOLOGY|FILE" if several else "TOPOLOGY", help=kinds)
     command.add_argument(
-        "topology",
-        metavar="TOPOLOGY",
-        help="ab (near), cd (far), abcd (the whole edge network), same_nat (one home), carrier (NAT444) or firewalls",
+        "--pair",
+        metavar="X,Y",
+        action="append" if several else "store",
+        help=f"the two hosts (default: the topology's first pair){_star(several)}",
     )
-    command.add_argument("--pair", metavar="X,Y", help="the two hosts (default: the topology's first pair)")
     shape = command.add_argument_group("links, in Mininet's words")
-    shape.add_argument("--delay", metavar="TIME", help="one way between the two NATs, e.g. 20ms (not abcd, same_nat)")
-    shape.add_argument("--jitter", metavar="TIME", help="of each access link")
-    shape.add_argument("--loss", type=float, metavar="PERCENT", help="of each access link, each way")
-    shape.add_argument("--bw", type=float, metavar="MBIT/S", help="of each access link, each way")
+    star = _star(several)
     shape.add_argument(
-        "--links", default="auto", metavar="KIND", help="auto, netem or nfqueue: what impairs (default auto)"
+        "--delay", metavar="TIME", help=f"one way between the NATs, e.g. 20ms (not abcd, same_nat){star}"
+    )
+    shape.add_argument("--jitter", metavar="TIME", help=f"of each access link{star}")
+    shape.add_argument("--loss", type=number, metavar="PERCENT", help=f"of each access link, each way{star}")
+    shape.add_argument("--bw", type=number, metavar="MBIT/S", help=f"of each access link, each way{star}")
+    shape.add_argument(
+        "--links",
+        default=None if several else "auto",
+        metavar="KIND",
+        help="auto, netem or nfqueue: what impairs (default auto)",
     )
     shape.add_argument(
         "--seed",
-        type=int,
-        default=0,
+        type=str if several else int,
+        default=None if several else 0,
         metavar="N",
         help="of the draws of loss, jitter and background traffic (default 0)",
     )
+
+
+def _star(several: bool) -> str:
+    return " *" if several else ""
 
 
 def _nats(command: argparse.ArgumentParser, *, several: bool) -> None:
@@ -188,32 +220,40 @@ def _nats(command: argparse.ArgumentParser, *, several: bool) -> None:
         command.add_argument(
             f"--nat-{side}",
             metavar="NAT",
-            help=f"NAT of the {which} host: {kinds} (default {default})",
+            help=f"NAT of the {which} host: {kinds} (default {default}){_star(several)}",
         )
-    command.add_argument("--cgn", metavar="NAT", help="NAT of the carrier (topology carrier; default cgn_rfc6888)")
-    _unsolicited(command)
-    _port_mapping(command)
+    command.add_argument(
+        "--cgn", metavar="NAT", help=f"NAT of the carrier (topology carrier; default cgn_rfc6888){_star(several)}"
+    )
+    _unsolicited(command, several=several)
+    _port_mapping(command, several=several)
     command.add_argument(
         "--background",
-        type=float,
-        default=0.0,
+        type=str if several else float,
+        default=None if several else 0.0,
         metavar="RATE",
-        help="connections a second that other hosts open through each NAT (default 0)",
+        help=f"connections a second that other hosts open through each NAT (default 0){_star(several)}",
     )
 
 
-def _punching(command: argparse.ArgumentParser) -> None:
+def _punching(command: argparse.ArgumentParser, *, several: bool) -> None:
     punch = command.add_argument_group("punching")
-    punch.add_argument("--client", default="punch", metavar="NAME", help="the client under test (default punch)")
-    _attempts(punch)
+    punch.add_argument(
+        "--client",
+        default=None if several else "punch",
+        metavar="NAME",
+        help=f"the client under test (default punch){_star(several)}",
+    )
+    _attempts(punch, several=several)
 
 
-def _attempts(punch: argparse._ArgumentGroup) -> None:
-    punch.add_argument("--strategy", default="reuse", metavar="NAME", help="of the client (default reuse)")
-    punch.add_argument("--deadline", type=float, default=5.0, metavar="S", help="of the punch (default 5)")
-    punch.add_argument(
-        "--max-attempts", type=int, metavar="N", help="connect() calls per candidate (default: no limit)"
-    )
-    punch.add_argument(
-        "--skew-ms", type=float, metavar="MS", help="start both at a shared instant, the second later by MS"
-    )
+def _attempts(punch: argparse._ArgumentGroup, *, several: bool = False) -> None:
+    def add(option: str, kind: Callable[[str], object], usual: object, metavar: str, text: str) -> None:
+        default = None if several else usual
+        told = text + _star(several)
+        punch.add_argument(option, type=str if several else kind, default=default, metavar=metavar, help=told)
+
+    add("--strategy", str, "reuse", "NAME", "of the client (default reuse)")
+    add("--deadline", float, 5.0, "S", "of the punch (default 5)")
+    add("--max-attempts", int, None, "N", "connect() calls per candidate (default: no limit)")
+    add("--skew-ms", float, None, "MS", "start both at a shared instant, the second later by MS")

@@ -5,39 +5,55 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.errors import InputError, LabError
+from lab.errors import InputError, LabError, MissingCapabilityError
 
 if TYPE_CHECKING:
-    from lab.campaign import Campaign
     from lab.trial import Options
     from topologies.internet import Internet
 
 
 def check_run(given: argparse.Namespace) -> None:
     """Everything that the campaign would refuse, and an output folder that cannot be written."""
-    from lab.campaign import check
+    from lab.campaign import LocalExecutor
+    from lab.cli import axes
 
-    check(_campaign(given), jobs=given.jobs)
+    axes.campaign(given)
+    LocalExecutor(given.jobs)
+    _budget_s(given)
     _check_writable("out", _out(given))
 
 
 def run_command(given: argparse.Namespace) -> int:
     """`punchlab run`."""
     from lab import campaign
+    from lab.cli import axes
     from lab.cli.progress import RunProgress
 
-    planned = _campaign(given)
-    folder = _out(given)
-    with RunProgress(planned.nats) as progress:
-        records = campaign.run(planned, folder, jobs=given.jobs, progress=progress.update)
-    progress.summary(records)
+    planned, folder, budget_s = axes.campaign(given), _out(given), _budget_s(given)
+    # Jobs that wait for a process would spoil what is known of the time left.
+    executor = campaign.LocalExecutor(given.jobs, ahead=1 if budget_s is None else 0)
+    with RunProgress(planned, budget_s) as progress:
+        records = campaign.run(planned, folder, executor, progress=progress.update, budget_s=budget_s)
+    progress.summary()
+    if records:
+        _write_parquet(folder)
     print(f"results: {folder}; draw them with: punchlab report {shlex.quote(str(folder))}")
     return 1 if any(record["outcome"] == "lab_error" for record in records) else 0
+
+
+def _write_parquet(folder: Path) -> None:
+    from reports import parquet
+
+    try:
+        parquet.write(folder)
+    except MissingCapabilityError as error:
+        print(error)
 
 
 def check_trial(given: argparse.Namespace) -> None:
@@ -71,7 +87,10 @@ def trial_command(given: argparse.Namespace) -> int:
                 "topology": given.topology,
                 "nat_a": nat_a,
                 "nat_b": nat_b,
+                "cgn": given.cgn,
+                "port_mapping": given.port_mapping,
                 "unsolicited": given.unsolicited,
+                "seed": given.seed,
             }
             print(json.dumps(record(result, **known)))
         else:
@@ -116,6 +135,8 @@ def report_command(given: argparse.Namespace) -> int:
 
     paths = reports.write(*given.directory, out=given.out)
     print(f"report: {paths.page}")
+    if paths.parquet is None:
+        print(reports.NO_PARQUET)
     return 0
 
 
@@ -226,30 +247,21 @@ def _options(given: argparse.Namespace) -> Options:
     )
 
 
-def _campaign(given: argparse.Namespace) -> Campaign:
-    from lab.campaign import Campaign
-    from lab.nat import presets
-
-    kind = _class(given)
-    nat_a, nat_b = _nats(given, kind.default_nats)
-    return Campaign(
-        name=given.topology,
-        topology=kind,
-        pair=_pair(given),
-        nats=(presets.named(nat_a), presets.named(nat_b)),
-        shared_nat=kind.shared_nat,
-        trials=given.trials,
-        unsolicited=given.unsolicited,
-        options=_options(given),
-        parameters=_parameters(given),
-        links=given.links,
-        seed=given.seed,
-        background=given.background,
-    )
-
-
 def _out(given: argparse.Namespace) -> Path:
-    return Path("runs") / f"{given.topology}-{given.strategy}" if given.out is None else Path(given.out)
+    from lab.cli import axes
+
+    return Path("runs") / axes.name(given) if given.out is None else Path(given.out)
+
+
+def _budget_s(given: argparse.Namespace) -> float | None:
+    """`--budget` in seconds."""
+    if given.budget is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)([smh])", given.budget, re.ASCII)
+    seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise InputError("budget", given.budget, "a duration above 0 with its unit, such as 90s, 10m or 1.5h")
+    return seconds
 
 
 def _check_writable(field: str, directory: Path) -> None:

@@ -1,63 +1,118 @@
-"""How a run looks while it runs: a progress bar on a terminal, and the matrix of pairs at the end."""
+"""How a run looks while it runs: on a terminal, the matrix of NAT pairs as it fills, the rate and the time left."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
+from lab.campaign import Campaign
 from lab.results import Record
+
+_MATRICES = 6
+"""So many matrices are printed at the end; of more, only the totals: the report has all."""
+_ROWS = 8
+"""Combinations that the terminal has room for while the run lasts."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    direct: int = 0
+    measured: int = 0
+    disagreeing: int = 0
+    broken: int = 0
+
+    def add(self, record: Record) -> None:
+        if record["outcome"] == "lab_error":
+            self.broken += 1
+            return
+        self.measured += 1
+        self.direct += record["outcome"] == "direct"
+        self.disagreeing += record["agrees"] is False
+
+    def text(self) -> Text:
+        """`3/5`, with a mark for trials that contradict the oracle."""
+        if not self.measured:
+            return Text("·", style="dim")
+        colour = "green" if self.direct == self.measured else "yellow" if self.direct else "red"
+        text = Text(f"{self.direct}/{self.measured}", style=colour)
+        return text.append(f" {self.disagreeing}!", style="bold red") if self.disagreeing else text
 
 
 class RunProgress:
-    """Give `update` to the campaign; after the `with`, `summary` prints the matrix."""
+    """Give `update` to the campaign; after the `with`, `summary` prints the matrices."""
 
-    def __init__(self, nats: tuple[Sequence[str], Sequence[str]]) -> None:
-        self._nats = nats
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(file=sys.stderr))
-        self._task = self._bar.add_task("trials", total=None)
+    def __init__(self, campaign: Campaign, budget_s: float | None = None) -> None:
+        self._cells = {cell.id: (cell.combination, cell.nats) for cell in campaign.cells}
+        self._nats: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+        for combination, nats in self._cells.values():
+            rows, columns = self._nats.setdefault(combination, ({}, {}))
+            rows[nats[0]] = columns[nats[1]] = None
+        self._pairs = {place: _Tally() for place in self._cells.values()}
+        self._sums = {combination: _Tally() for combination in self._nats}
+        self._total = _Tally()
+        self._latest = next(iter(self._nats))
+        self._odd: list[Record] = []
+        self._broken: list[Record] = []
+        self._done, self._here, self._expected = 0, 0, 0
+        self._began: float | None = None
+        self._budget_s = budget_s
+        self._console = Console(file=sys.stderr)
+        self._live = Live(console=self._console, get_renderable=self._picture, transient=True)
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        if self._console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._console.is_terminal:
+            self._live.stop()
 
-    def update(self, records: Sequence[Record], total: int) -> None:
-        """Show how many trials are done, and how many of those were direct."""
-        direct = sum(record["outcome"] == "direct" for record in records)
-        self._bar.update(self._task, completed=len(records), total=total, description=f"{direct} direct")
+    def update(self, records: Sequence[Record], expected: int) -> None:
+        """Take in records that are new, and how many there will be."""
+        for record in records:
+            place = self._cells.get(str(record["id"]).rpartition("-")[0])
+            if place is None:
+                continue
+            self._latest = place[0]
+            for tally in (self._pairs[place], self._sums[self._latest], self._total):
+                tally.add(record)
+            if record["outcome"] == "lab_error":
+                self._broken.append(record)
+            elif record["agrees"] is False:
+                self._odd.append(record)
+        self._done += len(records)
+        if self._began is None:  # what was there already says nothing of the rate
+            self._began = time.monotonic()
+        else:
+            self._here += len(records)
+        self._expected = max(expected, self._done)
 
-    def summary(self, records: Sequence[Record]) -> None:
+    def summary(self) -> None:
         """Print direct/trials for every pair, and what did not go as predicted."""
-        table = Table(title="direct / trials (rows: NAT of the first host, columns: of the second)")
-        table.add_column("")
-        for other in self._nats[1]:
-            table.add_column(other, justify="right")
-        for one in self._nats[0]:
-            cells = []
-            for other in self._nats[1]:
-                tried = [r for r in records if (r["nat_a"], r["nat_b"]) == (one, other)]
-                here = [r for r in tried if r["outcome"] != "lab_error"]
-                cells.append(f"{sum(r['outcome'] == 'direct' for r in here)}/{len(here)}" if tried else "")
-            table.add_row(one, *cells)
         console = Console()
         if not console.is_terminal:
             console = Console(width=120)
-        console.print(table)
-        odd = [record for record in records if record["agrees"] is False]
-        broken = [record for record in records if record["outcome"] == "lab_error"]
-        console.print(f"{len(records)} trials, {len(odd)} disagree with the oracle, {len(broken)} lab errors")
-        for record in odd:
+        several = len(self._nats) > 1
+        if several:
+            console.print(self._overview(list(self._nats)))
+        if len(self._nats) <= _MATRICES:
+            for combination in self._nats:
+                console.print(self._matrix(combination, f"{combination}: " if several else ""))
+        console.print(f"{self._done} trials, {len(self._odd)} disagree with the oracle, {len(self._broken)} lab errors")
+        for record in self._odd:
             predicted = record["prediction"]
             console.print(
                 f"disagreement: {record['id']}: {record['outcome']} ({record['reason']}); predicted "
@@ -65,5 +120,67 @@ class RunProgress:
                 soft_wrap=True,
                 markup=False,
             )
-        for record in broken:
+        for record in self._broken:
             console.print(f"lab error: {record['id']}: {record['reason']}", soft_wrap=True, markup=False)
+
+    def _picture(self) -> RenderableType:
+        parts: list[RenderableType] = []
+        several = len(self._nats) > 1
+        if several:
+            names = list(self._nats)
+            first = max(0, min(names.index(self._latest) - _ROWS // 2, len(names) - _ROWS))
+            parts.append(self._overview(names[first : first + _ROWS]))
+        matrix = self._matrix(self._latest, f"{self._latest}: " if several else "")
+        if self._console.measure(matrix).minimum <= self._console.width and self._fits():
+            parts.append(matrix)
+        return Group(*parts, self._bar())
+
+    def _fits(self) -> bool:
+        taken = min(_ROWS, len(self._nats)) + 4 if len(self._nats) > 1 else 0
+        return len(self._nats[self._latest][0]) + 9 + taken <= self._console.height
+
+    def _bar(self) -> Table:
+        elapsed_s = 0.0 if self._began is None else time.monotonic() - self._began
+        words = [f"{self._done}/{self._expected}", f"{self._total.direct} direct"]
+        if self._total.disagreeing:
+            words.append(f"[bold red]{self._total.disagreeing} disagree[/]")
+        if self._broken:
+            words.append(f"[red]{len(self._broken)} lab errors[/]")
+        left_s = None if self._budget_s is None else max(0.0, self._budget_s - elapsed_s)
+        if self._here and elapsed_s:
+            words.append(f"{self._here / elapsed_s:.1f}/s")
+            needed_s = (self._expected - self._done) * elapsed_s / self._here
+            left_s = needed_s if left_s is None else min(left_s, needed_s)
+        words.append(f"{_clock(elapsed_s)} gone")
+        if left_s is not None:
+            words.append(f"{_clock(left_s)} left")
+        grid = Table.grid(padding=(0, 2))
+        grid.add_row(ProgressBar(max(1, self._expected), self._done, width=24), *words)
+        return grid
+
+    def _overview(self, combinations: Sequence[str]) -> Table:
+        table = Table(title="direct / trials of every combination")
+        for name in ("combination", "direct", "disagree", "lab errors"):
+            table.add_column(name, justify="left" if name == "combination" else "right", overflow="fold")
+        for combination in combinations:
+            tally = self._sums[combination]
+            numbers = (str(number) if number else "" for number in (tally.disagreeing, tally.broken))
+            table.add_row(combination, tally.text(), *numbers)
+        return table
+
+    def _matrix(self, combination: str, title: str) -> Table:
+        table = Table(title=f"{title}direct / trials (rows: NAT of the first host, columns: of the second)")
+        table.add_column("")
+        rows, columns = self._nats[combination]
+        for other in columns:
+            table.add_column(other.replace("_", "_\n"), justify="right")
+        for one in rows:
+            tallies = (self._pairs.get((combination, (one, other))) for other in columns)
+            table.add_row(one, *(Text("") if tally is None else tally.text() for tally in tallies))
+        return table
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
@@ -22,15 +23,60 @@ from reports.charts.figure import (
     time_axis,
 )
 from reports.charts.latency import draw_box, draw_floor, legend_handles
-from reports.groups import Group, common_pairs
+from reports.groups import Group, Trials, common_pairs
 from reports.words import count, milliseconds, percent, ratio
+
+_EXPECTED: dict[str, Any] = {"color": "#111111", "linestyle": (0, (2, 1.2)), "clip_on": False}
 
 
 def success_by_topology(groups: Sequence[Group]) -> Chart | None:
-    """Overall success with Wilson's interval: a cluster of bars per topology; None if no NAT pair ran in all groups."""
+    """Overall success with Wilson's interval: a cluster of bars per topology; None if no NAT pair ran in all groups.
+
+    With more series than there are colours, a row per condition instead.
+    """
     compared = common_pairs(groups, lambda pair: pair.n > 0)
     if not compared[0].n:
         return None
+    pairs = len({(trial.nat_a, trial.nat_b) for trial in compared[0].measured})
+    many = len({group.series for group in groups}) > len(SERIES)
+    words = (
+        f"{group.label} {ratio(trials.k, trials.n)} ({percent(trials.k / trials.n)})"
+        for group, trials in zip(groups, compared, strict=True)
+    )
+    return finish(
+        (_rows if many else _clusters)(groups, compared, pairs),
+        "comparison-success",
+        f"Bar chart of the overall success: {', '.join(words)}.",
+        f"Only the {count(pairs, 'NAT pair')} measured under every condition are counted. Whiskers: Wilson's 95 % "
+        "interval for this mix of pairs.",
+    )
+
+
+def _rows(groups: Sequence[Group], compared: Sequence[Trials], pairs: int) -> Figure:
+    names, row_in = row_names(groups, [trials.n for trials in compared])
+    figure = new_figure(WIDTH_IN, 1.8 + row_in * len(groups))
+    axes = figure.add_subplot()
+    for y, trials in enumerate(compared):
+        rate, interval = trials.k / trials.n, trials.interval
+        assert interval is not None
+        axes.barh(y, rate, 0.62, color=BLUE, alpha=0.8)
+        axes.errorbar(
+            rate, y, xerr=[[rate - interval.low], [interval.high - rate]], color="#111111", capsize=4, linewidth=1.4
+        )
+        if trials.expected_rate is not None:
+            axes.plot([trials.expected_rate] * 2, [y - 0.42, y + 0.42], **_EXPECTED)
+        axes.text(1.03, y, ratio(trials.k, trials.n), va="center", fontsize=8.5)
+    name_rows(axes, names)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(axis="x")
+    axes.set_xlabel("direct connections, % of trials")
+    set_title(figure, f"Success by condition (n = {sum(t.n for t in compared)})", f"over {count(pairs, 'NAT pair')}")
+    figure.legend(handles=[_expected()], loc="outside lower center")
+    return figure
+
+
+def _clusters(groups: Sequence[Group], compared: Sequence[Trials], pairs: int) -> Figure:
     topologies = list(dict.fromkeys(group.condition.topology for group in groups))
     series = list(dict.fromkeys(group.series for group in groups))
     width = min(0.8 / len(series), 0.4)
@@ -47,15 +93,8 @@ def success_by_topology(groups: Sequence[Group]) -> Chart | None:
         )
         expected = trials.expected_rate
         if expected is not None:
-            axes.plot(
-                [x - width * 0.43, x + width * 0.43],
-                [expected] * 2,
-                color="#111111",
-                linestyle=(0, (2, 1.2)),
-                clip_on=False,
-            )
+            axes.plot([x - width * 0.43, x + width * 0.43], [expected] * 2, **_EXPECTED)
         axes.text(x, interval.high + 0.015, ratio(trials.k, trials.n), ha="center", va="bottom", fontsize=9)
-    pairs = len({(trial.nat_a, trial.nat_b) for trial in compared[0].measured})
     axes.set_xticks(range(len(topologies)), topologies)
     axes.set_xlim(-0.6, len(topologies) - 0.4)
     axes.set_ylim(0, 1.12)
@@ -68,19 +107,13 @@ def success_by_topology(groups: Sequence[Group]) -> Chart | None:
     handles: list[Line2D | Patch] = []
     if len(series) > 1:
         handles += [Patch(label=words, **_fill(index)) for index, words in enumerate(series)]
-    handles.append(Line2D([], [], color="#111111", linestyle=(0, (2, 1.2)), label="expected by the oracle"))
+    handles.append(_expected())
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    words = (
-        f"{group.label} {ratio(trials.k, trials.n)} ({percent(trials.k / trials.n)})"
-        for group, trials in zip(groups, compared, strict=True)
-    )
-    return finish(
-        figure,
-        "comparison-success",
-        f"Bar chart of the overall success: {', '.join(words)}.",
-        f"Only the {count(pairs, 'NAT pair')} measured under every condition are counted. Whiskers: Wilson's 95 % "
-        "interval for this mix of pairs.",
-    )
+    return figure
+
+
+def _expected() -> Line2D:
+    return Line2D([], [], label="expected by the oracle", **_EXPECTED)
 
 
 def _fill(index: int) -> dict[str, Any]:

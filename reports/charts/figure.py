@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from reports.groups import Group
+from reports.groups import SEPARATOR, Group
 
 WIDTH_IN = 5.8
 """Width of a chart in inches: narrow, so that its words stay legible on a phone; wider only for many NATs."""
@@ -97,7 +97,7 @@ def new_figure(width_in: float, height_in: float) -> Figure:
 def set_title(figure: Figure, title: str, label: str = "") -> None:
     """The title in bold above everything, and under it the conditions in as many lines as they need."""
     characters = int(figure.get_figwidth() * 9.5)
-    figure.suptitle("\n".join([title, *wrap(label, characters)]), x=0.01, horizontalalignment="left")
+    figure.suptitle("\n".join([title, *_lines(label, characters)]), x=0.01, horizontalalignment="left")
 
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
@@ -109,8 +109,14 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 def row_names(groups: Sequence[Group], numbers: Sequence[int]) -> tuple[list[str], float]:
     """A name of several short lines per group, with its n, and the height in inches that such a row needs."""
-    names = ["\n".join([*wrap(group.label, 26), f"n = {n}"]) for group, n in zip(groups, numbers, strict=True)]
+    names = ["\n".join([*_lines(group.label, 26), f"n = {n}"]) for group, n in zip(groups, numbers, strict=True)]
     return names, 0.25 + 0.14 * max(name.count("\n") + 1 for name in names)
+
+
+def _lines(label: str, characters: int) -> list[str]:
+    """The label in lines that end between its conditions, not inside one, as far as these fit."""
+    tied = SEPARATOR.join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in label.split(SEPARATOR))
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in wrap(tied, characters)]
 
 
 def finish(figure: Figure, name: str, alt: str, caption: str) -> Chart:

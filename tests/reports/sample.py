@@ -49,6 +49,7 @@ def record(
         "schema": 1,
         "id": f"{topology}-{nat_a}-{nat_b}-{unsolicited}-{strategy}-{number:03d}",
         "started": f"2026-01-01T12:{number // 60 % 60:02d}:{number % 60:02d}.123Z",
+        "seed": number,
         "topology": topology,
         "pair": list(HOSTS.get(topology, ("a", "b"))),
         "nat_a": nat_a,
@@ -63,6 +64,7 @@ def record(
         "delay_s": delay,
         "jitter_s": 0.0,
         "loss": 0.0,
+        "bw_mbit_s": None,
         "links": "nfqueue",
         "background_per_s": 0.0,
         "outcome": "direct" if direct else "punch_timeout",
@@ -78,6 +80,7 @@ def record(
         }
         if direct
         else {"rendezvous": 0.13, "connected": None, "agreed": None, "transferred": None},
+        "cpu_pressure": 0.1,
         "attempts": {"a": 1, "b": 1} if direct else {"a": 9, "b": 8},
         "path": {"nats": ["nat_a", "nat_b"], "edge": False},
         "exchange": {"crossed": direct, "simultaneous_open": direct, "syns": 4, "resets": 0, "icmp": 0, "dropped": 0},

@@ -100,7 +100,7 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_says_where_every_file_is(tmp_path: Path) -> None:
     paths = reports.write(write_run(tmp_path, matrix(trials=1)))
     written = {path for path in tmp_path.rglob("*") if path.is_file()}
-    found = {paths.page, paths.summary, paths.table, *paths.charts}
+    found = {paths.page, paths.summary, paths.table, paths.parquet, *paths.charts}
     assert written == found | {tmp_path / "results.jsonl"}
     assert {path.name for path in (paths.page, paths.summary, paths.table)} == {
         *("index.html", "summary.md", "results.csv")
@@ -380,6 +380,42 @@ def test_several_runs_make_one_report(tmp_path: Path) -> None:
     assert "far: cd-full_cone-full_cone-drop-reuse-009" in shown.text
     with paths.table.open(newline="") as file:
         assert {(row["run"], row["topology"]) for row in csv.DictReader(file)} == {("near", "ab"), ("far", "cd")}
+
+
+def test_latencies_are_those_of_trials_that_had_cpu_to_spare(tmp_path: Path) -> None:
+    pressures = (0.1, 0.9, 0.25, None, 0.26)
+    timed = [
+        record(number=number, timings_s={"connected": ms / 1000, "agreed": ms / 500}, cpu_pressure=pressure)
+        for number, (ms, pressure) in enumerate(zip((41, 99, 42, 43, 98), pressures, strict=True))
+    ]
+    shown = page(write(tmp_path, timed))
+    assert shown.pair("full_cone", "full_cone")[2] == "5/5"
+    assert shown.pair("full_cone", "full_cone")[6] == "42.0 ms"
+    assert "Latencies are those of 3 of 5 direct trials" in shown.text
+    assert "Latencies are those of 3 of 5 direct trials" in (tmp_path / "summary.md").read_text()
+
+
+def test_where_no_trial_had_cpu_to_spare_there_is_no_latency(tmp_path: Path) -> None:
+    shown = page(write(tmp_path, [record(number=number, cpu_pressure=0.9) for number in range(3)]))
+    assert shown.pair("full_cone", "full_cone")[6] == DASH
+    assert "No direct connection was timed" in shown.text
+    assert not list((tmp_path / "charts").glob("latency*"))
+
+
+def test_every_combination_of_the_other_axes_has_a_matrix_of_its_own(tmp_path: Path) -> None:
+    axes = [(delay, strategy, bw) for delay in (0.0, 0.02, 0.05) for strategy in ("reuse", "keep") for bw in (None, 10)]
+    records = []
+    for delay_s, strategy, bw in axes:
+        trials = matrix(trials=1, nats=("none", "symmetric"), delay_s=delay_s, strategy=strategy, bw_mbit_s=bw)
+        records += [trial | {"id": f"{trial['id']}-{delay_s}-{bw}"} for trial in trials]
+    shown = page(write(tmp_path, records))
+    assert len(list((tmp_path / "charts").glob("success-*.png"))) == len(axes) == 12
+    totals = [row[:2] for row in shown.rows if row[0].startswith("ab · strategy")]
+    assert ["ab · strategy keep · delay 20 ms one way · 10 Mbit/s", "3/4"] in totals
+    assert ["ab · strategy reuse · delay 0 ms one way · bandwidth unlimited", "3/4"] in totals
+    # Twelve colours would tell nobody anything: a row each.
+    with Image.open(tmp_path / "charts" / "comparison-success.png") as picture:
+        assert picture.height > picture.width
 
 
 def test_a_run_named_twice_is_refused(tmp_path: Path) -> None:

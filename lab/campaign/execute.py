@@ -1,0 +1,128 @@
+"""Where trials run. An executor takes jobs and gives back what they came to, in any order."""
+
+from __future__ import annotations
+
+import datetime
+import multiprocessing
+import signal
+import tempfile
+import time
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from lab.campaign.cells import Job
+from lab.errors import InputError, LabError, PunchlabError
+from lab.results import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a job came to: its record, its packets (pcapng; None if the lab broke), and how long it took."""
+
+    record: Record
+    capture: bytes | None
+    seconds: float
+
+
+class Executor(Protocol):
+    """Runs jobs somewhere, several at a time; a context manager that stops what is left of them."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    @property
+    def slots(self) -> int:
+        """How many jobs it can make use of at once, now."""
+
+    def submit(self, job: Job) -> None:
+        """Start a job, or let it wait its turn."""
+
+    def next(self) -> Finished:
+        """Wait for a job that was submitted to end. Raises `LabError` where it cannot."""
+
+
+class LocalExecutor:
+    """Processes of this machine, `jobs` of them, with `ahead` more jobs at hand so that none of them waits for us."""
+
+    def __init__(self, jobs: int, ahead: int = 1) -> None:
+        if jobs < 1:
+            raise InputError("jobs", jobs, "a whole number from 1")
+        self.slots = jobs + ahead
+        # Spawned, not forked: this process may have threads (the progress bar).
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(jobs, context, initializer=_ignore_interrupt)
+        self._running: set[Future[Finished]] = set()
+        self._ended: list[Future[Finished]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=error is None, cancel_futures=True)
+
+    def submit(self, job: Job) -> None:
+        """Queue a job."""
+        try:
+            self._running.add(self._pool.submit(run_job, job))
+        except BrokenExecutor as error:
+            raise LabError("a trial process was killed") from error
+
+    def next(self) -> Finished:
+        """Wait for a job to end. Raises `LabError` when a process was killed."""
+        if not self._ended:
+            ended, self._running = wait(self._running, return_when=FIRST_COMPLETED)
+            self._ended = list(ended)
+        try:
+            return self._ended.pop().result()
+        except BrokenExecutor as error:
+            raise LabError("a trial process was killed") from error
+
+
+def run_job(job: Job) -> Finished:
+    """One trial in a fresh lab; what breaks in the lab becomes a `lab_error` record."""
+    from lab import record, trial
+    from lab.lab import Lab
+    from lab.nat.presets import OWN_ANSWER
+
+    cell = job.cell
+    known = {
+        "id": job.id,
+        "topology": cell.topology,
+        "nat_a": cell.nats[0],
+        "nat_b": cell.nats[1],
+        "cgn": cell.shape.get("cgn"),
+        "port_mapping": cell.shape.get("port_mapping", OWN_ANSWER),
+        "unsolicited": cell.unsolicited,
+        "seed": job.seed,
+    }
+    path = None
+    began, started = time.monotonic(), datetime.datetime.now(datetime.UTC)
+    try:
+        lab = Lab(cell.build(), links=job.links, seed=job.seed, background=cell.background)
+        path = lab.path(*cell.pair)
+        with lab:
+            result = trial.run(lab, *cell.pair, cell.options)
+        with tempfile.TemporaryDirectory(prefix="punchlab-", dir="/run") as folder:
+            file = Path(folder) / "capture.pcapng"
+            result.recording.write(file)
+            capture = file.read_bytes()
+        return Finished(record.record(result, **known), capture, time.monotonic() - began)
+    except InputError:
+        raise
+    except (PunchlabError, OSError) as error:
+        broken = record.lab_error(
+            cell.options, cell.pair, started, error, path=path, background_per_s=cell.background, **known
+        )
+        return Finished(broken, None, time.monotonic() - began)
+
+
+def _ignore_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
