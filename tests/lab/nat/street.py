@@ -16,7 +16,8 @@ from punch.probe import session
 from topologies.internet import Internet
 
 AT_A_TIME = 27
-PATIENCE_S = 2.0
+PATIENCE_S = 5.0
+"""How long silence lasts: so many at a time are slow to answer."""
 
 
 class Street(Internet):
