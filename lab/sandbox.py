@@ -12,6 +12,7 @@ init everything. (util-linux `unshare` does most of this, but keeps SIGTERM to i
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -145,12 +146,17 @@ def _wait_for(child: int) -> int:
     """Pass signals on to the child, reap whatever ends, and return the child's exit status as a shell gives it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in _PASSED_ON:
-        signal.signal(number, lambda received, _frame: os.kill(child, received))
+        signal.signal(number, lambda received, _frame: _pass_on(child, received))
     while True:
         pid, status = os.wait()
         if pid == child:
             code = os.waitstatus_to_exitcode(status)
             return 128 - code if code < 0 else code
+
+
+def _pass_on(child: int, received: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(child, received)
 
 
 def _explain(error: OSError) -> str:

@@ -51,16 +51,26 @@ def predict(
 def in_a_row(nats: Sequence[NatBehavior]) -> NatBehavior | None:
     """The one NAT that these, from the host outwards, amount to; None for none. Of several, only what is predicted by.
 
-    That is mapping, filtering, the answer to unsolicited SYNs, and what becomes of ICMP errors.
+    That is mapping, filtering, the answer to unsolicited SYNs, what RSTs close, what becomes of ICMP errors, and the
+    outermost one's pool of addresses.
     """
     if len(nats) < 2:
         return nats[0] if nats else None
+    filtering, outermost, refusing = (
+        max((nat.filtering for nat in nats), key=_STRICTER.index),
+        nats[-1],
+        nats[gate(nats)],
+    )
     return NatBehavior(
         max((nat.mapping for nat in nats), key=_MORE_DEPENDENT.index),
-        max((nat.filtering for nat in nats), key=_STRICTER.index),
+        filtering,
         PortAllocation.PRESERVING,
-        nats[gate(nats)].unsolicited,
+        refusing.unsolicited,
+        silence_s=refusing.silence_s,
+        pool_size=outermost.pool_size,
+        pooling=outermost.pooling,
         icmp_errors=max((nat.icmp_errors for nat in nats), key=tuple(IcmpErrors).index),
+        reset_closes=any(nat.reset_closes for nat in nats if nat.filtering is filtering),
     )
 
 

@@ -53,6 +53,25 @@ def test_a_nat_that_keeps_its_mapping_and_admits_anyone_changes_nothing(nat: Nat
             assert made.unsolicited is nat.unsolicited
 
 
+def test_a_row_keeps_its_doors_open_in_spite_of_resets_only_if_all_who_ask_for_the_port_do() -> None:
+    keeping = replace(CONE, reset_closes=False)
+    for row, closes in (([keeping, CONE], True), ([CONE, keeping], True), ([keeping, keeping], False)):
+        made = nesting.in_a_row(row)
+        assert made is not None
+        assert made.reset_closes is closes
+    made = nesting.in_a_row([keeping, BY_ADDRESS, OPEN])
+    assert made is not None
+    assert not made.reset_closes
+
+
+def test_a_row_is_silent_for_as_long_as_the_one_that_refuses() -> None:
+    silent = replace(CONE, unsolicited=Unsolicited.SILENT_THEN_ICMP, silence_s=2)
+    for row, silence_s in (([CONE, silent], 2), ([silent, CONE], 6), ([silent, OPEN], 2)):
+        made = nesting.in_a_row(row)
+        assert made is not None
+        assert made.silence_s == silence_s
+
+
 @given(st.lists(behaviors, min_size=2, max_size=4))
 def test_a_row_is_as_strict_as_its_strictest_and_as_dependent_as_its_most_dependent(row: list[NatBehavior]) -> None:
     made = nesting.in_a_row(row)
