@@ -58,6 +58,11 @@ class Observed:
     overloads: dict[str, bool]
     reassembles: bool
 
+    @property
+    def complete(self) -> bool:
+        """Whether the machine was never too busy to tell."""
+        return None not in self.idled.values() and self.refresh != TOO_BUSY
+
 
 def read_back(router: Node) -> dict[str, str]:
     """The seconds that the router's kernel has for each field of `Timeouts`; several with slashes where they differ."""

@@ -182,7 +182,7 @@ def test_the_lifetime_of_an_idle_mapping_is_found_at_its_true_value(timeout_s: i
 
 def test_check_prints_a_table_and_its_status_tells_whether_all_is_true() -> None:
     done = run(punchlab("nat", "check", "full_cone,symmetric", "--unsolicited", "reset"))
-    assert done.returncode == 0, done
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "2 NATs" in done.stdout
     assert "different from the claim: none" in done.stdout
     assert done.stdout.count("│ 4787 │") == 2 * 14
@@ -192,7 +192,7 @@ def test_check_prints_a_table_and_its_status_tells_whether_all_is_true() -> None
 
 def test_check_says_the_same_in_json() -> None:
     done = run(punchlab("nat", "check", "linux_masq", "--json"))
-    assert done.returncode == 0, done
+    assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)["linux_masq"]
     assert told["agrees"]
     found = {(row["transport"], row["field"]): row["found"] for row in told["fields"]}

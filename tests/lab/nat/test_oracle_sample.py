@@ -23,6 +23,8 @@ from punch.nat.oracle import Outcome, predict
 from tests.exact import holm, p_value
 from tests.lab.nat.dials import LATE_S, Cell, Result, dial_cells
 
+pytestmark = pytest.mark.alone
+
 SEED = int(os.environ.get("ORACLE_SEED", "5382"))
 ONLY = os.environ.get("ORACLE_CELL")
 CELLS = 320
