@@ -200,7 +200,7 @@ def test_an_existing_file_is_overwritten_only_with_force(edge: str, file: Path, 
 
 
 def test_both_dial_at_the_instant_they_were_given(edge: str, file: Path, out: Path) -> None:
-    instant = time.monotonic() + 1.5
+    instant = time.monotonic() + 5  # by then they have met, on a busy machine too
     options = ["--start-at", repr(instant)]
     with (
         send(edge, file, "--code", CODE, *options) as sender,
@@ -210,7 +210,7 @@ def test_both_dial_at_the_instant_they_were_given(edge: str, file: Path, out: Pa
         assert receiver.finish() == 0
     for command in (sender, receiver):
         assert command.wait_for("peer_known")["t"] < instant
-        assert instant <= command.wait_for("first_syn")["t"] < instant + 0.25
+        assert instant <= command.wait_for("first_syn")["t"] < instant + 1
 
 
 def test_a_disk_that_is_full_is_told_on_both_sides_and_leaves_nothing(edge: str, file: Path, out: Path) -> None:
