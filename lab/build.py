@@ -71,6 +71,8 @@ def _wire(graph: Graph, nodes: Mapping[str, Node]) -> None:
             sockets[name].commit()
         for name, planned in graph.nodes.items():
             sockets[name].wait_until_up([interface.index for interface in planned.interfaces])
+        for node in nodes.values():
+            node.wait_for_ipv6(node.graph.interfaces)
 
 
 def _address(planned: GraphNode, route_socket: RouteSocket) -> None:

@@ -65,6 +65,7 @@ class RunningLink:
                 route_socket.delete_blackhole(destination)
             route_socket.commit()
             route_socket.wait_until_up([end.index])
+        node.wait_for_ipv6([end])
         with RouteSocket(self._nodes[other.node].namespace) as route_socket:
             route_socket.wait_until_up([other.index])
         self._blackholes = None

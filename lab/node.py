@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Protocol
 
 from lab.errors import LabError
-from lab.graph import GraphNode
+from lab.graph import GraphNode, Interface
 from lab.namespace import Namespace
+
+_IPV6_TIMEOUT_S = 5.0
+_RTF_LOCAL = 0x80000000
+"""From linux/ipv6_route.h: a route to an address of the node itself."""
 
 
 class Helper(Protocol):
@@ -60,6 +67,26 @@ class Node:
         if self.graph.address6 is None:
             raise LabError(f"{self.name}: has no IPv6 address")
         return self.graph.address6
+
+    def wait_for_ipv6(self, interfaces: Iterable[Interface]) -> None:
+        """Return when what comes for the IPv6 addresses of these interfaces is taken for the node's own.
+
+        The kernel's address worker makes their routes some time after it was given them, even where it looks for no
+        duplicates; until then such packets are lost. Raises `LabError` if that takes unreasonably long.
+        """
+        addresses = (interface.address6 for interface in interfaces)
+        missing = {ipaddress.IPv6Interface(address).packed.hex() for address in addresses if address is not None}
+        deadline = time.monotonic() + _IPV6_TIMEOUT_S
+        while missing:
+            with self.entered():
+                table = Path("/proc/thread-self/net/ipv6_route").read_text()
+            # destination, its length, source, its length, gateway, metric, references, uses, flags, interface
+            routes = (line.split() for line in table.splitlines())
+            missing -= {fields[0] for fields in routes if int(fields[8], 16) & _RTF_LOCAL}
+            if missing:
+                if time.monotonic() > deadline:
+                    raise LabError(f"{self.name}: no route to its own IPv6 address {min(missing)}")
+                time.sleep(0.001)  # nothing tells us
 
     def entered(self) -> AbstractContextManager[None]:
         """This thread is inside the node for the length of the block."""

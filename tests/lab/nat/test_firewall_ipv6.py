@@ -17,7 +17,7 @@ from lab import Lab
 from lab.graph import read
 from lab.nat.script import script
 from punch.nat.behavior import Filtering, IcmpErrors, Mapping, NatBehavior, PortAllocation, Unsolicited
-from tests.lab.nat.world import PORT, SILENCE_S, World
+from tests.lab.nat.world import PATIENCE_S, PORT, SILENCE_S, World
 from topologies import AB, Firewalls
 from topologies.internet import Internet
 
@@ -99,7 +99,8 @@ def test_an_unsolicited_syn_gets_the_answer_that_was_asked_for(
             dialler.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
             dialler.setblocking(False)
             dialler.connect_ex((w.address("a"), PORT))
-            assert bool(select.select([], [dialler], [], SILENCE_S)[1]) is (number is not None)
+            wait_s = SILENCE_S if number is None else PATIENCE_S
+            assert bool(select.select([], [dialler], [], wait_s)[1]) is (number is not None)
             if number is not None:
                 assert dialler.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == number
             if code is not None:
@@ -122,7 +123,7 @@ def test_an_icmpv6_error_from_outside_reaches_the_host_inside_or_not(errors: Icm
         dialler = w.bound("a", PORT)
         dialler.connect((w.address("server"), 5999))
         dialler.send(b"x")
-        dialler.settimeout(SILENCE_S)
+        dialler.settimeout(PATIENCE_S if refused else SILENCE_S)
         with pytest.raises(ConnectionRefusedError if refused else TimeoutError):
             dialler.recv(1)
 

@@ -24,7 +24,7 @@ from punch.nat.behavior import (
     PortAllocation,
     Unsolicited,
 )
-from tests.lab.nat.world import PORT, SILENCE_S, World, world
+from tests.lab.nat.world import PATIENCE_S, PORT, SILENCE_S, World, world
 from tests.lab.nat444 import Nat444
 from topologies import Carrier, SameNat
 
@@ -44,13 +44,15 @@ def nat444(home: NatBehavior, cgn: NatBehavior, kind: socket.SocketKind) -> Iter
         yield World(lab, kind, stack)
 
 
-def heard(w: World, door: socket.socket, dialler: socket.socket, target: tuple[str, int]) -> tuple[str, int] | None:
+def heard(
+    w: World, door: socket.socket, dialler: socket.socket, target: tuple[str, int], wait_s: float = PATIENCE_S
+) -> tuple[str, int] | None:
     """From which endpoint the dialler's packets come to the door; None for silence. An answer has come back."""
     dialler.setblocking(False)
     assert dialler.connect_ex(target) in (0, errno.EINPROGRESS)
     if w.kind is socket.SOCK_DGRAM:
         dialler.send(b"x")
-    if not select.select([door], [], [], SILENCE_S)[0]:
+    if not select.select([door], [], [], wait_s)[0]:
         return None
     remote: tuple[str, int]
     if w.kind is socket.SOCK_DGRAM:
@@ -59,7 +61,7 @@ def heard(w: World, door: socket.socket, dialler: socket.socket, target: tuple[s
     else:
         accepted, remote = door.accept()
         w.stack.enter_context(accepted).send(b"y")
-    dialler.settimeout(2)
+    dialler.settimeout(PATIENCE_S)
     assert dialler.recv(1) == b"y"
     return remote
 
@@ -192,8 +194,10 @@ def test_homes_of_one_carrier_reach_each_other_as_its_hairpinning_says(
                 w.bound("a", PORT).sendto(b"x", external["b"])
                 assert door.recvfrom(1)[1] == (w.lab["nat_a"].address, PORT)
             return
-        remote = heard(w, w.listening("b", PORT), w.bound("a", PORT), external["b"])
-        assert remote == (external["a"] if hairpinning is Hairpinning.EXTERNAL_SOURCE else None)
+        turned_back = hairpinning is Hairpinning.EXTERNAL_SOURCE
+        wait_s = PATIENCE_S if turned_back else SILENCE_S
+        remote = heard(w, w.listening("b", PORT), w.bound("a", PORT), external["b"], wait_s)
+        assert remote == (external["a"] if turned_back else None)
 
 
 @TRANSPORTS
@@ -223,7 +227,7 @@ def test_the_carriers_nat_answers_for_what_it_turns_away(
     with nat444(replace(CONE, unsolicited=home), outer, socket.SOCK_STREAM) as w:
         target = w.mapped("a", "server", 5000)
         dialler = w.bound("stranger", 6000)
-        dialler.settimeout(SILENCE_S)
+        dialler.settimeout(SILENCE_S if number is None else PATIENCE_S)
         with pytest.raises(OSError) as caught:  # noqa: PT011 - the number is asserted below
             dialler.connect(target)
         assert caught.value.errno == number
@@ -246,7 +250,7 @@ def test_an_icmp_error_comes_through_both_nats_unless_one_swallows_it(swallows: 
         dialler = w.bound("a", PORT)
         dialler.connect((w.address("server"), 5999))
         dialler.send(b"x")
-        dialler.settimeout(SILENCE_S)
+        dialler.settimeout(PATIENCE_S if swallows is None else SILENCE_S)
         with pytest.raises(ConnectionRefusedError if swallows is None else TimeoutError):
             dialler.recv(1)
 
