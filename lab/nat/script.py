@@ -19,29 +19,19 @@ def script(name: str, behavior: NatBehavior, *, inside: str, outside: str, addre
         "set -e",
         "",
         *(f"ip address replace {extra}/32 dev {outside}" for extra in made.addresses[1:]),
-        "# iptables: which external port a flow gets, and what an unsolicited packet gets.",
-        "iptables-restore <<'END'",
-        made.iptables.rstrip("\n"),
-        "END",
-        "",
     ]
-    if made.ip6tables:
-        lines += [
-            "# ip6tables: the same for IPv6.",
-            "ip6tables-restore <<'END'",
-            made.ip6tables.rstrip("\n"),
-            "END",
-            "",
-        ]
-    if made.nft:
-        lines += [
-            "# nft: what iptables has no words for, in maps that the packets fill themselves.",
-            "nft -f - <<'END'",
-            *(f"{verb} table {table}" for table in made.tables for verb in ("add", "delete")),
-            made.nft.rstrip("\n"),
-            "END",
-            "",
-        ]
+    lines += _loaded(
+        "iptables: which external port a flow gets, and what an unsolicited packet gets.",
+        "iptables-restore",
+        made.iptables,
+    )
+    lines += _loaded("ip6tables: the same for IPv6.", "ip6tables-restore", made.ip6tables)
+    fresh = "".join(f"{verb} table {table}\n" for table in made.tables for verb in ("add", "delete"))
+    lines += _loaded(
+        "nft: what iptables has no words for, in maps that the packets fill themselves.",
+        "nft -f -",
+        made.nft and fresh + made.nft,
+    )
     for helper in made.helpers:
         lines += [f"# helper: {helper.purpose}. Keep this running beside the rules:", f"#   {helper}", ""]
     lines += [
@@ -58,3 +48,8 @@ def script(name: str, behavior: NatBehavior, *, inside: str, outside: str, addre
             *(f"#   {line}" for line in made.port_mapping.splitlines()),
         ]
     return "\n".join([*lines, ""])
+
+
+def _loaded(what: str, command: str, text: str) -> list[str]:
+    """The lines that give the text to the command; none without a text."""
+    return [f"# {what}", f"{command} <<'END'", text.rstrip("\n"), "END", ""] if text else []
