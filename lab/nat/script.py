@@ -10,12 +10,17 @@ from punch.nat.behavior import NatBehavior
 def script(name: str, behavior: NatBehavior, *, inside: str, outside: str, address: str) -> str:
     """A POSIX shell script that makes the machine it runs on, as root, the NAT; it may be run again."""
     made = rules(behavior, inside=inside, outside=outside, address=address, ipv6=not behavior.translates)
-    kind = "NAT" if behavior.translates else "firewall"
-    replaced = f", and of nft: {', '.join(made.tables)}" if made.tables else ""
+    kind, replaced = (
+        ("NAT", "nat and filter of iptables")
+        if behavior.translates
+        else ("firewall", "filter of iptables and of ip6tables")
+    )
+    if made.tables:
+        replaced += f", and of nft: {', '.join(made.tables)}"
     lines = [
         "#!/bin/sh",
         f"# {name}: a {kind} from {inside} (inside) to {outside} (outside, {', '.join(made.addresses)}).",
-        f"# Replaces the tables nat and filter of iptables{replaced}.",
+        f"# Replaces the tables {replaced}.",
         "set -e",
         "",
         *(f"ip address replace {extra}/32 dev {outside}" for extra in made.addresses[1:]),
