@@ -7,12 +7,15 @@ A namespace lives as long as a descriptor of it is open or a process is in it. M
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 _CLONE_NEWNET = 0x40000000
+MANY = 256
+SELECT_DESCRIPTORS = 1024
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -43,7 +46,11 @@ class Namespace:
 
 
 def create(count: int) -> Sequence[Namespace]:
-    """`count` new network namespaces. The calling thread stays where it is."""
+    """`count` new network namespaces. The calling thread stays where it is.
+
+    Descriptors of many namespaces have high numbers: the low ones are for what uses select(2), which knows no others.
+    """
+    lowest = SELECT_DESCRIPTORS if count >= MANY else 3
     made: list[Namespace] = []
     failure: list[OSError] = []
 
@@ -53,7 +60,7 @@ def create(count: int) -> Sequence[Namespace]:
             for _ in range(count):
                 if _libc.unshare(_CLONE_NEWNET) != 0:
                     raise _last_error("unshare")
-                made.append(Namespace(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)))
+                made.append(Namespace(_opened(lowest)))
         except OSError as error:
             failure.append(error)
 
@@ -65,6 +72,17 @@ def create(count: int) -> Sequence[Namespace]:
             namespace.close()
         raise failure[0]
     return made
+
+
+def _opened(lowest: int) -> int:
+    """A descriptor of this thread's namespace, not below that number."""
+    descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    if descriptor >= lowest:
+        return descriptor
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)
+    finally:
+        os.close(descriptor)
 
 
 def _set_namespace(fd: int) -> None:

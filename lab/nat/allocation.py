@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from lab.nat.site import CLASH, HAIRPIN, TRANSPORTS, Site
+from lab.nat.site import CLASH, DYNAMIC, HAIRPIN, TRANSPORTS, Site
 from punch.nat.behavior import Hairpinning, Pooling, PortAllocation
 
 SEQUENCE_LENGTH = 4096
@@ -22,7 +22,7 @@ _DRAWS = 4
 def nat_table(site: Site) -> Iterator[str]:
     """The nat table, as `iptables-restore` input."""
     behavior = site.behavior
-    yield from ("*nat", ":PREROUTING ACCEPT", ":INPUT ACCEPT", ":OUTPUT ACCEPT", ":POSTROUTING ACCEPT", ":ALLOCATE -")
+    yield from ("*nat", ":ALLOCATE -")
     yield f"-A POSTROUTING -o {site.outside} -j ALLOCATE"
     if behavior.hairpinning is Hairpinning.EXTERNAL_SOURCE:
         yield f"-A POSTROUTING -o {site.inside} -m mark --mark {HAIRPIN:#x}/{HAIRPIN:#x} -j ALLOCATE"
@@ -69,7 +69,7 @@ def block_ports(site: Site) -> Iterator[str]:
 def block_chains(site: Site, transport: str) -> Iterator[str]:
     """A chain for each block, which draws the number of a free port of it into the connection's mark."""
     size = site.behavior.block_size
-    yield f"  set drawn_{transport} {{ type mark; flags dynamic,timeout; size 65535; }}"
+    yield f"  set drawn_{transport} {{ type mark; {DYNAMIC} }}"
     for number in range(block_count(site)):
         draw = f"ct mark set numgen random mod {size} offset {1 + number * size}"
         yield f"  chain block_{number}_{transport} {{"

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lab.nat.allocation import block_chains, drawn_port, sequence
-from lab.nat.site import CLASH, HAIRPIN, IPV4, Family, Site
+from lab.nat.site import CLASH, DYNAMIC, HAIRPIN, IPV4, Family, Site
 from punch.nat.behavior import Filtering, Hairpinning, Mapping, NatBehavior, PortAllocation, Refresh
 
 _KEY = (
@@ -34,7 +34,6 @@ _KEY_LENGTH = {
     Mapping.ADDRESS_DEPENDENT: 3,
     Mapping.ADDRESS_AND_PORT_DEPENDENT: 4,
 }
-DYNAMIC = "flags dynamic,timeout; size 65535;"
 
 
 def has_doors(behavior: NatBehavior) -> bool:

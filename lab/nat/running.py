@@ -13,7 +13,8 @@ import re
 import time
 from collections.abc import Callable, Mapping
 
-from lab.build import set_sysctls, start_helpers
+from lab import sysctl
+from lab.build import start_helpers
 from lab.errors import InputError, LabError
 from lab.graph import Graph, Interface
 from lab.link import RunningLink
@@ -196,7 +197,8 @@ class RunningNat:
         self._node.run(["iptables-restore"], stdin=after.iptables)
         if after.ip6tables:
             self._node.run(["ip6tables-restore"], stdin=after.ip6tables)
-        set_sysctls(self._node, after.sysctls)
+        with self._node.entered():
+            sysctl.write(after.sysctls)
         return _in_place_of(before, after)
 
     def _nft(self, statements: str) -> None:
@@ -228,7 +230,8 @@ class RunningNat:
         """Replace the external addresses; the first one of each has the prefix length of the network."""
         index = self._outside.index
         # Otherwise the network's route would go with the old address, and the default route with it.
-        set_sysctls(self._node, {f"net/ipv4/conf/{self._outside.name}/promote_secondaries": "1"})
+        with self._node.entered():
+            sysctl.write({f"net/ipv4/conf/{self._outside.name}/promote_secondaries": "1"})
         old, new = (
             [f"{address}/{32 if number else self._network.prefixlen}" for number, address in enumerate(addresses)]
             for addresses in (before, after)

@@ -1,0 +1,174 @@
+"""Big labs, and many labs: what they cost stays in proportion, and nothing of them is left."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import Lab, LabError, namespace
+from lab.nat.loader import Loader, Wanted
+from lab.nat.rules import NatRules
+from lab.netlink import RouteSocket, hardware_address
+from topologies import AB
+from topologies.internet import Internet
+
+
+class Town(Internet):
+    """Many homes at one router; hosts `h0`, `h1`, …"""
+
+    def build(self, homes: int) -> None:
+        self.begin()
+        self.region("west")
+        self.edge("west", delay="0ms")
+        for number in range(homes):
+            self.home("west", [f"h{number}"], "port_restricted_cone", "preset")
+        self.finish()
+
+
+def open_descriptors() -> set[str]:
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
+
+
+def test_in_a_lab_of_a_thousand_nodes_every_host_reaches_the_edge() -> None:
+    descriptors = open_descriptors()
+    with Lab(Town(homes=499)) as lab, lab["edge1"].socket() as listener:
+        assert len(list(lab)) == 1000
+        listener.bind(("0.0.0.0", 5000))
+        listener.listen()
+        listener.settimeout(5)
+        for host in (node for node in lab if node.kind == "host"):
+            with host.socket() as dialler:
+                dialler.settimeout(5)
+                dialler.connect((lab.anycast, 5000))
+                accepted, (address, _port) = listener.accept()
+                accepted.close()
+            assert address == lab[f"nat_{host.name}"].address
+    assert open_descriptors() == descriptors
+
+
+MANY = """
+import os, threading
+from lab import Lab
+from topologies import AB
+
+def memory_kb():
+    return 4 * int(open("/proc/self/statm").read().split()[1])
+
+for number in range(120):
+    with Lab(AB(nat_a="full_cone")):
+        pass
+    if number == 20:
+        before, descriptors = memory_kb(), os.listdir("/proc/self/fd")
+assert os.listdir("/proc/self/fd") == descriptors
+assert threading.active_count() == 1
+assert memory_kb() - before < 2000, (before, memory_kb())
+"""
+
+
+def test_of_many_labs_in_one_process_nothing_is_left() -> None:
+    # Namespaces are counted per user namespace: with a limit, those that are left would keep the next from being made.
+    limited = ["unshare", "--user", "--map-root-user", "sh", "-c"]
+    limited += ['echo 150 > /proc/sys/user/max_net_namespaces && exec "$@"', "sh"]
+    inside = "import sys; from lab import sandbox; sandbox.enter(sys.argv[1:])"
+    command = [*limited, sys.executable, "-c", inside, sys.executable, "-c", MANY]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_netlink_request_that_is_refused_is_named() -> None:
+    here, there = namespace.create(2)
+    with RouteSocket(here) as routes:
+        for number in range(200):
+            mac, peer_mac = hardware_address(2 * number), hardware_address(2 * number + 1)
+            name = "twice" if number in (150, 170) else f"v{number}"
+            routes.add_veth(name, 10 + number, mac, (f"w{number}", 10 + number, peer_mac, there))
+        with pytest.raises(LabError, match="netlink: veth twice: File exists"):
+            routes.commit()
+        with pytest.raises(LabError, match="'here' is no IP address"):
+            routes.add_route("10.0.0.0/8", "here")
+    for made in (here, there):
+        made.close()
+
+
+def test_what_netlink_was_asked_for_is_there() -> None:
+    here, there = namespace.create(2)
+    with RouteSocket(here) as one, RouteSocket(there) as other:
+        one.add_veth("x", 7, "02:00:00:00:00:07", ("y", 9, "02:00:00:00:00:09", there))
+        one.commit()
+        for routes, index, address in ((one, 7, "10.1.2.3/20"), (other, 9, "10.1.2.4/20")):
+            routes.add_address(index, address)
+            routes.set_up(index)
+            routes.commit()
+        one.add_neighbor(7, "10.1.2.4", "02:00:00:00:00:09")
+        one.add_route("10.9.0.0/16", "10.1.2.4")
+        one.add_route("0.0.0.0/0", "10.1.2.5")
+        one.commit()
+        one.wait_until_up([7])
+
+    def shown(*words: str) -> Any:
+        with here.entered():
+            out = subprocess.run(["ip", "-json", *words], check=True, capture_output=True, text=True).stdout
+        return json.loads(out)
+
+    (link,) = shown("address", "show", "dev", "x")
+    assert (link["ifindex"], link["address"], link["operstate"]) == (7, "02:00:00:00:00:07", "UP")
+    (address,) = (each for each in link["addr_info"] if each["family"] == "inet")
+    assert (address["local"], address["prefixlen"]) == ("10.1.2.3", 20)
+    gateways = {route["dst"]: route.get("gateway") for route in shown("route")}
+    assert gateways == {"10.1.0.0/20": None, "10.9.0.0/16": "10.1.2.4", "default": "10.1.2.5"}
+    (neighbor,) = shown("neighbor")
+    assert (neighbor["dst"], neighbor["lladdr"], neighbor["state"]) == ("10.1.2.4", "02:00:00:00:00:09", ["PERMANENT"])
+    for made in (here, there):
+        made.close()
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (
+            NatRules("*nat\n-A NOWHERE -j ACCEPT\nCOMMIT\n", "", "", (), "", {}, ()),
+            "nat_x: iptables-restore: .*line 2 failed",
+        ),
+        (NatRules("*nat\nCOMMIT\n", "", "table ip x { chain", (), "", {}, ()), "nat_x: nft: .*syntax error"),
+    ],
+)
+def test_rules_that_are_refused_are_told_in_the_loaders_own_words(rules: NatRules, message: str) -> None:
+    (space,) = namespace.create(1)
+    with Loader([Wanted("nat_x", space, rules)]) as loader, pytest.raises(LabError, match=f"(?s){message}"):
+        loader.finish()
+    space.close()
+
+
+def test_labs_are_built_side_by_side_in_threads() -> None:
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(5):
+                with Lab(AB(nat_a="full_cone", nat_b="symmetric")) as lab, lab["a"].socket(socket.SOCK_DGRAM) as made:
+                    made.connect((lab.anycast, 9))
+        except BaseException as error:  # told below
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_a_lab_that_needs_more_open_files_than_allowed_says_so() -> None:
+    script = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 300)); "
+    script += "from lab import Lab; from tests.lab.test_build import Town; Lab(Town(homes=100)).__enter__()"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
+    )
+    assert "needs 660 open files, and the hard limit (`ulimit -Hn`) is 300" in done.stderr
