@@ -1,5 +1,8 @@
 """The client under test, described by its commands. `PUNCH` is the first such description, not a special case.
 
+A client that is a Python function (`function`) is forked from a process that has imported it, and its commands are the
+function's arguments; any other is started as its commands say.
+
 A command is a sequence of words with placeholders in braces. A tuple of words is optional as a whole: it is left out
 when one of its placeholders has no value in the trial. Placeholders:
 
@@ -19,6 +22,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lab.forked import Function
+
 Words = Sequence[str | tuple[str, ...]]
 
 
@@ -28,7 +33,8 @@ class Client:
 
     All of its commands print JSON events with the names of `punch --json`; a trial needs `listening` (edge), `done` and
     `failed` (hosts), and reads the others where they are there. With `tells_code` the sender announces its code in the
-    event `code`, and the receiver gets it on a line of standard input; otherwise the lab chooses {code}.
+    event `code`, and the receiver gets it on a line of standard input; otherwise the lab chooses {code}. With
+    `function` the commands are its arguments.
     """
 
     name: str
@@ -37,35 +43,32 @@ class Client:
     receiver: Words
     strategies: Sequence[str]
     tells_code: bool
+    function: Function | None = None
 
 
 PUNCH = Client(
     name="punch",
-    edge=(
-        "{python}",
-        "-P",
-        "-m",
-        "punch",
-        "edge",
-        "--listen",
-        "{listen}",
-        "--name",
-        "{name}",
-        ("--join", "{join}"),
-        "--json",
-    ),
+    edge=("edge", "--listen", "{listen}", "--name", "{name}", ("--join", "{join}"), "--json"),
     sender=(
-        *("{python}", "-P", "-m", "punch", "send", "{file}", "--edge", "{edge}", "--json"),
+        *("send", "{file}", "--edge", "{edge}", "--json"),
         *(("--strategy", "{strategy}"), ("--deadline", "{deadline_s}")),
         *(("--max-attempts", "{max_attempts}"), ("--start-at", "{start_at}")),
     ),
     receiver=(
-        *("{python}", "-P", "-m", "punch", "receive", "-", "--dir", "{directory}", "--edge", "{edge}", "--json"),
+        *("receive", "-", "--dir", "{directory}", "--edge", "{edge}", "--json"),
         *(("--strategy", "{strategy}"), ("--deadline", "{deadline_s}")),
         *(("--max-attempts", "{max_attempts}"), ("--start-at", "{start_at}")),
     ),
     strategies=("reuse", "keep"),
     tells_code=True,
+    function=Function(
+        "punch.cli:main",
+        preload=(
+            *("punch.client.session", "punch.edge.server", "punch.sentences"),
+            # What those import late.
+            *("concurrent.futures.thread", "cryptography.hazmat.backends.openssl.backend", "encodings.idna"),
+        ),
+    ),
 )
 
 CLIENTS: Mapping[str, Client] = {PUNCH.name: PUNCH}

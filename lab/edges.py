@@ -25,7 +25,7 @@ class EdgeNetwork:
             for number, node in enumerate(nodes):
                 values = {"listen": f"0.0.0.0:{PORT}", "name": node.name}
                 joins = [urls[other.name] for other in nodes[:number]]
-                self._processes[node.name] = EventProcess(node, command(client.edge, values, joins))
+                self._processes[node.name] = EventProcess(node, command(client.edge, values, joins), client.function)
         except BaseException:
             self.close()
             raise

@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
+from lab import forked
 from lab.errors import LabError
 from lab.graph import GraphNode, Interface
 from lab.namespace import Namespace
@@ -40,7 +41,7 @@ class Node:
 
     def __init__(self, graph: GraphNode, namespace: Namespace) -> None:
         self.graph, self.namespace = graph, namespace
-        self._processes: list[subprocess.Popen[Any]] = []
+        self._processes: list[subprocess.Popen[Any] | forked.ForkedProcess] = []
         self._helpers: list[Helper] = []
 
     def __repr__(self) -> str:
@@ -103,6 +104,12 @@ class Node:
         """Start a command inside the node; `options` are those of `subprocess.Popen`."""
         with self.entered():
             process = subprocess.Popen(command, **options)
+        self._processes.append(process)
+        return process
+
+    def fork(self, function: forked.Function, arguments: Sequence[str], stderr: IO[bytes]) -> forked.ForkedProcess:
+        """Run a Python function inside the node, as a process of its own with pipes; see `lab.forked`."""
+        process = forked.start(function, arguments, self.namespace, stderr)
         self._processes.append(process)
         return process
 

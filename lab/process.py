@@ -1,4 +1,4 @@
-"""Commands in nodes that speak JSON events, one per line: started, watched together, ended."""
+"""Processes in nodes that speak JSON events, one per line: started, watched together, ended."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 from lab.errors import LabError
+from lab.forked import ForkedProcess, Function
 from lab.node import Node
 
 Event = Mapping[str, Any]
@@ -21,22 +22,33 @@ _STDERR_TAIL = 2000
 
 
 class EventProcess:
-    """One command inside a node. `events` grows while `wait_for` runs; lines that are no events are passed over."""
+    """One command inside a node, or with `function` that Python function, `command` being its arguments.
 
-    def __init__(self, node: Node, command: Sequence[str]) -> None:
+    `events` grows while `wait_for` runs; lines that are no events are passed over.
+    """
+
+    def __init__(self, node: Node, command: Sequence[str], function: Function | None = None) -> None:
         self.node, self.command = node, command
         self.events: list[Event] = []
         self._stderr: IO[bytes] = tempfile.TemporaryFile(dir="/run")  # noqa: SIM115 - closed in `end`
         try:
-            self.process = node.popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0
-            )
-        except OSError as error:
+            self.process = self._start(function)
+        except BaseException:
             self._stderr.close()
-            raise LabError(f"{node.name}: {command[0]}: {error.strerror}") from error
+            raise
         self._partial = b""
         self.open = True
         os.set_blocking(self.stdout.fileno(), False)
+
+    def _start(self, function: Function | None) -> subprocess.Popen[bytes] | ForkedProcess:
+        if function is not None:
+            return self.node.fork(function, self.command, self._stderr)
+        try:
+            return self.node.popen(
+                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0
+            )
+        except OSError as error:
+            raise LabError(f"{self.node.name}: {self.command[0]}: {error.strerror}") from error
 
     @property
     def stdout(self) -> IO[bytes]:

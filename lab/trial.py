@@ -7,7 +7,7 @@ import hashlib
 import secrets
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ _START_S = 20.0
 
 _START_MARGIN_S = 2.0
 """How far ahead a shared start is set: both clients must know each other by then."""
+
+_BRISK_S = 0.5
+"""Hosts that know each other have met by then, unless they cannot or their links are slow."""
 
 _TRANSFER_S = 120.0
 _GRACE_S = 5.0
@@ -113,8 +116,11 @@ class Trial:
         return f"{head}; predicted: {self.prediction.outcome}, for {self.prediction.reason}\n{self.exchange.timeline()}"
 
 
-def run(lab: Lab, one: str, other: str, options: Options) -> Trial:
-    """Punch between two hosts. Raises `LabError` where the lab itself breaks, `InputError` for hosts that are none."""
+def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[], None] = lambda: None) -> Trial:
+    """Punch between two hosts. Raises `LabError` where the lab itself breaks, `InputError` for hosts that are none.
+
+    `waiting` is called when the clients have gone about it for a while: most of what is left then is waiting.
+    """
     for host in (one, other):
         if lab[host].kind != "host":
             raise InputError("pair", host, "a host of the topology")
@@ -130,7 +136,7 @@ def run(lab: Lab, one: str, other: str, options: Options) -> Trial:
         inbox.mkdir()
         with Recorder(_capture_points(lab, one, other), full=options.full_capture) as recorder:
             begun = time.monotonic()
-            sides, pressure = _punch(lab, one, other, options, sent, inbox)
+            sides, pressure = _punch(lab, one, other, options, sent, inbox, waiting)
             recording = recorder.stop()
         arrived = _same_content(sent, inbox / sent.name)
     if not edges.alive():
@@ -197,7 +203,7 @@ def edge_network(lab: Lab, client: Client) -> EdgeNetwork:
 
 
 def _punch(
-    lab: Lab, one: str, other: str, options: Options, sent: Path, inbox: Path
+    lab: Lab, one: str, other: str, options: Options, sent: Path, inbox: Path, waiting: Callable[[], None]
 ) -> tuple[tuple[Side, Side], float | None]:
     client = options.client
     values: dict[str, Any] = {
@@ -214,9 +220,10 @@ def _punch(
     if options.skew_s is not None:
         first = time.monotonic() + _START_MARGIN_S + 10 * lab.path(one, other).delay_s
         instants = (first + max(0.0, -options.skew_s), first + max(0.0, options.skew_s))
-    sender = EventProcess(lab[one], command(client.sender, values | {"start_at": instants[0]}))
-    receiver = EventProcess(lab[other], command(client.receiver, values | {"start_at": instants[1]}))
-    processes = [sender, receiver]
+    sender, receiver = processes = [
+        EventProcess(lab[host], command(words, values | {"start_at": instant}), client.function)
+        for host, words, instant in zip((one, other), (client.sender, client.receiver), instants, strict=True)
+    ]
     try:
         if client.tells_code:
             wait_for([sender], lambda: sender.first("code") is not None, _START_S)
@@ -225,7 +232,9 @@ def _punch(
         limit = time.monotonic() + _START_S + options.deadline_s + _TRANSFER_S
         _until_all_said(processes, "peer_known", limit)
         pressure = CpuPressure()  # Python's own start is over: that is work, and no latency
-        _until_all_said(processes, "agreed", limit)
+        if not _until_all_said(processes, "agreed", time.monotonic() + _BRISK_S):
+            waiting()
+            _until_all_said(processes, "agreed", limit)
         share = pressure.share()
         wait_for(processes, lambda: _ended(processes), limit - time.monotonic())
         # When one has ended, the other has its own deadline to come to the same.
@@ -247,9 +256,9 @@ def _ended(processes: Sequence[EventProcess]) -> bool:
     return not all(process.open for process in processes)
 
 
-def _until_all_said(processes: Sequence[EventProcess], event: str, limit: float) -> None:
-    """Wait for an event of each, but not when one has ended, nor past the `limit`."""
-    wait_for(
+def _until_all_said(processes: Sequence[EventProcess], event: str, limit: float) -> bool:
+    """Wait for an event of each, but not when one has ended; false when that took until the `limit`."""
+    return wait_for(
         processes,
         lambda: _ended(processes) or all(process.first(event) is not None for process in processes),
         limit - time.monotonic(),

@@ -1,0 +1,181 @@
+"""Processes forked from a server that has imported the client: `start` is `subprocess.Popen` for a Python function.
+
+One server per function, started at first use by whoever needs it; it ends with its starter. Processes of one campaign
+share it (`addresses`, `adopt`), each over a connection of its own, which takes its clients along when it ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from lab.errors import LabError
+from lab.forkserver import DESCRIPTORS, REQUEST_BYTES, STATUS
+from lab.namespace import Namespace
+
+_PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from lab.forkserver import main; "
+    "main(int(sys.argv[2]), sys.argv[3], sys.argv[4:])"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A Python function that is a command: it reads sys.argv and returns an exit status, as entry points do.
+
+    `name` is "module:function"; `preload` are modules to import beforehand that the function would import late.
+    """
+
+    name: str
+    preload: tuple[str, ...] = ()
+
+
+class ForkedProcess:
+    """A running function: the part of `subprocess.Popen` that the lab uses. Streams are unbuffered."""
+
+    def __init__(self, pid: int, pidfd: int, status: int, stdin: IO[bytes], stdout: IO[bytes]) -> None:
+        self.pid, self.stdin, self.stdout, self.stderr = pid, stdin, stdout, None
+        self.returncode: int | None = None
+        self._pidfd, self._status = pidfd, status
+
+    def poll(self) -> int | None:
+        """The exit status if it has ended; that of a signal is negative."""
+        return self._wait(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status. Raises `subprocess.TimeoutExpired`."""
+        code = self._wait(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal; nothing happens if it has ended."""
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def _wait(self, timeout: float | None) -> int | None:
+        if self.returncode is None:
+            poll = select.poll()
+            poll.register(self._status, select.POLLIN)
+            if not poll.poll(None if timeout is None else timeout * 1000):
+                return None
+            status = os.read(self._status, STATUS.size)
+            # Without a word: the server was killed, and its children with it.
+            self.returncode = os.waitstatus_to_exitcode(*STATUS.unpack(status)) if status else -signal.SIGKILL
+            for descriptor in (self._status, self._pidfd):
+                os.close(descriptor)
+        return self.returncode
+
+
+class _Servers:
+    """This process's servers and connections. Thread-safe; a forked child starts anew."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._addresses: dict[Function, str] = {}
+        self._connections: dict[Function, socket.socket] = {}
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def forget(self) -> None:
+        """In a forked child: the servers and the connections belong to the parent."""
+        for connection in self._connections.values():
+            connection.close()
+        for process in self._processes:
+            process.returncode = 0  # not ours to wait for
+        self.__init__()  # type: ignore[misc]  # anew is what is meant
+
+    def start(self, function: Function) -> str:
+        """The address of the function's server, which gets ready meanwhile."""
+        with self._lock:
+            if function not in self._addresses:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+                    listener.bind("")  # an abstract name that is free, in this network namespace only
+                    listener.listen(socket.SOMAXCONN)
+                    words = [json.dumps(sys.path), str(listener.fileno()), function.name, *function.preload]
+                    process = subprocess.Popen(
+                        [sys.executable, "-c", _PROGRAM, *words],
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.DEVNULL,
+                        pass_fds=[listener.fileno()],
+                        start_new_session=True,  # out of reach of the terminal's signals
+                    )
+                    self._processes.append(process)
+                    self._addresses[function] = listener.getsockname()
+            return self._addresses[function]
+
+    def adopt(self, addresses: Mapping[Function, str]) -> None:
+        """Use servers that another process has started."""
+        with self._lock:
+            self._addresses |= addresses
+
+    def ask(self, function: Function, request: bytes, descriptors: Sequence[int]) -> tuple[int, int]:
+        """Process id and pidfd of a new process. Raises `LabError`."""
+        address = self.start(function)
+        with self._lock:
+            try:
+                connection = self._connections.get(function)
+                if connection is None:
+                    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                    self._connections[function] = connection
+                    connection.connect(address)
+                socket.send_fds(connection, [request], descriptors)
+                answer, received, _flags, _address = socket.recv_fds(
+                    connection, REQUEST_BYTES, 1, socket.MSG_CMSG_CLOEXEC
+                )
+            except OSError as error:
+                raise LabError(f"client: {function.name}: its fork server: {error.strerror}") from error
+        told = json.loads(answer) if answer else {"error": f"{function.name}: its fork server has ended"}
+        if "error" in told:
+            raise LabError(f"client: {told['error']}")
+        return int(told["pid"]), received[0]
+
+    def stop(self) -> None:
+        """End the servers that were started here, and what runs in them."""
+        for process in self._processes:
+            if process.stdin is not None:
+                process.stdin.close()
+            process.wait()
+        self.forget()
+
+
+_SERVERS = _Servers()
+atexit.register(_SERVERS.stop)
+os.register_at_fork(after_in_child=_SERVERS.forget)
+prepare, adopt = _SERVERS.start, _SERVERS.adopt
+
+
+def start(function: Function, arguments: Sequence[str], namespace: Namespace, stderr: IO[bytes]) -> ForkedProcess:
+    """Run the function in a process of its own in the namespace, standard input and output being pipes.
+
+    Working directory and environment are this process's. Raises `LabError`.
+    """
+    request = {"arguments": list(arguments), "directory": os.getcwd(), "environment": dict(os.environ)}  # noqa: PTH109
+    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+        pipes = [os.pipe() for _ in range(3)]
+        (their_stdin, stdin), (stdout, their_stdout), (status, their_status) = pipes
+        for descriptor in (their_stdin, their_stdout, their_status):
+            theirs.callback(os.close, descriptor)
+        for descriptor in (stdin, stdout, status):
+            ours.callback(os.close, descriptor)
+        handed = [namespace.fd, their_stdin, their_stdout, stderr.fileno(), their_status]
+        assert len(handed) == DESCRIPTORS
+        pid, pidfd = _SERVERS.ask(function, json.dumps(request).encode(), handed)
+        ours.pop_all()
+    return ForkedProcess(pid, pidfd, status, os.fdopen(stdin, "wb", 0), os.fdopen(stdout, "rb", 0))
