@@ -90,6 +90,7 @@ class _Servers:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._addresses: dict[Function, str] = {}
+        self._adopted: set[Function] = set()
         self._connections: dict[Function, socket.socket] = {}
         self._processes: list[subprocess.Popen[bytes]] = []
 
@@ -121,9 +122,12 @@ class _Servers:
             return self._addresses[function]
 
     def adopt(self, addresses: Mapping[Function, str]) -> None:
-        """Use servers that another process has started."""
+        """Use servers that another process has started, those of functions that are new here."""
         with self._lock:
-            self._addresses |= addresses
+            for function, address in addresses.items():
+                if function not in self._adopted:
+                    self._adopted.add(function)
+                    self._addresses[function] = address
 
     def ask(self, function: Function, request: bytes, descriptors: Sequence[int]) -> tuple[int, int]:
         """Process id and pidfd of a new process. Raises `LabError`."""

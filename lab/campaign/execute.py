@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import datetime
-import multiprocessing
-import signal
 import tempfile
 import time
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from lab import forked, workers
 from lab.campaign.cells import Job
 from lab.errors import InputError, LabError, PunchlabError
+from lab.forked import Function
 from lab.results import Record
 
 
@@ -48,15 +49,16 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """Processes of this machine, `jobs` of them, with `ahead` more jobs at hand so that none of them waits for us."""
+    """Processes of this machine, for `jobs` trials at work (`lab.workers`).
+
+    `ahead` more jobs are at hand, so that no process waits for us.
+    """
 
     def __init__(self, jobs: int, ahead: int = 1) -> None:
         if jobs < 1:
             raise InputError("jobs", jobs, "a whole number from 1")
-        self.slots = jobs + ahead
-        # Spawned, not forked: this process may have threads (the progress bar).
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(jobs, context, initializer=_ignore_interrupt)
+        self.slots = workers.count(jobs) + ahead
+        self._pool = workers.pool(jobs)
         self._running: set[Future[Finished]] = set()
         self._ended: list[Future[Finished]] = []
 
@@ -70,8 +72,10 @@ class LocalExecutor:
 
     def submit(self, job: Job) -> None:
         """Queue a job."""
+        function = job.cell.options.client.function
+        servers = {} if function is None else {function: forked.prepare(function)}
         try:
-            self._running.add(self._pool.submit(run_job, job))
+            self._running.add(self._pool.submit(_run_with, servers, job))
         except BrokenExecutor as error:
             raise LabError("a trial process was killed") from error
 
@@ -108,8 +112,8 @@ def run_job(job: Job) -> Finished:
     try:
         lab = Lab(cell.build(), links=job.links, seed=job.seed, background=cell.background)
         path = lab.path(*cell.pair)
-        with lab:
-            result = trial.run(lab, *cell.pair, cell.options)
+        with workers.at_work() as make_way, lab:
+            result = trial.run(lab, *cell.pair, cell.options, waiting=make_way)
         with tempfile.TemporaryDirectory(prefix="punchlab-", dir="/run") as folder:
             file = Path(folder) / "capture.pcapng"
             result.recording.write(file)
@@ -124,5 +128,7 @@ def run_job(job: Job) -> Finished:
         return Finished(broken, None, time.monotonic() - began)
 
 
-def _ignore_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _run_with(servers: Mapping[Function, str], job: Job) -> Finished:
+    """In a worker: all share the fork servers of the process that started them."""
+    forked.adopt(servers)
+    return run_job(job)

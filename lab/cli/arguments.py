@@ -60,7 +60,11 @@ def parser() -> argparse.ArgumentParser:
         "--budget", metavar="TIME", help="start only what fits in TIME (e.g. 10m), the most informative cells first"
     )
     many.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="trials at a time (default: cores)"
+        "--jobs",
+        type=int,
+        default=6 * (os.cpu_count() or 1),
+        metavar="N",
+        help="trials at work at a time, beside those that only wait; 1 for latencies (default: 6 per core)",
     )
     many.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for the results (default runs/TOPOLOGY-STRATEGY or runs/FILE)"
