@@ -17,19 +17,7 @@ from lab.nat.loader import Loader, Wanted
 from lab.nat.rules import NatRules
 from lab.netlink import RouteSocket, hardware_address
 from topologies import AB
-from topologies.internet import Internet
-
-
-class Town(Internet):
-    """Many homes at one router; hosts `h0`, `h1`, …"""
-
-    def build(self, homes: int) -> None:
-        self.begin()
-        self.region("west")
-        self.edge("west", delay="0ms")
-        for number in range(homes):
-            self.home("west", [f"h{number}"], "port_restricted_cone", "preset")
-        self.finish()
+from topologies.town import Town
 
 
 def open_descriptors() -> set[str]:
@@ -167,7 +155,7 @@ def test_labs_are_built_side_by_side_in_threads() -> None:
 
 def test_a_lab_that_needs_more_open_files_than_allowed_says_so() -> None:
     script = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 300)); "
-    script += "from lab import Lab; from tests.lab.test_build import Town; Lab(Town(homes=100)).__enter__()"
+    script += "from lab import Lab; from topologies.town import Town; Lab(Town(homes=100)).__enter__()"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
     )

@@ -1,0 +1,81 @@
+"""How long labs take to build and to tear down, beside Mininet and a shell script, interleaved in one run."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mininet.topo import Topo
+
+from bench.peers import BUILDERS
+from lab import Lab
+from topologies import AB
+from topologies.town import Town
+
+NAT = "port_restricted_cone"
+_LABS_FOR_MEMORY = 40
+
+
+def ab() -> AB:
+    """The graph of the comparison: two homes, no delays."""
+    return AB(nat_a=NAT, nat_b=NAT, delay="0ms", edge_delay="0ms")
+
+
+def compare(topology: Callable[[], Topo], rounds: int, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Build and tear down by each builder in turn; all times in seconds, medians, and how many times as long."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in BUILDERS}
+    for number in range(rounds + 1):
+        for name, build in BUILDERS.items():
+            gc.collect()
+            taken = build(topology())
+            if number or rounds == 1:  # the first round warms up
+                times[name].append(taken)
+    medians = {name: statistics.median(map(sum, taken)) for name, taken in times.items()}
+    ratios = {name: median / medians["punchlab"] for name, median in medians.items() if name != "punchlab"}
+    told = (f"{name} {medians[name] * 1000:.1f} ms ({ratio:.1f} x)" for name, ratio in ratios.items())
+    tell(f"punchlab {medians['punchlab'] * 1000:.1f} ms, {', '.join(told)}")
+    return {
+        name: {"build_s": [each[0] for each in taken], "tear_down_s": [each[1] for each in taken], "median_s": median}
+        for (name, taken), median in zip(times.items(), medians.values(), strict=True)
+    } | {"ratios": ratios}
+
+
+def towns(sizes: Sequence[int], rounds: Callable[[int], int], tell: Callable[[str], None]) -> dict[str, Any]:
+    """The same for labs of so many homes; `per_home_s` is punchlab's median."""
+    found: dict[str, Any] = {}
+    for homes in sizes:
+        tell(f"{homes} homes ({2 * homes + 2} namespaces):")
+        found[str(homes)] = compare(lambda homes=homes: Town(homes=homes), rounds(homes), tell)  # type: ignore[misc]
+        found[str(homes)]["per_home_s"] = found[str(homes)]["punchlab"]["median_s"] / homes
+    first, last = (found[str(size)]["per_home_s"] for size in (sizes[0], sizes[-1]))
+    tell(f"a home costs {last * 1000:.2f} ms of {sizes[-1]}, {first * 1000:.2f} ms of {sizes[0]}: {last / first:.2f} x")
+    return found
+
+
+def memory(tell: Callable[[str], None]) -> dict[str, float]:
+    """What a lab takes while it stands, in MB: what the whole machine has less of, and this process more."""
+    before = _available_mb(), _resident_mb()
+    labs = [Lab(ab()) for _ in range(_LABS_FOR_MEMORY)]
+    for lab in labs:
+        lab.__enter__()
+    after = _available_mb(), _resident_mb()
+    for lab in labs:
+        lab.close()
+    found = {
+        "machine_mb": (before[0] - after[0]) / _LABS_FOR_MEMORY,
+        "process_mb": (after[1] - before[1]) / _LABS_FOR_MEMORY,
+    }
+    tell(f"an AB lab takes {found['machine_mb']:.1f} MB of memory, {found['process_mb']:.2f} MB of it the process's")
+    return found
+
+
+def _available_mb() -> float:
+    fields: Mapping[str, str] = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) / 1024
+
+
+def _resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20

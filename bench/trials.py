@@ -1,0 +1,95 @@
+"""Trials per second, what they cost, and whether they come to the same as one at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_SKEWS_MS = (5.0, 20.0)
+_SKEW_TOLERANCE_S = 0.001
+_UNDECIDED = "depends"
+
+
+def campaign(trials: int, delay: str, tell: Callable[[str], None], *options: str) -> dict[str, Any]:
+    """The default matrix on AB, captures on: so many trials of each of the 25 pairs."""
+    began, cpu, idle = time.monotonic(), _cpu_s(), _idle_s()
+    records = _run("--delay", delay, "--trials", str(trials), *options)
+    taken, cpu, idle = time.monotonic() - began, _cpu_s() - cpu, _idle_s() - idle
+    first, last = min(each["started"] for each in records), max(each["started"] for each in records)
+    found = {
+        "trials": len(records),
+        "seconds": taken,
+        "per_second": len(records) / taken,
+        "cpu_s_per_trial": cpu / len(records),
+        "cores": os.cpu_count(),
+        "machine_busy": 1 - idle / (taken * (os.cpu_count() or 1)),
+        "started": [first, last],
+        "capture_drops": sum(each.get("capture_drops", 0) for each in records),
+        "disagreements": sum(each["agrees"] is False for each in records),
+        "outcomes": outcomes(records),
+    }
+    tell(
+        f"{found['trials']} trials, {delay}: {found['per_second']:.1f} per second, "
+        f"{found['cpu_s_per_trial']:.3f} CPU s each (machine busy {found['machine_busy']:.0%}), "
+        f"{found['capture_drops']} packets lost by captures, {found['disagreements']} disagreements"
+    )
+    return found
+
+
+def outcomes(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Pair of NATs -> outcome -> how often, where the oracle was certain."""
+    counted: dict[str, Counter[str]] = {}
+    for record in records:
+        if record.get("prediction", {}).get("outcome") != _UNDECIDED:
+            counted.setdefault(f"{record['nat_a']}, {record['nat_b']}", Counter())[record["outcome"]] += 1
+    return {pair: dict(counter) for pair, counter in sorted(counted.items())}
+
+
+def same_outcomes(one: Mapping[str, Mapping[str, int]], other: Mapping[str, Mapping[str, int]]) -> bool:
+    """Whether every pair came to the same kinds of outcome."""
+    return {pair: set(found) for pair, found in one.items()} == {pair: set(found) for pair, found in other.items()}
+
+
+def skew(trials: int, tell: Callable[[str], None]) -> dict[str, Any]:
+    """How far the measured start skew is from the wanted one, one trial at a time."""
+    words = ("--nat-a", "port_restricted_cone", "--nat-b", "port_restricted_cone", "--jobs", "1", "--delay", "0ms")
+    errors = [
+        record["skew_s"] - wanted / 1000
+        for wanted in _SKEWS_MS
+        for record in _run(*words, "--skew-ms", str(wanted), "--trials", str(trials))
+        if record.get("skew_s") is not None
+    ]
+    within = sum(abs(error) <= _SKEW_TOLERANCE_S for error in errors) / len(errors)
+    tell(
+        f"start skew: within 1 ms in {within:.0%} of {len(errors)} trials, "
+        f"{statistics.median(errors) * 1e6:.0f} us off at the median"
+    )
+    return {"errors_s": errors, "within_1_ms": within}
+
+
+def _run(*words: str) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="bench-", dir="/run") as folder:
+        out = Path(folder) / "out"
+        command = [sys.executable, "-P", "-m", "lab.cli", "run", "ab", "--out", str(out), *words]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _idle_s() -> float:
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()
+    return (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")
