@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import json
 import os
 import select
@@ -28,6 +29,7 @@ _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from lab.forkserver import main; "
     "main(int(sys.argv[2]), sys.argv[3], sys.argv[4:])"
 )
+_END_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,19 +135,27 @@ class _Servers:
         """Process id and pidfd of a new process. Raises `LabError`."""
         address = self.start(function)
         with self._lock:
+            connection = self._connections.get(function)
+            fresh = connection is None
+            if connection is None:
+                connection = self._connections[function] = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             try:
-                connection = self._connections.get(function)
-                if connection is None:
-                    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                    self._connections[function] = connection
+                if fresh:
                     connection.connect(address)
                 socket.send_fds(connection, [request], descriptors)
                 answer, received, _flags, _address = socket.recv_fds(
                     connection, REQUEST_BYTES, 1, socket.MSG_CMSG_CLOEXEC
                 )
-            except OSError as error:
-                raise LabError(f"client: {function.name}: its fork server: {error.strerror}") from error
-        told = json.loads(answer) if answer else {"error": f"{function.name}: its fork server has ended"}
+                if not answer:
+                    raise ConnectionResetError(errno.ECONNRESET, "it has ended")
+            except BaseException as error:  # an answer may be on its way that nobody waits for any more
+                del self._connections[function]
+                connection.close()
+                if isinstance(error, OSError):
+                    self._addresses.pop(function)  # so that the next one gets a new server
+                    raise LabError(f"client: {function.name}: its fork server: {error.strerror}") from error
+                raise
+        told = json.loads(answer)
         if "error" in told:
             raise LabError(f"client: {told['error']}")
         return int(told["pid"]), received[0]
@@ -155,7 +165,11 @@ class _Servers:
         for process in self._processes:
             if process.stdin is not None:
                 process.stdin.close()
-            process.wait()
+            try:
+                process.wait(_END_S)
+            except subprocess.TimeoutExpired:  # it still imports something
+                process.kill()
+                process.wait()
         self.forget()
 
 

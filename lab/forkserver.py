@@ -79,26 +79,39 @@ class Server:
         if not request:
             self._selector.unregister(connection.socket)
             connection.socket.close()
-            for pid in connection.children.values():
-                os.kill(pid, signal.SIGKILL)
-            return
-        if isinstance(self._target, str):
-            for descriptor in descriptors:
-                os.close(descriptor)
-            connection.socket.send(json.dumps({"error": self._target}).encode())
+            for child in connection.children.values():
+                os.kill(child, signal.SIGKILL)
             return
         *streams, status = descriptors
-        pid = os.fork()
-        if pid == 0:
-            os.close(status)
-            self._become(self._target, json.loads(request), streams)
+        pid = self._fork(json.loads(request), streams, status)
         for descriptor in streams:
             os.close(descriptor)
+        if isinstance(pid, str):
+            os.close(status)
+            self._answer(connection, {"error": pid})
+            return
         pidfd = os.pidfd_open(pid)
         self._statuses[pidfd] = status
         connection.children[pidfd] = pid
         self._selector.register(pidfd, selectors.EVENT_READ, lambda: self._reap(connection, pidfd))
-        socket.send_fds(connection.socket, [json.dumps({"pid": pid}).encode()], [pidfd])
+        self._answer(connection, {"pid": pid}, pidfd)
+
+    def _fork(self, request: dict[str, Any], streams: Sequence[int], status: int) -> int | str:
+        """The process id of a new client, or why there is none."""
+        if isinstance(self._target, str):
+            return self._target
+        try:
+            pid = os.fork()
+        except OSError as error:
+            return f"fork: {error.strerror}"
+        if pid == 0:
+            os.close(status)
+            self._become(self._target, request, streams)
+        return pid
+
+    def _answer(self, connection: _Connection, answer: dict[str, Any], *descriptors: int) -> None:
+        with contextlib.suppress(ConnectionError):  # who asked has ended; that is read next
+            socket.send_fds(connection.socket, [json.dumps(answer).encode()], descriptors)
 
     def _reap(self, connection: _Connection, pidfd: int) -> None:
         self._selector.unregister(pidfd)

@@ -201,6 +201,7 @@ def test_a_killed_server_is_told_and_its_clients_end(lab: RunningLab, modules: P
         assert process.wait(10) == -signal.SIGKILL
         with pytest.raises(LabError, match="other_client:sleep: its fork server"):
             lab["a"].fork(other, [], errors)
+        assert lab["a"].fork(other, [], errors).stdout.readline()  # from a new one
 
 
 _PYTHON = ("{python}", "-P", "-m", "punch")
