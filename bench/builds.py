@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -56,26 +57,27 @@ def towns(sizes: Sequence[int], rounds: Callable[[int], int], tell: Callable[[st
 
 
 def memory(tell: Callable[[str], None]) -> dict[str, float]:
-    """What a lab takes while it stands, in MB: what the whole machine has less of, and this process more."""
-    before = _available_mb(), _resident_mb()
+    """What a lab takes while it stands, in MB: what the kernel keeps for it, and what this process does."""
+    before = _kernel_mb(), _resident_mb()
     labs = [Lab(ab()) for _ in range(_LABS_FOR_MEMORY)]
     for lab in labs:
         lab.__enter__()
-    after = _available_mb(), _resident_mb()
+    after = _kernel_mb(), _resident_mb()
     for lab in labs:
         lab.close()
     found = {
-        "machine_mb": (before[0] - after[0]) / _LABS_FOR_MEMORY,
-        "process_mb": (after[1] - before[1]) / _LABS_FOR_MEMORY,
+        name: (late - early) / _LABS_FOR_MEMORY
+        for name, early, late in zip(("kernel_mb", "process_mb"), before, after, strict=True)
     }
-    tell(f"an AB lab takes {found['machine_mb']:.1f} MB of memory, {found['process_mb']:.2f} MB of it the process's")
+    tell(f"an AB lab takes {found['kernel_mb']:.1f} MB of the kernel's memory, {found['process_mb']:.2f} MB of ours")
     return found
 
 
-def _available_mb() -> float:
+def _kernel_mb() -> float:
+    """Of the whole machine, in the parts where namespaces, links and rules are."""
     fields: Mapping[str, str] = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(fields["MemAvailable"].split()[0]) / 1024
+    return sum(int(fields[name].split()[0]) for name in ("Slab", "Percpu", "VmallocUsed")) / 1024
 
 
 def _resident_mb() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
