@@ -48,8 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trials", type=int, default=20, metavar="N", help="per pair of NATs (default 20)")
     parser.add_argument("--alone", type=int, default=1, metavar="N", help="per pair, one at a time (default 1)")
     parser.add_argument("--skews", type=int, default=20, metavar="N", help="trials per start skew (default 20)")
-    jobs = 3 * (os.cpu_count() or 1)
-    parser.add_argument("--jobs", type=int, default=jobs, metavar="N", help="trials at work (default: 3 per core)")
+    jobs = 6 * (os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=int, default=jobs, metavar="N", help="trials at work (default: 6 per core)")
     return parser
 
 
