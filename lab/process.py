@@ -16,6 +16,7 @@ from typing import IO, Any
 from lab.errors import LabError
 from lab.forked import ForkedProcess, Function
 from lab.node import Node
+from lab.priority import CLIENT, favor
 
 Event = Mapping[str, Any]
 _STDERR_TAIL = 2000
@@ -33,6 +34,7 @@ class EventProcess:
         self._stderr: IO[bytes] = tempfile.TemporaryFile(dir="/run")  # noqa: SIM115 - closed in `end`
         try:
             self.process = self._start(function)
+            favor(self.process.pid, CLIENT)
         except BaseException:
             self._stderr.close()
             raise

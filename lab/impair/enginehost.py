@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from lab.errors import LabError
 from lab.impair.engine import LINKS_PER_REQUEST, REQUEST_BYTES
+from lab.priority import LINKS, favor
 
 _SOURCE = Path(__file__).resolve().parents[2]
 # -I -S: no site, no user path, nothing but the standard library and this package; it is ready in some 40 ms.
@@ -103,6 +104,7 @@ class EngineHost:
                 # Out of reach of the terminal's signals, and with a share of its own of busy processors.
                 start_new_session=True,
             )
+        favor(self._process.pid, LINKS)
 
     def _ask(self, lab: EngineLab, request: dict[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
         if self._control is None or lab.engine != self.pid:
