@@ -34,6 +34,7 @@ def test_a_nat_that_is_not_what_it_claims_is_found_out() -> None:
     with Lab(Home(nat="port_restricted_cone", unsolicited="drop")) as lab:
         box = lab["nat_a"]
         inside, outside = box.graph.interfaces[1].name, box.graph.interfaces[0].name
+        box.run(["iptables", "-D", "INPUT", "-j", "DROP"])
         box.run(["iptables", "-A", "INPUT", "-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset"])
         box.run(["iptables", "-t", "nat", "-F", "POSTROUTING"])
         box.run(["iptables", "-t", "nat", "-A", "POSTROUTING", "-o", outside, "-j", "MASQUERADE", "--random-fully"])
@@ -132,6 +133,7 @@ def test_hairpinning_is_found_with_its_source(returning: str, udp: str, tcp: str
 )
 def test_the_icmp_answer_to_the_unsolicited_is_told_by_its_code(kind: str, answer: str) -> None:
     with Lab(Home(nat="port_restricted_cone")) as lab:
+        lab["nat_a"].run(["iptables", "-D", "INPUT", "-j", "DROP"])
         lab["nat_a"].run(["iptables", "-A", "INPUT", "-j", "REJECT", "--reject-with", kind])
         found = check.probe(lab, "a")
     for transport in TRANSPORTS:
