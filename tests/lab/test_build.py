@@ -58,7 +58,7 @@ assert os.listdir("/proc/self/fd") == descriptors
 assert threading.active_count() == 1
 assert memory_kb() - before < 2000, (before, memory_kb())
 
-# The kernel's limit is per user namespace: more than it can be made only when all others are gone, which it sees to soon.
+# The kernel's limit is per user namespace: so many can be made only when all others are gone, which it sees to soon.
 open("/proc/sys/user/max_net_namespaces", "w").write("20")
 end = time.monotonic() + 60
 while True:
