@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,6 +25,27 @@ def run(command: Sequence[str], *, cwd: Path = ROOT, timeout: float = 120) -> su
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, check=False, timeout=timeout, stdin=subprocess.DEVNULL
     )
+
+
+@contextmanager
+def started(*command: str, cwd: Path = ROOT) -> Iterator[subprocess.Popen[str]]:
+    """A process that ends with the block."""
+    with subprocess.Popen(
+        command, cwd=cwd, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def line(stream: IO[str] | None, part: str) -> str:
+    """The next line of the stream with that in it."""
+    assert stream is not None
+    for each in stream:
+        if part in each:
+            return each
+    raise AssertionError(f"{part}: never said")
 
 
 def assert_one_clear_line(done: subprocess.CompletedProcess[str], *parts: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from lab import Lab
 from lab.process import EventProcess, wait_for
+from tests.commands import line, punchlab, run, started
 from topologies import AB, Home
 
 PROJECT = Path(__file__).parent.parent
@@ -40,7 +41,12 @@ def commands() -> Iterator[str]:
         yield from block.strip().splitlines()
 
 
-CHEAP = [line for line in commands() if line not in RUN_BY_CI and not line.startswith("punch ")]
+ON_MACHINES = [line.partition("#")[0].split() for line in commands() if "tcp://scheduler" in line or "dask " in line]
+CHEAP = [
+    line
+    for line in commands()
+    if line not in RUN_BY_CI and not line.startswith("punch ") and line.partition("#")[0].split() not in ON_MACHINES
+]
 
 
 @pytest.mark.parametrize("command", RUN_BY_CI)
@@ -124,6 +130,22 @@ def test_a_file_is_sent_for_real_as_described(tmp_path: Path) -> None:
             process.end()
         edge.end()
     assert (inbox / "sent").read_bytes() == content
+
+
+def test_a_campaign_is_run_on_other_machines_as_described(tmp_path: Path) -> None:
+    scheduler_words, worker_words, run_words = ON_MACHINES
+    (tmp_path / "sweep.toml").write_text('topology = "ab"\nnat_a = "none"\nnat_b = "none"\ntrials = 2\n')
+    scripts = Path(sys.executable).parent
+    local = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+    with started(str(scripts / scheduler_words[0]), *scheduler_words[1:], *local) as scheduler:
+        address = line(scheduler.stderr, "Scheduler at:").split()[-1]
+        worker_words, run_words = (
+            filled(words, **{"tcp://scheduler:8786": address}) for words in (worker_words, run_words)
+        )
+        with started(*punchlab(*worker_words[1:])) as worker:
+            line(worker.stdout, "worker of")
+            done = run(punchlab(*run_words[1:]), cwd=tmp_path)
+    assert "2 trials, 0 disagree with the oracle, 0 lab errors" in done.stdout
 
 
 @pytest.mark.parametrize("source", blocks("python"))

@@ -1,7 +1,7 @@
 """Many trials: every combination of the axes, every trial in a fresh lab, continued where a run was stopped.
 
-Four things, kept apart: what there is to run (`cells`), which trial is next (`plan`), where trials run (`execute`), and
-what becomes of their results (`lab.results`). `run` lets them work together.
+Four things, kept apart: what there is to run (`cells`), which trial is next (`plan`), where trials run (`execute`; on
+several machines, `machines`), and what becomes of their results (`lab.results`). `run` lets them work together.
 """
 
 from lab.campaign.cells import Campaign, Cell, Job

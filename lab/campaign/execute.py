@@ -6,7 +6,7 @@ import datetime
 import tempfile
 import time
 from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -55,8 +55,6 @@ class LocalExecutor:
     """
 
     def __init__(self, jobs: int, ahead: int = 1) -> None:
-        if jobs < 1:
-            raise InputError("jobs", jobs, "a whole number from 1")
         self.slots = workers.count(jobs) + ahead
         self._pool = workers.pool(jobs)
         self._running: set[Future[Finished]] = set()
@@ -72,10 +70,8 @@ class LocalExecutor:
 
     def submit(self, job: Job) -> None:
         """Queue a job."""
-        function = job.cell.options.client.function
-        servers = {} if function is None else {function: forked.prepare(function)}
         try:
-            self._running.add(self._pool.submit(_run_with, servers, job))
+            self._running.add(submit(self._pool, job))
         except BrokenExecutor as error:
             raise LabError("a trial process was killed") from error
 
@@ -88,6 +84,13 @@ class LocalExecutor:
             return self._ended.pop().result()
         except BrokenExecutor as error:
             raise LabError("a trial process was killed") from error
+
+
+def submit(pool: ProcessPoolExecutor, job: Job) -> Future[Finished]:
+    """Queue a job for the workers of a pool (`lab.workers`). Raises `BrokenExecutor` once one of them was killed."""
+    function = job.cell.options.client.function
+    servers = {} if function is None else {function: forked.prepare(function)}
+    return pool.submit(_run_with, servers, job)
 
 
 def run_job(job: Job) -> Finished:

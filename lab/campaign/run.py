@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,27 +28,22 @@ def run(
     if budget_s is not None and budget_s <= 0:
         raise InputError("budget", budget_s, "a duration above 0")
     end = None if budget_s is None else time.monotonic() + budget_s
-    out = RunFolder(folder, campaign.description())
-    try:
+    with executor, contextlib.closing(RunFolder(folder, campaign.description())) as out:
         plan = Plan(campaign, out.records)
         progress(out.records, plan.expected)
-        with executor:
-            running = 0
-            while True:
-                while running < executor.slots:
-                    left = None if end is None else end - time.monotonic()
-                    job = plan.next(left) if left is None or left > 0 else None
-                    if job is None:
-                        break
-                    executor.submit(job)
-                    running += 1
-                if not running:
+        running = 0
+        while True:
+            while running < executor.slots:
+                left = None if end is None else end - time.monotonic()
+                job = plan.next(left) if left is None or left > 0 else None
+                if job is None:
                     break
-                finished = executor.next()
-                running -= 1
-                record = out.append(finished.record, finished.capture)
-                plan.finished(record, finished.seconds)
-                progress([record], plan.expected)
-    finally:
-        out.close()
-    return out.records
+                executor.submit(job)
+                running += 1
+            if not running:
+                return out.records
+            finished = executor.next()
+            running -= 1
+            record = out.append(finished.record, finished.capture)
+            plan.finished(record, finished.seconds)
+            progress([record], plan.expected)

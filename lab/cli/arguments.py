@@ -59,16 +59,17 @@ def parser() -> argparse.ArgumentParser:
     many.add_argument(
         "--budget", metavar="TIME", help="start only what fits in TIME (e.g. 10m), the most informative cells first"
     )
-    many.add_argument(
-        "--jobs",
-        type=int,
-        default=6 * (os.cpu_count() or 1),
-        metavar="N",
-        help="trials at work at a time, beside those that only wait; 1 for latencies (default: 6 per core)",
-    )
+    _jobs(many)
+    many.add_argument("--dask", metavar="ADDRESS", help="run the trials on the workers of a Dask scheduler")
     many.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for the results (default runs/TOPOLOGY-STRATEGY or runs/FILE)"
     )
+
+    worker = _command(
+        commands, "worker", "run trials for campaigns of other machines, by way of Dask", needs_sandbox=False
+    )
+    worker.add_argument("address", metavar="ADDRESS", help="of the Dask scheduler, e.g. tcp://scheduler:8786")
+    _jobs(worker)
 
     trial = _command(commands, "trial", "punch one pair once, and tell the story of its SYNs")
     _topology(trial, several=False)
@@ -96,6 +97,15 @@ def parser() -> argparse.ArgumentParser:
     box = _command(commands, "sandbox", "run a command inside a fresh sandbox")
     box.add_argument("shell", nargs=argparse.REMAINDER, metavar="CMD", help="the command, e.g. mn or tcpdump")
     return root
+
+
+def _jobs(command: argparse._ActionsContainer) -> None:
+    command.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="trials at work at a time, beside those that only wait; 1 for latencies (default: 6 per core)",
+    )
 
 
 def _predict(commands: argparse._SubParsersAction[_Parser]) -> None:

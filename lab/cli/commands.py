@@ -14,19 +14,21 @@ from typing import TYPE_CHECKING, Any
 from lab.errors import InputError, LabError, MissingCapabilityError
 
 if TYPE_CHECKING:
+    from lab.campaign import Executor
     from lab.trial import Options
     from topologies.internet import Internet
 
 
 def check_run(given: argparse.Namespace) -> None:
     """Everything that the campaign would refuse, and an output folder that cannot be written."""
-    from lab.campaign import LocalExecutor
     from lab.cli import axes
 
     axes.campaign(given)
-    LocalExecutor(given.jobs)
+    _executor(given)
     _budget_s(given)
     _check_writable("out", _out(given))
+    # Workers elsewhere are not to be reached from a sandbox; they have their own.
+    given.needs_sandbox = given.dask is None
 
 
 def run_command(given: argparse.Namespace) -> int:
@@ -36,15 +38,49 @@ def run_command(given: argparse.Namespace) -> int:
     from lab.cli.progress import RunProgress
 
     planned, folder, budget_s = axes.campaign(given), _out(given), _budget_s(given)
-    # Jobs that wait for a process would spoil what is known of the time left.
-    executor = campaign.LocalExecutor(given.jobs, ahead=1 if budget_s is None else 0)
     with RunProgress(planned, budget_s) as progress:
-        records = campaign.run(planned, folder, executor, progress=progress.update, budget_s=budget_s)
+        records = campaign.run(planned, folder, _executor(given), progress=progress.update, budget_s=budget_s)
     progress.summary()
     if records:
         _write_parquet(folder)
     print(f"results: {folder}; draw them with: punchlab report {shlex.quote(str(folder))}")
     return 1 if any(record["outcome"] == "lab_error" for record in records) else 0
+
+
+def _executor(given: argparse.Namespace) -> Executor:
+    """Where the campaign's trials are to run."""
+    from lab.campaign import LocalExecutor
+    from lab.campaign.machines.executor import DaskExecutor
+
+    if given.dask is None:
+        # Jobs that wait for a process would spoil what is known of the time left.
+        return LocalExecutor(_jobs(given), ahead=1 if given.budget is None else 0)
+    if given.jobs is not None:
+        raise InputError("jobs", given.jobs, "nothing with --dask: every worker has its own")
+    return DaskExecutor(given.dask)
+
+
+def _jobs(given: argparse.Namespace) -> int:
+    """`--jobs`, by default so many that the processors which this process may use have enough to do."""
+    jobs: int = 6 * len(os.sched_getaffinity(0)) if given.jobs is None else given.jobs
+    if jobs < 1:
+        raise InputError("jobs", jobs, "a whole number from 1")
+    return jobs
+
+
+def check_worker(given: argparse.Namespace) -> None:
+    """An address or a number that cannot be used."""
+    from lab.campaign.machines import check_address
+
+    check_address("address", given.address)
+    _jobs(given)
+
+
+def worker_command(given: argparse.Namespace) -> int:
+    """`punchlab worker`."""
+    from lab.campaign.machines import worker
+
+    worker.serve(given.address, _jobs(given))
 
 
 def _write_parquet(folder: Path) -> None:

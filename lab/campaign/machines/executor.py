@@ -1,0 +1,131 @@
+"""Jobs handed to Dask workers, through their scheduler."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import time
+import uuid
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from lab.campaign.cells import Job
+from lab.campaign.execute import Finished
+from lab.campaign.machines import check_address
+from lab.campaign.machines.identity import resource
+from lab.campaign.machines.worker import INSTALL, run_job
+from lab.errors import LabError, MissingCapabilityError
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+_CONNECT_S, _CLOSE_S = 10.0, 2.0
+_LOOK_S = 0.5
+"""How often to see which workers there are."""
+PATIENCE_S = 30.0
+_MOST_LOSSES = 5
+"""How often a trial may end the workers that run it (Dask's scheduler itself tries four times by default)."""
+
+
+class DaskExecutor:
+    """Runs jobs on the workers of the Dask scheduler at `address`, those with exactly this code.
+
+    The trials of a worker that is lost are run again by others; what comes to be known twice is told once. When there
+    is no worker, it waits `patience_s` for one. Raises `InputError` for what is no address, and when entered `LabError`
+    if nobody answers there.
+    """
+
+    def __init__(self, address: str, patience_s: float = PATIENCE_S) -> None:
+        check_address("dask", address)
+        self._address, self._patience_s = address, patience_s
+        self._client: Client
+        self._ended: queue.SimpleQueue[Future[Finished]] = queue.SimpleQueue()
+        self._running: dict[str, tuple[Job, Future[Finished]]] = {}
+        self._lost: dict[str, int] = {}
+        self._looked = float("-inf")
+        self._room = self._workers = 0
+
+    def __enter__(self) -> Self:
+        try:
+            from distributed import Client
+        except ImportError:
+            raise MissingCapabilityError(INSTALL) from None
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it is told here
+        try:
+            self._client = Client(self._address, timeout=_CONNECT_S, set_as_default=False)
+        except (OSError, TimeoutError):
+            raise LabError(f"dask: no scheduler answers at {self._address}") from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError, TimeoutError):
+            self._client.cancel([future for _job, future in self._running.values()], force=True)
+        self._client.close(timeout=_CLOSE_S)
+
+    @property
+    def slots(self) -> int:
+        """What the workers can make use of, and one more each. Waits for a worker. Raises `LabError`."""
+        self._look()
+        patience = time.monotonic() + self._patience_s
+        while not self._room:
+            if time.monotonic() > patience:
+                raise LabError(self._complaint())
+            time.sleep(_LOOK_S)
+            self._look()
+        return self._room
+
+    def submit(self, job: Job) -> None:
+        """Hand a job to the scheduler."""
+        key = f"{job.id}-{uuid.uuid4().hex}"
+        future = self._client.submit(run_job, job, key=key, pure=False, resources={resource(): 1})
+        self._running[key] = job, future
+        future.add_done_callback(self._ended.put)
+
+    def next(self) -> Finished:
+        """Wait for a job to end. Raises `LabError` when none can."""
+        from distributed import KilledWorker
+
+        alive = time.monotonic()
+        while True:
+            try:
+                future = self._ended.get(timeout=_LOOK_S)
+            except queue.Empty:
+                self._look()
+                now = time.monotonic()
+                if self._room:
+                    alive = now
+                elif now > alive + self._patience_s:
+                    raise LabError(self._complaint()) from None
+                continue
+            if future.key not in self._running:
+                continue
+            job, _future = self._running.pop(future.key)
+            if future.status == "finished":
+                return future.result()
+            if future.status != "error":
+                raise LabError(f"dask: the scheduler at {self._address} has forgotten the trials, or ended")
+            error = future.exception()
+            if not isinstance(error, KilledWorker) or self._lost.get(job.id, 0) >= _MOST_LOSSES:
+                raise LabError(f"dask: {job.id}: {error}")
+            self._lost[job.id] = self._lost.get(job.id, 0) + 1
+            self.submit(job)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now < self._looked + _LOOK_S:
+            return
+        self._looked = now
+        try:
+            workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        except (OSError, TimeoutError):
+            raise LabError(f"dask: the scheduler at {self._address} has ended") from None
+        ours = [worker["resources"][resource()] for worker in workers if resource() in worker.get("resources", {})]
+        self._workers, self._room = len(workers), int(sum(ours)) + len(ours)
+
+    def _complaint(self) -> str:
+        if self._workers:
+            return f"dask: none of the {self._workers} workers of {self._address} has the code of this punchlab"
+        return f"dask: {self._address} has no workers; start some with `punchlab worker {self._address}`"

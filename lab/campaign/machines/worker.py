@@ -1,0 +1,122 @@
+"""A machine's Dask worker: outside of the sandbox, with a pipe to the trial runner inside."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future
+from multiprocessing import Pipe
+from typing import TYPE_CHECKING, NoReturn
+
+from lab import sandbox
+from lab.campaign.cells import Job
+from lab.campaign.execute import Finished
+from lab.campaign.machines.identity import resource
+from lab.errors import LabError, MissingCapabilityError
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+INSTALL = "dask: not installed; run `pip install 'punchlab[dask]'`"
+_PATIENCE_S, _CLOSE_S = 30, 5
+
+
+class Runner:
+    """The trial runner in its sandbox; it ends with this process. Thread-safe.
+
+    `slots`: how many jobs it can make use of at once. Raises `LabError` if it does not start; it has said why.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self._connection, theirs = Pipe()
+        with theirs:
+            words = [sys.executable, "-P", "-m", "lab.campaign.machines.runner", str(theirs.fileno()), str(jobs)]
+            self._process = subprocess.Popen(
+                sandbox.command_inside(words),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # it is ended by the pipe, not by the terminal
+            )
+        try:
+            self.slots: int = self._connection.recv()
+        except EOFError:
+            raise LabError(f"worker: its trial runner ended with status {self._process.wait()}") from None
+        self._lock, self._numbers = threading.Lock(), itertools.count()
+        self._waiting: dict[int, Future[Finished]] = {}
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def run(self, job: Job) -> Finished:
+        """What the job came to. Raises `LabError`."""
+        future: Future[Finished] = Future()
+        with self._lock:
+            number = next(self._numbers)
+            self._waiting[number] = future
+            self._connection.send((number, job))
+        return future.result()
+
+    def _read(self) -> None:
+        try:
+            while True:
+                number, found = self._connection.recv()
+                with self._lock:
+                    future = self._waiting.pop(number)
+                if isinstance(found, Finished):
+                    future.set_result(found)
+                else:
+                    future.set_exception(LabError(found))
+        except (EOFError, ConnectionError):
+            # At once, so that its trials are not failed, but lost, and run elsewhere.
+            print("punchlab: worker: its trial runner was killed", file=sys.stderr, flush=True)
+            os._exit(1)
+
+
+_runner: Runner | None = None
+
+
+def run_job(job: Job) -> Finished:
+    """The task that the scheduler hands out; it runs in a thread of a worker."""
+    assert _runner is not None, "only workers of ours offer what this task asks for"
+    return _runner.run(job)
+
+
+def serve(address: str, jobs: int) -> NoReturn:
+    """Be a worker of the scheduler at that address: until that ends (exit status 1), or until a signal comes (0)."""
+    global _runner
+    try:
+        import distributed
+    except ImportError:
+        raise MissingCapabilityError(INSTALL) from None
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    _runner = Runner(jobs)
+    try:
+        asyncio.run(_serve(distributed.Worker, address, _runner.slots))
+    except (OSError, TimeoutError):
+        raise LabError(f"worker: no Dask scheduler answers at {address}") from None
+
+
+async def _serve(kind: type[Worker], address: str, slots: int) -> NoReturn:
+    worker = kind(address, nthreads=slots, resources={resource(): slots}, memory_limit=0, death_timeout=_PATIENCE_S)
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    signalled = asyncio.ensure_future(stopped.wait())
+    working = asyncio.ensure_future(_work(worker, f"worker of {address}, up to {slots} trials"))
+    await asyncio.wait([working, signalled], return_when=asyncio.FIRST_COMPLETED)
+    if working.done():
+        working.result()
+        print("punchlab: worker: the scheduler has ended", file=sys.stderr, flush=True)
+    else:
+        await worker.close(timeout=_CLOSE_S, executor_wait=False)
+    os._exit(1 if working.done() else 0)  # not waiting for trials at hand, which are run again elsewhere
+
+
+async def _work(worker: Worker, text: str) -> None:
+    await worker
+    print(text, flush=True)
+    await worker.finished()

@@ -1,0 +1,107 @@
+"""Campaigns on several machines: real Dask workers, each with a sandbox of its own."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from lab.campaign.machines.executor import DaskExecutor
+from lab.errors import LabError
+from tests.commands import assert_one_clear_line, line, punchlab, run, started
+
+DASK = str(Path(sys.executable).parent / "dask")
+TRIALS = 12
+HOPELESS = ("symmetric", "symmetric")
+
+
+@contextmanager
+def scheduler() -> Iterator[str]:
+    """The address of a Dask scheduler."""
+    with started(DASK, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard") as process:
+        yield line(process.stderr, "Scheduler at:").split()[-1]
+
+
+@contextmanager
+def worker(address: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """A worker that the scheduler knows."""
+    with started(*punchlab("worker", address, *words)) as process:
+        assert line(process.stdout, "worker of").startswith(f"worker of {address}, up to ")
+        yield process
+
+
+def test_the_trials_of_a_worker_that_is_killed_are_run_by_the_other(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    nats = ("none", "symmetric")
+    command = ["run", "ab", "--nat-a", ",".join(nats), "--nat-b", ",".join(nats), "--delay", "0ms", "--deadline", "0.5"]
+    command += ["--trials", str(TRIALS), "--out", str(out)]
+    with ExitStack() as stack:
+        address = stack.enter_context(scheduler())
+        one, other = (stack.enter_context(worker(address, "--jobs", "2")) for _ in range(2))
+        campaign = stack.enter_context(started(*punchlab(*command, "--dask", address)))
+        while not (out / "results.jsonl").exists() or (out / "results.jsonl").read_bytes().count(b"\n") < TRIALS:
+            assert campaign.poll() is None
+            time.sleep(0.02)
+        one.kill()
+        told, complaints = campaign.communicate(timeout=120)
+        assert campaign.returncode == 0, complaints
+        assert f"{4 * TRIALS} trials, 0 disagree with the oracle, 0 lab errors" in told
+        other.send_signal(signal.SIGTERM)
+        assert other.wait(30) == 0
+
+    records = [json.loads(each) for each in (out / "results.jsonl").read_text().splitlines()]
+    assert len({record["id"] for record in records}) == len(records) == 4 * TRIALS
+    found = Counter((record["nat_a"], record["nat_b"], record["outcome"]) for record in records)
+    assert found == {(*pair, "direct"): TRIALS for pair in itertools.product(nats, repeat=2) if pair != HOPELESS} | {
+        (*HOPELESS, "punch_timeout"): TRIALS
+    }
+    for record in records:
+        assert (out / record["capture"]).stat().st_size > 0
+
+    # Where nothing is missing nothing is run, with workers or without.
+    again = run(punchlab(*command))
+    assert (again.returncode, again.stderr) == (0, "")
+
+
+def test_a_worker_ends_when_its_trial_runner_is_killed_or_the_scheduler_ends() -> None:
+    with ExitStack() as stack:
+        with scheduler() as address:
+            killed, left = (stack.enter_context(worker(address)) for _ in range(2))
+            subprocess.run(["pkill", "-KILL", "-P", str(killed.pid)], check=True)
+            assert killed.wait(30) == 1
+            assert line(killed.stderr, "punchlab") == "punchlab: worker: its trial runner was killed\n"
+        assert left.wait(30) == 1
+        assert line(left.stderr, "punchlab") == "punchlab: worker: the scheduler has ended\n"
+
+
+def test_workers_of_other_code_get_nothing() -> None:
+    with scheduler() as address, DaskExecutor(address, patience_s=0.2) as executor:
+        with pytest.raises(LabError, match="has no workers; start some with `punchlab worker tcp://127"):
+            assert executor.slots
+        with started(DASK, "worker", address, "--no-dashboard") as other:
+            line(other.stderr, "Registered to")
+            with pytest.raises(LabError, match=r"none of the 1 workers of .* has the code of this punchlab"):
+                assert executor.slots
+
+
+def test_what_is_no_address_is_refused() -> None:
+    assert_one_clear_line(run(punchlab("run", "ab", "--dask", "here")), "dask", "'here'", "tcp://scheduler:8786")
+    assert_one_clear_line(run(punchlab("worker", "tcp://here")), "address", "'tcp://here'", "tcp://scheduler:8786")
+    assert_one_clear_line(run(punchlab("worker", "tcp://here:1", "--jobs", "0")), "jobs", "from 1")
+    command = punchlab("run", "ab", "--dask", "tcp://127.0.0.1:9", "--jobs", "2")
+    assert_one_clear_line(run(command), "jobs", "every worker has its own")
+
+
+def test_a_scheduler_that_is_not_there_is_named(tmp_path: Path) -> None:
+    done = run(punchlab("run", "ab", "--dask", "tcp://127.0.0.1:9", "--out", str(tmp_path / "out")))
+    assert (done.returncode, done.stderr) == (1, "punchlab: dask: no scheduler answers at tcp://127.0.0.1:9\n")
+    assert not (tmp_path / "out").exists()
