@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import builds, chart, trials
+from bench import builds, chart, machines, trials
 from lab.versions import versions
+
+_ROUNDS_OF_MACHINES = 2
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -32,6 +34,8 @@ def main(words: Sequence[str] | None = None) -> int:
     found["same_outcomes"] = trials.same_outcomes(alone["outcomes"], found["campaigns"]["0ms"]["outcomes"])
     _tell(f"the same outcomes as one at a time: {'yes' if found['same_outcomes'] else 'NO'}")
     found["skew"] = trials.skew(given.skews, _tell)
+    _tell("On Dask workers:")
+    found["machines"] = machines.compare(given.machines, _ROUNDS_OF_MACHINES, _tell)
     (given.out / "bench.json").write_text(json.dumps(found, indent=2) + "\n")
     picture = chart.draw(found)
     (given.out / "bench.png").write_bytes(picture.png)
@@ -48,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trials", type=int, default=20, metavar="N", help="per pair of NATs (default 20)")
     parser.add_argument("--alone", type=int, default=1, metavar="N", help="per pair, one at a time (default 1)")
     parser.add_argument("--skews", type=int, default=20, metavar="N", help="trials per start skew (default 20)")
+    parser.add_argument(
+        "--machines", type=int, default=8, metavar="N", help="per pair, on one and on two Dask workers (default 8)"
+    )
     jobs = 6 * (os.cpu_count() or 1)
     parser.add_argument("--jobs", type=int, default=jobs, metavar="N", help="trials at work (default: 6 per core)")
     return parser

@@ -23,7 +23,7 @@ _UNDECIDED = "depends"
 def campaign(trials: int, delay: str, tell: Callable[[str], None], *options: str) -> dict[str, Any]:
     """The default matrix on AB, captures on: so many trials of each of the 25 pairs."""
     began, cpu, idle = time.monotonic(), _cpu_s(), _idle_s()
-    records = _run("--delay", delay, "--trials", str(trials), *options)
+    records = run("--delay", delay, "--trials", str(trials), *options)
     taken, cpu, idle = time.monotonic() - began, _cpu_s() - cpu, _idle_s() - idle
     first, last = min(each["started"] for each in records), max(each["started"] for each in records)
     found = {
@@ -46,6 +46,15 @@ def campaign(trials: int, delay: str, tell: Callable[[str], None], *options: str
     return found
 
 
+def run(*words: str) -> list[dict[str, Any]]:
+    """The records of `punchlab run ab WORDS`."""
+    with tempfile.TemporaryDirectory(prefix="bench-", dir="/run") as folder:
+        out = Path(folder) / "out"
+        command = [sys.executable, "-P", "-m", "lab.cli", "run", "ab", "--out", str(out), *words]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
 def outcomes(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
     """Pair of NATs -> outcome -> how often, where the oracle was certain."""
     counted: dict[str, Counter[str]] = {}
@@ -66,7 +75,7 @@ def skew(trials: int, tell: Callable[[str], None]) -> dict[str, Any]:
     errors = [
         record["skew_s"] - wanted / 1000
         for wanted in _SKEWS_MS
-        for record in _run(*words, "--skew-ms", str(wanted), "--trials", str(trials))
+        for record in run(*words, "--skew-ms", str(wanted), "--trials", str(trials))
         if record.get("skew_s") is not None
     ]
     within = sum(abs(error) <= _SKEW_TOLERANCE_S for error in errors) / len(errors)
@@ -75,14 +84,6 @@ def skew(trials: int, tell: Callable[[str], None]) -> dict[str, Any]:
         f"{statistics.median(errors) * 1e6:.0f} us off at the median"
     )
     return {"errors_s": errors, "within_1_ms": within}
-
-
-def _run(*words: str) -> list[dict[str, Any]]:
-    with tempfile.TemporaryDirectory(prefix="bench-", dir="/run") as folder:
-        out = Path(folder) / "out"
-        command = [sys.executable, "-P", "-m", "lab.cli", "run", "ab", "--out", str(out), *words]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
 
 
 def _cpu_s() -> float:

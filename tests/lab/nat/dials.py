@@ -32,6 +32,8 @@ PATIENCE_S = 60.0
 LATE_S = 0.008
 REPLAYS = 30
 STARTED_APART_S = 0.015
+GREETING, GREETING_S = struct.Struct("=B8sd"), 0.2
+"""Number, token and when it was connected; how late it may be."""
 _UNDER_WAY = (0, errno.EINPROGRESS)
 
 
@@ -161,7 +163,7 @@ class Meeting:
         self._registered: list[tuple[str, int] | None] = [None, None]
         self._edge_connections: list[socket.socket] = []
         self._moments: list[list[float]] = [[], []]
-        self._start = 0.0
+        self._start = self._deadline = 0.0
         self._direct: float | None = None
         self.over = False
 
@@ -216,9 +218,11 @@ class Meeting:
     def start(self, moment: float) -> None:
         """Dial from the first host at that moment of `time.monotonic()`."""
         self._start, skew = moment, self._cell.skew_ms / 1000
+        self._deadline = moment + self._cell.deadline_s
         self._loop.at(moment + max(0.0, -skew), partial(self._dial, 0))
         self._loop.at(moment + max(0.0, skew), partial(self._dial, 1))
-        self._loop.at(moment + self._cell.deadline_s, self._end)
+        # Who is connected at the deadline is still to hear from the other.
+        self._loop.at(self._deadline + 2 * self._cell.delay_ms / 1000 + GREETING_S, self._end)
 
     def _end(self) -> None:
         self.over = True
@@ -233,7 +237,7 @@ class Meeting:
         return made
 
     def _dial(self, index: int) -> None:
-        if self.over:
+        if self.over or time.monotonic() >= self._deadline:
             return
         if not self._moments[index] and self._cell.strategy == "reuse":
             self._edge_connections[index].shutdown(socket.SHUT_WR)
@@ -273,16 +277,23 @@ class Meeting:
             self._greet(index, accepted)
 
     def _greet(self, index: int, connection: socket.socket) -> None:
-        """Say who is there, and hear whether it is the peer: sockets can meet themselves."""
+        """Say who is there, and since when, and hear whether it is the peer: sockets can meet themselves."""
+        connected = time.monotonic()
         with contextlib.suppress(OSError):
-            connection.send(bytes([index]) + self._token)
-        self._loop.watch(connection, select.POLLIN, partial(self._heard, index, connection))
+            connection.send(GREETING.pack(index, self._token, connected))
+        self._loop.watch(connection, select.POLLIN, partial(self._heard, index, connection, connected))
 
-    def _heard(self, index: int, connection: socket.socket) -> None:
+    def _heard(self, index: int, connection: socket.socket, connected: float) -> None:
         self._loop.forget(connection)
         with contextlib.suppress(OSError):
-            if connection.recv(9) == bytes([1 - index]) + self._token and not self.over:
-                self._direct = time.monotonic()
+            greeting = connection.recv(GREETING.size)
+            if len(greeting) != GREETING.size:
+                return
+            number, token, other_connected = GREETING.unpack(greeting)
+            if (number, token) == (1 - index, self._token) and not self.over:
+                both = max(connected, other_connected)
+                if both <= self._deadline:
+                    self._direct = both
                 self._end()
 
 
