@@ -177,24 +177,35 @@ def test_every_dial_goes_as_the_oracle_says(
 
 
 def test_chance_is_what_the_oracle_says(results: list[tuple[int, Result]], capsys: pytest.CaptureFixture[str]) -> None:
-    """Every uncertain cell, and all of them together: no hypothesis falls at a family-wise 1 % (Holm)."""
+    """Every uncertain cell, and all of them together: no hypothesis falls at a family-wise 1 % (Holm) twice.
+
+    One sample in a hundred lets one fall that is true; so what falls has to fall again, in a sample of its own.
+    """
     uncertain = [(number, result) for number, result in results if _uncertain(result.cell)]
     if not uncertain:
         pytest.skip("this cell is certain")
     if not all(result.punctual for _number, result in uncertain):
         pytest.skip("this machine is too busy: the pauses between the attempts were not what they are meant to be")
+    with capsys.disabled():
+        fallen = _fallen(uncertain)
+        if fallen:
+            again = _dialled([(number, result.cell) for number, result in uncertain], REPETITIONS)
+            fallen = sorted({*fallen} & {*_fallen(again)})
+    assert not fallen, _told([uncertain[index] for index in fallen if index < len(uncertain)])
+
+
+def _fallen(uncertain: Sequence[tuple[int, Result]]) -> list[int]:
+    """Which hypotheses fall, by number: one for each cell, and the last for all together."""
     chances = [[result.cell.prediction.probability] * len(result.dials) for _number, result in uncertain]
     counts = [result.direct for _number, result in uncertain]
     p_values = [p_value(count, each) for count, each in zip(counts, chances, strict=True)]
     everything = [chance for each in chances for chance in each]
     p_values.append(p_value(sum(counts), everything))
-    fallen = holm(p_values, FAMILY_WISE)
-    with capsys.disabled():
-        print(
-            f"\noracle, seed {SEED}: {len(uncertain)} uncertain cells, n = {REPETITIONS} each: {sum(counts)} direct, "
-            f"{sum(everything):.1f} expected; p = {p_values[-1]:.2g} for all, {min(p_values):.2g} at least"
-        )
-    assert not fallen, _told([uncertain[index] for index in fallen if index < len(uncertain)])
+    print(
+        f"\noracle, seed {SEED}: {len(uncertain)} uncertain cells, n = {REPETITIONS} each: {sum(counts)} direct, "
+        f"{sum(everything):.1f} expected; p = {p_values[-1]:.2g} for all, {min(p_values):.2g} at least"
+    )
+    return holm(p_values, FAMILY_WISE)
 
 
 def _uncertain(cell: Cell) -> bool:
