@@ -58,6 +58,8 @@ def towns(sizes: Sequence[int], rounds: Callable[[int], int], tell: Callable[[st
 
 def memory(tell: Callable[[str], None]) -> dict[str, float]:
     """What a lab takes while it stands, in MB: what the kernel keeps for it, and what this process does."""
+    with Lab(ab()):
+        pass
     before = _kernel_mb(), _resident_mb()
     labs = [Lab(ab()) for _ in range(_LABS_FOR_MEMORY)]
     for lab in labs:

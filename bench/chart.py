@@ -26,8 +26,8 @@ def draw(found: Mapping[str, Any]) -> Chart:
         set_title(
             figure,
             "Building a lab and tearing it down",
-            f"Medians, interleaved in one run (AB: {pairs} rounds), {found['machine']['cores']} cores, Linux "
-            f"{found['machine']['kernel']}. In the same run: {rate:.1f} trials per second at {cost:.2f} CPU s each.",
+            f"medians, interleaved in one run (AB: {pairs} rounds), {found['machine']['cores']} cores; "
+            f"in the same run {rate:.1f} trials per second at {cost:.2f} CPU s each",
         )
         ratios = found["ab"]["ratios"]
         words = ", ".join(f"{name} takes {ratio:.1f} times as long" for name, ratio in ratios.items())

@@ -21,10 +21,11 @@ def main(words: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(words)
     given.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"machine": {**versions(), "cores": os.cpu_count()}}
+    # First of all: the kernel frees what a lab had some time later.
+    found["memory"] = builds.memory(_tell)
     _tell("AB, built and torn down:")
     found["ab"] = builds.compare(builds.ab, given.rounds, _tell)
     found["homes"] = builds.towns(given.homes, lambda homes: max(1, min(given.rounds, 100 // homes)), _tell)
-    found["memory"] = builds.memory(_tell)
     _tell("The default matrix:")
     found["campaigns"] = {
         delay: trials.campaign(given.trials, delay, _tell, "--jobs", str(given.jobs)) for delay in ("0ms", "40ms")
