@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 KINDS = ("host", "router", "edge", "nat", "switch")
 _INTERFACE_NAME_LENGTH = 15
-_FIRST_INDEX = 2
+_OTHER_INDEXES = 2
+"""Those of the loopback interface and of a switch's bridge. No two ends of links have the same one: where both ends are
+made from a third namespace, an older kernel (6.1) wants them to be free there too."""
 _LINK_OPTIONS = ("delay", "jitter", "loss", "bw")
 
 
@@ -167,8 +169,6 @@ def _interface(node: GraphNode, port: int, options: Mapping[str, object], number
             raise InputError(f"ip of {name}", address, "an IPv4 address with a prefix length") from None
     elif node.kind != "switch":
         raise InputError(f"ip of {name}", address, "an IPv4 address with a prefix length")
-    # A switch has its bridge first, then its ports.
-    index = _FIRST_INDEX + len(node.interfaces) + (node.kind == "switch")
     address6 = options.get("ip6")
     if address6 is not None:
         try:
@@ -178,7 +178,7 @@ def _interface(node: GraphNode, port: int, options: Mapping[str, object], number
     interface = Interface(
         node.name,
         name,
-        index,
+        _OTHER_INDEXES + number,
         hardware_address(number),
         None if address is None else str(address),
         None if address6 is None else str(address6),
