@@ -24,6 +24,8 @@ from punch.probe.servers import Servers
 from punch.probe.stun import Message, MessageClass
 
 FRESH_SOCKETS = 8
+_EXPECTED = 3
+"""How many times as long to wait for a server that has answered before: a SYN that was lost is sent again."""
 
 
 class TcpTests:
@@ -32,6 +34,7 @@ class TcpTests:
     def __init__(self, servers: Servers, patience_s: float) -> None:
         self._servers, self._patience_s = servers, patience_s
         self.moved = False
+        self._answered = False
 
     async def allocations(self) -> list[tuple[Endpoint, Endpoint]]:
         """Local and external endpoints of fresh sockets, in order; empty where the server does not answer."""
@@ -160,9 +163,11 @@ class TcpTests:
         """Connect from `local` and ask the server what it sees; the connection stays open as long as `connections`."""
         try:
             sock = connections.enter_context(bound_socket(local))
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(self._patience_s * (_EXPECTED if self._answered else 1)):
                 await asyncio.get_running_loop().sock_connect(sock, server)
-                return await _binding(sock)
+                seen = await _binding(sock)
+            self._answered = True
+            return seen
         except (OSError, EOFError, FrameError, TimeoutError):
             return None
 
