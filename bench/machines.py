@@ -55,8 +55,10 @@ def _worker(address: str, processor: int) -> Iterator[None]:
 
 
 @contextmanager
-def _started(words: Sequence[str], **streams: int) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(words, text=True, **streams) as process:  # type: ignore[call-overload]  # streams are known
+def _started(
+    words: Sequence[str], stdout: int | None = None, stderr: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(words, text=True, stdout=stdout, stderr=stderr) as process:
         try:
             yield process
         finally:

@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from lab.errors import LabError
@@ -90,6 +91,9 @@ class _Servers:
     """This process's servers and connections. Thread-safe; a forked child starts anew."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._addresses: dict[Function, str] = {}
         self._adopted: set[Function] = set()
@@ -102,7 +106,7 @@ class _Servers:
             connection.close()
         for process in self._processes:
             process.returncode = 0  # not ours to wait for
-        self.__init__()  # type: ignore[misc]  # anew is what is meant
+        self._begin()
 
     def start(self, function: Function) -> str:
         """The address of the function's server, which gets ready meanwhile."""
@@ -184,7 +188,7 @@ def start(function: Function, arguments: Sequence[str], namespace: Namespace, st
 
     Working directory and environment are this process's. Raises `LabError`.
     """
-    request = {"arguments": list(arguments), "directory": os.getcwd(), "environment": dict(os.environ)}  # noqa: PTH109
+    request = {"arguments": list(arguments), "directory": str(Path.cwd()), "environment": dict(os.environ)}
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
         pipes = [os.pipe() for _ in range(3)]
         (their_stdin, stdin), (stdout, their_stdout), (status, their_status) = pipes

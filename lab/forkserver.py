@@ -152,8 +152,8 @@ def _settle(request: dict[str, Any], descriptors: Sequence[int]) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - descriptors, open until the process ends
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - as above
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115 - as above
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["directory"])

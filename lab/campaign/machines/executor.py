@@ -73,7 +73,7 @@ class DaskExecutor:
         while not self._room:
             if time.monotonic() > patience:
                 raise LabError(self._complaint())
-            time.sleep(_LOOK_S)
+            time.sleep(_LOOK_S)  # the scheduler can be asked, but does not tell
             self._look()
         return self._room
 

@@ -1,7 +1,8 @@
 """The trial runner: inside the sandbox it takes jobs from a pipe, and puts what they came to into it.
 
 First it says how many jobs it can make use of at once. Then come (number, `Job`), and go (number, `Finished`, or a line
-that says why there is none). It ends with the pipe, and the sandbox with it.
+that says why there is none). It ends with the pipe, and the sandbox with it; and when a process of a trial was killed,
+so that what it had at hand is lost, not failed.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Future
 from functools import partial
 from multiprocessing.connection import Connection
 
@@ -27,11 +28,17 @@ def serve(connection: Connection, jobs: int) -> None:
                 number, job = connection.recv()
             except (EOFError, ConnectionError):  # nobody waits for what still runs
                 os._exit(0)
-            submit(pool, job).add_done_callback(partial(_answer, connection, lock, number))
+            try:
+                future = submit(pool, job)
+            except BrokenExecutor:
+                os._exit(1)
+            future.add_done_callback(partial(_answer, connection, lock, number))
 
 
 def _answer(connection: Connection, lock: threading.Lock, number: int, future: Future[Finished]) -> None:
     error = future.exception()
+    if isinstance(error, BrokenExecutor):
+        os._exit(1)
     with lock:
         try:
             connection.send((number, future.result() if error is None else f"{type(error).__name__}: {error}"))

@@ -30,7 +30,7 @@ _PATIENCE_S, _CLOSE_S = 30, 5
 class Runner:
     """The trial runner in its sandbox; it ends with this process. Thread-safe.
 
-    `slots`: how many jobs it can make use of at once. Raises `LabError` if it does not start; it has said why.
+    `slots`: how many jobs it can make use of at once. If it does not start it has said why, and so ends this process.
     """
 
     def __init__(self, jobs: int) -> None:
@@ -46,7 +46,7 @@ class Runner:
         try:
             self.slots: int = self._connection.recv()
         except EOFError:
-            raise LabError(f"worker: its trial runner ended with status {self._process.wait()}") from None
+            raise SystemExit(self._process.wait()) from None
         self._lock, self._numbers = threading.Lock(), itertools.count()
         self._waiting: dict[int, Future[Finished]] = {}
         threading.Thread(target=self._read, daemon=True).start()
