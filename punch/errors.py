@@ -4,19 +4,24 @@ PunchError
 ├── InputError          something the user typed cannot be used; nothing was done (exit status 2)
 ├── FrameError          a frame on the rendezvous or on the mesh is not what the protocol says
 ├── RefusedError        an edge does not take a registration
+├── SignalError         nothing can be said to the peer by way of the edges any more
+├── PortMappingError   the NAT makes no port mapping
 ├── ChannelError        the connection between the two peers
 │   ├── ConnectionLostError   it ended, or was truncated
+│   ├── StreamResetError      one of the streams in it was given up
 │   ├── WrongPeerError        the other end does not hold the secret
 │   └── TamperedError         a frame does not authenticate, or is not what must come now
 └── PunchFailedError    the session as a whole failed (exit status 1); carries the outcome
-    └── EdgeUnreachableError  there is no rendezvous to talk to (exit status 2)
+    ├── EdgeLostError         the rendezvous is lost; another edge may go on with the session
+    ├── EdgeUnreachableError  there is no rendezvous to talk to (exit status 2)
+    └── TunnelBrokenError     the tunnel was there and its path died: it can be punched again
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-Outcome = Literal["no_rendezvous", "punch_timeout", "refused", "wrong_peer", "client_error"]
+Outcome = Literal["no_rendezvous", "punch_timeout", "refused", "hopeless", "wrong_peer", "client_error"]
 
 
 class PunchError(Exception):
@@ -39,12 +44,24 @@ class RefusedError(PunchError):
     """An edge does not take a registration, for instance because its role is taken."""
 
 
+class SignalError(PunchError):
+    """Nothing can be said to the peer by way of the edges any more."""
+
+
+class PortMappingError(PunchError):
+    """The NAT makes no port mapping when asked for one; says why, per protocol."""
+
+
 class ChannelError(PunchError):
     """Base of what can go wrong on the connection between the two peers."""
 
 
 class ConnectionLostError(ChannelError):
     """The connection ended before it was finished."""
+
+
+class StreamResetError(ChannelError):
+    """One of the byte streams in the channel was given up, by this end or the other."""
 
 
 class StrangerError(ChannelError):
@@ -68,6 +85,10 @@ class PunchFailedError(PunchError):
         super().__init__(f"{outcome}: {reason}")
 
 
+class EdgeLostError(PunchFailedError):
+    """The connection to the edge ended before the peer was known, and not because the edge would not have us."""
+
+
 class EdgeUnreachableError(PunchFailedError):
     """The very first connection to the edge could not be made: most likely its address is wrong."""
 
@@ -76,3 +97,10 @@ class EdgeUnreachableError(PunchFailedError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+class TunnelBrokenError(PunchFailedError):
+    """The tunnel was up and broke before its work was done; what was done is kept, and a new tunnel can go on."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("client_error", reason)

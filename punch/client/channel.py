@@ -32,6 +32,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import os
 import socket
 from collections.abc import Awaitable
 from enum import IntEnum, unique
@@ -72,6 +73,13 @@ class Kind(IntEnum):
     STORED = 9  # receiver: all files are in their place
     ABORT = 10  # either: the reason, as text
     FINAL = 11  # nothing will follow
+    HELD = 12  # receiver: how a file begins that an earlier tunnel brought in part
+    RESUME = 13  # sender: the next file goes on from this byte
+    OPEN = 14  # this and what follows: of the streams of `punch.client.streams`; CREDIT of `receive --stdout` too
+    PUSH = 15
+    CREDIT = 16
+    END = 17
+    RESET = 18
 
 
 class Stream:
@@ -83,6 +91,7 @@ class Stream:
         self._buffer = bytearray(2 * (HEADER_BYTES + MAX_CIPHERTEXT))
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
+        self._unsent = memoryview(b"")
 
     async def read(self, count: int) -> memoryview:
         """Exactly `count` bytes; valid until the next read. At most one frame's worth."""
@@ -105,11 +114,30 @@ class Stream:
         return piece
 
     async def write(self, data: bytes) -> None:
-        """All of `data`."""
+        """All of `data`. If it is cancelled, the next write, or `flush`, sends the rest first."""
+        await self.flush()
+        self._unsent = memoryview(data)
+        await self.flush()
+
+    async def flush(self) -> None:
+        """What a cancelled write has left."""
         try:
-            await self._loop.sock_sendall(self.sock, data)
+            while self._unsent:
+                try:
+                    self._unsent = self._unsent[self.sock.send(self._unsent) :]
+                except BlockingIOError:
+                    await self._writable()
         except OSError as error:
             raise ConnectionLostError(f"connection lost: {error.strerror}") from None
+
+    async def _writable(self) -> None:
+        ready = asyncio.Event()
+        descriptor = self.sock.fileno()
+        self._loop.add_writer(descriptor, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            self._loop.remove_writer(descriptor)
 
     def close(self) -> None:
         """Close the socket."""
@@ -169,7 +197,8 @@ async def handshake(stream: Stream, session: SessionId, role: Role, session_key:
     """Authenticate the other end; `session_key` is awaited once our hello is out.
 
     Raises `StrangerError` if the other end is nobody we could be looking for, `WrongPeerError` if it does not hold the
-    secret, `ConnectionLostError` if it went away before that was known. The stream is left open.
+    secret or `session_key` says so, `ConnectionLostError` if it went away before that was known. The stream is left
+    open.
     """
     own_key = X25519PrivateKey.generate()
     own_hello = MAGIC + _LETTERS[role] + own_key.public_key().public_bytes_raw()
@@ -185,18 +214,31 @@ async def handshake(stream: Stream, session: SessionId, role: Role, session_key:
     except ValueError:
         raise StrangerError("the other end sent a public key that cannot be") from None
 
+    no_key: WrongPeerError | None = None
+    try:
+        key = await session_key
+    except WrongPeerError as error:
+        # A proof that cannot fit: were we to hang up instead, the other end would take it for a lost connection.
+        no_key, key = error, os.urandom(KEY_BYTES)
+
     hellos = {role: own_hello, peer_role: peer_hello}
     name = session.encode()
     transcript = hashlib.sha256(bytes([len(name)]) + name + hellos["sender"] + hellos["receiver"]).digest()
     material = HKDF(algorithm=SHA256(), length=4 * KEY_BYTES, salt=transcript, info=b"punch channel 1").derive(
-        shared + await session_key
+        shared + key
     )
     keys = [material[start : start + KEY_BYTES] for start in range(0, len(material), KEY_BYTES)]
     confirmation: dict[Role, bytes] = {"sender": keys[0], "receiver": keys[1]}
     traffic: dict[Role, bytes] = {"sender": keys[2], "receiver": keys[3]}
 
-    await stream.write(_proof(confirmation[role], transcript))
-    if not hmac.compare_digest(await stream.read(PROOF_BYTES), _proof(confirmation[peer_role], transcript)):
+    try:
+        await stream.write(_proof(confirmation[role], transcript))
+        proof = await stream.read(PROOF_BYTES)
+    except ConnectionLostError:
+        raise no_key or ConnectionLostError("connection lost before the other end proved anything") from None
+    if no_key is not None:
+        raise no_key
+    if not hmac.compare_digest(proof, _proof(confirmation[peer_role], transcript)):
         raise WrongPeerError("the other end does not hold the secret of this session")
     return Channel(stream, traffic[role], traffic[peer_role])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -58,20 +59,35 @@ class PakeExchange:
 
 
 class PresharedKey:
-    """Both clients hold the same 32 random bytes. The session's name is derived from them, so no code is needed."""
+    """Both clients hold the same 32 random bytes. The session's name is derived from them, so no code is needed.
 
-    message: str | None = None
+    Each sends 32 fresh bytes, so that no two sessions have the same key.
+    """
+
     code: Code | None = None
 
     def __init__(self, key: bytes) -> None:
         self.session = SessionId(_derive(key, b"punch session name", 10).hex())
-        self._key = _derive(key, b"punch session key", KEY_BYTES)
+        self._key = key
+        self._fresh = os.urandom(KEY_BYTES)
+        self.message: str | None = self._fresh.hex()
 
     def finish(self, peer_message: str | None) -> bytes:
         """See `KeyExchange.finish`."""
-        if peer_message is not None:
+        message = bytes.fromhex(peer_message or "")
+        if len(message) != KEY_BYTES:
             raise WrongPeerError("the peer uses a code, not a key file")
-        return self._key
+        return _derive(self._key + b"".join(sorted((self._fresh, message))), b"punch session key", KEY_BYTES)
+
+
+def bound_key(key: bytes, role: Role, own_traits: str | None, peer_traits: str | None) -> bytes:
+    """The key of a session whose clients have told each other these traits.
+
+    Who has been told others than the peer has sent ends up with another key.
+    """
+    traits = (own_traits, peer_traits) if role == "sender" else (peer_traits, own_traits)
+    told = b"".join(len(each).to_bytes(4, "big") + each for each in ((text or "").encode() for text in traits))
+    return _derive(key, b"punch traits" + told, KEY_BYTES)
 
 
 def read_key_file(path: Path, *, field: str = "key-file") -> bytes:

@@ -15,9 +15,9 @@ INTERVAL_S = 1.0
 
 
 class Progress:
-    """Counts the bytes of a transfer of `total`. A context manager; `bar` draws one on a terminal."""
+    """Counts the bytes of a transfer of `total` (None: unknown). A context manager; `bar` draws one on a terminal."""
 
-    def __init__(self, total: int, report: Reporter, *, bar: bool) -> None:
+    def __init__(self, total: int | None, report: Reporter, *, bar: bool) -> None:
         self._bytes = 0
         self._total = total
         self._report = report
@@ -39,6 +39,11 @@ class Progress:
     def __exit__(self, *exception: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    def resume(self, name: str, start: int, size: int) -> None:
+        """A file of `size` bytes goes on from byte `start`; what is before it counts as done."""
+        self._report("resumed", name=name, bytes=start, size=size)
+        self.advance(start)
 
     def advance(self, count: int) -> None:
         """`count` bytes more."""

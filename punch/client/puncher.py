@@ -16,17 +16,18 @@ would answer with later can kill the connection that the other side has just mad
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import random
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from punch.client.candidates import Candidate
-from punch.client.sockets import bound_socket, connect_result, errno_name
+from punch.client.sockets import bound_socket, connect_result, errno_name, mortal_syn
 from punch.endpoint import Endpoint
 from punch.errors import Outcome
 from punch.events import Reporter
@@ -34,6 +35,7 @@ from punch.events import Reporter
 RETRY_S = (0.05, 0.15)
 MAX_STRANGERS = 32  # accepted connections that may wait for their authentication at a time
 _SPIN_S = 0.008
+_QUIET = "guess"  # the kind of candidate whose dials come by the thousand: told in sum
 _REFUSALS = {"ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "ENETUNREACH"}
 
 Verdict = Literal["kept", "lost", "stranger"]
@@ -61,13 +63,26 @@ async def sleep_until(instant: float) -> None:
         pass  # an event loop's timers are milliseconds late, and so is an idle CPU that has to wake up
 
 
+@dataclass(eq=False)
+class _Dial:
+    """One candidate dialled from one local address; `attempt` counts its connects, `pending` while one is under way."""
+
+    target: Candidate
+    local: Endpoint
+    ttl: int | None
+    attempts: int | None
+    attempt: int = 0
+    pending: bool = False
+    results: Counter[str] = field(default_factory=Counter)
+
+
 class Puncher:
     """Makes connections from `local` and has each examined.
 
     Making it opens the listener, early, so that a peer that is told about us first is not refused. `aim` opens the
-    sockets of the first volley, `fire` only has to connect them. `close` closes everything but what was released.
-    `max_attempts` bounds the connects per candidate (None: until closed). `broken` gets the exception if the
-    machinery itself fails.
+    sockets of the first volley, `fire` only has to connect them; `dial` adds to that, at any time after. `close` closes
+    everything but what was released. `max_attempts` bounds the connects per candidate (None: until closed). `broken`
+    gets the exception if the machinery itself fails.
     """
 
     def __init__(self, local: Endpoint, max_attempts: int | None, examine: Examine, report: Reporter) -> None:
@@ -76,43 +91,107 @@ class Puncher:
         self._examine = examine
         self._report = report
         self._volley: list[tuple[Candidate, socket.socket]] = []
-        self._results: dict[Candidate, Counter[str]] = {}
-        self._dialling: dict[Candidate, int] = {}  # the number of the connect under way
+        self._dials: list[_Dial] = []
+        self._busy: set[tuple[Endpoint, Endpoint]] = set()  # what is dialled, or connected, from where to where
+        self._fired = False
+        self._beside: tuple[Endpoint, socket.socket] | None = None
         self._strangers = 0
         self._released = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: set[socket.socket] = set()
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
-            self._listener = self._open()
+            self._listener: socket.socket | None = self._open(local)
             self._listener.listen(MAX_STRANGERS)
         except BaseException:
             self._close_sockets()
             raise
 
-    def aim(self, targets: list[Candidate]) -> None:
-        """Get ready to dial `targets`."""
-        self._volley = [(target, self._open()) for target in targets]
-        self._results = {target: Counter() for target in targets}
+    def listen_beside(self, local: Endpoint) -> None:
+        """Open a listener at an address of the other family as well, from which the candidates of that are dialled.
+
+        It accepts from `dial_beside` on. Raises `OSError`.
+        """
+        listener = self._open(local)
+        listener.listen(MAX_STRANGERS)
+        self._beside = local, listener
+
+    def dial_beside(self, targets: Sequence[Candidate]) -> None:
+        """Dial `targets` from there, and accept whoever dials us there; until `close`."""
+        if self._beside is None:
+            return
+        local, listener = self._beside
+        for target in targets:
+            with contextlib.suppress(OSError):
+                self.dial(target, local=local)
+        self._spawn(self._accept(listener, local))
+
+    def aim(self, targets: Sequence[Candidate]) -> None:
+        """Get ready to dial `targets`, and nothing else that was aimed at before."""
+        for _target, sock in self._volley:
+            self._close(sock)
+        within_reach = [target for target in targets if target.address.family == self._local.family]
+        self._volley = [(target, self._open(self._local)) for target in within_reach]
 
     def fire(self) -> None:
         """Dial every target and accept whoever dials us, now, and go on until `close`."""
-        self._spawn(self._accept())
         now = time.monotonic()
-        started = [(target, sock, sock.connect_ex(target.address)) for target, sock in self._volley]
+        started = [
+            (target, sock, sock.connect_ex(target.address))
+            for target, sock in self._volley
+            if (self._local, target.address) not in self._busy
+        ]
+        self._volley = []
+        self.accept()
         if started:
-            self._report("first_syn", t=now, local=str(self._local))
+            self._report_first(now)
         for target, sock, number in started:
-            self._dialling[target] = 1
-            self._spawn(self._dial(target, sock, number))
+            self._spawn(self._dial(self._new_dial(target, self._local, None, self._max_attempts), sock, number))
+
+    def accept(self, local: Endpoint | None = None) -> None:
+        """Accept whoever dials `local`, an address that `dial` may use as well, or the puncher's own; until `close`."""
+        if local is None or local == self._local:
+            if self._listener is not None:
+                self._spawn(self._accept(self._listener, self._local))
+                self._listener = None
+            return
+        listener = self._open(local)
+        listener.listen(MAX_STRANGERS)
+        self._spawn(self._accept(listener, local))
+
+    def dial(
+        self, target: Candidate, *, local: Endpoint | None = None, ttl: int | None = None, attempts: int | None = None
+    ) -> None:
+        """Dial one more candidate, now, from the puncher's address or another one, until `close`.
+
+        Does nothing if that is under way already, or cannot be for want of an address of that family.
+
+        `ttl` is the time to live of the first SYN of each attempt; routers' complaints about it do not end the attempt
+        (see `mortal_syn`). `attempts` bounds the connects below what the puncher allows. Raises `OSError` where no
+        socket is to be had.
+        """
+        source = local or self._local
+        if (source, target.address) in self._busy or target.address.family != source.family:
+            return
+        sock = self._open(source)
+        dial = self._new_dial(target, source, ttl, _fewest(attempts, self._max_attempts))
+        now = time.monotonic()
+        number = self._connect(dial, sock)
+        self._report_first(now)
+        self._spawn(self._dial(dial, sock, number))
 
     async def close(self) -> None:
-        """Stop, and close every socket but those released."""
+        """Stop, and close every socket but those released. May be called again."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for target, number in self._dialling.items():
-            self._report_attempt(target, number, "ECANCELED" if self._released else "ETIMEDOUT")
+        for dial in self._dials:
+            if dial.pending:
+                self._report_attempt(dial, "ECANCELED" if self._released else "ETIMEDOUT")
+        guesses = [dial for dial in self._dials if dial.target.kind == _QUIET]
+        if guesses:
+            self._report("guesses", dialled=len(guesses), results=dict(_sum(guesses)))
+        self._dials.clear()
         self._close_sockets()
         self.broken.cancel()
 
@@ -123,20 +202,35 @@ class Puncher:
 
     def failure(self) -> tuple[Outcome, str]:
         """What to call it when no connection came of all this, and the reason in words."""
-        public = [target for target in self._results if target.kind == "public"]
-        results = {name for target in public for name in self._results[target]}
-        pending = any(target in self._dialling for target in public)
-        refused = bool(results) and not pending and results <= _REFUSALS
-        return ("refused" if refused else "punch_timeout"), "; ".join(self._told(target) for target in self._results)
+        public = [dial for dial in self._dials if dial.target.kind != "private"]
+        results = _sum(public)
+        pending = any(dial.pending for dial in public)
+        refused = bool(results) and not pending and results.keys() <= _REFUSALS
+        told = [_told(str(dial.target.address), dial.target.kind, [dial]) for dial in self._dials if _is_told(dial)]
+        guesses = [dial for dial in self._dials if not _is_told(dial)]
+        if guesses:
+            told.append(_told(f"{len(guesses)} ports of {guesses[0].target.address.ip}", _QUIET, guesses))
+        dialled = {dial.target for dial in self._dials}
+        missed = [target for target, _sock in self._volley if target not in dialled]
+        told += [f"{target.address} ({target.kind}): not dialled" for target in missed]
+        return ("refused" if refused else "punch_timeout"), "; ".join(
+            told
+        ) or "the peer has no address that could be dialled from here"
 
-    def _told(self, target: Candidate) -> str:
-        counts = [f"{name} x {count}" for name, count in self._results[target].most_common()]
-        if target in self._dialling:
-            counts.append("one connect without an answer")
-        return f"{target.address} ({target.kind}): {', '.join(counts) or 'not dialled'}"
+    def _new_dial(self, target: Candidate, local: Endpoint, ttl: int | None, attempts: int | None) -> _Dial:
+        dial = _Dial(target, local, ttl, attempts, attempt=1, pending=True)
+        self._dials.append(dial)
+        self._busy.add((local, target.address))
+        return dial
 
-    def _open(self) -> socket.socket:
-        sock = bound_socket(self._local)
+    def _connect(self, dial: _Dial, sock: socket.socket) -> int:
+        if dial.ttl is None:
+            return sock.connect_ex(dial.target.address)
+        with mortal_syn(sock, dial.ttl):
+            return sock.connect_ex(dial.target.address)
+
+    def _open(self, local: Endpoint) -> socket.socket:
+        sock = bound_socket(local)
         self._sockets.add(sock)
         return sock
 
@@ -159,11 +253,11 @@ class Puncher:
         if error is not None and not self.broken.done():
             self.broken.set_exception(error)
 
-    async def _accept(self) -> None:
+    async def _accept(self, listener: socket.socket, local: Endpoint) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                sock, address = await loop.sock_accept(self._listener)
+                sock, address = await loop.sock_accept(listener)
             except OSError:  # the connection was gone before we took it, or we have no descriptor for it now
                 await asyncio.sleep(RETRY_S[0])
                 continue
@@ -173,7 +267,7 @@ class Puncher:
             self._sockets.add(sock)
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._spawn(self._examine_accepted(Connection(sock, self._local, Endpoint(*address), "accept")))
+            self._spawn(self._examine_accepted(Connection(sock, local, Endpoint.of(address), "accept")))
 
     async def _examine_accepted(self, connection: Connection) -> None:
         self._strangers += 1
@@ -184,37 +278,72 @@ class Puncher:
         finally:
             self._strangers -= 1
 
-    async def _dial(self, target: Candidate, sock: socket.socket, number: int) -> None:
-        attempt = 1
+    async def _dial(self, dial: _Dial, sock: socket.socket, number: int) -> None:
+        """Dial until there is a connection to keep, or no more is to be tried."""
+        if not await self._succeeds(dial, sock, number):
+            self._busy.discard((dial.local, dial.target.address))
+
+    async def _succeeds(self, dial: _Dial, sock: socket.socket, number: int) -> bool:
         while True:
             if number == errno.EINPROGRESS:
                 number = await connect_result(sock)
-            self._finished(target, attempt, "connected" if number == 0 else errno_name(number))
+            self._finished(dial, "connected" if number == 0 else errno_name(number))
             if number == 0:
-                connection = Connection(sock, self._local, target.address, "connect")
+                connection = Connection(sock, dial.local, dial.target.address, "connect")
                 self._report_connected(connection)
                 verdict = await self._examine(connection)
                 if verdict == "kept":
-                    return
+                    return True
                 if verdict == "stranger":
                     self._close(sock)
-                    return
+                    return False
             self._close(sock)
-            if attempt == self._max_attempts:
-                return
+            if dial.attempt == dial.attempts:
+                return False
             await asyncio.sleep(random.uniform(*RETRY_S))
-            attempt += 1
-            sock = self._open()
-            self._dialling[target] = attempt
-            number = sock.connect_ex(target.address)
+            dial.attempt += 1
+            sock = self._open(dial.local)
+            dial.pending = True
+            number = self._connect(dial, sock)
 
-    def _finished(self, target: Candidate, attempt: int, result: str) -> None:
-        del self._dialling[target]
-        self._results[target][result] += 1
-        self._report_attempt(target, attempt, result)
+    def _finished(self, dial: _Dial, result: str) -> None:
+        dial.pending = False
+        dial.results[result] += 1
+        self._report_attempt(dial, result)
 
-    def _report_attempt(self, target: Candidate, number: int, result: str) -> None:
-        self._report("attempt", remote=str(target.address), kind=target.kind, number=number, result=result)
+    def _report_first(self, now: float) -> None:
+        if not self._fired:
+            self._fired = True
+            self._report("first_syn", t=now, local=str(self._local))
+
+    def _report_attempt(self, dial: _Dial, result: str) -> None:
+        if dial.target.kind == _QUIET and result != "connected":
+            return
+        more: dict[str, object] = {} if dial.local == self._local else {"local": str(dial.local)}
+        if dial.ttl is not None:
+            more["ttl"] = dial.ttl
+        remote, kind = str(dial.target.address), dial.target.kind
+        self._report("attempt", remote=remote, kind=kind, number=dial.attempt, result=result, **more)
 
     def _report_connected(self, connection: Connection) -> None:
         self._report("connected", local=str(connection.local), remote=str(connection.remote), by=connection.by)
+
+
+def _fewest(*bounds: int | None) -> int | None:
+    return min((bound for bound in bounds if bound is not None), default=None)
+
+
+def _sum(dials: Iterable[_Dial]) -> Counter[str]:
+    return sum((dial.results for dial in dials), Counter[str]())
+
+
+def _is_told(dial: _Dial) -> bool:
+    return dial.target.kind != _QUIET
+
+
+def _told(name: str, kind: str, dials: Sequence[_Dial]) -> str:
+    counts = [f"{result} x {count}" for result, count in _sum(dials).most_common()]
+    pending = sum(dial.pending for dial in dials)
+    if pending:
+        counts.append("one connect without an answer" if pending == 1 else f"{pending} connects without an answer")
+    return f"{name} ({kind}): {', '.join(counts) or 'not dialled'}"

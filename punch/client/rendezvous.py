@@ -7,72 +7,105 @@ import contextlib
 import errno
 import os
 import socket
-from typing import Protocol
+import ssl
+import time
+from http import HTTPStatus
+from typing import Self
 
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from punch.client.sockets import bound_socket, choose_local, die_with_the_path
 from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import EdgeUnreachableError, FrameError, InputError, PunchFailedError
-from punch.frames import Peer, Register, Welcome, parse_peer, parse_welcome, printable, register_frame
-from punch.websocket import open_websocket, resolve
+from punch.errors import EdgeLostError, EdgeUnreachableError, FrameError, InputError, PunchFailedError, SignalError
+from punch.fields import printable
+from punch.frames import (
+    Peer,
+    Register,
+    Welcome,
+    parse_peer,
+    parse_signal,
+    parse_welcome,
+    register_frame,
+    signal_frame,
+)
+from punch.sighting import HEADER
+from punch.websocket import close_by_reset, open_websocket, resolve
 
 CONNECT_TIMEOUT_S = 5.0
 WELCOME_TIMEOUT_S = 10.0
+_REFUSED = (1000, 1002, 1003, 1007, 1008, 1009)  # RFC 6455 section 7.4.1: what the edge has against us, and not itself
 
 
 class Rendezvous:
     """A connection to an edge, from `local`. Made by `connect`; always `close` it."""
 
+    url: EdgeUrl
+    took_s: float
+    """How long it took to be connected, in seconds."""
+
     def __init__(self, connection: ClientConnection, local: Endpoint) -> None:
         self.local = local
         self._connection = connection
         self._closing: asyncio.Task[None] | None = None
+        self.trouble = ""
+        """What keeps the peer from being heard of, if anything does, to be added to a sentence."""
 
     @classmethod
-    async def connect(cls, url: EdgeUrl, bind: Endpoint | None) -> Rendezvous:
+    async def connect(cls, url: EdgeUrl, bind: Endpoint | None) -> Self:
         """Raises `InputError` if `bind` cannot be used, `EdgeUnreachableError` if no edge answers."""
-        sock: socket.socket | None = None
+        begun = time.monotonic()
+        made = cls(*await dial(url, bind))
+        made.url, made.took_s = url, time.monotonic() - begun
+        return made
+
+    @property
+    def ipv6(self) -> Endpoint | None:
+        """Where the edge says that it listens on IPv6; see `punch.sighting`."""
+        response = self._connection.response
+        told = None if response is None else response.headers.get(HEADER)
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                edge = await resolve(url)
-                local = choose_local(bind, edge)
-                sock = bound_socket(local)
-                die_with_the_path(sock)
-                await asyncio.get_running_loop().sock_connect(sock, edge)
-                return cls(await open_websocket(sock, url, "/"), local)
-        except BaseException as error:
-            if sock is not None:
-                sock.close()
-            if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL and bind is not None:
-                expected = "a port that has had no connection to this edge in the last minute"
-                raise InputError("bind", str(bind), expected) from None
-            if isinstance(error, TimeoutError):
-                raise EdgeUnreachableError(str(url), f"no answer within {CONNECT_TIMEOUT_S:g} s") from None
-            if isinstance(error, OSError):
-                raise EdgeUnreachableError(str(url), _told(error)) from None
-            if isinstance(error, WebSocketException | EOFError):
-                cause = f"it does not answer as an edge ({printable(str(error))})"
-                raise EdgeUnreachableError(str(url), cause) from None
-            raise
+            return None if told is None else Endpoint.parse(told)
+        except InputError:
+            return None
 
     async def register(self, register: Register) -> Welcome:
-        """Take a role in a session. Raises `PunchFailedError`."""
+        """Take a role in a session. Raises `PunchFailedError`, an `EdgeLostError` if another edge may do better."""
         try:
             async with asyncio.timeout(WELCOME_TIMEOUT_S):
                 await self._connection.send(register_frame(register))
                 return parse_welcome(await self._connection.recv())
         except (ConnectionClosed, FrameError, TimeoutError) as error:
-            raise PunchFailedError("no_rendezvous", _why(error, "no welcome in time")) from None
+            raise _failure(error, "no welcome in time") from None
 
     async def peer(self, wait_s: float) -> Peer:
-        """Wait for the peer. Raises `PunchFailedError`."""
+        """Wait for the peer. Raises as `register` does."""
         try:
             async with asyncio.timeout(wait_s):
-                return parse_peer(await self._connection.recv())
-        except (ConnectionClosed, FrameError, TimeoutError) as error:
-            raise PunchFailedError("no_rendezvous", _why(error, f"no peer within {wait_s:g} s")) from None
+                return await self.listen()
+        except TimeoutError:
+            raise PunchFailedError("no_rendezvous", f"no peer within {wait_s:g} s{self.trouble}") from None
+
+    async def listen(self) -> Peer:
+        """As `peer`, but wait as long as it takes."""
+        try:
+            return parse_peer(await self._connection.recv())
+        except (ConnectionClosed, FrameError) as error:
+            raise _failure(error, "") from None
+
+    async def send_signal(self, data: str) -> None:
+        """Say something to the peer, once it is known. Raises `SignalError`."""
+        try:
+            await self._connection.send(signal_frame(data))
+        except ConnectionClosed as error:
+            raise SignalError(_failure(error, "").reason) from None
+
+    async def next_signal(self) -> str:
+        """Wait for what the peer says, once it is known. Raises `SignalError`."""
+        try:
+            return parse_signal(await self._connection.recv())
+        except (ConnectionClosed, FrameError) as error:
+            raise SignalError(_failure(error, "").reason) from None
 
     async def leave(self) -> None:
         """Send the WebSocket close frame and the FIN now; the edge's answer is not waited for.
@@ -83,7 +116,11 @@ class Rendezvous:
             self._closing = asyncio.create_task(self._connection.close(1000, "punching"))
             await asyncio.sleep(0)  # let it write the frame
             with contextlib.suppress(OSError):  # the edge may have gone first
-                self._connection.transport.write_eof()
+                transport = self._connection.transport
+                if transport.can_write_eof():
+                    transport.write_eof()
+                else:  # TLS has no half-close, but TCP below it has
+                    transport.get_extra_info("socket").shutdown(socket.SHUT_WR)
 
     async def close(self) -> None:
         """Leave, and see the connection closed (within a second or so)."""
@@ -92,40 +129,72 @@ class Rendezvous:
             await self._closing
 
 
+async def dial(
+    url: EdgeUrl, bind: Endpoint | None, *, own: bool = False, timeout_s: float = CONNECT_TIMEOUT_S
+) -> tuple[ClientConnection, Endpoint]:
+    """A connection to an edge, and the local address that it is from.
+
+    With `own`, `bind` is an address that is ours already. Raises as `Rendezvous.connect` does.
+    """
+    sock: socket.socket | None = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            edge = await resolve(url)
+            local = bind if own and bind is not None else choose_local(bind, edge)
+            sock = bound_socket(local)
+            die_with_the_path(sock)
+            # What fails must leave nothing that would keep the same addresses from being tried again.
+            close_by_reset(sock, True)
+            await asyncio.get_running_loop().sock_connect(sock, edge)
+            connection = await open_websocket(sock, url, "/")
+            close_by_reset(sock, False)
+            return connection, local
+    except BaseException as error:
+        if sock is not None:
+            sock.close()
+        if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL and bind is not None and not own:
+            expected = "a port that has had no connection to this edge in the last minute"
+            raise InputError("bind", str(bind), expected) from None
+        if isinstance(error, TimeoutError):
+            raise EdgeUnreachableError(str(url), f"no answer within {timeout_s:g} s") from None
+        if isinstance(error, OSError):
+            raise EdgeUnreachableError(str(url), _told(error)) from None
+        if isinstance(error, InvalidStatus) and (told := _refusal(error)) is not None:
+            raise EdgeUnreachableError(str(url), f"it refuses: {told}") from None
+        if isinstance(error, WebSocketException | EOFError):
+            cause = f"it does not answer as an edge ({printable(str(error))})"
+            raise EdgeUnreachableError(str(url), cause) from None
+        raise
+
+
+def _refusal(error: InvalidStatus) -> str | None:
+    """The one line in which an edge says why it takes no client, with the statuses that it uses for that."""
+    response = error.response
+    if response.status_code not in (HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        return None
+    text = bytes(response.body or b"").decode(errors="replace").strip()
+    return printable(text) if text and len(text) <= 200 and "\n" not in text else None
+
+
 def _told(error: OSError) -> str:
     """What the kernel says; asyncio puts words of its own into `strerror`. (Errors of name resolution are negative.)"""
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate cannot be trusted ({error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS with it ({error.reason})"
+    return (
+        os.strerror(error.errno)
+        if error.errno and error.errno > 0
+        else error.strerror or str(error) or "closed by the other end"
+    )
 
 
-def _why(error: Exception, late: str) -> str:
-    if isinstance(error, ConnectionClosed):
-        reason = printable(error.rcvd.reason) if error.rcvd is not None else ""
-        return f"the edge ended the session: {reason}" if reason else "the connection to the edge was lost"
-    return f"the edge sent a bad frame: {error}" if isinstance(error, FrameError) else late
-
-
-class Strategy(Protocol):
-    """When to leave the rendezvous, given that its connection has the local address to punch from."""
-
-    async def before_punch(self, rendezvous: Rendezvous) -> bool:
-        """Called once the peer is known; whether the rendezvous has been left."""
-
-
-class Reuse:
-    """Leave first: the FIN is out before the first SYN, and the local address is the punch's alone."""
-
-    async def before_punch(self, rendezvous: Rendezvous) -> bool:
-        """See `Strategy`."""
-        await rendezvous.leave()
-        return True
-
-
-class Keep:
-    """Stay until the tunnel is agreed: NATs that drop all of a port's mappings with one connection stay open."""
-
-    async def before_punch(self, rendezvous: Rendezvous) -> bool:  # noqa: ARG002 (the interface's names)
-        """See `Strategy`."""
-        return False
-
-
-STRATEGIES: dict[str, type[Reuse | Keep]] = {"reuse": Reuse, "keep": Keep}
+def _failure(error: Exception, late: str) -> PunchFailedError:
+    if not isinstance(error, ConnectionClosed):
+        told = f"the edge sent a bad frame: {error}" if isinstance(error, FrameError) else late
+        return PunchFailedError("no_rendezvous", told)
+    reason = printable(error.rcvd.reason) if error.rcvd is not None else ""
+    told = f"the edge ended the session: {reason}" if reason else "the connection to the edge was lost"
+    if error.rcvd is not None and error.rcvd.code in _REFUSED:
+        return PunchFailedError("no_rendezvous", told)
+    return EdgeLostError("no_rendezvous", told)

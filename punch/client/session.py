@@ -1,147 +1,152 @@
-"""One run of the client, from the first connection to the last byte."""
+"""One run of the client, from the first connection to the last byte, over as many tunnels as that takes.
+
+A tunnel can die under a transfer: a NAT reboots, a computer changes its network, the other process is killed. Then
+both sides meet at the edge again, under the same code or key, punch a new tunnel and go on. Each meeting is a key
+exchange of its own, so whoever wants to guess a code gets one more guess for each; a guess that fails ends the session.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import os
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
-from punch.client.agreement import Agreement
-from punch.client.candidates import candidates
-from punch.client.channel import Channel, Kind
-from punch.client.files import FileDone, Inbox, Outgoing
+from punch.client.channel import Channel
+from punch.client.inbox import Inbox
 from punch.client.keys import KeyExchange
+from punch.client.offer import FileDone
+from punch.client.outgoing import Outgoing
+from punch.client.outlet import Outlet, receive_to
+from punch.client.piped import Piped
 from punch.client.progress import Progress
-from punch.client.puncher import Connection, Puncher, sleep_until
-from punch.client.rendezvous import Rendezvous, Strategy
-from punch.client.sockets import die_with_the_path, mend_round_trip
 from punch.client.transfer import receive_files, send_files
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import ChannelError, PunchFailedError
+from punch.client.tunnel import Options, open_tunnel
+from punch.endpoint import Endpoint
+from punch.errors import PunchFailedError, TunnelBrokenError
 from punch.events import Reporter
-from punch.frames import Peer, Register, Role
+from punch.frames import Role
 
-NONCE_BYTES = 32
-ECHO_TIMEOUT_S = 30.0
+RETRY_S = 1.0  # between two attempts at a new tunnel
+MAX_TUNNELS = 1000  # each costs an attacker of the code one guess
+TELL_AGAIN_S = 30.0
+"""How long a receiver that has stored everything stays for a sender that may not have heard so: a path that has died is
+noticed within some ten seconds, and then the sender comes again."""
 
-
-@dataclass(frozen=True)
-class Options:
-    """How to meet and how to punch. Instants are of `time.monotonic()`, spans in seconds."""
-
-    edge: EdgeUrl
-    strategy: Strategy
-    report: Reporter
-    bind: Endpoint | None = None
-    deadline_s: float = 10.0
-    max_attempts: int | None = None
-    start_at: float | None = None
-    wait_s: float = 600.0
-    bar: bool = False
+NewExchange = Callable[[], KeyExchange]
+"""Makes a fresh key exchange of the same code or key: each serves one meeting."""
 
 
-async def send(options: Options, exchange: KeyExchange, outgoing: Outgoing) -> None:
-    """Meet the receiver and send it the files. Raises `PunchFailedError` and `InputError`."""
-    async with _tunnel(options, exchange, "sender") as channel:
-        start = time.monotonic()
-        done = await send_files(channel, outgoing, lambda total: Progress(total, options.report, bar=options.bar))
-        _report_done(options.report, done, start)
+async def send(options: Options, new_exchange: NewExchange, outgoing: Outgoing | Piped) -> None:
+    """Meet the receiver and send it `outgoing`. Raises `PunchFailedError` and `InputError`."""
+
+    async def work(channel: Channel) -> list[FileDone]:
+        return await send_files(channel, outgoing, lambda total: Progress(total, options.report, bar=options.bar))
+
+    await _run(options, new_exchange, "sender", work)
 
 
-async def receive(options: Options, exchange: KeyExchange, inbox: Inbox) -> None:
+async def receive(options: Options, new_exchange: NewExchange, target: Inbox | Outlet) -> None:
     """Meet the sender and store its files. Raises `PunchFailedError` and `InputError`."""
-    async with _tunnel(options, exchange, "receiver") as channel:
-        start = time.monotonic()
-        done = await receive_files(channel, inbox, lambda total: Progress(total, options.report, bar=options.bar))
-        _report_done(options.report, done, start)
+    told = True
+
+    def progress(total: int | None) -> Progress:
+        return Progress(total, options.report, bar=options.bar)
+
+    async def work(channel: Channel) -> list[FileDone]:
+        nonlocal told
+        if isinstance(target, Inbox):
+            files, told = await receive_files(channel, target, progress)
+        else:
+            files, told = await receive_to(channel, target, progress)
+        return files
+
+    await _run(options, new_exchange, "receiver", work)
+    if not told:
+        await _tell_again(options, new_exchange, work)
+
+
+async def _tell_again(
+    options: Options, new_exchange: NewExchange, work: Callable[[Channel], Awaitable[list[FileDone]]]
+) -> None:
+    """Let the sender hear that everything is stored, if it comes again.
+
+    It is stored in any case: whoever interrupts this changes nothing, and the run has succeeded.
+    """
+    patience_s = min(TELL_AGAIN_S, options.resume_for_s)
+    options.report("untold", tell_for_s=patience_s)
+    with contextlib.suppress(PunchFailedError, asyncio.CancelledError):
+        broken = TunnelBrokenError("the sender did not say goodbye")
+        await _next_tunnel(replace(options, resume_for_s=patience_s), new_exchange, "receiver", work, broken)
+
+
+async def _run(
+    options: Options, new_exchange: NewExchange, role: Role, work: Callable[[Channel], Awaitable[list[FileDone]]]
+) -> None:
+    start: float | None = None
+    exchange = new_exchange()
+
+    async def timed(channel: Channel) -> list[FileDone]:
+        nonlocal start
+        start = time.monotonic() if start is None else start
+        return await work(channel)
+
+    try:
+        async with open_tunnel(options, exchange, role) as channel:
+            done = await timed(channel)
+    except TunnelBrokenError as error:
+        done = await _resume(options, new_exchange, role, timed, error)
+    _report_done(options.report, done, start or time.monotonic())
+
+
+async def _resume(
+    options: Options,
+    new_exchange: NewExchange,
+    role: Role,
+    work: Callable[[Channel], Awaitable[list[FileDone]]],
+    broken: TunnelBrokenError,
+) -> list[FileDone]:
+    """Open new tunnels until the work is done. Raises `PunchFailedError`."""
+    for _ in range(MAX_TUNNELS):
+        options.report("broken", reason=broken.reason, resume_for_s=options.resume_for_s)
+        try:
+            return await _next_tunnel(options, new_exchange, role, work, broken)
+        except TunnelBrokenError as error:
+            broken = error
+    raise broken
+
+
+async def _next_tunnel(
+    options: Options,
+    new_exchange: NewExchange,
+    role: Role,
+    work: Callable[[Channel], Awaitable[list[FileDone]]],
+    broken: TunnelBrokenError,
+) -> list[FileDone]:
+    """Try to get one more tunnel, for `resume_for_s`, and work in it."""
+    until = time.monotonic() + options.resume_for_s
+    while (left := until - time.monotonic()) > 0:
+        exchange = new_exchange()
+        exchange.code = None  # it has been told
+        try:
+            async with open_tunnel(_again(options, left), exchange, role) as channel:
+                return await work(channel)
+        except TunnelBrokenError:
+            raise
+        except PunchFailedError as error:
+            if error.outcome == "wrong_peer":
+                raise
+            options.report("not_resumed", outcome=error.outcome, reason=error.reason)
+        await asyncio.sleep(min(RETRY_S, max(0.0, until - time.monotonic())))
+    raise PunchFailedError(broken.outcome, f"{broken.reason}; no new tunnel within {options.resume_for_s:g} s")
+
+
+def _again(options: Options, left: float) -> Options:
+    """The same, from another port: the old one may have a connection to the edge that is still closing."""
+    bind = None if options.bind is None else Endpoint(options.bind.ip, 0)
+    return replace(options, bind=bind, start_at=None, wait_s=left)
 
 
 def _report_done(report: Reporter, done: list[FileDone], start: float) -> None:
     report("done", files=[each._asdict() for each in done], seconds=round(time.monotonic() - start, 6))
-
-
-@contextlib.asynccontextmanager
-async def _tunnel(options: Options, exchange: KeyExchange, role: Role) -> AsyncIterator[Channel]:
-    """A tried tunnel to the peer."""
-    async with contextlib.AsyncExitStack() as stack:
-        rendezvous = await Rendezvous.connect(options.edge, options.bind)
-        stack.push_async_callback(rendezvous.close)
-        agreement = Agreement(exchange.session, role)
-        puncher = Puncher(rendezvous.local, options.max_attempts, agreement.examine, options.report)
-        try:
-            peer = await _meet(options, exchange, role, rendezvous)
-            await _aim(options, rendezvous, peer, puncher)
-            puncher.fire()
-            agreement.begin(functools.partial(exchange.finish, peer.contact.pake))
-            connection, channel = await _wait(options.deadline_s, agreement, puncher)
-            stack.callback(channel.close)
-            options.report("agreed", local=str(connection.local), remote=str(connection.remote))
-        finally:
-            await puncher.close()
-        await rendezvous.leave()
-        die_with_the_path(connection.sock)
-        round_trip_s = await _echo_nonces(channel)
-        options.report("nonce_echoed", round_trip_s=round_trip_s)
-        mend_round_trip(connection.sock, round_trip_s)
-        yield channel
-
-
-async def _meet(options: Options, exchange: KeyExchange, role: Role, rendezvous: Rendezvous) -> Peer:
-    """Register, and wait until the edge knows the peer."""
-    session, local = exchange.session, rendezvous.local
-    welcome = await rendezvous.register(Register(session, role, (local,), exchange.message))
-    options.report("registered", local=str(local), public=str(welcome.public), edge=welcome.edge, session=session)
-    if role == "sender" and exchange.code is not None:
-        options.report("code", code=str(exchange.code), session=session)
-    return await rendezvous.peer(options.wait_s)
-
-
-async def _aim(options: Options, rendezvous: Rendezvous, peer: Peer, puncher: Puncher) -> None:
-    """Everything between the knowledge of the peer and the first SYN: little, unless it must wait for its instant."""
-    known = time.monotonic()
-    targets = candidates(peer.contact, rendezvous.local)
-    puncher.aim(targets)
-    shown = [{"address": str(each.address), "kind": each.kind} for each in targets]
-    options.report("peer_known", t=known, candidates=shown, via=peer.via)
-    if await options.strategy.before_punch(rendezvous):
-        options.report("rendezvous_closed")
-    if options.start_at is not None:
-        await sleep_until(options.start_at)
-
-
-async def _wait(deadline_s: float, agreement: Agreement, puncher: Puncher) -> tuple[Connection, Channel]:
-    """The one connection that both sides agree on. Raises `PunchFailedError`."""
-    await asyncio.wait((agreement.chosen, puncher.broken), timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
-    if agreement.chosen.done():
-        connection, channel = agreement.chosen.result()
-        puncher.release(connection)
-        return connection, channel
-    if puncher.broken.done():
-        raise PunchFailedError("client_error", f"cannot punch: {puncher.broken.exception()}")
-    if agreement.wrong_peers:
-        told = "; ".join(f"{remote}: {why}" for remote, why in agreement.wrong_peers.items())
-        raise PunchFailedError("wrong_peer", told)
-    outcome, told = puncher.failure()
-    raise PunchFailedError(outcome, f"no connection within {deadline_s:g} s: {told}")
-
-
-async def _echo_nonces(channel: Channel) -> float:
-    """Send a fresh nonce through the tunnel and echo the peer's; the seconds until ours was back."""
-    nonce = os.urandom(NONCE_BYTES)
-    start = time.monotonic()
-    try:
-        async with asyncio.timeout(ECHO_TIMEOUT_S):
-            await channel.send(Kind.NONCE, nonce)
-            await channel.send(Kind.ECHO, await channel.expect(Kind.NONCE))
-            echo = await channel.expect(Kind.ECHO)
-    except TimeoutError:
-        raise PunchFailedError("client_error", f"the tunnel echoed nothing within {ECHO_TIMEOUT_S:g} s") from None
-    except ChannelError as error:
-        raise PunchFailedError("client_error", f"the tunnel broke at once: {error}") from None
-    if echo != nonce:
-        raise PunchFailedError("client_error", "the tunnel echoed something else than the nonce")
-    return round(time.monotonic() - start, 6)

@@ -8,11 +8,13 @@ import errno
 import random
 import socket
 import sys
+from collections.abc import Iterator
 
-from punch.endpoint import Endpoint
+from punch.endpoint import WILDCARDS, Endpoint
 from punch.errors import InputError
 
 _TCP_INFO_MIN_RTT = slice(148, 152)  # microseconds; struct tcp_info of linux/tcp.h
+_IP_MINTTL = 21  # linux/in.h
 _NEAR_S = 0.01  # below that round trip, scheduling drowns the difference, and windows are small anyway
 
 PORTS = range(16384, 61000)  # below 16384 some kernels' NATs remap the port
@@ -20,7 +22,7 @@ PORTS = range(16384, 61000)  # below 16384 some kernels' NATs remap the port
 
 def bound_socket(local: Endpoint) -> socket.socket:
     """A non-blocking TCP socket bound to `local`, which other sockets of ours may be bound to as well."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock = socket.socket(local.family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -39,7 +41,9 @@ def choose_local(wanted: Endpoint | None, toward: Endpoint) -> Endpoint:
     Without a wanted address it is the one the kernel routes by `toward` the edge; without a wanted port, a random
     free one. Raises `InputError` if the wanted one cannot be had, `OSError` if there is no route.
     """
-    address = wanted.ip if wanted is not None and wanted.ip != "0.0.0.0" else _source_address(toward)  # noqa: S104 (compared, not bound)
+    if wanted is not None and wanted.family != toward.family:
+        raise InputError("bind", str(wanted), f"an address of the same family as the edge's, which is {toward.ip}")
+    address = wanted.ip if wanted is not None and wanted.ip not in WILDCARDS else source_address(toward)
     try:
         if wanted is not None and wanted.port:
             # SO_REUSEPORT shares a port with any other socket of this user that has it set: another punch, say. So ask
@@ -61,16 +65,34 @@ def choose_local(wanted: Endpoint | None, toward: Endpoint) -> Endpoint:
 
 
 def _probe(local: Endpoint) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    with socket.socket(local.family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(local)
         probe.listen(1)
 
 
-def _source_address(toward: Endpoint) -> str:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+def source_address(toward: Endpoint) -> str:
+    """The address of ours that the kernel would dial `toward` from. Raises `OSError` if there is no route."""
+    with socket.socket(toward.family, socket.SOCK_DGRAM) as probe:
         probe.connect(toward)
-        return Endpoint(*probe.getsockname()).ip
+        return Endpoint.of(probe.getsockname()).ip
+
+
+@contextlib.contextmanager
+def mortal_syn(sock: socket.socket, ttl: int) -> Iterator[None]:
+    """What `sock` sends within has this time to live; the ICMP error that comes of its end does not end a connect.
+
+    An error message quotes the packet as it was when its time had come: with a time to live of 1 or 0. The kernel
+    ignores errors about packets below IP_MINTTL, which is made for the Generalized TTL Security Mechanism (RFC 5082);
+    without that, connect would fail with EHOSTUNREACH. It also ignores segments that arrive with so little.
+    """
+    sock.setsockopt(socket.IPPROTO_IP, _IP_MINTTL, 2)
+    usual = sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
+    try:
+        yield
+    finally:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, usual)
 
 
 async def connect_result(sock: socket.socket) -> int:

@@ -9,36 +9,81 @@ import logging
 import resource
 import signal
 import socket
-from http import HTTPStatus
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
-from websockets.http11 import Request, Response
 
-from punch.edge.mesh import PATH as MESH_PATH
-from punch.edge.mesh import Mesh
+from punch.edge.bus.interface import Bus
+from punch.edge.bus.mesh import PATH as MESH_PATH
+from punch.edge.bus.mesh import Mesh
+from punch.edge.connection import SETTINGS, EdgeConnection, Outbox
+from punch.edge.contacts import harmless
+from punch.edge.http import CLIENT_PATH, Access, Front
+from punch.edge.limits import Gate, LimitError, Limits
+from punch.edge.listener import BACKLOG, GatedListener
+from punch.edge.metrics import Metrics
+from punch.edge.rejection import rejection
+from punch.edge.relay import Relay, RelayOffer
 from punch.edge.session import Directory, Registration
+from punch.edge.sightings import Sightings
+from punch.edge.tls import HANDSHAKE_TIMEOUT_S, ServerTls
 from punch.endpoint import EdgeUrl, Endpoint
 from punch.errors import FrameError, InputError, RefusedError
 from punch.events import Reporter
-from punch.frames import MAX_FRAME, Contact, Peer, Welcome, parse_register, peer_frame, welcome_frame
+from punch.frames import (
+    Contact,
+    Peer,
+    Register,
+    Welcome,
+    parse_register,
+    parse_signal,
+    peer_frame,
+    signal_frame,
+    welcome_frame,
+)
 from punch.probe.dialback import DialBack
 from punch.probe.frames import PATH as PROBE_PATH
 from punch.probe.responder import StunAddresses, StunServer
+from punch.relay import PATH as RELAY_PATH
+from punch.sighting import PATH as SIGHTING_PATH
 
-CLIENT_PATH = "/"
 REGISTER_TIMEOUT_S = 10.0
 DEFAULT_LIFETIME_S = 600.0
 OVERLOAD_INTERVAL_S = 10.0
+_CANCEL_AGAIN_S = 1.0
 POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
 
 
-class Edge:
-    """One endpoint of the edge network, listening at `address` from the moment it is made.
+@dataclass(frozen=True)
+class _Heard:
+    """What a client's peer says."""
 
-    `lifetime_s` bounds how long a client waits for its peer, and how long the mesh remembers a session. With `stun` it
-    answers STUN there, and probing clients. Raises `InputError` if an address cannot be listened on.
+    data: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an operator may choose. `drain_s` is how long a stopping edge waits for sessions that wait there."""
+
+    limits: Limits = field(default_factory=Limits)
+    access: Access = field(default_factory=Access)
+    tls: ServerTls | None = None
+    drain_s: float = 0.0
+    relay: RelayOffer | None = None
+
+
+class Edge:
+    """One endpoint of the edge network, listening at its `addresses` from the moment it is made.
+
+    They are `listen`, which is its `address`, and those in `also`: IPv6 beside IPv4, as a rule.
+
+    `lifetime_s` bounds how long a client waits for its peer, and how long the bus remembers a session. With `nats`
+    (URLs of the servers of a cluster) the bus goes through those, otherwise it is a mesh. With `stun` it answers STUN
+    there, and probing clients; with `relay` it relays for those who ask. Raises `InputError` if an address cannot be
+    listened on, or the bus cannot be had.
     """
 
     def __init__(
@@ -49,63 +94,131 @@ class Edge:
         name: str | None,
         lifetime_s: float,
         stun: StunAddresses | None = None,
+        nats: Sequence[str] = (),
+        settings: Settings | None = None,
+        also: Sequence[Endpoint] = (),
     ) -> None:
-        try:
-            self._socket = socket.create_server(listen, backlog=128)
-        except OSError as error:
-            raise InputError("listen", str(listen), f"a free address of this machine ({error.strerror})") from None
-        # Accepted sockets inherit this; asyncio sets it only on those made with an explicit protocol number.
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.address = Endpoint(*self._socket.getsockname())
+        self._settings = settings or Settings()
+        self.metrics = Metrics()
+        self._report = report = self.metrics.counting(report)
+        self._gate = Gate(self._settings.limits)
+        self._sockets: list[GatedListener] = []
+        for each in (listen, *also):
+            self._listen(each)
+        self.addresses = tuple(Endpoint.of(each.getsockname()) for each in self._sockets)
+        self.address = self.addresses[0]
         self.name = name or str(self.address)
         self._lifetime_s = lifetime_s
         self._overload_due = 0.0
-        self._report = report
-        self._mesh = Mesh(self.name, lifetime_s, report)
-        self._directory = Directory(self.name, self._mesh, report)
+        self._mesh = None if nats else Mesh(self.name, lifetime_s, report)
+        self._bus: Bus = self._mesh or nats_bus(nats, self.name, lifetime_s, report)
+        self._directory = Directory(self.name, self._bus, report)
+        self._clients = 0
+        self._nobody_waits = asyncio.Event()
+        self._sightings = Sightings(self.addresses, lifetime_s)
+        front = {CLIENT_PATH, SIGHTING_PATH, *((MESH_PATH,) if self._mesh else ()), *((PROBE_PATH,) if stun else ())}
+        relay = self._settings.relay
+        front |= {RELAY_PATH} if relay else set()
+        self._relay_url = None if relay is None else relay.url
+        self._relay = None if relay is None else Relay(relay.rate, report)
+        self._front = Front(self._settings.access, self.metrics, report, front)
+        self._add_gauges()
         self._stun: StunServer | None = None
         self._dial_back: DialBack | None = None
         if stun is not None:
             try:
                 self._stun = StunServer(stun)
             except BaseException:
-                self._socket.close()
+                self._close_sockets()
                 raise
             self._dial_back = DialBack(self.name, self._stun, report)
 
+    def _listen(self, at: Endpoint) -> None:
+        try:
+            self._sockets.append(GatedListener(at, self._gate, self._on_refused, tls=self._settings.tls is not None))
+        except OSError as error:
+            self._close_sockets()
+            raise InputError("listen", str(at), f"a free address of this machine ({error.strerror})") from None
+
+    def _close_sockets(self) -> None:
+        for each in self._sockets:
+            each.close()
+
+    def _add_gauges(self) -> None:
+        gauge, gate, total = self.metrics.gauge, self._gate, self.metrics.total
+        gauge("connections", "Connections that are open.", lambda: gate.connections)
+        gauge("addresses", "Client addresses that are remembered for the sake of limits.", lambda: len(gate))
+        gauge("clients", "Clients that are registered.", lambda: self._clients)
+        gauge("sessions", "Sessions with a client here.", lambda: self._directory.count)
+        gauge("links", "Other endpoints that are joined.", lambda: total("joined") - total("left"))
+
     async def run(self, join: list[EdgeUrl], stop: asyncio.Event) -> None:
         """Serve, linked to the endpoints in `join`, until `stop` is set."""
-        server = await serve(
-            self._handle,
-            sock=self._socket,
-            process_request=self._check_path,
-            max_size=MAX_FRAME,
-            compression=None,
-            close_timeout=1,
-            logger=_logger(),
-        )
-        links = [asyncio.create_task(self._mesh.maintain(url)) for url in join]
+        servers = [await self._serve(each) for each in self._sockets]
+        if self._mesh is not None:
+            for url in join:
+                self._mesh.join(url)
+        bus, stopped = asyncio.create_task(self._bus.run()), asyncio.create_task(stop.wait())
         if self._stun is not None:
             await self._stun.start()
-        self._report("listening", name=self.name, address=str(self.address))
+        also = {"also": [str(each) for each in self.addresses[1:]]} if self.addresses[1:] else {}
+        self._report("listening", name=self.name, address=str(self.address), **also)
         try:
-            await stop.wait()
+            await asyncio.wait((bus, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if bus.done():
+                bus.result()
+            await self._drain()
         finally:
-            for link in links:
-                link.cancel()
-            await asyncio.gather(*links, return_exceptions=True)
-            server.close()
-            await server.wait_closed()
+            await _cancelled(bus, stopped)
+            for server in servers:
+                server.close()
+            for server in servers:
+                await server.wait_closed()
             if self._stun is not None:
                 await self._stun.close()
 
-    def _check_path(self, connection: ServerConnection, request: Request) -> Response | None:
-        if request.path in (CLIENT_PATH, MESH_PATH):
-            return None
-        if request.path == PROBE_PATH and self._dial_back is not None:
-            return None
-        told = f"clients connect to {CLIENT_PATH}, edges to {MESH_PATH}, with --stun those that probe to {PROBE_PATH}\n"
-        return connection.respond(HTTPStatus.NOT_FOUND, told)
+    async def _serve(self, listener: GatedListener) -> Server:
+        tls = self._settings.tls
+        return await serve(
+            self._handle,
+            sock=listener,
+            backlog=BACKLOG,
+            process_request=self._front.answer,
+            process_response=self._sightings.process_response,
+            create_connection=EdgeConnection,
+            logger=_logger(),
+            ssl=None if tls is None else tls.context,
+            ssl_handshake_timeout=None if tls is None else HANDSHAKE_TIMEOUT_S,
+            **SETTINGS,
+        )
+
+    async def _drain(self) -> None:
+        """Take nobody new, and wait a while for those that are here."""
+        self._front.draining = True
+        self._report("draining", clients=self._clients)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.drain_s):
+                while self._clients:
+                    self._nobody_waits.clear()
+                    await self._nobody_waits.wait()
+
+    def reload(self) -> None:
+        """Read the TLS certificate again. One that cannot be used is reported, and the old one stays."""
+        if self._settings.tls is None:
+            return
+        try:
+            self._settings.tls.reload()
+        except InputError as error:
+            self._report("reload_failed", reason=str(error))
+        else:
+            self._report("reloaded")
+
+    def _on_refused(self, public: str, error: LimitError) -> None:
+        """A limit was hit. All are counted; not all are logged, or the log would be the next thing to fill up."""
+        if error.told:
+            self.metrics.count("limited", limit=error.limit)
+        else:
+            self._report("limited", public=public, limit=error.limit, reason=str(error))
 
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Handle what asyncio cannot raise anywhere. Out of descriptors it says so hundreds of times a second."""
@@ -117,62 +230,126 @@ class Edge:
             self._report("overloaded", reason=error.strerror)
 
     async def _handle(self, connection: ServerConnection) -> None:
-        if connection.remote_address is None:  # gone already
+        if connection.remote_address is None or connection.request is None:  # gone already
             return
-        public = Endpoint(*connection.remote_address)
-        if connection.request is not None and connection.request.path == MESH_PATH:
+        assert isinstance(connection, EdgeConnection)
+        public = Endpoint.of(connection.remote_address)
+        path = connection.request.path.partition("?")[0]
+        if self._mesh is not None and path == MESH_PATH:
+            connection.trusted = True
             await self._mesh.serve(connection, str(public))
             return
         try:
-            if self._dial_back is not None and connection.request is not None and connection.request.path == PROBE_PATH:
+            if public.is_link_local:
+                raise RefusedError("a link-local address, at which no peer could find this client")
+            if self._dial_back is not None and path == PROBE_PATH:
+                if public.family != socket.AF_INET:
+                    raise RefusedError("probes are of IPv4 only")
                 await self._dial_back.serve(connection, public)
+            elif path == SIGHTING_PATH:
+                await self._sightings.serve(connection, public)
+            elif self._relay is not None and path == RELAY_PATH:
+                connection.trusted = True  # the relay has a rate of its own
+                await self._relay.serve(connection)
             else:
                 await self._serve_client(connection, public)
         except (FrameError, RefusedError, TimeoutError) as error:
-            reason = str(error) or "did not register in time"
-            self._report("rejected", public=str(public), reason=reason)
-            await connection.close(POLICY_VIOLATION, reason[:123])
+            why = rejection(error)
+            if isinstance(error, LimitError):
+                self._on_refused(str(public), error)
+            else:
+                self._report("rejected", public=str(public), reason=why.logged, kind=why.kind)
+            await connection.close(POLICY_VIOLATION, why.reason[:123])
         except ConnectionClosed as closed:
+            if connection.overrun is not None:
+                self._report("rejected", public=str(public), reason=connection.overrun, kind="overrun")
             # The WebSocket layer itself ended it: too long a frame, invalid UTF-8, a broken header.
-            if closed.sent is not None and not closed.rcvd_then_sent and closed.sent.code in (1002, 1007, 1009):
-                self._report("rejected", public=str(public), reason=closed.sent.reason)
+            elif closed.sent is not None and not closed.rcvd_then_sent and closed.sent.code in (1002, 1007, 1009):
+                self._report("rejected", public=str(public), reason=closed.sent.reason, kind="websocket")
 
-    async def _serve_client(self, connection: ServerConnection, public: Endpoint) -> None:
+    async def _serve_client(self, connection: EdgeConnection, public: Endpoint) -> None:
         async with asyncio.timeout(REGISTER_TIMEOUT_S):
             register = parse_register(await connection.recv())
-        outbox: asyncio.Queue[Peer | str] = asyncio.Queue()
-        contact = Contact(public, register.private, register.pake)
+        outbox: asyncio.Queue[Peer | _Heard | str] = Outbox(connection)
         registration = Registration(
-            register.session, register.role, contact, deliver=outbox.put_nowait, dismiss=outbox.put_nowait
+            register.session,
+            register.role,
+            self._contact(register, public),
+            deliver=outbox.put_nowait,
+            dismiss=outbox.put_nowait,
+            client=register.client,
+            hear=lambda data: outbox.put_nowait(_Heard(data)),
         )
-        self._directory.join(registration)
         session, role = registration.session, registration.role
-        reason = "sent a frame that must not come"
-        writer = asyncio.create_task(self._write(connection, Welcome(self.name, public), outbox))
-        expiry = asyncio.get_running_loop().call_later(self._lifetime_s, outbox.put_nowait, "session expired")
-        try:
-            await connection.recv()
-            raise FrameError("unexpected frame after register")
-        except ConnectionClosed as closed:
-            reason = _why(closed)
-            raise
-        finally:
-            expiry.cancel()
-            self._directory.leave(registration)
-            writer.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ConnectionClosed):
-                await writer
-            self._report("client_gone", session=session, role=role, reason=reason)
+        with self._registered(registration, public):
+            reason = "sent a frame that must not come"
+            writer = asyncio.create_task(self._write(connection, Welcome(self.name, public, self._relay_url), outbox))
+            expiry = asyncio.get_running_loop().call_later(self._lifetime_s, outbox.put_nowait, "session expired")
+            try:
+                while True:
+                    frame = await connection.recv()
+                    self._gate.frame(public.ip)
+                    self._directory.signal(registration, parse_signal(frame))
+            except ConnectionClosed as closed:
+                reason = connection.overrun or _why(closed)
+                raise
+            finally:
+                expiry.cancel()
+                self._directory.leave(registration)
+                writer.cancel()
+                with contextlib.suppress(asyncio.CancelledError, ConnectionClosed):
+                    await writer
+                self._report("client_gone", session=session, role=role, reason=reason)
 
-    async def _write(self, connection: ServerConnection, welcome: Welcome, outbox: asyncio.Queue[Peer | str]) -> None:
-        """Send the welcome, then what the session has to say: the peer, or (a string) why there will be none."""
-        await connection.send(welcome_frame(welcome))
+    @contextlib.contextmanager
+    def _registered(self, registration: Registration, public: Endpoint) -> Iterator[None]:
+        """Count a client, and add it to its session. Raises `RefusedError`."""
+        self._gate.register(public.ip)
+        try:
+            self._directory.join(registration)
+            self._clients += 1
+            try:
+                yield
+            finally:
+                self._clients -= 1
+                if not self._clients:
+                    self._nobody_waits.set()
+        finally:
+            self._gate.unregister(public.ip)
+
+    def _contact(self, register: Register, public: Endpoint) -> Contact:
+        """What the peer will be told about a client."""
+        private = harmless(register.private, public)
+        public6 = self._sightings.confirmed(register, public)
+        withheld = len(register.private) - len(private) + (public6 != register.public6)
+        if withheld:
+            self._report("candidates_withheld", public=str(public), count=withheld)
+        return Contact(public, private, register.pake, register.traits, self._relay_url, public6)
+
+    async def _write(
+        self, connection: EdgeConnection, welcome: Welcome, outbox: asyncio.Queue[Peer | _Heard | str]
+    ) -> None:
+        """Send the welcome, then what the session has to say: the peer and its signals, or (a string) why it ends."""
+        await connection.send_or_cut(welcome_frame(welcome))
         while True:
             item = await outbox.get()
             if isinstance(item, str):
                 await connection.close(POLICY_VIOLATION, item[:123])
+            elif isinstance(item, _Heard):
+                await connection.send_or_cut(signal_frame(item.data))
             else:
-                await connection.send(peer_frame(item))
+                await connection.send_or_cut(peer_frame(item))
+
+
+def nats_bus(servers: Sequence[str], name: str, lifetime_s: float, report: Reporter) -> Bus:
+    """The bus through NATS. Raises `InputError` without the library that it needs."""
+    try:
+        from punch.edge.bus.nats import NatsBus
+    except ModuleNotFoundError as error:
+        if error.name != "nats":
+            raise
+        raise InputError("bus", servers[0], "the Python package nats-py (pip install punchlab[nats])") from None
+    return NatsBus(servers, name, lifetime_s, report)
 
 
 def _why(closed: ConnectionClosed) -> str:
@@ -197,7 +374,7 @@ def _is_not_about_a_handshake(record: logging.LogRecord) -> bool:
 
 
 async def serve_until_signal(edge: Edge, join: list[EdgeUrl]) -> None:
-    """Run `edge` until SIGTERM or SIGINT."""
+    """Run `edge` until SIGTERM or SIGINT; a second one ends it without draining. SIGHUP reads its certificate again."""
     # Each client holds a descriptor while it waits; 1024, the usual limit for no better reason than select(2), is soon
     # used up, and then nobody gets in.
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -205,6 +382,27 @@ async def serve_until_signal(edge: Edge, join: list[EdgeUrl]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(edge.on_loop_error)
+    run = asyncio.ensure_future(edge.run(join, stop))
+    received: list[int] = []
+
+    def on_signal(number: int) -> None:
+        if received:  # again: do not wait for sessions to end
+            run.cancel()
+        received.append(number)
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await edge.run(join, stop)
+        loop.add_signal_handler(number, on_signal, number)
+    loop.add_signal_handler(signal.SIGHUP, edge.reload)
+    with contextlib.suppress(asyncio.CancelledError):
+        await run
+
+
+async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks until they have ended: `asyncio.wait_for`, in a library, may swallow a cancellation (gh-86296)."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,13 +1,10 @@
-"""Guessing ports: what the strategies of the literature would gain where a mapping depends on the destination.
+"""Guessing ports at random: the birthday collision of two hosts that dial each other.
 
-`punch.nat.oracle` predicts for a client that dials the registered endpoint. These formulas are for one that guesses:
-
-- Birthday collision. One host opens many mappings towards the other, which probes ports at random. Only one probe needs
-  to hit. (D. Anderson, "How NAT traversal works", Tailscale 2020, section "The benefits of birthdays", for UDP; the
-  mathematics is the hypergeometric distribution, and the birthday problem of two samples where both hosts are hard.)
-- Port prediction. Where ports are allocated in sequence, the next one is known unless somebody else takes it first.
-  (Y. Takeda, "Symmetric NAT Traversal using STUN", draft-takeda-symmetric-nat-traversal-00, 2003; Guha and Francis,
-  "Characterization and Measurement of TCP Traversal through NATs and Firewalls", IMC 2005; RFC 5128 section 3.4.)
+`punch.nat.oracle` predicts for a client that dials the registered endpoint. These formulas are for one that guesses,
+where a mapping depends on the destination and ports are random: one host opens many mappings towards the other, which
+probes ports at random. Only one probe needs to hit. (D. Anderson, "How NAT traversal works", Tailscale 2020, section
+"The benefits of birthdays", for UDP; the mathematics is the hypergeometric distribution, and the birthday problem of
+two samples where both hosts are hard.) Where ports are allocated in sequence, see `punch.nat.prediction`.
 
 Over TCP a probe is a SYN, and it must not be answered with a RST, which would close the door that it opened: these hold
 for NATs that drop unsolicited SYNs.
@@ -15,10 +12,12 @@ for NATs that drop unsolicited SYNs.
 
 from __future__ import annotations
 
-from math import exp, fsum, lgamma
+from math import exp, lgamma
 
 PORTS = 64512
 """From 1024 to 65535."""
+OPENED, PROBES, PER_S = 256, 1024, 1000.0
+"""Of the client: ports that one host opens, probes of the other, and how many SYNs of either there are in a second."""
 
 
 def collision(open_ports: int, probes: int, ports: int = PORTS) -> float:
@@ -45,22 +44,6 @@ def collision_of_two(open_ports: int, probes: int, ports: int = PORTS) -> float:
             f"{open_ports} open ports, {probes} probes and {ports} ports; expected none below 0, and a port"
         )
     return 1 - exp(-open_ports * probes / ports**2)
-
-
-def prediction(guesses: int, rate: float, wait_s: float) -> float:
-    """The probability that one of the next `guesses` ports of a sequential NAT is the one that is allocated.
-
-    The NAT's other hosts make `rate` new mappings per second (Poisson), of which fewer than `guesses` may fall into the
-    `wait_s` seconds between the look at the last port and the mapping.
-    """
-    if guesses < 0 or rate < 0 or wait_s < 0:
-        raise ValueError(f"{guesses} guesses, {rate} mappings/s and {wait_s} s; expected none below 0")
-    expected = rate * wait_s
-    terms, term = [], exp(-expected)
-    for number in range(guesses):
-        terms.append(term)
-        term *= expected / (number + 1)
-    return fsum(terms)
 
 
 def _check(open_ports: int, probes: int, ports: int) -> None:

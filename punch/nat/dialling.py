@@ -53,18 +53,23 @@ class End(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run. `time_s`: when the later host was connected, None if they were not.
+    """One run. `connected_s`: when each host was connected, None if they were not.
 
     `dialler` is the index of the host whose SYN decided (0 where none did); `attempt` (from 1) and `again` (whether it
     was a retransmission) are that SYN's. `chance` says whether anything was drawn.
     """
 
     end: End
-    time_s: float | None
+    connected_s: tuple[float, float] | None
     dialler: int
     attempt: int
     again: bool
     chance: bool
+
+    @property
+    def time_s(self) -> float | None:
+        """When the later host was connected, None if they were not."""
+        return None if self.connected_s is None else max(self.connected_s)
 
 
 def dependent(nat: NatBehavior | None) -> bool:
@@ -206,8 +211,8 @@ class Dialling:
         if same and side.alive and (side.nat is None or tracked):
             crossed = max(now, side.sent_s + self._delay)
             if side.sent_s + self._delay >= dialler.dialled_s:
-                return self._connected(End.CROSSED, crossed + self._delay, index, attempt, knock)
-            return self._connected(End.ADMITTED, now + 2 * self._delay, index, attempt, knock)
+                return self._connected(End.CROSSED, crossed + self._delay, now, index, attempt, knock)
+            return self._connected(End.ADMITTED, now + 2 * self._delay, now, index, attempt, knock)
         if same and tracked:
             # The listener's SYN-ACK has a sequence number of its own, so the NAT takes it for a stray; and its kernel
             # then refuses to dial an endpoint that it is answering. Nobody gets out of this before the deadline.
@@ -217,11 +222,11 @@ class Dialling:
         if admits_anyone(side.nat):
             undialled = occupies(side.nat, dialler.nat)
             end = End.UNDIALLED if undialled else End.ADMITTED
-            return self._connected(end, now + 2 * self._delay, index, attempt, knock)
+            return self._connected(end, now + 2 * self._delay, now, index, attempt, knock)
         if side.contacted and not dependent(side.nat) and _by_address(side.nat) and not dialler.strayed:
-            return self._connected(End.ADMITTED, now + 2 * self._delay, index, attempt, knock)
+            return self._connected(End.ADMITTED, now + 2 * self._delay, now, index, attempt, knock)
         if side.contacted and same and side.nat is not None and not side.nat.reset_closes:
-            return self._connected(End.ADMITTED, now + 2 * self._delay, index, attempt, knock)
+            return self._connected(End.ADMITTED, now + 2 * self._delay, now, index, attempt, knock)
         self._answer(now, index, attempt)
         return None
 
@@ -261,14 +266,17 @@ class Dialling:
             self._chance = True
             self._plan(now + self._draw.uniform(*PAUSE_S), "dial", index)
 
-    def _connected(self, end: End, when: float, index: int, attempt: int, knock: int) -> Run:
+    def _connected(self, end: End, when: float, now: float, index: int, attempt: int, knock: int) -> Run:
+        """The other host answers the SYN `now`, so the dialler is connected a delay later, and the other one `when`."""
         # The SYN-ACK and the last ACK get lost as well; either is made good by a retransmission.
+        repaired = 0.0
         for _packet in range(2):
             while self._lost():
-                when += _RETRANSMISSION_S
+                repaired += _RETRANSMISSION_S
+        when, first = when + repaired, now + self._delay + repaired
         if when >= self._deadline:
             return self._ended(End.LATE)
-        return Run(end, when, index, attempt, knock > 0, self._chance)
+        return Run(end, (first, when) if index == 0 else (when, first), index, attempt, knock > 0, self._chance)
 
     def _ended(self, end: End, index: int = 0, attempt: int = 0, knock: int = 0) -> Run:
         return Run(end, None, index, attempt, knock > 0, self._chance)

@@ -93,17 +93,35 @@ class Dial:
 class Prediction:
     """The probability of a direct connection, why, and the least time that it takes.
 
-    `floor_s` runs from the first SYN of either host to the later of the two being connected; None when it fails.
+    `floor_s` runs from the first SYN of either host to the later of the two being connected, `agreed_floor_s` to the
+    later of the two having agreed on that connection where A is the sender (`agreement_s`); None when it fails.
     """
 
     outcome: Outcome
     probability: float
     reason: str
     floor_s: float | None
+    agreed_floor_s: float | None = None
 
     def agrees(self, direct: bool) -> bool | None:
         """Whether one trial is as predicted; None where a single trial cannot tell."""
         return None if self.outcome is Outcome.DEPENDS else direct is (self.outcome is Outcome.DIRECT)
+
+
+def agreement_s(sender_s: float, receiver_s: float, delay_s: float) -> float:
+    """When the later host has agreed at the earliest, the two being connected at `sender_s` and `receiver_s`.
+
+    What `punch.client` says on a connection (channel and agreement), each message one delay d under way and sent as
+    soon as its sender has what it needs, S the sender's and R the receiver's time:
+
+        hello      both, once connected                          at S+d with the receiver, at R+d with the sender
+        proof      in answer to the other's hello                the receiver's is with the sender at max(R, S+d) + d
+        CHOOSE     sender, in answer to the receiver's proof     sent at C = max(R+d, S+2d)
+        CONFIRM    receiver, in answer to CHOOSE                 the receiver has agreed at C+d, the sender at C+2d
+
+    So the later one, always the sender, has agreed at max(R + 3d, S + 4d).
+    """
+    return max(receiver_s + 3 * delay_s, sender_s + 4 * delay_s)
 
 
 def predict(a: NatBehavior | None, b: NatBehavior | None, dial: Dial) -> Prediction:
@@ -116,11 +134,14 @@ def predict(a: NatBehavior | None, b: NatBehavior | None, dial: Dial) -> Predict
     failed = [run for run in runs if run.time_s is None]
     if not direct:
         return Prediction(Outcome.FAILS, 0.0, _failure(failed, hosts, dial), None)
-    floor = min(run.time_s for run in direct if run.time_s is not None)
+    connected = [run.connected_s for run in direct if run.connected_s is not None]
+    floor = min(map(max, connected))
+    sender = [name for name, _nat in hosts].index("A")
+    agreed_floor = min(agreement_s(each[sender], each[1 - sender], dial.delay_s) for each in connected)
     if not failed:
-        return Prediction(Outcome.DIRECT, 1.0, _success(direct, hosts), floor)
+        return Prediction(Outcome.DIRECT, 1.0, _success(direct, hosts), floor, agreed_floor)
     reason = f"{_success(direct, hosts)}; or else {_failure(failed, hosts, dial)}"
-    return Prediction(Outcome.DEPENDS, len(direct) / len(runs), reason, floor)
+    return Prediction(Outcome.DEPENDS, len(direct) / len(runs), reason, floor, agreed_floor)
 
 
 def _runs(nats: list[NatBehavior | None], dial: Dial) -> list[Run]:

@@ -12,13 +12,14 @@ port: the target's address is always the one that the edge sees this client at, 
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
 from punch.endpoint import Endpoint
 from punch.errors import FrameError, InputError
-from punch.frames import decode, encode
+from punch.fields import decode, encode
 
 PATH = "/probe"
 MAX_PATIENCE_S = 30.0
@@ -176,6 +177,6 @@ def _endpoint(name: str, value: object) -> Endpoint:
         endpoint = Endpoint.parse(value) if isinstance(value, str) else None
     except InputError:
         endpoint = None
-    if endpoint is None or not endpoint.is_unicast:
+    if endpoint is None or endpoint.family != socket.AF_INET or not endpoint.is_unicast:
         raise FrameError(f"{name}: expected a unicast IPv4 address and a port")
     return endpoint

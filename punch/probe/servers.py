@@ -1,6 +1,6 @@
 """Where a probe looks from: STUN endpoints at one or two addresses, and edges that knock.
 
-A server is either an edge, `ws://HOST:PORT`, which names its STUN endpoints and dials back when asked, or any STUN
+A server is either an edge, `ws[s]://HOST:PORT`, which names its STUN endpoints and dials back when asked, or any STUN
 server, `stun:HOST[:PORT]` (RFC 7064), which names its other address if it is made for behavior discovery (RFC 5780).
 """
 
@@ -52,7 +52,7 @@ class StunUri:
 
 def parse_server(text: str) -> EdgeUrl | StunUri:
     """A server as the user typed it. Raises `InputError`."""
-    if text.startswith("ws:"):
+    if text.startswith(("ws:", "wss:")):
         return EdgeUrl.parse(text)
     match = _STUN_URI.fullmatch(text)
     port = stun.PORT if match is None or match["port"] is None else int(match["port"])
@@ -77,7 +77,7 @@ class Knocker:
         sock: socket.socket | None = None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                address = await resolve(url)
+                address = await resolve(url, socket.AF_INET)
                 sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
                 sock.setblocking(False)
                 await asyncio.get_running_loop().sock_connect(sock, address)
@@ -192,7 +192,7 @@ async def find(wanted: Sequence[EdgeUrl | StunUri]) -> Servers:
 async def _ask(uri: StunUri) -> list[Endpoint]:
     """The endpoints of a STUN server: its own alone, or all four."""
     try:
-        primary = await resolve(EdgeUrl(uri.host, uri.port))
+        primary = await resolve(EdgeUrl(uri.host, uri.port), socket.AF_INET)
     except OSError as error:
         raise EdgeUnreachableError(str(uri), str(error)) from None
     async with UdpSocket.open(primary) as asking:

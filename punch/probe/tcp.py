@@ -150,10 +150,10 @@ class TcpTests:
             with bound_socket(choose_local(None, primary)) as sock:
                 async with asyncio.timeout(self._patience_s):
                     await asyncio.get_running_loop().sock_connect(sock, primary)
-                    before = await _binding(sock)
+                    before = await binding(sock)
                 await asyncio.sleep(idle_s)
                 async with asyncio.timeout(self._patience_s):
-                    return await _binding(sock) == before
+                    return await binding(sock) == before
         except (EOFError, FrameError):
             return NotTested(f"{primary} has closed a connection that was idle for {idle_s:g} s")
         except (OSError, TimeoutError):
@@ -165,14 +165,14 @@ class TcpTests:
             sock = connections.enter_context(bound_socket(local))
             async with asyncio.timeout(self._patience_s * (_EXPECTED if self._answered else 1)):
                 await asyncio.get_running_loop().sock_connect(sock, server)
-                seen = await _binding(sock)
+                seen = await binding(sock)
             self._answered = True
             return seen
         except (OSError, EOFError, FrameError, TimeoutError):
             return None
 
 
-async def _binding(sock: socket.socket) -> Endpoint | None:
+async def binding(sock: socket.socket) -> Endpoint | None:
     """A STUN Binding transaction over a connection."""
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(sock, Message(MessageClass.REQUEST).encode())

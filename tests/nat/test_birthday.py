@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-from math import exp
 from pathlib import Path
 
 import pytest
 
 import reports
-from punch.nat.birthday import collision, collision_of_two, prediction
+from punch.nat.birthday import collision, collision_of_two
 
 TABLE = (Path(reports.__file__).parent / "reference" / "birthday.csv").read_text()
 PUBLISHED = list(csv.DictReader(TABLE.splitlines()))
@@ -37,18 +36,8 @@ def test_what_must_hit_and_what_cannot() -> None:
     assert collision(4, 0, ports=12) == 0.0
 
 
-def test_the_next_port_is_the_right_one_if_nobody_else_takes_it() -> None:
-    assert prediction(1, rate=0.0, wait_s=10.0) == 1.0
-    assert prediction(1, rate=5.0, wait_s=0.1) == pytest.approx(exp(-0.5))
-    assert prediction(2, rate=5.0, wait_s=0.1) == pytest.approx(1.5 * exp(-0.5))
-    assert prediction(100, rate=5.0, wait_s=0.1) == pytest.approx(1.0)
-    assert prediction(0, rate=5.0, wait_s=0.1) == 0.0
-
-
 def test_what_cannot_be_asked_is_refused() -> None:
     with pytest.raises(ValueError, match="13 probes of 12 ports"):
         collision(3, 13, ports=12)
     with pytest.raises(ValueError, match="-1 open ports"):
         collision_of_two(-1, 1)
-    with pytest.raises(ValueError, match="-1 guesses"):
-        prediction(-1, 1.0, 1.0)

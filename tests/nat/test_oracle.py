@@ -56,6 +56,25 @@ def test_crossing_syns_take_a_round_trip_and_the_skew() -> None:
     assert predict(cone, cone, Dial(delay_s=0.05, skew_s=0.02)).floor_s == pytest.approx(0.12)
 
 
+@pytest.mark.parametrize(
+    ("skew_s", "flights"),
+    # A, the sender, is connected after 2 flights, or as B after one more skew; the slower of the two chains counts.
+    [(0.0, 6.0), (0.02, 6.0), (-0.02, 6.4)],
+)
+def test_agreement_on_crossing_syns_takes_four_flights_after_the_sender_is_connected(
+    skew_s: float, flights: float
+) -> None:
+    cone = nat("port_restricted_cone")
+    said = predict(cone, cone, Dial(delay_s=0.05, skew_s=skew_s))
+    assert said.agreed_floor_s == pytest.approx(flights * 0.05)
+
+
+def test_agreement_takes_a_flight_less_where_the_sender_is_let_in_first() -> None:
+    sender_dials, receiver_dials = ("symmetric", "full_cone"), ("full_cone", "symmetric")
+    floors = [predict(nat(a), nat(b), Dial(delay_s=0.05)).agreed_floor_s for a, b in (sender_dials, receiver_dials)]
+    assert floors == [pytest.approx(0.30), pytest.approx(0.35)]
+
+
 def test_an_accepted_syn_takes_three_flights() -> None:
     assert predict(nat("symmetric"), nat("full_cone"), Dial(delay_s=0.05)).floor_s == pytest.approx(0.15)
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from punch.edge.server import Edge
+from punch.edge.server import Edge, Settings
 from punch.endpoint import EdgeUrl, Endpoint
 from punch.probe.responder import StunAddresses
+from scenarios.hostile.clients import registration as registration
 from tests.punch.recorder import PATIENCE_S, Recorder
 
 ANY_PORT = Endpoint("127.0.0.1", 0)
@@ -24,8 +25,9 @@ class Running:
 
     def __init__(self, edge: Edge, log: Recorder, stop: asyncio.Event) -> None:
         self.log, self.stop = log, stop
-        self.address = edge.address
+        self.address, self.address6 = edge.address, edge.addresses[-1]
         self.url = EdgeUrl(edge.address.ip, edge.address.port)
+        self.metrics = edge.metrics
 
 
 @contextlib.asynccontextmanager
@@ -36,9 +38,11 @@ async def running(
     lifetime_s: float = 60,
     listen: Endpoint = ANY_PORT,
     stun: StunAddresses | None = None,
+    settings: Settings | None = None,
+    also: Sequence[Endpoint] = (),
 ) -> AsyncIterator[Running]:
     log = Recorder()
-    edge = Edge(listen, log, name=name, lifetime_s=lifetime_s, stun=stun)
+    edge = Edge(listen, log, name=name, lifetime_s=lifetime_s, stun=stun, settings=settings, also=also)
     stop = asyncio.Event()
     task = asyncio.create_task(edge.run(join or [], stop))
     try:
@@ -55,11 +59,6 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
             await test()
 
     asyncio.run(bounded())
-
-
-def registration(role: str, session: str = "k7x2mq", **changes: object) -> str:
-    fields = {"session": session, "role": role, "private": ["192.168.1.2:41000"], "pake": f"{ord(role[0]):064x}"}
-    return json.dumps({"type": "register", **fields, **changes})
 
 
 @contextlib.asynccontextmanager

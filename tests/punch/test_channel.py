@@ -179,9 +179,25 @@ def test_a_session_key_that_cannot_be_had_makes_a_wrong_peer() -> None:
 
     async def test() -> None:
         async with wire() as (one, other):
-            await other.write(MAGIC + b"R" + b"\x09" + bytes(31))
+            await other.write(MAGIC + b"R" + b"\x09" + bytes(31) + bytes(PROOF_BYTES))
             with pytest.raises(WrongPeerError, match="no key"):
                 await handshake(one, SESSION, "sender", no_key())
+
+    run(test)
+
+
+def test_who_has_no_session_key_lets_the_other_end_know_before_it_hangs_up() -> None:
+    async def no_key() -> bytes:
+        raise WrongPeerError("no key")
+
+    async def a_key() -> bytes:
+        return bytes(32)
+
+    async def test() -> None:
+        async with wire() as (one, other):
+            ends = (handshake(one, SESSION, "sender", no_key()), handshake(other, SESSION, "receiver", a_key()))
+            found = await asyncio.gather(*ends, return_exceptions=True)
+        assert [type(each) for each in found] == [WrongPeerError, WrongPeerError]
 
     run(test)
 

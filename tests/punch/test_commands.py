@@ -279,11 +279,56 @@ def test_a_session_that_expires_is_told(file: Path) -> None:
 def test_an_edge_that_stops_while_we_wait_is_told(file: Path) -> None:
     with contextlib.ExitStack() as stack:
         edge = stack.enter_context(Command("edge", "--listen", "127.0.0.1:0"))
-        sender = stack.enter_context(send(f"ws://{edge.wait_for('listening')['address']}", file))
+        sender = stack.enter_context(send(f"ws://{edge.wait_for('listening')['address']}", file, "--wait", "1"))
         sender.wait_for("code")
         edge.process.kill()
         assert sender.finish() == 1
-    assert sender.wait_for("failed")["outcome"] == "no_rendezvous"
+    failed = sender.wait_for("failed")
+    assert failed["outcome"] == "no_rendezvous"
+    assert "no peer within 1 s: the connection to the edge was lost, and no other could be had" in failed["reason"]
+    assert "Connection refused" in failed["reason"]
+
+
+def url_of(edge: Command) -> str:
+    return f"ws://{edge.wait_for('listening')['address']}"
+
+
+def two_edges(stack: contextlib.ExitStack) -> tuple[dict[str, Command], str]:
+    """Two edges by their names, and the list of both; whichever answers first is the nearest."""
+    edges = {name: stack.enter_context(Command("edge", "--listen", "127.0.0.1:0", "--name", name)) for name in "xy"}
+    return edges, ",".join(url_of(edge) for edge in edges.values())
+
+
+def test_a_client_goes_on_at_another_edge_when_its_own_is_killed(file: Path, out: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        edges, both = two_edges(stack)
+        sender = stack.enter_context(send(both, file, "--code", CODE))
+        sender.wait_for("code")
+        first = sender.wait_for("registered")
+        edges[first["edge"]].process.kill()
+        sender.wait_for("edge_lost")
+        receiver = stack.enter_context(receive(both, CODE, "--dir", out))
+        assert receiver.finish() == 0
+        assert sender.finish() == 0
+    _, second = (event for event in sender.events if event["event"] == "registered")
+    assert second["edge"] != first["edge"]
+    assert second["local"] == first["local"]
+    assert (out / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_client_goes_on_at_another_edge_when_its_own_hangs(file: Path, out: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        edges, both = two_edges(stack)
+        sender = stack.enter_context(send(both, file, "--code", CODE))
+        sender.wait_for("code")
+        hung = edges.pop(sender.wait_for("registered")["edge"])
+        hung.process.send_signal(signal.SIGSTOP)
+        sender.wait_for("edge_lost")
+        (other,) = edges.values()
+        receiver = stack.enter_context(receive(url_of(other), CODE, "--dir", out))
+        assert receiver.finish() == 0
+        assert sender.finish() == 0
+        hung.process.send_signal(signal.SIGCONT)
 
 
 def test_an_edge_that_is_down_is_bad_input(file: Path) -> None:
@@ -313,7 +358,12 @@ BAD_INPUT = [
     (["send", "{file}"], "edge: ''"),
     (["send", "{file}", "--edge", "ws://nowhere.invalid:1"], "edge: 'ws://nowhere.invalid:1' cannot be reached"),
     (["send", "{directory}/none", "--edge", "{edge}"], "FILE: "),
-    (["send", "{directory}", "--edge", "{edge}"], "FILE: "),
+    (["send", "/dev/null", "--edge", "{edge}"], "FILE: '/dev/null'"),
+    (["send", "-", "{file}", "--edge", "{edge}"], "FILE: '-'"),
+    (["send", "{file}", "--name", "x", "--edge", "{edge}"], "name: 'x'"),
+    (["send", "-", "--name", "a/b", "--edge", "{edge}"], "name: 'a/b'"),
+    (["receive", CODE, "--stdout", "--dir", "{directory}", "--edge", "{edge}"], "stdout: "),
+    (["receive", CODE, "--stdout", "--force", "--edge", "{edge}"], "stdout: "),
     (["send", "{file}", "{file}", "--edge", "{edge}"], "FILE: "),
     (["send", "{file}", "--edge", "{edge}", "--code", "1234"], "code: '1234'"),
     (["send", "{file}", "--edge", "{edge}", "--key-file", "{file}"], "key-file: "),

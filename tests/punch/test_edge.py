@@ -8,6 +8,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from punch import frames
 from punch.edge.server import Edge
 from punch.errors import InputError
 from punch.frames import MAX_FRAME
@@ -83,12 +84,61 @@ def test_a_frame_of_just_4_kib_is_read() -> None:
     run(test)
 
 
+def test_signals_go_to_the_peer_alone_and_only_once_it_is_known() -> None:
+    async def test() -> None:
+        async with (
+            running() as edge,
+            registered(edge, "sender") as sender,
+            registered(edge, "sender", "other1") as stranger,
+            registered(edge, "receiver") as receiver,
+        ):
+            for client in (sender, receiver):
+                assert (await said(client))["type"] == "peer"
+            await sender.send(frames.signal_frame("one"))
+            await receiver.send(frames.signal_frame("two"))
+            assert await said(receiver) == {"type": "signal", "data": "one"}
+            assert await said(sender) == {"type": "signal", "data": "two"}
+            await stranger.send(frames.signal_frame("three"))
+            assert await closing_reason(stranger) == (1008, "a signal before the peer is known")
+
+    run(test)
+
+
+def test_a_client_that_signals_without_end_is_cut_off() -> None:
+    async def test() -> None:
+        async with running() as edge, registered(edge, "sender") as sender, registered(edge, "receiver") as receiver:
+            assert (await said(sender))["type"] == "peer"
+            for number in range(frames.MAX_SIGNALS + 1):
+                await sender.send(frames.signal_frame(str(number)))
+            assert await closing_reason(sender) == (1008, "more than 64 signals")
+            assert (await said(receiver))["type"] == "peer"
+            heard = [(await said(receiver))["data"] for _number in range(frames.MAX_SIGNALS)]
+            assert heard == [str(number) for number in range(frames.MAX_SIGNALS)]
+
+    run(test)
+
+
+def test_traits_are_passed_on_as_they_are() -> None:
+    async def test() -> None:
+        async with (
+            running() as edge,
+            registered(edge, "receiver") as receiver,
+            connect(str(edge.url), proxy=None) as sender,
+        ):
+            await sender.send(registration("sender", traits="anything at all"))
+            assert (await said(receiver))["traits"] == "anything at all"
+            assert (await said(sender))["type"] == "welcome"
+            assert "traits" not in await said(sender)
+
+    run(test)
+
+
 def test_a_second_frame_is_refused_and_ends_the_registration() -> None:
     async def test() -> None:
         async with running() as edge:
             async with registered(edge, "sender") as client:
                 await client.send(registration("sender"))
-                assert await closing_reason(client) == (1008, "unexpected frame after register")
+                assert await closing_reason(client) == (1008, "unexpected type 'register'; expected signal")
             await edge.log.wait_for("client_gone", role="sender")
             async with registered(edge, "sender"):
                 pass

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -9,8 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from punch.client.files import FileError, FileInfo, Inbox, Outgoing, check_name
-from punch.errors import InputError
+from punch.client.inbox import Inbox
+from punch.client.names import FileError, check_name
+from punch.client.offer import FileInfo
+from punch.client.outgoing import Outgoing
+from punch.client.partial import partial_name
+from punch.errors import ConnectionLostError, InputError
 
 HOSTILE = [
     *("", ".", "..", "/", "/etc/passwd", "../x", "a/b", "a/../b", "x/", "..\\x", "C:\\x", "a\x00b", "\n", "a\x1b[2J"),
@@ -42,10 +47,16 @@ def test_a_name_that_passes_stays_in_its_directory(name: str) -> None:
     assert os.path.normpath(directory / name) == str(directory / name)
 
 
-def store(inbox: Inbox, name: str, content: bytes) -> None:
-    with inbox.create(FileInfo(name, len(content))) as incoming:
-        incoming.write(content)
-        incoming.commit(hashlib.sha256(content).digest())
+def store(inbox: Inbox, name: str, content: bytes, *, executable: bool = False) -> None:
+    info = FileInfo(name, len(content), executable)
+    try:
+        with inbox.create(info) as incoming:
+            incoming.write(content)
+            incoming.verify(hashlib.sha256(content).digest())
+        inbox.store([info], [incoming])
+    except FileError:
+        inbox.discard([info])
+        raise
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -75,11 +86,9 @@ def test_an_existing_file_is_refused_and_left_alone(tmp_path: Path) -> None:
 def test_a_file_that_appears_during_the_transfer_is_not_overwritten(tmp_path: Path) -> None:
     with Inbox(tmp_path, force=False) as inbox:
         inbox.check([FileInfo("a", 6)])
-        with inbox.create(FileInfo("a", 6)) as incoming:
-            incoming.write(b"theirs")
-            (tmp_path / "a").write_bytes(b"mine")
-            with pytest.raises(FileError, match="exists already"):
-                incoming.commit(hashlib.sha256(b"theirs").digest())
+        (tmp_path / "a").write_bytes(b"mine")
+        with pytest.raises(FileError, match="exists already"):
+            store(inbox, "a", b"theirs")
     assert (tmp_path / "a").read_bytes() == b"mine"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
@@ -123,11 +132,79 @@ def test_a_damaged_file_leaves_nothing(tmp_path: Path, content: bytes) -> None:
     def arrive(inbox: Inbox) -> None:
         with inbox.create(FileInfo("a", 8)) as incoming:
             incoming.write(content)
-            incoming.commit(hashlib.sha256(b"contents").digest())
+            incoming.verify(hashlib.sha256(b"contents").digest())
 
     with Inbox(tmp_path, force=False) as inbox, pytest.raises(FileError):
         arrive(inbox)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hard link", "directory", "fifo"])
+def test_what_lies_in_the_way_of_an_unfinished_file_is_left_alone(tmp_path: Path, kind: str) -> None:
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"mine")
+    directory = tmp_path / "inbox"
+    directory.mkdir()
+    trap = directory / partial_name("a", 6)
+    match kind:
+        case "symlink":
+            trap.symlink_to(mine)
+        case "hard link":
+            trap.hardlink_to(mine)
+        case "directory":
+            trap.mkdir()
+        case "fifo":
+            os.mkfifo(trap)
+    with Inbox(directory, force=True) as inbox:
+        assert inbox.held(FileInfo("a", 6)) is None
+        with pytest.raises(FileError, match="cannot be stored"):
+            store(inbox, "a", b"theirs")
+    assert mine.read_bytes() == b"mine"
+
+
+def test_two_at_once_do_not_write_to_one_unfinished_file(tmp_path: Path) -> None:
+    info = FileInfo("a", 6)
+    with Inbox(tmp_path, force=False) as one, Inbox(tmp_path, force=False) as other:
+        with one.create(info) as incoming:
+            incoming.write(b"the")
+            assert other.held(info) is None
+            with pytest.raises(FileError, match="another process"):
+                other.create(info)
+            other.discard([info])
+            incoming.write(b"irs")
+            incoming.verify(hashlib.sha256(b"theirs").digest())
+        one.store([info], [incoming])
+    assert (tmp_path / "a").read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("meddler", ["another receiver", "who is still at it", "an editor", "a link"])
+def test_what_was_changed_after_it_had_arrived_gets_no_name(tmp_path: Path, meddler: str) -> None:
+    info = FileInfo("a", 6)
+    partial = tmp_path / partial_name(*info[:2])
+    with Inbox(tmp_path, force=True) as inbox, Inbox(tmp_path, force=True) as other, contextlib.ExitStack() as stack:
+        with inbox.create(info) as incoming:
+            incoming.write(b"theirs")
+            incoming.verify(hashlib.sha256(b"theirs").digest())
+        match meddler:
+            case "another receiver":
+                with contextlib.suppress(ConnectionLostError), other.create(info) as theft:
+                    theft.write(b"oth")
+                    raise ConnectionLostError("")
+            case "who is still at it":
+                stack.enter_context(other.create(info))
+            case "an editor":
+                partial.write_bytes(b"edited by hand")
+            case "a link":
+                partial.rename(tmp_path / "moved")
+                partial.symlink_to("moved")
+        with pytest.raises(FileError, match=r"was changed|another process|cannot be stored"):
+            inbox.store([info], [incoming])
+    assert not (tmp_path / "a").exists()
+
+
+def test_no_file_can_take_the_name_of_an_unfinished_one(tmp_path: Path) -> None:
+    with Inbox(tmp_path, force=True) as inbox, pytest.raises(FileError, match="unfinished"):
+        inbox.check([FileInfo(partial_name("a", 6), 1)])
 
 
 def test_the_same_name_twice_is_refused(tmp_path: Path) -> None:
@@ -149,7 +226,7 @@ def test_a_directory_that_is_none(tmp_path: Path) -> None:
 
 def test_what_is_no_readable_regular_file_cannot_be_sent(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    for path in (tmp_path / "none", tmp_path, tmp_path / "fifo", Path("/dev/null"), tmp_path / "a\x00b"):
+    for path in (tmp_path / "none", tmp_path / "fifo", Path("/dev/null"), tmp_path / "a\x00b"):
         with pytest.raises(InputError, match=r"^FILE: "):
             Outgoing([path])
 
@@ -174,5 +251,5 @@ def test_names_and_sizes_are_those_of_the_files(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"12345")
     (tmp_path / "b").touch()
     with Outgoing([tmp_path / "a", tmp_path / "b"]) as outgoing:
-        assert [info for info, _ in outgoing.files] == [("a", 5), ("b", 0)]
+        assert outgoing.offered == [FileInfo("a", 5), FileInfo("b", 0)]
         assert outgoing.total == 5

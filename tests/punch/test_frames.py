@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
+from ipaddress import IPv6Address
 from typing import Any
 
 import pytest
@@ -9,35 +11,80 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from punch import frames
-from punch.endpoint import Endpoint
+from punch.endpoint import EdgeUrl, Endpoint
 from punch.errors import FrameError
-from punch.frames import Answer, Body, Contact, Gone, Hello, Message, Peer, Register, SessionId, Waiting, Welcome
-
-endpoints = st.builds(
-    Endpoint,
-    st.ip_addresses(v=4).map(str).filter(lambda ip: Endpoint(ip, 1).is_unicast),
-    st.integers(1, 65535),
+from punch.frames import (
+    Answer,
+    Ask,
+    Body,
+    Contact,
+    Gone,
+    Hello,
+    Here,
+    Message,
+    Peer,
+    Register,
+    Role,
+    SessionId,
+    Signal,
+    Waiting,
+    Welcome,
 )
+from punch.sighting import Seen, parse_seen, seen_frame
+
+ports = st.integers(1, 65535)
+ipv6 = st.ip_addresses(v=6).filter(lambda ip: isinstance(ip, IPv6Address) and ip.ipv4_mapped is None)
+ipv6_endpoints = st.builds(Endpoint, ipv6.map(str), ports).filter(lambda each: each.is_unicast)
+endpoints = st.builds(Endpoint, st.ip_addresses(v=4).map(str), ports).filter(lambda each: each.is_unicast)
+endpoints |= ipv6_endpoints
+reachable = ipv6_endpoints.filter(lambda each: not each.is_link_local)
+public6s = st.none() | reachable
 sessions = st.from_regex(frames.SESSION_ID, fullmatch=True).map(SessionId)
 privates = st.lists(endpoints, max_size=frames.MAX_PRIVATE).map(tuple)
 pakes = st.none() | st.binary(min_size=16, max_size=64).map(bytes.hex)
 tokens = st.binary(min_size=8, max_size=32).map(bytes.hex)
-contacts = st.builds(Contact, endpoints, privates, pakes)
+printable = st.characters(min_codepoint=0x20, max_codepoint=0x7E)
+traits = st.none() | st.text(printable, min_size=1, max_size=frames.MAX_TRAITS)
+relays = st.none() | st.builds(EdgeUrl, st.just("a" * 63 + "." + "b" * 49), ports, st.booleans())
+signals = st.text(printable, min_size=1, max_size=frames.MAX_SIGNAL)
+contacts = st.builds(Contact, endpoints, privates, pakes, traits, relays, public6s)
+roles: st.SearchStrategy[Role] = st.sampled_from(["sender", "receiver"])
 bodies: st.SearchStrategy[Body] = st.one_of(
-    st.builds(Waiting, tokens, contacts), st.builds(Answer, tokens, contacts), st.builds(Gone, tokens)
+    st.builds(Waiting, tokens, tokens),
+    st.builds(Ask, tokens, tokens, tokens, roles),
+    st.builds(Here, tokens, tokens, tokens, contacts),
+    st.builds(Answer, tokens, tokens, contacts, contacts),
+    st.builds(Gone, tokens),
+    st.builds(Signal, tokens, roles, signals),
 )
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
-PARSERS = (frames.parse_register, frames.parse_welcome, frames.parse_peer, frames.parse_hello, frames.parse_message)
+PARSERS = (
+    parse_seen,
+    frames.parse_register,
+    frames.parse_welcome,
+    frames.parse_peer,
+    frames.parse_hello,
+    frames.parse_message,
+    frames.parse_signal,
+)
 
 
-@given(st.builds(Register, sessions, st.sampled_from(["sender", "receiver"]), privates, pakes))
-def test_register_reads_back(register: Register) -> None:
+@given(st.builds(Register, sessions, roles, privates, pakes, traits, tokens), public6s, tokens)
+def test_register_reads_back(register: Register, public6: Endpoint | None, proof: str) -> None:
+    register = replace(register, public6=public6, proof6=None if public6 is None else proof)
     text = frames.register_frame(register)
     assert frames.parse_register(text) == register
+    assert len(text.encode()) <= frames.MAX_FRAME
+
+
+@given(signals)
+def test_signal_reads_back(data: str) -> None:
+    text = frames.signal_frame(data)
+    assert frames.parse_signal(text) == data
     assert len(text.encode()) <= frames.MAX_FRAME
 
 
@@ -51,6 +98,11 @@ def test_peer_reads_back(peer: Peer) -> None:
     assert frames.parse_peer(frames.peer_frame(peer)) == peer
 
 
+@given(reachable, tokens)
+def test_seen_reads_back(public: Endpoint, proof: str) -> None:
+    assert parse_seen(seen_frame(Seen(public, proof))) == Seen(public, proof)
+
+
 @given(tokens)
 def test_hello_reads_back(instance: str) -> None:
     assert frames.parse_hello(frames.hello_frame(Hello("e1", instance))) == Hello("e1", instance)
@@ -58,6 +110,17 @@ def test_hello_reads_back(instance: str) -> None:
 
 @given(st.builds(Message, tokens, sessions, st.integers(0, 10**6).map(float), bodies))
 def test_the_largest_message_fits_a_frame_and_reads_back(message: Message) -> None:
+    text = frames.message_frame(message)
+    assert frames.parse_message(text) == message
+    assert len(text.encode()) <= frames.MAX_FRAME
+
+
+def test_the_very_largest_message_fits_a_frame() -> None:
+    address = Endpoint("2001:1111:1111:1111:1111:1111:1111:1111", 65535)
+    relay = EdgeUrl("a" * 63 + "." + "b" * 52, 65535, True)
+    assert len(str(relay)) == frames.MAX_URL
+    contact = Contact(address, (address,) * frames.MAX_PRIVATE, "ab" * 64, '"' * frames.MAX_TRAITS, relay, address)
+    message = Message("a" * 64, SessionId("a" * 32), 999_999_999.999, Answer("a" * 64, "b" * 64, contact, contact))
     text = frames.message_frame(message)
     assert frames.parse_message(text) == message
     assert len(text.encode()) <= frames.MAX_FRAME
@@ -117,6 +180,8 @@ def test_every_field_is_required(missing: str) -> None:
         ("pake", "xyz"),
         ("pake", "ab" * 65),
         ("pake", 5),
+        ("client", "me"),
+        ("client", None),
         ("type", "peer"),
         ("type", ["register"]),
     ],

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from punch.client.keys import PakeExchange, PresharedKey, read_key_file
+from punch.client.keys import PakeExchange, PresharedKey, bound_key, read_key_file
 from punch.code import Code
 from punch.errors import InputError, WrongPeerError
 from punch.frames import SESSION_ID
@@ -57,9 +57,22 @@ def test_a_key_file_gives_both_sides_the_same_session_and_key() -> None:
     one, other = PresharedKey(key), PresharedKey(key)
     assert one.session == other.session
     assert SESSION_ID.fullmatch(one.session)
-    assert one.finish(None) == other.finish(None)
-    assert key not in (one.finish(None), one.session.encode())
+    assert one.finish(other.message) == other.finish(one.message)
+    assert key not in (one.finish(other.message), one.session.encode())
     assert PresharedKey(os.urandom(32)).session != one.session
+
+
+def test_no_two_sessions_of_a_key_file_have_the_same_key() -> None:
+    one, later, other = (PresharedKey(bytes(32)) for _ in range(3))
+    assert one.finish(other.message) != later.finish(other.message)
+
+
+def test_who_was_told_other_traits_has_another_key() -> None:
+    key = bytes(32)
+    agreed = bound_key(key, "sender", "mine", "yours")
+    assert bound_key(key, "receiver", "yours", "mine") == agreed
+    others = [("mine", "your"), ("mine", None), ("yours", "mine"), ("miney", "ours"), (None, None)]
+    assert agreed not in [bound_key(key, "sender", *traits) for traits in others]
 
 
 def test_a_peer_with_a_code_does_not_fit_a_key_file() -> None:

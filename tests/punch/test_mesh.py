@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
@@ -39,13 +40,17 @@ def message(body: dict[str, object], identity: str = "01" * 8, age_s: object = 0
 
 
 def waiting(port: int = 9) -> dict[str, object]:
-    return {
-        "type": "waiting",
-        "registration": f"{port:016x}",
-        "public": f"11.0.0.9:{port}",
-        "private": [],
-        "pake": "cd" * 33,
-    }
+    return {"type": "waiting", "registration": f"{port:016x}", "client": "cc" * 8}
+
+
+def here(ask: dict[str, Any], **changes: object) -> dict[str, object]:
+    """The answer to the body `ask`: that receiver is there."""
+    contact = {"public": "11.0.0.9:9", "private": [], "pake": "cd" * 33, **changes}
+    named = {name: ask[name] for name in ("registration", "asker")}
+    return {"type": "here", **named, "client": "cc" * 8, "contact": contact}
+
+
+ASK = {"registration": "01" * 8, "asker": "02" * 8}
 
 
 @pytest.mark.parametrize("sender_first", [True, False])
@@ -183,8 +188,8 @@ def test_an_edge_that_joins_itself_gives_up() -> None:
         '{"type":"register"}',
         message({"type": "gone"}),
         message({"type": "shout", "registration": "00" * 8}),
-        message(waiting() | {"public": "0.0.0.0:1"}),
-        message(waiting() | {"pake": "<script>"}),
+        message(here(ASK, public="0.0.0.0:1")),
+        message(here(ASK, pake="<script>")),
         message(waiting(), age_s=-1),
         message(waiting(), identity="x"),
     ],
@@ -228,12 +233,15 @@ def test_a_message_repeated_is_answered_once() -> None:
             for _ in range(2):
                 await link.send(message(waiting()))
             await link.send(message(waiting(), identity="02" * 8))
+            ask = (await said(link))["body"]
+            assert (ask["type"], ask["registration"]) == ("ask", waiting()["registration"])
+            for identity in ("03" * 8, "03" * 8, "04" * 8):
+                await link.send(message(here(ask), identity=identity))
             assert (await said(sender))["public"] == "11.0.0.9:9"
-            answer = await said(link)
-            assert answer["body"]["type"] == "answer"
-            assert answer["body"]["registration"] == waiting()["registration"]
-            await edge.log.wait_for("bus_received", count=3)
-            assert len(edge.log.all("bus_sent")) == 1
+            answer = (await said(link))["body"]
+            assert (answer["type"], answer["receiver"]) == ("answer", "cc" * 8)
+            await edge.log.wait_for("bus_received", count=6)
+            assert len(edge.log.all("bus_sent")) == 2
 
     run(test)
 
@@ -242,12 +250,12 @@ def test_a_message_older_than_a_session_s_life_is_dropped() -> None:
     async def test() -> None:
         async with (
             running("e1", lifetime_s=60) as edge,
-            registered(edge, "sender") as sender,
+            registered(edge, "sender"),
             neighbour(edge) as link,
         ):
             await link.send(message(waiting(port=1), identity="01" * 8, age_s=61))
             await link.send(message(waiting(port=2), identity="02" * 8, age_s=59))
-            assert (await said(sender))["public"] == "11.0.0.9:2"
+            assert (await said(link))["body"]["registration"] == waiting(port=2)["registration"]
 
     run(test)
 

@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from punch.client import agreement
 from punch.client.agreement import Agreement
-from punch.client.candidates import Candidate, candidates
+from punch.client.candidates import Candidate, candidates, of_one_lan
 from punch.client.channel import Kind, Stream
 from punch.client.puncher import Connection, Puncher, Verdict, sleep_until
 from punch.client.sockets import PORTS, choose_local
@@ -23,6 +24,7 @@ from tests.punch.recorder import Recorder
 from tests.punch.wires import KEY, SESSION, run, shake
 
 EDGE = Endpoint("127.0.0.1", 9)
+OWN_PUBLIC = Endpoint("11.0.0.3", 41000)
 
 
 def free(ip: str) -> Endpoint:
@@ -58,14 +60,21 @@ def test_the_public_candidate_comes_first_and_none_twice() -> None:
     own = Endpoint("192.168.1.2", 41000)
     public, other = Endpoint("11.0.0.2", 5), Endpoint("192.168.1.9", 41000)
     peer = Contact(public, (other, other, public), None)
-    assert candidates(peer, own) == [(public, "public"), (other, "private")]
+    assert candidates(peer, own, OWN_PUBLIC) == [(public, "public"), (other, "private")]
+
+
+def test_only_hosts_behind_one_address_may_be_on_one_lan() -> None:
+    own, private = Endpoint("192.168.1.2", 41000), Endpoint("192.168.1.9", 41000)
+    for public, expected in ((OWN_PUBLIC, [private]), (Endpoint("11.0.0.2", 5), [])):
+        peer = Contact(Endpoint(public.ip, 5), (private,), None)
+        assert of_one_lan(candidates(peer, own, OWN_PUBLIC), peer, OWN_PUBLIC) == expected
 
 
 def test_one_s_own_address_and_foreign_loopback_are_not_dialled() -> None:
     own = Endpoint("192.168.1.2", 41000)
     peer = Contact(Endpoint("11.0.0.2", 5), (own, Endpoint("127.0.0.1", 22), Endpoint("192.168.1.2", 41001)), None)
-    assert candidates(peer, own)[1:] == [(Endpoint("192.168.1.2", 41001), "private")]
-    assert len(candidates(peer, Endpoint("127.0.0.9", 1))) == 4
+    assert candidates(peer, own, OWN_PUBLIC)[1:] == [(Endpoint("192.168.1.2", 41001), "private")]
+    assert len(candidates(peer, Endpoint("127.0.0.9", 1), OWN_PUBLIC)) == 4
 
 
 def test_the_local_address_is_the_one_that_leads_to_the_edge() -> None:
@@ -229,9 +238,8 @@ def pair(key: bytes = KEY, other_key: bytes = KEY) -> tuple[Agreement, Agreement
     agreements = []
     roles: tuple[Role, Role] = ("sender", "receiver")
     for role, its_key in zip(roles, (key, other_key), strict=True):
-        agreement = Agreement(SESSION, role)
-        agreement.begin(functools.partial(bytes, its_key))
-        agreements.append(agreement)
+        agreements.append(Agreement(SESSION, role))
+        agreements[-1].begin(functools.partial(bytes, its_key))
     return agreements[0], agreements[1]
 
 
@@ -281,6 +289,71 @@ def test_if_the_chosen_connection_dies_unconfirmed_the_next_is_chosen() -> None:
     run(test)
 
 
+@pytest.mark.parametrize("first_is_better", [False, True])
+def test_a_better_connection_is_given_a_moment(first_is_better: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement, "PREFERENCE_S", 1000)
+
+    async def test() -> None:
+        with connections(2) as made:
+            better, other = made if first_is_better else made[::-1]
+            sender, receiver = pair()
+            sender.prefer([better[0].remote])
+            both = [asyncio.gather(sender.examine(one), receiver.examine(end)) for one, end in made]
+            assert (await sender.chosen)[0] is better[0]
+            assert (await receiver.chosen)[0] is better[1]
+            other[0].sock.shutdown(socket.SHUT_RDWR)
+            await asyncio.gather(*both)
+
+    run(test)
+
+
+@pytest.mark.parametrize("there", ["nobody", "stranger", "gone"])
+def test_what_is_better_but_does_not_come_is_not_waited_for(there: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if there != "nobody":
+        monkeypatch.setattr(agreement, "PREFERENCE_S", 1000)
+
+    async def test() -> None:
+        with connections(2) as made:
+            (one, end), (hope, its_end) = made
+            sender, receiver = pair()
+            sender.prefer([hope.remote])
+            examining = [sender.examine(one), receiver.examine(end)]
+            if there == "stranger":
+                its_end.sock.send(b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3 and so on")
+                examining.append(sender.examine(hope))
+            elif there == "gone":
+                its_end.sock.close()
+                examining.append(sender.examine(hope))
+            await asyncio.gather(*examining)
+            assert (await sender.chosen)[0] is one
+
+    run(test)
+
+
+@pytest.mark.parametrize("confirms", [True, False])
+def test_a_choice_that_is_under_way_is_settled_by_the_receiver(confirms: bool) -> None:
+    async def test() -> None:
+        with connections(1) as made:
+            ((one, end),) = made
+            sender, _ = pair()
+            examining = asyncio.create_task(sender.examine(one))
+            channel = await shake(Stream(end.sock), "receiver")
+            await channel.expect(Kind.CHOOSE)
+            settled = asyncio.create_task(sender.settled())
+            await asyncio.sleep(0)
+            assert not settled.done()
+            if confirms:
+                await channel.send(Kind.CONFIRM)
+            else:
+                channel.close()
+            await settled
+            assert sender.chosen.done() is confirms
+            assert await examining == ("kept" if confirms else "lost")
+            await sender.settled()  # at once
+
+    run(test)
+
+
 def test_a_wrong_secret_is_remembered_and_chosen_by_nobody() -> None:
     async def test() -> None:
         with connections(1) as made:
@@ -319,7 +392,7 @@ def test_a_key_exchange_that_fails_makes_everybody_a_wrong_peer() -> None:
             examining = asyncio.create_task(receiver.examine(other))
             assert await broken.examine(one) == "stranger"
             assert list(broken.wrong_peers.values()) == ["makes no sense"]
-            one.sock.close()
-            assert await examining == "lost"
+            assert await examining == "stranger"
+            assert list(receiver.wrong_peers) == [str(other.remote)]
 
     run(test)

@@ -1,4 +1,4 @@
-"""How the endpoints of an edge network pass messages among themselves: publish and subscribe, by session."""
+"""What every bus promises: publish and subscribe, by session."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from typing import Protocol
 
 from punch.frames import Body, SessionId
 
-Callback = Callable[[Body], None]
+Callback = Callable[[Body, float], None]
+"""Gets a message and its age: the seconds since it was published, on no clock that endpoints would have to share."""
+
 Unsubscribe = Callable[[], None]
 
 
 class Bus(Protocol):
     """Messages of a session, kept for its lifetime: whoever subscribes late gets what it missed, oldest first.
 
-    Nothing is promised about the order of messages from different endpoints, and a message may come twice.
+    Nothing is promised about the order of messages from different endpoints, and a message may come twice. One that
+    was published while endpoints were cut off from each other comes when they are joined again.
     """
 
     def publish(self, session: SessionId, body: Body) -> None:
@@ -23,13 +26,5 @@ class Bus(Protocol):
     def subscribe(self, session: SessionId, callback: Callback) -> Unsubscribe:
         """Call `callback` with each message of `session`: those kept already before this returns, then as they come."""
 
-
-class LocalBus:
-    """The bus of a lone endpoint, the classic rendezvous: nobody else is there."""
-
-    def publish(self, session: SessionId, body: Body) -> None:
-        """Nobody to tell."""
-
-    def subscribe(self, session: SessionId, callback: Callback) -> Unsubscribe:  # noqa: ARG002 (the interface's names)
-        """Nothing will ever come."""
-        return lambda: None
+    async def run(self) -> None:
+        """Stay connected to the other endpoints, until cancelled."""

@@ -1,10 +1,10 @@
 """A bus over WebSocket links between endpoints.
 
-Each endpoint keeps the messages of the last `lifetime_s` seconds and passes every message that it sees for the first
+Each endpoint keeps the messages of a session's lifetime (`memory`) and passes every message that it sees for the first
 time on to its other neighbours; so any connected graph of links will do, and neither loops nor two links between the
 same two endpoints (both joined each other) do harm: a message is known by its id. When a link comes up, each end sends
-what it keeps, so nothing is lost when endpoints start in any order or a link breaks. A message travels with its age;
-it is forgotten at the same time everywhere, and cannot live on by being passed around.
+what it keeps, so nothing is lost when endpoints start in any order or a link breaks. A link that has gone deaf, or
+hears but is not heard, is noticed by pings that nobody answers, and made anew.
 
 A mesh has no passwords: whoever reaches an endpoint may join. That gives away who meets whom and lets sessions be
 disturbed, but no more than that, since the secret never comes here.
@@ -17,46 +17,27 @@ import contextlib
 import random
 import secrets
 import socket
-import time
 from dataclasses import dataclass, field
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from punch.edge.bus import Callback, Unsubscribe
+from punch.edge.bus.interface import Callback, Unsubscribe
+from punch.edge.bus.memory import Kept, Memory
 from punch.endpoint import EdgeUrl
 from punch.errors import FrameError
 from punch.events import Reporter
-from punch.frames import (
-    Body,
-    Hello,
-    Message,
-    SessionId,
-    hello_frame,
-    message_frame,
-    parse_hello,
-    parse_message,
-)
-from punch.websocket import open_websocket, resolve
+from punch.frames import Body, Hello, SessionId, hello_frame, message_frame, parse_hello, parse_message
+from punch.websocket import abort, open_websocket, resolve, until_deaf
 
 PATH = "/mesh"
-MAX_KEPT = 50_000  # messages, in all
-MAX_KEPT_PER_SESSION = 64
 HELLO_TIMEOUT_S = 10.0
 DIAL_TIMEOUT_S = 5.0
-_BACKOFF_S = (0.1, 5.0)  # first and longest pause between two tries to join
+PING_S = (2.0, 3.0)  # pause between two pings, and how long an answer may take
+_BACKOFF_S = (0.1, 2.0)  # first and longest pause between two tries to join
 
 Connection = ClientConnection | ServerConnection
-
-
-@dataclass(eq=False)
-class _Kept:
-    """A message, when it was published (on this machine's monotonic clock), and which neighbours had it first."""
-
-    message: Message
-    published: float
-    known_to: set[str] = field(default_factory=set)
 
 
 @dataclass(eq=False)
@@ -64,39 +45,39 @@ class _Link:
     """One WebSocket link that is up. Frames wait in `outbox` for its writer."""
 
     peer: Hello
-    outbox: asyncio.Queue[_Kept] = field(default_factory=asyncio.Queue)
+    outbox: asyncio.Queue[Kept] = field(default_factory=asyncio.Queue)
 
 
 class Mesh:
-    """One endpoint's part of the mesh: a `Bus`."""
+    """One endpoint's part of the mesh: a `Bus`. While it runs it links itself to those it joins; others link to it."""
 
     def __init__(self, name: str, lifetime_s: float, report: Reporter) -> None:
         self._hello = Hello(name, secrets.token_hex(8))
-        self._lifetime_s = lifetime_s
         self._report = report
-        self._kept: dict[SessionId, dict[str, _Kept]] = {}
-        self._count = 0
-        self._subscribers: dict[SessionId, list[Callback]] = {}
+        self._joined: list[EdgeUrl] = []
+        self._memory = Memory(lifetime_s)
         self._links: dict[str, list[_Link]] = {}  # by the neighbour's instance; only the first of each is sent on
 
     def publish(self, session: SessionId, body: Body) -> None:
         """See `Bus.publish`."""
-        self._keep(_Kept(Message(secrets.token_hex(8), session, 0.0, body), time.monotonic()))
+        self._take(Kept.own(session, body))
 
     def subscribe(self, session: SessionId, callback: Callback) -> Unsubscribe:
         """See `Bus.subscribe`."""
-        for kept in list(self._kept.get(session, {}).values()):
-            callback(kept.message.body)
-        self._subscribers.setdefault(session, []).append(callback)
+        return self._memory.subscribe(session, callback)
 
-        def unsubscribe() -> None:
-            self._subscribers[session].remove(callback)
-            if not self._subscribers[session]:
-                del self._subscribers[session]
+    def join(self, url: EdgeUrl) -> None:
+        """Link to the endpoint at `url` as well, from when this runs."""
+        self._joined.append(url)
 
-        return unsubscribe
+    async def run(self) -> None:
+        """See `Bus.run`."""
+        async with asyncio.TaskGroup() as links:
+            for url in self._joined:
+                links.create_task(self._maintain(url))
+            await asyncio.Event().wait()
 
-    async def maintain(self, url: EdgeUrl) -> None:
+    async def _maintain(self, url: EdgeUrl) -> None:
         """Keep a link to the endpoint at `url` up, for ever. Returns only if that endpoint is this one."""
         pause = _BACKOFF_S[0]
         while True:
@@ -112,12 +93,12 @@ class Mesh:
     async def _dial(self, url: EdgeUrl) -> ClientConnection:
         async with asyncio.timeout(DIAL_TIMEOUT_S):
             address = await resolve(url)
-            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            sock = socket.socket(address.family, socket.SOCK_STREAM)
             try:
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 await asyncio.get_running_loop().sock_connect(sock, address)
-                return await open_websocket(sock, url, PATH, ping_interval_s=10)
+                return await open_websocket(sock, url, PATH)
             except BaseException:
                 sock.close()
                 raise
@@ -144,25 +125,31 @@ class Mesh:
     async def _run(self, connection: Connection, peer: Hello) -> None:
         link = _Link(peer)
         self._up(link)
-        writer = asyncio.create_task(self._write(connection, link))
+        tasks = [
+            asyncio.create_task(self._write(connection, link)),
+            asyncio.create_task(self._watch(connection, peer)),
+        ]
         try:
             while True:
                 message = parse_message(await connection.recv())
                 self._report("bus_received", session=message.session, type=message.type, peer=peer.name)
-                self._keep(_Kept(message, time.monotonic() - message.age_s, {peer.instance}))
+                self._take(Kept.received(message, peer.instance))
         finally:
-            writer.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ConnectionClosed):
-                await writer
             self._down(link)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _write(self, connection: Connection, link: _Link) -> None:
         while True:
-            kept = await link.outbox.get()
-            message = kept.message
-            aged = Message(message.id, message.session, time.monotonic() - kept.published, message.body)
-            await connection.send(message_frame(aged))
+            message = (await link.outbox.get()).aged()
+            await connection.send(message_frame(message))
             self._report("bus_sent", session=message.session, type=message.type, peer=link.peer.name)
+
+    async def _watch(self, connection: Connection, peer: Hello) -> None:
+        await until_deaf(connection, *PING_S)
+        self._report("deaf", peer=peer.name)
+        abort(connection)
 
     def _up(self, link: _Link) -> None:
         links = self._links.setdefault(link.peer.instance, [])
@@ -182,33 +169,16 @@ class Mesh:
             self._send_kept(links[0])
 
     def _send_kept(self, link: _Link) -> None:
-        for session in self._kept.values():
-            for kept in session.values():
-                if link.peer.instance not in kept.known_to:
-                    link.outbox.put_nowait(kept)
+        for kept in self._memory:
+            if link.peer.instance not in kept.known_to:
+                link.outbox.put_nowait(kept)
 
-    def _keep(self, kept: _Kept) -> None:
-        """Keep a new message, tell the subscribers if it came from elsewhere, and pass it on."""
-        session, left = kept.message.session, kept.published + self._lifetime_s - time.monotonic()
-        messages = self._kept.get(session, {})
-        known = messages.get(kept.message.id)
-        if known is not None:
-            known.known_to |= kept.known_to
+    def _take(self, kept: Kept) -> None:
+        """Keep a new message, pass it on, and tell the subscribers if it came from elsewhere."""
+        if not self._memory.keep(kept):
             return
-        if left <= 0 or self._count >= MAX_KEPT or len(messages) >= MAX_KEPT_PER_SESSION:
-            return
-        self._kept.setdefault(session, {})[kept.message.id] = kept
-        self._count += 1
-        asyncio.get_running_loop().call_later(left, self._forget, session, kept.message.id)
         for instance, links in self._links.items():
             if instance not in kept.known_to:
                 links[0].outbox.put_nowait(kept)
-        if kept.known_to:
-            for callback in list(self._subscribers.get(session, ())):
-                callback(kept.message.body)
-
-    def _forget(self, session: SessionId, message: str) -> None:
-        del self._kept[session][message]
-        self._count -= 1
-        if not self._kept[session]:
-            del self._kept[session]
+        if not kept.is_own:
+            self._memory.tell(kept)

@@ -1,0 +1,111 @@
+"""`punch edge`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from punch.cli.terminal import Parser
+from punch.cli.values import seconds
+from punch.edge.options import add_options
+from punch.errors import InputError
+
+if TYPE_CHECKING:
+    from punch.endpoint import Endpoint
+    from punch.probe.responder import StunAddresses
+
+
+def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the command."""
+    edge = commands.add_parser("edge", help="run an edge endpoint, where clients meet")
+    edge.add_argument(
+        "--listen",
+        metavar="IP:PORT",
+        action="append",
+        required=True,
+        help="address to listen at, again for another, as in [::]:7001 for IPv6; port 0 is any free one",
+    )
+    edge.add_argument("--name", help="what to call this endpoint (default: its address)")
+    edge.add_argument("--join", metavar="URL", action="append", default=[], help="link to another endpoint")
+    edge.add_argument(
+        "--bus",
+        metavar="BUS",
+        default="mesh",
+        help="how edges talk: mesh (default; see --join), or nats://HOST:PORT[,…], the servers of a NATS cluster",
+    )
+    edge.add_argument(
+        "--session-lifetime",
+        metavar="S",
+        default="600",
+        help="seconds a client may wait for its peer (%(default)s)",
+    )
+    edge.add_argument(
+        "--stun", metavar="IP:PORT", help="answer STUN there and at the next port, and dial back for `punch probe`"
+    )
+    edge.add_argument(
+        "--stun-alternate", metavar="IP:PORT", help="a second address and port of this machine, for RFC 5780"
+    )
+    add_options(edge)
+    edge.add_argument("--json", action="store_true", help="one JSON event per line")
+    edge.set_defaults(run=_edge)
+
+
+def _edge(arguments: argparse.Namespace) -> int:
+    import asyncio
+
+    from punch.edge.bus.address import parse_bus
+    from punch.edge.options import settings
+    from punch.edge.server import Edge, serve_until_signal
+    from punch.endpoint import EdgeUrl, Endpoint
+    from punch.events import human_reporter, json_reporter, unfailing
+    from punch.sentences import EDGE
+
+    listen, *also = (Endpoint.parse(each, field="listen", any_port=True) for each in arguments.listen)
+    join = [EdgeUrl.parse(url, field="join") for url in arguments.join]
+    nats = parse_bus(arguments.bus)
+    if nats and join:
+        raise InputError("join", arguments.join[0], "no --join beside a --bus of NATS servers")
+    lifetime = seconds(arguments.session_lifetime, "session-lifetime")
+    name = arguments.name
+    if name is not None and not (1 <= len(name) <= 128 and name.isprintable()):
+        raise InputError("name", name, "1 to 128 printable characters")
+    stun = _stun(arguments)
+    report = unfailing(json_reporter() if arguments.json else human_reporter(EDGE))
+    edge = Edge(
+        listen,
+        report,
+        name=name,
+        lifetime_s=lifetime,
+        stun=stun,
+        nats=nats,
+        settings=settings(arguments),
+        also=also,
+    )
+    asyncio.run(serve_until_signal(edge, join))
+    return 0
+
+
+def _stun(arguments: argparse.Namespace) -> StunAddresses | None:
+    from punch.probe.responder import StunAddresses
+
+    primary, alternate = (
+        None if text is None else _ipv4(text, field)
+        for field, text in (("stun", arguments.stun), ("stun-alternate", arguments.stun_alternate))
+    )
+    if primary is None:
+        if alternate is not None:
+            raise InputError("stun-alternate", arguments.stun_alternate, "an address beside that of --stun")
+        return None
+    return StunAddresses.of(primary, alternate)
+
+
+def _ipv4(text: str, field: str) -> Endpoint:
+    """An IPv4 address: what is probed is a NAT. Raises `InputError`."""
+    import socket
+
+    from punch.endpoint import Endpoint
+
+    endpoint = Endpoint.parse(text, field=field)
+    if endpoint.family != socket.AF_INET:
+        raise InputError(field, text, "an IPv4 address and a port, such as 192.0.2.1:3478")
+    return endpoint

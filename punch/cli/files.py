@@ -1,0 +1,107 @@
+"""`punch send` and `punch receive`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from punch.cli.client import add_common, options_of, pake, preshared, run_client
+from punch.cli.terminal import Parser
+from punch.errors import InputError
+
+if TYPE_CHECKING:
+    from punch.client.inbox import Inbox
+    from punch.client.outgoing import Outgoing
+    from punch.client.outlet import Outlet
+    from punch.client.piped import Piped
+
+STDIN_NAME = "stdin"
+
+
+def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the commands."""
+    send = commands.add_parser(
+        "send",
+        help="send files, directories or standard input; prints the code for the receiver",
+        description="Send files and directories, or standard input; prints the code for the receiver. A directory is "
+        "sent with everything in it, empty directories and executable bits included. Symbolic links, FIFOs, sockets "
+        "and devices in it are not sent, nor is anything outside of it; what is left out is told.",
+    )
+    send.add_argument("files", metavar="FILE", nargs="+", help="a file or a directory, or - for standard input")
+    send.add_argument("--name", metavar="NAME", help=f"what to call standard input (default: {STDIN_NAME})")
+    send.add_argument("--code", help="use this code instead of a fresh one")
+    add_common(send)
+    send.set_defaults(run=_send)
+
+    receive = commands.add_parser("receive", help="receive files with the sender's code")
+    receive.add_argument("code", metavar="CODE", nargs="?", help="the sender's code, or - to read it from stdin")
+    receive.add_argument("--dir", metavar="D", help="directory to store the files in (default: this one)")
+    receive.add_argument(
+        "--force", action="store_true", help="overwrite files that exist; fill up directories that exist"
+    )
+    receive.add_argument(
+        "--stdout",
+        action="store_true",
+        help="write the one file that comes to standard output, and everything else that is said to standard error",
+    )
+    add_common(receive)
+    receive.set_defaults(run=_receive)
+
+
+def _send(arguments: argparse.Namespace) -> int:
+    from punch.client.session import send
+    from punch.code import Code
+
+    if arguments.code is not None and arguments.key_file is not None:
+        raise InputError("code", arguments.code, "no code beside --key-file")
+    with _outgoing(arguments) as outgoing:
+        options = options_of(arguments)
+        exchange = preshared(arguments)
+        if outgoing.skipped:
+            options.report("skipped", entries=[each._asdict() for each in outgoing.skipped])
+        if exchange is None:
+            exchange = pake(Code.generate() if arguments.code is None else Code.parse(arguments.code), "sender")
+        return run_client(send(options, exchange, outgoing), options.report)
+
+
+def _outgoing(arguments: argparse.Namespace) -> Outgoing | Piped:
+    from pathlib import Path
+
+    from punch.client.outgoing import Outgoing
+    from punch.client.piped import Piped
+
+    if "-" in arguments.files:
+        if len(arguments.files) > 1:
+            raise InputError("FILE", "-", "standard input alone, without other files (a file of that name is ./-)")
+        return Piped(STDIN_NAME if arguments.name is None else arguments.name, 0)
+    if arguments.name is not None:
+        raise InputError("name", arguments.name, "no name but that of standard input (-)")
+    return Outgoing([Path(each) for each in arguments.files])
+
+
+def _receive(arguments: argparse.Namespace) -> int:
+    from punch.client.session import receive
+    from punch.code import Code
+
+    if (arguments.code is None) == (arguments.key_file is None):
+        raise InputError("code", arguments.code, "either a code or --key-file")
+    if arguments.stdout and (arguments.dir is not None or arguments.force):
+        raise InputError("stdout", arguments.dir or "--force", "neither --dir nor --force beside --stdout")
+    with _target(arguments) as target:
+        options = options_of(arguments, sys.stderr if arguments.stdout else None)
+        exchange = preshared(arguments)
+        if exchange is None:  # everything else has been looked at before the code is read
+            exchange = pake(Code.parse(sys.stdin.readline() if arguments.code == "-" else arguments.code), "receiver")
+        return run_client(receive(options, exchange, target), options.report)
+
+
+def _target(arguments: argparse.Namespace) -> Inbox | Outlet:
+    from pathlib import Path
+
+    from punch.client.inbox import Inbox
+    from punch.client.outlet import Outlet
+
+    if arguments.stdout:
+        return Outlet(1)
+    return Inbox(Path(arguments.dir or "."), force=arguments.force)

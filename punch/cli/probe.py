@@ -1,0 +1,55 @@
+"""`punch probe`."""
+
+from __future__ import annotations
+
+import argparse
+
+from punch.cli.terminal import Parser
+from punch.cli.values import EDGE_VARIABLE, edges, seconds
+from punch.errors import InputError
+
+
+def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the command."""
+    probe = commands.add_parser("probe", help="find out what NAT this computer is behind")
+    probe.add_argument(
+        "--edge",
+        metavar="SERVER",
+        action="append",
+        help="ws://HOST:PORT of an edge with --stun, or stun:HOST[:PORT] of a STUN server; a second one, at another "
+        f"address, serves where the first has only one address (default: ${EDGE_VARIABLE})",
+    )
+    probe.add_argument("--patience", metavar="S", default="2", help="silence for so long means no (%(default)s)")
+    probe.add_argument("--lifetime", metavar="S", help="find out how long idle mappings live, up to S seconds")
+    probe.add_argument(
+        "--time-scale", metavar="N", default="1", help="the NAT's clock runs N times faster (%(default)s)"
+    )
+    probe.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    probe.set_defaults(run=_probe)
+
+
+def _probe(arguments: argparse.Namespace) -> int:
+    import asyncio
+
+    from punch.probe.frames import MAX_PATIENCE_S
+    from punch.probe.servers import parse_server
+    from punch.probe.session import Options, run
+
+    servers = edges(arguments)
+    patience = seconds(arguments.patience, "patience")
+    if patience > MAX_PATIENCE_S:
+        raise InputError("patience", arguments.patience, f"at most {MAX_PATIENCE_S:g} seconds")
+    options = Options(
+        servers=[parse_server(each) for each in servers],
+        patience_s=patience,
+        lifetime_s=None if arguments.lifetime is None else seconds(arguments.lifetime, "lifetime"),
+        time_scale=seconds(arguments.time_scale, "time-scale"),
+    )
+    report = asyncio.run(run(options))
+    if arguments.json:
+        print(report.to_json())
+    else:
+        from punch.probe.table import table
+
+        print(table(report))
+    return 0

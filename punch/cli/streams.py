@@ -1,0 +1,68 @@
+"""`punch pipe` and `punch forward`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from punch.cli.client import add_common, options_of, pake, preshared, run_client
+from punch.cli.terminal import Parser
+from punch.errors import InputError
+
+if TYPE_CHECKING:
+    from punch.frames import Role
+
+
+def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the commands."""
+    pipe = commands.add_parser("pipe", help="join standard input and output of two computers")
+    pipe.add_argument("code", metavar="CODE", nargs="?", help="the code that the other side was told")
+    pipe.add_argument("--new", action="store_true", help="begin: make a code (told on stderr), or use --key-file")
+    add_common(pipe)
+    pipe.set_defaults(run=_pipe)
+
+    forward = commands.add_parser("forward", help="a TCP port of the other computer, at this one")
+    forward.add_argument("code", metavar="CODE", nargs="?", help="the code that the side with --to was told")
+    forward.add_argument("--to", metavar="HOST:PORT", help="(one side) let the other side connect there from here")
+    forward.add_argument("--listen", metavar="IP:PORT", help="(other side) where to take connections; port 0: any")
+    add_common(forward)
+    forward.set_defaults(run=_forward)
+
+
+def _pipe(arguments: argparse.Namespace) -> int:
+    from punch.client.pipe import pipe
+    from punch.code import Code
+
+    if sum((arguments.code is not None, arguments.new or arguments.key_file is not None)) != 1:
+        raise InputError("code", arguments.code, "either a code, or --new on the side that begins, or --key-file")
+    role: Role = "sender" if arguments.new else "receiver"
+    options = options_of(arguments, sys.stderr, "pipe {code}")
+    exchange = preshared(arguments)
+    if exchange is None:
+        exchange = pake(Code.generate() if arguments.new else Code.parse(arguments.code), role)
+    return run_client(pipe(options, exchange(), role, 0, 1), options.report)
+
+
+def _forward(arguments: argparse.Namespace) -> int:
+    from punch.client.forward import expose, listen, parse_target
+    from punch.code import Code
+    from punch.endpoint import Endpoint
+
+    if (arguments.to is None) == (arguments.listen is None):
+        raise InputError("to", arguments.to, "either --to HOST:PORT, or a code and --listen IP:PORT")
+    options = options_of(arguments, other="forward {code} --listen IP:PORT")
+    exchange = preshared(arguments)
+    if arguments.to is not None:
+        if arguments.code is not None and exchange is not None:
+            raise InputError("code", arguments.code, "no code beside --key-file")
+        target = parse_target(arguments.to)
+        if exchange is None:
+            exchange = pake(Code.generate() if arguments.code is None else Code.parse(arguments.code), "sender")
+        return run_client(expose(options, exchange(), target), options.report)
+    if (arguments.code is None) == (exchange is None):
+        raise InputError("code", arguments.code, "either a code or --key-file")
+    at = Endpoint.parse(arguments.listen, field="listen", any_port=True)
+    if exchange is None:
+        exchange = pake(Code.parse(arguments.code), "receiver")
+    return run_client(listen(options, exchange(), at), options.report)

@@ -1,0 +1,139 @@
+"""`punch forward`: TCP connections made at one computer, carried through one tunnel, and made again from the other.
+
+Each is a stream of its own (`punch.client.streams`). An end of one direction is carried as such, and so is a reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import AsyncIterator
+
+from punch.client.keys import KeyExchange
+from punch.client.streams import ByteStream, Streams
+from punch.client.tunnel import Options, open_tunnel
+from punch.endpoint import Endpoint
+from punch.errors import ChannelError, ConnectionLostError, InputError, PunchFailedError, TunnelBrokenError
+from punch.frames import Role
+
+BLOCK = 65_000
+CONNECT_TIMEOUT_S = 10.0
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+Target = tuple[str, int]
+
+
+def parse_target(text: str, *, field: str = "to") -> Target:
+    """`HOST:PORT`, a name or an address. Raises `InputError`."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
+        raise InputError(field, text, "HOST:PORT, such as 127.0.0.1:22")
+    return host, int(port)
+
+
+async def expose(options: Options, exchange: KeyExchange, target: Target) -> None:
+    """Let the peer connect to `target` until it ends. Raises `PunchFailedError` and `InputError`."""
+    async with _streams(options, exchange, "sender") as streams, asyncio.TaskGroup() as carrying:
+        while True:
+            carrying.create_task(_connect(await streams.accept(), target))
+
+
+async def listen(options: Options, exchange: KeyExchange, at: Endpoint) -> None:
+    """Carry what connects to `at` to the peer until it ends. Raises `PunchFailedError` and `InputError`."""
+    try:
+        listener = socket.create_server(at)
+    except OSError as error:
+        raise InputError("listen", str(at), f"an address to listen at ({error.strerror})") from None
+    with listener:
+        async with _streams(options, exchange, "receiver") as streams:
+
+            async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                try:
+                    stream = await streams.open()
+                except ChannelError:
+                    _reset(writer)
+                    return
+                await _carry(stream, reader, writer)
+
+            async with await asyncio.start_server(carry, sock=listener):
+                options.report("forwarding", listen=str(Endpoint.of(listener.getsockname())))
+                await streams.ended()
+
+
+@contextlib.asynccontextmanager
+async def _streams(options: Options, exchange: KeyExchange, role: Role) -> AsyncIterator[Streams]:
+    """The streams of a new tunnel; the receiver opens them. Ends quietly when the peer does."""
+    async with open_tunnel(options, exchange, role) as channel:
+        streams = Streams(channel, opens=role == "receiver")
+        running = asyncio.create_task(streams.run())
+        try:
+            yield streams
+        except BaseException as error:
+            failure = running.exception() if running.done() and not running.cancelled() else None
+            if running.done() and not running.cancelled() and failure is None:
+                return  # the other side said FINAL
+            if isinstance(error, asyncio.CancelledError):
+                with contextlib.suppress(ChannelError, TimeoutError):
+                    async with asyncio.timeout(1.0):
+                        await streams.finish()
+                raise
+            if isinstance(failure, ConnectionLostError):
+                raise TunnelBrokenError(str(failure)) from None
+            if isinstance(failure, ChannelError):
+                raise PunchFailedError("client_error", str(failure)) from None
+            raise
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+async def _connect(stream: ByteStream, target: Target) -> None:
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(*target)
+    except (OSError, TimeoutError, UnicodeError):  # the last: no name of a host
+        with contextlib.suppress(ChannelError):
+            await stream.reset()
+        return
+    await _carry(stream, reader, writer)
+
+
+async def _carry(stream: ByteStream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy both ways until both have ended; a reset on either side is a reset on the other."""
+    copying = [asyncio.create_task(_outward(stream, reader)), asyncio.create_task(_inward(stream, writer))]
+    try:
+        await asyncio.gather(*copying)
+    except OSError:
+        with contextlib.suppress(ChannelError):
+            await stream.reset()
+        _reset(writer)
+    except ChannelError:
+        _reset(writer)
+    finally:
+        for task in copying:
+            task.cancel()
+        await asyncio.gather(*copying, return_exceptions=True)
+        writer.close()
+
+
+async def _outward(stream: ByteStream, reader: asyncio.StreamReader) -> None:
+    while data := await reader.read(BLOCK):
+        await stream.send(data)
+    await stream.end()
+
+
+async def _inward(stream: ByteStream, writer: asyncio.StreamWriter) -> None:
+    while data := await stream.receive():
+        writer.write(data)
+        await writer.drain()
+    writer.write_eof()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    sock = writer.get_extra_info("socket")
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    writer.transport.abort()

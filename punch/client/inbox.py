@@ -1,0 +1,302 @@
+"""Files on their way in: no half-written file, and no name that leads out of the directory.
+
+Every file grows under a hidden name in the directory itself, wherever below it its place is. Directories are made when
+all files are complete and take their names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from punch.client.descent import descended
+from punch.client.names import FileError, check_path
+from punch.client.offer import DirectoryInfo, FileDone, FileInfo, Offered, StreamInfo, check_distinct
+from punch.client.partial import (
+    discard_partial,
+    hash_prefix,
+    identity,
+    is_partial_name,
+    open_partial,
+    partial_name,
+    remove_partial,
+)
+from punch.errors import ConnectionLostError, InputError
+
+
+class Inbox:
+    """A directory that files arrive in. A context manager.
+
+    A file grows under a temporary name and then takes its own in one step. Without `force` nothing may have the name of
+    a file, or of the directory that was sent, before; with it directories are filled up, files and links replaced, and
+    no directory by a file or the other way round. What a broken connection leaves stays, for `held` to find; what is
+    refused or damaged is removed.
+    """
+
+    def __init__(self, directory: Path, *, force: bool) -> None:
+        """Raises `InputError` if the directory cannot be written to."""
+        try:
+            self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise InputError("dir", str(directory), f"a directory ({error.strerror})") from None
+        if not os.access(directory, os.W_OK | os.X_OK):
+            os.close(self._fd)
+            raise InputError("dir", str(directory), "a writable directory")
+        self._force = force
+        self._held: dict[FileInfo, hashlib._Hash] = {}
+        self._stored: dict[Offered, FileDone | None] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._fd)
+
+    def check(self, offered: Sequence[Offered]) -> None:
+        """Raise `FileError` if this cannot be stored here."""
+        for info in offered:
+            check_path(info.name)
+        check_distinct(offered)
+        new = [info for info in offered if info not in self._stored]
+        if self._force:
+            for info in new:
+                self._check_replaceable(info)
+        else:
+            for name in {info.name.partition("/")[0] for info in new}:
+                self._check_free(name)
+        room = os.fstatvfs(self._fd)
+        wanted = sum(info.size - self._size_held(info) for info in new if isinstance(info, FileInfo))
+        free = room.f_bavail * room.f_frsize
+        if wanted > free:
+            raise FileError(f"no space for {wanted} bytes: {free} are free")
+
+    def _size_held(self, info: FileInfo) -> int:
+        try:
+            found = os.stat(partial_name(info.name, info.size), dir_fd=self._fd, follow_symlinks=False)
+        except OSError:
+            return 0
+        return min(found.st_blocks * 512, info.size)
+
+    def _check_free(self, name: str) -> None:
+        try:
+            os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise FileError(f"{name!r} cannot be stored: {error.strerror}") from None
+        raise FileError(f"{name!r} exists already (--force overwrites)")
+
+    def _check_replaceable(self, info: Offered) -> None:
+        *above, last = info.name.split("/")
+        try:
+            with descended(self._fd, above) as fd:
+                found = os.stat(last, dir_fd=fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise FileError(f"{info.name!r} cannot be stored: {error.strerror}") from None
+        if stat.S_ISDIR(found.st_mode) and not isinstance(info, DirectoryInfo):
+            raise FileError(f"{info.name!r} is a directory")
+        if isinstance(info, DirectoryInfo) and not stat.S_ISDIR(found.st_mode):
+            raise FileError(f"{info.name!r} is no directory here")
+
+    def begun(self, offered: Sequence[Offered]) -> list[int]:
+        """Which of these files an earlier connection may have brought in part or in full, by their numbers."""
+        with os.scandir(self._fd) as entries:
+            unfinished = {entry.name for entry in entries if is_partial_name(entry.name)}
+        return [
+            index
+            for index, info in enumerate(offered)
+            if isinstance(info, FileInfo) and (info in self._stored or partial_name(info.name, info.size) in unfinished)
+        ]
+
+    def held(self, info: FileInfo) -> tuple[int, bytes] | None:
+        """How many bytes of a file an earlier connection has brought, and their SHA-256. Blocks."""
+        done = self._stored.get(info)
+        if done is not None:
+            return info.size, bytes.fromhex(done.sha256)
+        try:
+            fd = open_partial(self._fd, partial_name(info.name, info.size), create=False)
+        except OSError:
+            return None
+        try:
+            size = min(os.fstat(fd).st_size, info.size)
+            digest = hash_prefix(fd, size)
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        if digest is None or not size:
+            return None
+        self._held[info] = digest
+        return size, digest.digest()
+
+    def create(self, info: FileInfo | StreamInfo, start: int = 0) -> Incoming:
+        """Begin a file, or go on from byte `start`, which is as far as `held` said. Raises `FileError`."""
+        digest: hashlib._Hash | None = hashlib.sha256()
+        if start:
+            digest = self._held.get(info) if isinstance(info, FileInfo) else None
+        if digest is None:
+            raise FileError(f"{info.name!r} cannot go on from byte {start}")
+        return Incoming(self._fd, info, start, digest, force=self._force)
+
+    def already_stored(self, info: FileInfo | StreamInfo, sha256: bytes) -> FileDone | None:
+        """What became of a file that an earlier connection of this process brought in full. Raises `FileError`."""
+        done = self._stored.get(info)
+        if done is not None and done.sha256 != sha256.hex():
+            raise FileError(f"{info.name!r} has changed since it was stored")
+        return done
+
+    def store(self, offered: Sequence[Offered], arrived: Sequence[Incoming]) -> None:
+        """Give verified files their names, and make the directories that were offered. Raises `FileError`."""
+        new = [info for info in offered if info not in self._stored]
+        trees = {info.name.partition("/")[0] for info in new if "/" in info.name or isinstance(info, DirectoryInfo)}
+        for name in trees:
+            self._make_tree(name)
+        for info in new:
+            if isinstance(info, DirectoryInfo):
+                try:
+                    with descended(self._fd, info.name.split("/"), create=True):
+                        self._stored[info] = None
+                except OSError as error:
+                    raise FileError(f"{info.name!r} cannot be stored: {error.strerror}") from None
+        for incoming in arrived:
+            self._stored[incoming.info] = incoming.take_name()
+
+    def _make_tree(self, name: str) -> None:
+        try:
+            os.mkdir(name, dir_fd=self._fd)
+        except FileExistsError:
+            if not self._force:
+                raise FileError(f"{name!r} exists already (--force overwrites)") from None
+        except OSError as error:
+            raise FileError(f"{name!r} cannot be stored: {error.strerror}") from None
+
+    def discard(self, offered: Sequence[Offered]) -> None:
+        """Remove what is unfinished of this, unless somebody else works on it."""
+        for info in offered:
+            if not isinstance(info, DirectoryInfo):
+                discard_partial(self._fd, partial_name(info.name, getattr(info, "size", None)))
+
+
+class Incoming:
+    """One file that is arriving. A context manager: what is not verified is removed, unless the connection broke.
+
+    All raise `FileError`.
+    """
+
+    def __init__(
+        self, directory_fd: int, info: FileInfo | StreamInfo, start: int, digest: hashlib._Hash, *, force: bool
+    ) -> None:
+        self.info = info
+        self._expected = info.size if isinstance(info, FileInfo) else None
+        self._directory_fd = directory_fd
+        self._force = force
+        self._hash = digest
+        self._size = start
+        self._done: FileDone | None = None
+        self._identity: tuple[int, int, int, int] | None = None
+        self._temporary = partial_name(info.name, self._expected)
+        try:
+            self._fd = open_partial(directory_fd, self._temporary, create=True)
+        except OSError as error:
+            raise self._failed(error) from None
+        try:
+            if os.fstat(self._fd).st_size < start:
+                raise FileError(f"{info.name!r} became shorter while it was received")
+            os.truncate(self._fd, start)
+            os.lseek(self._fd, start, os.SEEK_SET)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if self._done is None and not (kind is not None and issubclass(kind, ConnectionLostError)):
+            remove_partial(self._directory_fd, self._temporary)
+        os.close(self._fd)
+
+    def write(self, data: bytes) -> None:
+        """Append `data`, within the size that was offered."""
+        self._size += len(data)
+        if self._expected is not None and self._size > self._expected:
+            raise FileError(f"{self.info.name!r} is longer than the {self._expected} bytes that were offered")
+        self._hash.update(data)
+        try:
+            written = os.write(self._fd, data)
+            while written < len(data):
+                written += os.write(self._fd, memoryview(data)[written:])
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def verify(self, sha256: bytes) -> None:
+        """The file is complete: keep it, still under its temporary name."""
+        if self._expected not in (None, self._size) or self._hash.digest() != sha256:
+            raise FileError(f"{self.info.name!r} arrived damaged")
+        self._set_mode()
+        self._identity = identity(self._fd)
+        self._done = FileDone(self.info.name, self._size, sha256.hex())
+
+    def _set_mode(self) -> None:
+        """Whoever may read it may execute it, if its owner may on the other side; as `rsync --executability` does."""
+        mode = stat.S_IMODE(os.fstat(self._fd).st_mode)
+        wanted = mode & 0o666
+        if isinstance(self.info, FileInfo) and self.info.executable:
+            wanted |= (mode & 0o444) >> 2
+        if wanted != mode:
+            with contextlib.suppress(OSError):  # a file system without such modes (FAT): the content counts
+                os.fchmod(self._fd, wanted)
+
+    @property
+    def done(self) -> FileDone:
+        """What a verified file is."""
+        if self._done is None:
+            raise FileError(f"{self.info.name!r} is not complete")
+        return self._done
+
+    def take_name(self) -> FileDone:
+        """Give a verified file its name."""
+        done = self.done
+        try:
+            fd = open_partial(self._directory_fd, self._temporary, create=False)
+        except OSError as error:
+            raise self._failed(error) from None
+        try:
+            if identity(fd) != self._identity:
+                raise FileError(f"{self.info.name!r} was changed after it had arrived")
+            self._rename()
+        except FileExistsError:
+            raise FileError(f"{self.info.name!r} exists already (--force overwrites)") from None
+        except OSError as error:
+            raise self._failed(error) from None
+        finally:
+            os.close(fd)
+        return done
+
+    def _rename(self) -> None:
+        *above, target = self.info.name.split("/")
+        source, fd = self._temporary, self._directory_fd
+        with descended(fd, above, create=True) as place:
+            if not self._force:
+                try:
+                    os.link(source, target, src_dir_fd=fd, dst_dir_fd=place, follow_symlinks=False)
+                except OSError as error:
+                    if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+                        raise
+                    # No hard links here (FAT): claim the name with an empty file, which the rename below replaces.
+                    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=place))
+                else:
+                    remove_partial(fd, source)
+                    return
+            os.rename(source, target, src_dir_fd=fd, dst_dir_fd=place)
+
+    def _failed(self, error: OSError) -> FileError:
+        return FileError(f"{self.info.name!r} cannot be stored: {error.strerror}")

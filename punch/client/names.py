@@ -1,0 +1,51 @@
+"""Names of files and directories that somebody else chose: none of them can lead out of its directory."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from punch.client.partial import is_partial_name
+from punch.errors import PunchError
+
+MAX_NAME_BYTES = 255
+MAX_PATH_BYTES = 1024
+MAX_DEPTH = 32  # parts of one name
+_DANGEROUS = {"Cc", "Cs", "Zl", "Zp"}  # control characters, lone surrogates, line and paragraph separators
+_BIDI_CONTROLS = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # they make a name look like another
+
+
+class FileError(PunchError):
+    """A file cannot be stored (or read to its end)."""
+
+
+def check_name(name: str) -> None:
+    """Raise `FileError` unless `name` names a file in whatever directory, and nothing else, on any system."""
+    shown = _short(name)
+    if name in ("", ".", "..") or "/" in name or "\\" in name:
+        raise FileError(f"{shown} is not a plain file name")
+    if any(unicodedata.category(each) in _DANGEROUS or each in _BIDI_CONTROLS for each in name):
+        raise FileError(f"{shown} has control characters in it")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise FileError(f"{shown} is longer than {MAX_NAME_BYTES} bytes")
+
+
+def check_path(path: str) -> None:
+    """Raise `FileError` unless each part of `path`, between slashes, passes `check_name` and can be stored."""
+    shown = _short(path)
+    if len(path) > MAX_PATH_BYTES or len(path.encode(errors="surrogatepass")) > MAX_PATH_BYTES:
+        longest = MAX_PATH_BYTES if "/" in path else MAX_NAME_BYTES
+        raise FileError(f"{shown} is longer than {longest} bytes")
+    parts = path.split("/")
+    if len(parts) > MAX_DEPTH:
+        raise FileError(f"{shown} is deeper than {MAX_DEPTH} directories")
+    for part in parts:
+        try:
+            check_name(part)
+        except FileError as error:
+            raise FileError(f"{error} (in {shown})" if len(parts) > 1 else str(error)) from None
+        if is_partial_name(part):
+            raise FileError(f"{shown} is a name that unfinished files have")
+
+
+def _short(name: str) -> str:
+    return ascii(name if len(name) <= 80 else name[:77] + "...")

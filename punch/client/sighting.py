@@ -1,0 +1,84 @@
+"""The client's side of `punch.sighting`: IPv6 beside an IPv4 rendezvous, which never waits long for it.
+
+Only a host that has an IPv6 address, at an edge that has one too, does anything here. The second connection is made
+while the strategy looks at the NAT; where that takes no time, the registration waits for it as long as a connection
+should take, judging by the first one. IPv6 that is broken costs that much, once, and not the punch itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from websockets.exceptions import WebSocketException
+
+from punch.client.rendezvous import Rendezvous
+from punch.client.sockets import bound_socket, choose_local
+from punch.endpoint import WILDCARDS, Endpoint
+from punch.errors import FrameError, InputError
+from punch.sighting import PATH, Seen, parse_seen
+from punch.websocket import abort, close_by_reset, open_websocket
+
+TIMEOUT_S = 1.0
+_PATIENCE = 2.0  # times as long as the first connection took, and:
+_PATIENCE_S = 0.1
+
+
+class Sighting:
+    """An IPv6 address of ours that is being shown to the edge of `rendezvous`. Always `close` it.
+
+    Somebody who wants to punch from one certain address, `bind`, has no other.
+    """
+
+    def __init__(self, rendezvous: Rendezvous, bind: Endpoint | None) -> None:
+        self._begun = time.monotonic()
+        self._patience_s = min(TIMEOUT_S, _PATIENCE * rendezvous.took_s + _PATIENCE_S)
+        self.local = None if bind is not None and bind.ip not in WILDCARDS else _choose_local(rendezvous)
+        """The address to punch from; None where there is none to be shown."""
+        self._task: asyncio.Task[Seen | None] | None = None
+        if self.local is not None:
+            self._task = asyncio.create_task(sight(rendezvous, self.local))
+
+    async def seen(self) -> Seen | None:
+        """What the edge has seen; None if it has seen nothing by now, or in the little time that is left."""
+        if self._task is None:
+            return None
+        await asyncio.wait((self._task,), timeout=max(0.0, self._begun + self._patience_s - time.monotonic()))
+        return self._task.result() if self._task.done() else None
+
+    async def close(self) -> None:
+        """Give up, if it is not done."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+async def sight(rendezvous: Rendezvous, local: Endpoint) -> Seen | None:
+    """Show the edge our address `local`; None if that cannot be done within `TIMEOUT_S`."""
+    edge = rendezvous.ipv6
+    if edge is None:
+        return None
+    # A TimeoutError is an OSError.
+    with contextlib.suppress(OSError, WebSocketException, EOFError, FrameError), bound_socket(local) as sock:
+        close_by_reset(sock, True)  # nothing is to linger at an address that is about to be punched from
+        async with asyncio.timeout(TIMEOUT_S):
+            await asyncio.get_running_loop().sock_connect(sock, edge)
+            connection = await open_websocket(sock, rendezvous.url, PATH)
+            try:
+                return parse_seen(await connection.recv())
+            finally:
+                abort(connection)
+    return None
+
+
+def _choose_local(rendezvous: Rendezvous) -> Endpoint | None:
+    """The IPv6 address that leads to the edge, with the same port if it is free; None if there is none."""
+    edge, own = rendezvous.ipv6, rendezvous.local
+    if edge is None or edge.family == own.family or (edge.is_loopback and not own.is_loopback):
+        return None
+    for wanted in (Endpoint("::", own.port), None):
+        with contextlib.suppress(OSError, InputError):
+            local = choose_local(wanted, edge)
+            return None if local.is_link_local else local
+    return None

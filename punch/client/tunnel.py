@@ -1,0 +1,262 @@
+"""From two clients of one session to one tried tunnel between them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from punch.client.agreement import Agreement
+from punch.client.candidates import beside, candidates, of_one_lan
+from punch.client.channel import Channel, Kind
+from punch.client.keys import KeyExchange, bound_key
+from punch.client.liveness import notice_a_dead_path
+from punch.client.puncher import Connection, Puncher
+from punch.client.sighting import Sighting
+from punch.client.signals import Signals
+from punch.client.sockets import mend_round_trip
+from punch.client.staying import StayingRendezvous
+from punch.endpoint import EdgeUrl, Endpoint
+from punch.errors import ChannelError, PunchFailedError, WrongPeerError
+from punch.events import Reporter
+from punch.fields import Json
+from punch.frames import Contact, Peer, Register, Role, Welcome
+from punch.sighting import Seen
+from punch.strategy.meeting import Meeting, Preparation, Strategy
+
+NONCE_BYTES = 32
+RELAYABLE = ("punch_timeout", "refused", "hopeless")
+"""Outcomes of a punch that a relay can mend."""
+ECHO_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to meet and how to punch. Instants are of `time.monotonic()`, spans in seconds.
+
+    `other_edges` are for when `edge` cannot be reached, or is lost before the peer is known. With `relay` an edge may
+    relay if nothing else helps, and if the peer allows it as well.
+    """
+
+    edge: EdgeUrl
+    strategy: Strategy
+    report: Reporter
+    bind: Endpoint | None = None
+    deadline_s: float = 10.0
+    max_attempts: int | None = None
+    start_at: float | None = None
+    wait_s: float = 600.0
+    resume_for_s: float = 120.0
+    bar: bool = False
+    other_edges: tuple[EdgeUrl, ...] = ()
+    relay: bool = False
+
+
+@contextlib.asynccontextmanager
+async def open_tunnel(options: Options, exchange: KeyExchange, role: Role) -> AsyncIterator[Channel]:
+    """A tried tunnel to the peer. Raises `PunchFailedError` and `InputError`."""
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(options.strategy.close)
+        edges = (options.edge, *options.other_edges)
+        rendezvous = await StayingRendezvous.connect_any(edges, options.bind, options.report)
+        stack.push_async_callback(rendezvous.close)
+        agreement = Agreement(exchange.session, role)
+        puncher = Puncher(rendezvous.local, options.max_attempts, agreement.examine, options.report)
+        sighting = Sighting(rendezvous, options.bind)
+        stack.push_async_callback(sighting.close)
+        try:
+            traits = await options.strategy.prepare(Preparation(options.edge, rendezvous.local, options.report))
+            seen = await sighting.seen()
+            if seen is not None and sighting.local is not None:
+                puncher.listen_beside(sighting.local)
+                rendezvous.local6 = sighting.local
+            welcome, peer = await _meet(options, exchange, role, rendezvous, traits, seen)
+            known = time.monotonic()
+            begin = functools.partial(agreement.begin, functools.partial(_key, exchange, role, traits, peer.contact))
+            signals = Signals(rendezvous, role, agreement.session_key)
+            meeting = _aim(options, role, rendezvous, welcome, peer, puncher, signals, traits, begin, known)
+            agreement.prefer(of_one_lan(meeting.targets, peer.contact, welcome.public))
+            try:
+                connection, channel = await _punch(options, meeting, agreement)
+                through: Json = {}
+            except PunchFailedError as error:
+                url = _relay(options, meeting, error)
+                await puncher.close()  # nothing that comes too late may be agreed on any more
+                options.report("relaying", relay=str(url), reason=error.reason)
+                connection, channel = await _through_relay(url, meeting, agreement, stack)
+                through = {"relay": str(url)}
+            stack.callback(channel.close)
+            options.report("agreed", local=str(connection.local), remote=str(connection.remote), **through)
+        finally:
+            await puncher.close()
+        await rendezvous.leave()
+        if not through:
+            notice_a_dead_path(connection.sock)
+        round_trip_s = await _echo_nonces(channel)
+        options.report("nonce_echoed", round_trip_s=round_trip_s)
+        if not through:
+            mend_round_trip(connection.sock, round_trip_s)
+        yield channel
+
+
+def _key(exchange: KeyExchange, role: Role, traits: str | None, peer: Contact) -> bytes:
+    """The key that only clients have who have been told the same. Raises `WrongPeerError`."""
+    return bound_key(exchange.finish(peer.pake), role, traits, peer.traits)
+
+
+async def _meet(
+    options: Options,
+    exchange: KeyExchange,
+    role: Role,
+    rendezvous: StayingRendezvous,
+    traits: str | None,
+    seen: Seen | None,
+) -> tuple[Welcome, Peer]:
+    """Register, and wait until the edge knows the peer."""
+    session, local = exchange.session, rendezvous.local
+    register = Register(session, role, (local,), exchange.message, traits)
+    also = {}
+    if seen is not None:
+        register = replace(register, public6=seen.public, proof6=seen.proof)
+        also["public6"] = str(seen.public)
+    welcome = await rendezvous.register(register)
+    public = str(welcome.public)
+    options.report("registered", local=str(local), public=public, edge=welcome.edge, session=session, **also)
+    if role == "sender" and exchange.code is not None:
+        options.report("code", code=str(exchange.code), session=session)
+    peer = await rendezvous.peer(options.wait_s)
+    return rendezvous.welcome, peer
+
+
+def _aim(
+    options: Options,
+    role: Role,
+    rendezvous: StayingRendezvous,
+    welcome: Welcome,
+    peer: Peer,
+    puncher: Puncher,
+    signals: Signals,
+    traits: str | None,
+    begin_key: Callable[[], None],
+    known: float,
+) -> Meeting:
+    """Everything between the knowledge of the peer and the strategy's turn: little."""
+    targets = candidates(peer.contact, rendezvous.local, welcome.public)
+    puncher.aim(targets)
+    targets6 = beside(peer.contact, rendezvous.local6)
+    shown = [{"address": str(each.address), "kind": each.kind} for each in (*targets, *targets6)]
+    options.report("peer_known", t=known, candidates=shown, via=peer.via)
+    return Meeting(
+        role=role,
+        own=welcome,
+        peer=peer,
+        targets=targets,
+        rendezvous=rendezvous,
+        puncher=puncher,
+        signals=signals,
+        traits=traits,
+        start_at=options.start_at,
+        begin_key=begin_key,
+        report=options.report,
+        beside=targets6,
+    )
+
+
+async def _punch(options: Options, meeting: Meeting, agreement: Agreement) -> tuple[Connection, Channel]:
+    """Let the strategy dial until both sides agree on one connection. Raises `PunchFailedError`."""
+    deadline = time.monotonic() + options.deadline_s
+    if options.start_at is not None:
+        deadline = max(deadline, options.start_at + options.deadline_s)
+    dialling = asyncio.create_task(options.strategy.punch(meeting))
+    dialling6 = asyncio.create_task(meeting.dial_beside())
+    ends: set[asyncio.Future[Any]] = {agreement.chosen, meeting.puncher.broken}
+    given_up: PunchFailedError | None = None
+    try:
+        await asyncio.wait({*ends, dialling}, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
+        if dialling.done() and not agreement.chosen.done():
+            dialling.result()
+            await asyncio.wait(ends, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
+    except PunchFailedError as error:
+        given_up = error
+    finally:
+        for task in (dialling, dialling6):
+            task.cancel()
+        await asyncio.gather(dialling, dialling6, return_exceptions=True)
+    await agreement.settled()
+    if given_up is not None and not agreement.chosen.done():
+        raise given_up
+    return _outcome(options.deadline_s, agreement, meeting.puncher)
+
+
+def _outcome(deadline_s: float, agreement: Agreement, puncher: Puncher) -> tuple[Connection, Channel]:
+    """The one connection that both sides agree on. Raises `PunchFailedError`."""
+    if agreement.chosen.done():
+        connection, channel = agreement.chosen.result()
+        puncher.release(connection)
+        return connection, channel
+    if puncher.broken.done():
+        raise PunchFailedError("client_error", f"cannot punch: {puncher.broken.exception()}")
+    if agreement.wrong_peers:
+        told = "; ".join(f"{remote}: {why}" for remote, why in agreement.wrong_peers.items())
+        raise PunchFailedError("wrong_peer", told)
+    outcome, told = puncher.failure()
+    raise PunchFailedError(outcome, f"no connection within {deadline_s:g} s: {told}")
+
+
+def _relay(options: Options, meeting: Meeting, error: PunchFailedError) -> EdgeUrl:
+    """The relay that both clients find for themselves: that of the sender's edge, or else of the receiver's.
+
+    Raises `error` where there is none, or none is wanted or would help.
+    """
+    offers = [meeting.own.relay, meeting.peer.contact.relay]
+    if meeting.role == "receiver":
+        offers.reverse()
+    found = offers[0] or offers[1]
+    if not options.relay or error.outcome not in RELAYABLE:
+        raise error
+    if found is None:
+        raise PunchFailedError(error.outcome, f"{error.reason}; and no edge here relays") from None
+    return found
+
+
+async def _through_relay(
+    url: EdgeUrl, meeting: Meeting, agreement: Agreement, stack: contextlib.AsyncExitStack
+) -> tuple[Connection, Channel]:
+    """The tunnel by way of an edge. Raises `PunchFailedError`."""
+    from punch.client.relayed import relayed
+    from punch.relay import token
+
+    meeting.begin_key()
+    try:
+        key = await agreement.session_key()
+    except WrongPeerError as error:
+        raise PunchFailedError("wrong_peer", str(error)) from None
+    connection = await stack.enter_async_context(relayed(url, token(key)))
+    on_this = agreement.afresh()  # whatever has become of a punched connection, it is not the relayed one
+    verdict = await on_this.examine(connection)
+    if verdict != "kept":
+        raise PunchFailedError("client_error", "the tunnel through the relay was lost at once")
+    return on_this.chosen.result()
+
+
+async def _echo_nonces(channel: Channel) -> float:
+    """Send a fresh nonce through the tunnel and echo the peer's; the seconds until ours was back."""
+    nonce = os.urandom(NONCE_BYTES)
+    start = time.monotonic()
+    try:
+        async with asyncio.timeout(ECHO_TIMEOUT_S):
+            await channel.send(Kind.NONCE, nonce)
+            await channel.send(Kind.ECHO, await channel.expect(Kind.NONCE))
+            echo = await channel.expect(Kind.ECHO)
+    except TimeoutError:
+        raise PunchFailedError("client_error", f"the tunnel echoed nothing within {ECHO_TIMEOUT_S:g} s") from None
+    except ChannelError as error:
+        raise PunchFailedError("client_error", f"the tunnel broke at once: {error}") from None
+    if echo != nonce:
+        raise PunchFailedError("client_error", "the tunnel echoed something else than the nonce")
+    return round(time.monotonic() - start, 6)

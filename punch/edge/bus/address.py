@@ -1,0 +1,23 @@
+"""The bus that the user names: `mesh`, or the servers of a NATS cluster."""
+
+from __future__ import annotations
+
+import re
+
+from punch.errors import InputError
+
+_SERVER = re.compile(
+    r"(?:nats|tls)://(?:[^\s,/@]+@)?(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251})):(?P<port>[0-9]{1,5})/?"
+)
+
+
+def parse_bus(text: str, *, field: str = "bus") -> list[str]:
+    """The URLs of the NATS servers; none for `mesh`. Raises `InputError`."""
+    if text == "mesh":
+        return []
+    servers = text.split(",")
+    for server in servers:
+        match = _SERVER.fullmatch(server)
+        if match is None or not 1 <= int(match["port"]) <= 65535:
+            raise InputError(field, server, "mesh, or nats://HOST:PORT (several with commas between)")
+    return servers

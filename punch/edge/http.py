@@ -1,0 +1,111 @@
+"""HTTP beside the WebSockets: who may open one where, `/healthz`, and `/metrics`.
+
+An edge tells two clients at which addresses it sees them, so it must see them: behind a reverse proxy every client has
+the proxy's address, and nobody can be punched. Proxies give themselves away by header fields; a request that has one
+of those gets no WebSocket for a client. (`X-Forwarded-For` is no help: anybody can write anything into it, and so make
+a third party a target; and it has no port.)
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from websockets.asyncio.server import ServerConnection
+from websockets.http11 import Request, Response
+
+from punch.edge.bus.mesh import PATH as MESH_PATH
+from punch.edge.metrics import CONTENT_TYPE, Metrics
+from punch.endpoint import Endpoint
+from punch.errors import InputError
+from punch.events import Reporter
+from punch.probe.frames import PATH as PROBE_PATH
+
+CLIENT_PATH = "/"
+HEALTH_PATH = "/healthz"
+METRICS_PATH = "/metrics"
+PROXY_FIELDS = ("X-Forwarded-For", "Forwarded", "X-Real-IP", "Via")
+
+Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+ANYONE: Networks = (ipaddress.IPv4Network("0.0.0.0/0"), ipaddress.IPv6Network("::/0"))
+THIS_MACHINE: Networks = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
+
+
+def parse_networks(texts: Sequence[str], *, field: str) -> Networks:
+    """Networks such as 192.0.2.0/24 or single addresses; `none` for none. Raises `InputError`."""
+    networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
+    for text in texts:
+        if text != "none":
+            try:
+                networks.append(ipaddress.ip_network(text))
+            except ValueError:
+                raise InputError(field, text, "a network such as 192.0.2.0/24, an address, or none") from None
+    return tuple(networks)
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may link to this endpoint, and who may read its metrics."""
+
+    mesh: Networks = ANYONE
+    metrics: Networks = THIS_MACHINE
+
+
+class Front:
+    """Answers requests, or lets them become WebSockets, on the paths in `sockets`.
+
+    `draining` is set when the edge is about to stop.
+    """
+
+    draining = False
+
+    def __init__(self, access: Access, metrics: Metrics, report: Reporter, sockets: Collection[str]) -> None:
+        self._access, self._metrics, self._report = access, metrics, report
+        self._sockets = sockets
+
+    def answer(self, connection: ServerConnection, request: Request) -> Response | None:
+        """The answer to a request; None if it may become a WebSocket."""
+        path = request.path.partition("?")[0]
+        if connection.remote_address is None:
+            return connection.respond(HTTPStatus.BAD_REQUEST, "gone already\n")
+        public = Endpoint.of(connection.remote_address)
+        if path == HEALTH_PATH:
+            if self.draining:
+                return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "draining\n")
+            return connection.respond(HTTPStatus.OK, "ok\n")
+        if path == METRICS_PATH:
+            if not _within(public.ip, self._access.metrics):
+                return connection.respond(HTTPStatus.FORBIDDEN, "not for this address\n")
+            response = connection.respond(HTTPStatus.OK, self._metrics.render().decode())
+            del response.headers["Content-Type"]
+            response.headers["Content-Type"] = CONTENT_TYPE
+            return response
+        if path not in self._sockets:
+            return connection.respond(HTTPStatus.NOT_FOUND, self._paths())
+        return self._socket(connection, request, public, path)
+
+    def _socket(self, connection: ServerConnection, request: Request, public: Endpoint, path: str) -> Response | None:
+        if path == MESH_PATH:
+            if _within(public.ip, self._access.mesh):
+                return None
+            self._report("rejected", public=str(public), reason="may not join the mesh", kind="mesh")
+            return connection.respond(HTTPStatus.FORBIDDEN, "not for this address\n")
+        if self.draining:
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "this edge is about to stop\n")
+        hidden = next((field for field in PROXY_FIELDS if field in request.headers), None)
+        if hidden is not None:
+            told = f"a proxy on the way ({hidden}) hides the client's address, which this edge has to see"
+            self._report("rejected", public=str(public), reason=told, kind="proxy")
+            return connection.respond(HTTPStatus.FORBIDDEN, f"{told}\n")
+        return None
+
+    def _paths(self) -> str:
+        probes = f", those that probe to {PROBE_PATH}" if PROBE_PATH in self._sockets else ""
+        return f"clients connect to {CLIENT_PATH}, edges to {MESH_PATH}{probes} (with --stun)\n"
+
+
+def _within(ip: str, networks: Networks) -> bool:
+    address = ipaddress.ip_address(ip)
+    return any(address in network for network in networks)

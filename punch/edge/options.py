@@ -1,0 +1,105 @@
+"""What `punch edge` takes on its command line about limits, TLS and access."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from punch.errors import InputError
+
+if TYPE_CHECKING:
+    from punch.edge.relay import RelayOffer
+    from punch.edge.server import Settings
+    from punch.edge.tls import ServerTls
+
+_Number = TypeVar("_Number", int, float)
+
+
+def add_options(edge: argparse.ArgumentParser) -> None:
+    """Add the options to the parser of `punch edge`."""
+    add = edge.add_argument
+    add("--tls-cert", metavar="F", help="serve wss:// with this certificate (PEM, with its chain); SIGHUP reloads it")
+    add("--tls-key", metavar="F", help="the key of that certificate (PEM)")
+    add("--mesh-from", metavar="NET", action="append", help="who may --join this edge: none, a network (default: all)")
+    add("--metrics-to", metavar="NET", action="append", help="who may read /metrics (default: 127.0.0.0/8)")
+    add("--drain", metavar="S", default="0", help="seconds to let waiting clients meet after SIGTERM (%(default)s)")
+    add("--max-connections", metavar="N", default="10000", help="connections in all (%(default)s)")
+    add("--max-connections-per-address", metavar="N", default="100", help="connections of one address (%(default)s)")
+    add("--max-clients-per-address", metavar="N", default="50", help="waiting clients of one address (%(default)s)")
+    add("--connection-rate", metavar="R", default="20", help="new connections a second of one address (%(default)s)")
+    add(
+        "--relay",
+        metavar="ws[s]://HOST:PORT",
+        help="relay for clients that ask for it and cannot be punched; they reach this edge itself at that address",
+    )
+    add("--relay-rate", metavar="KB/S", default="1000", help="of each relayed pair and direction (%(default)s)")
+    add("--frame-rate", metavar="R", default="20", help="frames a second of the clients of one address (%(default)s)")
+
+
+def settings(arguments: argparse.Namespace) -> Settings:
+    """What was chosen. Raises `InputError`."""
+    from punch.edge.http import ANYONE, THIS_MACHINE, Access, parse_networks
+    from punch.edge.limits import Limits
+    from punch.edge.server import Settings
+
+    limits = Limits(
+        edge_connections=_whole(arguments.max_connections, "max-connections"),
+        connections=_whole(arguments.max_connections_per_address, "max-connections-per-address"),
+        registrations=_whole(arguments.max_clients_per_address, "max-clients-per-address"),
+        connection_rate=_positive(arguments.connection_rate, "connection-rate"),
+        frame_rate=_positive(arguments.frame_rate, "frame-rate"),
+    )
+    mesh, metrics = arguments.mesh_from, arguments.metrics_to
+    access = Access(
+        mesh=ANYONE if mesh is None else parse_networks(mesh, field="mesh-from"),
+        metrics=THIS_MACHINE if metrics is None else parse_networks(metrics, field="metrics-to"),
+    )
+    drain_s = _number(arguments.drain, "drain", float, "seconds, zero or more", 0)
+    return Settings(limits=limits, access=access, tls=_tls(arguments), drain_s=drain_s, relay=_relay(arguments))
+
+
+def _relay(arguments: argparse.Namespace) -> RelayOffer | None:
+    if arguments.relay is None:
+        return None
+    from punch.edge.relay import RelayOffer
+    from punch.endpoint import EdgeUrl
+    from punch.frames import MAX_URL
+
+    url = EdgeUrl.parse(arguments.relay, field="relay")
+    if len(str(url)) > MAX_URL:
+        raise InputError("relay", arguments.relay, f"at most {MAX_URL} characters")
+    return RelayOffer(url, _positive(arguments.relay_rate, "relay-rate") * 1000)
+
+
+def _tls(arguments: argparse.Namespace) -> ServerTls | None:
+    from pathlib import Path
+
+    certificate, key = arguments.tls_cert, arguments.tls_key
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        missing, given = ("tls-cert", "--tls-key") if certificate is None else ("tls-key", "--tls-cert")
+        raise InputError(missing, None, f"a file beside {given}")
+    from punch.edge.tls import ServerTls
+
+    return ServerTls(Path(certificate), Path(key))
+
+
+def _whole(text: str, field: str) -> int:
+    return _number(text, field, int, "a whole number, at least 1", 1)
+
+
+def _positive(text: str, field: str) -> float:
+    return _number(text, field, float, "a number from 0.1 up", 0.1)
+
+
+def _number(text: str, field: str, read: Callable[[str], _Number], expected: str, least: float) -> _Number:
+    try:
+        value = read(text)
+    except ValueError:
+        raise InputError(field, text, expected) from None
+    if not least <= value <= 1e9 or math.isnan(value):
+        raise InputError(field, text, expected)
+    return value

@@ -1,0 +1,35 @@
+"""One question to the gateway over UDP, and its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+
+from punch.endpoint import Endpoint
+from punch.errors import PortMappingError
+
+PORT = 5351
+"""Where PCP and NAT-PMP listen (RFC 6887 section 19, RFC 6886 section 3.1)."""
+
+_WAITS_S = (0.25, 0.5, 1.0)  # RFC 6886 section 3.1; PCP's own 3 s are for requests that nobody waits for
+
+
+async def ask(server: Endpoint, question: bytes, fits: Callable[[bytes], bool]) -> bytes:
+    """The first answer that `fits`; the question is repeated after 250 ms, doubling. Raises `PortMappingError`."""
+    loop = asyncio.get_running_loop()
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.connect(server)  # so that nobody else can answer
+            for wait_s in _WAITS_S:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await loop.sock_sendall(sock, question)
+                        while not fits(answer := await loop.sock_recv(sock, 1500)):
+                            pass
+                        return answer
+    except OSError as error:
+        raise PortMappingError(f"{server}: {error.strerror}") from None
+    raise PortMappingError(f"{server} does not answer")

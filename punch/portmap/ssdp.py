@@ -1,0 +1,63 @@
+"""SSDP, by which UPnP devices are found (UPnP Device Architecture 1.1, section 1.3).
+
+miniupnpc can do this too, but not in less than a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+from urllib.parse import urlsplit
+
+from punch.errors import PortMappingError
+
+_GROUP = ("239.255.255.250", 1900)
+_WAITS_S = (0.25, 0.5, 1.0)
+_TTL = 2  # section 1.3.2
+_SEARCH = (
+    b"M-SEARCH * HTTP/1.1\r\n"
+    b"HOST: 239.255.255.250:1900\r\n"
+    b'MAN: "ssdp:discover"\r\n'
+    b"MX: 1\r\n"
+    b"ST: urn:schemas-upnp-org:device:InternetGatewayDevice:1\r\n"  # version 2 answers as well
+    b"\r\n"
+)
+_LOCATION = re.compile(rb"\r\nlocation:[ \t]*(http://[!-~]{1,500})\r\n", re.IGNORECASE)
+
+
+async def gateway_device(local_ip: str) -> str:
+    """The URL of the description of the first gateway device that answers. Raises `PortMappingError`.
+
+    A URL that leads elsewhere than to whoever answered is not believed.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.bind((local_ip, 0))
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(local_ip))
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, _TTL)
+            for wait_s in _WAITS_S:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await loop.sock_sendto(sock, _SEARCH, _GROUP)
+                        while (url := _location(*await loop.sock_recvfrom(sock, 2048))) is None:
+                            pass
+                        return url
+    except OSError as error:
+        raise PortMappingError(f"no gateway device: {error.strerror}") from None
+    raise PortMappingError("no gateway device answers")
+
+
+def _location(answer: bytes, source: tuple[str, int]) -> str | None:
+    found = _LOCATION.search(answer)
+    if found is None or not answer.startswith(b"HTTP/1.1 200"):
+        return None
+    url = found[1].decode("ascii")
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:
+        return None
+    return url if host == source[0] else None

@@ -1,0 +1,37 @@
+"""Every strategy by its name. None is imported before it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+
+from punch.strategy.meeting import Strategy
+
+DEFAULT = "auto"
+
+_CLASSES = {
+    "auto": ("punch.strategy.auto", "Auto"),
+    "reuse": ("punch.strategy.reuse", "Reuse"),
+    "keep": ("punch.strategy.keep", "Keep"),
+    "sync": ("punch.strategy.sync", "Sync"),
+    "lowttl": ("punch.strategy.lowttl", "LowTtl"),
+    "predict": ("punch.strategy.predict", "Predict"),
+    "birthday": ("punch.strategy.birthday", "Birthday"),
+    "portmap": ("punch.strategy.portmap", "Portmap"),
+}
+
+
+class _Catalog(Mapping[str, type[Strategy]]):
+    def __getitem__(self, name: str) -> type[Strategy]:
+        module, kind = _CLASSES[name]
+        found: type[Strategy] = getattr(importlib.import_module(module), kind)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_CLASSES)
+
+    def __len__(self) -> int:
+        return len(_CLASSES)
+
+
+STRATEGIES: Mapping[str, type[Strategy]] = _Catalog()

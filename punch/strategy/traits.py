@@ -1,0 +1,237 @@
+"""What a client's NAT is like, found out by way of its edge in a second or two, and told to the peer.
+
+The tests are those of `punch.probe`, as far as they are quick (RFC 5780 section 4, over TCP): one local address
+connects to the edge's two ports at two addresses, which tells the mapping and how ports follow each other; then the
+edge dials back to mappings that were made toward other endpoints, and to one that was not made, which tells the
+filtering and the answer to unsolicited SYNs. All of that needs an edge with `--stun`; without one, nothing is known.
+
+What was found may be wrong, for silence is told from a lost packet by patience alone: it serves to choose how to begin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import time
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from itertools import pairwise
+from typing import Any, TypeVar
+
+from punch.client.sockets import bound_socket, choose_local, connect_result
+from punch.endpoint import EdgeUrl, Endpoint
+from punch.errors import EdgeUnreachableError, FrameError
+from punch.nat import probe
+from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
+from punch.nat.probe import NotTested
+from punch.probe import servers
+from punch.probe.frames import Dialled
+from punch.probe.servers import Servers
+from punch.probe.tcp import TcpTests, binding
+
+LIMIT_S = 1.2
+"""How long it may take to reach the edge, and how long it may take in all where the edge is near."""
+
+_LONGEST_S = 3.0  # in all, however far the edge is
+_ROUND_TRIPS = 6  # to be added to what it may take in all
+_PATIENCE_S = 0.5  # beyond two round trips
+_LONGEST_PATIENCE_S = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """One client's NAT. None: not known.
+
+    `translated` says whether there is a NAT at all and not just a firewall, or nothing. `delta` is the step of
+    sequential ports, `port` the external port of the mapping that was made last.
+    """
+
+    translated: bool | None = None
+    mapping: Mapping | None = None
+    filtering: Filtering | None = None
+    allocation: PortAllocation | None = None
+    delta: int | None = None
+    port: int | None = None
+    unsolicited: Unsolicited | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether enough is known to say who can meet."""
+        return self.mapping is not None and self.filtering is not None
+
+    @property
+    def behavior(self) -> NatBehavior | None:
+        """The NAT in the words of the oracle; None for a public host, which anyone can dial. Only if `known`."""
+        assert self.mapping is not None
+        assert self.filtering is not None
+        if not self.translated and self.filtering is Filtering.ENDPOINT_INDEPENDENT:
+            return None
+        return NatBehavior(
+            self.mapping,
+            self.filtering,
+            self.allocation or PortAllocation.RANDOM,
+            self.unsolicited or Unsolicited.DROP,
+            port_delta=(self.delta or 1) if self.allocation is PortAllocation.SEQUENTIAL else 1,
+        )
+
+    @property
+    def dependent(self) -> bool:
+        """Whether the peer sees another port than the edge does."""
+        return self.mapping is not None and self.mapping is not Mapping.ENDPOINT_INDEPENDENT
+
+    @property
+    def refuses(self) -> bool:
+        """Whether a SYN that comes too early may be answered, be it by RST or by ICMP."""
+        return self.unsolicited not in (None, Unsolicited.DROP)
+
+    def to_json(self) -> dict[str, Any]:
+        """What is known, as plain values."""
+        return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) is not None}
+
+    @classmethod
+    def of_json(cls, value: object) -> Traits:
+        """What a peer told; nothing that it may say is an error, only not known."""
+        if not isinstance(value, dict):
+            return cls()
+        translated, delta, port = value.get("translated"), value.get("delta"), value.get("port")
+        return cls(
+            translated if isinstance(translated, bool) else None,
+            _member(Mapping, value.get("mapping")),
+            _member(Filtering, value.get("filtering")),
+            _member(PortAllocation, value.get("allocation")),
+            delta if isinstance(delta, int) and 0 < abs(delta) < 65536 else None,
+            port if isinstance(port, int) and 0 < port < 65536 else None,
+            _member(Unsolicited, value.get("unsolicited")),
+        )
+
+    def __str__(self) -> str:
+        """In a few words, for people."""
+        if not self.known:
+            return "unknown NAT"
+        if not self.translated:
+            return "no NAT" if self.filtering is Filtering.ENDPOINT_INDEPENDENT else f"firewall ({self.filtering})"
+        ports = f", {self.allocation} ports" if self.dependent and self.allocation is not None else ""
+        return f"{self.mapping} mapping{ports}, {self.filtering} filtering"
+
+
+def read(text: str | None) -> dict[str, Any]:
+    """The JSON object that a peer's traits are, empty if they are something else."""
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+async def look(edge: EdgeUrl) -> Traits:
+    """Find out within `LIMIT_S` and some round trips; what takes longer, or needs another edge, is not known."""
+    begun = time.monotonic()
+    found: Servers | None = None
+    try:
+        async with asyncio.timeout(LIMIT_S) as limit:
+            found = await servers.find([edge])
+            round_trip_s = (time.monotonic() - begun) / 2  # TCP's handshake, and the WebSocket's
+            ends_at = begun + min(LIMIT_S + _ROUND_TRIPS * round_trip_s, _LONGEST_S)
+            limit.reschedule(asyncio.get_running_loop().time() + ends_at - time.monotonic())
+            return await _look(found, ends_at)
+    except (TimeoutError, EdgeUnreachableError, OSError):
+        return Traits()
+    finally:
+        if found is not None:
+            await found.close()
+
+
+async def _look(found: Servers, ends_at: float) -> Traits:
+    endpoints = [each for each in found.endpoints if each is not None]
+    local = choose_local(None, found.primary)
+    begun = time.monotonic()
+    externals = await _external(local, endpoints)
+    now = time.monotonic()
+    two_round_trips_s = now - begun
+    # A mapping has to be made and the edge to be asked before there is silence to listen to.
+    patience_s = min(
+        _LONGEST_PATIENCE_S, _PATIENCE_S + two_round_trips_s, ends_at - now - 1.5 * two_round_trips_s - 0.05
+    )
+    if patience_s <= 0:
+        raise TimeoutError
+    first, *others = (None if each is None else externals[each] for each in found.endpoints)
+    assert first is not None
+    mapping = probe.mapping(first, *others)
+    known = Traits(
+        first != local,
+        None if isinstance(mapping, NotTested) else mapping,
+        port=externals[endpoints[-1]].port,
+        **_allocation(local, [externals[each] for each in endpoints]),
+    )
+    tests = TcpTests(found, patience_s)
+    try:
+        async with asyncio.timeout(ends_at - now):
+            filtering, answer = await asyncio.gather(tests.filtering(), tests.unsolicited(first.ip, patience_s))
+    except TimeoutError:
+        return known
+    unsolicited = _unsolicited(answer)
+    return Traits(
+        known.translated,
+        known.mapping,
+        None if isinstance(filtering, NotTested) else filtering,
+        known.allocation,
+        known.delta,
+        known.port,
+        unsolicited,
+    )
+
+
+async def _external(local: Endpoint, toward: list[Endpoint]) -> dict[Endpoint, Endpoint]:
+    """What each server sees of `local`, whose SYNs leave in that order and at once. Raises `OSError`."""
+    with contextlib.ExitStack() as stack:
+        dialled: list[tuple[Endpoint, socket.socket]] = []
+        for server in toward:
+            sock = stack.enter_context(bound_socket(local))
+            sock.connect_ex(server)
+            dialled.append((server, sock))
+        seen = await asyncio.gather(*(_ask(sock) for _server, sock in dialled))
+    return {server: external for (server, _sock), external in zip(dialled, seen, strict=True)}
+
+
+async def _ask(sock: socket.socket) -> Endpoint:
+    number = await connect_result(sock)
+    try:
+        external = await binding(sock) if number == 0 else None
+    except (EOFError, FrameError):
+        external = None
+    if external is None:
+        raise OSError(number, "the edge does not answer as a STUN server")
+    return external
+
+
+def _allocation(local: Endpoint, externals: list[Endpoint]) -> dict[str, Any]:
+    """How the ports of one local address follow each other, where its mappings are several."""
+    ports = list(dict.fromkeys(each.port for each in externals))
+    if len(ports) < 2:
+        return {"allocation": PortAllocation.PRESERVING if local.port in ports else PortAllocation.RANDOM}
+    # The first mapping of a NAT that preserves ports is no part of the sequence.
+    steps = {after - before for before, after in pairwise(ports[1:])}
+    if len(ports) >= probe.FEWEST_PORTS and len(steps) == 1 and abs(next(iter(steps))) <= _LARGEST_DELTA:
+        return {"allocation": PortAllocation.SEQUENTIAL, "delta": steps.pop()}
+    return {"allocation": PortAllocation.RANDOM}
+
+
+_LARGEST_DELTA = 64
+"""Beyond that, steps that agree are chance."""
+
+
+def _unsolicited(answer: Dialled | NotTested) -> Unsolicited | None:
+    if isinstance(answer, NotTested):
+        return None
+    if answer.answer == "accept":
+        return None
+    return _member(Unsolicited, answer.answer) or Unsolicited.HOST_PROHIBITED
+
+
+_Member = TypeVar("_Member", bound=StrEnum)
+
+
+def _member(kind: type[_Member], value: object) -> _Member | None:
+    return kind(value) if isinstance(value, str) and value in set(kind) else None

@@ -1,0 +1,23 @@
+"""Attackers of one edge from thousands of addresses of the loopback network."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from punch.endpoint import Endpoint
+from scenarios.hostile.clients import Attackers
+
+
+def _addresses() -> Iterator[str]:
+    """Addresses that this process has not used yet (and none of the honest clients has)."""
+    for number in itertools.count(1):
+        yield f"127.{64 + number // 62_500}.{number // 250 % 250}.{1 + number % 250}"
+
+
+_unused = _addresses()
+
+
+def attackers(edge: Endpoint) -> Attackers:
+    """Some who attack this edge."""
+    return Attackers(edge, _unused)

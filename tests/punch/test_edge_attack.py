@@ -1,0 +1,175 @@
+"""An edge under attack: it lives, its memory is bounded, and honest clients still meet.
+
+All of it against a real `punch edge` with its defaults, in a process of its own. The attackers come from thousands of
+loopback addresses, so that what one address may do is not what keeps them out.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from punch.endpoint import Endpoint
+from scenarios.hostile.clients import (
+    ANSWERED_PINGS,
+    WELCOMED,
+    drain,
+    flood,
+    memory_kib,
+    registration,
+    upgrade,
+    ws_frame,
+)
+from scenarios.hostile.frames import volleys
+from tests.punch.hostile import attackers
+from tests.punch.recorder import PATIENCE_S, Command
+
+FRAMES = 10_000
+PER_ASSAULT = 40
+IDLE = 2_000
+BASE_KIB = 64 * 1024
+"""What an edge needs with nobody there, in any case."""
+PER_CONNECTION_KIB = 40
+"""What it may need for each connection."""
+CODE = "k7x2mq-amber-falcon-tulip"
+
+
+@pytest.fixture
+def edge() -> Iterator[Command]:
+    with Command("edge", "--listen", "127.0.0.1:0", "--name", "e1") as command:
+        command.wait_for("listening")
+        yield command
+        assert command.finish(terminate=True) == 0
+        assert command.errors == []
+
+
+def address(edge: Command) -> Endpoint:
+    return Endpoint.parse(edge.wait_for("listening")["address"])
+
+
+class Honest(threading.Thread):
+    """Two honest clients with a file, all at their own pace; `finish` asserts that it crossed."""
+
+    def __init__(self, edge: Endpoint, directory: Path) -> None:
+        super().__init__()
+        self._url = f"ws://{edge}"
+        self._file, self._out = directory / "report.pdf", directory / "out"
+        self._file.write_bytes(os.urandom(100_000))
+        self._out.mkdir()
+        self.statuses: list[int] = []
+        self.start()
+
+    def run(self) -> None:
+        with Command("send", self._file, "--edge", self._url, "--bind", "127.0.0.2:0", "--code", CODE) as sender:
+            sender.wait_for("code")
+            where = ["--edge", self._url, "--bind", "127.0.0.3:0"]
+            with Command("receive", CODE, *where, "--dir", self._out) as receiver:
+                self.statuses = [sender.finish(), receiver.finish()]
+
+    def finish(self) -> None:
+        self.join()
+        assert self.statuses == [0, 0]
+        assert (self._out / "report.pdf").read_bytes() == self._file.read_bytes()
+
+
+def assert_nobody_is_left(edge: Endpoint) -> None:
+    """Every connection that was counted has been counted off again, but for the one that asks."""
+    deadline = time.monotonic() + PATIENCE_S
+    while b"punch_edge_connections 1.0\n" not in (told := attackers(edge).ask(b"GET /metrics HTTP/1.1\r\n\r\n")):
+        assert time.monotonic() < deadline, told
+
+
+def test_hostile_frames_hurt_nobody(edge: Command, tmp_path: Path) -> None:
+    at = address(edge)
+    them = attackers(at)
+    them.answer(upgrade() + ws_frame(b"nonsense"))
+    before = memory_kib(edge.process.pid)
+    ahead = volleys(FRAMES, PER_ASSAULT)
+    honest, rounds = Honest(at, tmp_path), 0
+    while honest.is_alive() or rounds < len(ahead):  # honest clients have met *under* the attack
+        them.assault(ahead[rounds % len(ahead)])
+        assert edge.process.poll() is None
+        rounds += 1
+    honest.finish()
+    assert_nobody_is_left(at)
+    assert memory_kib(edge.process.pid) - before < 16 * 1024
+    assert memory_kib(edge.process.pid, "VmHWM") < BASE_KIB + PER_ASSAULT * PER_CONNECTION_KIB
+
+
+def test_idle_connections_leave_room_for_others_and_are_closed(edge: Command, tmp_path: Path) -> None:
+    """A third says nothing, a third half a request, a third opens a WebSocket and does not register."""
+    at = address(edge)
+    before = memory_kib(edge.process.pid)
+    with attackers(at).idle(IDLE) as idle:
+        assert memory_kib(edge.process.pid) - before < IDLE * PER_CONNECTION_KIB
+        Honest(at, tmp_path).finish()
+        for sock in idle:
+            drain(sock)
+    after = tmp_path / "after"
+    after.mkdir()
+    Honest(at, after).finish()
+    assert_nobody_is_left(at)
+    assert memory_kib(edge.process.pid, "VmHWM") < BASE_KIB + IDLE * PER_CONNECTION_KIB
+
+
+def test_idle_connections_of_one_address_do_not_keep_others_out(edge: Command, tmp_path: Path) -> None:
+    at = address(edge)
+    with attackers(at).one_address(limit=100) as knock:
+        for _ in range(50):
+            knock()
+        Honest(at, tmp_path).finish()
+
+
+def test_slow_readers_are_cut_off(edge: Command, tmp_path: Path) -> None:
+    """Each registers, and then sends pings whose answers it never reads, until the edge ends it."""
+    at = address(edge)
+    before = memory_kib(edge.process.pid)
+    sessions = [f"slow{number}" for number in range(50)]
+    with attackers(at).slow_readers(sessions) as slow:
+        honest = Honest(at, tmp_path)
+        flood(slow, ANSWERED_PINGS)
+        honest.finish()
+        for session in sessions:
+            gone = edge.wait_for("client_gone", session=session)
+            assert gone["reason"] in ("sent too much", "does not read what it is sent")
+    assert_nobody_is_left(at)
+    assert memory_kib(edge.process.pid) - before < 50 * PER_CONNECTION_KIB + 8 * 1024
+
+
+def test_who_guesses_session_ids_learns_nothing(edge: Command, tmp_path: Path) -> None:
+    """A wrong guess is welcomed like any client, and hears no more."""
+    at = address(edge)
+    file, out = tmp_path / "report.pdf", tmp_path / "out"
+    file.write_bytes(os.urandom(100_000))
+    out.mkdir()
+    with Command("send", file, "--edge", f"ws://{at}", "--bind", "127.0.0.2:0", "--code", CODE) as sender:
+        sender.wait_for("code")
+        assert attackers(at).guess_sessions(2000) == {WELCOMED}
+        with Command("receive", CODE, "--edge", f"ws://{at}", "--bind", "127.0.0.3:0", "--dir", out) as receiver:
+            assert sender.finish() == receiver.finish() == 0
+    assert (out / "report.pdf").read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\n\r\n",
+        b"GET /nowhere HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01 hello",
+        upgrade(),
+        upgrade("/mesh"),
+        upgrade() + ws_frame(b"nonsense"),
+        upgrade() + ws_frame(registration("sender").encode()),
+        upgrade() + ws_frame(b"x" * 125, 9) * 50,
+    ],
+)
+def test_an_edge_amplifies_nothing(edge: Command, sent: bytes) -> None:
+    """Besides one short answer to a request, it says no more bytes than it has heard."""
+    assert len(attackers(address(edge)).answer(sent)) <= 400 + len(sent)

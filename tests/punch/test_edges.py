@@ -1,0 +1,94 @@
+"""The nearest of several edges."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from punch.client.edges import nearest_first
+from punch.client.sockets import choose_local
+from punch.endpoint import EdgeUrl, Endpoint
+from tests.punch.recorder import Command
+
+CODE = "k7x2mq-amber-falcon-tulip"
+
+
+@contextlib.contextmanager
+def listening(backlog: int = 8) -> Iterator[EdgeUrl]:
+    with socket.create_server(("127.0.0.1", 0), backlog=backlog) as listener:
+        yield EdgeUrl(*listener.getsockname())
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[EdgeUrl]:
+    """It answers no SYN, because its queue is full."""
+    with listening(0) as url, socket.create_connection(url[:2]):
+        yield url
+
+
+def nobody() -> EdgeUrl:
+    return EdgeUrl(*choose_local(Endpoint("127.0.0.1", 0), Endpoint("127.0.0.1", 9)))
+
+
+def order(*urls: EdgeUrl) -> list[tuple[EdgeUrl, float]]:
+    return asyncio.run(nearest_first(urls))
+
+
+def test_edges_that_do_not_answer_come_last_and_are_not_waited_for() -> None:
+    dead = nobody()
+    with silent() as mute, listening() as there:
+        found, took = asyncio.run(_timed(dead, mute, there))
+    assert [url for url, _ in found] == [there, dead, mute]
+    assert found[0][1] < math.inf
+    assert [trip for _, trip in found[1:]] == [math.inf, math.inf]
+    assert took < 1  # a lost SYN is repeated after one second
+
+
+async def _timed(*urls: EdgeUrl) -> tuple[list[tuple[EdgeUrl, float]], float]:
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    found = await nearest_first(urls)
+    return found, loop.time() - begun
+
+
+def test_one_edge_is_not_measured() -> None:
+    dead = nobody()
+    assert order(dead) == [(dead, math.inf)]
+    assert order(dead, dead) == [(dead, math.inf)]
+
+
+def test_if_none_answers_the_order_is_that_given() -> None:
+    dead = [nobody() for _ in range(3)]
+    assert [url for url, _ in order(*dead)] == list(dict.fromkeys(dead))
+
+
+def test_a_name_that_does_not_resolve_is_far_away() -> None:
+    with listening() as there:
+        assert order(EdgeUrl("no-such-host.invalid", 80), there)[0][0] == there
+
+
+@pytest.mark.parametrize("how", ["options", "variable"])
+def test_clients_take_an_edge_that_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    file, out = tmp_path / "report.pdf", tmp_path / "out"
+    file.write_bytes(os.urandom(1000))
+    out.mkdir()
+    with Command("edge", "--listen", "127.0.0.1:0") as edge:
+        urls = [str(nobody()), f"ws://{edge.wait_for('listening')['address']}"]
+        options = [word for url in urls for word in ("--edge", url)] if how == "options" else []
+        monkeypatch.setenv("PUNCH_EDGE", ",".join(urls))
+        with (
+            Command("send", file, *options, "--bind", "127.0.0.2:0", "--code", CODE) as sender,
+            Command("receive", CODE, *options, "--bind", "127.0.0.3:0", "--dir", out) as receiver,
+        ):
+            assert sender.finish() == receiver.finish() == 0
+        measured = sender.wait_for("edges_measured")["edges"]
+        assert [each["edge"] for each in measured] == urls[::-1]
+        assert measured[0]["round_trip_s"] > 0
+        assert measured[1]["round_trip_s"] is None

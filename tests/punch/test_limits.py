@@ -1,0 +1,280 @@
+"""How much one address may use of an edge."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import ClassVar, cast
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from punch.edge import connection, limits
+from punch.edge.connection import MAX_OUTBOX, EdgeConnection, Outbox
+from punch.edge.contacts import harmless
+from punch.edge.limits import Gate, LimitError, Limits, address_key
+from punch.edge.server import Settings
+from punch.endpoint import Endpoint
+from scenarios.hostile.clients import upgrade, ws_frame
+from tests.punch.edges import Running, closing_reason, registered, registration, run, running, said
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def refusal(call: Callable[[str], None], ip: str = "192.0.2.1") -> LimitError:
+    with pytest.raises(LimitError) as caught:
+        call(ip)
+    return caught.value
+
+
+def test_connections_of_one_address_are_counted_and_those_that_ended_are_not() -> None:
+    gate = Gate(Limits(connections=2))
+    gate.enter("192.0.2.1")
+    gate.enter("192.0.2.1")
+    assert refusal(gate.enter).limit == "connections"
+    gate.enter("192.0.2.2")
+    gate.leave("192.0.2.1")
+    gate.enter("192.0.2.1")
+    assert gate.connections == 3
+
+
+def test_all_connections_together_are_bounded() -> None:
+    gate = Gate(Limits(edge_connections=2))
+    gate.enter("192.0.2.1")
+    gate.enter("192.0.2.2")
+    assert refusal(gate.enter, "192.0.2.3").limit == "edge_connections"
+
+
+def test_ten_seconds_worth_of_connections_may_come_at_once_and_no_more() -> None:
+    clock = Clock()
+    gate = Gate(Limits(connection_rate=2), clock)
+    for _ in range(20):
+        gate.enter("192.0.2.1")
+        gate.leave("192.0.2.1")
+    assert refusal(gate.enter).limit == "connection_rate"
+    clock.now += 0.5
+    gate.enter("192.0.2.1")
+    assert refusal(gate.enter).limit == "connection_rate"
+    gate.enter("192.0.2.2")
+
+
+def test_frames_have_a_rate_of_their_own() -> None:
+    clock = Clock()
+    gate = Gate(Limits(frame_rate=1), clock)
+    for _ in range(10):
+        gate.frame("192.0.2.1")
+    assert refusal(gate.frame).limit == "frame_rate"
+    gate.enter("192.0.2.1")
+    clock.now += 1
+    gate.frame("192.0.2.1")
+
+
+def test_an_address_is_told_once_in_a_while() -> None:
+    clock = Clock()
+    gate = Gate(Limits(registrations=1), clock)
+    gate.register("192.0.2.1")
+    assert [refusal(gate.register).told for _ in range(3)] == [False, True, True]
+    clock.now += 10
+    assert not refusal(gate.register).told
+    gate.unregister("192.0.2.1")
+    gate.register("192.0.2.1")
+
+
+def test_the_table_of_addresses_is_bounded_and_keeps_what_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "TABLE", 100)
+    gate = Gate(Limits(connections=1), Clock())
+    held = [f"10.0.0.{number}" for number in range(50)]
+    for ip in held:
+        gate.enter(ip)
+    for number in range(10_000):
+        gate.frame(f"10.1.{number // 256}.{number % 256}")
+        assert len(gate) <= 100 + len(held)
+    for ip in held:
+        assert refusal(gate.enter, ip).limit == "connections"
+
+
+def test_addresses_that_are_as_new_are_forgotten() -> None:
+    clock = Clock()
+    gate = Gate(Limits(), clock)
+    for number in range(1000):
+        gate.frame(f"10.1.{number // 256}.{number % 256}")
+    clock.now += 60
+    for number in range(1000):
+        gate.frame(f"10.2.{number // 256}.{number % 256}")
+    assert len(gate) <= 1010
+
+
+@pytest.mark.parametrize(
+    ("ip", "key"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_an_ipv6_address_counts_as_its_network(ip: str, key: str) -> None:
+    assert address_key(ip) == key
+
+
+def at(edge: Running, ip: str = "127.0.0.5") -> connect:
+    return connect(str(edge.url), local_addr=(ip, 0), proxy=None)
+
+
+async def refused_at(edge: Running, ip: str = "127.0.0.5") -> tuple[int, str]:
+    with pytest.raises(InvalidStatus) as caught:
+        await at(edge, ip)
+    body = caught.value.response.body
+    assert body is not None
+    return caught.value.response.status_code, bytes(body).decode()
+
+
+def test_a_connection_too_many_is_told_why_and_others_get_in() -> None:
+    async def test() -> None:
+        async with (
+            running(settings=Settings(limits=Limits(connections=2))) as edge,
+            contextlib.AsyncExitStack() as stack,
+        ):
+            clients: list[ClientConnection] = [await stack.enter_async_context(at(edge)) for _ in range(2)]
+            assert await refused_at(edge) == (429, "too many connections from 127.0.0.5 (at most 2)\n")
+            await edge.log.wait_for("limited", limit="connections")
+            async with at(edge, "127.0.0.6"):
+                pass
+            await clients[0].close()
+            async with at(edge):
+                pass
+
+    run(test)
+
+
+def test_connections_that_say_nothing_count() -> None:
+    async def test() -> None:
+        async with running(settings=Settings(limits=Limits(connections=2))) as edge:
+            with socket.create_connection(edge.address), socket.create_connection(edge.address):
+                assert (await refused_at(edge, "127.0.0.1"))[0] == 429
+
+    run(test)
+
+
+def test_clients_of_one_address_that_wait_are_bounded() -> None:
+    async def test() -> None:
+        async with running(settings=Settings(limits=Limits(registrations=1))) as edge:
+            async with registered(edge, "sender"), connect(str(edge.url), proxy=None) as second:
+                await second.send(registration("sender", "other1"))
+                reason = "too many clients at 127.0.0.1 wait for their peers (at most 1)"
+                assert await closing_reason(second) == (1008, reason)
+            await edge.log.wait_for("client_gone")
+            async with registered(edge, "sender", "other1"):
+                pass
+
+    run(test)
+
+
+def test_a_client_that_was_refused_its_role_does_not_count_as_waiting() -> None:
+    async def test() -> None:
+        settings = Settings(limits=Limits(registrations=2))
+        async with running(settings=settings) as edge, registered(edge, "sender"):
+            for _ in range(5):
+                async with connect(str(edge.url), proxy=None) as second:
+                    await second.send(registration("sender"))
+                    assert "already has a sender" in (await closing_reason(second))[1]
+            async with registered(edge, "receiver"):
+                pass
+
+    run(test)
+
+
+def test_a_client_that_sends_too_much_is_told_so() -> None:
+    async def test() -> None:
+        async with running() as edge:
+            async with registered(edge, "sender") as client:
+                with contextlib.suppress(ConnectionClosed):
+                    for number in range(10_000):
+                        await client.ping(f"{number:0125}")
+                assert await closing_reason(client) == (1008, "sent too much")
+            assert (await edge.log.wait_for("client_gone"))["reason"] == "sent too much"
+
+    run(test)
+
+
+def test_a_client_that_reads_no_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much it may send: what it does not read does not pile up."""
+    monkeypatch.setattr(connection, "BYTE_RATE", 1e12)
+
+    async def test() -> None:
+        async with running() as edge:
+            loop = asyncio.get_running_loop()
+            with socket.socket() as sock:
+                sock.setblocking(False)
+                await loop.sock_connect(sock, edge.address)
+                await loop.sock_sendall(sock, upgrade() + ws_frame(registration("sender").encode()))
+                await edge.log.wait_for("client")
+                with contextlib.suppress(ConnectionError):
+                    while True:
+                        await loop.sock_sendall(sock, ws_frame(b"x" * 125, 9) * 100)
+            assert (await edge.log.wait_for("client_gone"))["reason"] == "does not read what it is sent"
+
+    run(test)
+
+
+def test_an_outbox_never_holds_more_than_it_may() -> None:
+    class Cut:
+        reasons: ClassVar[list[str]] = []
+
+        def cut(self, reason: str) -> None:
+            self.reasons.append(reason)
+
+    async def test() -> None:
+        outbox = Outbox(cast("EdgeConnection", Cut()))
+        for number in range(MAX_OUTBOX + 1):
+            assert not Cut.reasons
+            outbox.put_nowait(number)
+        assert Cut.reasons == ["does not read what it is sent"]
+        assert outbox.qsize() == MAX_OUTBOX
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("named", "handed_out"),
+    [
+        ("192.168.1.2:41000", True),
+        ("10.255.0.1:41000", True),
+        ("172.16.0.1:41000", True),
+        ("100.64.0.1:41000", True),
+        ("169.254.7.7:41000", True),
+        ("127.0.0.5:41000", True),
+        ("198.51.100.7:443", False),
+        ("8.8.8.8:53", False),
+        ("172.32.0.1:41000", False),
+        ("100.128.0.1:41000", False),
+        ("240.0.0.1:41000", False),
+    ],
+)
+def test_nobody_can_make_a_third_party_a_target(named: str, handed_out: bool) -> None:
+    async def test() -> None:
+        async with running() as edge, registered(edge, "receiver") as receiver:
+            async with at(edge) as sender:
+                await sender.send(registration("sender", private=["192.168.1.2:5", named]))
+                assert (await said(sender))["type"] == "welcome"
+                ip, port = sender.local_address
+                peer = await said(receiver)
+            assert peer["public"] == f"{ip}:{port}"
+            assert peer["private"] == ["192.168.1.2:5", *([named] if handed_out else [])]
+            assert bool(edge.log.all("candidates_withheld", count=1)) is not handed_out
+
+    run(test)
+
+
+def test_a_public_host_may_name_the_address_at_which_it_is_seen() -> None:
+    own, other = Endpoint("11.0.0.1", 41000), Endpoint("11.0.0.2", 41000)
+    assert harmless((own, other), Endpoint("11.0.0.1", 50000)) == (own,)

@@ -1,0 +1,103 @@
+"""What an edge, or somebody who knows the name of a session but not its code, can do to two clients: nothing but harm.
+
+The edge here is the attacker's own. It speaks the protocol, and changes what it passes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from websockets.sync.client import connect
+
+from punch.client.keys import PakeExchange
+from scenarios.hostile.edge import GUESS, TAMPERINGS, Json, Tamper, honestly, is_detected, malicious
+from scenarios.hostile.thief import assert_nothing_was_learnt, overhear
+from tests.punch.recorder import PATIENCE_S, Command
+
+CODE = "k7x2mq-amber-falcon-tulip"
+
+
+@contextlib.contextmanager
+def edge_that(tamper: Tamper, victims: tuple[str, ...] = ()) -> Iterator[str]:
+    """The URL of such an edge."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    with malicious(tamper, victims, listener):
+        yield f"ws://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "report.pdf"
+    path.write_bytes(os.urandom(50_000))
+    return path
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    directory = tmp_path / "out"
+    directory.mkdir()
+    return directory
+
+
+def meet(url: str, file: Path, out: Path) -> tuple[Command, Command]:
+    """Both clients, when they have ended."""
+    where = ["--edge", url, "--deadline", "5"]
+    with (
+        Command("send", file, *where, "--bind", "127.0.0.2:0", "--code", CODE) as sender,
+        Command("receive", CODE, *where, "--bind", "127.0.0.3:0", "--dir", out) as receiver,
+    ):
+        sender.finish()
+        receiver.finish()
+    return sender, receiver
+
+
+def test_the_edge_of_these_tests_pairs_clients_if_it_does_not_tamper(file: Path, out: Path) -> None:
+    with edge_that(honestly) as url:
+        sender, receiver = meet(url, file, out)
+    assert sender.process.returncode == receiver.process.returncode == 0
+    assert (out / "report.pdf").read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize(("tamper", "victims"), TAMPERINGS)
+def test_an_edge_that_changes_the_exchanged_messages_is_detected(
+    file: Path, out: Path, tamper: Tamper, victims: tuple[str, ...]
+) -> None:
+    with edge_that(tamper, victims) as url:
+        for role, command in zip(("sender", "receiver"), meet(url, file, out), strict=True):
+            assert command.process.returncode == 1
+            assert is_detected(role, victims, command.wait_for("failed")["outcome"])
+            assert not command.all("agreed")
+    assert list(out.iterdir()) == []
+
+
+def test_who_knows_the_session_but_not_its_code_never_gets_a_byte_of_the_file(file: Path) -> None:
+    """A receiver of the attacker's own dials the sender for as long as it lives, with a proof that it has made up."""
+    with Command("edge", "--listen", "127.0.0.1:0") as edge:
+        url = f"ws://{edge.wait_for('listening')['address']}"
+        with Command(
+            *("send", file, "--edge", url, "--bind", "127.0.0.2:0", "--code", CODE, "--deadline", "2")
+        ) as sender:
+            sender.wait_for("code")
+            thief = PakeExchange(GUESS, "receiver")
+            with connect(url, proxy=None) as client:
+                register: Json = {"session": thief.session, "role": "receiver", "private": [], "pake": thief.message}
+                client.send(json.dumps({"type": "register", **register}))
+                client.recv()
+                ip, _, port = json.loads(client.recv())["public"].partition(":")
+            sender.wait_for("first_syn")
+            heard: list[bytes] = []
+            with contextlib.suppress(ConnectionRefusedError):
+                while True:
+                    with socket.create_connection((ip, int(port)), timeout=PATIENCE_S) as sock:
+                        heard.append(overhear(sock))
+            assert sender.finish() == 1
+            assert sender.wait_for("failed")["outcome"] == "wrong_peer"
+            assert not sender.all("agreed")
+    assert_nothing_was_learnt(heard, file.read_bytes())

@@ -1,0 +1,204 @@
+"""Endpoints that talk through a NATS server, a real one, on the loopback device."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+from nats.aio.client import Client
+
+from punch.edge.bus.address import parse_bus
+from punch.edge.server import Edge
+from punch.errors import InputError
+from tests.punch.edges import ANY_PORT, Running, registered, run, said
+from tests.punch.recorder import Recorder
+
+pytestmark = pytest.mark.skipif(shutil.which("nats-server") is None, reason="needs the package nats-server")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        return int(reserved.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def server(port: int) -> AsyncIterator[str]:
+    process = await asyncio.create_subprocess_exec(
+        "nats-server", "-a", "127.0.0.1", "-p", str(port), stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    while b"Server is ready" not in await process.stderr.readline():
+        pass
+    drain = asyncio.create_task(process.stderr.read())
+    try:
+        yield f"nats://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        await process.wait()
+        await drain
+
+
+@contextlib.asynccontextmanager
+async def edge(name: str, *servers: str, lifetime_s: float = 60) -> AsyncIterator[Running]:
+    log, stop = Recorder(), asyncio.Event()
+    made = Edge(ANY_PORT, log, name=name, lifetime_s=lifetime_s, nats=servers)
+    task = asyncio.create_task(made.run([], stop))
+    try:
+        await log.wait_for("listening")
+        yield Running(made, log, stop)
+    finally:
+        stop.set()
+        await task
+
+
+@contextlib.asynccontextmanager
+async def outsider(url: str) -> AsyncIterator[Client]:
+    client = Client()
+    await client.connect(url)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def test_clients_at_two_edges_meet() -> None:
+    async def test() -> None:
+        async with server(free_port()) as url, edge("e1", url) as near, edge("e2", url) as far:
+            for each in (near, far):
+                await each.log.wait_for("joined")
+            async with registered(near, "sender") as sender, registered(far, "receiver") as receiver:
+                assert (await said(sender))["via"] == (await said(receiver))["via"] == "bus"
+
+    run(test)
+
+
+def test_an_edge_that_comes_late_hears_what_it_missed() -> None:
+    async def test() -> None:
+        async with server(free_port()) as url, edge("e1", url) as near:
+            await near.log.wait_for("joined")
+            async with registered(near, "receiver") as receiver:
+                await near.log.wait_for("bus_sent", type="waiting")
+                async with edge("e2", url) as far, registered(far, "sender") as sender:
+                    assert (await said(sender))["via"] == (await said(receiver))["via"] == "bus"
+
+    run(test)
+
+
+def test_clients_register_while_the_only_server_is_down_and_meet_when_it_is_back() -> None:
+    async def test() -> None:
+        port = free_port()
+        async with contextlib.AsyncExitStack() as stack:
+            async with server(port) as url:
+                near, far = [await stack.enter_async_context(edge(name, url)) for name in ("e1", "e2")]
+                for each in (near, far):
+                    await each.log.wait_for("joined")
+            for each in (near, far):
+                await each.log.wait_for("left")
+            sender = await stack.enter_async_context(registered(near, "sender"))
+            receiver = await stack.enter_async_context(registered(far, "receiver"))
+            await stack.enter_async_context(server(port))
+            assert (await said(sender))["via"] == (await said(receiver))["via"] == "bus"
+            await stack.aclose()
+
+    run(test)
+
+
+def test_a_server_that_is_not_there_yet_is_waited_for() -> None:
+    async def test() -> None:
+        port = free_port()
+        async with edge("e1", f"nats://127.0.0.1:{port}") as near:
+            await near.log.wait_for("bus_trouble")
+            async with server(port):
+                await near.log.wait_for("joined")
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"not json",
+        b"\xff\xfe",
+        b"x" * 5000,
+        json.dumps({"type": "hello", "name": "e", "instance": "ab" * 8}).encode(),
+        json.dumps({"type": "message", "id": "01" * 8, "session": "k7x2mq", "age_s": -1, "body": {}}).encode(),
+    ],
+)
+def test_what_is_no_message_is_refused_and_harms_nobody(payload: bytes) -> None:
+    async def test() -> None:
+        async with (
+            server(free_port()) as url,
+            edge("e1", url) as near,
+            edge("e2", url) as far,
+            outsider(url) as client,
+        ):
+            await near.log.wait_for("joined")
+            await far.log.wait_for("joined")
+            for subject in ("punch.session.k7x2mq", "punch.sync"):
+                # As a hello, the fourth is what asks for a synchronization.
+                if subject == "punch.session.k7x2mq" or b"hello" not in payload:
+                    await client.publish(subject, payload)
+            await near.log.wait_for("rejected")
+            async with registered(near, "sender") as sender, registered(far, "receiver"):
+                assert (await said(sender))["via"] == "bus"
+
+    run(test)
+
+
+def test_the_age_of_a_message_is_reckoned_without_its_sender_s_clock() -> None:
+    async def test() -> None:
+        async with server(free_port()) as url, edge("e1", url, lifetime_s=60) as near, outsider(url) as client:
+            await near.log.wait_for("joined")
+            asked = await client.subscribe("punch.session.k7x2mq")
+            await client.flush()
+            for number, age_s in ((1, 61.0), (2, 59.0)):
+                body = {"type": "waiting", "registration": f"{number:016x}", "client": "cc" * 8}
+                frame = {"type": "message", "id": f"{number:016x}", "session": "k7x2mq", "age_s": age_s, "body": body}
+                await client.publish("punch.session.k7x2mq", json.dumps(frame).encode())
+            await near.log.wait_for("bus_received", count=2)
+            async with registered(near, "sender"):
+                while (heard := json.loads((await asked.next_msg(timeout=5)).data))["body"]["type"] != "ask":
+                    pass
+            assert heard["body"]["registration"] == f"{2:016x}"
+
+    run(test)
+
+
+def test_an_edge_ends_when_it_is_told_to_however_far_it_is_in_connecting() -> None:
+    async def test() -> None:
+        async with server(free_port()) as url:
+            for turns in range(0, 120, 2):
+                async with edge("e1", url):
+                    for _ in range(turns):  # of the event loop
+                        await asyncio.sleep(0)
+
+    run(test)
+
+
+def test_an_edge_on_nats_has_no_links_of_a_mesh() -> None:
+    async def test() -> None:
+        async with server(free_port()) as url, edge("e1", url) as near:
+            reader, writer = await asyncio.open_connection(*near.address)
+            writer.write(b"GET /mesh HTTP/1.1\r\nHost: e\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
+            writer.write(b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+            assert b"404" in await reader.readline()
+            writer.close()
+            await writer.wait_closed()
+
+    run(test)
+
+
+@pytest.mark.parametrize("text", ["", "nats", "http://a:1", "nats://a", "nats://a:0", "nats://a:70000", "nats://a:1,"])
+def test_what_names_no_bus_is_bad_input(text: str) -> None:
+    with pytest.raises(InputError, match=r"^bus: "):
+        parse_bus(text)
+
+
+def test_servers_are_read_in_order() -> None:
+    assert parse_bus("mesh") == []
+    assert parse_bus("nats://a:1,tls://user:secret@b.example:2") == ["nats://a:1", "tls://user:secret@b.example:2"]

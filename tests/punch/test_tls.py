@@ -1,0 +1,157 @@
+"""An edge with a certificate, and clients that check it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from punch.cli import main
+from punch.endpoint import Endpoint
+from tests.punch.certificates import Authority
+from tests.punch.hostile import attackers
+from tests.punch.recorder import Command
+
+CODE = "k7x2mq-amber-falcon-tulip"
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+@contextlib.contextmanager
+def tls_edge(files: tuple[Path, Path], *options: str) -> Iterator[tuple[Command, str]]:
+    certificate, key = files
+    with Command(
+        *("edge", "--listen", "127.0.0.1:0", "--name", "e1"), "--tls-cert", certificate, "--tls-key", key, *options
+    ) as edge:
+        yield edge, f"wss://{edge.wait_for('listening')['address']}"
+        assert edge.finish(terminate=True) == 0
+        assert edge.errors == []
+
+
+@pytest.mark.parametrize("strategy", ["reuse", "keep"])
+def test_a_file_crosses_by_an_edge_with_tls(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
+    file, out = tmp_path / "report.pdf", tmp_path / "out"
+    file.write_bytes(os.urandom(100_000))
+    out.mkdir()
+    options = ["--strategy", strategy]
+    with (
+        tls_edge(authority.issue("127.0.0.1")) as (edge, url),
+        Command("send", file, "--edge", url, "--bind", "127.0.0.2:0", "--code", CODE, *options) as sender,
+        Command("receive", CODE, "--edge", url, "--bind", "127.0.0.3:0", "--dir", out, *options) as receiver,
+    ):
+        assert sender.finish() == 0
+        assert receiver.finish() == 0
+        registered = sender.wait_for("registered")
+        assert registered["public"] == registered["local"]
+        edge.wait_for("paired")
+    assert (out / "report.pdf").read_bytes() == file.read_bytes()
+
+
+def test_edges_join_over_tls(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
+    files = authority.issue("127.0.0.1")
+    with tls_edge(files) as (near, url), tls_edge(files, "--join", url) as (far, _):
+        near.wait_for("joined")
+        far.wait_for("joined", peer="e1")
+
+
+def refused(url: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["receive", CODE, "--edge", url]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_a_certificate_of_an_unknown_authority_is_not_trusted(
+    authority: Authority, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tls_edge(authority.issue("127.0.0.1")) as (_, url):
+        assert "certificate cannot be trusted (unable to get local issuer certificate)" in refused(url, capsys)
+
+
+def test_a_certificate_for_another_address_is_not_trusted(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
+    with tls_edge(authority.issue("127.0.0.9")) as (_, url):
+        assert "certificate cannot be trusted (IP address mismatch" in refused(url, capsys)
+
+
+def test_tls_with_an_edge_that_has_none_and_the_other_way_round_are_told(
+    authority: Authority, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Command("edge", "--listen", "127.0.0.1:0") as edge:
+        url = f"wss://{edge.wait_for('listening')['address']}"
+        assert "cannot be reached: closed by the other end" in refused(url, capsys)
+    with tls_edge(authority.issue("127.0.0.1")) as (_, url):
+        assert "cannot be reached: " in refused(url.replace("wss", "ws"), capsys)
+
+
+def test_clients_that_speak_no_tls_are_counted_and_counted_off(authority: Authority) -> None:
+    with tls_edge(authority.issue("127.0.0.1")) as (_, url):
+        address = Endpoint.parse(url.removeprefix("wss://"))
+        attackers(address).assault([b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b"", b"\x00" * 1000] * 10)
+        trusting = ssl.create_default_context(cafile=authority.path)
+        client = http.client.HTTPSConnection(*address, context=trusting, timeout=30)
+        client.request("GET", "/metrics")
+        assert "punch_edge_connections 1.0\n" in client.getresponse().read().decode()
+        client.close()
+
+
+def served(url: str, authority: Authority) -> str:
+    host, _, port = url.removeprefix("wss://").partition(":")
+    return ssl.get_server_certificate((host, int(port)), ca_certs=str(authority.path))
+
+
+def test_a_renewed_certificate_is_read_on_sighup_and_a_broken_one_is_not(authority: Authority) -> None:
+    files = authority.issue("127.0.0.1")
+    with tls_edge(files) as (edge, url):
+        old = served(url, authority)
+        authority.issue("127.0.0.1")
+        edge.process.send_signal(signal.SIGHUP)
+        edge.wait_for("reloaded")
+        new = served(url, authority)
+        assert new == files[0].read_text() != old
+        files[0].write_text("nonsense")
+        edge.process.send_signal(signal.SIGHUP)
+        assert "tls-cert" in edge.wait_for("reload_failed")["reason"]
+        assert served(url, authority) == new
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "told"),
+    [
+        ("edge.pem", None, "tls-key: None"),
+        (None, "edge.key", "tls-cert: None"),
+        ("missing.pem", "edge.key", "tls-cert: "),
+        ("edge.pem", "missing.key", "tls-key: "),
+        ("edge.key", "edge.pem", "tls-cert: "),
+        ("edge.pem", "other.key", "tls-cert: "),
+    ],
+)
+def test_what_is_no_certificate_with_its_key_is_bad_input(
+    authority: Authority,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    certificate: str | None,
+    key: str | None,
+    told: str,
+) -> None:
+    authority.issue("127.0.0.1")
+    authority.issue("127.0.0.1", "other")
+    options = [*(["--tls-cert", str(tmp_path / certificate)] if certificate else [])]
+    options += [*(["--tls-key", str(tmp_path / key)] if key else [])]
+    assert main(["edge", "--listen", "127.0.0.1:0", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"punch: {told}")

@@ -1,0 +1,93 @@
+"""Two clients that are of one mind about their tunnel, whatever happens in the last moment: on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+
+from punch.client.candidates import Candidate
+from punch.client.channel import HELLO_BYTES, PROOF_BYTES
+from punch.client.keys import PresharedKey
+from punch.client.tunnel import Options, open_tunnel
+from punch.edge.relay import RelayOffer
+from punch.edge.server import Settings
+from punch.endpoint import EdgeUrl, Endpoint
+from punch.frames import Role
+from punch.strategy.meeting import Meeting, Strategy
+from tests.punch.edges import run, running
+from tests.punch.recorder import Recorder
+
+DEADLINE_S = 1.5
+NO_RELAY = EdgeUrl("127.0.0.1", 9)
+"""It is offered, but there is nobody."""
+
+
+class Accepts(Strategy):
+    """Dials nobody."""
+
+    async def punch(self, meeting: Meeting) -> None:
+        meeting.begin_key()
+        meeting.puncher.accept()
+
+
+class Dials(Strategy):
+    """Dials `through`, which is told where the peer is."""
+
+    def __init__(self, through: Endpoint, target: asyncio.Future[Endpoint]) -> None:
+        self._through, self._target = through, target
+
+    async def punch(self, meeting: Meeting) -> None:
+        self._target.set_result(meeting.peer.contact.public)
+        meeting.begin_key()
+        meeting.puncher.dial(Candidate(self._through, "public"))
+
+
+@contextlib.asynccontextmanager
+async def holding_back(target: asyncio.Future[Endpoint], go_on: asyncio.Event) -> AsyncIterator[Endpoint]:
+    """Somebody in between: carries what each says, but of the target only the handshake until it may go on."""
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: int | None = None) -> None:
+        if count is not None:
+            writer.write(await reader.readexactly(count))
+            await go_on.wait()
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer_reader, peer_writer = await asyncio.open_connection(*await target)
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(carry(reader, peer_writer), carry(peer_reader, writer, HELLO_BYTES + PROOF_BYTES))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield Endpoint(*server.sockets[0].getsockname())
+
+
+def test_a_choice_that_is_confirmed_too_late_for_the_deadline_holds_and_nobody_goes_to_the_relay() -> None:
+    async def test() -> None:
+        key, both = os.urandom(32), asyncio.Barrier(2)
+        target: asyncio.Future[Endpoint] = asyncio.get_running_loop().create_future()
+        logs: dict[Role, Recorder] = {"sender": Recorder(), "receiver": Recorder()}
+        late = asyncio.Event()
+
+        async def client(edge: EdgeUrl, role: Role, strategy: Strategy) -> None:
+            options = Options(edge, strategy, logs[role], deadline_s=DEADLINE_S, relay=True)
+            async with open_tunnel(options, PresharedKey(key), role):
+                await both.wait()
+
+        async def be_late() -> None:
+            await logs["sender"].wait_for("peer_known")
+            await asyncio.sleep(DEADLINE_S + 0.2)
+            late.set()
+
+        settings = Settings(relay=RelayOffer(NO_RELAY, 1e6))
+        async with running(settings=settings) as edge, holding_back(target, late) as between:
+            sender = client(edge.url, "sender", Dials(between, target))
+            await asyncio.gather(sender, client(edge.url, "receiver", Accepts()), be_late())
+        for log in logs.values():
+            assert not log.all("relaying")
+            assert "relay" not in (await log.wait_for("agreed"))
+
+    run(test)
