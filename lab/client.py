@@ -9,10 +9,15 @@ when one of its placeholders has no value in the trial. Placeholders:
     {python}        this interpreter
     {edge}          the anycast URL of the edges, ws://ADDRESS:PORT
     {listen}        edges: the endpoint to listen on        {name}  edges: the node's name
+    {listen6}       edges: the IPv6 endpoint to listen on as well, in topologies whose edges speak IPv6
     {join}          edges: the URL of another edge; its tuple is repeated for each of the others
+    {bus}           edges: URLs of NATS servers, with commas between, where they are to talk through those
+    {stun}          edges: where to answer STUN; {alternate}  the same at the edge's second address, if it has one
+    {url}           edges: the URL of this edge alone
     {file}          sender: the file to send                {directory}  receiver: where to put it
     {code}          the code that both share, where the lab chooses it
     {strategy}  {deadline_s}  {max_attempts}  {start_at}    options of the trial
+    {relay}         hosts: `--relay` in a trial that may end at a relay
 """
 
 from __future__ import annotations
@@ -46,25 +51,32 @@ class Client:
     function: Function | None = None
 
 
+_STUN = (("--stun", "{stun}"), ("--stun-alternate", "{alternate}"))
+
 PUNCH = Client(
     name="punch",
-    edge=("edge", "--listen", "{listen}", "--name", "{name}", ("--join", "{join}"), "--json"),
+    edge=(
+        *("edge", "--listen", "{listen}", ("--listen", "{listen6}"), "--name", "{name}"),
+        *(("--join", "{join}"), ("--bus", "{bus}")),
+        *(*_STUN, "--relay", "{url}", "--json"),
+    ),
     sender=(
         *("send", "{file}", "--edge", "{edge}", "--json"),
         *(("--strategy", "{strategy}"), ("--deadline", "{deadline_s}")),
-        *(("--max-attempts", "{max_attempts}"), ("--start-at", "{start_at}")),
+        *(("--max-attempts", "{max_attempts}"), ("--start-at", "{start_at}"), ("{relay}",)),
     ),
     receiver=(
         *("receive", "-", "--dir", "{directory}", "--edge", "{edge}", "--json"),
         *(("--strategy", "{strategy}"), ("--deadline", "{deadline_s}")),
-        *(("--max-attempts", "{max_attempts}"), ("--start-at", "{start_at}")),
+        *(("--max-attempts", "{max_attempts}"), ("--start-at", "{start_at}"), ("{relay}",)),
     ),
-    strategies=("reuse", "keep"),
+    strategies=("auto", "reuse", "keep", "sync", "lowttl", "predict", "birthday", "portmap"),
     tells_code=True,
     function=Function(
         "punch.cli:main",
         preload=(
-            *("punch.client.session", "punch.edge.server", "punch.sentences"),
+            *("punch.client.session", "punch.edge.server", "punch.sentences", "punch.strategy.catalog"),
+            *("punch.strategy.auto", "punch.strategy.reuse", "punch.strategy.sync", "punch.strategy.lowttl"),
             # What those import late.
             *("concurrent.futures.thread", "cryptography.hazmat.backends.openssl.backend", "encodings.idna"),
         ),

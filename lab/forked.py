@@ -43,6 +43,11 @@ class Function:
     name: str
     preload: tuple[str, ...] = ()
 
+    def as_command(self, arguments: Sequence[str]) -> list[str]:
+        """The words that run it in an interpreter of its own."""
+        module, _, name = self.name.partition(":")
+        return [sys.executable, "-c", f"import sys; from {module} import {name}; sys.exit({name}())", *arguments]
+
 
 class ForkedProcess:
     """A running function: the part of `subprocess.Popen` that the lab uses. Streams are unbuffered."""

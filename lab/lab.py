@@ -46,16 +46,20 @@ class Lab:
     """An emulated Internet. Nothing of it outlives the `with` block.
 
     `links` is "auto", "netem" or "nfqueue"; `seed` makes the draws of loss and jitter (with NFQUEUE) and of background
-    traffic repeatable; `background` is how many connections a second other hosts open through each NAT.
+    traffic repeatable; `background` is how many connections a second other hosts open through each NAT; `bus` is how
+    edges talk to each other, as in `lab.edges.EdgeNetwork`.
     Raises `InputError` for a topology that cannot be built, `LabError` outside the sandbox.
     """
 
-    def __init__(self, topology: Topo, *, links: str = "auto", seed: int = 0, background: float = 0.0) -> None:
+    def __init__(
+        self, topology: Topo, *, links: str = "auto", seed: int = 0, background: float = 0.0, bus: str = "mesh"
+    ) -> None:
         self.topology = topology
         self.graph: Graph = graph.read(topology)
         check_rate(background)
         self._links, self._seed = links, seed
         self.background_per_s = background
+        self.bus = bus
         self._nodes: dict[str, Node] = {}
         self._impaired: impair.Applied | None = None
         self._running_nats: dict[str, RunningNat] = {}
@@ -122,6 +126,17 @@ class Lab:
         first, *others = (edge.graph.addresses for edge in self.edges)
         shared = next((each for each in first if all(each in addresses for addresses in others)), None)
         return self.edges[0].address if shared is None else shared.partition("/")[0]
+
+    @property
+    def edges_speak_ipv6(self) -> bool:
+        """Whether the topology wants its edges to listen on IPv6 as well."""
+        return bool(getattr(self.topology, "edges_speak_ipv6", False))
+
+    def announce(self, router: str, edge: str) -> None:
+        """Have a router send what is for the anycast address towards that edge. Raises `InputError`."""
+        _out, into, _impairment = next(iter(self.graph.path(self[router].name, self[edge].name)))
+        gateway = str(into.address).partition("/")[0]
+        self[router].run(["ip", "route", "replace", f"{self.anycast}/32", "via", gateway])
 
     def punch(self, one: str, other: str, **options: Any) -> Trial:
         """Let the client under test punch between two hosts; `options` are those of `lab.trial.Options`."""

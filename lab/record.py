@@ -90,4 +90,5 @@ def _prediction(prediction: Prediction) -> dict[str, Any]:
         "probability": prediction.probability,
         "reason": prediction.reason,
         "floor_s": prediction.floor_s,
+        "agreed_floor_s": prediction.agreed_floor_s,
     }

@@ -48,7 +48,8 @@ class Options:
     """How to punch.
 
     `max_attempts` connect() calls per candidate (None: as many as `deadline_s` allows); with `skew_s` both hosts start
-    at a shared instant, the second that much later; `file_size` in bytes; `full_capture` records every packet.
+    at a shared instant, the second that much later; `file_size` in bytes; `full_capture` records every packet; with
+    `relay` the clients may fall back to a relay of the edges.
     """
 
     client: Client = PUNCH
@@ -58,6 +59,7 @@ class Options:
     skew_s: float | None = None
     file_size: int = 64 * 1024
     full_capture: bool = False
+    relay: bool = False
 
     def __post_init__(self) -> None:
         if self.strategy not in self.client.strategies:
@@ -161,6 +163,8 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
             path.loss,
             path.jitter_s,
         ),
+        options.strategy,
+        (exchange.since_rendezvous_s(one), exchange.since_rendezvous_s(other)),
     )
     return Trial(
         options=options,
@@ -184,12 +188,20 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
 
 def pair_of(lab: Lab, one: str, other: str) -> Pair:
     """Who is who between two hosts of the lab, as the exchange needs it."""
-    edges = {edge.name: frozenset((edge.address, lab.anycast)) for edge in lab.edges}
+    edges = {
+        edge.name: frozenset(
+            (*edge.graph.interfaces[0].hosts, lab.anycast, *(each.partition("/")[0] for each in edge.graph.addresses))
+        )
+        for edge in lab.edges
+    }
 
     def side(host: str) -> ExchangeSide:
         nats = tuple(lab.in_front_of(host))
         outermost = next((name for name in reversed(nats) if lab[name].graph.translates), host)
-        return ExchangeSide(host, nats, frozenset({lab[outermost].address}))
+        inside = [each.address or "" for name in nats for each in lab[name].graph.interfaces[1:]]
+        gateways = frozenset(address.partition("/")[0] for address in inside)
+        addresses = {lab[outermost].address, *([lab[host].address6] if lab.graph.nodes[host].address6 else [])}
+        return ExchangeSide(host, nats, frozenset(addresses), gateways)
 
     others = frozenset(node.name for node in lab if node.kind == "host") - {one, other}
     return Pair(side(one), side(other), edges, others, lab.background_addresses)
@@ -198,7 +210,7 @@ def pair_of(lab: Lab, one: str, other: str) -> Pair:
 def edge_network(lab: Lab, client: Client) -> EdgeNetwork:
     """The lab's edges, running this client's edge command since they were first asked for; wait for them."""
     if lab.edge_network is None:
-        lab.edge_network = EdgeNetwork(lab.edges, client)
+        lab.edge_network = EdgeNetwork(lab.edges, client, lab.bus, ipv6=lab.edges_speak_ipv6)
     return lab.edge_network
 
 
@@ -211,6 +223,7 @@ def _punch(
         "strategy": options.strategy,
         "deadline_s": options.deadline_s,
         "max_attempts": options.max_attempts,
+        "relay": "--relay" if options.relay else None,
         "file": sent,
         "directory": inbox,
     }

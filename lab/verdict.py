@@ -20,13 +20,14 @@ OUTCOMES = (
     "no_rendezvous",
     "punch_timeout",
     "refused",
+    "hopeless",
     "wrong_peer",
     "client_error",
     "lab_error",
 )
 """Every outcome that a trial can have."""
 
-_CLIENT_OUTCOMES = ("wrong_peer", "client_error", "no_rendezvous", "refused", "punch_timeout")
+_CLIENT_OUTCOMES = ("wrong_peer", "client_error", "no_rendezvous", "hopeless", "refused", "punch_timeout")
 """What a client may report, the most telling first: the two hosts may fail differently."""
 
 
@@ -74,6 +75,8 @@ def judge(
     winner = exchange.winner
     if not arrived:
         return "client_error", "both clients say that they are done, but the file that arrived is not the one sent"
+    if all(_ends_at_an_edge(side, exchange) for side in sides):
+        return "relayed", "the tunnel ran through the relay of an edge"
     if winner is None:
         return "client_error", "the capture shows no connection with the endpoints that the clients agreed on"
     if winner.edge:
@@ -82,6 +85,11 @@ def judge(
         crossed = ", ".join(winner.nats) or "no NAT"
         return "client_error", f"the winning connection crossed {crossed}; expected {', '.join(nats) or 'none'}"
     return "direct", None
+
+
+def _ends_at_an_edge(side: Side, exchange: Exchange) -> bool:
+    agreed = side.last("agreed")
+    return agreed is not None and str(agreed["remote"]).rpartition(":")[0].strip("[]") in exchange.pair.edge_addresses
 
 
 def _failure(sides: Sequence[Side]) -> tuple[str, str]:
@@ -104,7 +112,8 @@ def timings(sides: Sequence[Side], begun: float) -> dict[str, float]:
     """What the clients' events tell, in seconds; only what happened on both sides.
 
     `rendezvous`: from `begun`, when the clients were started, to the later peer_known; `first_syn`: from there to the
-    later first SYN; `connected`, `agreed` and `transferred`: from the earlier first SYN to the later side's event.
+    later first SYN; `connected`, `agreed` and `transferred`: from the earlier first SYN to the later side's event;
+    `known_to_connected` and `known_to_agreed`: the former two from the later peer_known, when both know each other.
     """
 
     def later(name: str) -> float | None:
@@ -115,6 +124,9 @@ def timings(sides: Sequence[Side], begun: float) -> dict[str, float]:
     known, syns = later("peer_known"), [side.time("first_syn") for side in sides]
     if known is not None:
         measured["rendezvous"] = known - begun
+        for event in ("connected", "agreed"):
+            moment = later(event)
+            measured[f"known_to_{event}"] = None if moment is None else moment - known
     if known is not None and None not in syns:
         instants = [instant for instant in syns if instant is not None]
         measured["first_syn"] = max(instants) - known

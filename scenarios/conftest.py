@@ -10,15 +10,27 @@ from typing import Any, Protocol
 import pytest
 
 from lab import Lab
+from lab.edges import BUSES
 from lab.record import record
 from lab.results import RunFolder
 from lab.trial import Trial
 from topologies import TOPOLOGIES
 
+_SHAPE = ("unsolicited", "port_mapping", "delay", "loss", "cgn")
+"""Options that are the topology's, not the trial's."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("punchlab")
+    group.addoption("--bus", choices=BUSES, default="mesh", help="how edges talk to each other (default mesh)")
     group.addoption("--trials", type=int, default=1, metavar="N", help="trials of each pair of NATs (default 1)")
+    group.addoption(
+        "--resume-megabytes",
+        type=int,
+        default=100,
+        metavar="MB",
+        help="size of the transfer that is broken (default 100)",
+    )
     group.addoption("--report", type=Path, metavar="DIR", help="write results, captures and a report to DIR")
 
 
@@ -49,8 +61,14 @@ def run_folder(pytestconfig: pytest.Config) -> Iterator[RunFolder | None]:
     folder.close()
 
 
+@pytest.fixture(scope="session")
+def bus(pytestconfig: pytest.Config) -> str:
+    value: str = pytestconfig.getoption("--bus")
+    return value
+
+
 @pytest.fixture
-def punch(request: pytest.FixtureRequest, run_folder: RunFolder | None) -> Punch:
+def punch(request: pytest.FixtureRequest, run_folder: RunFolder | None, bus: str) -> Punch:
     count = 0
 
     def run(topology: str, nat_a: str, nat_b: str, *, pair: tuple[str, str] | None = None, **options: Any) -> Trial:
@@ -58,8 +76,11 @@ def punch(request: pytest.FixtureRequest, run_folder: RunFolder | None) -> Punch
         count += 1
         kind = TOPOLOGIES[topology]
         one, other = pair or kind.pairs[0]
-        shape = {name: options.pop(name) for name in ("unsolicited", "delay", "loss", "cgn") if name in options}
-        with Lab(kind(**{f"nat_{one}": nat_a, f"nat_{other}": nat_b}, **shape)) as lab:
+        shape = {name: options.pop(name) for name in _SHAPE if name in options}
+        background = options.pop("background", 0.0)
+        nats = {f"nat_{one}": nat_a, f"nat_{other}": nat_b}
+        # A seed of its own for each trial: the same arrivals again would be the same trial again.
+        with Lab(kind(**nats, **shape), background=background, bus=bus, seed=count) as lab:
             trial = lab.punch(one, other, **options)
             if run_folder is not None:
                 name = re.sub(r"[^\w-]+", "-", f"{request.node.name}-{count:03}").strip("-")

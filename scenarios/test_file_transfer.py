@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
+from pathlib import Path
 
 import pytest
 
 from lab import Lab
+from lab.client import PUNCH
+from lab.edges import PORT, EdgeNetwork
+from lab.process import EventProcess, wait_for
 from scenarios.conftest import Punch
 from topologies import AB
 
 MEGABYTE = 1_000_000
+CODE = "k7x2mq-amber-falcon-tulip"
+PATIENCE_S = 60.0
 
 
 @pytest.mark.parametrize("topology", ["ab", "cd"])
@@ -38,3 +47,67 @@ def test_a_hundred_megabytes_pass_by_the_edge() -> None:
         shown = lab["edge1"].run(["ip", "-json", "-statistics", "link", "show", "dev", "edge1-eth0"])
     (counters,) = (link["stats64"] for link in json.loads(shown.stdout))
     assert counters["rx"]["bytes"] + counters["tx"]["bytes"] < 100_000
+
+
+def _tree(directory: Path) -> dict[str, tuple[bytes | None, bool]]:
+    """Of everything below it: what is in it (None in a directory), and whether it can be executed."""
+    return {
+        str(path.relative_to(directory)): (path.read_bytes(), os.access(path, os.X_OK))
+        if path.is_file()
+        else (None, True)
+        for path in directory.rglob("*")
+    }
+
+
+def test_a_directory_crosses_two_nats_though_its_receiver_is_killed_and_a_nat_reboots(tmp_path: Path) -> None:
+    project, inbox = tmp_path / "project", tmp_path / "inbox"
+    for name in ("src/deep/er", "src/empty", "bin"):
+        (project / name).mkdir(parents=True)
+    for number in range(100):
+        (project / "src" / f"{number}.txt").write_bytes(os.urandom(1000))
+    for name in ("a.bin", "src/deep/er/b.bin", "z.bin"):
+        (project / name).write_bytes(os.urandom(5 * MEGABYTE))
+    (project / "bin" / "run").write_bytes(b"#!/bin/sh\n")
+    (project / "bin" / "run").chmod(0o755)
+    inbox.mkdir()
+
+    with Lab(AB(nat_a="port_restricted_cone", nat_b="port_restricted_cone", bw=20)) as lab:
+        edges = EdgeNetwork(list(lab.edges), PUNCH)
+        sender = receiver = None
+        try:
+            edges.wait()
+            punch, common = [sys.executable, "-m", "punch"], ["--edge", f"ws://{lab.anycast}:{PORT}", "--json"]
+            sender = EventProcess(lab["a"], [*punch, "send", str(project), "--code", CODE, *common])
+            receive = [*punch, "receive", CODE, "--dir", str(inbox), *common]
+            receiver = EventProcess(lab["b"], receive)
+            # In the middle of the first of the three big files.
+            assert wait_for([sender, receiver], lambda: _arrived(inbox) > 2 * MEGABYTE, PATIENCE_S), sender.events
+            receiver.process.send_signal(signal.SIGKILL)
+            receiver.end()
+            receiver = EventProcess(lab["b"], receive)
+            both = [sender, receiver]
+            # In the middle of the second.
+            assert wait_for(both, lambda: _arrived(inbox) > 7 * MEGABYTE, PATIENCE_S), sender.events
+            assert [path.name for path in inbox.iterdir() if path.is_dir()] == []
+            lab.nat("a").reboot()
+            assert wait_for(both, lambda: not (sender.open or receiver.open), PATIENCE_S), sender.events
+            assert sender.returncode == receiver.returncode == 0, (sender.errors, receiver.errors)
+        finally:
+            for process in (sender, receiver):
+                if process is not None:
+                    process.end()
+            edges.close()
+    assert _tree(inbox / "project") == _tree(project)
+    assert [path.name for path in inbox.iterdir()] == ["project"]
+    resumed = [(event["name"], event["bytes"]) for event in receiver.events if event["event"] == "resumed"]
+    (killed, rebooted), (deep,) = (
+        [count for name, count in resumed if name == f"project/{which}"] for which in ("a.bin", "src/deep/er/b.bin")
+    )
+    assert 2 * MEGABYTE <= killed < rebooted == 5 * MEGABYTE
+    assert 0 < deep < 5 * MEGABYTE
+    assert "project/z.bin" not in dict(resumed)
+
+
+def _arrived(directory: Path) -> int:
+    """Bytes in the files of a directory."""
+    return sum(path.stat().st_size for path in directory.iterdir())

@@ -27,7 +27,7 @@ class AB(Internet):
         """
         self.begin()
         west = self.region("west")
-        self.edge(west, delay=edge_delay)
+        self.edge(west, delay=edge_delay, alternate=True)
         access = {"delay": share(delay, 0.5), "jitter": jitter, "loss": loss, "bw": bw}
         self.home(west, ["a"], nat_a, unsolicited, port_mapping, **access)
         self.home(west, ["b"], nat_b, unsolicited, port_mapping, **access)

@@ -35,7 +35,7 @@ class ABCD(Internet):
         homes = {"west": {"a": nat_a, "b": nat_b}, "middle": {"c": nat_c}, "east": {"d": nat_d}}
         for name, hosts in homes.items():
             region = self.region(name)
-            self.edge(region, delay=edge_delay)
+            self.edge(region, delay=edge_delay, alternate=True)
             for host, nat in hosts.items():
                 self.home(region, [host], nat, unsolicited, port_mapping, **access)
         for one, other in combinations(homes, 2):

@@ -36,7 +36,7 @@ class Carrier(Internet):
         """
         self.begin()
         west = self.region("west")
-        self.edge(west, delay=edge_delay)
+        self.edge(west, delay=edge_delay, alternate=True)
         isp = self.carrier(west, cgn, unsolicited, delay=share(delay, 0.5))
         access = {"delay": share(delay, 0.5), "jitter": jitter, "loss": loss, "bw": bw}
         self.home(isp, ["a"], nat_a, unsolicited, port_mapping, **access)

@@ -29,7 +29,7 @@ class CD(Internet):
         access = {"delay": share(delay, 0.1), "jitter": jitter, "loss": loss, "bw": bw}
         for name, host, nat in (("west", "c", nat_c), ("east", "d", nat_d)):
             region = self.region(name)
-            self.edge(region, delay=edge_delay)
+            self.edge(region, delay=edge_delay, alternate=True)
             self.home(region, [host], nat, unsolicited, port_mapping, **access)
         self.long_link("west", "east", delay=share(delay, 0.8))
         self.finish()

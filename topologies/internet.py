@@ -16,7 +16,8 @@ towards reserved blocks; the sandbox has no way out, so nothing leaks). Every re
                     100.64.2.3 its second … (their last bytes differ, for carriers that allocate ports by them)
 
 A home whose box does not translate (a firewall) has the next public /24 as its inside. With IPv6, whatever has a public
-address a.b.c.d/len also has 2a11::a.b.c.d/(96+len). NATs carry IPv4 only.
+address a.b.c.d/len also has 2a11::a.b.c.d/(96+len). NATs carry IPv4 only, except in a home with two stacks: its inside
+has the IPv6 counterpart of the next public /24 as well, behind a firewall (`lab.nat.rules.IPV6_WALL`).
 """
 
 from __future__ import annotations
@@ -73,9 +74,14 @@ class Internet(Topo):
     shared_nat = False
     default_nat = "port_restricted_cone"
     default_nats = "classics"
+    edges_speak_ipv6 = False
+    """Whether the edges listen on their IPv6 addresses as well."""
 
-    def begin(self, block: str = "11.0.0.0/8", *, ipv6: bool = False) -> None:
-        """Start an empty Internet with the public addresses of `block` (a /8 to /16), on request with IPv6 as well."""
+    def begin(self, block: str = "11.0.0.0/8", *, ipv6: bool = False, two_stacks: bool = False) -> None:
+        """Start an empty Internet with the public addresses of `block` (a /8 to /16), on request with IPv6 as well.
+
+        With `two_stacks` a host behind a NAT also has an IPv6 address.
+        """
         try:
             self._block = ipaddress.IPv4Network(block)
         except ValueError:
@@ -83,11 +89,12 @@ class Internet(Topo):
         if not 8 <= self._block.prefixlen <= 16:
             raise InputError("block", block, "a prefix length between 8 and 16")
         self._shares = list(self._block.subnets(prefixlen_diff=4))
-        self._ipv6 = ipv6
+        self._ipv6, self._two_stacks = ipv6 or two_stacks, two_stacks
         self._regions: dict[str, _Region] = {}
         self._carriers: dict[str, _Region] = {}
         self._long_links: list[tuple[str, str, str, str, float]] = []
         self._routes: dict[str, list[tuple[str, str]]] = {}
+        self._routes6: list[tuple[str, str, str]] = []  # node, IPv6 prefix, IPv4 namesake of the gateway
 
     @property
     def anycast(self) -> str:
@@ -179,6 +186,11 @@ class Internet(Topo):
         if not behavior.translates:
             inside = ipaddress.IPv4Network(f"{where.home()[0]}/24", strict=False)
             self._routes[where.router].append((str(inside), address))
+        elif self._two_stacks:
+            if len(hosts) != 1:
+                raise InputError("hosts", ",".join(hosts), "one host in a home with two stacks")
+            self._dual_home(where, box, hosts[0], address)
+            return
         router, length = inside[1], inside.prefixlen
         if len(hosts) > 1:
             switch = f"lan_{hosts[0]}"
@@ -192,6 +204,15 @@ class Internet(Topo):
                 self._link(host, switch, address, None)
             else:
                 self._link(host, box, address, f"{router}/{length}")
+
+    def _dual_home(self, where: _Region, box: str, host: str, outside: str) -> None:
+        """A host with a private IPv4 address and a public IPv6 one behind a box that is there."""
+        subnet = ipaddress.IPv4Network(f"{where.home()[0]}/24", strict=False)
+        gateway6, host6 = (self._ipv6_of(f"{subnet[number]}/24") for number in (1, 2))
+        self._routes6 += [(where.router, str(_embedded(subnet)), outside), (host, "::/0", str(subnet[1]))]
+        gateway = _HOME_NETWORK[1]
+        self._node(host, "host", gateway=str(gateway))
+        self._link(host, box, f"{_HOME_NETWORK[2]}/24", f"{gateway}/24", ipv6=(host6, gateway6))
 
     def finish(self) -> None:
         """Fill every router's table: shortest paths by delay, to each region and to the nearest edge. Then IPv6."""
@@ -210,6 +231,8 @@ class Internet(Topo):
                 # Addresses that are routed one by one, of edges, are IPv4 only.
                 networks = [(ipaddress.IPv4Network(prefix), self._ipv6_of(gateway)) for prefix, gateway in routes]
                 routes += [(_embedded(net), via) for net, via in networks if via is not None and net.prefixlen < 32]
+            for node, prefix, gateway in self._routes6:
+                self._routes[node].append((prefix, str(self._ipv6_of(gateway))))
 
     def _shortest_paths(self, start: str) -> Iterator[tuple[str, tuple[float, str]]]:
         """Each other router that can be reached, with its distance in seconds and the first gateway towards it."""
@@ -241,15 +264,24 @@ class Internet(Topo):
         self._routes[name] = routes = [] if gateway is None else [("0.0.0.0/0", gateway)]
         self.addHost(name, cls=mininet_nodes.InternetNode, kind=kind, routes=routes, **options)
 
-    def _link(self, one: str, other: str, first: str | None, second: str | None, **options: Any) -> None:
+    def _link(
+        self,
+        one: str,
+        other: str,
+        first: str | None,
+        second: str | None,
+        ipv6: tuple[str | None, str | None] = (None, None),
+        **options: Any,
+    ) -> None:
+        """`ipv6` are the addresses beside private ones; public ones have their counterparts."""
         wanted = {key: value for key, value in options.items() if value is not None}
         Impairment.from_options(wanted)
         ends: dict[str, dict[str, str]] = {}
-        for number, address in ((1, first), (2, second)):
+        for number, address, address6 in ((1, first, ipv6[0]), (2, second, ipv6[1])):
             if address is not None:
                 ends[f"params{number}"] = {"ip": address}
-                if (ipv6 := self._ipv6_of(address)) is not None:
-                    ends[f"params{number}"]["ip6"] = ipv6
+                if (found := address6 or self._ipv6_of(address)) is not None:
+                    ends[f"params{number}"]["ip6"] = found
         self.addLink(one, other, **ends, **wanted)
         for node, address in ((one, first), (other, second)):
             if address is not None:

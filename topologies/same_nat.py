@@ -27,6 +27,6 @@ class SameNat(Internet):
             raise InputError("nat_b", nat_b, f"nat_a's, {nat_a}, because both hosts are behind one NAT")
         self.begin()
         west = self.region("west")
-        self.edge(west, delay=edge_delay)
+        self.edge(west, delay=edge_delay, alternate=True)
         self.home(west, ["a", "b"], nat_a, unsolicited, port_mapping)
         self.finish()

@@ -20,13 +20,17 @@ from lab.errors import LabError
 if TYPE_CHECKING:
     from lab.capture.tap import Tap
 
-FILTER = "ip and (icmp or (tcp and tcp[tcpflags] & (tcp-syn|tcp-fin|tcp-rst) != 0))"
+FILTER = (
+    "(ip and (icmp or (tcp and tcp[tcpflags] & (tcp-syn|tcp-fin|tcp-rst) != 0)))"
+    # tcpdump's language looks into TCP over IPv4 only: 6 is TCP, 53 its flags, and ICMPv6 below 128 is an error.
+    " or (ip6 and ((ip6[6] = 6 and ip6[53] & 7 != 0) or (icmp6 and ip6[40] < 128)))"
+)
 """What opens, closes and refuses connections; a trial has some dozens of these."""
-FULL_FILTER = "ip"
+FULL_FILTER = "ip or (ip6 and (tcp or udp or (icmp6 and ip6[40] < 128)))"
 
 
 class Recorder:
-    """Records the points from `start` to `stop`; `full` keeps all of IPv4, not just what opens and closes connections.
+    """Records the points from `start` to `stop`; `full` keeps all of IP, not just what opens and closes connections.
 
     One thread runs between the two: fork first, start the recorder afterwards. As a context manager it starts on entry
     and lets go of its sockets on exit, whatever happened in between.

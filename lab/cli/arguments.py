@@ -122,6 +122,13 @@ def _predict(commands: argparse._SubParsersAction[_Parser]) -> None:
     path.add_argument("--delay", default="10ms", metavar="TIME", help="e.g. 20ms (default 10ms)")
     path.add_argument("--jitter", default="0ms", metavar="TIME", help="by how much the delay varies (default 0ms)")
     path.add_argument("--loss", type=float, default=0.0, metavar="PERCENT", help="of the packets (default 0)")
+    predict.add_argument(
+        "--background",
+        type=float,
+        default=0.0,
+        metavar="RATE",
+        help="connections a second that other hosts open through each NAT, for strategies that guess (default 0)",
+    )
     _attempts(predict.add_argument_group("punching"))
     predict.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -185,7 +192,7 @@ def _command(
 
 
 def _topology(command: argparse.ArgumentParser, *, several: bool) -> None:
-    kinds = "ab (near), cd (far), abcd (the whole edge network), same_nat (one home), carrier (NAT444) or firewalls"
+    kinds = "ab (near), cd (far), abcd (all edges), same_nat (one home), carrier (NAT444), firewalls or dual_stack"
     number = str if several else float
     if several:
         kinds = f"{kinds}, or several, or a campaign file (TOML)"

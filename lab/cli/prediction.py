@@ -10,9 +10,11 @@ from dataclasses import asdict
 from lab.errors import InputError
 from lab.impair import Impairment
 from lab.nat import presets
+from lab.nat.background import check_rate
 from lab.trial import Options
 from punch.nat.behavior import NatBehavior
-from punch.nat.oracle import Dial, Outcome, Prediction, predict
+from punch.nat.oracle import Dial, Outcome, Prediction
+from punch.nat.strategies import Guessing, Pair, predict
 
 
 def question(given: argparse.Namespace) -> tuple[NatBehavior | None, NatBehavior | None, Dial]:
@@ -25,6 +27,7 @@ def question(given: argparse.Namespace) -> tuple[NatBehavior | None, NatBehavior
     for field, value in (("skew_ms", skew_s), ("deadline", given.deadline)):
         if not math.isfinite(value):
             raise InputError(field, getattr(given, field), "a finite number")
+    check_rate(given.background)
     nats = [presets.behavior(name, given.unsolicited) for name in (given.nat_a, given.nat_b)]
     dial = Dial(path.delay_s, skew_s, options.max_attempts, options.deadline_s, path.loss, path.jitter_s)
     return nats[0], nats[1], dial
@@ -33,7 +36,8 @@ def question(given: argparse.Namespace) -> tuple[NatBehavior | None, NatBehavior
 def run(given: argparse.Namespace) -> int:
     """Print the prediction; in JSON with all that was asked, in the names of a result record."""
     a, b, dial = question(given)
-    said = predict(a, b, dial)
+    one, other = ([] if nat is None else [nat] for nat in (a, b))
+    said = predict(given.strategy, Pair(one, other, dial, guessing=Guessing(background_per_s=given.background)))
     if given.json:
         asked = {
             "nat_a": given.nat_a,
@@ -42,6 +46,7 @@ def run(given: argparse.Namespace) -> int:
             "delay_s": dial.delay_s,
             "jitter_s": dial.jitter_s,
             "loss": dial.loss,
+            "background_per_s": given.background,
             "strategy": given.strategy,
             "max_attempts": dial.attempts,
             "deadline_s": dial.deadline_s,

@@ -16,6 +16,8 @@ class Side:
     """The NAT nodes in front of it, from the host outwards; none for a public host."""
     addresses: frozenset[str] = frozenset()
     """Where the Internet finds it: the outside addresses of its outermost NAT, or its own."""
+    gateways: frozenset[str] = frozenset()
+    """Where it finds its own NATs, to ask them for port mappings: their inside addresses."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from lab.exchange.wire import Kind, Packet, decode
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """A segment at one interface. Endpoints are "ip:port" (of an ICMP error "ip") as they were there."""
+    """A segment at one interface. Endpoints are as in `lab.exchange.wire.Packet`, as they were there."""
 
     time_ns: int
     """CLOCK_REALTIME."""

@@ -2,7 +2,8 @@
 
 Definitions, for hosts a and b:
 
-punch SYN           a SYN (without ACK) sent by a or b to an address that is no edge's. A retransmission is another one.
+punch SYN           a SYN (without ACK) sent by a or b to an address that is neither an edge's nor its own gateway's
+                    (which it asks for port mappings). A retransmission is another one.
 gate                of a host: the outermost NAT in front of it that the other host is not behind as well; without one,
                     the host itself. Between the two gates lies the Internet, or the NAT (or LAN) that both share.
 crossed             a punch SYN of a and one of b, of one connection (what reaches each gate is the reverse of what
@@ -101,15 +102,18 @@ class Exchange:
     def crossing(self) -> tuple[Segment, Segment] | None:
         """The first punch SYNs, a's and b's, that crossed."""
         gate_a, gate_b = self.pair.gate(self.pair.a), self.pair.gate(self.pair.b)
+        # By endpoints: clients that guess ports make thousands of pairs, of which next to none is one connection.
+        arriving: dict[tuple[str, str], list[tuple[Segment, Hop, Hop]]] = {}
+        for theirs in self.syns(self.pair.b.host):
+            out_b, in_a = theirs.left(gate_b), theirs.reached(gate_a)
+            if out_b is not None and in_a is not None:
+                arriving.setdefault((in_a.destination, in_a.source), []).append((theirs, out_b, in_a))
         for ours in self.syns(self.pair.a.host):
             out_a, in_b = ours.left(gate_a), ours.reached(gate_b)
             if out_a is None or in_b is None:
                 continue
-            for theirs in self.syns(self.pair.b.host):
-                out_b, in_a = theirs.left(gate_b), theirs.reached(gate_a)
-                if out_b is None or in_a is None or not (_mirrored(out_a, in_a) and _mirrored(out_b, in_b)):
-                    continue
-                if out_a.time_ns < in_a.time_ns and out_b.time_ns < in_b.time_ns:
+            for theirs, out_b, in_a in arriving.get((out_a.source, out_a.destination), ()):
+                if _mirrored(out_b, in_b) and out_a.time_ns < in_a.time_ns and out_b.time_ns < in_b.time_ns:
                     return ours, theirs
         return None
 
@@ -176,6 +180,24 @@ class Exchange:
             for each in rendezvous
         )
 
+    def since_rendezvous_s(self, host: str) -> float | None:
+        """From the last SYN of the host that an edge received before its first punch SYN until that one.
+
+        So long had other hosts' connections to take the ports that its NAT gives out next.
+        """
+        first = self.first_syn(host)
+        before = [
+            segment.sent_ns
+            for segment in self.segments
+            if segment.kind is Kind.SYN
+            and segment.origin == host
+            and self.is_rendezvous(segment)
+            and self.delivered_to(segment) in self.pair.edges
+            and first is not None
+            and segment.sent_ns < first.sent_ns
+        ]
+        return None if first is None or not before else (first.sent_ns - max(before)) / 1e9
+
     # For the record, and for people.
 
     def summary(self) -> dict[str, bool | int]:
@@ -196,9 +218,14 @@ class Exchange:
 
     @cached_property
     def _syns(self) -> tuple[Segment, ...]:
-        hosts = {self.pair.a.host, self.pair.b.host}
-        syns = (segment for segment in self.segments if segment.kind is Kind.SYN and segment.origin in hosts)
-        return tuple(syn for syn in syns if _address(syn.destination) not in self.pair.edge_addresses)
+        elsewhere = {side.host: self.pair.edge_addresses | side.gateways for side in (self.pair.a, self.pair.b)}
+        return tuple(
+            segment
+            for segment in self.segments
+            if segment.kind is Kind.SYN
+            and segment.origin in elsewhere
+            and _address(segment.destination) not in elsewhere[segment.origin]
+        )
 
     def _sides(self, host: str) -> tuple[Side, Side]:
         """The host's own side and its peer's. Raises ValueError for a node that is neither."""
@@ -253,4 +280,7 @@ def _background(segment: Segment, pair: Pair) -> bool:
 
 
 def _address(endpoint: str) -> str:
-    return endpoint.partition(":")[0]
+    """Of "ip:port", "[ip]:port", or a bare address of an ICMP error."""
+    if endpoint.startswith("["):
+        return endpoint[1:].partition("]")[0]
+    return endpoint if endpoint.count(":") > 1 else endpoint.partition(":")[0]

@@ -1,4 +1,4 @@
-"""What the exchange needs to know of a frame: IPv4 with TCP (RFC 9293) or an ICMP error about TCP (RFC 792).
+"""What the exchange needs to know of a frame: TCP (RFC 9293), or an ICMP error about TCP (RFC 792, RFC 4443).
 
 Decoded by hand: a redialling client makes thousands of frames, and 2 microseconds each is not 100 (scapy).
 """
@@ -10,7 +10,8 @@ import struct
 from dataclasses import dataclass
 from enum import StrEnum
 
-_ETHERNET, _ETHERTYPE_IPV4 = 14, 0x0800
+_ETHERNET, _ETHERTYPE_IPV4, _ETHERTYPE_IPV6 = 14, 0x0800, 0x86DD
+_IPV6, _IPV6_LENGTH = struct.Struct("!4xHBx16s16s"), 40
 _IPV4, _TCP = struct.Struct("!BxHHHxB2x4s4s"), struct.Struct("!HHIIBB")
 _QUOTED_TCP = struct.Struct("!HHI")
 _FIN, _SYN, _RST, _ACK = 0x01, 0x02, 0x04, 0x10
@@ -19,6 +20,7 @@ _OPTION_END, _OPTION_NOP, _OPTION_TIMESTAMPS = 0, 1, 8
 SEQUENCES = 0xFFFFFFFF
 """Sequence numbers are modulo 2**32: `& SEQUENCES`."""
 _ICMP_ERRORS = frozenset({3, 11, 12})  # destination unreachable, time exceeded, parameter problem
+_ICMPV6_ERRORS = frozenset({1, 2, 3, 4})  # the same, and packet too big
 
 
 class Kind(StrEnum):
@@ -33,7 +35,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """One decoded frame. Endpoints are "ip:port"; of an ICMP error, they are bare addresses."""
+    """One decoded frame. Endpoints are "ip:port" or "[ip]:port"; of an ICMP error, they are bare addresses."""
 
     kind: Kind
     source: str
@@ -51,7 +53,10 @@ class Packet:
 def decode(data: bytes) -> Packet | None:
     """The packet in an Ethernet frame; None when no story needs it (or it is cut short)."""
     try:
-        if int.from_bytes(data[12:14]) != _ETHERTYPE_IPV4:
+        ethertype = int.from_bytes(data[12:14])
+        if ethertype == _ETHERTYPE_IPV6:
+            return _decode_ipv6(data)
+        if ethertype != _ETHERTYPE_IPV4:
             return None
         versioned, total, identification, fragment, protocol, *addresses = _IPV4.unpack_from(data, _ETHERNET)
         if fragment & _FRAGMENT_OFFSET:
@@ -67,7 +72,28 @@ def decode(data: bytes) -> Packet | None:
     return None
 
 
-def _decode_tcp(data: bytes, start: int, end: int, identification: int, source: str, destination: str) -> Packet | None:
+def _decode_ipv6(data: bytes) -> Packet | None:
+    """Without extension headers, which none of our hosts sends."""
+    length, protocol, *addresses = _IPV6.unpack_from(data, _ETHERNET)
+    start = _ETHERNET + _IPV6_LENGTH
+    source, destination = (socket.inet_ntop(socket.AF_INET6, each) for each in addresses)
+    if protocol == socket.IPPROTO_TCP:
+        # There is no identification: a retransmission is told by its timestamp, which is another millisecond's.
+        return _decode_tcp(data, start, start + length, None, f"[{source}]", f"[{destination}]")
+    if protocol != socket.IPPROTO_ICMPV6 or data[start] not in _ICMPV6_ERRORS:
+        return None
+    kind, code = data[start], data[start + 1]
+    _length, quoted, *_addresses = _IPV6.unpack_from(data, start + 8)
+    if quoted != socket.IPPROTO_TCP:
+        return None
+    _source_port, _destination_port, sequence = _QUOTED_TCP.unpack_from(data, start + 8 + _IPV6_LENGTH)
+    identity = (Kind.ICMP, kind, code, None, sequence)
+    return Packet(Kind.ICMP, source, destination, sequence, None, (kind, code), identity)
+
+
+def _decode_tcp(
+    data: bytes, start: int, end: int, identification: int | None, source: str, destination: str
+) -> Packet | None:
     source_port, destination_port, sequence, acknowledgment, offset, flags = _TCP.unpack_from(data, start)
     payload = start + (offset >> 4) * 4
     if flags & _RST:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from lab.client import command
-from lab.edges import PORT
+from lab.edges import PORT, stun_addresses
 from lab.errors import LabError
 from lab.lab import Lab
 from lab.nat import claims
@@ -36,9 +36,6 @@ EDGE = (
     *("--stun", "{stun}", "--stun-alternate", "{alternate}"),
 )
 PROBE = ("{python}", "-m", "punch", "probe", "--edge", "{edge}", "--json")
-
-STUN_PORTS = (3478, 3479)
-"""Of the primary and of the alternate address; also the defaults of coturn."""
 
 _START_S = 30.0
 _PROBE_S = 90.0
@@ -184,9 +181,7 @@ def see_internal_sources(host: Node) -> None:
 def probing_edge(lab: Lab) -> Iterator[str]:
     """The lab's first edge, made to help probes for as long as the block; its URL. Raises `LabError`."""
     edge = lab.edges[0]
-    alternate = edge.graph.addresses[-1].partition("/")[0]
-    stun, other = (f"{ip}:{port}" for ip, port in zip((edge.address, alternate), STUN_PORTS, strict=True))
-    values = {"listen": f"0.0.0.0:{PORT}", "stun": stun, "alternate": other}
+    values = {"listen": f"0.0.0.0:{PORT}", **stun_addresses(edge)}
     serving = EventProcess(edge, command(EDGE, values))
     try:
         if not wait_for([serving], lambda: serving.first("listening") is not None, _START_S):

@@ -8,13 +8,19 @@ gets (INPUT, in `filtering`). What iptables has no words for is an nft table bes
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lab.nat import allocation, filtering, mapping, portmapping
 from lab.nat.helpers import Program
 from lab.nat.mapping import has_doors
 from lab.nat.site import IPV6, TRANSPORTS, Site, external_addresses
-from punch.nat.behavior import NatBehavior, PortAllocation, Unsolicited
+from punch.nat.behavior import Filtering, NatBehavior, PortAllocation, Unsolicited
+from punch.nat.behavior import Mapping as NatMapping
+
+IPV6_WALL = NatBehavior(
+    NatMapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING, translates=False
+)
+"""What a home router does with IPv6 while it translates IPv4: replies pass, and simultaneous opens (RFC 6092)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +48,21 @@ class NatRules:
 def rules(behavior: NatBehavior, *, inside: str, outside: str, address: str, ipv6: bool = False) -> NatRules:
     """The rules of a NAT with interfaces `inside` and `outside` and the (first) external IPv4 address `address`.
 
-    With `ipv6` a firewall does the same for IPv6. Raises ValueError for a NAT: here none translates IPv6.
+    With `ipv6` a firewall does the same for IPv6; a NAT, which translates IPv4 alone, is `IPV6_WALL` for that.
     """
-    if ipv6 and behavior.translates:
-        raise ValueError("no IPv6 behind a NAT that translates")
     site = Site(behavior, inside, outside, external_addresses(address, behavior))
+    site6 = replace(site, behavior=IPV6_WALL) if behavior.translates else site
     nat = allocation.nat_table(site) if behavior.translates else ()
     chains = {
         "ip punchlab": list(_chains(site)),
-        "ip6 punchlab": list(filtering.firewall(site, IPV6)) if ipv6 and has_doors(behavior) else [],
+        "ip6 punchlab": list(filtering.firewall(site6, IPV6)) if ipv6 and has_doors(site6.behavior) else [],
     }
     tables = {name: [f"table {name} {{", *lines, "}"] for name, lines in chains.items() if lines}
     if lines := list(portmapping.table(site)):
         tables[portmapping.TABLE] = lines
     return NatRules(
         iptables="\n".join([*nat, *filtering.filter_table(site), ""]),
-        ip6tables="\n".join([*filtering.filter_table(site, IPV6), ""]) if ipv6 else "",
+        ip6tables="\n".join([*filtering.filter_table(site6, IPV6), ""]) if ipv6 else "",
         nft="".join(f"{line}\n" for lines in tables.values() for line in lines),
         tables=tuple(tables),
         port_mapping="".join(f"{line}\n" for line in portmapping.configuration(site)),

@@ -15,7 +15,8 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from lab import Lab
-from lab.nat import check, presets
+from lab.edges import STUN_PORTS
+from lab.nat import presets
 from lab.node import Node
 from punch.nat.behavior import Filtering, Mapping, NatBehavior
 from punch.probe.stun import Message, MessageClass
@@ -52,7 +53,7 @@ def turnserver(lab: Lab) -> Iterator[str]:
     server = edge.popen(
         ["turnserver", *listen, *quiet, "--pidfile", "/dev/null"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    for ip, port in ((ip, port) for ip in ips for port in check.STUN_PORTS):
+    for ip, port in ((ip, port) for ip in ips for port in STUN_PORTS):
         with edge.socket(socket.SOCK_DGRAM) as asking:
             asking.settimeout(0.1)
             while True:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, TCPerror
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6ND_NS, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
@@ -324,6 +325,104 @@ def test_an_icmp_error_answers_the_segment_that_it_quotes() -> None:
     assert "ICMP host unreachable 11.0.2.2 > 11.0.1.2, answers #1" in exchange.timeline()
 
 
+def test_a_syn_that_dies_on_the_way_is_told_with_the_router_that_says_so() -> None:
+    """A low TTL: the hole is open, the peer has seen nothing, and its SYN comes in."""
+    story = Story()
+    on_the_way = ("a-eth0>", "nat_a-eth1<", "nat_a-eth0>", "core-eth1<")
+    story.add(0, on_the_way, [(A, OUT_B)] * 2 + [(OUT_A, OUT_B)], story.segment("S", 100, 0, 1))
+    for at_ms, places, end in ((10, ("core-eth1>", "nat_a-eth0<"), OUT_A), (10.1, ("nat_a-eth1>", "a-eth0<"), A)):
+        quoted = IPerror(src=end.partition(":")[0], dst="11.0.2.2", id=1) / TCPerror(sport=41000, dport=41000, seq=100)
+        story.add(at_ms, places, [("11.0.1.1", end)], Ether() / IP() / ICMP(type=11, code=0) / quoted)
+    story.tcp(30, "S", 200, forth=False)
+    story.tcp(55, "SA", 100, 201)
+    exchange = story.told()
+    low = only(exchange.syns("a"))
+    answer = exchange.answer(low)
+    assert answer is not None
+    assert (answer.origin, answer.icmp, exchange.delivered_to(answer)) == ("core", (11, 0), "a")
+    assert exchange.refused == (low,)
+    assert not exchange.crossed
+    assert exchange.skew_s == pytest.approx(0.03)
+    assert exchange.simultaneous_open
+    assert exchange.summary() == {
+        "crossed": False, "simultaneous_open": True, "syns": 2, "resets": 0, "icmp": 1, "dropped": 0,
+    }  # fmt: skip
+    assert "ICMP time to live exceeded 11.0.1.1 > 11.0.1.2, answers #1" in exchange.timeline()
+
+
+def test_a_guess_that_finds_the_next_port_is_the_winner() -> None:
+    """a, behind ports in sequence, comes from 50003; b dials 50001 and on, the third of which crosses a's SYN."""
+    story = Story()
+    outside = "11.0.1.2:50003"
+    story.tcp(0, "S", 100, source=(A, outside, outside))
+    for number in range(1, 6):
+        guess = f"11.0.1.2:{50000 + number}"
+        hit = guess == outside
+        story.tcp(number / 10, "S", 200 + number, forth=False, destination=(guess, guess, A), until=None if hit else 4)
+        if not hit:
+            story.tcp(number / 10 + 21, "RA", 0, 201 + number, source=(guess,) * 3, destination=(OUT_B, OUT_B, B),
+                      after=2)  # fmt: skip
+    story.tcp(25, "SA", 100, 204, source=(A, outside, outside))
+    agreed = (A, OUT_B)
+    exchange = story.told(agreed=agreed)
+    assert exchange.skew_s == pytest.approx(0.0001)
+    crossing = exchange.crossing
+    assert crossing is not None
+    assert [segment.sequence for segment in crossing] == [100, 203]
+    assert exchange.winner is not None
+    assert exchange.winner.at_b == (B, outside)
+    assert exchange.winner.nats == ("nat_a", "nat_b")
+    assert exchange.simultaneous_open
+    assert (exchange.summary()["syns"], exchange.summary()["resets"]) == (6, 4)
+
+
+def test_of_many_ports_the_one_that_a_probe_finds_wins() -> None:
+    """a opens ports that nobody knows, b probes; the lucky socket of a is not the one that it registered with."""
+    story = Story()
+    sockets = [(f"192.168.1.2:{42000 + number}", f"11.0.1.2:{20000 + 7 * number}") for number in range(300)]
+    for number, (local, outside) in enumerate(sockets):
+        story.tcp(number / 100, "S", 1000 + number, source=(local, outside, outside), until=4)
+    probes = [f"11.0.1.2:{20000 + 11 * number}" for number in range(1, 200)]
+    lucky_local, lucky = sockets[11]
+    for number, probe in enumerate(probes):
+        hit = probe == lucky
+        story.tcp(40 + number / 10, "S", 9000 + number, forth=False, destination=(probe, probe, lucky_local),
+                  until=None if hit else 4)  # fmt: skip
+        if hit:
+            acknowledgment = 9001 + number
+            break
+    story.tcp(65, "SA", 1011, acknowledgment, source=(lucky_local, lucky, lucky))
+    exchange = story.told(agreed=(lucky_local, OUT_B))
+    assert exchange.winner is not None
+    assert (exchange.winner.at_a, exchange.winner.at_b) == ((lucky_local, OUT_B), (B, lucky))
+    assert exchange.winner.simultaneous == {"a"}
+    assert not exchange.crossed
+    assert exchange.skew_s == pytest.approx(0.04)
+
+
+def test_asking_ones_own_gateway_for_a_mapping_is_no_punch() -> None:
+    side = Side("a", ("nat_a",), frozenset({"11.0.1.2"}), gateways=frozenset({"192.168.1.1"}))
+    story = Story()
+    story.add(0, ("a-eth0>", "nat_a-eth1<"), [("192.168.1.2:50000", "192.168.1.1:5000")], story.segment("S", 9, 0, 1))
+    story.tcp(100, "S", 100)
+    story.tcp(103, "S", 200, forth=False)
+    exchange = story.told(Pair(side, PAIR.b, PAIR.edges))
+    assert [syn.sequence for syn in exchange.syns("a")] == [100]
+    assert exchange.skew_s == pytest.approx(0.003)
+
+
+def test_how_long_others_had_to_take_ports_counts_from_the_last_syn_that_an_edge_received() -> None:
+    story = Story()
+    places = ("a-eth0>", "nat_a-eth1<", "nat_a-eth0>", "edge1-eth0<")
+    for at_ms, reached in ((0, 4), (30, 4), (70, 3)):
+        story.add(at_ms, places[:reached], [(A, EDGE)] * 2 + [(OUT_A, EDGE)], story.segment("S", 1, 0, int(at_ms) + 1))
+    assert story.told().since_rendezvous_s("a") is None
+    story.tcp(100, "S", 100)
+    story.add(150, places, [(A, EDGE)] * 2 + [(OUT_A, EDGE)], story.segment("S", 1, 0, 151))
+    assert story.told().since_rendezvous_s("a") == pytest.approx(0.07)
+    assert story.told().since_rendezvous_s("b") is None
+
+
 def test_a_syn_to_an_edge_is_rendezvous_and_no_punch() -> None:
     story = Story()
     story.add(0, ("a-eth0>", "nat_a-eth1<", "nat_a-eth0>", "edge1-eth0<"), [(A, EDGE)] * 2 + [(OUT_A, EDGE)],
@@ -420,6 +519,33 @@ def test_timestamps_tell_a_syn_ack_from_its_retransmission() -> None:
         packet = Ether() / IP(id=0) / TCP(flags="SA", seq=5, ack=6, options=options)
         story.add(at_ms, ("b-eth0>", "nat_b-eth1<"), [(B, OUT_A)], packet)
     assert len(follow(story.frames)) == 2
+
+
+def ipv6(payload: Packet, source: str = "2a11::1", destination: str = "2a11::2") -> bytes:
+    return bytes(Ether() / IPv6(src=source, dst=destination) / payload)
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind", "acknowledgment"),
+    [("S", Kind.SYN, None), ("SA", Kind.SYN_ACK, 6), ("FA", Kind.FIN, 6), ("R", Kind.RST, None), ("A", None, None)],
+)
+def test_segments_over_ipv6(flags: str, kind: Kind | None, acknowledgment: int | None) -> None:
+    packet = decode(ipv6(TCP(flags=flags, seq=5, ack=6, sport=41000, dport=41001)))
+    assert (packet and packet.kind) == kind
+    if packet is not None:
+        assert (packet.source, packet.destination) == ("[2a11::1]:41000", "[2a11::2]:41001")
+        assert (packet.sequence, packet.acknowledgment) == (5, acknowledgment)
+
+
+def test_an_icmpv6_error_quotes_a_segment_and_neighbor_discovery_is_no_error() -> None:
+    quoted = IPv6(src="2a11::1", dst="2a11::2") / TCP(flags="S", seq=77, sport=41000, dport=41001)
+    packet = decode(ipv6(ICMPv6DestUnreach(code=4) / quoted, "2a11::9", "2a11::1"))
+    assert packet is not None
+    assert (packet.kind, packet.icmp, packet.sequence) == (Kind.ICMP, (1, 4), 77)
+    assert (packet.source, packet.destination) == ("2a11::9", "2a11::1")
+    assert decode(ipv6(ICMPv6ND_NS(tgt="2a11::1"))) is None
+    for length in range(14, 100):
+        decode(ipv6(ICMPv6DestUnreach(code=4) / quoted)[:length])  # cut short: no matter
 
 
 def test_the_timeline_is_in_order_and_counts_from_the_first_punch_syn() -> None:

@@ -34,8 +34,9 @@ def test_json_holds_what_was_asked_and_the_prediction_as_a_record_has_it() -> No
     answer = json.loads(done.stdout)
     asked = {"nat_a": "full_cone", "nat_b": "symmetric", "skew_s": 0.005, "loss": 0.01, "max_attempts": None}
     assert answer.items() >= asked.items()
-    assert set(answer["prediction"]) == {"outcome", "probability", "reason", "floor_s"}
+    assert set(answer["prediction"]) == {"outcome", "probability", "reason", "floor_s", "agreed_floor_s"}
     assert answer["prediction"]["floor_s"] == pytest.approx(0.035)
+    assert answer["prediction"]["agreed_floor_s"] == pytest.approx(0.075)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,7 @@ def test_json_holds_what_was_asked_and_the_prediction_as_a_record_has_it() -> No
         (["--deadline", "inf"], ["deadline", "inf", "finite"]),
         (["--max-attempts", "0"], ["max_attempts", "0"]),
         (["--strategy", "luck"], ["strategy", "'luck'", "reuse, keep"]),
+        (["--background", "-1"], ["background", "-1"]),
         (["--unsolicited", "maybe"], ["unsolicited", "'maybe'"]),
     ],
 )

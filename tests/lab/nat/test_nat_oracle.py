@@ -6,10 +6,10 @@ import itertools
 
 import pytest
 
+from lab.exact import p_value
 from lab.nat import presets
 from punch.nat.behavior import Filtering, IcmpErrors, Mapping, NatBehavior, PortAllocation, Unsolicited
 from punch.nat.oracle import Outcome
-from tests.exact import p_value
 from tests.lab.nat.dials import Cell, dial_cells
 
 ANSWERS = [Unsolicited.DROP, Unsolicited.RESET, Unsolicited.PORT_UNREACHABLE]

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import Phase, assume, given, seed, settings
 from hypothesis import strategies as st
 
+from lab.exact import holm, p_value
 from lab.nat import presets
 from punch.nat.behavior import Filtering, IcmpErrors, Mapping, NatBehavior, Pooling, PortAllocation, Unsolicited
 from punch.nat.dialling import SYN_TIMES_S
 from punch.nat.oracle import Outcome, predict
-from tests.exact import holm, p_value
 from tests.lab.nat.dials import LATE_S, Cell, Result, dial_cells
 
 pytestmark = pytest.mark.alone

@@ -1,0 +1,134 @@
+"""An edge that belongs to an attacker: it speaks the protocol, and changes what it passes on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from typing import Any
+
+from websockets.http11 import Request, Response
+from websockets.sync.server import Server, ServerConnection, serve
+
+from punch.client.keys import PakeExchange
+from punch.code import Code
+from punch.frames import Role
+
+GUESS = Code.parse("k7x2mq-amber-falcon-zebra")
+"""A code of the session that is attacked, but not the right one."""
+PATIENCE_S = 30.0
+
+OTHER: dict[str, Role] = {"sender": "receiver", "receiver": "sender"}
+
+Json = dict[str, Any]
+Tamper = Callable[[Json, str], Json]
+"""Changes what is told about a client to the one whose role is given."""
+
+
+def honestly(contact: Json, _to: str) -> Json:
+    return contact
+
+
+def own_exchange(contact: Json, to: str) -> Json:
+    """A key-exchange message of the edge's own, made with a guessed code: it sits in the middle of the exchange."""
+    return {**contact, "pake": PakeExchange(GUESS, OTHER[to]).message}
+
+
+def no_exchange(contact: Json, _to: str) -> Json:
+    return {**contact, "pake": None}
+
+
+def one_bit(contact: Json, _to: str) -> Json:
+    pake = bytearray.fromhex(contact["pake"])
+    pake[-1] ^= 1
+    return {**contact, "pake": pake.hex()}
+
+
+def no_element(contact: Json, _to: str) -> Json:
+    """Of the right length, but no element of the group: the victim has no session key at all."""
+    pake = bytes.fromhex(contact["pake"])
+    return {**contact, "pake": (pake[:1] + b"\xff" * (len(pake) - 1)).hex()}
+
+
+def no_element_for_the_receiver(contact: Json, to: str) -> Json:
+    """One victim has a wrong key and the other has none."""
+    return own_exchange(contact, to) if to == "sender" else no_element(contact, to)
+
+
+def other_traits(contact: Json, _to: str) -> Json:
+    """It lets the victim believe that the peer is behind another kind of NAT."""
+    return {**contact, "traits": "of the edge's own making"}
+
+
+def its_own_message(contact: Json, _to: str) -> Json:
+    """What the client itself had sent, sent back to it."""
+    return {**contact, "pake": contact["echo"]}
+
+
+class MaliciousEdge:
+    """Pairs one sender and one receiver, each told about the other by way of `tamper`. `listener` is bound."""
+
+    def __init__(self, tamper: Tamper, listener: socket.socket) -> None:
+        self._tamper = tamper
+        self._contacts: dict[str, Json] = {}
+        self._both = threading.Barrier(2, timeout=PATIENCE_S)
+        self._server: Server = serve(self._handle, sock=listener, process_request=self._only_clients)
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def _only_clients(self, connection: ServerConnection, request: Request) -> Response | None:
+        return None if request.path == "/" else connection.respond(HTTPStatus.NOT_FOUND, "no such thing\n")
+
+    def _handle(self, connection: ServerConnection) -> None:
+        register = json.loads(connection.recv())
+        ip, port = connection.remote_address
+        public = f"{ip}:{port}"
+        role = register["role"]
+        said = {name: register[name] for name in ("private", "pake", "traits") if name in register}
+        self._contacts[role] = {"public": public, **said}
+        connection.send(json.dumps({"type": "welcome", "edge": "evil", "public": public}))
+        self._both.wait()
+        told = self._tamper({**self._contacts[OTHER[role]], "echo": register["pake"]}, role)
+        connection.send(json.dumps({"type": "peer", **told, "via": "local"}))
+        with contextlib.suppress(Exception):
+            connection.recv()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+
+
+TAMPERINGS: list[tuple[Tamper, tuple[str, ...]]] = [
+    (own_exchange, ("sender", "receiver")),
+    (own_exchange, ("sender",)),
+    (one_bit, ("receiver",)),
+    (one_bit, ("sender", "receiver")),
+    (no_element, ("receiver",)),
+    (no_element_for_the_receiver, ("sender", "receiver")),
+    (no_exchange, ("sender",)),
+    (its_own_message, ("sender", "receiver")),
+    (other_traits, ("sender", "receiver")),
+    (other_traits, ("receiver",)),
+]
+"""What an edge might try, and on whom."""
+
+
+@contextlib.contextmanager
+def malicious(tamper: Tamper, victims: tuple[str, ...], listener: socket.socket) -> Iterator[None]:
+    """An edge, at a bound socket which it closes, that does this to those."""
+    edge = MaliciousEdge(lambda contact, to: tamper(contact, to) if to in victims else contact, listener)
+    try:
+        yield
+    finally:
+        edge.close()
+
+
+def is_detected(role: str, victims: tuple[str, ...], outcome: object) -> bool:
+    """Whether a client whose edge has tampered ended as it should.
+
+    Whoever fails first hangs up, and may do so before the other, who was told the truth, knows why.
+    """
+    return outcome == "wrong_peer" or (role not in victims and outcome in ("punch_timeout", "refused"))

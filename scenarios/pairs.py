@@ -1,0 +1,121 @@
+"""A sender and a receiver that a scenario starts by itself, so that it can do harm in between."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lab import Lab
+from lab.client import PUNCH
+from lab.edges import PORT, EdgeNetwork
+from lab.process import Event, EventProcess, wait_for
+from lab.trial import edge_network
+
+PATIENCE_S = 40.0
+CODE = "k7x2mq-amber-falcon-tulip"
+
+
+class Pair:
+    """Clients in a running lab; what they are to pass on is fresh, and `arrived` says whether it did."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.lab = lab
+        self._folder = folder
+        self.content = secrets.token_bytes(2000)
+        self._file = folder / "sent.bin"
+        self._file.write_bytes(self.content)
+        self._clients: list[EventProcess] = []
+        self.edges: EdgeNetwork = edge_network(lab, PUNCH)
+        self.edges.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for client in self._clients:
+            client.end()
+
+    def send(self, host: str, *options: str, edges: Sequence[str] = ()) -> EventProcess:
+        """Start a sender that has registered. `edges` are names; without, it uses the anycast address."""
+        return self.said(self.start_sender(host, *options, edges=edges), "registered")
+
+    def start_sender(self, host: str, *options: str, edges: Sequence[str] = ()) -> EventProcess:
+        """Start a sender, whatever comes of it."""
+        return self._start(host, ["send", str(self._file), "--code", CODE, *self._common(edges), *options])
+
+    def receive(self, host: str, *options: str, edges: Sequence[str] = ()) -> EventProcess:
+        """Start a receiver that has registered."""
+        inbox = self._folder / f"inbox{len(self._clients)}"
+        inbox.mkdir()
+        words = ["receive", CODE, "--dir", str(inbox), *self._common(edges), *options]
+        return self.said(self._start(host, words), "registered")
+
+    def said(self, client: EventProcess, event: str, count: int = 1, within_s: float = PATIENCE_S) -> EventProcess:
+        """Wait until a client, or an edge, has said something so many times."""
+        self._wait(lambda: len(events(client, event)) >= count or not client.open, within_s)
+        found = len(events(client, event)) >= count
+        assert found, f"{client.node.name} did not say {event}: {client.events} {client.errors}"
+        return client
+
+    def edge_said(self, name: str, event: str, count: int = 1) -> None:
+        """Wait until an edge has said something so many times."""
+        self.said(self.edges.process(name), event, count)
+
+    def idle(self, seconds: float) -> None:
+        """Let so much time go by."""
+        self._wait(lambda: False, seconds)
+
+    def ended(self, client: EventProcess) -> Event:
+        """Wait for the end of a client that fails; what it says then."""
+        self._wait(lambda: not client.open)
+        assert client.returncode == 1, client.events
+        (failed,) = events(client, "failed")
+        return failed
+
+    def failure(self, client: EventProcess) -> str:
+        """Wait for the end of a client that meets nobody: the one line that it says then."""
+        failed = self.ended(client)
+        assert failed["outcome"] == "no_rendezvous"
+        return str(failed["reason"])
+
+    def meet(self, sender: EventProcess, receiver: EventProcess) -> None:
+        """Wait until both have met, and what was sent has arrived, over one direct connection."""
+        both = [sender, receiver]
+        self._wait(lambda: not any(client.open for client in both))
+        for client in both:
+            assert client.returncode == 0, f"{client.node.name}: {client.events} {client.errors}"
+        (arrived,) = self.inbox(receiver)
+        assert arrived.name == self._file.name
+        assert arrived.read_bytes() == self.content
+
+    def inbox(self, receiver: EventProcess) -> list[Path]:
+        """What a receiver has stored."""
+        return list((self._folder / f"inbox{self._clients.index(receiver)}").iterdir())
+
+    def _wait(self, condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
+        """Until it holds. The edges are listened to as well: one whose words nobody takes in stops at some point."""
+        wait_for([*self._clients, *self.edges.processes], condition, within_s)
+
+    def _start(self, host: str, words: Sequence[str]) -> EventProcess:
+        client = EventProcess(self.lab[host], words, PUNCH.function)
+        self._clients.append(client)
+        return client
+
+    def _common(self, edges: Sequence[str]) -> list[str]:
+        addresses = [self.lab[edge].address for edge in edges] or [self.lab.anycast]
+        return ["--edge", ",".join(f"ws://{address}:{PORT}" for address in addresses), "--json"]
+
+
+def events(process: EventProcess, name: str) -> list[Event]:
+    """Its events of that name, so far."""
+    return [event for event in process.events if event["event"] == name]
+
+
+def where(client: EventProcess) -> list[str]:
+    """The edges at which a client has registered, one after the other."""
+    return [str(event["edge"]) for event in events(client, "registered")]

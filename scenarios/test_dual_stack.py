@@ -1,0 +1,50 @@
+"""Hosts behind NATs that have IPv6 as well, behind the firewalls of the same home routers (RFC 6092)."""
+
+from __future__ import annotations
+
+import pytest
+
+from lab import Lab
+from scenarios.conftest import Punch
+from topologies import DualStack
+
+
+@pytest.mark.parametrize("strategy", ["auto", "reuse"])
+def test_hopeless_nats_do_not_matter_to_hosts_that_have_ipv6(strategy: str, punch: Punch, trials: int) -> None:
+    for _ in range(trials):
+        trial = punch("dual_stack", "symmetric", "symmetric", strategy=strategy)
+        assert trial.control.direct is False, "the control dial is of IPv4"
+        assert trial.agrees, trial
+        assert trial.direct, trial
+        winner = trial.exchange.winner
+        assert winner is not None
+        assert winner.nats == ("nat_a", "nat_b"), trial
+        assert winner.at_a == winner.at_b[::-1], trial
+        assert winner.at_a[0].startswith("[2a11::"), trial
+
+
+def test_ipv6_that_a_firewall_cuts_costs_no_time() -> None:
+    """Each host reaches the edge over IPv6, but no other host: what IPv4 can do is done as if there were none."""
+    with Lab(DualStack(nat_a="port_restricted_cone", nat_b="port_restricted_cone")) as lab:
+        for nat in ("nat_a", "nat_b"):
+            others = ["!", "-d", lab["edge1"].address6, "-o", f"{nat}-eth0"]
+            lab[nat].run(["ip6tables", "-I", "FORWARD", *others, "-j", "DROP"])
+        trial = lab.punch("a", "b", strategy="keep")
+    assert trial.direct, trial
+    known = [side.last("peer_known") for side in trial.sides]
+    assert all("'[2a11::" in str(each) for each in known), "IPv6 was not tried"
+    winner = trial.exchange.winner
+    assert winner is not None
+    assert winner.at_a[0].startswith("192.168.1.2:"), trial
+    assert trial.timings_s["known_to_agreed"] < 1, trial
+
+
+def test_ipv6_that_leads_nowhere_is_not_waited_for() -> None:
+    """The hosts have IPv6 addresses, and everything that they send from those is lost on the way."""
+    with Lab(DualStack(nat_a="port_restricted_cone", nat_b="port_restricted_cone")) as lab:
+        lab["core1"].run(["ip6tables", "-I", "FORWARD", "-j", "DROP"])
+        trial = lab.punch("a", "b", strategy="keep")
+    assert trial.direct, trial
+    assert all(side.last("registered") is not None for side in trial.sides)
+    assert not any("public6" in (side.last("registered") or {}) for side in trial.sides)
+    assert trial.timings_s["known_to_agreed"] < 1, trial

@@ -1,0 +1,43 @@
+"""A home router that translates IPv4 and is a firewall for IPv6, seen through sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+import pytest
+
+from lab import Lab
+from lab.errors import InputError
+from tests.lab.nat.world import PORT, World
+from topologies import DualStack
+from topologies.internet import Internet
+
+
+def test_ipv4_is_translated_and_ipv6_is_not() -> None:
+    with Lab(DualStack(delay="0ms")) as lab, contextlib.ExitStack() as stack:
+        seen = {}
+        for family in (socket.AF_INET, socket.AF_INET6):
+            w = World(lab, socket.SOCK_STREAM, stack, family)
+            seen[family] = w.mapped("a", "edge1", 5000)
+        assert seen[socket.AF_INET][0] == lab["nat_a"].address
+        assert seen[socket.AF_INET6] == (lab["a"].address6, PORT)
+
+
+def test_ipv6_lets_in_only_who_was_dialled_and_survives_a_reboot() -> None:
+    with Lab(DualStack(delay="0ms")) as lab, contextlib.ExitStack() as stack:
+        w = World(lab, socket.SOCK_STREAM, stack, socket.AF_INET6)
+        a = (lab["a"].address6, PORT)
+        for port in (6000, 6001):
+            assert w.reached("edge1", port, a, ["a"]) is None
+            lab.nat("nat_a").reboot()
+
+
+def test_only_one_host_fits_into_a_home_with_two_stacks() -> None:
+    class Crowd(Internet):
+        def build(self) -> None:
+            self.begin(two_stacks=True)
+            self.home(self.region("west"), ["a", "b"], "symmetric", "preset")
+
+    with pytest.raises(InputError, match="one host in a home with two stacks"):
+        Crowd()

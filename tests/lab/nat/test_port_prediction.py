@@ -1,0 +1,84 @@
+"""Ports in sequence: what a client finds out of its NAT, and how often a window has the port that comes next."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from math import sqrt
+
+import pytest
+
+from lab import Lab
+from lab.client import PUNCH
+from lab.edges import PORT as EDGE_PORT
+from lab.trial import edge_network
+from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation
+from punch.nat.prediction import probability
+from topologies import AB
+
+DEPENDENT = (Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT)
+SEQUENTIAL = NatBehavior(*DEPENDENT, PortAllocation.SEQUENTIAL)
+BACKWARDS = NatBehavior(*DEPENDENT, PortAllocation.SEQUENTIAL, port_delta=-2)
+DEVIATIONS = 4
+"""A standard normal deviate is further out than so many standard deviations once in 16,000."""
+
+MEASURE = """
+import asyncio, sys
+from punch.endpoint import EdgeUrl
+from punch.strategy.allocation import measure
+print(asyncio.run(measure(EdgeUrl.parse(sys.argv[1]))).allocation.encode())
+"""
+
+
+@pytest.mark.parametrize(
+    ("nat", "background", "found"),
+    [
+        ("none", 0.0, {"dependent": False}),
+        ("port_restricted_cone", 0.0, {"dependent": False}),
+        ("symmetric", 0.0, {"dependent": True}),
+        (SEQUENTIAL, 0.0, {"dependent": True, "delta": 1}),
+        (SEQUENTIAL, 100.0, {"dependent": True, "delta": 1}),
+        (BACKWARDS, 0.0, {"dependent": True, "delta": -2}),
+    ],
+)
+def test_a_client_finds_out_how_its_nat_allocates_ports(
+    nat: str | NatBehavior, background: float, found: dict[str, object]
+) -> None:
+    with Lab(AB(nat_a=nat, nat_b="none"), background=background) as lab:
+        edge_network(lab, PUNCH).wait()
+        said = lab["a"].run([sys.executable, "-c", MEASURE, f"ws://{lab.anycast}:{EDGE_PORT}"]).stdout
+    assert json.loads(said) == found
+
+
+def test_a_window_has_the_next_port_as_often_as_the_model_says_while_others_take_ports_too() -> None:
+    rate, window, looks, longest_s = 100.0, 2, 400, 0.04
+    hits, expected, variance = 0, 0.0, 0.0
+    pauses = random.Random(5128)
+    with (
+        Lab(AB(nat_a=SEQUENTIAL, nat_b="none", delay="0ms", edge_delay="0ms"), background=rate) as lab,
+        lab["b"].socket() as server,
+    ):
+        server.bind((lab["b"].address, 5000))
+        server.listen()
+
+        def port() -> int:
+            with lab["a"].socket() as dialler:
+                dialler.connect((lab["b"].address, 5000))
+                accepted, seen = server.accept()
+                accepted.close()
+            return int(seen[1])
+
+        for _look in range(looks):
+            earlier = time.monotonic()
+            before = port()
+            time.sleep(pauses.uniform(0, longest_s))  # others' mappings come meanwhile: it is what is measured
+            later = time.monotonic()
+            after = port()
+            chance = probability(window, rate, later - earlier)
+            hits += 1 <= after - before <= window
+            expected += chance
+            variance += chance * (1 - chance)
+    assert abs(hits - expected) <= DEVIATIONS * sqrt(variance), (hits, expected, variance)
+    assert 0.2 < expected / looks < 0.9  # neither certain nor hopeless: the model says something
