@@ -1,4 +1,4 @@
-"""What the benchmark found, as a picture: building one lab, and how that grows with its size."""
+"""What the benchmark found, as pictures: building one lab and how that grows with its size; the time to punch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from reports.charts.figure import BLUE, GREY, ORANGE, Chart, finish, new_figure, set_title, style
+from bench.punching import WANTED
+from reports.charts.figure import BLUE, GREY, ORANGE, VERMILION, Chart, finish, new_figure, set_title, style
 
 _COLOURS = {"punchlab": BLUE, "shell script": ORANGE, "Mininet": GREY}
+_END_COLOURS = {"connected": BLUE, "agreed": ORANGE}
 
 
 def draw(found: Mapping[str, Any]) -> Chart:
@@ -66,3 +69,51 @@ def _growth(axes: Axes, homes: Mapping[str, Any]) -> None:
     axes.set_xlim(sizes[0] / 1.2, sizes[-1] * 2.2)
     axes.set_xlabel("homes (two nodes each)")
     axes.set_title("Larger labs", fontsize=9.5, loc="left")
+
+
+def punching(found: Mapping[str, Any]) -> Chart:
+    """The time to punch of `bench.json`, in floors: a box per delay and end, and what is wanted of each."""
+    timed = found["punching"]
+    rows = [(f"{delay} ms", end, each) for delay, ends in timed["by_delay"].items() for end, each in ends.items()]
+    with style():
+        figure = new_figure(7.0, 1.5 + 0.36 * len(rows))
+        axes = figure.add_subplot()
+        for place, (_delay, end, each) in enumerate(rows):
+            colour = _END_COLOURS[end]
+            axes.boxplot(
+                each["ratios"],
+                positions=[place],
+                orientation="horizontal",
+                widths=0.5,
+                whis=(5, 95),
+                showfliers=False,
+                patch_artist=True,
+                boxprops={"facecolor": colour, "alpha": 0.45, "edgecolor": colour},
+                whiskerprops={"color": colour},
+                capprops={"color": colour},
+                medianprops={"color": "#111111", "linewidth": 1.6},
+            )
+            for name, (factor, more) in WANTED.items():
+                limit = factor + more / each["floor_median_s"]
+                dashes = "-" if name == "median" else (0, (2, 1.2))
+                axes.plot([limit] * 2, [place - 0.36, place + 0.36], color=VERMILION, linestyle=dashes, linewidth=1.6)
+        axes.set_yticks(range(len(rows)), [f"{end}, {delay} one way, n = {each['n']}" for delay, end, each in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlim(left=0.95)
+        axes.grid(axis="x")
+        axes.set_xlabel("time since both knew each other / least possible time")
+        set_title(
+            figure, "Time to punch", f"strategy {timed['strategy']}, NATs that drop, {found['machine']['cores']} cores"
+        )
+        figure.legend(
+            handles=[
+                Line2D([], [], color="#111111", label="median (box: quartiles, whiskers: 5 % and 95 %)"),
+                Line2D([], [], color=VERMILION, label="wanted of the median"),
+                Line2D([], [], color=VERMILION, linestyle=(0, (2, 1.2)), label="wanted of 95 %"),
+            ],
+            loc="outside lower center",
+            ncols=3,
+        )
+        words = "; ".join(f"{end} at {delay}: median {each['ratio_median']:.2f}" for delay, end, each in rows)
+        return finish(figure, "punching", f"Box plots of times to punch over their floors. {words}.", "")

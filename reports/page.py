@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from reports.contest import CHOOSER, Comparison, Contest, verdict
 from reports.groups import Group, PairTrials, Trials
 from reports.look import CSS
 from reports.results import Run, Trial
@@ -24,6 +25,7 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 def index_html(
     groups: Sequence[Group],
+    strategies: tuple[Sequence[Contest], Sequence[Comparison]],
     everything: Trials,
     charts: Charts,
     runs: Sequence[Run],
@@ -38,6 +40,7 @@ def index_html(
             "<main>",
             _disagreements(everything),
             _overview(groups, charts),
+            _strategies(*strategies, charts),
             *(_group(group, drawn, shared) for group, drawn in zip(groups, charts.per_group, strict=True)),
             _lab_errors(everything),
             _reading(),
@@ -143,6 +146,40 @@ def _overview(groups: Sequence[Group], charts: Charts) -> str:
         f'<section id="overview"><h2>Overview</h2>{_table(head, rows)}'
         f"{comparison}<h3>Outcomes</h3>{_figure(charts.outcomes)}</section>"
     )
+
+
+def _strategies(contests: Sequence[Contest], comparisons: Sequence[Comparison], charts: Charts) -> str:
+    if not contests:
+        return ""
+    said = verdict(comparisons)
+    fell = any(each.fell for each in comparisons)
+    judged = f'<p class="verdict {"bad" if fell else "good"}">{escape(said)}</p>' if said else ""
+    parts = [
+        f"<h3>{escape(contest.label)}</h3>{_figure(chart)}{_contest(contest, comparisons)}"
+        for contest, chart in zip(contests, charts.per_contest, strict=True)
+    ]
+    overview = _figure(charts.strategies) if charts.strategies else ""
+    return f'<section id="strategies"><h2>Strategies</h2>{judged}{overview}{"".join(parts)}</section>'
+
+
+def _contest(contest: Contest, comparisons: Sequence[Comparison]) -> str:
+    """Every pair of NATs with direct/trials per strategy, and how probable the chooser's figures are if it is as good
+    as the strategy that it looks worst beside."""
+    host_a, host_b = (escape(host) for host in contest.groups[0].condition.pair)
+    here = [each for each in comparisons if each.contest is contest]
+    head = [f"NAT of {host_a}", f"NAT of {host_b}", *(f"#{escape(name)}" for name in contest.strategies)]
+    rows, marked = [], []
+    for nats in contest.pairs:
+        cells = [_text(nat) for nat in nats]
+        for strategy in contest.strategies:
+            trials = contest.trials(strategy, nats)
+            cells.append(_number(ratio(trials.k, trials.n) if trials else ratio(0, 0)))
+        own = [each for each in here if each.nats == nats]
+        if here:
+            cells.append(_number(f"{min(each.p_value for each in own):.2g}" if own else ratio(0, 0)))
+        rows.append(cells)
+        marked.append(any(each.fell for each in own))
+    return _table([*head, *([f"#{CHOOSER} not worse, p"] if here else [])], rows, marked)
 
 
 def _group(group: Group, charts: Sequence[Chart], told: Collection[str]) -> str:

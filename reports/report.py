@@ -10,6 +10,7 @@ from pathlib import Path
 from lab.errors import InputError, MissingCapabilityError
 from lab.pressure import SPARE
 from reports import parquet
+from reports.contest import compare, contests
 from reports.files import put_files
 from reports.groups import Trials, group_trials
 from reports.page import index_html
@@ -42,6 +43,8 @@ def write(*run_dirs: Path, out: Path | None = None) -> ReportPaths:
     trials = [trial for run in runs for trial in run.trials]
     groups = group_trials(trials)
     everything = Trials(trials)
+    compared = contests(groups)
+    comparisons = compare(compared)
     notes = [
         f"The last line of {run_dir / 'results.jsonl' if run.name else 'results.jsonl'} was cut short (a killed run) "
         "and is left out."
@@ -57,10 +60,10 @@ def write(*run_dirs: Path, out: Path | None = None) -> ReportPaths:
 
     from reports.charts import draw  # matplotlib takes more than a second to import
 
-    charts = draw(groups)
+    charts = draw(groups, compared, comparisons)
     files = {
-        "index.html": index_html(groups, everything, charts, runs, notes).encode(),
-        "summary.md": summary_md(groups, everything, notes).encode(),
+        "index.html": index_html(groups, (compared, comparisons), everything, charts, runs, notes).encode(),
+        "summary.md": summary_md(groups, (compared, comparisons), everything, notes).encode(),
         "results.csv": results_csv(trials).encode(),
     }
     with suppress(MissingCapabilityError):

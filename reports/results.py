@@ -18,6 +18,7 @@ OUTCOMES = (
     "direct",
     "relayed",
     "refused",
+    "hopeless",
     "punch_timeout",
     "no_rendezvous",
     "wrong_peer",

@@ -31,6 +31,7 @@ def _prediction(prefix: str) -> dict[str, Kind]:
         f"{prefix}probability": Kind.NUMBER,
         f"{prefix}reason": Kind.TEXT,
         f"{prefix}floor_s": Kind.NUMBER,
+        f"{prefix}agreed_floor_s": Kind.NUMBER,
     }
 
 
@@ -49,7 +50,11 @@ COLUMNS: Mapping[str, Kind] = {
     "control.skew_s": Kind.NUMBER,
     **_prediction("control.prediction."),
     "agrees": Kind.BOOL,
-    **_columns(Kind.NUMBER, "rendezvous first_syn connected agreed transferred", "timings_s."),
+    **_columns(
+        Kind.NUMBER,
+        "rendezvous first_syn connected agreed transferred known_to_connected known_to_agreed",
+        "timings_s.",
+    ),
     "cpu_pressure": Kind.NUMBER,
     "path.nats": Kind.TEXTS,
     "path.edge": Kind.BOOL,

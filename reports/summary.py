@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from reports.contest import Comparison, Contest, verdict
 from reports.groups import Group, Trials
 from reports.results import Trial
 from reports.words import MEANINGS, SYMBOLS, count, milliseconds, percent, percent_range, ratio
@@ -13,12 +14,22 @@ _LISTED = 30
 """Trials listed one by one, at most; a job summary holds 1 MiB."""
 
 
-def summary_md(groups: Sequence[Group], everything: Trials, notes: Sequence[str]) -> str:
-    """Disagreements first if there are any, then the totals, a table per group, and the lab errors."""
+def summary_md(
+    groups: Sequence[Group],
+    strategies: tuple[Sequence[Contest], Sequence[Comparison]],
+    everything: Trials,
+    notes: Sequence[str],
+) -> str:
+    """Disagreements first if there are any, then the totals, the strategies beside each other, a table per group, and
+    the lab errors."""
     parts = ["## punchlab", _verdict(everything), *(f"> {_escaped(note)}" for note in notes)]
     if everything.disagreements:
         parts += ["### Disagreements with the oracle", _disagreements(everything.disagreements)]
     parts += ["### Totals", _totals(groups)]
+    contests, comparisons = strategies
+    if contests:
+        said = verdict(comparisons)
+        parts += ["### Strategies", *([f"**{_escaped(said)}**"] if said else []), _contests(contests)]
     for group in groups:
         parts += [f"### {_escaped(group.label)}", _matrix(group)]
     signs = ", ".join(f"{SYMBOLS[prediction]} {meaning}" for prediction, meaning in MEANINGS.items())
@@ -59,6 +70,15 @@ def _totals(groups: Sequence[Group]) -> str:
             for group in groups
         ),
     )
+
+
+def _contests(contests: Sequence[Contest]) -> str:
+    names = list(dict.fromkeys(name for contest in contests for name in contest.strategies))
+    rows = []
+    for contest in contests:
+        totals = {str(group.condition.strategy): ratio(group.k, group.n) for group in contest.groups}
+        rows.append([contest.label, *(totals.get(name, "") for name in names)])
+    return _table(["direct, all NAT pairs", *names], rows)
 
 
 def _matrix(group: Group) -> str:

@@ -180,10 +180,10 @@ def options(*words: str) -> set[str]:
     return own.union(*(options(*words, command) for command in re.findall(r"^    (\w+) ", page, flags=re.MULTILINE)))
 
 
-# Of other programs, and of scenarios/conftest.py.
+# Of other programs, of script/bench, and of scenarios/conftest.py.
 FOREIGN = {
     *("--custom", "--topo", "--switch", "--controller", "--link"),
-    *("--junitxml", "--report", "--privileged", "--wheel-dir", "--random-fully", "--reject-with"),
+    *("--junitxml", "--report", "--only", "--privileged", "--wheel-dir", "--random-fully", "--reject-with"),
 }
 
 

@@ -37,6 +37,7 @@ OUTCOME_COLOURS: Mapping[str, str] = {
     "direct": BLUE,
     "relayed": SKY,
     "refused": ORANGE,
+    "hopeless": "#6B3A00",
     "punch_timeout": VERMILION,
     "no_rendezvous": PURPLE,
     "wrong_peer": YELLOW,

@@ -11,7 +11,7 @@ from reports.charts.figure import OUTCOME_COLOURS, WIDTH_IN, Chart, finish, name
 from reports.groups import Group
 from reports.words import count
 
-_WHITE_ON = {"direct", "punch_timeout"}
+_WHITE_ON = {"direct", "hopeless", "punch_timeout"}
 
 
 def outcome_bars(groups: Sequence[Group]) -> Chart:

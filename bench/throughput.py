@@ -1,0 +1,93 @@
+"""One transfer over a punched connection beside iperf3, on the same path in the same run.
+
+`a` is behind a NAT, `b` is public so that iperf3 finds it; nothing is captured. Both send from `a` to `b`. The figures
+are of payload: bits of the file, or of iperf3's test, per second from the first to the last.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lab import Lab
+from lab.client import PUNCH
+from lab.edges import PORT, EdgeNetwork
+from lab.process import EventProcess, wait_for
+from topologies import AB
+
+SHAPED_MBIT = 500.0
+ROUNDS = 3
+_FILE_BYTES = 250_000_000
+_IPERF_S = 4
+_PATIENCE_S = 120.0
+_CODE = "k7x2mq-amber-falcon-tulip"
+
+
+def compare(tell: Callable[[str], None]) -> dict[str, Any]:
+    """Mbit/s of both, shaped and unshaped, round by round, and the ratio of the medians."""
+    return {
+        "shaped": _compare(SHAPED_MBIT, tell),
+        "unshaped": _compare(None, tell),
+    }
+
+
+def _compare(bw: float | None, tell: Callable[[str], None]) -> dict[str, Any]:
+    found: dict[str, list[float]] = {"punch": [], "iperf3": []}
+    topology = AB(nat_a="port_restricted_cone", nat_b="none", delay="0ms", edge_delay="0ms", bw=bw)
+    with Lab(topology) as lab, tempfile.TemporaryDirectory(prefix="bench-", dir="/run") as folder:
+        edges = EdgeNetwork(list(lab.edges), PUNCH)
+        try:
+            edges.wait()
+            file = Path(folder) / "file"
+            with file.open("wb") as stream:
+                stream.truncate(_FILE_BYTES)
+            for _ in range(ROUNDS):
+                found["punch"].append(_punch(lab, file))
+                found["iperf3"].append(_iperf3(lab))
+        finally:
+            edges.close()
+    ratio = statistics.median(found["punch"]) / statistics.median(found["iperf3"])
+    shown = "unshaped" if bw is None else f"{bw:g} Mbit/s"
+    told = ", ".join(f"{name} {statistics.median(each):.0f}" for name, each in found.items())
+    tell(f"one transfer, {shown}: {told} Mbit/s (medians of {ROUNDS}), ratio {ratio:.2f}")
+    return {**found, "ratio": ratio}
+
+
+def _punch(lab: Lab, file: Path) -> float:
+    """Mbit/s of one transfer, from the offer until the receiver has stored it."""
+    with tempfile.TemporaryDirectory(dir=file.parent) as out:
+        common = ("--code", _CODE, "--edge", f"ws://{lab.anycast}:{PORT}", "--json")
+        sender = EventProcess(lab["a"], [sys.executable, "-m", "punch", "send", str(file), *common])
+        receiver = EventProcess(lab["b"], [sys.executable, "-m", "punch", "receive", _CODE, "--dir", out, *common[2:]])
+        try:
+            wait_for([sender, receiver], lambda: False, _PATIENCE_S)  # until both have ended
+            done = sender.first("done")
+            if done is None:
+                raise RuntimeError(f"no transfer: {sender.events} {receiver.errors}")
+            return _FILE_BYTES * 8 / float(done["seconds"]) / 1e6
+        finally:
+            sender.end()
+            receiver.end()
+
+
+def _iperf3(lab: Lab) -> float:
+    """Mbit/s that iperf3's receiver counts. Raises `RuntimeError`."""
+    if shutil.which("iperf3") is None:
+        raise RuntimeError("no iperf3: apt-get install iperf3")
+    server = lab["b"].popen(["iperf3", "--server", "--one-off"], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + _PATIENCE_S
+    client = ["iperf3", "--client", lab["b"].address, "--time", str(_IPERF_S), "--json"]
+    while (done := lab["a"].run(client, check=False)).returncode and time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise RuntimeError(f"iperf3: {done.stdout}")
+        time.sleep(0.05)  # until it listens
+    server.wait(_PATIENCE_S)
+    return float(json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"]) / 1e6
