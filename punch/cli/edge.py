@@ -55,7 +55,8 @@ def _edge(arguments: argparse.Namespace) -> int:
 
     from punch.edge.bus.address import parse_bus
     from punch.edge.options import settings
-    from punch.edge.server import Edge, serve_until_signal
+    from punch.edge.process import serve_until_signal
+    from punch.edge.server import Edge
     from punch.endpoint import EdgeUrl, Endpoint
     from punch.events import human_reporter, json_reporter, unfailing
     from punch.sentences import EDGE

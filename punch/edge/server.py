@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import errno
 import logging
-import resource
-import signal
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -371,31 +369,6 @@ def _logger() -> logging.Logger:
 
 def _is_not_about_a_handshake(record: logging.LogRecord) -> bool:
     return record.msg != "opening handshake failed"
-
-
-async def serve_until_signal(edge: Edge, join: list[EdgeUrl]) -> None:
-    """Run `edge` until SIGTERM or SIGINT; a second one ends it without draining. SIGHUP reads its certificate again."""
-    # Each client holds a descriptor while it waits; 1024, the usual limit for no better reason than select(2), is soon
-    # used up, and then nobody gets in.
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(edge.on_loop_error)
-    run = asyncio.ensure_future(edge.run(join, stop))
-    received: list[int] = []
-
-    def on_signal(number: int) -> None:
-        if received:  # again: do not wait for sessions to end
-            run.cancel()
-        received.append(number)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    loop.add_signal_handler(signal.SIGHUP, edge.reload)
-    with contextlib.suppress(asyncio.CancelledError):
-        await run
 
 
 async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
