@@ -75,7 +75,7 @@ PUNCH = Client(
     function=Function(
         "punch.cli:main",
         preload=(
-            *("punch.client.session", "punch.edge.server", "punch.sentences", "punch.strategy.catalog"),
+            *("punch.client.session", "punch.edge.process", "punch.sentences", "punch.strategy.catalog"),
             *("punch.strategy.auto", "punch.strategy.reuse", "punch.strategy.sync", "punch.strategy.lowttl"),
             # What those import late.
             *("concurrent.futures.thread", "cryptography.hazmat.backends.openssl.backend", "encodings.idna"),
