@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import ssl
 import struct
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -74,3 +76,19 @@ def abort(connection: Connection) -> None:
     if sock is not None and sock.fileno() >= 0:
         close_by_reset(sock, True)
     connection.transport.abort()
+
+
+def why(error: OSError) -> str:
+    """Why there is no connection, as the kernel says it.
+
+    asyncio puts words of its own into `strerror`; errors of name resolution are negative.
+    """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate cannot be trusted ({error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS with it ({error.reason})"
+    return (
+        os.strerror(error.errno)
+        if error.errno and error.errno > 0
+        else error.strerror or str(error) or "closed by the other end"
+    )

@@ -39,7 +39,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: look at both NATs and choose (default); keep: dial at once, from the address that the edge sees; "
         "reuse: the same, but leave the edge first; sync: dial at an agreed instant; lowttl: open one NAT by a SYN "
-        "that ends on the way; and others, see the README",
+        "that ends on the way; predict, birthday, portmap: the next port of a sequence, many guesses, a port that the "
+        "NAT lends, and else what reuse does",
     )
     parser.add_argument("--deadline", metavar="S", default="10", help="seconds to try to punch (%(default)s)")
     parser.add_argument("--max-attempts", metavar="N", help="connects per address of the peer (default: no limit)")

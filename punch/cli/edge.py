@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the command."""
-    edge = commands.add_parser("edge", help="run an edge endpoint, where clients meet")
+    edge = commands.add_parser(
+        "edge",
+        help="run an edge endpoint, where clients meet",
+        description="Run an edge endpoint: it introduces clients to each other, and carries no files unless it relays.",
+    )
     edge.add_argument(
         "--listen",
         metavar="IP:PORT",

@@ -32,4 +32,6 @@ def count(text: str, field: str) -> int:
 def edges(arguments: argparse.Namespace) -> list[str]:
     """The edges that were given, or else those of the environment."""
     given = arguments.edge if arguments.edge is not None else [os.environ.get(EDGE_VARIABLE, "")]
+    if given == [""]:
+        raise InputError("edge", None, f"--edge URL, or {EDGE_VARIABLE} in the environment")
     return [url for urls in given for url in urls.split(",")]

@@ -10,6 +10,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import AsyncIterator
+from typing import Any, TypeVar
 
 from punch.client.keys import KeyExchange
 from punch.client.streams import ByteStream, Streams
@@ -23,6 +24,7 @@ CONNECT_TIMEOUT_S = 10.0
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 Target = tuple[str, int]
+T = TypeVar("T")
 
 
 def parse_target(text: str, *, field: str = "to") -> Target:
@@ -36,7 +38,13 @@ def parse_target(text: str, *, field: str = "to") -> Target:
 
 async def expose(options: Options, exchange: KeyExchange, target: Target) -> None:
     """Let the peer connect to `target` until it ends. Raises `PunchFailedError` and `InputError`."""
-    async with _streams(options, exchange, "sender") as streams, asyncio.TaskGroup() as carrying:
+    async with _streams(options, exchange, "sender") as streams:
+        await carry_to(streams, target)
+
+
+async def carry_to(streams: Streams, target: Target) -> None:
+    """Connect each stream that the peer opens to `target`, until an exception ends that."""
+    async with asyncio.TaskGroup() as carrying:
         while True:
             carrying.create_task(_connect(await streams.accept(), target))
 
@@ -48,7 +56,7 @@ async def listen(options: Options, exchange: KeyExchange, at: Endpoint) -> None:
     except OSError as error:
         raise InputError("listen", str(at), f"an address to listen at ({error.strerror})") from None
     with listener:
-        async with _streams(options, exchange, "receiver") as streams:
+        async with _streams(options, exchange, "receiver") as streams, asyncio.TaskGroup() as carrying:
 
             async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
                 try:
@@ -58,9 +66,15 @@ async def listen(options: Options, exchange: KeyExchange, at: Endpoint) -> None:
                     return
                 await _carry(stream, reader, writer)
 
-            async with await asyncio.start_server(carry, sock=listener):
+            def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                carrying.create_task(carry(reader, writer))
+
+            server = await asyncio.start_server(accept, sock=listener)
+            try:
                 options.report("forwarding", listen=str(Endpoint.of(listener.getsockname())))
                 await streams.ended()
+            finally:
+                server.close()  # and no more: from Python 3.12 on, `wait_closed` waits for every connection to end
 
 
 @contextlib.asynccontextmanager
@@ -91,32 +105,65 @@ async def _streams(options: Options, exchange: KeyExchange, role: Role) -> Async
 
 
 async def _connect(stream: ByteStream, target: Target) -> None:
+    connecting = asyncio.create_task(_dial(target))
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(*target)
+        reader, writer = await _unless_given_up(stream, connecting)
     except (OSError, TimeoutError, UnicodeError):  # the last: no name of a host
         with contextlib.suppress(ChannelError):
             await stream.reset()
-        return
-    await _carry(stream, reader, writer)
+    except ChannelError:
+        pass
+    else:
+        await _carry(stream, reader, writer)
+
+
+async def _dial(target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        return await asyncio.open_connection(*target)
 
 
 async def _carry(stream: ByteStream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Copy both ways until both have ended; a reset on either side is a reset on the other."""
-    copying = [asyncio.create_task(_outward(stream, reader)), asyncio.create_task(_inward(stream, writer))]
     try:
-        await asyncio.gather(*copying)
+        await _unless_given_up(stream, asyncio.create_task(_copy(stream, reader, writer)))
     except OSError:
         with contextlib.suppress(ChannelError):
             await stream.reset()
         _reset(writer)
-    except ChannelError:
+    except (ChannelError, asyncio.CancelledError) as error:  # never an end that looks like a proper one
         _reset(writer)
+        if isinstance(error, asyncio.CancelledError):
+            raise
+    finally:
+        writer.close()
+
+
+async def _copy(stream: ByteStream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    copying = [asyncio.create_task(_outward(stream, reader)), asyncio.create_task(_inward(stream, writer))]
+    try:
+        await asyncio.gather(*copying)
     finally:
         for task in copying:
             task.cancel()
         await asyncio.gather(*copying, return_exceptions=True)
-        writer.close()
+
+
+async def _unless_given_up(stream: ByteStream, work: asyncio.Task[T]) -> T:
+    """The result of `work`, which is cancelled when the stream is given up: then nobody waits for it any more.
+
+    Otherwise whoever opens and resets streams would have more connections here than there may be streams.
+    """
+    watching = asyncio.create_task(stream.given_up())
+    both: set[asyncio.Task[Any]] = {work, watching}
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            await watching
+        return await work
+    finally:
+        for each in both:
+            each.cancel()
+        await asyncio.gather(*both, return_exceptions=True)
 
 
 async def _outward(stream: ByteStream, reader: asyncio.StreamReader) -> None:

@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from punch.client.descent import descended
 from punch.client.names import FileError, check_path
@@ -28,6 +28,14 @@ from punch.client.partial import (
     remove_partial,
 )
 from punch.errors import ConnectionLostError, InputError
+
+
+class _Held(NamedTuple):
+    """What of a file is here already: its size, its running SHA-256, and what file that was (see `identity`)."""
+
+    size: int
+    digest: hashlib._Hash
+    identity: tuple[int, int, int, int]
 
 
 class Inbox:
@@ -49,7 +57,7 @@ class Inbox:
             os.close(self._fd)
             raise InputError("dir", str(directory), "a writable directory")
         self._force = force
-        self._held: dict[FileInfo, hashlib._Hash] = {}
+        self._held: dict[FileInfo, _Held] = {}
         self._stored: dict[Offered, FileDone | None] = {}
 
     def __enter__(self) -> Self:
@@ -126,6 +134,7 @@ class Inbox:
         except OSError:
             return None
         try:
+            before = identity(fd)
             size = min(os.fstat(fd).st_size, info.size)
             digest = hash_prefix(fd, size)
         except OSError:
@@ -134,17 +143,17 @@ class Inbox:
             os.close(fd)
         if digest is None or not size:
             return None
-        self._held[info] = digest
+        self._held[info] = _Held(size, digest, before)
         return size, digest.digest()
 
     def create(self, info: FileInfo | StreamInfo, start: int = 0) -> Incoming:
         """Begin a file, or go on from byte `start`, which is as far as `held` said. Raises `FileError`."""
-        digest: hashlib._Hash | None = hashlib.sha256()
-        if start:
-            digest = self._held.get(info) if isinstance(info, FileInfo) else None
-        if digest is None:
+        if not start:
+            return Incoming(self._fd, info, None, force=self._force)
+        held = self._held.get(info) if isinstance(info, FileInfo) else None
+        if held is None or held.size != start:
             raise FileError(f"{info.name!r} cannot go on from byte {start}")
-        return Incoming(self._fd, info, start, digest, force=self._force)
+        return Incoming(self._fd, info, held, force=self._force)
 
     def already_stored(self, info: FileInfo | StreamInfo, sha256: bytes) -> FileDone | None:
         """What became of a file that an earlier connection of this process brought in full. Raises `FileError`."""
@@ -191,15 +200,13 @@ class Incoming:
     All raise `FileError`.
     """
 
-    def __init__(
-        self, directory_fd: int, info: FileInfo | StreamInfo, start: int, digest: hashlib._Hash, *, force: bool
-    ) -> None:
+    def __init__(self, directory_fd: int, info: FileInfo | StreamInfo, held: _Held | None, *, force: bool) -> None:
         self.info = info
         self._expected = info.size if isinstance(info, FileInfo) else None
         self._directory_fd = directory_fd
         self._force = force
-        self._hash = digest
-        self._size = start
+        self._hash = hashlib.sha256() if held is None else held.digest.copy()
+        self._size = 0 if held is None else held.size
         self._done: FileDone | None = None
         self._identity: tuple[int, int, int, int] | None = None
         self._temporary = partial_name(info.name, self._expected)
@@ -208,10 +215,11 @@ class Incoming:
         except OSError as error:
             raise self._failed(error) from None
         try:
-            if os.fstat(self._fd).st_size < start:
-                raise FileError(f"{info.name!r} became shorter while it was received")
-            os.truncate(self._fd, start)
-            os.lseek(self._fd, start, os.SEEK_SET)
+            # Between the look at it and now it was not locked: another process may have received into it.
+            if held is not None and identity(self._fd) != held.identity:
+                raise FileError(f"what was held of {info.name!r} has changed")
+            os.truncate(self._fd, self._size)
+            os.lseek(self._fd, self._size, os.SEEK_SET)
         except BaseException:
             os.close(self._fd)
             raise

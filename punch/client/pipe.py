@@ -6,6 +6,7 @@ import asyncio
 from functools import partial
 
 from punch.client.blocking import in_daemon_thread, read_some, write_all
+from punch.client.channel import Channel
 from punch.client.keys import KeyExchange
 from punch.client.streams import ByteStream, Streams
 from punch.client.tunnel import Options, open_tunnel
@@ -13,7 +14,6 @@ from punch.errors import ChannelError, ConnectionLostError, PunchFailedError, St
 from punch.frames import Role
 
 BLOCK = 65_000
-FAREWELL_S = 5.0
 
 
 async def pipe(options: Options, exchange: KeyExchange, role: Role, source: int, sink: int) -> None:
@@ -22,34 +22,43 @@ async def pipe(options: Options, exchange: KeyExchange, role: Role, source: int,
     Raises `PunchFailedError`, and `BrokenPipeError` if whoever reads `sink` has gone.
     """
     async with open_tunnel(options, exchange, role) as channel:
-        streams = Streams(channel, opens=role == "sender")
-        running = asyncio.create_task(streams.run())
-        try:
-            stream = await (streams.open() if role == "sender" else streams.accept())
-            await _both_ways(stream, running, source, sink)
-            async with asyncio.timeout(FAREWELL_S):
-                await streams.finish()
-                await running
-        except TimeoutError:
-            pass  # everything has been said, and heard
-        except StreamResetError:
-            raise PunchFailedError("client_error", "the other side cannot take any more") from None
-        except ConnectionLostError as error:
-            raise TunnelBrokenError(str(error)) from None
-        except ChannelError as error:
-            raise PunchFailedError("client_error", str(error)) from None
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+        await pipe_over(channel, role, source, sink)
+
+
+async def pipe_over(channel: Channel, role: Role, source: int, sink: int) -> None:
+    """The same over a channel that is there. Returns when each end knows that the other has all."""
+    streams = Streams(channel, opens=role == "sender")
+    running = asyncio.create_task(streams.run())
+    try:
+        stream = await (streams.open() if role == "sender" else streams.accept())
+        await _both_ways(stream, running, source, sink)
+        # The other end says so as well when it has passed on everything. Without a time limit: what is under way on a
+        # slow path would be lost if this end closed first. A path that is dead ends the channel.
+        await streams.finish()
+        await running
+    except StreamResetError:
+        raise PunchFailedError("client_error", "the other side cannot take any more") from None
+    except ConnectionLostError as error:
+        raise TunnelBrokenError(str(error)) from None
+    except ChannelError as error:
+        raise PunchFailedError("client_error", str(error)) from None
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def _both_ways(stream: ByteStream, running: asyncio.Task[None], source: int, sink: int) -> None:
     """Copy until both directions have ended, or one has failed."""
     copying = {asyncio.create_task(_send_all(stream, source)), asyncio.create_task(_receive_all(stream, sink))}
+    watching = asyncio.create_task(stream.given_up())  # also while nothing comes, neither from `source` nor the peer
+    pending = set(copying)
     try:
-        for each in asyncio.as_completed(copying):
-            await each
-    except BrokenPipeError:
+        while pending:
+            done, _ = await asyncio.wait({*pending, watching}, return_when=asyncio.FIRST_COMPLETED)
+            for each in (*(done & copying), *(done - copying)):
+                each.result()
+            pending -= done
+    except (BrokenPipeError, PunchFailedError):
         await stream.reset()
         raise
     except ConnectionLostError:
@@ -57,17 +66,25 @@ async def _both_ways(stream: ByteStream, running: asyncio.Task[None], source: in
             raise error from None
         raise
     finally:
-        for task in copying:
+        for task in (*copying, watching):
             task.cancel()
-        await asyncio.gather(*copying, return_exceptions=True)
+        await asyncio.gather(*copying, watching, return_exceptions=True)
 
 
 async def _send_all(stream: ByteStream, source: int) -> None:
-    while data := await in_daemon_thread(partial(read_some, source, BLOCK)):
-        await stream.send(data)
+    try:
+        while data := await in_daemon_thread(partial(read_some, source, BLOCK)):
+            await stream.send(data)
+    except OSError as error:
+        raise PunchFailedError("client_error", f"standard input cannot be read: {error.strerror}") from None
     await stream.end()
 
 
 async def _receive_all(stream: ByteStream, sink: int) -> None:
-    while data := await stream.receive():
-        await in_daemon_thread(partial(write_all, sink, data))
+    try:
+        while data := await stream.receive():
+            await in_daemon_thread(partial(write_all, sink, data))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise PunchFailedError("client_error", f"standard output cannot be written to: {error.strerror}") from None

@@ -23,6 +23,7 @@ from punch.websocket import abort, open_websocket, resolve, until_deaf
 
 PING_S = 10.0  # a dead relay is noticed within two of these
 TIMEOUT_S = 35.0  # the edge waits 30 s for the peer
+LAST_S = 3.0  # how long an end waits for what is still on its way to the edge
 
 
 @contextlib.asynccontextmanager
@@ -39,9 +40,14 @@ async def relayed(url: EdgeUrl, token: str) -> AsyncIterator[Connection]:
         yield Connection(ours, local, remote, "connect")
     finally:
         ours.close()
-        # What was written last still has to go out; the end of the pair ends the carrying.
-        await asyncio.gather(carrying[0], return_exceptions=True)
-        await websocket.close()
+        # What was written last still has to go out; the end of the pair ends the carrying. A peer that has stopped
+        # reading must not keep us from ending.
+        try:
+            async with asyncio.timeout(LAST_S):
+                await asyncio.gather(carrying[0], return_exceptions=True)
+                await websocket.close()
+        except TimeoutError:
+            abort(websocket)
         for task in (carrying[1], watching):
             task.cancel()
         await asyncio.gather(*carrying, watching, return_exceptions=True)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import socket
-import ssl
 import time
 from http import HTTPStatus
 from typing import Self
@@ -30,7 +28,7 @@ from punch.frames import (
     signal_frame,
 )
 from punch.sighting import HEADER
-from punch.websocket import close_by_reset, open_websocket, resolve
+from punch.websocket import close_by_reset, open_websocket, resolve, why
 
 CONNECT_TIMEOUT_S = 5.0
 WELCOME_TIMEOUT_S = 10.0
@@ -158,7 +156,7 @@ async def dial(
         if isinstance(error, TimeoutError):
             raise EdgeUnreachableError(str(url), f"no answer within {timeout_s:g} s") from None
         if isinstance(error, OSError):
-            raise EdgeUnreachableError(str(url), _told(error)) from None
+            raise EdgeUnreachableError(str(url), why(error)) from None
         if isinstance(error, InvalidStatus) and (told := _refusal(error)) is not None:
             raise EdgeUnreachableError(str(url), f"it refuses: {told}") from None
         if isinstance(error, WebSocketException | EOFError):
@@ -174,19 +172,6 @@ def _refusal(error: InvalidStatus) -> str | None:
         return None
     text = bytes(response.body or b"").decode(errors="replace").strip()
     return printable(text) if text and len(text) <= 200 and "\n" not in text else None
-
-
-def _told(error: OSError) -> str:
-    """What the kernel says; asyncio puts words of its own into `strerror`. (Errors of name resolution are negative.)"""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate cannot be trusted ({error.verify_message})"
-    if isinstance(error, ssl.SSLError):
-        return f"no TLS with it ({error.reason})"
-    return (
-        os.strerror(error.errno)
-        if error.errno and error.errno > 0
-        else error.strerror or str(error) or "closed by the other end"
-    )
 
 
 def _failure(error: Exception, late: str) -> PunchFailedError:

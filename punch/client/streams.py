@@ -13,7 +13,6 @@ the protocol. Because nobody is pushed more than it has room for, the channel it
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 
 from punch.client.channel import MAX_PAYLOAD, Channel, Kind
 from punch.errors import ChannelError, ConnectionLostError, StreamResetError, TamperedError
@@ -35,11 +34,12 @@ class ByteStream:
         self._credit = WINDOW
         self._room = WINDOW
         self._consumed = 0
-        self._pieces: deque[bytes] = deque()
+        self._unread = bytearray()
         self._news = asyncio.Event()
         self._may_send = asyncio.Event()
         self._peer_ended = self._we_ended = False
         self._error: ChannelError | None = None
+        self._given_up = asyncio.Event()
 
     async def send(self, data: bytes) -> None:
         """All of `data`, as fast as the other end takes it."""
@@ -56,13 +56,14 @@ class ByteStream:
 
     async def receive(self) -> bytes:
         """The next bytes, or none at the end of the other end's."""
-        while not self._pieces:
+        while not self._unread:
             self._check()
             if self._peer_ended:
                 return b""
             self._news.clear()
             await self._news.wait()
-        data = self._pieces.popleft()
+        data = bytes(self._unread[:_MAX_PIECE])
+        del self._unread[:_MAX_PIECE]
         self._consumed += len(data)
         if self._consumed >= WINDOW // 2 and not self._peer_ended:
             self._room += self._consumed
@@ -84,6 +85,14 @@ class ByteStream:
             self.fail(StreamResetError("reset by this end"))
             await self._streams.say(Kind.RESET, self.number)
 
+    async def given_up(self) -> None:
+        """Wait until both directions are given up by either end, or the channel ends, and raise why.
+
+        Never returns where both directions end as they should.
+        """
+        await self._given_up.wait()
+        self._check()
+
     @property
     def over(self) -> bool:
         """Whether nothing will be sent any more in either direction."""
@@ -93,7 +102,8 @@ class ByteStream:
         """From now on everything raises `error`."""
         if self._error is None:
             self._error = error
-            self._pieces.clear()
+            self._given_up.set()
+            self._unread.clear()
             self._wake()
             self._streams.forget_if_over(self)
 
@@ -104,7 +114,7 @@ class ByteStream:
                 self._room -= len(payload)
                 if self._room < 0 or self._peer_ended:
                     raise TamperedError("more bytes of a stream than it may have")
-                self._pieces.append(payload)
+                self._unread += payload  # many small ones would take many times their bytes
             case Kind.CREDIT:
                 self._credit += int.from_bytes(payload, "big")
                 if len(payload) != 4 or self._credit > WINDOW:
@@ -133,7 +143,8 @@ class Streams:
         self._opens = opens
         self._next = 0
         self._live: dict[int, ByteStream] = {}
-        self._opened: asyncio.Queue[ByteStream | None] = asyncio.Queue()
+        self._opened: dict[int, ByteStream] = {}  # live ones that nobody has accepted yet
+        self._news = asyncio.Event()
         self._saying = asyncio.Lock()
         self._ended: ChannelError | None = None
         self._over = asyncio.Event()
@@ -150,8 +161,8 @@ class Streams:
             raise
         finally:
             self._ended = error
-            self._opened.put_nowait(None)
             self._over.set()
+            self._news.set()
             for stream in list(self._live.values()):
                 stream.fail(error)
             for task in self._refusals:
@@ -169,12 +180,13 @@ class Streams:
         return stream
 
     async def accept(self) -> ByteStream:
-        """The next stream that the other end opens. Raises `ChannelError` if the channel has ended."""
-        stream = await self._opened.get()
-        if stream is None:
-            self._opened.put_nowait(None)
-            raise self._ended or ConnectionLostError("the channel has ended")
-        return stream
+        """The next stream that the other end opens, and has not reset. Raises `ChannelError` if the channel ends."""
+        while not self._opened:
+            if self._ended is not None:
+                raise self._ended
+            self._news.clear()
+            await self._news.wait()
+        return self._opened.pop(next(iter(self._opened)))
 
     async def ended(self) -> None:
         """Wait for the end of `run`, and raise the `ChannelError` that everything raises from then on."""
@@ -195,6 +207,7 @@ class Streams:
         """Make room for another stream."""
         if stream.over:
             self._live.pop(stream.number, None)
+            self._opened.pop(stream.number, None)
 
     def _take(self, kind: Kind, payload: bytes) -> None:
         if kind not in (Kind.OPEN, Kind.PUSH, Kind.CREDIT, Kind.END, Kind.RESET) or len(payload) < _ID_BYTES:
@@ -218,8 +231,8 @@ class Streams:
             if len(self._refusals) > MAX_STREAMS:
                 raise TamperedError("too many streams that are too many")
             return
-        stream = self._live[number] = ByteStream(self, number)
-        self._opened.put_nowait(stream)
+        self._live[number] = self._opened[number] = ByteStream(self, number)
+        self._news.set()
 
     async def _refuse(self, number: int) -> None:
         try:

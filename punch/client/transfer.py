@@ -21,7 +21,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import BinaryIO, NamedTuple
 
-from punch.client.allowance import Allowance
+from punch.client.allowance import Allowance, read_count, write_count
 from punch.client.channel import MAX_PAYLOAD, Channel, Kind
 from punch.client.conversation import INTERRUPTED_S, AbortedError, abort, failure, farewell, hear, hear_only
 from punch.client.inbox import Inbox, Incoming
@@ -227,7 +227,7 @@ async def _send_contents(
     for index, info, file in outgoing.contents():
         start, digest = await _common_start(info, file, held.get(index))
         if start:
-            await channel.send(Kind.RESUME, start.to_bytes(8, "big"))
+            await channel.send(Kind.RESUME, write_count(start))
             bar.resume(info.name, start, info.size)
         left = info.size - start
         while left:
@@ -266,7 +266,7 @@ async def _receive_file(
     kind, payload = await hear(channel)
     start = 0
     if kind is Kind.RESUME and isinstance(info, FileInfo):
-        start = int.from_bytes(payload, "big")
+        start = read_count(payload)
         bar.resume(info.name, start, info.size)
         kind, payload = await hear(channel)
     if kind is Kind.DIGEST and (done := inbox.already_stored(info, payload)) is not None:

@@ -22,7 +22,7 @@ from punch.client.signals import Signals
 from punch.client.sockets import mend_round_trip
 from punch.client.staying import StayingRendezvous
 from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import ChannelError, PunchFailedError, WrongPeerError
+from punch.errors import ChannelError, ConnectionLostError, PunchFailedError, TunnelBrokenError, WrongPeerError
 from punch.events import Reporter
 from punch.fields import Json
 from punch.frames import Contact, Peer, Register, Role, Welcome
@@ -183,6 +183,8 @@ async def _punch(options: Options, meeting: Meeting, agreement: Agreement) -> tu
             await asyncio.wait(ends, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
     except PunchFailedError as error:
         given_up = error
+    except OSError as error:  # no socket is to be had
+        given_up = PunchFailedError("client_error", f"cannot punch: {error}")
     finally:
         for task in (dialling, dialling6):
             task.cancel()
@@ -245,7 +247,10 @@ async def _through_relay(
 
 
 async def _echo_nonces(channel: Channel) -> float:
-    """Send a fresh nonce through the tunnel and echo the peer's; the seconds until ours was back."""
+    """Send a fresh nonce through the tunnel and echo the peer's; the seconds until ours was back.
+
+    Raises `PunchFailedError`.
+    """
     nonce = os.urandom(NONCE_BYTES)
     start = time.monotonic()
     try:
@@ -255,8 +260,11 @@ async def _echo_nonces(channel: Channel) -> float:
             echo = await channel.expect(Kind.ECHO)
     except TimeoutError:
         raise PunchFailedError("client_error", f"the tunnel echoed nothing within {ECHO_TIMEOUT_S:g} s") from None
+    except ConnectionLostError as error:
+        # It may even have died while it was agreed on, so that each end counts on another one.
+        raise TunnelBrokenError(f"the tunnel broke at once: {error}") from None
     except ChannelError as error:
-        raise PunchFailedError("client_error", f"the tunnel broke at once: {error}") from None
+        raise PunchFailedError("client_error", f"the tunnel cannot be used: {error}") from None
     if echo != nonce:
         raise PunchFailedError("client_error", "the tunnel echoed something else than the nonce")
     return round(time.monotonic() - start, 6)

@@ -1,7 +1,9 @@
 """One connection of an edge, with bounds on what it can make the edge hold for it.
 
 The WebSocket layer answers pings by itself: a client that sends many and reads nothing would have the answers pile up.
-And it counts no bytes: a frame may come as thousands of empty fragments. Both are seen here, below the frames.
+And it counts no bytes: a frame may come as thousands of empty fragments. Both are seen here, below the frames. A read
+may bring tens of thousands of frames, which would hold everybody else up, and each of which takes many times its bytes:
+so it is taken in slices, as long as somebody reads them.
 """
 
 from __future__ import annotations
@@ -11,12 +13,20 @@ import time
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection
-from websockets.frames import CloseCode
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.protocol import Event
 
 from punch.frames import MAX_FRAME
 
+POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
 MAX_UNSENT = 65_536  # bytes that wait for a client to read them; the kernel holds as much again
 BYTE_RATE = 16_384.0  # bytes a second that a client may send, with ten seconds' worth at once
+ODD_FRAME_RATE = 5.0
+"""Frames a second, of a throttled connection, that are no whole message: pings, pongs and fragments. Our clients hardly
+send any, and no reader sees to the rate of these."""
+
+_MESSAGES = (Opcode.TEXT, Opcode.BINARY)
+_SLICE = MAX_FRAME
 _BURST_S = 10.0
 _FAREWELL_S = 1.0
 MAX_OUTBOX = 64  # frames that wait to be sent to a client
@@ -27,26 +37,91 @@ OPEN_TIMEOUT_S = 10.0  # for the request, and for TLS before it
 
 
 class EdgeConnection(ServerConnection):
-    """A WebSocket connection. `trusted` ones (to other endpoints) may send as much as they like."""
+    """A WebSocket connection. `trusted` ones (to other endpoints) may send as much as they like.
+
+    Those that are `throttled` may send as many bytes as are read; whoever reads them sees to the rate.
+    """
 
     trusted = False
+    throttled = False
     overrun: str | None = None
     """Why it was ended by us here, for the log."""
+    _ended = False
+    _untaken = b""
     _full_at = 0.0
+    _odd_full_at = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """There is a connection."""
+        super().connection_made(transport)
+        self.recv_messages.resume = self._go_on
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come, of at most one read."""
-        if not self.trusted and self.overrun is None:
+        if self.trusted:
+            super().data_received(data)
+        else:
+            self._take_slices(data)
+
+    def _take_slices(self, data: bytes) -> None:
+        for start in range(0, len(data), _SLICE):
+            if self.transport.is_closing():
+                return
+            if self.recv_messages.paused:
+                self._untaken = data[start:]
+                return
+            self._take(data[start : start + _SLICE])
+
+    def _go_on(self) -> None:
+        """There is room for messages again: first for those that have come already."""
+        untaken, self._untaken = self._untaken, b""
+        self._take_slices(untaken)
+        if not self.recv_messages.paused:
+            self.transport.resume_reading()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio's own type, which websockets narrows
+        """The client has nothing more to say: not yet a reason to say nothing to it, if that was a request."""
+        over_tls = self.transport.get_extra_info("ssl_object") is not None  # which has no half-close
+        if self.request is None or self.response is not None or over_tls:
+            super().eof_received()
+            return None
+        self._ended = True
+        return True
+
+    async def handshake(self, *how: Any, **named: Any) -> None:
+        """Answer the request."""
+        await super().handshake(*how, **named)
+        if self._ended:
+            super().eof_received()
+            self.transport.close()
+
+    def _take(self, data: bytes) -> None:
+        if not self.throttled:
             now = time.monotonic()
             self._full_at = max(self._full_at, now) + len(data) / BYTE_RATE
             if self._full_at - now > _BURST_S:
-                self.overrun = "sent too much"
-                self.protocol.fail(CloseCode.POLICY_VIOLATION, self.overrun)  # takes no further frame
-                self.transport.pause_reading()
-                self.loop.call_later(_FAREWELL_S, self.transport.abort)
+                self._fail("sent too much")
         super().data_received(data)
         if self.transport.get_write_buffer_size() > MAX_UNSENT:
             self.cut("does not read what it is sent")
+
+    def process_event(self, event: Event) -> None:
+        """A frame has come, or the request."""
+        if self.throttled and isinstance(event, Frame) and (event.opcode not in _MESSAGES or not event.fin):
+            now = time.monotonic()
+            self._odd_full_at = max(self._odd_full_at, now) + 1 / ODD_FRAME_RATE
+            if self._odd_full_at - now > _BURST_S:
+                self._fail("sent too many pings or fragments")
+        super().process_event(event)
+
+    def _fail(self, reason: str) -> None:
+        """Say why, take no further frame, and end the connection soon."""
+        if self.overrun is None:
+            self.overrun = reason
+            self.protocol.fail(CloseCode.POLICY_VIOLATION, reason)
+            self.send_data()
+            self.transport.pause_reading()
+            self.loop.call_later(_FAREWELL_S, self.transport.abort)
 
     def cut(self, reason: str) -> None:
         """End the connection at once, and drop what is not yet sent."""

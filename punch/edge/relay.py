@@ -10,7 +10,7 @@ nor change it.
     edge -> client   joined  {}           the peer is there; binary messages from now on
 
 Nothing is stored: a message is taken from one side when the other has room for it, at most `rate` bytes per second
-and direction.
+and direction (a short message counts as `_LEAST_BYTES`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from punch.endpoint import EdgeUrl
-from punch.errors import FrameError, RefusedError
+from punch.edge.connection import POLICY_VIOLATION
+from punch.endpoint import EdgeUrl, Endpoint
+from punch.errors import RefusedError
 from punch.events import Reporter
 from punch.relay import joined_frame, parse_relay
 
@@ -30,6 +31,7 @@ MAX_WAITING = 1000  # clients whose peer has not come
 MAX_PAIRS = 200
 WAIT_S = 30.0
 DEFAULT_RATE = 1_000_000.0
+_LEAST_BYTES = 1024  # what a message counts at least: each has its price, also one with nothing in it
 _BURST_S = 0.1  # how many seconds' worth may pass at once
 
 
@@ -114,16 +116,23 @@ class Relay:
             await asyncio.gather(one.close(), other.close())
             self._report("relayed", bytes=sum(passed))
 
+    async def _reject(self, connection: ServerConnection, reason: str) -> None:
+        """End one side of a pair, for what it sent."""
+        if connection.remote_address is not None:
+            self._report("rejected", public=str(Endpoint.of(connection.remote_address)), reason=reason, kind="frame")
+        await connection.close(POLICY_VIOLATION, reason)
+
     async def _pass(self, source: ServerConnection, sink: ServerConnection, passed: list[int], index: int) -> None:
         """Everything from `source` to `sink`, until `source` ends; then `sink` is ended too."""
         loop = asyncio.get_running_loop()
         free_at = loop.time()
         async for message in source:
             if not isinstance(message, bytes):
-                raise FrameError("expected a binary message on a relay")
+                await self._reject(source, "expected a binary message on a relay")
+                break
             await sink.send(message)
             passed[index] += len(message)
-            free_at = max(free_at, loop.time() - _BURST_S) + len(message) / self._rate
+            free_at = max(free_at, loop.time() - _BURST_S) + max(len(message), _LEAST_BYTES) / self._rate
             if free_at > loop.time():
                 await asyncio.sleep(free_at - loop.time())
         await sink.close()

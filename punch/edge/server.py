@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from punch.edge.bus.interface import Bus
 from punch.edge.bus.mesh import PATH as MESH_PATH
 from punch.edge.bus.mesh import Mesh
-from punch.edge.connection import SETTINGS, EdgeConnection, Outbox
+from punch.edge.connection import POLICY_VIOLATION, SETTINGS, EdgeConnection, Outbox
 from punch.edge.contacts import harmless
 from punch.edge.http import CLIENT_PATH, Access, Front
 from punch.edge.limits import Gate, LimitError, Limits
@@ -52,7 +52,6 @@ REGISTER_TIMEOUT_S = 10.0
 DEFAULT_LIFETIME_S = 600.0
 OVERLOAD_INTERVAL_S = 10.0
 _CANCEL_AGAIN_S = 1.0
-POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
 
 
 @dataclass(frozen=True)
@@ -247,8 +246,10 @@ class Edge:
             elif path == SIGHTING_PATH:
                 await self._sightings.serve(connection, public)
             elif self._relay is not None and path == RELAY_PATH:
-                connection.trusted = True  # the relay has a rate of its own
+                connection.throttled = True  # the relay has a rate of its own
                 await self._relay.serve(connection)
+                if connection.overrun is not None:
+                    self._report("rejected", public=str(public), reason=connection.overrun, kind="overrun")
             else:
                 await self._serve_client(connection, public)
         except (FrameError, RefusedError, TimeoutError) as error:

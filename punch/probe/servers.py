@@ -33,7 +33,7 @@ from punch.probe.frames import (
     parse_vantage,
 )
 from punch.probe.udpsocket import UdpSocket
-from punch.websocket import open_websocket, resolve
+from punch.websocket import open_websocket, resolve, why
 
 CONNECT_TIMEOUT_S = 5.0
 _STUN_URI = re.compile(r"stun:(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::(?P<port>[0-9]{1,5}))?")
@@ -90,7 +90,9 @@ class Knocker:
                 raise EdgeUnreachableError(str(url), "it runs without --stun") from None
             if isinstance(error, TimeoutError):
                 raise EdgeUnreachableError(str(url), f"no answer within {CONNECT_TIMEOUT_S:g} s") from None
-            if isinstance(error, OSError | WebSocketException | EOFError | FrameError):
+            if isinstance(error, OSError):
+                raise EdgeUnreachableError(str(url), why(error)) from None
+            if isinstance(error, WebSocketException | EOFError | FrameError):
                 raise EdgeUnreachableError(str(url), str(error)) from None
             raise
 
@@ -194,7 +196,7 @@ async def _ask(uri: StunUri) -> list[Endpoint]:
     try:
         primary = await resolve(EdgeUrl(uri.host, uri.port), socket.AF_INET)
     except OSError as error:
-        raise EdgeUnreachableError(str(uri), str(error)) from None
+        raise EdgeUnreachableError(str(uri), why(error)) from None
     async with UdpSocket.open(primary) as asking:
         reply = await asking.bind(primary, CONNECT_TIMEOUT_S)
     if reply is None:

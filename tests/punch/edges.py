@@ -55,7 +55,7 @@ async def running(
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(2 * PATIENCE_S):  # a wait that ends before it says more
             await test()
 
     asyncio.run(bounded())

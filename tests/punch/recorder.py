@@ -35,10 +35,13 @@ class Recorder:
         return [event for event in self.events if matches(event, name, fields)]
 
     async def wait_for(self, name: str, /, count: int = 1, **fields: object) -> Event:
-        async with asyncio.timeout(PATIENCE_S):
-            while len(found := self.all(name, **fields)) < count:
-                self._news.clear()
-                await self._news.wait()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while len(found := self.all(name, **fields)) < count:
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            raise AssertionError(f"no event {name} {fields} within {PATIENCE_S} s: {self.events}") from None
         return found[count - 1]
 
 

@@ -303,3 +303,29 @@ def test_what_crosses_the_wire_shows_neither_content_nor_key() -> None:
             assert KEY not in seen
 
     run(test)
+
+
+@pytest.mark.parametrize("direction", ["sending", "receiving"])
+def test_a_socket_that_never_has_to_be_waited_for_can_be_interrupted(direction: str) -> None:
+    frames = 100
+
+    async def test() -> None:
+        async def send() -> None:
+            for _ in range(frames):
+                await sender.send(Kind.DATA, b"x")
+
+        async def receive() -> None:
+            for _ in range(frames):
+                await receiver.expect(Kind.DATA)
+
+        async with channels() as (sender, receiver):
+            if direction == "receiving":
+                await send()
+            busy = asyncio.create_task(send() if direction == "sending" else receive())
+            await asyncio.sleep(0)
+            assert not busy.done()
+            busy.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await busy
+
+    run(test)

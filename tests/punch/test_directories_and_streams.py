@@ -22,8 +22,8 @@ from punch.client.offer import FileInfo, write_offer
 from punch.client.tunnel import Options, open_tunnel
 from punch.endpoint import EdgeUrl
 from punch.strategy.catalog import STRATEGIES
+from tests.punch.processes import CODE, receive, running_edge, send
 from tests.punch.recorder import PATIENCE_S, Command, Recorder
-from tests.punch.test_commands import CODE, receive, running_edge, send
 from tests.punch.test_trees import names_in, tree
 
 
@@ -31,13 +31,6 @@ from tests.punch.test_trees import names_in, tree
 def edge() -> Iterator[str]:
     with running_edge() as (_, url):
         yield url
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    directory = tmp_path / "out"
-    directory.mkdir()
-    return directory
 
 
 def contents(directory: Path) -> dict[str, bytes]:

@@ -27,6 +27,7 @@ from scenarios.hostile.clients import (
 )
 from scenarios.hostile.frames import volleys
 from tests.punch.hostile import attackers
+from tests.punch.processes import CODE
 from tests.punch.recorder import PATIENCE_S, Command
 
 FRAMES = 10_000
@@ -36,7 +37,6 @@ BASE_KIB = 64 * 1024
 """What an edge needs with nobody there, in any case."""
 PER_CONNECTION_KIB = 40
 """What it may need for each connection."""
-CODE = "k7x2mq-amber-falcon-tulip"
 
 
 @pytest.fixture
@@ -141,12 +141,9 @@ def test_slow_readers_are_cut_off(edge: Command, tmp_path: Path) -> None:
     assert memory_kib(edge.process.pid) - before < 50 * PER_CONNECTION_KIB + 8 * 1024
 
 
-def test_who_guesses_session_ids_learns_nothing(edge: Command, tmp_path: Path) -> None:
+def test_who_guesses_session_ids_learns_nothing(edge: Command, file: Path, out: Path) -> None:
     """A wrong guess is welcomed like any client, and hears no more."""
     at = address(edge)
-    file, out = tmp_path / "report.pdf", tmp_path / "out"
-    file.write_bytes(os.urandom(100_000))
-    out.mkdir()
     with Command("send", file, "--edge", f"ws://{at}", "--bind", "127.0.0.2:0", "--code", CODE) as sender:
         sender.wait_for("code")
         assert attackers(at).guess_sessions(2000) == {WELCOMED}

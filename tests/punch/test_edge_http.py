@@ -17,9 +17,9 @@ from punch.edge.http import Access, parse_networks
 from punch.edge.server import Settings
 from punch.endpoint import Endpoint
 from tests.punch.edges import Running, closing_reason, registered, registration, run, running, said
+from tests.punch.processes import CODE
 from tests.punch.recorder import Command
 
-CODE = "k7x2mq-amber-falcon-tulip"
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -220,11 +220,10 @@ def test_the_log_has_nothing_in_it_that_a_client_wrote_wrong(field: str) -> None
     run(test)
 
 
-def test_the_log_of_a_whole_session_holds_no_secret(tmp_path: Path) -> None:
+def test_the_log_of_a_whole_session_holds_no_secret(tmp_path: Path, out: Path) -> None:
     """The words of the code, the key-exchange messages, the private addresses and the file's name stay out of it."""
-    file, out = tmp_path / "very-private.pdf", tmp_path / "out"
+    file = tmp_path / "very-private.pdf"
     file.write_bytes(b"content")
-    out.mkdir()
     with Command("edge", "--listen", "127.0.0.1:0") as near:
         url = f"ws://{near.wait_for('listening')['address']}"
         with Command("edge", "--listen", "127.0.0.1:0", "--join", url) as far:

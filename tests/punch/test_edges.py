@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +12,9 @@ from pathlib import Path
 import pytest
 
 from punch.client.edges import nearest_first
-from punch.client.sockets import choose_local
-from punch.endpoint import EdgeUrl, Endpoint
+from punch.endpoint import EdgeUrl
+from tests.punch.processes import CODE
 from tests.punch.recorder import Command
-
-CODE = "k7x2mq-amber-falcon-tulip"
 
 
 @contextlib.contextmanager
@@ -33,8 +30,12 @@ def silent() -> Iterator[EdgeUrl]:
         yield url
 
 
-def nobody() -> EdgeUrl:
-    return EdgeUrl(*choose_local(Endpoint("127.0.0.1", 0), Endpoint("127.0.0.1", 9)))
+@contextlib.contextmanager
+def nobody() -> Iterator[EdgeUrl]:
+    """An address that refuses, and that nobody else gets."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        yield EdgeUrl(*reserved.getsockname())
 
 
 def order(*urls: EdgeUrl) -> list[tuple[EdgeUrl, float]]:
@@ -42,8 +43,7 @@ def order(*urls: EdgeUrl) -> list[tuple[EdgeUrl, float]]:
 
 
 def test_edges_that_do_not_answer_come_last_and_are_not_waited_for() -> None:
-    dead = nobody()
-    with silent() as mute, listening() as there:
+    with nobody() as dead, silent() as mute, listening() as there:
         found, took = asyncio.run(_timed(dead, mute, there))
     assert [url for url, _ in found] == [there, dead, mute]
     assert found[0][1] < math.inf
@@ -59,14 +59,14 @@ async def _timed(*urls: EdgeUrl) -> tuple[list[tuple[EdgeUrl, float]], float]:
 
 
 def test_one_edge_is_not_measured() -> None:
-    dead = nobody()
-    assert order(dead) == [(dead, math.inf)]
-    assert order(dead, dead) == [(dead, math.inf)]
+    with nobody() as dead:
+        assert order(dead) == [(dead, math.inf)]
+        assert order(dead, dead) == [(dead, math.inf)]
 
 
 def test_if_none_answers_the_order_is_that_given() -> None:
-    dead = [nobody() for _ in range(3)]
-    assert [url for url, _ in order(*dead)] == list(dict.fromkeys(dead))
+    with nobody() as one, nobody() as other, nobody() as third:
+        assert [url for url, _ in order(one, other, third)] == [one, other, third]
 
 
 def test_a_name_that_does_not_resolve_is_far_away() -> None:
@@ -75,12 +75,9 @@ def test_a_name_that_does_not_resolve_is_far_away() -> None:
 
 
 @pytest.mark.parametrize("how", ["options", "variable"])
-def test_clients_take_an_edge_that_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    file, out = tmp_path / "report.pdf", tmp_path / "out"
-    file.write_bytes(os.urandom(1000))
-    out.mkdir()
-    with Command("edge", "--listen", "127.0.0.1:0") as edge:
-        urls = [str(nobody()), f"ws://{edge.wait_for('listening')['address']}"]
+def test_clients_take_an_edge_that_answers(file: Path, out: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    with nobody() as dead, Command("edge", "--listen", "127.0.0.1:0") as edge:
+        urls = [str(dead), f"ws://{edge.wait_for('listening')['address']}"]
         options = [word for url in urls for word in ("--edge", url)] if how == "options" else []
         monkeypatch.setenv("PUNCH_EDGE", ",".join(urls))
         with (

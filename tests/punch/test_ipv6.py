@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -41,20 +40,6 @@ def running_edge(*options: str) -> Iterator[tuple[Command, list[str]]]:
         yield edge, [f"ws://{address}" for address in (said["address"], *said.get("also", ()))]
         assert edge.finish(terminate=True) == 0
         assert edge.errors == []
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "report.pdf"
-    path.write_bytes(os.urandom(200_000))
-    return path
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    directory = tmp_path / "out"
-    directory.mkdir()
-    return directory
 
 
 @pytest.mark.parametrize("strategy", ["auto", "reuse", "sync", "lowttl", "birthday", "portmap"])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +17,8 @@ from websockets.sync.client import connect
 from punch.client.keys import PakeExchange
 from scenarios.hostile.edge import GUESS, TAMPERINGS, Json, Tamper, honestly, is_detected, malicious
 from scenarios.hostile.thief import assert_nothing_was_learnt, overhear
+from tests.punch.processes import CODE, url_of
 from tests.punch.recorder import PATIENCE_S, Command
-
-CODE = "k7x2mq-amber-falcon-tulip"
 
 
 @contextlib.contextmanager
@@ -30,20 +28,6 @@ def edge_that(tamper: Tamper, victims: tuple[str, ...] = ()) -> Iterator[str]:
     port = listener.getsockname()[1]
     with malicious(tamper, victims, listener):
         yield f"ws://127.0.0.1:{port}"
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "report.pdf"
-    path.write_bytes(os.urandom(50_000))
-    return path
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    directory = tmp_path / "out"
-    directory.mkdir()
-    return directory
 
 
 def meet(url: str, file: Path, out: Path) -> tuple[Command, Command]:
@@ -80,7 +64,7 @@ def test_an_edge_that_changes_the_exchanged_messages_is_detected(
 def test_who_knows_the_session_but_not_its_code_never_gets_a_byte_of_the_file(file: Path) -> None:
     """A receiver of the attacker's own dials the sender for as long as it lives, with a proof that it has made up."""
     with Command("edge", "--listen", "127.0.0.1:0") as edge:
-        url = f"ws://{edge.wait_for('listening')['address']}"
+        url = url_of(edge)
         with Command(
             *("send", file, "--edge", url, "--bind", "127.0.0.2:0", "--code", CODE, "--deadline", "2")
         ) as sender:

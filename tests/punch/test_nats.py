@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 import shutil
 import socket
 from collections.abc import AsyncIterator
@@ -22,8 +23,11 @@ pytestmark = pytest.mark.skipif(shutil.which("nats-server") is None, reason="nee
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as reserved:
-        return int(reserved.getsockname()[1])
+    """One that the kernel gives to nobody of itself."""
+    while True:
+        port = secrets.choice(range(20_000, 30_000))
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @contextlib.asynccontextmanager
@@ -32,8 +36,8 @@ async def server(port: int) -> AsyncIterator[str]:
         "nats-server", "-a", "127.0.0.1", "-p", str(port), stderr=asyncio.subprocess.PIPE
     )
     assert process.stderr is not None
-    while b"Server is ready" not in await process.stderr.readline():
-        pass
+    while b"Server is ready" not in (line := await process.stderr.readline()):
+        assert line, "nats-server has ended"
     drain = asyncio.create_task(process.stderr.read())
     try:
         yield f"nats://127.0.0.1:{port}"
@@ -115,6 +119,45 @@ def test_a_server_that_is_not_there_yet_is_waited_for() -> None:
             await near.log.wait_for("bus_trouble")
             async with server(port):
                 await near.log.wait_for("joined")
+
+    run(test)
+
+
+@contextlib.asynccontextmanager
+async def hesitating(url: str) -> AsyncIterator[str]:
+    """The server, at the end of a way on which whatever says what somebody listens to takes a while."""
+    host, port = url.removeprefix("nats://").split(":")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection(host, port)
+        answering = asyncio.create_task(copy(server_reader, writer))
+        while line := await reader.readline():
+            if line.startswith(b"SUB "):
+                await asyncio.sleep(0.1)
+            server_writer.write(line)
+        server_writer.close()
+        await answering
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as proxy:
+        yield "nats://{}:{}".format(*proxy.sockets[0].getsockname())
+
+
+def test_an_endpoint_that_has_joined_hears_everything_from_then_on() -> None:
+    async def test() -> None:
+        async with (
+            server(free_port()) as url,
+            hesitating(url) as slowly,
+            edge("e1", slowly) as near,
+            outsider(url) as client,
+        ):
+            await near.log.wait_for("joined")
+            await client.publish("punch.session.k7x2mq", b"not json")
+            await near.log.wait_for("rejected")
 
     run(test)
 

@@ -17,16 +17,10 @@ from pathlib import Path
 import pytest
 
 from punch.cli import main
+from tests.punch.processes import CODE
 from tests.punch.recorder import PATIENCE_S, Command
-from tests.punch.test_commands import CODE, running_edge
 
 ONE, OTHER = "127.0.0.2:0", "127.0.0.3:0"
-
-
-@pytest.fixture
-def edge() -> Iterator[str]:
-    with running_edge() as (_, url):
-        yield url
 
 
 @contextlib.contextmanager
@@ -170,12 +164,12 @@ def test_ends_and_resets_are_carried(edge: str) -> None:
 
 
 def test_a_target_that_does_not_listen_resets_the_connection_and_no_more(edge: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as reserved:
-        port = reserved.getsockname()[1]
-    with forwarding(edge, f"127.0.0.1:{port}") as (at, _, _):
-        for _ in range(2):
-            with socket.create_connection(at) as near, pytest.raises(ConnectionResetError):
-                near.recv(100)
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        with forwarding(edge, f"127.0.0.1:{reserved.getsockname()[1]}") as (at, _, _):
+            for _ in range(2):
+                with socket.create_connection(at) as near, pytest.raises(ConnectionResetError):
+                    near.recv(100)
 
 
 @pytest.mark.parametrize(

@@ -2,91 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import pytest
 
-from punch.edge.bus.interface import Callback, Unsubscribe
 from punch.edge.bus.local import LocalBus
-from punch.edge.session import MAX_SESSIONS, Directory, Registration
+from punch.edge.session import MAX_SESSIONS, Directory
 from punch.endpoint import Endpoint
 from punch.errors import RefusedError
-from punch.frames import Answer, Ask, Body, Contact, Gone, Here, Peer, Role, SessionId, Waiting
-
-SESSION = SessionId("k7x2mq")
-OLD_S = 100.0  # the age of what is kept
-
-
-class Wire:
-    """A bus between endpoints of one process: keeps all, delivers at once, to all but the publisher."""
-
-    def __init__(self) -> None:
-        self.log: list[tuple[WireBus, SessionId, Body]] = []
-        self.subscribers: list[tuple[WireBus, SessionId, Callback]] = []
-        self.owners: dict[Directory, WireBus] = {}
-
-    def bodies(self) -> list[Body]:
-        return [body for _, _, body in self.log]
-
-    def cut(self, directory: Directory) -> None:
-        """From now on, nothing reaches that endpoint, and nothing comes from it."""
-        self.subscribers = [entry for entry in self.subscribers if entry[0] is not self.owners[directory]]
-
-    def deliver(self, session: SessionId, body: Body, age_s: float) -> None:
-        for _, wanted, callback in list(self.subscribers):
-            if wanted == session:
-                callback(body, age_s)
-
-
-@dataclass(eq=False)
-class WireBus:
-    wire: Wire
-
-    def publish(self, session: SessionId, body: Body) -> None:
-        self.wire.log.append((self, session, body))
-        for owner, wanted, callback in list(self.wire.subscribers):
-            if owner is not self and wanted == session:
-                callback(body, 0.0)
-
-    def subscribe(self, session: SessionId, callback: Callback) -> Unsubscribe:
-        for _, kept, body in list(self.wire.log):
-            if kept == session:
-                callback(body, OLD_S)
-        entry = (self, session, callback)
-        self.wire.subscribers.append(entry)
-        return lambda: self.wire.subscribers.remove(entry)
-
-    async def run(self) -> None:
-        raise NotImplementedError
-
-
-@dataclass
-class Client:
-    role: Role
-    port: int
-    session: SessionId = SESSION
-    peers: list[Peer] = field(default_factory=list)
-    dismissals: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.contact = Contact(Endpoint("11.0.0.1", self.port), (), f"{self.port:064x}")
-        self.registration = Registration(
-            self.session, self.role, self.contact, self.peers.append, self.dismissals.append
-        )
-
-    def met(self) -> list[tuple[Contact, str]]:
-        return [(peer.contact, peer.via) for peer in self.peers]
-
-
-def ignore(_event: str, /, t: float | None = None, **_fields: object) -> None:
-    del t
-
-
-def endpoint(wire: Wire) -> Directory:
-    bus = WireBus(wire)
-    directory = Directory("e", bus, ignore)
-    wire.owners[directory] = bus
-    return directory
+from punch.frames import Answer, Ask, Contact, Gone, Here, Role, SessionId, Waiting
+from tests.punch.sessions import SESSION, Client, Wire, WireBus, endpoint, ignore
 
 
 @pytest.mark.parametrize("order", [("sender", "receiver"), ("receiver", "sender")])
@@ -253,111 +176,6 @@ def test_messages_that_come_twice_or_out_of_order_do_no_harm() -> None:
         other.publish(SESSION, Here("dd" * 8, sender.registration.id, "bb" * 8, receiver))
     assert sender.met() == [(receiver, "bus")]
     assert [type(body) for body in wire.bodies()].count(Answer) == 1
-
-
-def again(client: Client) -> Client:
-    """The same client, registering once more."""
-    fresh = Client(client.role, client.port)
-    fresh.registration.client = client.registration.client
-    return fresh
-
-
-@pytest.mark.parametrize("role", ["sender", "receiver"])
-def test_a_client_that_registers_again_takes_its_own_place(role: Role) -> None:
-    directory = Directory("e", LocalBus(), ignore)
-    dead = Client(role, 1)
-    directory.join(dead.registration)
-    alive, peer = again(dead), Client("receiver" if role == "sender" else "sender", 2)
-    directory.join(alive.registration)
-    assert dead.dismissals
-    directory.leave(dead.registration)  # which is noticed late
-    directory.join(peer.registration)
-    assert alive.met() == [(peer.contact, "local")]
-    assert not dead.peers
-
-
-def test_a_receiver_whose_endpoint_died_is_met_where_it_registers_again() -> None:
-    wire = Wire()
-    near, far, dying = endpoint(wire), endpoint(wire), endpoint(wire)
-    receiver, sender = Client("receiver", 1), Client("sender", 2)
-    dying.join(receiver.registration)
-    wire.cut(dying)
-    far.join(sender.registration)
-    assert not sender.peers  # the announcement is still there, its endpoint is not
-    alive = again(receiver)
-    near.join(alive.registration)
-    assert sender.met() == [(alive.contact, "bus")]
-    assert alive.met() == [(sender.contact, "bus")]
-
-
-def test_a_receiver_is_told_again_what_it_may_have_missed() -> None:
-    wire = Wire()
-    near, far, dying = endpoint(wire), endpoint(wire), endpoint(wire)
-    receiver, sender = Client("receiver", 1), Client("sender", 2)
-    far.join(sender.registration)
-    dying.join(receiver.registration)
-    wire.cut(dying)  # before the receiver has read about its peer
-    far.leave(sender.registration)
-    alive = again(receiver)
-    near.join(alive.registration)
-    assert alive.met() == [(sender.contact, "bus")]
-
-
-def test_a_sender_is_told_again_what_it_may_have_missed() -> None:
-    wire = Wire()
-    near, far, dying = endpoint(wire), endpoint(wire), endpoint(wire)
-    receiver, sender = Client("receiver", 1), Client("sender", 2)
-    far.join(receiver.registration)
-    dying.join(sender.registration)
-    wire.cut(dying)
-    alive = again(sender)
-    near.join(alive.registration)
-    assert alive.met() == [(receiver.contact, "bus")]
-    assert len(receiver.peers) == 1
-
-
-def test_a_dead_connection_gives_way_to_the_same_client_at_another_endpoint() -> None:
-    wire = Wire()
-    near, far, third = endpoint(wire), endpoint(wire), endpoint(wire)
-    dead = Client("receiver", 1)
-    near.join(dead.registration)
-    alive, sender = again(dead), Client("sender", 2)
-    far.join(alive.registration)
-    assert not alive.dismissals
-    third.join(sender.registration)
-    assert alive.met() == [(sender.contact, "bus")]
-    assert not dead.peers
-
-
-def test_an_earlier_round_of_the_session_neither_pairs_nor_dismisses() -> None:
-    wire = Wire()
-    near, far, dying = endpoint(wire), endpoint(wire), endpoint(wire)
-    old_sender, old_receiver, left_behind = Client("sender", 1), Client("receiver", 2), Client("receiver", 3)
-    near.join(old_sender.registration)
-    dying.join(old_receiver.registration)
-    near.leave(old_sender.registration)
-    dying.leave(old_receiver.registration)
-    dying.join(left_behind.registration)
-    wire.cut(dying)  # nobody calls it off
-    sender, receiver = Client("sender", 4), Client("receiver", 5)
-    near.join(sender.registration)
-    far.join(receiver.registration)
-    assert sender.met() == [(receiver.contact, "bus")]
-    assert receiver.met() == [(sender.contact, "bus")]
-    assert not sender.dismissals
-    assert not receiver.dismissals
-
-
-def test_an_answer_that_comes_late_from_an_earlier_round_dismisses_nobody() -> None:
-    wire = Wire()
-    directory = endpoint(wire)
-    sender = Client("sender", 1)
-    directory.join(sender.registration)
-    old = Client("sender", 2).contact
-    wire.deliver(SESSION, Answer("aa" * 8, "bb" * 8, old, old), OLD_S)
-    assert not sender.dismissals
-    wire.deliver(SESSION, Answer("cc" * 8, "dd" * 8, old, old), 0.0)
-    assert sender.dismissals == [f"session {SESSION} already has a sender"]
 
 
 def test_of_two_senders_at_two_endpoints_one_meets_and_the_other_is_told() -> None:

@@ -22,17 +22,12 @@ from punch.client.offer import StreamInfo
 from punch.client.outgoing import Outgoing
 from punch.client.outlet import WINDOW, Outlet, receive_to
 from punch.client.piped import Piped
-from punch.client.progress import Progress
-from punch.client.transfer import receive_files, send_files
+from punch.client.transfer import Received, receive_files, send_files
 from punch.errors import PunchFailedError, TunnelBrokenError
-from tests.punch.recorder import Recorder
+from tests.punch.transfers import bar, offer, receiving
 from tests.punch.wires import channels, run
 
 ONCE = "; what comes from standard input cannot be sent again$"
-
-
-def bar(total: int | None) -> Progress:
-    return Progress(total, Recorder(), bar=False)
 
 
 def stream_offer(*, last: bool = True) -> bytes:
@@ -48,23 +43,21 @@ def pipe() -> Iterator[tuple[FileIO, FileIO]]:
 
 
 @contextlib.asynccontextmanager
-async def stream_under_way(receiver_inbox: Inbox) -> AsyncIterator[tuple[Channel, asyncio.Task[object]]]:
+async def stream_under_way(inbox: Inbox) -> AsyncIterator[tuple[Channel, asyncio.Task[Received]]]:
     """A stream of which four bytes have been sent, and its receiver."""
-    async with channels() as (sender, receiver):
-        receiving: asyncio.Task[object] = asyncio.create_task(receive_files(receiver, receiver_inbox, bar))
-        await sender.send(Kind.OFFER, stream_offer())
+    async with receiving(inbox, stream_offer()) as (sender, received):
         assert await sender.expect(Kind.ACCEPT) == b""
         await sender.send(Kind.DATA, b"1234")
-        yield sender, receiving
+        yield sender, received
 
 
 def test_a_stream_that_breaks_off_leaves_nothing_and_does_not_wait(tmp_path: Path) -> None:
     async def test() -> None:
         with Inbox(tmp_path, force=False) as inbox:
-            async with stream_under_way(inbox) as (sender, receiving):
+            async with stream_under_way(inbox) as (sender, received):
                 sender.close()
                 with pytest.raises(PunchFailedError, match=ONCE) as caught:
-                    await receiving
+                    await received
                 assert not isinstance(caught.value, TunnelBrokenError)
 
     run(test)
@@ -75,10 +68,10 @@ def test_a_stream_that_breaks_off_leaves_nothing_and_does_not_wait(tmp_path: Pat
 def test_a_stream_is_data_and_a_digest_and_nothing_else(tmp_path: Path, kind: Kind) -> None:
     async def test() -> None:
         with Inbox(tmp_path, force=False) as inbox:
-            async with stream_under_way(inbox) as (sender, receiving):
+            async with stream_under_way(inbox) as (sender, received):
                 await sender.send(kind, bytes(8))
                 with pytest.raises(PunchFailedError, match=f"got {kind.name}"):
-                    await receiving
+                    await received
 
     run(test)
     assert list(tmp_path.iterdir()) == []
@@ -87,12 +80,12 @@ def test_a_stream_is_data_and_a_digest_and_nothing_else(tmp_path: Path, kind: Ki
 def test_a_damaged_stream_is_not_kept(tmp_path: Path) -> None:
     async def test() -> None:
         with Inbox(tmp_path, force=False) as inbox:
-            async with stream_under_way(inbox) as (sender, receiving):
+            async with stream_under_way(inbox) as (sender, received):
                 await sender.send(Kind.DIGEST, hashlib.sha256(b"4321").digest())
                 assert b"arrived damaged" in await sender.expect(Kind.ABORT)
                 sender.close()
                 with pytest.raises(PunchFailedError, match="arrived damaged"):
-                    await receiving
+                    await received
 
     run(test)
     assert list(tmp_path.iterdir()) == []
@@ -101,11 +94,9 @@ def test_a_damaged_stream_is_not_kept(tmp_path: Path) -> None:
 def test_a_stream_is_offered_alone(tmp_path: Path) -> None:
     async def test() -> None:
         with Inbox(tmp_path, force=False) as inbox:
-            async with channels() as (sender, receiver):
-                await sender.send(Kind.OFFER, stream_offer(last=False))
-                await sender.send(Kind.OFFER, json.dumps({"name": "a", "size": 1, "last": True}).encode())
+            async with receiving(inbox, stream_offer(last=False), offer("a", 1)) as (_, received):
                 with pytest.raises(PunchFailedError, match="a stream is offered, and not alone"):
-                    await receive_files(receiver, inbox, bar)
+                    await received
 
     run(test)
 
@@ -153,12 +144,12 @@ def test_a_full_device_at_standard_output_is_told(tmp_path: Path) -> None:
             Outlet(full.fileno()) as outlet,
         ):
             async with channels() as (sender, receiver):
-                receiving = asyncio.create_task(receive_to(receiver, outlet, bar))
+                received = asyncio.create_task(receive_to(receiver, outlet, bar))
                 with pytest.raises(PunchFailedError, match="the receiver stopped: standard output cannot be written"):
                     await send_files(sender, outgoing, bar)
                 sender.close()
                 with pytest.raises(PunchFailedError, match="cannot be written to: No space left on device"):
-                    await receiving
+                    await received
 
     run(test)
 
@@ -195,11 +186,11 @@ def test_a_sender_that_sends_more_than_there_is_room_for_is_refused() -> None:
     async def test() -> None:
         with pipe() as (_, far), Outlet(far.fileno()) as outlet:
             async with channels() as (sender, receiver):
-                receiving = asyncio.create_task(receive_to(receiver, outlet, bar))
+                received = asyncio.create_task(receive_to(receiver, outlet, bar))
                 await sender.send(Kind.OFFER, stream_offer())
                 assert await sender.expect(Kind.ACCEPT) == write_count(WINDOW)
                 with pytest.raises(PunchFailedError, match="more than there is room for"):
-                    await asyncio.gather(receiving, _flood(sender))
+                    await asyncio.gather(received, _flood(sender))
 
     run(test)
 
@@ -212,18 +203,17 @@ async def _flood(sender: Channel) -> None:
 def test_standard_output_goes_on_exactly_after_what_was_written(tmp_path: Path) -> None:
     content = os.urandom(50_000)
     (tmp_path / "a").write_bytes(content)
-    offer = json.dumps({"name": "a", "size": 50_000, "last": True}).encode()
 
     async def test() -> None:
         with pipe() as (near, far), Outlet(far.fileno()) as outlet:
             async with channels() as (sender, receiver):
-                receiving = asyncio.create_task(receive_to(receiver, outlet, bar))
-                await sender.send(Kind.OFFER, offer)
+                received = asyncio.create_task(receive_to(receiver, outlet, bar))
+                await sender.send(Kind.OFFER, offer("a", 50_000))
                 await sender.expect(Kind.ACCEPT)
                 await sender.send(Kind.DATA, content[:20_000])
                 sender._stream.sock.shutdown(socket.SHUT_RDWR)
                 with pytest.raises(TunnelBrokenError):
-                    await receiving
+                    await received
                 assert outlet.size == 20_000
             with Outgoing([tmp_path / "a"]) as outgoing:
                 async with channels() as (sender, receiver):
@@ -236,27 +226,26 @@ def test_standard_output_goes_on_exactly_after_what_was_written(tmp_path: Path) 
 
 def test_what_was_written_to_standard_output_is_not_taken_back(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"another content")
-    offer = json.dumps({"name": "a", "size": 15, "last": True}).encode()
 
     async def test() -> None:
         with pipe() as (near, far), Outlet(far.fileno()) as outlet:
             async with channels() as (sender, receiver):
-                receiving = asyncio.create_task(receive_to(receiver, outlet, bar))
-                await sender.send(Kind.OFFER, offer)
+                received = asyncio.create_task(receive_to(receiver, outlet, bar))
+                await sender.send(Kind.OFFER, offer("a", 15))
                 await sender.expect(Kind.ACCEPT)
                 await sender.send(Kind.DATA, b"some content")
                 sender._stream.sock.shutdown(socket.SHUT_RDWR)
                 with pytest.raises(TunnelBrokenError):
-                    await receiving
+                    await received
                 assert outlet.size == 12
             with Outgoing([tmp_path / "a"]) as outgoing:
                 async with channels() as (sender, receiver):
-                    receiving = asyncio.create_task(receive_to(receiver, outlet, bar))
+                    received = asyncio.create_task(receive_to(receiver, outlet, bar))
                     with pytest.raises(PunchFailedError, match=r"the receiver stopped: .* cannot be taken back"):
                         await send_files(sender, outgoing, bar)
                     sender.close()
                     with pytest.raises(PunchFailedError, match="cannot be taken back"):
-                        await receiving
+                        await received
             far.close()
             assert near.read() == b"some content"
 

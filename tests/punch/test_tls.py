@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 import signal
 import ssl
 from collections.abc import Iterator
@@ -16,9 +15,8 @@ from punch.cli import main
 from punch.endpoint import Endpoint
 from tests.punch.certificates import Authority
 from tests.punch.hostile import attackers
+from tests.punch.processes import CODE
 from tests.punch.recorder import Command
-
-CODE = "k7x2mq-amber-falcon-tulip"
 
 
 @pytest.fixture
@@ -39,12 +37,9 @@ def tls_edge(files: tuple[Path, Path], *options: str) -> Iterator[tuple[Command,
 
 @pytest.mark.parametrize("strategy", ["reuse", "keep"])
 def test_a_file_crosses_by_an_edge_with_tls(
-    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+    authority: Authority, file: Path, out: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
-    file, out = tmp_path / "report.pdf", tmp_path / "out"
-    file.write_bytes(os.urandom(100_000))
-    out.mkdir()
     options = ["--strategy", strategy]
     with (
         tls_edge(authority.issue("127.0.0.1")) as (edge, url),
@@ -132,8 +127,8 @@ def test_a_renewed_certificate_is_read_on_sighup_and_a_broken_one_is_not(authori
 @pytest.mark.parametrize(
     ("certificate", "key", "told"),
     [
-        ("edge.pem", None, "tls-key: None"),
-        (None, "edge.key", "tls-cert: None"),
+        ("edge.pem", None, "tls-key: missing"),
+        (None, "edge.key", "tls-cert: missing"),
         ("missing.pem", "edge.key", "tls-cert: "),
         ("edge.pem", "missing.key", "tls-key: "),
         ("edge.key", "edge.pem", "tls-cert: "),

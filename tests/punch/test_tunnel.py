@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 from collections.abc import AsyncIterator
 
+import pytest
+
 from punch.client.candidates import Candidate
-from punch.client.channel import HELLO_BYTES, PROOF_BYTES
+from punch.client.channel import HEADER_BYTES, HELLO_BYTES, PROOF_BYTES, TAG_BYTES
 from punch.client.keys import PresharedKey
 from punch.client.tunnel import Options, open_tunnel
 from punch.edge.relay import RelayOffer
 from punch.edge.server import Settings
 from punch.endpoint import EdgeUrl, Endpoint
+from punch.errors import PunchFailedError, TunnelBrokenError
 from punch.frames import Role
 from punch.strategy.meeting import Meeting, Strategy
 from tests.punch.edges import run, running
 from tests.punch.recorder import Recorder
 
 DEADLINE_S = 1.5
+HANDSHAKE_BYTES = HELLO_BYTES + PROOF_BYTES
+CONFIRM_BYTES = HEADER_BYTES + TAG_BYTES
 NO_RELAY = EdgeUrl("127.0.0.1", 9)
 """It is offered, but there is nobody."""
 
@@ -30,6 +36,14 @@ class Accepts(Strategy):
     async def punch(self, meeting: Meeting) -> None:
         meeting.begin_key()
         meeting.puncher.accept()
+
+
+class LacksSockets(Strategy):
+    """Finds that this process has no descriptor left."""
+
+    async def punch(self, meeting: Meeting) -> None:
+        meeting.begin_key()
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 class Dials(Strategy):
@@ -45,12 +59,21 @@ class Dials(Strategy):
 
 
 @contextlib.asynccontextmanager
-async def holding_back(target: asyncio.Future[Endpoint], go_on: asyncio.Event) -> AsyncIterator[Endpoint]:
-    """Somebody in between: carries what each says, but of the target only the handshake until it may go on."""
+async def between(
+    target: asyncio.Future[Endpoint], count: int, go_on: asyncio.Event | None = None
+) -> AsyncIterator[Endpoint]:
+    """Somebody in between: carries what each says, but of the target only so many bytes until it may go on.
+
+    Without `go_on` it cuts both connections there.
+    """
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: int | None = None) -> None:
         if count is not None:
-            writer.write(await reader.readexactly(count))
+            while count and (data := await reader.read(count)):
+                writer.write(data)
+                count -= len(data)
+            if go_on is None:
+                raise ConnectionError
             await go_on.wait()
         while data := await reader.read(65536):
             writer.write(data)
@@ -58,8 +81,12 @@ async def holding_back(target: asyncio.Future[Endpoint], go_on: asyncio.Event) -
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer_reader, peer_writer = await asyncio.open_connection(*await target)
-        with contextlib.suppress(ConnectionError):
-            await asyncio.gather(carry(reader, peer_writer), carry(peer_reader, writer, HELLO_BYTES + PROOF_BYTES))
+        try:
+            with contextlib.suppress(ConnectionError):
+                await asyncio.gather(carry(reader, peer_writer), carry(peer_reader, writer, count))
+        finally:
+            writer.close()
+            peer_writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         yield Endpoint(*server.sockets[0].getsockname())
@@ -83,11 +110,49 @@ def test_a_choice_that_is_confirmed_too_late_for_the_deadline_holds_and_nobody_g
             late.set()
 
         settings = Settings(relay=RelayOffer(NO_RELAY, 1e6))
-        async with running(settings=settings) as edge, holding_back(target, late) as between:
-            sender = client(edge.url, "sender", Dials(between, target))
+        async with running(settings=settings) as edge, between(target, HANDSHAKE_BYTES, late) as through:
+            sender = client(edge.url, "sender", Dials(through, target))
             await asyncio.gather(sender, client(edge.url, "receiver", Accepts()), be_late())
         for log in logs.values():
             assert not log.all("relaying")
             assert "relay" not in (await log.wait_for("agreed"))
+
+    run(test)
+
+
+def test_a_tunnel_that_breaks_as_soon_as_it_is_agreed_on_can_be_punched_again() -> None:
+    async def test() -> None:
+        key = os.urandom(32)
+        target: asyncio.Future[Endpoint] = asyncio.get_running_loop().create_future()
+
+        async def client(edge: EdgeUrl, role: Role, strategy: Strategy) -> None:
+            log = Recorder()
+            with pytest.raises(TunnelBrokenError, match="broke at once"):
+                async with open_tunnel(Options(edge, strategy, log), PresharedKey(key), role):
+                    pass
+            assert log.all("agreed")
+
+        async with running() as edge, between(target, HANDSHAKE_BYTES + CONFIRM_BYTES) as through:
+            sender = client(edge.url, "sender", Dials(through, target))
+            await asyncio.gather(sender, client(edge.url, "receiver", Accepts()))
+
+    run(test)
+
+
+def test_a_strategy_that_gets_no_socket_fails_in_one_line() -> None:
+    async def test() -> None:
+        key = os.urandom(32)
+
+        async def client(edge: EdgeUrl, role: Role, strategy: Strategy, reason: str) -> None:
+            options = Options(edge, strategy, Recorder(), deadline_s=DEADLINE_S)
+            with pytest.raises(PunchFailedError, match=reason):
+                async with open_tunnel(options, PresharedKey(key), role):
+                    pass
+
+        async with running() as edge:
+            await asyncio.gather(
+                client(edge.url, "sender", LacksSockets(), r"cannot punch: .*Too many open files"),
+                client(edge.url, "receiver", Accepts(), "no connection"),
+            )
 
     run(test)

@@ -3,11 +3,16 @@
 A message travels with its age, and each endpoint reckons from that, on its own monotonic clock, when it was published.
 So it is forgotten at the same time everywhere, cannot live on by being passed around, and the endpoints' clocks need
 not agree. (The way from one endpoint to the next makes it seem younger, by less than a second.)
+
+Anybody can have messages published, by registering and leaving again. So when there is no room the oldest message makes
+way for a new one: clients that come at about the same time still meet. A message that is older than all the others is
+not taken in: one that has made way does not come back and go round for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import secrets
 import time
 from collections.abc import Iterator
@@ -57,7 +62,8 @@ class Memory:
     def __init__(self, lifetime_s: float) -> None:
         self._lifetime_s = lifetime_s
         self._kept: dict[SessionId, dict[str, Kept]] = {}
-        self._count = 0
+        self._oldest: list[tuple[float, SessionId, str]] = []  # a heap; its first one is always there
+        self._expiries: dict[tuple[SessionId, str], asyncio.TimerHandle] = {}
         self._subscribers: dict[SessionId, list[Callback]] = {}
 
     def __iter__(self) -> Iterator[Kept]:
@@ -73,11 +79,22 @@ class Memory:
             if not known.is_own:
                 known.known_to |= kept.known_to
             return False
-        if left <= 0 or self._count >= MAX_KEPT or len(messages) >= MAX_KEPT_PER_SESSION:
+        if left <= 0 or len(messages) >= MAX_KEPT_PER_SESSION:
             return False
+        if len(self._expiries) >= MAX_KEPT and not self._make_room(kept.published):
+            return False
+        identity = session, kept.message.id
         self._kept.setdefault(session, {})[kept.message.id] = kept
-        self._count += 1
-        asyncio.get_running_loop().call_later(left, self._forget, session, kept.message.id)
+        heapq.heappush(self._oldest, (kept.published, *identity))
+        self._expiries[identity] = asyncio.get_running_loop().call_later(left, self._forget, *identity)
+        return True
+
+    def _make_room(self, published: float) -> bool:
+        """Forget the oldest message, if it is older than one that was published then."""
+        oldest, session, message = self._oldest[0]
+        if oldest >= published:
+            return False
+        self._forget(session, message)
         return True
 
     def tell(self, kept: Kept) -> None:
@@ -103,7 +120,9 @@ class Memory:
         return unsubscribe
 
     def _forget(self, session: SessionId, message: str) -> None:
+        self._expiries.pop((session, message)).cancel()
         del self._kept[session][message]
-        self._count -= 1
         if not self._kept[session]:
             del self._kept[session]
+        while self._oldest and self._oldest[0][1:] not in self._expiries:
+            heapq.heappop(self._oldest)

@@ -118,7 +118,10 @@ class NatsBus:
         await client.subscribe(_subject("*"), cb=self._on_message)
         await client.subscribe(f"punch.edge.{self._hello.instance}", cb=self._on_message)
         await client.subscribe("punch.sync", cb=self._on_sync)
-        await client.flush()  # the server knows what this listens to before anybody is told that it is there
+        # The server has to know what this listens to before anybody is told that it is there. The library's PING may
+        # leave before the SUBs that wait to be written: only the answer to a second one comes after them.
+        await client.flush()
+        await client.flush()
         await self._arrive(client)
 
     async def _use(self, client: Client, closed: asyncio.Event) -> None:

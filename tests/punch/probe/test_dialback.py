@@ -68,12 +68,11 @@ def test_a_listener_is_reached_from_the_wanted_address_and_a_fresh_port(origin: 
 def test_a_closed_port_is_told_apart_by_transport() -> None:
     async def test() -> None:
         async with knocker() as made:
-            with socket.socket() as held, socket.socket(type=socket.SOCK_DGRAM) as unbound:
+            with socket.socket() as held:
                 held.bind(("127.0.0.1", 0))
-                unbound.bind(held.getsockname())
-                port = held.getsockname()[1]
-            tcp = await made.knock("tcp", "127.0.0.1", Endpoint("127.0.0.1", port), 5)
-            udp = await made.knock("udp", "127.0.0.1", Endpoint("127.0.0.1", port), 5)
+                at = Endpoint(*held.getsockname())
+                tcp = await made.knock("tcp", "127.0.0.1", at, 5)
+                udp = await made.knock("udp", "127.0.0.1", at, 5)
             assert isinstance(tcp, Dialled)
             assert isinstance(udp, Dialled)
             assert (tcp.answer, udp.answer) == ("reset", "port-unreachable")

@@ -57,10 +57,13 @@ def test_a_stun_server_alone_serves_for_what_it_can_do_and_the_rest_is_said(edge
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["probe"], ["edge", "ws://HOST:PORT or stun:HOST"]),
+        (["probe"], ["edge: missing", "PUNCH_EDGE"]),
         (["probe", "--edge", "http://x"], ["edge", "'http://x'", "stun:"]),
         (["probe", "--edge", "stun:x:0"], ["edge", "'stun:x:0'"]),
-        (["probe", "--edge", "ws://127.0.0.1:1"], ["edge", "ws://127.0.0.1:1", "cannot be reached"]),
+        (
+            ["probe", "--edge", "ws://127.0.0.1:1"],
+            ["edge", "ws://127.0.0.1:1", "reached: Connection refused"],
+        ),
         (["probe", "--edge", "ws://a:1", "--patience", "0"], ["patience", "'0'"]),
         (["probe", "--edge", "ws://a:1", "--patience", "31"], ["patience", "'31'", "at most 30"]),
         (["probe", "--edge", "ws://a:1", "--lifetime", "long"], ["lifetime", "'long'"]),

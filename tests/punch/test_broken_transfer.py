@@ -1,0 +1,180 @@
+"""What a broken connection leaves of a transfer, and how the next one goes on from it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from punch.client.channel import Kind
+from punch.client.inbox import Inbox
+from punch.client.offer import FileDone
+from punch.client.outgoing import Outgoing
+from punch.client.progress import Progress
+from punch.client.transfer import Received, receive_files, send_files
+from punch.errors import ConnectionLostError, PunchFailedError, TunnelBrokenError
+from tests.punch.recorder import Recorder
+from tests.punch.transfers import accepted, bar, both, under_way
+from tests.punch.wires import channels, run
+
+
+def test_what_a_broken_connection_has_brought_stays_under_a_hidden_name(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with accepted(tmp_path, force=True) as (sender, received):
+            await sender.send(Kind.DATA, b"1234")
+            sender.close()
+            with pytest.raises(TunnelBrokenError, match="before it was finished"):
+                await received
+
+    run(test)
+    (partial,) = tmp_path.iterdir()
+    assert partial.name.startswith(".punch-")
+    assert partial.read_bytes() == b"1234"
+
+
+async def break_off(outgoing: Outgoing, inbox: Inbox, frames: int) -> None:
+    """A transfer whose connection ends under both after so many frames of the sender."""
+    async with channels() as (sender, receiver):
+        passed = 0
+        honest = sender.send
+
+        async def send(kind: Kind, payload: bytes = b"") -> None:
+            nonlocal passed
+            if passed == frames:
+                sender._stream.sock.shutdown(socket.SHUT_RDWR)
+                raise ConnectionLostError("broken by the test")
+            passed += 1
+            await honest(kind, payload)
+
+        sender.send = send  # type: ignore[method-assign]
+        for result in await both(sender, outgoing, receiver, inbox):
+            assert isinstance(result, TunnelBrokenError)
+
+
+async def go_on(outgoing: Outgoing, inbox: Inbox, log: Recorder) -> tuple[list[FileDone], Received]:
+    """A transfer to its end; what the sender says of it goes to the log."""
+    async with channels() as (sender, receiver):
+        return await asyncio.gather(
+            send_files(sender, outgoing, lambda total: Progress(total, log, bar=False)),
+            receive_files(receiver, inbox, bar),
+        )
+
+
+@pytest.mark.parametrize("frames", [3, 5, 7, 9])  # two offers, a small file, five frames of the big one
+def test_a_transfer_goes_on_where_the_connection_broke(tmp_path: Path, out: Path, frames: int) -> None:
+    contents = {"small": os.urandom(1000), "big": os.urandom(5 * 65_520)}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    counted = Recorder()
+
+    async def test() -> None:
+        with Outgoing([tmp_path / name for name in contents]) as outgoing:
+            with Inbox(out, force=False) as inbox:
+                await break_off(outgoing, inbox, frames)
+            assert not any(path.name in contents for path in out.iterdir())
+            with Inbox(out, force=False) as inbox:  # another process, for all that the file system knows
+                sent, received = await go_on(outgoing, inbox, counted)
+            assert (sent, True) == received
+
+    run(test)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == contents
+    resumed = {event["name"]: event["bytes"] for event in counted.all("resumed")}
+    assert resumed.get("small", 0) == (1000 if frames >= 3 else 0)
+    assert resumed.get("big", 0) == 65_520 * max(0, frames - 4)
+
+
+def test_a_directory_goes_on_where_the_connection_broke(tmp_path: Path, out: Path) -> None:
+    contents = {"d/a": os.urandom(1000), "d/b/c": os.urandom(5 * 65_520), "d/z": b"z"}
+    for name, content in contents.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "d" / "empty").mkdir()
+    counted = Recorder()
+
+    async def test() -> None:
+        with Outgoing([tmp_path / "d"]) as outgoing:
+            with Inbox(out, force=False) as inbox:
+                await break_off(outgoing, inbox, 4 + 2 + 3)
+            assert not any(path.is_dir() for path in out.iterdir())
+            with Inbox(out, force=False) as inbox:
+                await go_on(outgoing, inbox, counted)
+
+    run(test)
+    assert {event["name"]: event["bytes"] for event in counted.all("resumed")} == {"d/a": 1000, "d/b/c": 3 * 65_520}
+    assert {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()} == contents
+    assert (out / "d" / "empty").is_dir()
+    assert [path.name for path in out.iterdir()] == ["d"]
+
+
+def test_another_file_of_that_name_and_size_starts_anew(tmp_path: Path, out: Path) -> None:
+    content = os.urandom(3 * 65_520)
+    (tmp_path / "a").write_bytes(content)
+    counted = Recorder()
+
+    async def test() -> None:
+        with Outgoing([tmp_path / "a"]) as outgoing, Inbox(out, force=False) as inbox:
+            await break_off(outgoing, inbox, 3)
+        changed = bytes([content[0] ^ 1]) + content[1:]
+        (tmp_path / "a").write_bytes(changed)
+        with Outgoing([tmp_path / "a"]) as outgoing, Inbox(out, force=False) as inbox:
+            await go_on(outgoing, inbox, counted)
+        assert [path.read_bytes() for path in out.iterdir()] == [changed]
+
+    run(test)
+    assert counted.all("resumed") == []
+
+
+def test_a_sender_that_missed_the_last_word_is_told_again(tmp_path: Path, out: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+
+    async def test() -> None:
+        with Outgoing([tmp_path / "a"]) as outgoing, Inbox(out, force=False) as inbox:
+            for _ in range(2):
+                async with channels() as (sender, receiver):
+                    sent, received = await both(sender, outgoing, receiver, inbox)
+                    assert sent == received == [("a", 7, hashlib.sha256(b"content").hexdigest())]
+
+    run(test)
+    assert [path.name for path in out.iterdir()] == ["a"]
+
+
+def test_a_receiver_that_hears_no_goodbye_knows_that_the_sender_may_come_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with accepted(tmp_path, 0) as (sender, received):
+            await sender.send(Kind.DIGEST, hashlib.sha256().digest())
+            await sender.expect(Kind.STORED)
+            sender.close()
+            assert not (await received).told
+
+    run(test)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_sender_that_never_hears_the_last_word_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+
+    async def test() -> None:
+        async with under_way(tmp_path / "a") as (receiver, sent):
+            await receiver.expect(Kind.DIGEST)
+            receiver.close()
+            with pytest.raises(TunnelBrokenError, match="the receiver never said that it has stored everything"):
+                await sent
+
+    run(test)
+
+
+def test_a_receiver_that_goes_away_fails_the_sender(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(5_000_000))
+
+    async def test() -> None:
+        async with under_way(tmp_path / "a") as (receiver, sent):
+            receiver.close()
+            with pytest.raises(PunchFailedError) as caught:
+                await sent
+            assert caught.value.outcome == "client_error"
+
+    run(test)

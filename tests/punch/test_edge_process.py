@@ -1,0 +1,75 @@
+"""An edge as a process that runs short of what it needs: readers of its log, descriptors."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from punch.endpoint import Endpoint
+from tests.punch.processes import CODE, receive, send
+from tests.punch.recorder import Command
+
+
+def test_an_edge_serves_on_when_nobody_reads_its_log(file: Path, out: Path) -> None:
+    command = [sys.executable, "-W", "error", "-m", "punch", "edge", "--listen", "127.0.0.1:0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as edge:
+        assert edge.stdout is not None
+        url = f"ws://{json.loads(edge.stdout.readline())['address']}"
+        edge.stdout.close()
+        try:
+            for _ in range(2):  # a registration that was not told once stayed in its session for ever
+                with send(url, file, "--code", CODE) as sender:
+                    sender.wait_for("code")
+                    with receive(url, CODE, "--dir", out, "--force") as receiver:
+                        assert receiver.finish() == 0
+                        assert sender.finish() == 0
+        finally:
+            edge.terminate()
+        assert edge.stderr is not None
+        assert edge.stderr.read() == ""
+    assert edge.returncode == 0
+
+
+def test_an_edge_takes_as_many_clients_as_the_hard_limit_of_descriptors_allows(file: Path, out: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        try:
+            edge = stack.enter_context(Command("edge", "--listen", "127.0.0.1:0"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        address = Endpoint.parse(edge.wait_for("listening")["address"])
+        for _ in range(200):
+            stack.enter_context(socket.create_connection(address))
+        with send(f"ws://{address}", file, "--code", CODE) as sender:
+            with receive(f"ws://{address}", CODE, "--dir", out) as receiver:
+                assert receiver.finish() == 0
+            assert sender.finish() == 0
+        assert not edge.all("overloaded")
+
+
+def test_an_edge_out_of_descriptors_says_so_once_and_recovers(file: Path, out: Path) -> None:
+    command = ["prlimit", "--nofile=64:64", sys.executable, "-m", "punch", "edge", "--listen", "127.0.0.1:0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as edge:
+        assert edge.stdout is not None
+        assert edge.stderr is not None
+        try:
+            address = Endpoint.parse(json.loads(edge.stdout.readline())["address"])
+            with contextlib.ExitStack() as stack:
+                for _ in range(100):
+                    stack.enter_context(socket.create_connection(address))
+                told = json.loads(edge.stdout.readline())
+                assert (told["event"], told["reason"]) == ("overloaded", "Too many open files")
+            with send(f"ws://{address}", file, "--code", CODE) as sender:
+                with receive(f"ws://{address}", CODE, "--dir", out) as receiver:
+                    assert receiver.finish() == 0
+                assert sender.finish() == 0
+        finally:
+            edge.terminate()
+        assert "overloaded" not in edge.stdout.read()
+        assert edge.stderr.read() == ""

@@ -1,0 +1,134 @@
+"""What those can do to an edge, and to others there, who use its relay and do not keep to its rules."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from urllib.request import urlopen
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.frames import Frame, Opcode
+
+from punch.client.relayed import LAST_S, relayed
+from punch.edge.relay import RelayOffer
+from punch.edge.server import Settings
+from punch.endpoint import EdgeUrl
+from punch.relay import joined_frame, relay_frame
+from scenarios.hostile.clients import memory_kib
+from tests.punch.edges import Running, closing_reason, run, running
+from tests.punch.processes import running_edge
+from tests.punch.recorder import Command
+
+TOKEN = "ab" * 32
+RATE = 1e6
+CLIENTS = 20
+
+
+@contextlib.asynccontextmanager
+async def joined() -> AsyncIterator[tuple[Running, ClientConnection, ClientConnection]]:
+    """An edge, and two clients that it relays between."""
+    settings = Settings(relay=RelayOffer(EdgeUrl("127.0.0.1", 7000), RATE))
+    async with running(settings=settings) as edge:
+        url = f"{edge.url}/relay"
+        async with connect(url, proxy=None) as one, connect(url, proxy=None) as other:
+            for client in (one, other):
+                await client.send(relay_frame(TOKEN))
+            for client in (one, other):
+                assert await client.recv() == joined_frame()
+            yield edge, one, other
+
+
+@pytest.mark.parametrize("offender", [0, 1])
+def test_who_says_text_on_a_relay_is_told_and_the_other_sees_an_end(
+    offender: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with joined() as (edge, *clients):
+            await clients[offender].send("text")
+            assert await closing_reason(clients[offender]) == (1008, "expected a binary message on a relay")
+            assert await closing_reason(clients[1 - offender]) == (1000, "")
+            await edge.log.wait_for("relayed")
+            (event,) = edge.log.all("rejected", kind="frame")
+            address, port = clients[offender].local_address
+            assert event["public"] == f"{address}:{port}"
+
+    with caplog.at_level(logging.ERROR):
+        run(test)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("opcode", "final"),
+    [(Opcode.PING, True), (Opcode.PONG, True), (Opcode.BINARY, False)],
+    ids=["ping", "pong", "part"],
+)
+def test_a_flood_of_frames_without_a_message_ends_on_a_relay(opcode: Opcode, final: bool) -> None:
+    first = Frame(opcode, b"", fin=final).serialize(mask=True)
+    more = first if final else Frame(Opcode.CONT, b"", fin=False).serialize(mask=True)
+
+    async def test() -> None:
+        async with joined() as (edge, one, other):
+            one.transport.write(first + more * 1000)
+            code, reason = await closing_reason(one)
+            assert (code, reason) == (1008, "sent too many pings or fragments")
+            await closing_reason(other)
+            await edge.log.wait_for("rejected", kind="overrun")
+
+    run(test)
+
+
+def test_messages_with_nothing_in_them_count_on_a_relay() -> None:
+    async def test() -> None:
+        async with joined() as (_edge, one, other):
+            begun = time.monotonic()
+            for _number in range(2000):
+                await one.send(b"")
+            for _number in range(2000):
+                assert await other.recv() == b""
+            assert time.monotonic() - begun > 1.5  # two seconds, less what may pass at once
+
+    run(test)
+
+
+def test_a_client_whose_peer_reads_nothing_can_be_interrupted() -> None:
+    async def test() -> None:
+        settings = Settings(relay=RelayOffer(EdgeUrl("127.0.0.1", 7000), 1e9))
+        async with running(settings=settings) as edge, connect(f"{edge.url}/relay", proxy=None, max_queue=1) as peer:
+
+            async def send() -> None:
+                async with relayed(edge.url, TOKEN) as connection:
+                    await asyncio.get_running_loop().sock_sendall(connection.sock, bytes(50_000_000))
+
+            sending = asyncio.create_task(send())
+            await peer.send(relay_frame(TOKEN))
+            assert await peer.recv() == joined_frame()
+            assert not (await asyncio.wait([sending], timeout=1.0))[0]
+            begun = time.monotonic()
+            sending.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await sending
+            assert time.monotonic() - begun < 2 * LAST_S
+            peer.transport.abort()
+
+    run(test)
+
+
+def test_messages_that_nobody_takes_yet_need_little_more_than_their_bytes() -> None:
+    async def test(edge: Command, url: str) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(connect(f"{url}/relay", proxy=None)) for _ in range(CLIENTS)]
+            before = memory_kib(edge.process.pid)
+            for number, client in enumerate(clients):
+                stack.callback(client.transport.abort)
+                await client.send(relay_frame(f"{number:064x}"))
+                client.transport.write(Frame(Opcode.BINARY, b"").serialize(mask=True) * 10_000)
+            # What came before this has been read.
+            (await asyncio.to_thread(urlopen, f"http{url.removeprefix('ws')}/healthz")).close()
+            assert memory_kib(edge.process.pid) - before < CLIENTS * 400
+
+    with running_edge("e1", "--relay", "ws://127.0.0.1:7000") as (edge, url):
+        run(lambda: test(edge, url))

@@ -1,0 +1,65 @@
+"""What a resumed file is believed to begin with, and what a sender may say about that."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from punch.client.channel import Kind
+from punch.client.inbox import Inbox
+from punch.client.names import FileError
+from punch.client.offer import FileInfo, write_offer
+from punch.client.progress import Progress
+from punch.client.transfer import receive_files
+from punch.errors import ConnectionLostError, PunchFailedError
+from tests.punch.recorder import Recorder
+from tests.punch.wires import channels, run
+
+INFO = FileInfo("a", 8)
+
+
+def bar(total: int | None) -> Progress:
+    return Progress(total, Recorder(), bar=False)
+
+
+def receive_in_part(inbox: Inbox, data: bytes) -> None:
+    with contextlib.suppress(ConnectionLostError), inbox.create(INFO) as incoming:
+        incoming.write(data)
+        raise ConnectionLostError("the tunnel broke")
+
+
+def test_what_another_process_has_received_meanwhile_is_not_taken_for_what_was_held(tmp_path: Path) -> None:
+    """Both receive a file of that name and size, of another content, into one directory."""
+    with Inbox(tmp_path, force=False) as one, Inbox(tmp_path, force=False) as other:
+        receive_in_part(one, b"1111")
+        assert one.held(INFO) == (4, hashlib.sha256(b"1111").digest())
+        receive_in_part(other, b"22222")
+        with pytest.raises(FileError, match="what was held of 'a' has changed"):
+            one.create(INFO, 4)
+
+
+def test_a_file_goes_on_only_where_its_digest_ends(tmp_path: Path) -> None:
+    with Inbox(tmp_path, force=False) as inbox:
+        receive_in_part(inbox, b"1234")
+        assert inbox.held(INFO) is not None
+        with pytest.raises(FileError, match="cannot go on from byte 2"):
+            inbox.create(INFO, 2)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0" * 7, b"\xff" * 5000])
+def test_a_resume_that_is_no_number_of_bytes_is_refused(tmp_path: Path, payload: bytes) -> None:
+    async def test() -> None:
+        with Inbox(tmp_path, force=False) as inbox:
+            async with channels() as (sender, receiver):
+                receiving = asyncio.create_task(receive_files(receiver, inbox, bar))
+                await sender.send(Kind.OFFER, write_offer(INFO, last=True))
+                await sender.send(Kind.RESUME, payload)
+                await sender.send(Kind.DATA, b"1")
+                with pytest.raises(PunchFailedError, match="a number of bytes cannot be read"):
+                    await receiving
+
+    run(test)

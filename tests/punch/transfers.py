@@ -1,0 +1,78 @@
+"""Transfers of files over channels, whole or with a test in the place of one end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from punch.client.channel import Channel, Kind
+from punch.client.inbox import Inbox
+from punch.client.offer import FileDone
+from punch.client.outgoing import Outgoing
+from punch.client.progress import Progress
+from punch.client.transfer import Received, receive_files, send_files
+from tests.punch.recorder import Recorder
+from tests.punch.wires import channels
+
+
+def bar(total: int | None) -> Progress:
+    return Progress(total, Recorder(), bar=False)
+
+
+async def both(
+    sender: Channel, outgoing: Outgoing, receiver: Channel, inbox: Inbox
+) -> tuple[list[FileDone] | BaseException, list[FileDone] | BaseException]:
+    sent, received = await asyncio.gather(
+        send_files(sender, outgoing, bar), receive_files(receiver, inbox, bar), return_exceptions=True
+    )
+    if isinstance(received, Received):
+        assert received.told
+        return sent, received.files
+    return sent, received
+
+
+def offer(name: object, size: object, last: object = True) -> bytes:
+    return json.dumps({"name": name, "size": size, "last": last}).encode()
+
+
+@contextlib.asynccontextmanager
+async def receiving(inbox: Inbox, *offers: bytes) -> AsyncIterator[tuple[Channel, asyncio.Task[Received]]]:
+    """A receiver to which the test sends, these offers first; the channel of the test, and what comes of it."""
+    async with channels() as (sender, receiver):
+        received = asyncio.create_task(receive_files(receiver, inbox, bar))
+        for each in offers:
+            await sender.send(Kind.OFFER, each)
+        yield sender, received
+
+
+@contextlib.asynccontextmanager
+async def accepted(
+    directory: Path, size: int = 8, *, force: bool = False
+) -> AsyncIterator[tuple[Channel, asyncio.Task[Received]]]:
+    """A receiver that has accepted the file `a` of so many bytes."""
+    with Inbox(directory, force=force) as inbox:
+        async with receiving(inbox, offer("a", size)) as (sender, received):
+            await sender.expect(Kind.ACCEPT)
+            yield sender, received
+
+
+@contextlib.asynccontextmanager
+async def sending(file: Path) -> AsyncIterator[tuple[Channel, asyncio.Task[list[FileDone]]]]:
+    """A sender that has offered the file to the test; the channel of the test, and what comes of it."""
+    with Outgoing([file]) as outgoing:
+        async with channels() as (sender, receiver):
+            sent = asyncio.create_task(send_files(sender, outgoing, bar))
+            await receiver.expect(Kind.OFFER)
+            yield receiver, sent
+
+
+@contextlib.asynccontextmanager
+async def under_way(file: Path) -> AsyncIterator[tuple[Channel, asyncio.Task[list[FileDone]]]]:
+    """A sender whose offer the test has accepted, and of whose file the first bytes have come."""
+    async with sending(file) as (receiver, sent):
+        await receiver.send(Kind.ACCEPT)
+        await receiver.expect(Kind.DATA)
+        yield receiver, sent
