@@ -55,6 +55,13 @@ def _examine_inside() -> list[Finding]:
         _impairment("nfqueue", needed=not _works("netem")),
         _capture(),
         _port_mapper(),
+        _command(
+            "nats-server",
+            ["nats-server", "--version"],
+            f"{_APT} nats-server",
+            needed=False,
+            why="only for edges with `--bus nats`",
+        ),
         _command("mnexec", ["mnexec", "true"], f"{_APT} mininet", needed=False, why="only for running under `mn`"),
         _command("tshark", ["tshark", "--version"], f"{_APT} tshark", needed=False, why="only for looking at captures"),
     ]
@@ -66,25 +73,13 @@ def _iptables() -> Finding:
         return Finding("iptables", False, "not installed", remedy)
     version = _output("iptables", "--version")
     rules = (
-        [
-            "-t",
-            "nat",
-            "-A",
-            "POSTROUTING",
-            "-p",
-            "tcp",
-            "-j",
-            "SNAT",
-            "--to-source",
-            "11.0.0.2:1024-65535",
-            "--random-fully",
-        ],
-        ["-A", "INPUT", "-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset"],
-        ["-A", "FORWARD", "-m", "conntrack", "--ctstate", "DNAT", "-j", "ACCEPT"],
-        ["-t", "mangle", "-A", "FORWARD", "-m", "mark", "--mark", "1", "-j", "ACCEPT"],
+        "-t nat -A POSTROUTING -p tcp -j SNAT --to-source 11.0.0.2:1024-65535 --random-fully",
+        "-A INPUT -p tcp -j REJECT --reject-with tcp-reset",
+        "-A FORWARD -m conntrack --ctstate DNAT -j ACCEPT",
+        "-t mangle -A FORWARD -m mark --mark 1 -j ACCEPT",
     )
     for rule in rules:
-        done = subprocess.run(["iptables", *rule], capture_output=True, text=True, check=False)
+        done = subprocess.run(["iptables", *rule.split()], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             words = done.stderr.strip().splitlines()[0]
             return Finding("iptables", False, f"{version}: {words}", "modprobe iptable_nat xt_nat xt_conntrack xt_mark")

@@ -11,11 +11,12 @@ class PunchlabError(Exception):
 
 
 class InputError(PunchlabError, ValueError):
-    """Something the user typed cannot be used. Names the field, the value and what was expected."""
+    """Something the user typed cannot be used, or is missing: the field, the value (None) and what was expected."""
 
     def __init__(self, field: str, value: object, expected: str) -> None:
         self.field, self.value, self.expected = field, value, expected
-        super().__init__(f"{field}: {value!r} cannot be used; expected {expected}")
+        told = "missing" if value is None else f"{value!r} cannot be used"
+        super().__init__(f"{field}: {told}; expected {expected}")
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, object, str]]:
         return type(self), (self.field, self.value, self.expected)

@@ -149,7 +149,7 @@ def _nat(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--address", default="203.0.113.1", metavar="ADDR", help="its (first) external address (default 203.0.113.1)"
     )
     check = _command(actions, "check", "probe NATs from behind, and compare what is found with what they claim")
-    check.add_argument("nat", metavar="NAT", help="names, comma-separated, `classics` or `all`")
+    check.add_argument("nat", metavar="NAT", help="names, comma-separated, `classics`, `firewalls` or `all`")
     _unsolicited(check)
     check.add_argument(
         "--jobs", type=int, default=2 * (os.cpu_count() or 1), metavar="N", help="NATs at a time (default: 2 per core)"

@@ -141,28 +141,24 @@ class _Examination:
         async with asyncio.TaskGroup() as group:
             looks = {
                 name: [
-                    group.create_task(self._lives(makers[name], value - MARGIN_S, must=True)),
-                    group.create_task(self._lives(makers[name], value + MARGIN_S, must=False)),
+                    group.create_task(self._lives(makers[name], value + margin_s)) for margin_s in (-MARGIN_S, MARGIN_S)
                 ]
                 for name, value in named.items()
             }
         verdicts = {name: [look.result() for look in pair] for name, pair in looks.items()}
         return {name: None if None in seen else seen == [True, False] for name, seen in verdicts.items()}
 
-    async def _lives(self, make: Callable[[], Awaitable[_State]], idle_s: float, *, must: bool) -> bool | None:
-        """Whether a state lets a packet in after so much idling; None if it was sent so late that it says nothing."""
+    async def _lives(self, make: Callable[[], Awaitable[_State]], idle_s: float) -> bool | None:
+        """Whether a state lets a packet in after so much idling; None if the machine was too late to tell."""
         state = await make()
-        await asyncio.sleep(state.since + idle_s - time.monotonic())
-        late_s = time.monotonic() - (state.since + idle_s)
-        lived = await state.knock(must)
-        return lived if late_s < MARGIN_S else None
+        return await state.lives(idle_s)
 
     async def _transitory(self) -> _State:
         talk = self._conversation()
         await talk.out(Flag.SYN)
         since = time.monotonic()
         await talk.out(Flag.SYN)
-        return _State(since, lambda must: _heard(talk.back(Flag.SYN | Flag.ACK, must=must)))
+        return _State.made(since, lambda: talk.back(Flag.SYN | Flag.ACK))
 
     async def _established(self) -> _State:
         talk = self._conversation()
@@ -170,21 +166,21 @@ class _Examination:
         await talk.back(Flag.SYN | Flag.ACK, must=True)
         since = time.monotonic()
         await talk.out(Flag.ACK)
-        return _State(since, lambda must: _heard(talk.back(Flag.ACK, b"x", must=must)))
+        return _State.made(since, lambda: talk.back(Flag.ACK, b"x"))
 
     async def _closing(self) -> _State:
         talk = self._conversation()
         await talk.establish()
         since = time.monotonic()
         await talk.out(Flag.FIN | Flag.ACK)
-        return _State(since, lambda must: _heard(talk.back(Flag.ACK, must=must)))
+        return _State.made(since, lambda: talk.back(Flag.ACK))
 
     async def _solitary(self) -> _State:
         inside, server = self._udp_pair()
         await _datagram(inside, server, server.getsockname())
         since = time.monotonic()
         external = await _datagram(inside, server, server.getsockname())
-        return _State(since, lambda must: _heard(_datagram(server, inside, external, must=must)))
+        return _State.made(since, lambda: _datagram(server, inside, external, must=False))
 
     async def _stream(self) -> _State:
         inside, server = self._udp_pair()
@@ -196,7 +192,7 @@ class _Examination:
             await asyncio.sleep(_STREAM_S / 4)
             since = time.monotonic()
         external = await _datagram(inside, server, server.getsockname()) or external
-        return _State(since, lambda must: _heard(_datagram(server, inside, external, must=must)))
+        return _State.made(since, lambda: _datagram(server, inside, external, must=False))
 
     async def _refresh(self) -> str:
         """Whose packets keep a UDP mapping alive: one of either side halfway, and a look after its first end."""
@@ -215,15 +211,15 @@ class _Examination:
         await _datagram(inside, server, server.getsockname())
         since = time.monotonic()
         external = await _datagram(inside, server, server.getsockname())
+        state = _State.made(since, lambda: _datagram(server, inside, external, must=False))
         await asyncio.sleep(since + time_s - MARGIN_S - time.monotonic())
-        late_s = time.monotonic() - (since + time_s - MARGIN_S)
         if direction == "outbound":
             await _datagram(inside, server, server.getsockname())
         else:
             await _datagram(server, inside, external, must=True)
-        await asyncio.sleep(since + time_s + MARGIN_S - time.monotonic())
-        kept = await _heard(_datagram(server, inside, external, must=False))
-        return kept if late_s < MARGIN_S else None
+        refreshed_in_time = time.monotonic() < since + time_s
+        kept = await state.lives(time_s + MARGIN_S)
+        return kept if refreshed_in_time else None
 
     # Segments.
 
@@ -351,10 +347,28 @@ class _Examination:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """Something that the NAT remembers: since when, and how to see whether it still does (and whether it must)."""
+    """Something that the NAT remembers, begun between two instants, and one packet that comes in as long as it does."""
 
     since: float
-    knock: Callable[[bool], Awaitable[bool]]
+    until: float
+    knock: Callable[[], Awaitable[object | None]]
+
+    @classmethod
+    def made(cls, since: float, knock: Callable[[], Awaitable[object | None]]) -> _State:
+        """A state whose last packet was sent after `since`, and has been heard by now."""
+        return cls(since, time.monotonic(), knock)
+
+    async def lives(self, idle_s: float) -> bool | None:
+        """Whether the packet comes in so long after `since`.
+
+        None where a machine that was late may have decided that: what lives may have begun later, what is dead may
+        have been asked later.
+        """
+        due = self.since + idle_s
+        await asyncio.sleep(due - time.monotonic())
+        if await _heard(self.knock()):
+            return True if self.until - self.since < MARGIN_S else None
+        return False if time.monotonic() - due - SILENCE_S < MARGIN_S else None
 
 
 async def _heard(what: Awaitable[object | None]) -> bool:

@@ -169,7 +169,7 @@ def test_a_mistake_has_its_line(text: str, lines: list[str], tmp_path: Path) -> 
 
 def test_a_file_without_a_topology_says_so(tmp_path: Path) -> None:
     (line,) = mistakes("trials = 1\n", tmp_path)
-    assert line.startswith(" topology: None")
+    assert line.startswith(" topology: missing")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", None])

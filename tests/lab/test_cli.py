@@ -269,7 +269,17 @@ def test_a_capture_that_does_not_fit_is_one_line() -> None:
 def test_doctor_finds_what_the_lab_needs() -> None:
     done = run(punchlab("doctor"))
     assert done.returncode == 0, done
-    for name in ("sandbox", "iptables", "nft", "conntrack", "netem", "nfqueue", "scapy capture", "mnexec"):
+    for name in (
+        "sandbox",
+        "iptables",
+        "nft",
+        "conntrack",
+        "netem",
+        "nfqueue",
+        "scapy capture",
+        "nats-server",
+        "mnexec",
+    ):
         assert name in done.stdout
 
 
@@ -279,3 +289,12 @@ def test_doctor_says_how_to_get_what_is_missing(tmp_path: Path) -> None:
     assert done.returncode == 2, done
     (line,) = (line for line in done.stdout.splitlines() if "iptables" in line and "MISSING" in line)
     assert "apt-get install iptables" in line
+
+
+def test_doctor_names_what_only_some_labs_need_as_missing_and_does_not_mind() -> None:
+    hide = 'if program=$(command -v nats-server); then mount --bind /dev/null "$program"; fi'
+    done = run(punchlab("doctor", under=["unshare", "--mount", "sh", "-c", f'{hide} && exec "$@"', "sh"]))
+    assert done.returncode == 0, done
+    (line,) = (line for line in done.stdout.splitlines() if "nats-server" in line)
+    assert line.startswith("missing")
+    assert line.endswith("; to get it: apt-get install nats-server")

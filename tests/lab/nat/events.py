@@ -1,0 +1,58 @@
+"""What tests of a NAT's events share: transports, behaviors, and a connection that lives through an event or not."""
+
+from __future__ import annotations
+
+import select
+import socket
+from dataclasses import replace
+
+import pytest
+
+from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation
+from tests.lab.nat.world import PORT, SILENCE_S, World
+
+TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
+TRANSPORTS = pytest.mark.parametrize("kind", [TCP, UDP], ids=["tcp", "udp"])
+CONE = NatBehavior(Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING)
+RANDOM_CONE = replace(CONE, port_allocation=PortAllocation.RANDOM)
+SEQUENTIAL = NatBehavior(
+    Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.SEQUENTIAL
+)
+
+
+class Talk:
+    """A connection (over UDP: a pair of sockets) from an inside host to the server, and what the server sees of it."""
+
+    def __init__(self, w: World, host: str = "a", port: int = PORT, server_port: int = 5000) -> None:
+        self.inner, listener = w.bound(host, port), w.listening("server", server_port)
+        target = (w.lab["server"].address, server_port)
+        self.inner.connect(target)
+        self.inner.send(b"x")
+        self.outer: socket.socket
+        if w.kind is TCP:
+            self.outer, self.seen = listener.accept()
+            w.stack.enter_context(self.outer)
+            self.outer.settimeout(2)
+            assert self.outer.recv(1) == b"x"
+        else:
+            self.outer = listener
+            _data, self.seen = listener.recvfrom(1)
+            self.outer.connect(self.seen)
+        assert self.goes_out()
+        assert self.comes_in()
+
+    def goes_out(self, wait_s: float = 2) -> bool:
+        return passes(self.inner, self.outer, wait_s)
+
+    def comes_in(self, wait_s: float = 2) -> bool:
+        return passes(self.outer, self.inner, wait_s)
+
+    @property
+    def dead(self) -> bool:
+        """Whether nothing comes through any more, in either direction."""
+        return not self.goes_out(SILENCE_S) and not self.comes_in(SILENCE_S)
+
+
+def passes(sender: socket.socket, receiver: socket.socket, wait_s: float) -> bool:
+    sender.send(b"y")
+    return bool(select.select([receiver], [], [], wait_s)[0]) and receiver.recv(64)[-1:] == b"y"
