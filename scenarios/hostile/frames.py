@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from punch.frames import MAX_FRAME
 from scenarios.hostile.clients import registration, upgrade, ws_frame
 
+_OTHER = registration("sender", "ffff")
+"""Not of the session of the honest: whoever knows that could take a place in it."""
+
 _json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -17,7 +20,7 @@ _json_values = st.recursive(
 )
 _fields = st.sampled_from(["type", "session", "role", "private", "pake", "extra"])
 _nearly_right = st.dictionaries(_fields, _json_values, min_size=1, max_size=3).map(
-    lambda changes: json.dumps({**json.loads(registration("sender")), **changes}).encode()
+    lambda changes: json.dumps({**json.loads(_OTHER), **changes}).encode()
 )
 _texts = st.one_of(
     _nearly_right,
@@ -25,7 +28,7 @@ _texts = st.one_of(
     st.binary(max_size=200),
     st.text(max_size=200).map(str.encode),
     st.integers(1, 20_000).map(lambda depth: b"[" * depth),
-    st.just(registration("sender").encode() * 2),
+    st.just(_OTHER.encode() * 2),
 )
 _frames = st.one_of(
     _texts.map(ws_frame),
@@ -34,9 +37,7 @@ _frames = st.one_of(
     _texts.map(lambda text: ws_frame(text)[:-1]),
     st.integers(0, 2**64 - 1).map(lambda length: b"\x81\xff" + length.to_bytes(8, "big") + bytes(4)),
     st.integers(1, 300).map(lambda count: ws_frame(b"", 1, fin=False) + ws_frame(b"", 0, fin=False) * count),
-    st.builds(
-        lambda first, then: ws_frame(first) + ws_frame(then), st.just(registration("sender", "ffff").encode()), _texts
-    ),
+    st.builds(lambda first, then: ws_frame(first) + ws_frame(then), st.just(_OTHER.encode()), _texts),
     st.binary(max_size=125).map(lambda data: ws_frame(data, 9) * 20),
     st.integers(MAX_FRAME + 1, 3 * MAX_FRAME).map(lambda size: ws_frame(b"x" * size)),
 )
