@@ -14,8 +14,8 @@ import reports
 from reports.contest import CHOOSER, compare, contests, verdict
 from reports.groups import group_trials
 from reports.results import TIMES, read_run
+from tests.reports.pages import Page
 from tests.reports.sample import Record, record, write_run
-from tests.reports.test_report import Page
 
 NATS = ("port_restricted_cone", "symmetric")
 
