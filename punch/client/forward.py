@@ -24,7 +24,7 @@ CONNECT_TIMEOUT_S = 10.0
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 Target = tuple[str, int]
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def parse_target(text: str, *, field: str = "to") -> Target:
@@ -148,7 +148,7 @@ async def _copy(stream: ByteStream, reader: asyncio.StreamReader, writer: asynci
         await asyncio.gather(*copying, return_exceptions=True)
 
 
-async def _unless_given_up(stream: ByteStream, work: asyncio.Task[T]) -> T:
+async def _unless_given_up(stream: ByteStream, work: asyncio.Task[_T]) -> _T:
     """The result of `work`, which is cancelled when the stream is given up: then nobody waits for it any more.
 
     Otherwise whoever opens and resets streams would have more connections here than there may be streams.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import AsyncIterator
-from urllib.request import urlopen
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
@@ -16,9 +16,9 @@ from websockets.frames import Frame, Opcode
 from punch.client.relayed import LAST_S, relayed
 from punch.edge.relay import RelayOffer
 from punch.edge.server import Settings
-from punch.endpoint import EdgeUrl
+from punch.endpoint import EdgeUrl, Endpoint
 from punch.relay import joined_frame, relay_frame
-from scenarios.hostile.clients import memory_kib
+from scenarios.hostile.clients import Attackers, memory_kib
 from tests.punch.edges import Running, closing_reason, run, running
 from tests.punch.processes import running_edge
 from tests.punch.recorder import Command
@@ -127,7 +127,8 @@ def test_messages_that_nobody_takes_yet_need_little_more_than_their_bytes() -> N
                 await client.send(relay_frame(f"{number:064x}"))
                 client.transport.write(Frame(Opcode.BINARY, b"").serialize(mask=True) * 10_000)
             # What came before this has been read.
-            (await asyncio.to_thread(urlopen, f"http{url.removeprefix('ws')}/healthz")).close()
+            asking = Attackers(Endpoint.parse(url.removeprefix("ws://")), itertools.repeat("127.0.0.1"))
+            assert b"200 OK" in await asyncio.to_thread(asking.ask, b"GET /healthz HTTP/1.1\r\n\r\n")
             assert memory_kib(edge.process.pid) - before < CLIENTS * 400
 
     with running_edge("e1", "--relay", "ws://127.0.0.1:7000") as (edge, url):
