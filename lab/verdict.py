@@ -35,13 +35,15 @@ _CLIENT_OUTCOMES = ("wrong_peer", "client_error", "no_rendezvous", "hopeless", "
 class Side:
     """What one host's client said: its events, exit status and the end of its standard error.
 
-    `returncode` is None for a client that did not end in time.
+    `returncode` is None for a client that did not end in time. `broken` says how it broke its contract
+    (`lab.contract`), or why it could not be started.
     """
 
     host: str
     events: Sequence[Event]
     returncode: int | None
     errors: str
+    broken: str | None = None
 
     def time(self, name: str) -> float | None:
         """CLOCK_MONOTONIC seconds of the first event of that name."""
@@ -70,6 +72,8 @@ def judge(
     `arrived` says whether the right file did; `nats` are the NAT nodes between the hosts, and on their `shortcut`
     (see `lab.lab.Path`).
     """
+    if (broken := next((side.broken for side in sides if side.broken is not None), None)) is not None:
+        return "client_error", broken
     if any(side.returncode != 0 for side in sides):
         return _failure(sides)
     winner = exchange.winner
