@@ -161,7 +161,7 @@ class EdgeNetwork:
         return self.trouble() is None
 
     def trouble(self) -> str | None:
-        """How the first edge that is not down broke: not started, a wrong event, or ended by itself; None if none did."""
+        """How the first edge broke that did: not started, a wrong event, or ended by itself; None if none did."""
         for name in self._nodes:
             if name in self._down:
                 continue

@@ -38,7 +38,7 @@ class MissingCapabilityError(PunchlabError):
 
 
 class ClientError(PunchlabError):
-    """The client under test breaks its contract (`lab.contract`) or cannot be started; the text names client and role."""
+    """The client under test breaks its contract (`lab.contract`) or cannot be started; names client and role."""
 
 
 class LabError(PunchlabError):

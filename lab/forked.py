@@ -150,7 +150,7 @@ class _Servers:
                     self._addresses[function] = address
 
     def ask(self, function: Function, request: bytes, descriptors: Sequence[int]) -> tuple[int, int]:
-        """Process id and pidfd of a new process. Raises `ClientError` for a function that cannot be imported, `LabError`."""
+        """Process id and pidfd of a new process. Raises `ClientError` if the function cannot be imported, `LabError`."""
         address = self.start(function)
         with self._lock:
             connection = self._connections.get(function)
@@ -209,7 +209,7 @@ def start(function: Function, arguments: Sequence[str], namespace: Namespace, st
     request = json.dumps(wanted).encode()
     if len(request) > REQUEST_BYTES:
         raise LabError(
-            f"client: its arguments and the environment take {len(request)} bytes, more than {REQUEST_BYTES}"
+            f"client: {len(request)} bytes of arguments and environment; at most {REQUEST_BYTES} can be passed on"
         )
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
         pipes = [os.pipe() for _ in range(3)]

@@ -104,6 +104,6 @@ def kill(pids: Iterable[int]) -> None:
 def _namespace(pid: str) -> int:
     """The inode of a process's network namespace; 0 if it has ended."""
     try:
-        return os.stat(f"/proc/{pid}/ns/net").st_ino
+        return os.stat(f"/proc/{pid}/ns/net").st_ino  # noqa: PTH116 - a Path takes as long again
     except OSError:
         return 0

@@ -195,7 +195,7 @@ class Node:
 
 
 def close_all(nodes: Iterable[Node]) -> None:
-    """Kill everything that runs in the nodes and let go of their namespaces. Raises `LabError` for what does not end."""
+    """Kill everything that runs in the nodes, and let go of them. Raises `LabError` for a process that does not end."""
     closing = list(nodes)
     for node in closing:
         node.end_helpers()
