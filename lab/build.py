@@ -17,7 +17,7 @@ from lab.nat.helpers import RunningProgram
 from lab.nat.loader import Loader, Wanted
 from lab.nat.rules import NatRules, rules
 from lab.netlink import LOOPBACK_INDEX, RouteSocket
-from lab.node import Helper, Node
+from lab.node import Helper, Node, close_all
 from lab.portmapper import PortMapper
 
 _BRIDGE_INDEX = 2
@@ -54,8 +54,7 @@ def build(graph: Graph) -> dict[str, Node]:
         for helper in helping:
             helper.wait()
     except BaseException:
-        for node in nodes.values():
-            node.close()
+        close_all(nodes.values())
         raise
     return nodes
 

@@ -3,43 +3,38 @@
 A client that is a Python function (`function`) is forked from a process that has imported it, and its commands are the
 function's arguments; any other is started as its commands say.
 
-A command is a sequence of words with placeholders in braces. A tuple of words is optional as a whole: it is left out
-when one of its placeholders has no value in the trial. Placeholders:
-
-    {python}        this interpreter
-    {edge}          the anycast URL of the edges, ws://ADDRESS:PORT
-    {listen}        edges: the endpoint to listen on        {name}  edges: the node's name
-    {listen6}       edges: the IPv6 endpoint to listen on as well, in topologies whose edges speak IPv6
-    {join}          edges: the URL of another edge; its tuple is repeated for each of the others
-    {bus}           edges: URLs of NATS servers, with commas between, where they are to talk through those
-    {stun}          edges: where to answer STUN; {alternate}  the same at the edge's second address, if it has one
-    {url}           edges: the URL of this edge alone
-    {file}          sender: the file to send                {directory}  receiver: where to put it
-    {code}          the code that both share, where the lab chooses it
-    {strategy}  {deadline_s}  {max_attempts}  {start_at}    options of the trial
-    {relay}         hosts: `--relay` in a trial that may end at a relay
+A command is a sequence of words with placeholders in braces (`lab.words` has the syntax, `lab.contract.PLACEHOLDERS`
+the names). A tuple of words is optional as a whole: it is left out when one of its placeholders has no value in the
+trial.
 """
 
 from __future__ import annotations
 
-import string
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from lab import words as syntax
+from lab.contract import EDGE, PLACEHOLDERS, RECEIVER, SENDER
+from lab.errors import InputError
 from lab.forked import Function
 
 Words = Sequence[str | tuple[str, ...]]
+
+_JOIN = "join"
+_CODE = "code"
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
     """How to run a client.
 
-    All of its commands print JSON events with the names of `punch --json`; a trial needs `listening` (edge), `done` and
-    `failed` (hosts), and reads the others where they are there. With `tells_code` the sender announces its code in the
-    event `code`, and the receiver gets it on a line of standard input; otherwise the lab chooses {code}. With
+    All of its commands print JSON events as `lab.contract.EVENTS` says. With `tells_code` the sender announces its code
+    in the event `code`, and the receiver gets it on a line of standard input; otherwise the lab chooses {code}. With
     `function` the commands are its arguments.
+
+    Raises `InputError` that names the client and the field for a description that no trial can use.
     """
 
     name: str
@@ -49,6 +44,76 @@ class Client:
     strategies: Sequence[str]
     tells_code: bool
     function: Function | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip() or not self.name.isprintable():
+            raise InputError("name of a client", self.name, "printable text")
+        if not isinstance(self.tells_code, bool):
+            raise InputError(f"client {self.name}, tells_code", self.tells_code, "True or False")
+        if self.function is not None and not isinstance(self.function, Function):
+            raise InputError(f"client {self.name}, function", self.function, "a lab.forked.Function")
+        names = [self.strategies] if isinstance(self.strategies, str) else self.strategies
+        if names is self.strategies and isinstance(names, Collection) and names:
+            wrong = [name for name in names if not isinstance(name, str) or not name.isprintable()]
+        else:
+            wrong = [self.strategies]
+        if wrong:
+            raise InputError(f"client {self.name}, strategies", wrong[0], "a sequence of names, at least one")
+        for role in (EDGE, SENDER, RECEIVER):
+            self._check(role, self.command_of(role))
+
+    def command_of(self, role: str) -> Words:
+        """The words of the command of a role."""
+        found: Words = {EDGE: self.edge, SENDER: self.sender, RECEIVER: self.receiver}[role]
+        return found
+
+    def command(self, role: str, values: Mapping[str, object], joins: Sequence[str] = ()) -> list[str]:
+        """The command of a role as `command` fills it. Raises `InputError` that names client and role."""
+        try:
+            return command(self.command_of(role), values, joins)
+        except InputError as error:
+            raise InputError(f"client {self.name}, {role}", error.value, error.expected) from None
+
+    def uses(self, role: str, placeholder: str) -> bool:
+        """Whether the command of a role has that placeholder."""
+        return any(placeholder in syntax.placeholders(part) for part, _optional in _each(self.command_of(role)))
+
+    def _check(self, role: str, words: Words) -> None:
+        field = f"client {self.name}, {role}"
+        known = [
+            name
+            for name, placeholder in PLACEHOLDERS.items()
+            if role in placeholder.roles and not (name == _CODE and self.tells_code)
+        ]
+        if isinstance(words, str) or not isinstance(words, Sequence):
+            raise InputError(field, words, "a sequence of words")
+        if not words and self.function is None:
+            raise InputError(field, words, "at least one word")
+        for word, optional in _each(words):
+            if not isinstance(word, str) or "\0" in word or not _is_argument(word):
+                raise InputError(field, word, "words that are text without NUL, or tuples of those")
+            syntax.check(field, word, known)
+            if not optional and _JOIN in syntax.placeholders(word):
+                raise InputError(field, word, "a tuple around {join}, which is repeated for each of the other edges")
+
+
+def _each(words: Words) -> list[tuple[str, bool]]:
+    """The single words, and whether each is in a tuple."""
+    found: list[tuple[str, bool]] = []
+    for word in words:
+        if isinstance(word, str) or not isinstance(word, Sequence):
+            found.append((word, False))
+        else:
+            found += [(part, True) for part in word]
+    return found
+
+
+def _is_argument(word: str) -> bool:
+    try:
+        os.fsencode(word)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _STUN = (("--stun", "{stun}"), ("--stun-alternate", "{alternate}"))
@@ -88,18 +153,21 @@ CLIENTS: Mapping[str, Client] = {PUNCH.name: PUNCH}
 
 
 def command(words: Words, values: Mapping[str, object], joins: Sequence[str] = ()) -> list[str]:
-    """The words with their placeholders filled; an optional tuple with {join} once for each of `joins`."""
+    """The words with their placeholders filled; an optional tuple with {join} once for each of `joins`.
+
+    Raises `InputError` for a placeholder that is unknown, or that has no value and is in no tuple.
+    """
     known = {"python": sys.executable, **{key: value for key, value in values.items() if value is not None}}
-    filled: list[str] = []
+    for part, _optional in _each(words):
+        syntax.check("word", part, PLACEHOLDERS)
+    done: list[str] = []
     for word in words:
         if isinstance(word, str):
-            filled.append(word.format(**known))
-        elif "join" in _placeholders(word):
-            filled += [part.format(**known, join=url) for url in joins for part in word]
-        elif _placeholders(word) <= known.keys():
-            filled += [part.format(**known) for part in word]
-    return filled
-
-
-def _placeholders(words: Sequence[str]) -> set[str]:
-    return {name for word in words for _text, name, _format, _conversion in string.Formatter().parse(word) if name}
+            done.append(syntax.filled(word, known))
+            continue
+        wanted = set().union(*map(syntax.placeholders, word))
+        if _JOIN in wanted:
+            done += [syntax.filled(part, known | {_JOIN: url}) for url in joins for part in word]
+        elif wanted <= known.keys():
+            done += [syntax.filled(part, known) for part in word]
+    return done

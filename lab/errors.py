@@ -37,5 +37,9 @@ class MissingCapabilityError(PunchlabError):
     """This machine lacks something that the lab needs; the text says what, and how to get it."""
 
 
+class ClientError(PunchlabError):
+    """The client under test breaks its contract (`lab.contract`) or cannot be started; names client and role."""
+
+
 class LabError(PunchlabError):
     """The lab itself broke: never to be counted as a failed punch."""

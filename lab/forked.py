@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from lab.errors import LabError
+from lab.errors import ClientError, InputError, LabError
 from lab.forkserver import DESCRIPTORS, REQUEST_BYTES, STATUS
 from lab.namespace import Namespace
 
@@ -43,6 +43,11 @@ class Function:
     name: str
     preload: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        module, colon, path = self.name.partition(":")
+        if not colon or not all(part.isidentifier() for part in (*module.split("."), *path.split("."))):
+            raise InputError("function of a client", self.name, "module:function")
+
     def as_command(self, arguments: Sequence[str]) -> list[str]:
         """The words that run it in an interpreter of its own."""
         module, _, name = self.name.partition(":")
@@ -56,6 +61,10 @@ class ForkedProcess:
         self.pid, self.stdin, self.stdout, self.stderr = pid, stdin, stdout, None
         self.returncode: int | None = None
         self._pidfd, self._status = pidfd, status
+
+    def end_of(self) -> int:
+        """A descriptor that can be read from when it has ended; the caller closes it."""
+        return os.dup(self._status)
 
     def poll(self) -> int | None:
         """The exit status if it has ended; that of a signal is negative."""
@@ -141,7 +150,7 @@ class _Servers:
                     self._addresses[function] = address
 
     def ask(self, function: Function, request: bytes, descriptors: Sequence[int]) -> tuple[int, int]:
-        """Process id and pidfd of a new process. Raises `LabError`."""
+        """Process id and pidfd of a new process. Raises `LabError`; `ClientError` for a function that is not there."""
         address = self.start(function)
         with self._lock:
             connection = self._connections.get(function)
@@ -164,10 +173,12 @@ class _Servers:
                     self._addresses.pop(function)  # so that the next one gets a new server
                     raise LabError(f"client: {function.name}: its fork server: {error.strerror}") from error
                 raise
-        told = json.loads(answer)
-        if "error" in told:
-            raise LabError(f"client: {told['error']}")
-        return int(told["pid"]), received[0]
+        result = json.loads(answer)
+        if "unusable" in result:
+            raise ClientError(result["unusable"])
+        if "error" in result:
+            raise LabError(f"client: {function.name}: its fork server: {result['error']}")
+        return int(result["pid"]), received[0]
 
     def stop(self) -> None:
         """End the servers that were started here, and what runs in them."""
@@ -191,9 +202,15 @@ prepare, adopt = _SERVERS.start, _SERVERS.adopt
 def start(function: Function, arguments: Sequence[str], namespace: Namespace, stderr: IO[bytes]) -> ForkedProcess:
     """Run the function in a process of its own in the namespace, standard input and output being pipes.
 
-    Working directory and environment are this process's. Raises `LabError`.
+    Working directory and environment are this process's. Raises `ClientError` for a function that cannot be imported,
+    `LabError`.
     """
-    request = {"arguments": list(arguments), "directory": str(Path.cwd()), "environment": dict(os.environ)}
+    wanted = {"arguments": list(arguments), "directory": str(Path.cwd()), "environment": dict(os.environ)}
+    request = json.dumps(wanted).encode()
+    if len(request) > REQUEST_BYTES:
+        raise LabError(
+            f"client: {len(request)} bytes of arguments and environment; at most {REQUEST_BYTES} can be passed on"
+        )
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
         pipes = [os.pipe() for _ in range(3)]
         (their_stdin, stdin), (stdout, their_stdout), (status, their_status) = pipes
@@ -203,6 +220,6 @@ def start(function: Function, arguments: Sequence[str], namespace: Namespace, st
             ours.callback(os.close, descriptor)
         handed = [namespace.fd, their_stdin, their_stdout, stderr.fileno(), their_status]
         assert len(handed) == DESCRIPTORS
-        pid, pidfd = _SERVERS.ask(function, json.dumps(request).encode(), handed)
+        pid, pidfd = _SERVERS.ask(function, request, handed)
         ours.pop_all()
     return ForkedProcess(pid, pidfd, status, os.fdopen(stdin, "wb", 0), os.fdopen(stdout, "rb", 0))

@@ -6,7 +6,7 @@ milliseconds. It is a real process all the same, with arguments, streams, enviro
 The server is single-threaded and speaks JSON over a SOCK_SEQPACKET socket, descriptors beside it (SCM_RIGHTS):
 
     {"arguments": […], "directory": …, "environment": {…}}  with: network namespace, stdin, stdout, stderr, status pipe
-        -> {"pid": N} with a pidfd, or {"error": "…"}
+        -> {"pid": N} with a pidfd, or {"error": "…"}, or {"unusable": "…"} for a function that cannot be imported
 
 When the process ends, its wait status (int, native) is written to the status pipe. What was started over a connection
 is killed when the connection ends; the server ends with its standard input.
@@ -83,7 +83,12 @@ class Server:
                 os.kill(child, signal.SIGKILL)
             return
         *streams, status = descriptors
-        pid = self._fork(json.loads(request), streams, status)
+        if isinstance(self._target, str):
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self._answer(connection, {"unusable": self._target})
+            return
+        pid = self._fork(self._target, json.loads(request), streams, status)
         for descriptor in streams:
             os.close(descriptor)
         if isinstance(pid, str):
@@ -96,17 +101,15 @@ class Server:
         self._selector.register(pidfd, selectors.EVENT_READ, lambda: self._reap(connection, pidfd))
         self._answer(connection, {"pid": pid}, pidfd)
 
-    def _fork(self, request: dict[str, Any], streams: Sequence[int], status: int) -> int | str:
+    def _fork(self, target: Function, request: dict[str, Any], streams: Sequence[int], status: int) -> int | str:
         """The process id of a new client, or why there is none."""
-        if isinstance(self._target, str):
-            return self._target
         try:
             pid = os.fork()
         except OSError as error:
             return f"fork: {error.strerror}"
         if pid == 0:
             os.close(status)
-            self._become(self._target, request, streams)
+            self._become(target, request, streams)
         return pid
 
     def _answer(self, connection: _Connection, answer: dict[str, Any], *descriptors: int) -> None:

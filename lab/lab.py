@@ -13,7 +13,7 @@ from lab.graph import Graph
 from lab.link import RunningLink
 from lab.nat.background import check_rate
 from lab.nat.running import RunningNat
-from lab.node import Node
+from lab.node import Node, close_all
 from punch.nat.behavior import NatBehavior
 
 if TYPE_CHECKING:
@@ -102,8 +102,7 @@ class Lab:
                 self._impaired.close()
                 self._impaired = None
         finally:
-            for node in self._nodes.values():
-                node.close()
+            close_all(self._nodes.values())
             self._nodes, self._running_nats, self._running_links = {}, {}, {}
 
     def __getitem__(self, name: str) -> Node:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import signal
+import os
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from lab import forked
+from lab import forked, leftovers
 from lab.errors import LabError
 from lab.graph import GraphNode, Interface
 from lab.namespace import Namespace
@@ -36,12 +37,16 @@ class Helper(Protocol):
         """End it."""
 
 
+Process = subprocess.Popen[Any] | forked.ForkedProcess
+
+
 class Node:
-    """One node. What is started in it is killed when the lab ends."""
+    """One node. What is started in it is killed when the lab ends, with everything that this has started."""
 
     def __init__(self, graph: GraphNode, namespace: Namespace) -> None:
         self.graph, self.namespace = graph, namespace
-        self._processes: list[subprocess.Popen[Any] | forked.ForkedProcess] = []
+        self._processes: list[Process] = []
+        self._used = False
         self._helpers: list[Helper] = []
 
     def __repr__(self) -> str:
@@ -102,6 +107,7 @@ class Node:
 
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         """Start a command inside the node; `options` are those of `subprocess.Popen`."""
+        self._used = True
         with self.entered():
             process = subprocess.Popen(command, **options)
         self._processes.append(process)
@@ -109,6 +115,7 @@ class Node:
 
     def fork(self, function: forked.Function, arguments: Sequence[str], stderr: IO[bytes]) -> forked.ForkedProcess:
         """Run a Python function inside the node, as a process of its own with pipes; see `lab.forked`."""
+        self._used = True
         process = forked.start(function, arguments, self.namespace, stderr)
         self._processes.append(process)
         return process
@@ -121,16 +128,49 @@ class Node:
         stdin: str | None = None,
         timeout: float | None = 60,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command inside the node, with `stdin` as its input, and return its text output.
+        """Run a command inside the node until it ends, with `stdin` as its input, and return its text output.
 
-        Raises `LabError` with the command's own words if it fails and `check` is set.
+        What it leaves running runs on until the lab ends. Raises `LabError` with the command's own words if it fails
+        and `check` is set, `subprocess.TimeoutExpired` after `timeout` seconds.
         """
-        with self.entered():
-            done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=timeout)
+        # Files, for a pipe has no end as long as something that the command has started holds it.
+        with tempfile.TemporaryFile(dir="/run") as out, tempfile.TemporaryFile(dir="/run") as errors:
+            source = subprocess.DEVNULL if stdin is None else subprocess.PIPE
+            process = self.popen(command, stdin=source, stdout=out, stderr=errors)
+            try:
+                process.communicate(None if stdin is None else stdin.encode(), timeout)
+            finally:
+                if process.poll() is None:
+                    leftovers.kill([process.pid, *leftovers.descendants(process.pid)])
+                self.forget(process)
+            done = subprocess.CompletedProcess(command, process.returncode, _text(out), _text(errors))
         if check and done.returncode != 0:
-            words = (done.stderr or done.stdout).strip().replace("\n", "; ")
-            raise LabError(f"{self.name}: {' '.join(command)}: exit status {done.returncode}: {words}")
+            raise LabError(f"{self.name}: {' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
         return done
+
+    @property
+    def pids(self) -> set[int]:
+        """The processes that were started here and are not forgotten."""
+        return {process.pid for process in self._processes}
+
+    @property
+    def inode(self) -> int:
+        """The inode of its network namespace."""
+        return os.fstat(self.namespace.fd).st_ino
+
+    def present(self) -> frozenset[int]:
+        """The process ids of everything that runs in the node."""
+        return frozenset(leftovers.inside({self.inode})) if self._used else frozenset()
+
+    def forget(self, process: Process) -> None:
+        """Wait for the end of a process that was started here, and let go of its streams; idempotent."""
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        if process in self._processes:
+            self._processes.remove(process)
 
     def attach(self, helper: Helper) -> None:
         """Make a running process part of the node, which ends it."""
@@ -147,18 +187,31 @@ class Node:
             helper.close()
         self._helpers.clear()
 
-    def close(self) -> None:
-        """Kill what still runs in the node and let go of its namespace."""
-        self.end_helpers()
-        for process in self._processes:
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGKILL)
-        for process in self._processes:
-            process.wait()
-            for stream in (process.stdin, process.stdout, process.stderr):
-                if stream is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        stream.close()
-        self._processes.clear()
+    def let_go(self) -> None:
+        """Let go of the processes that were started here, which have ended, and of the namespace."""
+        for process in list(self._processes):
+            self.forget(process)
         self.namespace.close()
+
+
+def close_all(nodes: Iterable[Node]) -> None:
+    """Kill everything that runs in the nodes, and let go of them. Raises `LabError` for a process that does not end."""
+    closing = list(nodes)
+    for node in closing:
+        node.end_helpers()
+    started = set().union(*(node.pids for node in closing))
+    # First, for a process that has joined another namespace is found only as long as its parent runs.
+    leftovers.kill(started.union(*map(leftovers.descendants, started)))
+    try:
+        inodes = {node.inode for node in closing}
+        while left := leftovers.inside(inodes):
+            leftovers.kill(left)
+    finally:
+        for node in closing:
+            node.let_go()
+
+
+def _text(file: IO[bytes]) -> str:
+    """What was written to the file, with the line ends of text."""
+    file.seek(0)
+    return file.read().decode(errors="replace").replace("\r\n", "\n")

@@ -1,56 +1,100 @@
-"""Processes in nodes that speak JSON events, one per line: started, watched together, ended."""
+"""Processes in nodes that print JSON events, one per line: started, watched together, ended."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import fcntl
 import os
 import selectors
 import signal
+import struct
 import subprocess
 import tempfile
+import termios
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any
+from collections.abc import Callable, Sequence
+from typing import IO
 
-from lab.errors import LabError
+from lab import contract, leftovers
+from lab.contract import ERROR_BYTES, LINE_BYTES, OUTPUT_BYTES, Event, Speaker
+from lab.errors import ClientError, LabError
 from lab.forked import ForkedProcess, Function
-from lab.node import Node
+from lab.node import Node, Process
 from lab.priority import CLIENT, favor
 
-Event = Mapping[str, Any]
+__all__ = ["Event", "EventProcess", "end", "wait_for"]
+
 _STDERR_TAIL = 2000
+_CHUNK = 1 << 16
+_CHUNKS = 16
+"""How many of them are taken in before others have their turn."""
+_LOOK_S = 0.25
+"""How often the size of standard error is looked at."""
 
 
 class EventProcess:
     """One command inside a node, or with `function` that Python function, `command` being its arguments.
 
-    `events` grows while `wait_for` runs; lines that are no events are passed over.
+    It has ended when its main process has, whatever else holds its output. `events` grows while `wait_for` runs; lines
+    that are no events are passed over. With a `speaker` the events are checked by `lab.contract`, and the first that
+    breaks it, or output without bounds, is in `contract_error`: nothing that comes later is taken in. Standard input is
+    at its end, but with `told` it is open for `tell`. Raises `ClientError` if the command cannot be started.
     """
 
-    def __init__(self, node: Node, command: Sequence[str], function: Function | None = None) -> None:
+    def __init__(
+        self,
+        node: Node,
+        command: Sequence[str],
+        function: Function | None = None,
+        *,
+        speaker: Speaker | None = None,
+        told: bool = False,
+    ) -> None:
         self.node, self.command = node, command
         self.events: list[Event] = []
+        self.contract_error: str | None = None
+        self.open = True
+        self.ended_s: float | None = None
+        """When its end was seen, CLOCK_MONOTONIC seconds."""
+        self.speaker = speaker
+        self._partial = bytearray()
+        self._received = 0
+        self._silent = False
+        self._errors: str | None = None
+        self.before = node.present()
+        """What ran in the node before it."""
         self._stderr: IO[bytes] = tempfile.TemporaryFile(dir="/run")  # noqa: SIM115 - closed in `end`
         try:
-            self.process = self._start(function)
+            self._started = time.monotonic()
+            self.process = self._start(function, told)
             favor(self.process.pid, CLIENT)
         except BaseException:
             self._stderr.close()
             raise
-        self._partial = b""
-        self.open = True
+        self._ended = _end_of(self.process)
         os.set_blocking(self.stdout.fileno(), False)
 
-    def _start(self, function: Function | None) -> subprocess.Popen[bytes] | ForkedProcess:
-        if function is not None:
-            return self.node.fork(function, self.command, self._stderr)
+    def _start(self, function: Function | None, told: bool) -> Process:
+        who = self.speaker or self.node.name
         try:
+            if function is not None:
+                process: Process = self.node.fork(function, self.command, self._stderr)
+                if not told and process.stdin is not None:
+                    process.stdin.close()
+                return process
             return self.node.popen(
-                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0
+                self.command,
+                stdin=subprocess.PIPE if told else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                bufsize=0,
+                # A session of its own tells what it starts from what is started by hand.
+                start_new_session=True,
             )
+        except ClientError as error:
+            raise ClientError(f"{who}: {error}") from error
         except OSError as error:
-            raise LabError(f"{self.node.name}: {self.command[0]}: {error.strerror}") from error
+            raise ClientError(f"{who}: {self.command[0]}: {error.strerror}") from error
 
     @property
     def stdout(self) -> IO[bytes]:
@@ -69,9 +113,19 @@ class EventProcess:
     @property
     def errors(self) -> str:
         """The end of what it wrote to standard error."""
+        if self._errors is not None:
+            return self._errors
         size = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, size - _STDERR_TAIL))
-        return self._stderr.read().decode(errors="replace").strip()
+        return self._stderr.read(_STDERR_TAIL).decode(errors="replace").strip()
+
+    @property
+    def last_words(self) -> str:
+        """How it ended, and the last line of its standard error."""
+        words = self.errors.splitlines()[-1:]
+        status = self.returncode
+        ended = "it runs" if status is None else f"it ended with exit status {status}"
+        return ": ".join([ended, *words])
 
     def first(self, name: str) -> Event | None:
         """The first event of that name, None if there was none."""
@@ -82,40 +136,112 @@ class EventProcess:
         if self.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.write(line.encode() + b"\n")
+            with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()
 
     def read(self) -> None:
-        """Take in what has come; `open` turns false at the end of its output."""
-        while True:
-            chunk = self.stdout.read(1 << 16)
+        """Take in what has come; `open` turns false when it has ended and everything it said was taken in."""
+        if not self.open:
+            return
+        ended = self.returncode is not None  # before reading: what it said then is in the pipe
+        left = _readable(self.stdout) if ended else _CHUNK * _CHUNKS
+        while left > 0 and not self._silent:
+            chunk = self.stdout.read(min(left, _CHUNK))
             if chunk is None:
-                return
-            if not chunk:
-                self.open = False
-                return
-            *lines, self._partial = (self._partial + chunk).split(b"\n")
-            for line in lines:
-                self._take(line)
+                break
+            self._silent = not chunk
+            left -= len(chunk)
+            self._take(chunk)
+        if os.fstat(self._stderr.fileno()).st_size > ERROR_BYTES:
+            self._overflow(f"more than {ERROR_BYTES >> 20} MiB on standard error")
+        if ended and self.open:
+            self.open = False
+            self.ended_s = time.monotonic()
+            self._take_line(bytes(self._partial), self.ended_s)
+            self._partial.clear()
 
-    def _take(self, line: bytes) -> None:
-        with contextlib.suppress(ValueError):
-            event = json.loads(line)
-            if isinstance(event, dict) and isinstance(event.get("event"), str):
-                self.events.append(event)
+    def _take(self, chunk: bytes) -> None:
+        received = time.monotonic()
+        self._received += len(chunk)
+        *lines, rest = chunk.split(b"\n")
+        for line in lines:
+            self._partial += line
+            self._take_line(bytes(self._partial), received)
+            self._partial.clear()
+        self._partial += rest
+        if len(self._partial) > LINE_BYTES:
+            self._overflow(f"a line of more than {LINE_BYTES >> 20} MiB on standard output")
+        elif self._received > OUTPUT_BYTES:
+            self._overflow(f"more than {OUTPUT_BYTES >> 20} MiB on standard output")
+
+    def _take_line(self, line: bytes, received: float) -> None:
+        if self.contract_error is not None or not line:
+            return
+        if len(line) > LINE_BYTES:
+            self._overflow(f"a line of more than {LINE_BYTES >> 20} MiB on standard output")
+            return
+        event = contract.parse(line)
+        if event is None:
+            return
+        try:
+            self.events.append(contract.checked(event, self.speaker, self._started, received))
+        except ClientError as error:
+            self.contract_error = str(error)
+
+    def _overflow(self, what: str) -> None:
+        """It writes without bounds: that is the end of it."""
+        if self.contract_error is None:
+            self.contract_error = f"{self.speaker or self.node.name}: {what}"
+        self.process.kill()
+        self.open, self._silent = False, True
+        self._partial.clear()
+
+    def listen(self, selector: selectors.BaseSelector) -> None:
+        """Register what tells of output and of its end, or unregister what does not any more."""
+        for source, wanted in ((self.stdout, self.open and not self._silent), (self._ended, self.open)):
+            registered = source in selector.get_map()
+            if wanted and not registered:
+                selector.register(source, selectors.EVENT_READ, self)
+            elif registered and not wanted:
+                selector.unregister(source)
+
+    def members(self) -> set[int]:
+        """The process ids of the command and of everything that it has started, as far as it runs."""
+        return _members([self])
 
     def end(self, grace_s: float = 2.0) -> None:
-        """Ask it to stop, then kill it; idempotent."""
-        if self.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(grace_s)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        if self.open:
-            self.read()
-        self._stderr.close()
+        """Ask it to stop, then kill it, with everything that it has started; idempotent."""
+        end([self], grace_s)
+
+    def let_go(self) -> None:
+        """Let go of what it wrote and of its streams, once it has ended; idempotent."""
+        if self._errors is None:
+            self.process.wait()
+            if not self.stdout.closed:  # as it is after the lab has ended
+                self.read()
+            self.open = False
+            self._errors = self.errors
+            self._stderr.close()
+            os.close(self._ended)
+            self.node.forget(self.process)
+
+
+def end(processes: Sequence[EventProcess], grace_s: float = 2.0) -> None:
+    """Ask all of them to stop, then kill them, with everything that they have started."""
+    running = [process for process in processes if process.returncode is None]
+    # Now, for a process that has joined another network namespace is found only as long as its parent runs.
+    started = set().union(*(leftovers.descendants(process.process.pid) for process in running))
+    for process in running:
+        with contextlib.suppress(ProcessLookupError):
+            process.process.send_signal(signal.SIGTERM)
+            process.process.send_signal(signal.SIGCONT)
+    wait_for(running, lambda: all(process.returncode is not None for process in running), grace_s)
+    leftovers.kill(started | {process.process.pid for process in running if process.returncode is None})
+    unfinished = [process for process in processes if process.node.namespace.fd >= 0]
+    while left := _members(unfinished):
+        leftovers.kill(left)
+    for process in processes:
+        process.let_go()
 
 
 def wait_for(processes: Sequence[EventProcess], condition: Callable[[], bool], timeout_s: float) -> bool:
@@ -123,16 +249,42 @@ def wait_for(processes: Sequence[EventProcess], condition: Callable[[], bool], t
     deadline = time.monotonic() + timeout_s
     with selectors.DefaultSelector() as selector:
         for process in processes:
-            if process.open:
-                selector.register(process.stdout, selectors.EVENT_READ, process)
+            process.listen(selector)
         while not condition():
             left = deadline - time.monotonic()
             if left <= 0 or not selector.get_map():
                 return False
-            for key, _events in selector.select(left):
-                process = key.data
+            ready = {key.data for key, _events in selector.select(min(left, _LOOK_S))}
+            for process in ready or processes:
                 process.read()
-                if not process.open:
-                    selector.unregister(key.fileobj)
-                    process.process.wait()
+                process.listen(selector)
     return True
+
+
+def _members(processes: Sequence[EventProcess]) -> set[int]:
+    """What the processes are and have started, by the network namespaces that it runs in.
+
+    Without what ran in the node before, or was started there by hand, and without what that has started.
+    """
+    nodes = {process.node.inode: process.node for process in processes}
+    own = {process.process.pid for process in processes}
+    by_hand = os.getsid(0)
+    members = set()
+    for pid, inode in leftovers.inside(nodes).items() if nodes else ():
+        before = frozenset.intersection(*(each.before for each in processes if each.node is nodes[inode]))
+        others = before | nodes[inode].pids - own
+        status = leftovers.status(pid)
+        if pid in own or (status is not None and status.session != by_hand and not leftovers.descends(pid, others)):
+            members.add(pid)
+    return members
+
+
+def _end_of(process: Process) -> int:
+    """A descriptor that can be read from when the process has ended."""
+    return process.end_of() if isinstance(process, ForkedProcess) else os.pidfd_open(process.pid)
+
+
+def _readable(stream: IO[bytes]) -> int:
+    """How many bytes are in a pipe."""
+    (count,) = struct.unpack("i", fcntl.ioctl(stream, termios.FIONREAD, b"\0" * 4))
+    return int(count)

@@ -16,17 +16,18 @@ from typing import Any
 from lab import control, verdict
 from lab.capture.frame import CapturePoint, Recording
 from lab.capture.recorder import Recorder
-from lab.client import PUNCH, Client, command
+from lab.client import PUNCH, Client
+from lab.contract import HOSTS, RECEIVER, Speaker
 from lab.control import Control
 from lab.edges import PORT, EdgeNetwork
-from lab.errors import InputError, LabError
+from lab.errors import ClientError, InputError
 from lab.exchange import Delivery, Exchange, Pair, delivery
 from lab.exchange import Side as ExchangeSide
 from lab.forecast import forecast_with_private
 from lab.lab import Lab
 from lab.lab import Path as LabPath
 from lab.pressure import CpuPressure
-from lab.process import Event, EventProcess, wait_for
+from lab.process import Event, EventProcess, end, wait_for
 from lab.verdict import Side
 from punch.nat.oracle import Dial, Prediction
 
@@ -171,7 +172,7 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
     started = datetime.datetime.now(datetime.UTC)
     edges = edge_network(lab, options.client)
     dialled = control.dial(lab, one, other)  # while the edges start
-    edges.wait()
+    broken = _what_breaks(edges.wait)
     with tempfile.TemporaryDirectory(prefix="punchlab-", dir="/run") as folder:
         sent, inbox = Path(folder) / "sent.bin", Path(folder) / "inbox"
         sent.write_bytes(secrets.token_bytes(options.file_size))
@@ -179,12 +180,14 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
         path = lab.path(one, other)
         with Recorder(_capture_points(lab, one, other), full=options.full_capture) as recorder:
             begun = time.monotonic()
-            sides, pressure = _punch(lab, one, other, options, sent, inbox, waiting)
+            if broken is None:
+                sides, pressure = _punch(lab, one, other, options, sent, inbox, waiting)
+            else:
+                sides, pressure = (Side(one, [], None, ""), Side(other, [], None, "")), None
             exchange = _settled(recorder, pair_of(lab, one, other), path)
             recording = recorder.stop()
         arrived = _same_content(sent, inbox / sent.name)
-    if not edges.alive():
-        raise LabError("an edge ended during the trial")
+    broken = broken or edges.trouble()
     if len(recording.frames) != len(exchange.frames):
         exchange = Exchange(recording.frames, exchange.pair)
     proof = delivery(exchange, ways(path))
@@ -197,6 +200,9 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
         shortcut=path.shortcut,
         file_size=options.file_size,
     )
+    # What is proved is proved; without a proof, a client whose edge broke is the cause of any other failure.
+    if broken is not None and outcome not in ("direct", "relayed"):
+        outcome, reason = "client_error", broken
     prediction = forecast_with_private(
         lab,
         one,
@@ -279,10 +285,24 @@ def pair_of(lab: Lab, one: str, other: str) -> Pair:
 
 
 def edge_network(lab: Lab, client: Client) -> EdgeNetwork:
-    """The lab's edges, running this client's edge command since they were first asked for; wait for them."""
+    """The lab's edges, running this client's edge command; wait for them.
+
+    The edges of another client are ended first, see `EdgeNetwork.serve`. Raises `InputError`.
+    """
     if lab.edge_network is None:
         lab.edge_network = EdgeNetwork(lab.edges, client, lab.bus, ipv6=lab.edges_speak_ipv6)
+    else:
+        lab.edge_network.serve(client)
     return lab.edge_network
+
+
+def _what_breaks(step: Callable[[], None]) -> str | None:
+    """What a client breaks in that step; None if nothing."""
+    try:
+        step()
+    except ClientError as error:
+        return str(error)
+    return None
 
 
 def _punch(
@@ -304,49 +324,88 @@ def _punch(
     if options.skew_s is not None:
         first = time.monotonic() + _START_MARGIN_S + 10 * lab.path(one, other).delay_s
         instants = (first + max(0.0, -options.skew_s), first + max(0.0, options.skew_s))
-    sender, receiver = processes = [
-        EventProcess(lab[host], command(words, values | {"start_at": instant}), client.function)
-        for host, words, instant in zip((one, other), (client.sender, client.receiver), instants, strict=True)
+    commands = [
+        client.command(role, values | {"start_at": instant}) for role, instant in zip(HOSTS, instants, strict=True)
     ]
+    processes: list[EventProcess] = []
+    unstarted: dict[str, str] = {}
+    share = None
     try:
-        if client.tells_code:
-            wait_for([sender], lambda: sender.first("code") is not None, _START_S)
-            code = sender.first("code")
-            receiver.tell("" if code is None else str(code["code"]))
-        limit = time.monotonic() + _START_S + options.deadline_s + options.transfer_s
-        _until_all_said(processes, "peer_known", limit)
-        pressure = CpuPressure()  # Python's own start is over: that is work, and no latency
-        if not _until_all_said(processes, "agreed", time.monotonic() + _BRISK_S):
-            waiting()
-            _until_all_said(processes, "agreed", limit)
-        share = pressure.share()
-        wait_for(processes, lambda: _ended(processes), limit - time.monotonic())
-        # When one has ended, the other has its own deadline to come to the same.
-        wait_for(processes, lambda: not any(process.open for process in processes), options.deadline_s + _GRACE_S)
-        statuses = [process.returncode for process in processes]
-        errors = [process.errors for process in processes]
+        for role, host, words in zip(HOSTS, (one, other), commands, strict=True):
+            told = client.tells_code and role == RECEIVER
+            speaker = Speaker(client.name, role, host)
+            try:
+                processes.append(EventProcess(lab[host], words, client.function, speaker=speaker, told=told))
+            except ClientError as error:
+                unstarted[host] = str(error)
+        if not unstarted:
+            share = _watch(processes, lab.edge_network.processes if lab.edge_network else [], options, waiting)
+        sides = {
+            process.node.name: Side(
+                process.node.name,
+                process.events,
+                process.returncode,
+                process.errors,
+                process.contract_error,
+                process.ended_s,
+            )
+            for process in processes
+        }
     finally:
-        for process in processes:
-            process.end()
-    sides = (
-        Side(one, sender.events, statuses[0], errors[0]),
-        Side(other, receiver.events, statuses[1], errors[1]),
-    )
-    return sides, share
+        end(processes)
+    missing = {host: Side(host, [], None, "", broken) for host, broken in unstarted.items()}
+    return ((sides | missing)[one], (sides | missing)[other]), share
 
 
-def _ended(processes: Sequence[EventProcess]) -> bool:
-    """Whether one of them has."""
-    return not all(process.open for process in processes)
+def _watch(
+    processes: Sequence[EventProcess],
+    edges: Sequence[EventProcess],
+    options: Options,
+    waiting: Callable[[], None],
+) -> float | None:
+    """Watch a sender and a receiver until both have ended, or waiting longer is of no use; the CPU pressure meanwhile.
+
+    What the edges print is taken in as well, for one whose output nobody reads stops at some point.
+    """
+    sender, receiver = processes
+    watched = [*processes, *edges]
+
+    def until(condition: Callable[[], bool], limit: float) -> bool:
+        """Wait for it, but not when one has ended; false when that took until the limit."""
+        return wait_for(watched, lambda: _over(processes) or condition(), limit - time.monotonic())
+
+    def said(event: str) -> bool:
+        return all(process.first(event) is not None for process in processes)
+
+    if options.client.tells_code:
+        until(lambda: sender.first("code") is not None, time.monotonic() + _START_S)
+        code = sender.first("code")
+        if code is None:
+            if not _over(processes):
+                sender.contract_error = f"{sender.speaker}: event 'code': none within {_START_S:g} s"
+            return None  # without a code there is nothing that the receiver could wait for
+        receiver.tell(str(code["code"]))
+    limit = time.monotonic() + _START_S + options.deadline_s + options.transfer_s
+    until(lambda: said("peer_known"), limit)
+    pressure = CpuPressure()  # Python's own start is over: that is work, and no latency
+    if not until(lambda: said("agreed"), time.monotonic() + _BRISK_S):
+        waiting()
+        until(lambda: said("agreed"), limit)
+    share = pressure.share()
+    until(lambda: False, limit)
+    # When one has ended, the other has its own deadline to come to the same.
+    grace_s = options.deadline_s + _GRACE_S
+    wait_for(watched, lambda: not any(each.open for each in processes) or _broken(processes), grace_s)
+    return share
 
 
-def _until_all_said(processes: Sequence[EventProcess], event: str, limit: float) -> bool:
-    """Wait for an event of each, but not when one has ended; false when that took until the `limit`."""
-    return wait_for(
-        processes,
-        lambda: _ended(processes) or all(process.first(event) is not None for process in processes),
-        limit - time.monotonic(),
-    )
+def _over(processes: Sequence[EventProcess]) -> bool:
+    """Whether one of them has ended, or broken the contract."""
+    return not all(process.open for process in processes) or _broken(processes)
+
+
+def _broken(processes: Sequence[EventProcess]) -> bool:
+    return any(process.contract_error is not None for process in processes)
 
 
 def _capture_points(lab: Lab, one: str, other: str) -> list[CapturePoint]:

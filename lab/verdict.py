@@ -46,8 +46,8 @@ _CLIENT_OUTCOMES = frozenset(OUTCOMES) - {"direct", "relayed", "lab_error"}
 class Side:
     """What one host's client did: its events, exit status and the end of its standard error.
 
-    `returncode` is None for a client that did not end in time, `ended` is when it ended (CLOCK_MONOTONIC seconds).
-    `broken` is the reason if it broke the contract of a client.
+    `returncode` is None for a client that did not end in time, `ended_s` is when it ended (CLOCK_MONOTONIC seconds).
+    `broken` says how it broke its contract (`lab.contract`), or why it could not be started.
     """
 
     host: str
@@ -55,7 +55,7 @@ class Side:
     returncode: int | None
     errors: str
     broken: str | None = None
-    ended: float | None = None
+    ended_s: float | None = None
 
     def time(self, name: str) -> float | None:
         """CLOCK_MONOTONIC seconds of the first event of that name."""
@@ -101,9 +101,8 @@ def judge(
     hosts, and on their `shortcut` (see `lab.lab.Path`).
     """
     proof = delivery(exchange, {tuple(way) for way in (nats, shortcut) if way is not None})
-    broken = next((side for side in sides if side.broken is not None), None)
-    if broken is not None:
-        return "client_error", f"{broken.host}: {broken.broken}"
+    if (broken := next((side.broken for side in sides if side.broken is not None), None)) is not None:
+        return "client_error", broken
     if all(side.returncode == 0 for side in sides):
         if not arrived:
             return "client_error", "both clients ended with exit status 0, but the file that was sent did not arrive"
@@ -165,7 +164,7 @@ def _failure(side: Side) -> _Failure:
         return _Failure(side, str(failed["outcome"]), f"{side.host}: {failed.get('reason')}", side.last_time("failed"))
     ended = "it did not end in time" if side.returncode is None else f"exit status {side.returncode}"
     words = side.errors.splitlines()[-1] if side.errors else ended
-    return _Failure(side, "client_error", f"{side.host}: {words}", side.ended)
+    return _Failure(side, "client_error", f"{side.host}: {words}", side.ended_s)
 
 
 def timings(sides: Sequence[Side], begun: float) -> dict[str, float]:

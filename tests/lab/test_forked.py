@@ -17,6 +17,7 @@ import pytest
 
 from lab import Lab, LabError
 from lab.client import PUNCH, Client
+from lab.errors import ClientError
 from lab.forked import ForkedProcess, Function
 from lab.lab import Lab as RunningLab
 from lab.process import EventProcess, wait_for
@@ -93,7 +94,7 @@ def test_it_gets_what_a_command_gets(
     for node, value in (("a", "one"), ("b", "another")):
         monkeypatch.setenv("A_VARIABLE", value)
         monkeypatch.chdir(tmp_path)
-        process = EventProcess(lab[node], ["--option", node], Function("a_client:tell"))
+        process = EventProcess(lab[node], ["--option", node], Function("a_client:tell"), told=True)
         process.tell("a line")
         wait_for([process], lambda: False, 20)  # until it has ended
         assert process.returncode == 0, process.errors
@@ -137,9 +138,9 @@ def test_it_ends_as_a_command_does(lab: RunningLab, how: str, status: int, outpu
         ("a_client:main", "a_client:main: AttributeError: module 'a_client' has no attribute 'main'"),
     ],
 )
-def test_a_function_that_is_not_there_is_a_lab_error(lab: RunningLab, name: str, message: str) -> None:
+def test_a_function_that_is_not_there_is_an_error_of_the_client(lab: RunningLab, name: str, message: str) -> None:
     for _ in range(2):
-        with pytest.raises(LabError, match=message):
+        with pytest.raises(ClientError, match=message):
             run(lab, Function(name))
 
 
