@@ -150,7 +150,7 @@ class _Servers:
                     self._addresses[function] = address
 
     def ask(self, function: Function, request: bytes, descriptors: Sequence[int]) -> tuple[int, int]:
-        """Process id and pidfd of a new process. Raises `ClientError` if the function cannot be imported, `LabError`."""
+        """Process id and pidfd of a new process. Raises `ClientError` for a function that is not there, `LabError`."""
         address = self.start(function)
         with self._lock:
             connection = self._connections.get(function)
