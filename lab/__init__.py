@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lab.errors import InputError, LabError, MissingCapabilityError, PunchlabError
+from lab.errors import ClientError, InputError, LabError, MissingCapabilityError, PunchlabError
 
 if TYPE_CHECKING:
     from lab.lab import Lab
 
-__all__ = ["InputError", "Lab", "LabError", "MissingCapabilityError", "PunchlabError"]
+__all__ = ["ClientError", "InputError", "Lab", "LabError", "MissingCapabilityError", "PunchlabError"]
 
 
 def __getattr__(name: str) -> Any:

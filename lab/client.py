@@ -46,19 +46,15 @@ class Client:
     function: Function | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name.strip() or not self.name.isprintable():
+        if not _is_name(self.name):
             raise InputError("name of a client", self.name, "printable text")
         if not isinstance(self.tells_code, bool):
             raise InputError(f"client {self.name}, tells_code", self.tells_code, "True or False")
         if self.function is not None and not isinstance(self.function, Function):
             raise InputError(f"client {self.name}, function", self.function, "a lab.forked.Function")
-        names = [self.strategies] if isinstance(self.strategies, str) else self.strategies
-        if names is self.strategies and isinstance(names, Collection) and names:
-            wrong = [name for name in names if not isinstance(name, str) or not name.isprintable()]
-        else:
-            wrong = [self.strategies]
-        if wrong:
-            raise InputError(f"client {self.name}, strategies", wrong[0], "a sequence of names, at least one")
+        names = self.strategies
+        if isinstance(names, str) or not isinstance(names, Collection) or not names or not all(map(_is_name, names)):
+            raise InputError(f"client {self.name}, strategies", names, "a sequence of names, at least one")
         for role in (EDGE, SENDER, RECEIVER):
             self._check(role, self.command_of(role))
 
@@ -106,6 +102,10 @@ def _each(words: Words) -> list[tuple[str, bool]]:
         else:
             found += [(part, True) for part in word]
     return found
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and name.isprintable() and name.strip() != ""
 
 
 def _is_argument(word: str) -> bool:

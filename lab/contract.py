@@ -25,9 +25,6 @@ ROLES = (EDGE, *HOSTS)
 FAILURES = ("wrong_peer", "client_error", "no_rendezvous", "hopeless", "refused", "punch_timeout")
 """The outcomes that a client may report."""
 
-LINE_BYTES, OUTPUT_BYTES, ERROR_BYTES = 1 << 20, 16 << 20, 64 << 20
-"""The most that a command may write: in one line, on standard output, and on standard error."""
-
 _CODE_CHARACTERS = 1024
 _INT_DIGITS = 400
 """More than any float has."""
@@ -183,13 +180,15 @@ EVENTS: Mapping[str, Rule] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """A command of a client in its role (one of `ROLES`), and the node that it runs in."""
+    """A command of a client in its role (one of `ROLES`), and the node that it runs in; a command of no client."""
 
-    client: str
-    role: str
+    client: str | None
+    role: str | None
     node: str
 
     def __str__(self) -> str:
+        if self.client is None:
+            return self.node
         return f"client {self.client}, {f'edge {self.node}' if self.role == EDGE else self.role}"
 
     def error(self, what: str) -> ClientError:
@@ -206,15 +205,15 @@ def parse(line: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and isinstance(found.get("event"), str) else None
 
 
-def checked(event: Mapping[str, Any], speaker: Speaker | None, started: float, received: float) -> Event:
+def checked(event: Mapping[str, Any], speaker: Speaker, started: float, received: float) -> Event:
     """The event with a float `t`, and with the fields of its rule as the lab takes them.
 
     `started` and `received` are the times (CLOCK_MONOTONIC) of the start of the command and of the receipt of the line.
     An event that is none of the speaker's by `EVENTS` may have any fields. Raises `ClientError` that names client, role
     and field.
     """
-    rule = EVENTS.get(event["event"]) if speaker is not None else None
-    if speaker is None or rule is None or speaker.role not in rule.roles:
+    rule = EVENTS.get(event["event"])
+    if rule is None or speaker.role not in rule.roles:
         try:
             moment = _instant(event.get("t"))
         except ValueError:

@@ -160,6 +160,12 @@ class EdgeNetwork:
         """Whether every edge still runs that was not killed on purpose."""
         return self.trouble() is None
 
+    @property
+    def contract_error(self) -> str | None:
+        """How the first edge that broke the contract did so; None if none did."""
+        errors = (process.contract_error for process in self._processes.values())
+        return next((error for error in errors if error is not None), None)
+
     def trouble(self) -> str | None:
         """How the first edge broke that did: not started, a wrong event, or ended by itself; None if none did."""
         for name in self._nodes:
@@ -171,7 +177,7 @@ class EdgeNetwork:
             process.read()
             if process.contract_error is not None:
                 return process.contract_error
-            if process.returncode is not None:
+            if not process.open:
                 return f"{Speaker(self._client.name, EDGE, name)}: {process.last_words}"
         return None
 

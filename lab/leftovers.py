@@ -23,10 +23,11 @@ _PATIENCE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The parent and the session of a process."""
+    """The parent and the session of a process, and when it started, in the kernel's ticks."""
 
     parent: int
     session: int
+    started: int
 
 
 def inside(namespaces: Collection[int]) -> Mapping[int, int]:
@@ -43,17 +44,25 @@ def inside(namespaces: Collection[int]) -> Mapping[int, int]:
     return found
 
 
-def descendants(pid: int) -> set[int]:
-    """The process ids of what a process that runs has started, and of what those have, as long as they run."""
-    found: set[int] = set()
-    missing = [pid]
+def started_by(pids: Iterable[int]) -> Mapping[int, Status]:
+    """What processes that run have started, and what that has, as long as it runs."""
+    found: dict[int, Status] = {}
+    missing = list(pids)
     while missing:
         tasks = Path(f"/proc/{missing.pop()}/task")
         with contextlib.suppress(OSError):  # it has ended
             children = {int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()}
-            missing += children - found
-            found |= children
+            for child in children - found.keys():
+                if (known := status(child)) is not None:
+                    found[child] = known
+                    missing.append(child)
     return found
+
+
+def is_still(pid: int, known: Status) -> bool:
+    """Whether the process is the one with that status, and not a later one with the same id."""
+    now = status(pid)
+    return now is not None and now.started == known.started
 
 
 def status(pid: int) -> Status | None:
@@ -62,8 +71,8 @@ def status(pid: int) -> Status | None:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
-    fields = text.rpartition(")")[2].split()  # from proc_pid_stat(5): state, ppid, pgrp, session
-    return Status(int(fields[1]), int(fields[3]))
+    fields = text.rpartition(")")[2].split()  # from the third of proc_pid_stat(5): state, ppid, pgrp, session
+    return Status(int(fields[1]), int(fields[3]), int(fields[19]))
 
 
 def descends(pid: int, from_one_of: Collection[int]) -> bool:

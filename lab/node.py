@@ -141,7 +141,7 @@ class Node:
                 process.communicate(None if stdin is None else stdin.encode(), timeout)
             finally:
                 if process.poll() is None:
-                    leftovers.kill([process.pid, *leftovers.descendants(process.pid)])
+                    leftovers.kill([process.pid, *leftovers.started_by([process.pid])])
                 self.forget(process)
             done = subprocess.CompletedProcess(command, process.returncode, _text(out), _text(errors))
         if check and done.returncode != 0:
@@ -201,7 +201,7 @@ def close_all(nodes: Iterable[Node]) -> None:
         node.end_helpers()
     started = set().union(*(node.pids for node in closing))
     # First, for a process that has joined another namespace is found only as long as its parent runs.
-    leftovers.kill(started.union(*map(leftovers.descendants, started)))
+    leftovers.kill(started | leftovers.started_by(started).keys())
     try:
         inodes = {node.inode for node in closing}
         while left := leftovers.inside(inodes):

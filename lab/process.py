@@ -15,14 +15,18 @@ import time
 from collections.abc import Callable, Sequence
 from typing import IO
 
-from lab import contract, leftovers
-from lab.contract import ERROR_BYTES, LINE_BYTES, OUTPUT_BYTES, Event, Speaker
+from lab import leftovers
+from lab.contract import Event, Speaker
 from lab.errors import ClientError, LabError
 from lab.forked import ForkedProcess, Function
 from lab.node import Node, Process
+from lab.output import Output
 from lab.priority import CLIENT, favor
 
 __all__ = ["Event", "EventProcess", "end", "wait_for"]
+
+ERROR_BYTES = 64 << 20
+"""The most that a command may write to standard error."""
 
 _STDERR_TAIL = 2000
 _CHUNK = 1 << 16
@@ -51,21 +55,17 @@ class EventProcess:
         told: bool = False,
     ) -> None:
         self.node, self.command = node, command
-        self.events: list[Event] = []
-        self.contract_error: str | None = None
+        self.speaker = speaker or Speaker(None, None, node.name)
         self.open = True
         self.ended_s: float | None = None
         """When its end was seen, CLOCK_MONOTONIC seconds."""
-        self.speaker = speaker
-        self._partial = bytearray()
-        self._received = 0
         self._silent = False
         self._errors: str | None = None
         self.before = node.present()
         """What ran in the node before it."""
         self._stderr: IO[bytes] = tempfile.TemporaryFile(dir="/run")  # noqa: SIM115 - closed in `end`
         try:
-            self._started = time.monotonic()
+            self._output = Output(self.speaker, time.monotonic())
             self.process = self._start(function, told)
             favor(self.process.pid, CLIENT)
         except BaseException:
@@ -75,7 +75,6 @@ class EventProcess:
         os.set_blocking(self.stdout.fileno(), False)
 
     def _start(self, function: Function | None, told: bool) -> Process:
-        who = self.speaker or self.node.name
         try:
             if function is not None:
                 process: Process = self.node.fork(function, self.command, self._stderr)
@@ -92,9 +91,23 @@ class EventProcess:
                 start_new_session=True,
             )
         except ClientError as error:
-            raise ClientError(f"{who}: {error}") from error
+            raise ClientError(f"{self.speaker}: {error}") from error
         except OSError as error:
-            raise ClientError(f"{who}: {self.command[0]}: {error.strerror}") from error
+            raise ClientError(f"{self.speaker}: {self.command[0]}: {error.strerror}") from error
+
+    @property
+    def events(self) -> list[Event]:
+        """What it has said so far."""
+        return self._output.events
+
+    @property
+    def contract_error(self) -> str | None:
+        """How it broke the contract, None if it did not."""
+        return self._output.error
+
+    def fail(self, what: str) -> None:
+        """It broke the contract in that way, unless it had before."""
+        self._output.fail(what)
 
     @property
     def stdout(self) -> IO[bytes]:
@@ -115,9 +128,10 @@ class EventProcess:
         """The end of what it wrote to standard error."""
         if self._errors is not None:
             return self._errors
-        size = self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, size - _STDERR_TAIL))
-        return self._stderr.read(_STDERR_TAIL).decode(errors="replace").strip()
+        # Without a seek, for the command writes at the same offset.
+        file = self._stderr.fileno()
+        start = max(0, os.fstat(file).st_size - _STDERR_TAIL)
+        return os.pread(file, _STDERR_TAIL, start).decode(errors="replace").strip()
 
     @property
     def last_words(self) -> str:
@@ -143,58 +157,24 @@ class EventProcess:
         """Take in what has come; `open` turns false when it has ended and everything it said was taken in."""
         if not self.open:
             return
-        ended = self.returncode is not None  # before reading: what it said then is in the pipe
+        ended = self.returncode is not None  # before reading: what it said by then is in the pipe
         left = _readable(self.stdout) if ended else _CHUNK * _CHUNKS
-        while left > 0 and not self._silent:
+        while left > 0 and not self._silent and not self._output.excessive:
             chunk = self.stdout.read(min(left, _CHUNK))
             if chunk is None:
                 break
             self._silent = not chunk
             left -= len(chunk)
-            self._take(chunk)
+            self._output.take(chunk, time.monotonic())
         if os.fstat(self._stderr.fileno()).st_size > ERROR_BYTES:
-            self._overflow(f"more than {ERROR_BYTES >> 20} MiB on standard error")
-        if ended and self.open:
+            self._output.exceed(f"more than {ERROR_BYTES >> 20} MiB on standard error")
+        if self._output.excessive:
+            self.process.kill()
+            self.open = False
+        elif ended:
             self.open = False
             self.ended_s = time.monotonic()
-            self._take_line(bytes(self._partial), self.ended_s)
-            self._partial.clear()
-
-    def _take(self, chunk: bytes) -> None:
-        received = time.monotonic()
-        self._received += len(chunk)
-        *lines, rest = chunk.split(b"\n")
-        for line in lines:
-            self._partial += line
-            self._take_line(bytes(self._partial), received)
-            self._partial.clear()
-        self._partial += rest
-        if len(self._partial) > LINE_BYTES:
-            self._overflow(f"a line of more than {LINE_BYTES >> 20} MiB on standard output")
-        elif self._received > OUTPUT_BYTES:
-            self._overflow(f"more than {OUTPUT_BYTES >> 20} MiB on standard output")
-
-    def _take_line(self, line: bytes, received: float) -> None:
-        if self.contract_error is not None or not line:
-            return
-        if len(line) > LINE_BYTES:
-            self._overflow(f"a line of more than {LINE_BYTES >> 20} MiB on standard output")
-            return
-        event = contract.parse(line)
-        if event is None:
-            return
-        try:
-            self.events.append(contract.checked(event, self.speaker, self._started, received))
-        except ClientError as error:
-            self.contract_error = str(error)
-
-    def _overflow(self, what: str) -> None:
-        """It writes without bounds: that is the end of it."""
-        if self.contract_error is None:
-            self.contract_error = f"{self.speaker or self.node.name}: {what}"
-        self.process.kill()
-        self.open, self._silent = False, True
-        self._partial.clear()
+            self._output.finish(self.ended_s)
 
     def listen(self, selector: selectors.BaseSelector) -> None:
         """Register what tells of output and of its end, or unregister what does not any more."""
@@ -230,13 +210,14 @@ def end(processes: Sequence[EventProcess], grace_s: float = 2.0) -> None:
     """Ask all of them to stop, then kill them, with everything that they have started."""
     running = [process for process in processes if process.returncode is None]
     # Now, for a process that has joined another network namespace is found only as long as its parent runs.
-    started = set().union(*(leftovers.descendants(process.process.pid) for process in running))
+    started = leftovers.started_by(process.process.pid for process in running)
     for process in running:
         with contextlib.suppress(ProcessLookupError):
             process.process.send_signal(signal.SIGTERM)
             process.process.send_signal(signal.SIGCONT)
     wait_for(running, lambda: all(process.returncode is not None for process in running), grace_s)
-    leftovers.kill(started | {process.process.pid for process in running if process.returncode is None})
+    leftovers.kill(process.process.pid for process in running if process.returncode is None)
+    leftovers.kill(pid for pid, known in started.items() if leftovers.is_still(pid, known))
     unfinished = [process for process in processes if process.node.namespace.fd >= 0]
     while left := _members(unfinished):
         leftovers.kill(left)

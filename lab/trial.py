@@ -187,7 +187,7 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
             exchange = _settled(recorder, pair_of(lab, one, other), path)
             recording = recorder.stop()
         arrived = _same_content(sent, inbox / sent.name)
-    broken = broken or edges.trouble()
+    broken = broken or edges.contract_error
     if len(recording.frames) != len(exchange.frames):
         exchange = Exchange(recording.frames, exchange.pair)
     proof = delivery(exchange, ways(path))
@@ -200,8 +200,10 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
         shortcut=path.shortcut,
         file_size=options.file_size,
     )
-    # What is proved is proved; without a proof, a client whose edge broke is the cause of any other failure.
-    if broken is not None and outcome not in ("direct", "relayed"):
+    # The edges are part of the client. What is proved stays true without them; what failed, failed because of them.
+    if broken is None and outcome not in ("direct", "relayed"):
+        broken = edges.trouble()
+    if broken is not None:
         outcome, reason = "client_error", broken
     prediction = forecast_with_private(
         lab,
@@ -381,8 +383,10 @@ def _watch(
         until(lambda: sender.first("code") is not None, time.monotonic() + _START_S)
         code = sender.first("code")
         if code is None:
-            if not _over(processes):
-                sender.contract_error = f"{sender.speaker}: event 'code': none within {_START_S:g} s"
+            if sender.open and receiver.open:
+                sender.fail(f"event 'code': none within {_START_S:g} s")
+            elif sender.returncode == 0:
+                sender.fail("event 'code': none before it ended")
             return None  # without a code there is nothing that the receiver could wait for
         receiver.tell(str(code["code"]))
     limit = time.monotonic() + _START_S + options.deadline_s + options.transfer_s

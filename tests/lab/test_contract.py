@@ -1,0 +1,321 @@
+"""What a client prints: the contract, and what of its output the lab takes in."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lab import contract, record, verdict
+from lab.capture.frame import Recording
+from lab.contract import EVENTS, FAILURES, Speaker
+from lab.control import Control
+from lab.exchange import Exchange
+from lab.lab import Path as LabPath
+from lab.output import LINE_BYTES, OUTPUT_BYTES, Output
+from lab.trial import Options, Trial
+from lab.verdict import OUTCOMES, Side
+from punch.nat.oracle import Outcome, Prediction
+from tests.examples import EXAMPLES
+from tests.lab.handmade import PAIR
+
+SENDER = Speaker("mine", "sender", "a")
+STARTED, RECEIVED = 100.0, 101.0
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def said(*lines: bytes | dict[str, Any], speaker: Speaker = SENDER) -> Output:
+    output = Output(speaker, STARTED)
+    for line in lines:
+        output.take((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n", RECEIVED)
+    return output
+
+
+def test_the_readme_has_the_tables() -> None:
+    assert contract.events_table() in README
+    assert contract.placeholders_table() in README
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"starting up",
+        b"[1, 2]",
+        b"3",
+        b'"done"',
+        b"null",
+        b"{}",
+        b'{"t": 1}',
+        b'{"event": 1}',
+        b'{"event": null}',
+        b'{"event": ["done"]}',
+        b'{"event": {"done": 1}}',
+        b'{"event": "done"',
+        b'{"event": "done"} {"event": "done"}',
+        b"\xff\xfe\x00",
+        b"[" * 100_000,
+        b'{"event": "done", "x": ' + b"[" * 100_000,
+        b'{"a":' * 100_000,
+    ],
+)
+def test_a_line_without_an_event_is_passed_over(line: bytes) -> None:
+    output = said(line, {"event": "done"})
+    assert [event["event"] for event in output.events] == ["done"]
+    assert output.error is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"event": "progress", "t": "soon", "local": 5}',
+        b'{"event": "progress", "t": NaN}',
+        b'{"event": "listening", "t": []}',  # an edge's, and so none of a sender's
+        b'{"event": "progress", "t": ' + b"9" * 5000 + b"}",
+        b'{"event": "\\ud800"}',
+        b'{"event": "caf\xe9"}',
+    ],
+)
+def test_an_event_that_the_contract_does_not_know_may_have_any_fields(line: bytes) -> None:
+    output = said(line)
+    assert [event["t"] for event in output.events] == [RECEIVED]
+    assert output.error is None
+
+
+@pytest.mark.parametrize(
+    "t",
+    [
+        {},
+        {"t": None},
+        {"t": 1},  # from a clock of its own
+        {"t": -5.5},
+        {"t": RECEIVED + 1},
+        {"t": 1_790_000_000.0},  # CLOCK_REALTIME
+        {"t": STARTED - 0.001},
+    ],
+)
+def test_without_a_time_of_the_lab_s_clock_the_time_of_receipt_counts(t: dict[str, object]) -> None:
+    (event,) = said({"event": "done", **t}).events
+    assert event["t"] == RECEIVED
+
+
+@pytest.mark.parametrize("t", [STARTED, 100.25, RECEIVED])
+def test_a_time_while_the_client_runs_is_taken(t: float) -> None:
+    (event,) = said({"event": "done", "t": t}).events
+    assert event["t"] == t
+
+
+@pytest.mark.parametrize("event", [name for name, rule in EVENTS.items() if "sender" in rule.roles])
+@pytest.mark.parametrize(
+    "t", ['"1"', "true", "false", "NaN", "Infinity", "-Infinity", "1e400", "[]", "{}", "9" * 400, "9" * 5000]
+)
+def test_a_time_that_is_no_finite_number_breaks_the_contract(event: str, t: str) -> None:
+    output = said(f'{{"event": "{event}", "t": {t}}}'.encode())
+    assert output.events == []
+    assert output.error is not None
+    assert output.error.startswith(f"client mine, sender: event '{event}', field 't': ")
+    assert output.error.endswith("cannot be used; expected a number of seconds of CLOCK_MONOTONIC")
+    assert len(output.error) < 250
+
+
+GOOD = {"local": "192.168.1.2:4000", "remote": "11.16.1.2:5000"}
+
+
+@pytest.mark.parametrize(
+    ("event", "field", "value"),
+    [
+        ("agreed", "local", None),
+        ("agreed", "remote", None),
+        ("agreed", "local", 4000),
+        ("agreed", "local", ["192.168.1.2", 4000]),
+        ("agreed", "local", "192.168.1.2"),
+        ("agreed", "local", "192.168.1.2:0"),
+        ("agreed", "local", "192.168.1.2:65536"),
+        ("agreed", "local", "192.168.1.2:٣"),
+        ("agreed", "local", "localhost:4000"),
+        ("agreed", "local", "2a11::1:4000"),
+        ("agreed", "local", "[11.0.0.1]:4000"),
+        ("agreed", "remote", ""),
+        ("failed", "outcome", None),
+        ("failed", "outcome", "timeout"),
+        ("failed", "outcome", "direct"),
+        ("failed", "outcome", ["refused"]),
+        ("failed", "reason", 7),
+        ("attempt", "kind", {}),
+        ("code", "code", None),
+        ("code", "code", ""),
+        ("code", "code", "\n"),
+        ("code", "code", "one\ntwo"),
+        ("code", "code", "one\r"),
+        ("code", "code", "a\0b"),
+        ("code", "code", "\ud800"),
+        ("code", "code", "x" * 5000),
+        ("code", "code", 123456),
+    ],
+)
+def test_a_wrong_field_is_named_with_client_and_role(event: str, field: str, value: object) -> None:
+    fields = {"agreed": GOOD, "failed": {"outcome": "refused"}}.get(event, {})
+    output = said({"event": event, **fields, field: value}, {"event": "done"})
+    assert output.error is not None
+    assert output.error.startswith(f"client mine, sender: event '{event}', field '{field}': ")
+    assert ("missing; expected" if value is None else "cannot be used; expected") in output.error
+    assert output.error.isprintable()
+    assert output.events == []
+
+
+def test_an_edge_is_named_by_its_node() -> None:
+    output = said({"event": "joined", "t": "now"}, speaker=Speaker("mine", "edge", "edge2"))
+    assert output.error is not None
+    assert output.error.startswith("client mine, edge edge2: event 'joined', field 't': 'now' cannot be used")
+
+
+@pytest.mark.parametrize(
+    ("told", "taken"),
+    [
+        ("11.0.0.1:7000", "11.0.0.1:7000"),
+        ("[2a11::0:1]:7000", "[2a11::1]:7000"),
+        ("[::ffff:11.0.0.1]:7000", "11.0.0.1:7000"),  # by a socket for both families
+    ],
+)
+def test_an_endpoint_is_taken_as_the_capture_has_it(told: str, taken: str) -> None:
+    (event,) = said({"event": "agreed", "local": told, "remote": told}).events
+    assert event["local"] == event["remote"] == taken
+
+
+def test_text_for_people_can_be_printed_and_is_never_missing() -> None:
+    one, other = said(
+        {"event": "failed", "outcome": "refused", "reason": "no \ud800"}, {"event": "failed", "outcome": "refused"}
+    ).events
+    assert one["reason"] == "no ?"
+    assert other["reason"] == "no reason given"
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_lines_are_whole_however_they_come_in(end: bytes, size: int) -> None:
+    text = end.join(json.dumps({"event": "done", "number": number}).encode() for number in range(20)) + end
+    text = b"\xef\xbb\xbf" + text + b'{"event": "last"}'
+    output = Output(SENDER, STARTED)
+    for start in range(0, len(text), size):
+        output.take(text[start : start + size], RECEIVED)
+    output.finish(RECEIVED)
+    assert [event.get("number") for event in output.events] == [*range(20), None]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "bound"),
+    [
+        (b"x" * 1000, f"a line of more than {LINE_BYTES >> 20} MiB on standard output"),
+        (b"x" * (2 * LINE_BYTES) + b"\n", f"a line of more than {LINE_BYTES >> 20} MiB on standard output"),
+        (b"x" * 999 + b"\n", f"more than {OUTPUT_BYTES >> 20} MiB on standard output"),
+        (b'{"event": "x"}\n' * 1000, f"more than {OUTPUT_BYTES >> 20} MiB on standard output"),
+        (b"\n" * 1000, f"more than {OUTPUT_BYTES >> 20} MiB on standard output"),
+    ],
+)
+def test_output_is_bounded(chunk: bytes, bound: str) -> None:
+    output = Output(SENDER, STARTED)
+    for _ in range(2 * OUTPUT_BYTES // len(chunk)):
+        output.take(chunk, RECEIVED)
+        if output.excessive:
+            break
+    assert output.error == f"client mine, sender: {bound}"
+
+
+def test_a_line_that_comes_byte_by_byte_costs_no_quadratic_time() -> None:
+    def seconds(count: int) -> float:
+        output = Output(SENDER, STARTED)
+        began = time.process_time()
+        for _ in range(count):
+            output.take(b"x", RECEIVED)
+        return time.process_time() - began
+
+    # Eight times as many bytes: eight times as long, where every byte copied the line it would be 64 times.
+    assert min(seconds(400_000) for _ in range(3)) < 24 * min(seconds(50_000) for _ in range(3))
+
+
+# Whatever a client prints.
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+ENDPOINTS = st.sampled_from(["11.0.0.1:7000", "[2a11::1]:80", "11.0.0.1", ":", "[::ffff:11.0.0.1]:1", "1.2.3.4:٣"])
+LIKELY = st.fixed_dictionaries(
+    {"event": st.sampled_from([*EVENTS, "progress"])},
+    optional={
+        "t": st.floats(STARTED, RECEIVED) | JSON,
+        "local": ENDPOINTS | JSON,
+        "remote": ENDPOINTS | JSON,
+        "outcome": st.sampled_from(FAILURES) | JSON,
+        "reason": st.text() | JSON,
+        "code": st.text() | JSON,
+        "kind": st.just("public") | JSON,
+    },
+)
+WELL_FORMED = st.builds(lambda value: json.dumps(value).encode(), LIKELY | JSON)
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """A likely event with some bytes of it replaced, left out or added."""
+    line = bytearray(draw(WELL_FORMED))
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(line)))
+        line[at : at + draw(st.integers(0, 3))] = draw(st.binary(max_size=3))
+    return bytes(line)
+
+
+LINES = st.lists(WELL_FORMED | mutated() | st.binary(max_size=50), max_size=6)
+
+
+@given(LINES, LINES, st.tuples(*[st.none() | st.integers(-9, 3)] * 2), st.booleans(), st.integers(1, 60))
+@settings(max_examples=EXAMPLES)
+def test_whatever_clients_print_has_a_verdict_and_a_record(
+    one: list[bytes], other: list[bytes], statuses: tuple[int | None, int | None], arrived: bool, size: int
+) -> None:
+    sides = []
+    for role, host, lines, status in zip(("sender", "receiver"), "ab", (one, other), statuses, strict=True):
+        output, text = Output(Speaker("mine", role, host), STARTED), b"\n".join(lines)
+        for start in range(0, len(text), size):
+            output.take(text[start : start + size], RECEIVED)
+        output.finish(RECEIVED)
+        for event in output.events:
+            assert isinstance(event["t"], float)
+            assert math.isfinite(event["t"])
+        sides.append(Side(host, output.events, status, "", output.error))
+    agreed = sides[0].last("agreed")
+    exchange = Exchange([], PAIR, None if agreed is None else (agreed["local"], agreed["remote"]))
+    outcome, reason = verdict.judge(sides, arrived=arrived, exchange=exchange, nats=["nat_a", "nat_b"])
+    assert outcome in OUTCOMES
+    if sides[0].broken or sides[1].broken:
+        assert (outcome, reason) == ("client_error", sides[0].broken or sides[1].broken)
+    predicted = Prediction(Outcome.DIRECT, 1.0, "", 0.0, 0.0)
+    trial = Trial(
+        options=Options(),
+        pair=("a", "b"),
+        path=LabPath(["a", "b"], [], None, 0.0, 0.0, 0.0, None),
+        links="none",
+        background_per_s=0.0,
+        started=datetime.datetime.now(datetime.UTC),
+        outcome=outcome,
+        reason=reason,
+        sides=(sides[0], sides[1]),
+        control=Control(True, 0.0, predicted),
+        prediction=predicted,
+        recording=Recording((), (), {}, 0),
+        exchange=exchange,
+        edge_log={},
+        timings_s=verdict.timings(sides, STARTED),
+        cpu_pressure=None,
+    )
+    text = json.dumps(record.record(trial), allow_nan=False, ensure_ascii=False)
+    assert json.loads(text.encode())["outcome"] == outcome
+    str(trial).encode()
