@@ -1,7 +1,8 @@
 """Files and directories on their way out.
 
 Everything is looked at before anything is offered, and opened when its turn comes. From the offer until its last byte
-was read a file must stay as it was (`punch.client.state`), or the transfer fails. No link below a directory is followed.
+was read a file must stay as it was (`punch.client.state`), or the transfer fails. No link below a directory is
+followed.
 """
 
 from __future__ import annotations
@@ -113,10 +114,10 @@ class Outgoing:
         self._opened = _Opened(state, doubtful or state.is_recent())
         return open(fd, "rb", buffering=0)  # noqa: PTH123 (a descriptor, owned by the caller)
 
-    def must_be_read_again(self, info: FileInfo, file: BinaryIO) -> bool:
-        """Whether only its content can tell that the file, opened last, did not change while it was read.
+    def check(self, info: FileInfo, file: BinaryIO) -> bool:
+        """Raise `FileError` if the file, which was opened last, has changed since.
 
-        Raises `FileError` if it has changed.
+        Returns whether its state does not tell, so that its content must be read a second time.
         """
         assert self._opened is not None
         before, doubtful = self._opened

@@ -1,8 +1,7 @@
 """Whether a file on its way out is still what it was when it was offered.
 
 Each write sets the times of a file, and nobody can set its ctime, the time of the last change of the inode, back. So
-equal states from before the first byte was read until after the last one prove that nobody wrote in between, but for two
-gaps:
+equal states before the first byte was read and after the last one prove that nobody wrote in between, but for two gaps:
 
 - The clock of the times has ticks (2 s on FAT): a second write in the same tick leaves no trace.
 - A store through a shared mapping sets the times only if its page is clean. The process that has made the page dirty

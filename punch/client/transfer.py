@@ -237,6 +237,7 @@ async def _send_contents(
                 raise FileError(f"{info.name!r} cannot be read: {error.strerror}") from None
             if not data:
                 raise changed(info)
+            outgoing.check(info, file)  # now, rather than after the rest of a long file
             digest.update(data)
             await allowance.take(len(data))
             await channel.send(Kind.DATA, data)
@@ -250,7 +251,7 @@ async def _send_contents(
 
 async def _check_unchanged(outgoing: Outgoing, info: FileInfo, file: BinaryIO, sha256: bytes) -> None:
     """Raise `FileError` unless what was sent, of that SHA-256, is the file as it was offered."""
-    if outgoing.must_be_read_again(info, file):
+    if outgoing.check(info, file):
         try:
             again = await asyncio.to_thread(hash_prefix, file.fileno(), info.size)
         except OSError as error:

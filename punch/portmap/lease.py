@@ -36,7 +36,8 @@ async def mapping(
 ) -> AsyncIterator[Mapping]:
     """A mapping of `local`, a TCP endpoint of this host, to an external endpoint with the same port if that is free.
 
-    `changed` is called when a renewal returns another external endpoint. Raises `PortMappingError`, after `patience_s` seconds at most, that says of each protocol why not.
+    `changed` is called when a renewal returns another external endpoint. Raises `PortMappingError`, after `patience_s`
+    seconds at most, that says of each protocol why not.
     """
     mapper, external = await _obtain(_mappers(local), lifetime_s, patience_s)
     renewal = asyncio.create_task(_renew(mapper, external, changed, lifetime_s))
