@@ -4,8 +4,9 @@ A directory that is new is built aside under a hidden name, with everything in i
 beside it, and those that go into directories that exist, take their names one by one. If one step fails, those before
 it are undone.
 
-A process that is killed between two steps undoes nothing. So a file keeps its hidden name as a second link until all
-have their names. What another process then finds of that, `recover` undoes.
+A process that is killed between two steps undoes nothing. So until all have their names, a file keeps its hidden name
+as a second link, and a directory that is not the last one has a mark: a symbolic link that holds its inode number.
+`recover` undoes what such a process has left.
 """
 
 from __future__ import annotations
@@ -105,12 +106,22 @@ class Naming:
 
     def show(self) -> None:
         """Give the directories that were built aside their names."""
-        for name, aside in self._aside.items():
+        for number, (name, aside) in enumerate(self._aside.items(), start=1):
             try:
+                if number < len(self._aside):
+                    self._mark(name, aside)
                 rename_new(aside, name, source_fd=self._fd, target_fd=self._fd)
             except OSError as error:
                 raise cannot(name, error) from None
             self._undo.append(partial(os.rename, name, aside, src_dir_fd=self._fd, dst_dir_fd=self._fd))
+
+    def _mark(self, name: str, aside: str) -> None:
+        mark = _mark_name(name)
+        with contextlib.suppress(OSError):  # a file system without symbolic links
+            remove_partial(self._fd, mark)
+            os.symlink(_inode(aside, self._fd), mark, dir_fd=self._fd)
+            self._undo.append(partial(os.unlink, mark, dir_fd=self._fd))
+            self._left.append(mark)
 
     def _parts(self, path: str) -> list[str]:
         first, *others = path.split("/")
@@ -173,19 +184,36 @@ def recover(directory_fd: int, offered: Sequence[Offered], *, force: bool) -> No
 
     Everything is then under the hidden names again, complete.
     """
-    for name in {info.name.partition("/")[0] for info in offered}:
-        with contextlib.suppress(OSError):
-            _take_apart(directory_fd, name)
+    names = {info.name.partition("/")[0] for info in offered}
     linked = [info for info in offered if isinstance(info, FileInfo) and _is_linked(directory_fd, info)]
-    names = {info.name.partition("/")[0] for info in offered} - {info.name for info in linked}
-    if force:
-        stale = [partial_name(info.name, info.size) for info in linked]
-    elif not any(is_there(name, directory_fd) for name in names):
-        stale = [info.name for info in linked]
-    else:  # that process was done, but for removing the hidden names
-        stale = []
-    for name in stale:
-        remove_partial(directory_fd, name)
+    marked = [name for name in names if _is_marked(directory_fd, name)]
+    with contextlib.suppress(OSError):
+        others = names.difference(marked, (info.name for info in linked))
+        if force or any(is_there(name, directory_fd) for name in others):
+            # That process was done, but for removing the second links and the marks; or what it did may stay.
+            for info in linked:
+                remove_partial(directory_fd, partial_name(info.name, info.size))
+        else:
+            for info in linked:
+                remove_partial(directory_fd, info.name)
+            for name in marked:
+                rename_new(name, _aside_name(name), source_fd=directory_fd, target_fd=directory_fd)
+    for name in names:
+        with contextlib.suppress(OSError):
+            remove_partial(directory_fd, _mark_name(name))
+            _take_apart(directory_fd, name)
+
+
+def _is_marked(directory_fd: int, name: str) -> bool:
+    try:
+        return os.readlink(_mark_name(name), dir_fd=directory_fd) == _inode(name, directory_fd)
+    except OSError:
+        return False
+
+
+def _inode(name: str, directory_fd: int) -> str:
+    found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    return f"{found.st_dev}:{found.st_ino}"
 
 
 def _is_linked(directory_fd: int, info: FileInfo) -> bool:
@@ -216,3 +244,7 @@ def _take_apart(directory_fd: int, name: str) -> None:
 def _aside_name(name: str) -> str:
     """Where the directory of that name is built."""
     return partial_name(f"{name}/", None)
+
+
+def _mark_name(name: str) -> str:
+    return partial_name(f"{name}/", 0)
