@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+MAX_SHOWN = 200  # characters of a value in an error message
+
 Outcome = Literal["no_rendezvous", "punch_timeout", "refused", "hopeless", "wrong_peer", "client_error"]
 
 
@@ -33,8 +35,13 @@ class InputError(PunchError, ValueError):
 
     def __init__(self, field: str, value: object, expected: str) -> None:
         self.field, self.value, self.expected = field, value, expected
-        told = "missing" if value is None else f"{value!r} cannot be used"
+        told = "missing" if value is None else f"{_shortened(value)} cannot be used"
         super().__init__(f"{field}: {told}; expected {expected}")
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
 class FrameError(PunchError, ValueError):

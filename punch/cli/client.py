@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
+from punch.argument import path
 from punch.cli.terminal import complain
 from punch.cli.values import EDGE_VARIABLE, count, edges, seconds
 from punch.errors import InputError, PunchFailedError
@@ -32,7 +34,9 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         help="the edge to meet at; of several (repeated, or with commas between) the nearest, the others in case it "
         f"is lost (default: ${EDGE_VARIABLE})",
     )
-    parser.add_argument("--key-file", metavar="F", help="file of 32 random bytes on both sides, instead of a code")
+    parser.add_argument(
+        "--key-file", metavar="F", type=path, help="file of 32 random bytes on both sides, instead of a code"
+    )
     parser.add_argument("--bind", metavar="IP:PORT", help="local address to punch from (default: any suitable)")
     parser.add_argument(
         "--strategy",
@@ -68,10 +72,8 @@ def options_of(arguments: argparse.Namespace, stream: TextIO | None = None, othe
         raise InputError("strategy", arguments.strategy, " or ".join(STRATEGIES))
     bind = arguments.bind
     report = json_reporter(stream) if arguments.json else human_reporter(client(other) if other else CLIENT, stream)
-    edge, *other_edges = _by_distance(urls, report)
-    return Options(
-        edge=edge,
-        other_edges=tuple(other_edges),
+    options = Options(
+        edge=urls[0],
         strategy=STRATEGIES[arguments.strategy](),
         report=report,
         bind=None if bind is None else Endpoint.parse(bind, field="bind", any_port=True),
@@ -83,6 +85,8 @@ def options_of(arguments: argparse.Namespace, stream: TextIO | None = None, othe
         relay=arguments.relay,
         bar=not arguments.json,
     )
+    edge, *other_edges = _by_distance(urls, report)
+    return replace(options, edge=edge, other_edges=tuple(other_edges))
 
 
 def _by_distance(urls: list[EdgeUrl], report: Reporter) -> list[EdgeUrl]:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from punch.argument import path
 from punch.cli.client import add_common, options_of, pake, preshared, run_client
 from punch.cli.terminal import Parser
 from punch.errors import InputError
@@ -28,7 +29,9 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         "sent with everything in it, empty directories and executable bits included. Symbolic links, FIFOs, sockets "
         "and devices in it are not sent, nor is anything outside of it; what is left out is told.",
     )
-    send.add_argument("files", metavar="FILE", nargs="+", help="a file or a directory, or - for standard input")
+    send.add_argument(
+        "files", metavar="FILE", type=path, nargs="+", help="a file or a directory, or - for standard input"
+    )
     send.add_argument("--name", metavar="NAME", help=f"what to call standard input (default: {STDIN_NAME})")
     send.add_argument("--code", help="use this code instead of a fresh one")
     add_common(send)
@@ -36,7 +39,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
 
     receive = commands.add_parser("receive", help="receive files with the sender's code")
     receive.add_argument("code", metavar="CODE", nargs="?", help="the sender's code, or - to read it from stdin")
-    receive.add_argument("--dir", metavar="D", help="directory to store the files in (default: this one)")
+    receive.add_argument("--dir", metavar="D", type=path, help="directory to store the files in (default: this one)")
     receive.add_argument(
         "--force", action="store_true", help="overwrite files that exist; fill up directories that exist"
     )
@@ -56,12 +59,12 @@ def _send(arguments: argparse.Namespace) -> int:
     if arguments.code is not None and arguments.key_file is not None:
         raise InputError("code", arguments.code, "no code beside --key-file")
     with _outgoing(arguments) as outgoing:
-        options = options_of(arguments)
         exchange = preshared(arguments)
-        if outgoing.skipped:
-            options.report("skipped", entries=[each._asdict() for each in outgoing.skipped])
         if exchange is None:
             exchange = pake(Code.generate() if arguments.code is None else Code.parse(arguments.code), "sender")
+        options = options_of(arguments)
+        if outgoing.skipped:
+            options.report("skipped", entries=[each._asdict() for each in outgoing.skipped])
         return run_client(send(options, exchange, outgoing), options.report)
 
 
@@ -89,10 +92,12 @@ def _receive(arguments: argparse.Namespace) -> int:
     if arguments.stdout and (arguments.dir is not None or arguments.force):
         raise InputError("stdout", arguments.dir or "--force", "neither --dir nor --force beside --stdout")
     with _target(arguments) as target:
-        options = options_of(arguments, sys.stderr if arguments.stdout else None)
         exchange = preshared(arguments)
-        if exchange is None:  # everything else has been looked at before the code is read
-            exchange = pake(Code.parse(sys.stdin.readline() if arguments.code == "-" else arguments.code), "receiver")
+        if exchange is None and arguments.code != "-":
+            exchange = pake(Code.parse(arguments.code), "receiver")
+        options = options_of(arguments, sys.stderr if arguments.stdout else None)
+        if exchange is None:  # everything else has been checked before the code is read
+            exchange = pake(Code.parse(sys.stdin.readline()), "receiver")
         return run_client(receive(options, exchange, target), options.report)
 
 
@@ -104,4 +109,4 @@ def _target(arguments: argparse.Namespace) -> Inbox | Outlet:
 
     if arguments.stdout:
         return Outlet(1)
-    return Inbox(Path(arguments.dir or "."), force=arguments.force)
+    return Inbox(Path("." if arguments.dir is None else arguments.dir), force=arguments.force)

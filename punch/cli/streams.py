@@ -37,10 +37,10 @@ def _pipe(arguments: argparse.Namespace) -> int:
     if sum((arguments.code is not None, arguments.new or arguments.key_file is not None)) != 1:
         raise InputError("code", arguments.code, "either a code, or --new on the side that begins, or --key-file")
     role: Role = "sender" if arguments.new else "receiver"
-    options = options_of(arguments, sys.stderr, "pipe {code}")
     exchange = preshared(arguments)
     if exchange is None:
         exchange = pake(Code.generate() if arguments.new else Code.parse(arguments.code), role)
+    options = options_of(arguments, sys.stderr, "pipe {code}")
     return run_client(pipe(options, exchange(), role, 0, 1), options.report)
 
 
@@ -51,7 +51,7 @@ def _forward(arguments: argparse.Namespace) -> int:
 
     if (arguments.to is None) == (arguments.listen is None):
         raise InputError("to", arguments.to, "either --to HOST:PORT, or a code and --listen IP:PORT")
-    options = options_of(arguments, other="forward {code} --listen IP:PORT")
+    other = "forward {code} --listen IP:PORT"
     exchange = preshared(arguments)
     if arguments.to is not None:
         if arguments.code is not None and exchange is not None:
@@ -59,10 +59,12 @@ def _forward(arguments: argparse.Namespace) -> int:
         target = parse_target(arguments.to)
         if exchange is None:
             exchange = pake(Code.generate() if arguments.code is None else Code.parse(arguments.code), "sender")
+        options = options_of(arguments, other=other)
         return run_client(expose(options, exchange(), target), options.report)
     if (arguments.code is None) == (exchange is None):
         raise InputError("code", arguments.code, "either a code or --key-file")
     at = Endpoint.parse(arguments.listen, field="listen", any_port=True)
     if exchange is None:
         exchange = pake(Code.parse(arguments.code), "receiver")
+    options = options_of(arguments, other=other)
     return run_client(listen(options, exchange(), at), options.report)

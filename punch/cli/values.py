@@ -8,17 +8,18 @@ import os
 
 from punch.errors import InputError
 
+MAX_SECONDS = 1e9
 EDGE_VARIABLE = "PUNCH_EDGE"
 
 
 def seconds(text: str, field: str) -> float:
     """A positive number of seconds."""
     try:
-        value = float(text)
+        value = float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
         value = math.nan
-    if not 0 < value < 1e12:
-        raise InputError(field, text, "a positive number of seconds")
+    if not 0 < value <= MAX_SECONDS:
+        raise InputError(field, text, f"a positive number of seconds, at most {MAX_SECONDS:g}")
     return value
 
 
@@ -31,7 +32,12 @@ def count(text: str, field: str) -> int:
 
 def edges(arguments: argparse.Namespace) -> list[str]:
     """The edges that were given, or else those of the environment."""
-    given = arguments.edge if arguments.edge is not None else [os.environ.get(EDGE_VARIABLE, "")]
-    if given == [""]:
-        raise InputError("edge", None, f"--edge URL, or {EDGE_VARIABLE} in the environment")
+    given = arguments.edge
+    if given is None:
+        default = os.environ.get(EDGE_VARIABLE)
+        if default is None:
+            raise InputError("edge", None, f"--edge URL, or {EDGE_VARIABLE} in the environment")
+        if not default:
+            raise InputError(EDGE_VARIABLE, default, "the URL of an edge")
+        given = [default]
     return [url for urls in given for url in urls.split(",")]

@@ -19,14 +19,11 @@ def open_directory(name: str, directory_fd: int) -> int:
 
 
 @contextlib.contextmanager
-def descended(directory_fd: int, parts: Sequence[str], *, create: bool = False) -> Iterator[int]:
-    """A descriptor of what is that far below; directories that are missing are made, or else it raises `OSError`."""
+def descended(directory_fd: int, parts: Sequence[str]) -> Iterator[int]:
+    """A descriptor of what is that far below. Raises `OSError`."""
     fd = os.dup(directory_fd)
     try:
         for part in parts:
-            if create:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(part, dir_fd=fd)
             below = open_directory(part, fd)
             os.close(fd)
             fd = below

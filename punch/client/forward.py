@@ -31,9 +31,17 @@ def parse_target(text: str, *, field: str = "to") -> Target:
     """`HOST:PORT`, a name or an address. Raises `InputError`."""
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not host or not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
+    if not _may_be_host(host) or not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
         raise InputError(field, text, "HOST:PORT, such as 127.0.0.1:22")
     return host, int(port)
+
+
+def _may_be_host(text: str) -> bool:
+    """Whether a resolver can be asked for it."""
+    try:
+        return bool(text.encode("idna")) and text.isprintable()
+    except UnicodeError:  # an empty label, one that is too long, or bytes that are no text
+        return False
 
 
 async def expose(options: Options, exchange: KeyExchange, target: Target) -> None:

@@ -1,22 +1,23 @@
 """Files on their way in: no half-written file, and no name that leads out of the directory.
 
 Every file grows under a hidden name in the directory itself, wherever below it its place is. Directories are made when
-all files are complete and take their names.
+all files are complete. Then all take their names, or none (`punch.client.naming`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import functools
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from punch.client.descent import descended
 from punch.client.names import FileError, check_path
+from punch.client.naming import Naming, cannot, is_there, locked, recover
 from punch.client.offer import DirectoryInfo, FileDone, FileInfo, Offered, StreamInfo, check_distinct
 from punch.client.partial import (
     discard_partial,
@@ -41,10 +42,10 @@ class _Held(NamedTuple):
 class Inbox:
     """A directory that files arrive in. A context manager.
 
-    A file grows under a temporary name and then takes its own in one step. Without `force` nothing may have the name of
-    a file, or of the directory that was sent, before; with it directories are filled up, files and links replaced, and
-    no directory by a file or the other way round. What a broken connection leaves stays, for `held` to find; what is
-    refused or damaged is removed.
+    A file grows under a temporary name. When all are complete they take their own, or, if one cannot, none. Without
+    `force` nothing may have the name of a file, or of the directory that was sent, before; with it directories are
+    filled up, files and links replaced, and no directory by a file or the other way round. What a broken connection
+    leaves stays, for `held` to find; what is refused or damaged is removed.
     """
 
     def __init__(self, directory: Path, *, force: bool) -> None:
@@ -72,6 +73,8 @@ class Inbox:
             check_path(info.name)
         check_distinct(offered)
         new = [info for info in offered if info not in self._stored]
+        with locked(self._fd):
+            recover(self._fd, new, force=self._force)
         if self._force:
             for info in new:
                 self._check_replaceable(info)
@@ -93,12 +96,11 @@ class Inbox:
 
     def _check_free(self, name: str) -> None:
         try:
-            os.stat(name, dir_fd=self._fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return
+            taken = is_there(name, self._fd)
         except OSError as error:
-            raise FileError(f"{name!r} cannot be stored: {error.strerror}") from None
-        raise FileError(f"{name!r} exists already (--force overwrites)")
+            raise cannot(name, error) from None
+        if taken:
+            raise FileError(f"{name!r} exists already (--force overwrites)")
 
     def _check_replaceable(self, info: Offered) -> None:
         *above, last = info.name.split("/")
@@ -108,7 +110,7 @@ class Inbox:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise FileError(f"{info.name!r} cannot be stored: {error.strerror}") from None
+            raise cannot(info.name, error) from None
         if stat.S_ISDIR(found.st_mode) and not isinstance(info, DirectoryInfo):
             raise FileError(f"{info.name!r} is a directory")
         if isinstance(info, DirectoryInfo) and not stat.S_ISDIR(found.st_mode):
@@ -149,11 +151,11 @@ class Inbox:
     def create(self, info: FileInfo | StreamInfo, start: int = 0) -> Incoming:
         """Begin a file, or go on from byte `start`, which is as far as `held` said. Raises `FileError`."""
         if not start:
-            return Incoming(self._fd, info, None, force=self._force)
+            return Incoming(self._fd, info, None)
         held = self._held.get(info) if isinstance(info, FileInfo) else None
         if held is None or held.size != start:
             raise FileError(f"{info.name!r} cannot go on from byte {start}")
-        return Incoming(self._fd, info, held, force=self._force)
+        return Incoming(self._fd, info, held)
 
     def already_stored(self, info: FileInfo | StreamInfo, sha256: bytes) -> FileDone | None:
         """What became of a file that an earlier connection of this process brought in full. Raises `FileError`."""
@@ -165,27 +167,28 @@ class Inbox:
     def store(self, offered: Sequence[Offered], arrived: Sequence[Incoming]) -> None:
         """Give verified files their names, and make the directories that were offered. Raises `FileError`."""
         new = [info for info in offered if info not in self._stored]
-        trees = {info.name.partition("/")[0] for info in new if "/" in info.name or isinstance(info, DirectoryInfo)}
-        for name in trees:
-            self._make_tree(name)
-        for info in new:
-            if isinstance(info, DirectoryInfo):
+        directories = [info for info in new if isinstance(info, DirectoryInfo)]
+        trees = {info.name.partition("/")[0] for info in new if "/" in info.name}
+        with locked(self._fd), Naming(self._fd) as naming:
+            for name in sorted(trees | {info.name for info in directories if "/" not in info.name}):
+                self._begin_tree(naming, name)
+            for info in directories:
                 try:
-                    with descended(self._fd, info.name.split("/"), create=True):
-                        self._stored[info] = None
+                    naming.make_directory(info.name)
                 except OSError as error:
-                    raise FileError(f"{info.name!r} cannot be stored: {error.strerror}") from None
-        for incoming in arrived:
-            self._stored[incoming.info] = incoming.take_name()
+                    raise cannot(info.name, error) from None
+            for incoming in arrived:
+                incoming.take_name(functools.partial(naming.place, replace=self._force))
+            naming.show()
+        self._stored.update(dict.fromkeys(directories))
+        self._stored.update((incoming.info, incoming.done) for incoming in arrived)
 
-    def _make_tree(self, name: str) -> None:
+    def _begin_tree(self, naming: Naming, name: str) -> None:
         try:
-            os.mkdir(name, dir_fd=self._fd)
-        except FileExistsError:
-            if not self._force:
-                raise FileError(f"{name!r} exists already (--force overwrites)") from None
+            if not (self._force and is_there(name, self._fd)):
+                naming.build_aside(name)
         except OSError as error:
-            raise FileError(f"{name!r} cannot be stored: {error.strerror}") from None
+            raise cannot(name, error) from None
 
     def discard(self, offered: Sequence[Offered]) -> None:
         """Remove what is unfinished of this, unless somebody else works on it."""
@@ -200,11 +203,10 @@ class Incoming:
     All raise `FileError`.
     """
 
-    def __init__(self, directory_fd: int, info: FileInfo | StreamInfo, held: _Held | None, *, force: bool) -> None:
+    def __init__(self, directory_fd: int, info: FileInfo | StreamInfo, held: _Held | None) -> None:
         self.info = info
         self._expected = info.size if isinstance(info, FileInfo) else None
         self._directory_fd = directory_fd
-        self._force = force
         self._hash = hashlib.sha256() if held is None else held.digest.copy()
         self._size = 0 if held is None else held.size
         self._done: FileDone | None = None
@@ -270,9 +272,8 @@ class Incoming:
             raise FileError(f"{self.info.name!r} is not complete")
         return self._done
 
-    def take_name(self) -> FileDone:
-        """Give a verified file its name."""
-        done = self.done
+    def take_name(self, place: Callable[[str, str], None]) -> None:
+        """Give a verified file its name, by calling `place` with its temporary name and its own."""
         try:
             fd = open_partial(self._directory_fd, self._temporary, create=False)
         except OSError as error:
@@ -280,31 +281,11 @@ class Incoming:
         try:
             if identity(fd) != self._identity:
                 raise FileError(f"{self.info.name!r} was changed after it had arrived")
-            self._rename()
-        except FileExistsError:
-            raise FileError(f"{self.info.name!r} exists already (--force overwrites)") from None
+            place(self._temporary, self.info.name)
         except OSError as error:
-            raise self._failed(error) from None
+            raise cannot(self.info.name, error) from None
         finally:
             os.close(fd)
-        return done
-
-    def _rename(self) -> None:
-        *above, target = self.info.name.split("/")
-        source, fd = self._temporary, self._directory_fd
-        with descended(fd, above, create=True) as place:
-            if not self._force:
-                try:
-                    os.link(source, target, src_dir_fd=fd, dst_dir_fd=place, follow_symlinks=False)
-                except OSError as error:
-                    if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
-                        raise
-                    # No hard links here (FAT): claim the name with an empty file, which the rename below replaces.
-                    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=place))
-                else:
-                    remove_partial(fd, source)
-                    return
-            os.rename(source, target, src_dir_fd=fd, dst_dir_fd=place)
 
     def _failed(self, error: OSError) -> FileError:
         return FileError(f"{self.info.name!r} cannot be stored: {error.strerror}")

@@ -10,7 +10,7 @@ from punch.errors import PunchError
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 1024
 MAX_DEPTH = 32  # parts of one name
-_DANGEROUS = {"Cc", "Cs", "Zl", "Zp"}  # control characters, lone surrogates, line and paragraph separators
+_DANGEROUS = {"Cc", "Zl", "Zp"}  # control characters, line and paragraph separators
 _BIDI_CONTROLS = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # they make a name look like another
 
 
@@ -23,6 +23,8 @@ def check_name(name: str) -> None:
     shown = _short(name)
     if name in ("", ".", "..") or "/" in name or "\\" in name:
         raise FileError(f"{shown} is not a plain file name")
+    if any("\ud800" <= each <= "\udfff" for each in name):  # what Python makes of bytes that are not UTF-8
+        raise FileError(f"{shown} is not UTF-8")
     if any(unicodedata.category(each) in _DANGEROUS or each in _BIDI_CONTROLS for each in name):
         raise FileError(f"{shown} has control characters in it")
     if len(name.encode()) > MAX_NAME_BYTES:

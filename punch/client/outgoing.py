@@ -1,7 +1,8 @@
 """Files and directories on their way out.
 
-Everything is looked at before anybody is told of it, and opened when its turn comes: then it must still be the same
-file (device, inode, size, time when its content changed), or the transfer ends. No link below a directory is followed.
+Everything is looked at before anything is offered, and opened when its turn comes. From the offer until its last byte
+was read a file must stay as it was (`punch.client.state`), or the transfer fails. No link below a directory is
+followed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import BinaryIO, NamedTuple, Self
 from punch.client.descent import descended, open_directory
 from punch.client.names import FileError, check_path
 from punch.client.offer import MAX_FILES, DirectoryInfo, FileInfo, total_size
-from punch.client.partial import identity, is_partial_name
+from punch.client.partial import is_partial_name
+from punch.client.state import State, is_open_for_writing
 from punch.errors import InputError
 
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
@@ -38,11 +40,18 @@ class Skipped(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where a file is: what the user named, and the parts of the way down from there; and what it was."""
+    """Where a file is: what the user named, and the parts of the way down from there; and its state when offered."""
 
     path: Path
     below: tuple[str, ...]
-    identity: tuple[int, int, int, int]
+    state: State
+
+
+class _Opened(NamedTuple):
+    """The state of a file before its first byte was read; `doubtful` if a later write might not show in the state."""
+
+    state: State
+    doubtful: bool
 
 
 class Outgoing:
@@ -57,6 +66,7 @@ class Outgoing:
         self.skipped: list[Skipped] = []
         self._places: dict[str, _Place] = {}
         self._file: BinaryIO | None = None
+        self._opened: _Opened | None = None
         names: set[str] = set()
         for path in paths:
             # `.` and `..` are called what they are; a link is called what the user calls it.
@@ -96,10 +106,25 @@ class Outgoing:
             fd = _open_below(place.path, place.below)
         except OSError as error:
             raise FileError(f"{info.name!r} cannot be read: {error.strerror}") from None
-        if identity(fd) != place.identity:
+        # In this order: a store through a mapping between the two shows in neither.
+        doubtful, state = is_open_for_writing(fd), State.of(fd)
+        if not place.state.became(state):
             os.close(fd)
             raise FileError(f"{info.name!r} has changed since it was offered")
+        self._opened = _Opened(state, doubtful or state.is_recent())
         return open(fd, "rb", buffering=0)  # noqa: PTH123 (a descriptor, owned by the caller)
+
+    def check(self, info: FileInfo, file: BinaryIO) -> bool:
+        """Raise `FileError` if the file, which was opened last, has changed since.
+
+        Returns whether its state does not tell, so that its content must be read a second time.
+        """
+        assert self._opened is not None
+        before, doubtful = self._opened
+        after = State.of(file.fileno())
+        if not before.became(after):
+            raise changed(info)
+        return doubtful or before != after
 
     def _add(self, path: Path, name: str) -> None:
         try:
@@ -115,6 +140,8 @@ class Outgoing:
                 self._add_file(fd, path, (), name)
             else:
                 raise InputError("FILE", str(path), "a regular file or a directory")
+        except OSError as error:
+            raise InputError("FILE", str(path), f"a readable file or directory ({error.strerror})") from None
         finally:
             os.close(fd)
 
@@ -152,9 +179,12 @@ class Outgoing:
             self._skip(Skipped(name, _KINDS.get(kind, "no regular file")), path)
 
     def _add_file(self, fd: int, path: Path, below: tuple[str, ...], name: str) -> None:
-        found = os.fstat(fd)
+        found, state = os.fstat(fd), State.of(fd)
+        if _size_is_unknown(fd, state):
+            expected = "a file whose size is known (`punch send -` sends what can be read from it)"
+            raise InputError("FILE", str(path.joinpath(*below)), expected)
         self._offer(FileInfo(name, found.st_size, bool(found.st_mode & stat.S_IXUSR)), path.joinpath(*below))
-        self._places[name] = _Place(path, below, identity(fd))
+        self._places[name] = _Place(path, below, state)
 
     def _offer(self, info: FileInfo | DirectoryInfo, path: Path) -> None:
         _check(info.name, path)
@@ -168,6 +198,18 @@ class Outgoing:
     def _count(self, path: Path) -> None:
         if len(self.offered) + len(self.skipped) == MAX_FILES:
             raise InputError("FILE", str(path), f"at most {MAX_FILES} files and empty directories in all")
+
+
+def changed(info: FileInfo) -> FileError:
+    """The error for a file that was written to while it was read."""
+    return FileError(f"{info.name!r} has changed while it was sent")
+
+
+def _size_is_unknown(fd: int, state: State) -> bool:
+    """Whether the file ends elsewhere than its size says, as files do that are made while they are read (proc(5))."""
+    size = state.size
+    as_said = not os.pread(fd, 1, size) and (size == 0 or len(os.pread(fd, 1, size - 1)) == 1)
+    return not as_said and State.of(fd) == state  # otherwise it is being written to, which is found when it is opened
 
 
 def _check(name: str, path: Path) -> None:

@@ -4,6 +4,9 @@ Until the peer is known, the client needs some edge, no particular one. If the c
 ping any more, it connects again from the same local address: to the next edge of its list, or to the same anycast
 address, which leads elsewhere once the dead edge is no longer announced. There it registers as the same client, and the
 edges go on with its session.
+
+A lost connection may also mean that the network has changed: a NAT has rebooted, or has another address. So everything
+that was learned from the network is learned again before the client registers again.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Self
 
@@ -48,8 +51,11 @@ class StayingRendezvous(Rendezvous):
     _register: Register
     local6: Endpoint | None = None
     """The IPv6 address that was shown to the edge, if any."""
+    learn: Callable[[], Awaitable[str | None]] | None = None
+    """Returns the traits of the network as it is now; called before each registration but the first."""
     welcome: Welcome
     """The answer to the latest registration."""
+    _waits = False
 
     @classmethod
     async def connect_any(cls, edges: Sequence[EdgeUrl], bind: Endpoint | None, report: Reporter) -> Self:
@@ -67,6 +73,16 @@ class StayingRendezvous(Rendezvous):
             return made
         raise first
 
+    @property
+    def traits(self) -> str | None:
+        """The traits in the latest registration."""
+        return self._register.traits
+
+    def outdate(self) -> None:
+        """What was learned is no longer correct: learn it again and register again, unless the peer is known."""
+        if self._waits:
+            abort(self._connection)
+
     async def register(self, register: Register) -> Welcome:
         """See `Rendezvous.register`."""
         self._register = register
@@ -80,11 +96,14 @@ class StayingRendezvous(Rendezvous):
         """See `Rendezvous.listen`."""
         while True:
             watch = asyncio.create_task(self._watch(self._connection))
+            self._waits = True
             try:
                 return await super().listen()
             except EdgeLostError as lost:
+                self._waits = False
                 await self._register_again(lost)
             finally:
+                self._waits = False
                 watch.cancel()
             self._report(
                 "registered",
@@ -103,6 +122,10 @@ class StayingRendezvous(Rendezvous):
         named = (None, None) if seen is None else (seen.public, seen.proof)
         self._register = replace(self._register, public6=named[0], proof6=named[1])
 
+    async def _learn_again(self) -> None:
+        if self.learn is not None:
+            self._register = replace(self._register, traits=await self.learn())
+
     async def _watch(self, connection: ClientConnection) -> None:
         await until_deaf(connection, *PING_S)
         abort(connection)
@@ -119,6 +142,7 @@ class StayingRendezvous(Rendezvous):
                 self._connection, _ = await dial(url, self.local, own=True, timeout_s=timeout_s)
                 self.url = url
                 await self._show_again()
+                await self._learn_again()
                 self.welcome = await super().register(self._register)
             except (EdgeLostError, EdgeUnreachableError) as error:
                 self.trouble = f": {lost.reason}, and no other could be had: {error.reason}"

@@ -37,7 +37,7 @@ from punch.client.offer import (
     total_size,
     write_offer,
 )
-from punch.client.outgoing import Outgoing
+from punch.client.outgoing import Outgoing, changed
 from punch.client.partial import hash_prefix
 from punch.client.piped import Piped
 from punch.client.progress import Progress
@@ -236,15 +236,28 @@ async def _send_contents(
             except OSError as error:
                 raise FileError(f"{info.name!r} cannot be read: {error.strerror}") from None
             if not data:
-                raise FileError(f"{info.name!r} became shorter while it was sent")
+                raise changed(info)
+            outgoing.check(info, file)  # now, rather than after the rest of a long file
             digest.update(data)
             await allowance.take(len(data))
             await channel.send(Kind.DATA, data)
             left -= len(data)
             bar.advance(len(data))
+        await _check_unchanged(outgoing, info, file, digest.digest())
         await channel.send(Kind.DIGEST, digest.digest())
         done.append(FileDone(info.name, info.size, digest.hexdigest()))
     return done
+
+
+async def _check_unchanged(outgoing: Outgoing, info: FileInfo, file: BinaryIO, sha256: bytes) -> None:
+    """Raise `FileError` unless what was sent, of that SHA-256, is the file as it was offered."""
+    if outgoing.check(info, file):
+        try:
+            again = await asyncio.to_thread(hash_prefix, file.fileno(), info.size)
+        except OSError as error:
+            raise FileError(f"{info.name!r} cannot be read: {error.strerror}") from None
+        if again is None or again.digest() != sha256:
+            raise changed(info)
 
 
 async def _common_start(info: FileInfo, file: BinaryIO, held: tuple[int, bytes] | None) -> tuple[int, hashlib._Hash]:

@@ -70,16 +70,18 @@ async def open_tunnel(options: Options, exchange: KeyExchange, role: Role) -> As
         sighting = Sighting(rendezvous, options.bind)
         stack.push_async_callback(sighting.close)
         try:
-            traits = await options.strategy.prepare(Preparation(options.edge, rendezvous.local, options.report))
+            traits = await _learn(options, rendezvous)
+            rendezvous.learn = functools.partial(_learn, options, rendezvous)
             seen = await sighting.seen()
             if seen is not None and sighting.local is not None:
                 puncher.listen_beside(sighting.local)
                 rendezvous.local6 = sighting.local
             welcome, peer = await _meet(options, exchange, role, rendezvous, traits, seen)
             known = time.monotonic()
-            begin = functools.partial(agreement.begin, functools.partial(_key, exchange, role, traits, peer.contact))
+            key = functools.partial(_key, exchange, role, rendezvous.traits, peer.contact)
+            begin = functools.partial(agreement.begin, key)
             signals = Signals(rendezvous, role, agreement.session_key)
-            meeting = _aim(options, role, rendezvous, welcome, peer, puncher, signals, traits, begin, known)
+            meeting = _aim(options, role, rendezvous, welcome, peer, puncher, signals, begin, known)
             agreement.prefer(of_one_lan(meeting.targets, peer.contact, welcome.public))
             try:
                 connection, channel = await _punch(options, meeting, agreement)
@@ -102,6 +104,13 @@ async def open_tunnel(options: Options, exchange: KeyExchange, role: Role) -> As
         if not through:
             mend_round_trip(connection.sock, round_trip_s)
         yield channel
+
+
+async def _learn(options: Options, rendezvous: StayingRendezvous) -> str | None:
+    """The traits of the network as it is now; what was learned before is given up."""
+    await options.strategy.close()
+    prepare = options.strategy.prepare
+    return await prepare(Preparation(rendezvous.url, rendezvous.local, options.report, rendezvous.outdate))
 
 
 def _key(exchange: KeyExchange, role: Role, traits: str | None, peer: Contact) -> bytes:
@@ -141,7 +150,6 @@ def _aim(
     peer: Peer,
     puncher: Puncher,
     signals: Signals,
-    traits: str | None,
     begin_key: Callable[[], None],
     known: float,
 ) -> Meeting:
@@ -159,7 +167,7 @@ def _aim(
         rendezvous=rendezvous,
         puncher=puncher,
         signals=signals,
-        traits=traits,
+        traits=rendezvous.traits,
         start_at=options.start_at,
         begin_key=begin_key,
         report=options.report,

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from punch.argument import path
 from punch.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,8 +21,9 @@ _Number = TypeVar("_Number", int, float)
 def add_options(edge: argparse.ArgumentParser) -> None:
     """Add the options to the parser of `punch edge`."""
     add = edge.add_argument
-    add("--tls-cert", metavar="F", help="serve wss:// with this certificate (PEM, with its chain); SIGHUP reloads it")
-    add("--tls-key", metavar="F", help="the key of that certificate (PEM)")
+    certificate = "serve wss:// with this certificate (PEM, with its chain); SIGHUP reloads it"
+    add("--tls-cert", metavar="F", type=path, help=certificate)
+    add("--tls-key", metavar="F", type=path, help="the key of that certificate (PEM)")
     add("--mesh-from", metavar="NET", action="append", help="who may --join this edge: none, a network (default: all)")
     add("--metrics-to", metavar="NET", action="append", help="who may read /metrics (default: 127.0.0.0/8)")
     add("--drain", metavar="S", default="0", help="seconds to let waiting clients meet after SIGTERM (%(default)s)")
@@ -56,11 +58,12 @@ def settings(arguments: argparse.Namespace) -> Settings:
         mesh=ANYONE if mesh is None else parse_networks(mesh, field="mesh-from"),
         metrics=THIS_MACHINE if metrics is None else parse_networks(metrics, field="metrics-to"),
     )
-    drain_s = _number(arguments.drain, "drain", float, "seconds, zero or more", 0)
+    drain_s = _number(arguments.drain, "drain", float, "seconds from 0 to 1e9", 0)
     return Settings(limits=limits, access=access, tls=_tls(arguments), drain_s=drain_s, relay=_relay(arguments))
 
 
 def _relay(arguments: argparse.Namespace) -> RelayOffer | None:
+    rate_kb = _positive(arguments.relay_rate, "relay-rate")
     if arguments.relay is None:
         return None
     from punch.edge.relay import RelayOffer
@@ -70,7 +73,7 @@ def _relay(arguments: argparse.Namespace) -> RelayOffer | None:
     url = EdgeUrl.parse(arguments.relay, field="relay")
     if len(str(url)) > MAX_URL:
         raise InputError("relay", arguments.relay, f"at most {MAX_URL} characters")
-    return RelayOffer(url, _positive(arguments.relay_rate, "relay-rate") * 1000)
+    return RelayOffer(url, rate_kb * 1000)
 
 
 def _tls(arguments: argparse.Namespace) -> ServerTls | None:
@@ -88,16 +91,16 @@ def _tls(arguments: argparse.Namespace) -> ServerTls | None:
 
 
 def _whole(text: str, field: str) -> int:
-    return _number(text, field, int, "a whole number, at least 1", 1)
+    return _number(text, field, int, "a whole number from 1 to 1e9", 1)
 
 
 def _positive(text: str, field: str) -> float:
-    return _number(text, field, float, "a number from 0.1 up", 0.1)
+    return _number(text, field, float, "a number from 0.1 to 1e9", 0.1)
 
 
 def _number(text: str, field: str, read: Callable[[str], _Number], expected: str, least: float) -> _Number:
     try:
-        value = read(text)
+        value = read(text if text.isascii() and "_" not in text else "")
     except ValueError:
         raise InputError(field, text, expected) from None
     if not least <= value <= 1e9 or math.isnan(value):

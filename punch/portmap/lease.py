@@ -1,15 +1,16 @@
 """One mapping, by whichever protocol the NAT speaks, held as long as it is wanted and then taken back.
 
 All protocols look for somebody who speaks them at once; the first that finds one asks, and the next only if that one is
-refused: never is more than one mapping made. The lease is short and renewed at half its time (RFC 6887 section 11.2.1),
-so that a process that is killed leaves nothing for long.
+refused: never is more than one mapping made. The lease is short, so that a process that is killed leaves nothing for
+long. It is renewed much earlier than at half its time (RFC 6887 section 11.2.1), because a NAT that reboots loses it,
+and not every protocol and network announces that (section 14.1).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from punch.endpoint import Endpoint
 from punch.errors import PortMappingError
@@ -20,20 +21,26 @@ from punch.portmap.pcp import Pcp
 from punch.portmap.protocol import Mapper, Mapping
 
 LIFETIME_S = 120
+RENEWAL_S = 10.0
 PATIENCE_S = 1.0
 _REMOVAL_S = 1.0
 
 
 @contextlib.asynccontextmanager
 async def mapping(
-    local: Endpoint, *, lifetime_s: int = LIFETIME_S, patience_s: float = PATIENCE_S
+    local: Endpoint,
+    changed: Callable[[], None],
+    *,
+    lifetime_s: int = LIFETIME_S,
+    patience_s: float = PATIENCE_S,
 ) -> AsyncIterator[Mapping]:
     """A mapping of `local`, a TCP endpoint of this host, to an external endpoint with the same port if that is free.
 
-    Raises `PortMappingError`, after `patience_s` seconds at most, that says of each protocol why not.
+    `changed` is called when a renewal returns another external endpoint. Raises `PortMappingError`, after `patience_s`
+    seconds at most, that says of each protocol why not.
     """
     mapper, external = await _obtain(_mappers(local), lifetime_s, patience_s)
-    renewal = asyncio.create_task(_renew(mapper, lifetime_s))
+    renewal = asyncio.create_task(_renew(mapper, external, changed, lifetime_s))
     try:
         yield Mapping(external, mapper.name)
     finally:
@@ -88,11 +95,14 @@ async def _requested(mapper: Mapper, lifetime_s: int, failures: dict[str, str]) 
         raise
 
 
-async def _renew(mapper: Mapper, lifetime_s: int) -> None:
+async def _renew(mapper: Mapper, external: Endpoint, changed: Callable[[], None], lifetime_s: int) -> None:
     while True:
-        await asyncio.sleep(lifetime_s / 2)
+        await asyncio.sleep(min(RENEWAL_S, lifetime_s / 2))
         with contextlib.suppress(PortMappingError):  # a connection that is there lives without it
-            await mapper.request(lifetime_s)
+            renewed = await mapper.request(lifetime_s)
+            if renewed != external:
+                external = renewed
+                changed()
 
 
 async def _give_back(mapper: Mapper) -> None:

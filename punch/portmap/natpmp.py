@@ -42,6 +42,7 @@ class NatPmp:
 
     async def request(self, lifetime_s: int) -> Endpoint:
         """See `Mapper`."""
+        await self.find()  # a renewal may find another address
         self._external_port, _lifetime = await self._map(self._external_port, lifetime_s)
         return Endpoint(self._ip, self._external_port)
 

@@ -76,7 +76,7 @@ class Auto(Strategy):
 
     async def prepare(self, preparation: Preparation) -> str | None:
         """See `Strategy`: looks at the own NAT, and prepares what a NAT like that may need."""
-        self._prepared, self._told = {}, {}  # what held for a tunnel that broke is not told again
+        self._prepared, self._told = {}, {}  # what was learned for an earlier registration may have changed
         self._own = await traits.look(preparation.edge)
         preparation.report("own_nat", **self._own.to_json(), words=str(self._own))
         needed = _needed(self._own)

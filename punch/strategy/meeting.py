@@ -74,11 +74,16 @@ class Meeting:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a strategy knows before its client registers: the edge, and the `local` address to punch from."""
+    """What a strategy knows before its client registers: the edge, and the `local` address to punch from.
+
+    `outdate` is to be called when the traits are no longer correct: the client prepares and registers again, unless the
+    peer is known by then.
+    """
 
     edge: EdgeUrl
     local: Endpoint
     report: Reporter
+    outdate: Callable[[], None]
 
 
 class Strategy(Protocol):
@@ -87,13 +92,14 @@ class Strategy(Protocol):
     async def prepare(self, preparation: Preparation) -> str | None:  # noqa: ARG002 (the interface's name)
         """Find out what the peer has to know, as at most 512 printable ASCII characters: the traits.
 
-        Comes after the connection to the edge is made and before the registration. An edge that changes traits is
+        Comes after the connection to the edge is made and before each registration, each time after `close`: the
+        network may have changed. An edge that changes traits is
         found out when the connection is authenticated, and not before.
         """
         return None
 
     async def close(self) -> None:
-        """Undo whatever outlives the punch, once the tunnel is done with or there is none. Always called."""
+        """Undo everything that outlives the punch or was prepared. Called at the end, and before each `prepare`."""
         return
 
     async def punch(self, meeting: Meeting) -> None:

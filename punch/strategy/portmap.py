@@ -1,8 +1,9 @@
 """`portmap`: have the NAT map a port before the punch, and be dialled there; otherwise as `reuse`.
 
 The one way through that does not depend on what kind the NATs are, where one of them speaks PCP (RFC 6887), NAT-PMP
-(RFC 6886) or UPnP IGD: whoever dials the mapped endpoint reaches the listener. The mapping is asked for before the
-registration, named in the traits, renewed, and given back at the end (`punch.portmap.lease`).
+(RFC 6886) or UPnP IGD: who dials the mapped endpoint reaches the listener. The mapping is requested before each
+registration, named in the traits, renewed, and given back at the end (`punch.portmap.lease`). If a renewal returns
+another endpoint, the client registers again.
 
 The peer dials a mapped endpoint only at the very IP address at which the edge saw whoever names it. Nothing else may be
 named: otherwise a client could have its peer dial a third party.
@@ -32,7 +33,7 @@ class Portmap(Strategy):
         if preparation.local.family != socket.AF_INET:  # there is no NAT to ask
             return None
         try:
-            held = await self._held.enter_async_context(mapping(preparation.local))
+            held = await self._held.enter_async_context(mapping(preparation.local, preparation.outdate))
         except PortMappingError as error:
             preparation.report("port_not_mapped", reason=str(error))
             return None
