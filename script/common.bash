@@ -63,7 +63,7 @@ show_latest() {
     local begun=$SECONDS latest
     # The pause must not hold the output open when the script has ended.
     while sleep "$pulse_s" &>/dev/null && kill -0 $$ 2>/dev/null; do
-        latest=$(tail -c 400 "$1" | tr -c '[:print:]' '\n' | grep -v '^ *$' | tail -n 1 | cut -c 1-80) || true
+        latest=$(tail -c 8000 "$1" | tr -c '[:print:]' '\n' | grep -v '^ *$' | tail -n 1 | sed "s|^ *||" | cut -c 1-80) || true
         echo "${0##*/}: $((SECONDS - begun)) s${latest:+: $latest}"
     done
 }
