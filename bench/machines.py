@@ -19,8 +19,13 @@ _DASK = str(Path(sys.executable).parent / "dask")
 
 
 def compare(count: int, rounds: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """`count` trials of each pair of the default matrix on one worker, then on two, so many times in turn."""
+    """`count` trials of each pair of the default matrix on one worker, then on two, so many times in turn.
+
+    Raises `RuntimeError` on a machine with one processor, or if a scheduler or worker does not start.
+    """
     processors = sorted(os.sched_getaffinity(0))[:2]
+    if len(processors) < 2:
+        raise RuntimeError("only one processor; two workers of one processor each need two")
     with _scheduler() as address:
         rates: dict[int, list[float]] = {1: [], 2: []}
         for _, workers in itertools.product(range(rounds), rates):
@@ -67,4 +72,7 @@ def _started(
 
 def _line(stream: IO[str] | None, part: str) -> str:
     assert stream is not None
-    return next(line for line in stream if part in line)
+    for line in stream:
+        if part in line:
+            return line
+    raise RuntimeError(f"it ended and never said {part!r}")

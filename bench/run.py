@@ -1,4 +1,4 @@
-"""The whole benchmark: runs everything, prints it, writes bench.json and the charts."""
+"""The whole benchmark: measures every part, prints it, writes bench.json and the charts."""
 
 from __future__ import annotations
 
@@ -7,81 +7,165 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from functools import partial
 
-from bench import builds, chart, machines, punching, throughput, trials
-from lab.client import PUNCH
+from bench import requirements
+from bench.arguments import asked, parse
+from bench.store import Found, Store, replace
+from lab import sandbox
+from lab.errors import InputError, MissingCapabilityError
 from lab.versions import versions
 
 _ROUNDS_OF_MACHINES = 2
 
-Found = dict[str, Any]
-"""What bench.json holds."""
-
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run it, inside a sandbox. 1 if trials side by side came to something else than one by one, or lost packets."""
-    given = _parser().parse_args(words)
-    given.out.mkdir(parents=True, exist_ok=True)
-    found: Found = {"machine": {**versions(), "cores": os.cpu_count()}}
-    for name, part in _PARTS.items():
-        if given.only is None or name in given.only:
-            part(given, found)
-    written = [given.out / "bench.json"]
-    written[0].write_text(json.dumps(found, indent=2) + "\n")
+    """Run `script/bench WORDS`; the exit status.
+
+    0 done; 1 a part failed, or trials side by side came to something else than one by one, or lost packets; 2 what was
+    asked for cannot be done.
+    """
+    given = parse(words)
+    try:
+        requirements.check(given.parts)
+        if not sandbox.inside():
+            sandbox.enter([sys.executable, "-m", "bench.run", *(sys.argv[1:] if words is None else words)])
+        return _measure(given, Store(given.out, _machine()))
+    except (InputError, MissingCapabilityError) as error:
+        _tell(f"bench: {error}")
+        return 2
+    except KeyboardInterrupt:
+        _tell(f"bench: interrupted; {given.out / 'bench.json'} has the parts before, the same command continues")
+        return 130
+
+
+def _measure(given: argparse.Namespace, store: Store) -> int:
+    failed: dict[str, str] = {}
+    for number, part in enumerate(given.parts, start=1):
+        options = asked(given, part)
+        when = None if given.again else store.kept(part, options)
+        heading = f"[{number}/{len(given.parts)}] {part}"
+        if when is not None:
+            _tell(f"{heading}: kept from {when}; --again measures it again")
+            continue
+        _tell(f"{heading}:")
+        try:
+            found = _PARTS[part](given)
+        except Exception as error:  # the other parts can still be measured
+            failed[part] = _reason(error)
+            _tell(f"{part}: failed: {failed[part]}")
+            _saved(store, partial(store.fail, part, failed[part]))
+        else:
+            _saved(store, partial(store.add, part, options, found))
+    try:
+        written = _draw(store)
+    except Exception as error:
+        failed["charts"] = _reason(error)
+    else:
+        _tell(f"written: {', '.join(written)}")
+    if not _saved(store, store.save):
+        # The last place where the results can go.
+        print(json.dumps(store.found))
+        failed["bench.json"] = "not written; standard output has it"
+    for part, reason in failed.items():
+        _tell(f"bench: failed: {part}: {reason}")
+    lost = sum(campaign["capture_drops"] for campaign in store.found.get("campaigns", {}).values())
+    return 1 if failed or lost or not store.found.get("same_outcomes", True) else 0
+
+
+def _saved(store: Store, save: Callable[[], None]) -> bool:
+    """Whether bench.json could be written; if not, the results stay in memory and the next part tries again."""
+    try:
+        save()
+    except OSError as error:
+        _tell(f"bench: {store.file}: {error.strerror}; the results are kept in memory until it can be written")
+        return False
+    return True
+
+
+def _reason(error: Exception) -> str:
+    words = " ".join(str(error).split()) or "no reason given"
+    return words if isinstance(error, RuntimeError) else f"{type(error).__name__}: {words}"
+
+
+def _draw(store: Store) -> list[str]:
+    """Draw the charts of all results; the names of the files, bench.json first. Raises OSError."""
+    from bench import chart
+
+    found = store.found
     pictures = [chart.draw(found)] if {"ab", "homes", "campaigns"} <= found.keys() else []
     pictures += [chart.punching(found)] if found.get("punching", {}).get("all") else []
+    written = [store.file]
     for picture in pictures:
-        written.append(given.out / f"{picture.name}.png")
-        written[-1].write_bytes(picture.png)
-    _tell(f"written: {', '.join(map(str, written))}")
-    lost = sum(campaign["capture_drops"] for campaign in found.get("campaigns", {}).values())
-    return 0 if found.get("same_outcomes", True) and not lost else 1
+        written.append(store.file.with_name(f"{picture.name}.png"))
+        replace(written[-1], picture.png)
+    return [str(file) for file in written]
 
 
-def _memory(_given: argparse.Namespace, found: Found) -> None:
-    found["memory"] = builds.memory(_tell)
+def _machine() -> dict[str, object]:
+    return {**versions(), "cores": os.cpu_count()}
 
 
-def _builds(given: argparse.Namespace, found: Found) -> None:
+def _memory(_given: argparse.Namespace) -> Found:
+    from bench import builds
+
+    return {"memory": builds.memory(_tell)}
+
+
+def _builds(given: argparse.Namespace) -> Found:
+    from bench import builds
+
     _tell("AB, built and torn down:")
-    found["ab"] = builds.compare(builds.ab, given.rounds, _tell)
-    found["homes"] = builds.towns(given.homes, lambda homes: max(1, min(given.rounds, 100 // homes)), _tell)
+    return {
+        "ab": builds.compare(builds.ab, given.rounds, _tell),
+        "homes": builds.towns(given.homes, lambda homes: max(1, min(given.rounds, 100 // homes)), _tell),
+    }
 
 
-def _campaigns(given: argparse.Namespace, found: Found) -> None:
+def _campaigns(given: argparse.Namespace) -> Found:
+    from bench import trials
+
     _tell("The default matrix:")
-    found["campaigns"] = {
+    campaigns = {
         delay: trials.campaign(given.trials, delay, _tell, "--jobs", str(given.jobs)) for delay in ("0ms", "40ms")
     }
     alone = trials.campaign(given.alone, "0ms", _tell, "--jobs", "1")
-    found["campaigns"]["0ms, one at a time"] = alone
-    found["same_outcomes"] = trials.same_outcomes(alone["outcomes"], found["campaigns"]["0ms"]["outcomes"])
-    _tell(f"the same outcomes as one at a time: {'yes' if found['same_outcomes'] else 'NO'}")
+    same = trials.same_outcomes(alone["outcomes"], campaigns["0ms"]["outcomes"])
+    _tell(f"the same outcomes as one at a time: {'yes' if same else 'NO'}")
+    return {"campaigns": {**campaigns, "0ms, one at a time": alone}, "same_outcomes": same}
 
 
-def _skew(given: argparse.Namespace, found: Found) -> None:
-    found["skew"] = trials.skew(given.skews, _tell)
+def _skew(given: argparse.Namespace) -> Found:
+    from bench import trials
+
+    return {"skew": trials.skew(given.skews, _tell)}
 
 
-def _punching(given: argparse.Namespace, found: Found) -> None:
+def _punching(given: argparse.Namespace) -> Found:
+    from bench import punching
+
     _tell("Time to punch:")
-    found["punching"] = punching.times(given.strategy, given.punches, _tell)
-    found["refusing"] = punching.refusing(given.strategy, given.refused, _tell)
+    return {
+        "punching": punching.times(given.strategy, given.punches, _tell),
+        "refusing": punching.refusing(given.strategy, given.refused, _tell),
+    }
 
 
-def _machines(given: argparse.Namespace, found: Found) -> None:
+def _machines(given: argparse.Namespace) -> Found:
+    from bench import machines
+
     _tell("On Dask workers:")
-    found["machines"] = machines.compare(given.machines, _ROUNDS_OF_MACHINES, _tell)
+    return {"machines": machines.compare(given.machines, _ROUNDS_OF_MACHINES, _tell)}
 
 
-def _throughput(_given: argparse.Namespace, found: Found) -> None:
-    found["throughput"] = throughput.compare(_tell)
+def _throughput(_given: argparse.Namespace) -> Found:
+    from bench import throughput
+
+    return {"throughput": throughput.compare(_tell)}
 
 
-_PARTS: Mapping[str, Callable[[argparse.Namespace, Found], None]] = {
-    "memory": _memory,  # first of all: the kernel frees what a lab had some time later
+_PARTS: Mapping[str, Callable[[argparse.Namespace], Found]] = {
+    "memory": _memory,
     "builds": _builds,
     "campaigns": _campaigns,
     "skew": _skew,
@@ -89,38 +173,12 @@ _PARTS: Mapping[str, Callable[[argparse.Namespace, Found], None]] = {
     "machines": _machines,
     "throughput": _throughput,
 }
-"""Name -> what it measures, in this order."""
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="script/bench", description="Measure how quick labs and trials are.")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="default runs/bench")
-    parser.add_argument("--only", nargs="+", choices=_PARTS, metavar="PART", help=f"of {', '.join(_PARTS)}")
-    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="of building AB, per builder (default 20)")
-    parser.add_argument("--homes", type=int, nargs="+", default=[10, 50, 200], metavar="N", help="default 10 50 200")
-    parser.add_argument("--trials", type=int, default=20, metavar="N", help="per pair of NATs (default 20)")
-    parser.add_argument("--alone", type=int, default=1, metavar="N", help="per pair, one at a time (default 1)")
-    parser.add_argument("--skews", type=int, default=20, metavar="N", help="trials per start skew (default 20)")
-    parser.add_argument(
-        "--strategy",
-        default="auto",
-        choices=PUNCH.strategies,
-        metavar="NAME",
-        help="whose time to punch is taken (default auto)",
-    )
-    parser.add_argument(
-        "--punches", type=int, default=5, metavar="N", help="timed, per pair of NATs and delay (default 5)"
-    )
-    parser.add_argument(
-        "--refused", type=int, default=10, metavar="N", help="per start skew, with NATs that answer RST (default 10)"
-    )
-    parser.add_argument(
-        "--machines", type=int, default=8, metavar="N", help="per pair, on one and on two Dask workers (default 8)"
-    )
-    jobs = 6 * (os.cpu_count() or 1)
-    parser.add_argument("--jobs", type=int, default=jobs, metavar="N", help="trials at work (default: 6 per core)")
-    return parser
+"""Name -> how it is measured."""
 
 
 def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,7 +7,6 @@ are of payload: bits of the file, or of iperf3's test, per second from the first
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
 import subprocess
 import sys
@@ -80,8 +79,6 @@ def _punch(lab: Lab, file: Path) -> float:
 
 def _iperf3(lab: Lab) -> float:
     """Mbit/s that iperf3's receiver counts. Raises `RuntimeError`."""
-    if shutil.which("iperf3") is None:
-        raise RuntimeError("no iperf3: apt-get install iperf3")
     server = lab["b"].popen(["iperf3", "--server", "--one-off"], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + _PATIENCE_S
     client = ["iperf3", "--client", lab["b"].address, "--time", str(_IPERF_S), "--json"]
@@ -89,5 +86,8 @@ def _iperf3(lab: Lab) -> float:
         if server.poll() is not None:
             raise RuntimeError(f"iperf3: {done.stdout}")
         time.sleep(0.05)  # until it listens
+    if done.returncode:
+        server.kill()
+        raise RuntimeError(f"iperf3: {' '.join(done.stdout.split())[-200:]}")
     server.wait(_PATIENCE_S)
     return float(json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"]) / 1e6

@@ -26,7 +26,8 @@ RUN_BY_CI = {
     "script/demo": ".ci/run",
     "script/test": ".ci/run",
     ". .venv/bin/activate": ".ci/run",
-    "pytest scenarios/": ".ci/run",
+    "pytest scenarios/test_nat_matrix.py -n 4": ".ci/run",
+    "pytest scenarios/": ".github/workflows/scenarios.yml",
     "vagrant up": "script/vagrant-e2e",
     "vagrant ssh -c 'pytest scenarios/'": ".ci/run",
 }
@@ -183,7 +184,7 @@ def options(*words: str) -> set[str]:
 # Of other programs, of script/bench, and of scenarios/conftest.py.
 FOREIGN = {
     *("--custom", "--topo", "--switch", "--controller", "--link"),
-    *("--junitxml", "--report", "--only", "--privileged", "--wheel-dir", "--random-fully", "--reject-with"),
+    *("--junitxml", "--report", "--only", "--again", "--privileged", "--wheel-dir", "--random-fully", "--reject-with"),
 }
 
 

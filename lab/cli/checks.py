@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from lab.cli.heartbeat import Heartbeat
 from lab.nat.check import Check, Row
 from punch.nat.requirements import Verdict
 
@@ -27,20 +28,24 @@ class CheckProgress:
 
     def __init__(self) -> None:
         columns = (TextColumn("probing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bar = Progress(*columns, console=Console(file=sys.stderr))
+        console = Console(file=sys.stderr)
+        self._bar = Progress(*columns, console=console)
         self._task = self._bar.add_task("probing", total=None)
+        self._done = "probing"
+        self._shown = self._bar if console.is_terminal else Heartbeat(lambda: self._done)
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._shown.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        self._shown.__exit__(kind, error, trace)
 
     def update(self, done: int, total: int) -> None:
         """Show how many NATs have been probed."""
+        self._done = f"probing, {done} of {total} NATs done"
         self._bar.update(self._task, completed=done, total=total)
 
     def summary(self, checks: Mapping[str, Check]) -> None:

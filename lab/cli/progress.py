@@ -1,4 +1,4 @@
-"""How a run looks while it runs: on a terminal, the matrix of NAT pairs as it fills, the rate and the time left."""
+"""How a run looks while it runs: the rate and the time left, and on a terminal the matrix of NAT pairs as it fills."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lab.campaign import Campaign
+from lab.cli.heartbeat import Heartbeat
 from lab.results import Record
 
 _MATRICES = 6
@@ -68,10 +69,13 @@ class RunProgress:
         self._budget_s = budget_s
         self._console = Console(file=sys.stderr)
         self._live = Live(console=self._console, get_renderable=self._picture, transient=True)
+        self._heartbeat = Heartbeat(self._line)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._live.start()
+        else:
+            self._heartbeat.__enter__()
         return self
 
     def __exit__(
@@ -79,6 +83,8 @@ class RunProgress:
     ) -> None:
         if self._console.is_terminal:
             self._live.stop()
+        else:
+            self._heartbeat.__exit__(kind, error, trace)
 
     def update(self, records: Sequence[Record], expected: int) -> None:
         """Take in records that are new, and how many there will be."""
@@ -110,7 +116,7 @@ class RunProgress:
             console.print(self._overview(list(self._nats)))
         if len(self._nats) <= _MATRICES:
             for combination in self._nats:
-                console.print(self._matrix(combination, f"{combination}: " if several else ""))
+                console.print(self._matrix(combination))
         console.print(f"{self._done} trials, {len(self._odd)} disagree with the oracle, {len(self._broken)} lab errors")
         for record in self._odd:
             predicted = record["prediction"]
@@ -130,7 +136,7 @@ class RunProgress:
             names = list(self._nats)
             first = max(0, min(names.index(self._latest) - _ROWS // 2, len(names) - _ROWS))
             parts.append(self._overview(names[first : first + _ROWS]))
-        matrix = self._matrix(self._latest, f"{self._latest}: " if several else "")
+        matrix = self._matrix(self._latest)
         if self._console.measure(matrix).minimum <= self._console.width and self._fits():
             parts.append(matrix)
         return Group(*parts, self._bar())
@@ -140,7 +146,18 @@ class RunProgress:
         return len(self._nats[self._latest][0]) + 9 + taken <= self._console.height
 
     def _bar(self) -> Table:
-        elapsed_s = 0.0 if self._began is None else time.monotonic() - self._began
+        grid = Table.grid(padding=(0, 2))
+        grid.add_row(ProgressBar(max(1, self._expected), self._done, width=24), *self._words())
+        return grid
+
+    def _line(self) -> str:
+        return ", ".join(Text.from_markup(word).plain for word in self._words())
+
+    def _words(self) -> list[str]:
+        """How far the run is, in rich's markup."""
+        if self._began is None:
+            return ["starting"]
+        elapsed_s = time.monotonic() - self._began
         words = [f"{self._done}/{self._expected}", f"{self._total.direct} direct"]
         if self._total.disagreeing:
             words.append(f"[bold red]{self._total.disagreeing} disagree[/]")
@@ -154,9 +171,7 @@ class RunProgress:
         words.append(f"{_clock(elapsed_s)} gone")
         if left_s is not None:
             words.append(f"{_clock(left_s)} left")
-        grid = Table.grid(padding=(0, 2))
-        grid.add_row(ProgressBar(max(1, self._expected), self._done, width=24), *words)
-        return grid
+        return words
 
     def _overview(self, combinations: Sequence[str]) -> Table:
         table = Table(title="direct / trials of every combination")
@@ -168,8 +183,8 @@ class RunProgress:
             table.add_row(combination, tally.text(), *numbers)
         return table
 
-    def _matrix(self, combination: str, title: str) -> Table:
-        table = Table(title=f"{title}direct / trials (rows: NAT of the first host, columns: of the second)")
+    def _matrix(self, combination: str) -> Table:
+        table = Table(title=f"{combination}: direct / trials (rows: first NAT, columns: second NAT)")
         table.add_column("")
         rows, columns = self._nats[combination]
         for other in columns:

@@ -1,0 +1,56 @@
+"""What the parts of the benchmark need on this machine, checked before any of them begins."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+
+from lab.errors import MissingCapabilityError
+
+_PACKAGES = {
+    "ip": "iproute2",
+    "iptables-restore": "iptables",
+    "nft": "nftables",
+    "sysctl": "procps",
+    "mnexec": "mininet",
+    "brctl": "bridge-utils",
+    "ifconfig": "net-tools",
+    "taskset": "util-linux",
+    "iperf3": "iperf3",
+}
+"""Program -> the Debian package that brings it."""
+
+_LAB = ("ip", "iptables-restore", "nft")
+_PROGRAMS: Mapping[str, tuple[str, ...]] = {
+    "builds": ("sysctl", "mnexec", "brctl", "ifconfig"),
+    "machines": ("taskset",),
+    "throughput": ("iperf3",),
+}
+"""Part -> what it needs beyond a lab."""
+
+_MODULES: Mapping[str, tuple[str, ...]] = {"machines": ("distributed",)}
+_ADMINISTRATION = "/usr/local/sbin:/usr/sbin:/sbin"
+
+
+def check(parts: Iterable[str]) -> None:
+    """Raise `MissingCapabilityError` that names all that is missing for the parts, and how to get it."""
+    path = f"{os.environ.get('PATH', os.defpath)}:{_ADMINISTRATION}"
+    missing: dict[str, list[str]] = {}
+    modules = set()
+    for part in parts:
+        for program in (*_LAB, *_PROGRAMS.get(part, ())):
+            if shutil.which(program, path=path) is None:
+                missing.setdefault(program, []).append(part)
+        for module in _MODULES.get(part, ()):
+            if importlib.util.find_spec(module) is None:
+                missing.setdefault(module, []).append(part)
+                modules.add(module)
+    if not missing:
+        return
+    told = ", ".join(f"{name} (for {', '.join(wanting)})" for name, wanting in missing.items())
+    packages = dict.fromkeys(_PACKAGES[name] for name in missing if name not in modules)
+    remedies = [f"run as root: apt-get install {' '.join(packages)}"] if packages else []
+    remedies += [f"run: .venv/bin/pip install {' '.join(sorted(modules))}"] if modules else []
+    raise MissingCapabilityError(f"missing: {told}; {'; '.join(remedies)}; or choose other parts with --only")

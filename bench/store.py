@@ -1,0 +1,97 @@
+"""bench.json: what each part found, written as soon as the part has ended.
+
+The file is replaced as a whole, so that a benchmark that is killed loses only the part under way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lab.errors import InputError
+
+Found = dict[str, Any]
+"""bench.json: `machine`, `parts` (part -> how it was measured), `failed` (part -> reason), and the results."""
+
+
+class Store:
+    """The results in a folder, those of earlier runs among them.
+
+    Raises `InputError` for a folder that cannot be written or that another benchmark is writing, and for a bench.json
+    that no benchmark wrote.
+    """
+
+    def __init__(self, folder: Path, machine: Mapping[str, Any]) -> None:
+        self.file = folder / "bench.json"
+        self.found: Found = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError("out", str(folder), "a folder that no other benchmark is writing") from None
+            if self.file.exists():
+                self.found = _read(self.file)
+            self.found |= {"machine": dict(machine)}
+            self.found.setdefault("parts", {})
+            self.found["failed"] = {}
+            self.save()
+        except OSError as error:
+            raise InputError("out", str(folder), f"a folder that can be written ({error.strerror})") from error
+
+    def kept(self, part: str, asked: Mapping[str, Any]) -> str | None:
+        """When the part was measured, if that was with the same options on the same machine with the same versions."""
+        there = self.found["parts"].get(part)
+        if there is None or (there["asked"], there["machine"]) != (dict(asked), self.found["machine"]):
+            return None
+        return str(there["ended"])
+
+    def add(self, part: str, asked: Mapping[str, Any], found: Found) -> None:
+        """Take in the results of a part and save them. Raises OSError, and keeps the results in `found`."""
+        ended = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        self.found |= found
+        self.found["parts"][part] = {"asked": dict(asked), "machine": self.found["machine"], "ended": ended}
+        self.save()
+
+    def fail(self, part: str, reason: str) -> None:
+        """Note that the part failed; results that an earlier run had of it stay. Raises OSError."""
+        self.found["failed"][part] = reason
+        self.save()
+
+    def save(self) -> None:
+        """Write the file. Raises OSError, and leaves the old file as it was."""
+        replace(self.file, (json.dumps(self.found, indent=2) + "\n").encode())
+
+
+def replace(file: Path, content: bytes) -> None:
+    """Write a file so that its name has the old content or the new one, never a part. Raises OSError."""
+    draft = file.with_name(f".{file.name}")
+    try:
+        draft.write_bytes(content)
+        draft.replace(file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
+
+
+def _read(file: Path) -> Found:
+    """Raises `InputError`, OSError."""
+    expected = "a file that script/bench wrote; move it away"
+    try:
+        found = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        raise InputError("out", str(file), expected) from None
+    if not isinstance(found, dict) or not isinstance(found.get("parts", {}), dict):
+        raise InputError("out", str(file), expected)
+    for each in found.get("parts", {}).values():
+        if not isinstance(each, dict) or not {"asked", "machine", "ended"} <= each.keys():
+            raise InputError("out", str(file), expected)
+    return found
