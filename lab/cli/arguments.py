@@ -150,8 +150,8 @@ def _nat(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     check = _command(actions, "check", "probe NATs from behind, and compare what is found with what they claim")
     check.epilog = (
-        "Exit status: 0 every claim is true, 1 a claim is false, 2 bad input, 3 no claim was found false, but some were "
-        "not tested, after three measurements: the machine is too busy."
+        "Exit status: 0 every claim is true, 1 a claim is false, 2 bad input, 3 no claim was found false, but some "
+        "could not be tested in three measurements: the machine is too busy."
     )
     check.add_argument("nat", metavar="NAT", help="names, comma-separated, `classics`, `firewalls` or `all`")
     _unsolicited(check)

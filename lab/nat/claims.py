@@ -106,7 +106,8 @@ def examined(seen: Observed, timeouts: Mapping[str, str]) -> Facts:
         ("tcp", "icmp_errors"): _word(seen.icmp_translated["tcp"], "translated", "swallowed"),
     }
     for name, seconds in timeouts.items():
-        word = _word(seen.idled[name], seconds, f"{seconds}, but not when idle")
+        idled = seen.idled[name]
+        word = f"{seconds}, but {idled} when idle" if isinstance(idled, str) else _word(idled, seconds, "")
         facts[name.partition("_")[0], f"timeouts.{name}"] = word
     for transport in TRANSPORTS:
         facts[transport, "icmp_ends_mapping"] = _word(seen.icmp_survived[transport], "no", "yes")

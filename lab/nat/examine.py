@@ -45,14 +45,14 @@ T = TypeVar("T")
 class Observed:
     """What was seen; `NotTested` where this process was late, or where nothing came through that could be looked at.
 
-    `idled` says per field of `Timeouts` whether the state lived and died when it should. `refresh` is the directions
-    that keep a UDP mapping, or `none` or `inbound`. `icmp_translated` and `icmp_survived` are by transport: whether an
-    ICMP error came through, and whether the mapping outlived it; so is `overloads`: whether two hosts shared an
-    external port. `reset_closes` is None if it depends on who sends the RST. `reassembles`: a datagram came through
-    whose last fragment came first.
+    `idled` is True per field of `Timeouts` whose state lived and died when it should, or `dead before` or `alive
+    afterwards`. `refresh` is the directions that keep a UDP mapping, or `none` or `inbound`. `icmp_translated` and
+    `icmp_survived` are by transport: whether an ICMP error came through, and whether the mapping outlived it; so is
+    `overloads`: whether two hosts shared an external port. `reset_closes` is None if it depends on who sends the RST.
+    `reassembles`: a datagram came through whose last fragment came first.
     """
 
-    idled: dict[str, bool | NotTested]
+    idled: dict[str, bool | str | NotTested]
     refresh: str | NotTested
     reset_closes: bool | NotTested | None
     simultaneous_open: bool | NotTested
@@ -143,7 +143,7 @@ class _Examination:
 
     # Clocks. Time counts from the second packet: the first may have been sent more than once.
 
-    async def _idled(self) -> dict[str, bool | NotTested]:
+    async def _idled(self) -> dict[str, bool | str | NotTested]:
         named = {each.name: int(getattr(self._timeouts, each.name)) for each in fields(self._timeouts)}
         makers: dict[str, Callable[[], Awaitable[State]]] = {
             "tcp_transitory_s": self._transitory,
@@ -160,11 +160,7 @@ class _Examination:
                 ]
                 for name, value in named.items()
             }
-        found: dict[str, bool | NotTested] = {}
-        for name, (before, after) in looks.items():
-            untested = [look for look in (before.result(), after.result()) if isinstance(look, NotTested)]
-            found[name] = untested[0] if untested else (before.result(), after.result()) == (True, False)
-        return found
+        return {name: _kept(before.result(), after.result()) for name, (before, after) in looks.items()}
 
     async def _lives(self, make: Callable[[], Awaitable[State]], idle_s: float) -> bool | NotTested:
         """Whether a state lets a packet in after so much idling."""
@@ -375,6 +371,15 @@ def _must(what: T | None) -> T:
     if what is None:
         raise NotBegunError("no connection, or no packet of it, came through the NAT")
     return what
+
+
+def _kept(before: bool | NotTested, after: bool | NotTested) -> bool | str | NotTested:
+    """What a look shortly before and one shortly after the end of a timeout say of it; words for what should not be."""
+    if before is False:
+        return "dead before"
+    if after is True:
+        return "alive afterwards"
+    return next((look for look in (before, after) if isinstance(look, NotTested)), True)
 
 
 def _agreed(closes: Sequence[bool | NotTested]) -> bool | NotTested | None:
