@@ -149,6 +149,10 @@ def _nat(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--address", default="203.0.113.1", metavar="ADDR", help="its (first) external address (default 203.0.113.1)"
     )
     check = _command(actions, "check", "probe NATs from behind, and compare what is found with what they claim")
+    check.epilog = (
+        "Exit status: 0 every claim is true, 1 a claim is false, 2 bad input, 3 no claim was found false, but some "
+        "could not be tested in three measurements: the machine is too busy."
+    )
     check.add_argument("nat", metavar="NAT", help="names, comma-separated, `classics`, `firewalls` or `all`")
     _unsolicited(check)
     check.add_argument(

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -19,6 +20,7 @@ _STYLES = {
     Verdict.PASSED: "green",
     Verdict.EXPECTED: "yellow",
     Verdict.FAILED: "bold red",
+    Verdict.NOT_TESTED: "magenta",
     Verdict.NOT_APPLICABLE: "dim",
 }
 
@@ -63,9 +65,13 @@ class CheckProgress:
         console.print(table)
         if any(check.requirements for check in checks.values()):
             console.print(_requirements(checks))
-        wrong = [name for name, check in checks.items() if not check.agrees]
+        wrong = [name for name, check in checks.items() if check.agrees is False]
+        untested = [f"{name} ({check.untested})" for name, check in checks.items() if check.untested]
         fields = sum(len(check.rows) for check in checks.values())
-        console.print(f"{len(checks)} NATs, {fields} claims; different from the claim: {', '.join(wrong) or 'none'}")
+        console.print(
+            f"{len(checks)} NATs, {fields} claims; different from the claim: {', '.join(wrong) or 'none'}; "
+            f"not tested: {', '.join(untested) or 'none'}"
+        )
 
 
 def _requirements(checks: Mapping[str, Check]) -> Table:
@@ -83,4 +89,6 @@ def _requirements(checks: Mapping[str, Check]) -> Table:
 
 
 def _cell(row: Row) -> str:
+    if row.agrees is None:
+        return f"[magenta]{escape(row.found)}[/] (claimed: {row.claimed})"
     return row.found if row.agrees else f"[bold red]{row.found}[/] (claimed: {row.claimed})"

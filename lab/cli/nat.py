@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from topologies import Home
 
 
+NOT_TESTED_STATUS = 3
+"""Exit status of `nat check` where no claim was found false, but some were not tested."""
+
+
 def check(given: argparse.Namespace) -> None:
     """Raise `InputError` for a name, an interface or an address that cannot be used."""
     if given.action == "list":
@@ -107,7 +111,10 @@ def _run_check(given: argparse.Namespace) -> int:
         print(json.dumps({name: _plain(checked) for name, checked in checks.items()}))
     else:
         progress.summary(checks)
-    return 0 if all(checked.agrees for checked in checks.values()) else 1
+    verdicts = {checked.agrees for checked in checks.values()}
+    if False in verdicts:
+        return 1
+    return NOT_TESTED_STATUS if None in verdicts else 0
 
 
 def _plain(checked: Check) -> dict[str, object]:

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from lab.nat.examine import TOO_BUSY, Observed
+from lab.nat.examine import Observed
 from punch.nat.behavior import REQ_4_SILENCE_S, Filtering, Hairpinning, NatBehavior, PortAllocation, Unsolicited
+from punch.nat.probe import NotTested
 from punch.nat.requirements import Facts
 
 TRANSPORTS = ("udp", "tcp")
@@ -86,26 +87,35 @@ def probed(found: Found) -> Facts:
         reasons = found[transport]["not_tested"]
         for field, value in found[transport].items():
             if field != "not_tested" and (value is not None or field in reasons):
-                facts[transport, field] = f"not tested: {reasons[field]}" if field in reasons else str(value)
+                facts[transport, field] = str(NotTested(reasons[field])) if field in reasons else str(value)
     return facts
+
+
+def unprobed(behavior: NatBehavior | None, why: str) -> Facts:
+    """What a probe that failed found out of its claims: nothing, for that reason."""
+    return dict.fromkeys(claims(behavior), str(NotTested(why)))
 
 
 def examined(seen: Observed, timeouts: Mapping[str, str]) -> Facts:
     """What an examination found; `timeouts` are those that the kernel of the NAT has when its clocks are right."""
     facts = {
-        ("tcp", "simultaneous_open"): _YES_NO[seen.simultaneous_open],
-        ("udp", "refresh"): seen.refresh,
-        ("udp", "fragments"): "reassembled" if seen.reassembles else "lost",
-        ("tcp", "reset_closes"): "some do" if seen.reset_closes is None else _YES_NO[seen.reset_closes],
+        ("tcp", "simultaneous_open"): _word(seen.simultaneous_open, "yes", "no"),
+        ("udp", "refresh"): str(seen.refresh),
+        ("udp", "fragments"): _word(seen.reassembles, "reassembled", "lost"),
+        ("tcp", "reset_closes"): "some do" if seen.reset_closes is None else _word(seen.reset_closes, "yes", "no"),
+        ("tcp", "icmp_errors"): _word(seen.icmp_translated["tcp"], "translated", "swallowed"),
     }
     for name, seconds in timeouts.items():
-        facts[name.partition("_")[0], f"timeouts.{name}"] = {
-            True: seconds,
-            False: f"{seconds}, but not when idle",
-            None: TOO_BUSY,
-        }[seen.idled[name]]
+        idled = seen.idled[name]
+        word = f"{seconds}, but {idled} when idle" if isinstance(idled, str) else _word(idled, seconds, "")
+        facts[name.partition("_")[0], f"timeouts.{name}"] = word
     for transport in TRANSPORTS:
-        facts[transport, "icmp_ends_mapping"] = _YES_NO[not seen.icmp_survived[transport]]
-        facts[transport, "port_overloading"] = _YES_NO[seen.overloads[transport]]
-    facts["tcp", "icmp_errors"] = "translated" if seen.icmp_translated["tcp"] else "swallowed"
+        facts[transport, "icmp_ends_mapping"] = _word(seen.icmp_survived[transport], "no", "yes")
+        facts[transport, "port_overloading"] = _word(seen.overloads[transport], "yes", "no")
     return facts
+
+
+def _word(seen: bool | NotTested, yes: str, no: str) -> str:
+    if isinstance(seen, NotTested):
+        return str(seen)
+    return yes if seen else no

@@ -18,6 +18,7 @@ from enum import IntFlag
 from typing import Self
 
 from lab.node import Node
+from punch.probe.patience import within
 
 _SO_MARK, _OURS = 36, 0x5382
 _HEADER = struct.Struct("!HHIIBBHHH")
@@ -78,14 +79,14 @@ class RawTcp:
 
     async def hear(self, port: int, flags: Flag) -> Segment | None:
         """The next segment to the port with exactly these flags (PSH aside); None if there is silence."""
+        return await within(SILENCE_S, self._next(port, flags))
+
+    async def _next(self, port: int, flags: Flag) -> Segment:
         queue = self._heard.setdefault(port, asyncio.Queue())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SILENCE_S):
-                while True:
-                    segment = await queue.get()
-                    if segment.flags & ~Flag.PSH == flags & ~Flag.PSH:
-                        return segment
-        return None
+        while True:
+            segment = await queue.get()
+            if segment.flags & ~Flag.PSH == flags & ~Flag.PSH:
+                return segment
 
     def _read(self) -> None:
         with contextlib.suppress(BlockingIOError):

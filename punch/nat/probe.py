@@ -46,7 +46,7 @@ class Lifetime:
 
 
 FEWEST_PORTS = 4
-"""With fewer mappings a step is no sequence."""
+"""With fewer mappings a step is no sequence, and one external address no rule."""
 
 Value = str | int | float | tuple[int, int] | Lifetime | NotTested | None
 """One finding. None: it does not apply."""
@@ -68,7 +68,7 @@ class Findings:
     mapping: Mapping | NotTested
     filtering: Filtering | NotTested
     port_allocation: str | NotTested
-    port_delta: int | None
+    port_delta: int | NotTested | None
     port_range: tuple[int, int] | None
     pooling: str | NotTested
     hairpinning: str | NotTested
@@ -169,6 +169,13 @@ def filtering(from_other_port: bool | None, from_other_address: bool | None) -> 
         case _, True:
             return Filtering.ADDRESS_DEPENDENT
     return NotTested("a server with a second port is needed")
+
+
+def pooling(addresses: Sequence[str]) -> str | NotTested:
+    """How external addresses are chosen (RFC 4787 REQ-2), from those of fresh sockets; one of them needs a few."""
+    if len(set(addresses)) > 1:
+        return "arbitrary"
+    return "paired" if len(addresses) >= FEWEST_PORTS else NotTested("too few answers")
 
 
 def port_allocation(ports: Sequence[tuple[int, int]]) -> tuple[PortAllocation | str, int | None]:

@@ -2,8 +2,8 @@
 
 What is known of a NAT are *facts*: (transport, field) -> word, the field and the word as in `punch.nat.behavior`,
 `timeouts.NAME` in seconds, and fields that no device claims: `icmp_ends_mapping` and `simultaneous_open` (yes or no)
-and `fragments` (reassembled or lost). A requirement that rests on a fact which is not known, or whose word begins with
-`not tested`, is not judged.
+and `fragments` (reassembled or lost). A requirement that rests on a fact which is not known, or was not tested, is not
+judged.
 """
 
 from __future__ import annotations
@@ -18,12 +18,18 @@ from punch.nat.behavior import Mapping as MappingBehavior
 Facts = Mapping[tuple[str, str], str]
 
 
+def tested(word: str) -> bool:
+    """Whether a fact was observed; the word of one that was not is `not tested: WHY`."""
+    return not word.startswith("not tested")
+
+
 class Verdict(StrEnum):
     """What became of a requirement."""
 
     PASSED = "pass"
     FAILED = "fail"
     EXPECTED = "fail (expected: the device does so)"
+    NOT_TESTED = "not tested"
     NOT_APPLICABLE = "n/a"
 
 
@@ -45,17 +51,29 @@ class Requirement:
 
     def judge(self, facts: Facts) -> bool | None:
         """Whether a NAT of which this is known meets it; None if that is too little."""
+        return self._judged(facts)[0]
 
+    def untested(self, facts: Facts) -> str | None:
+        """The fact that it rests on and that was not tested, in its own words; None if there is none."""
+        return self._judged(facts)[1]
+
+    def _judged(self, facts: Facts) -> tuple[bool | None, str | None]:
         def fact(field: str) -> str:
             word = facts[self.transport, field]
-            if word.startswith("not tested"):
-                raise KeyError(field)
+            if not tested(word):
+                raise _UntestedError(f"{field.replace('_', ' ')} {word}")
             return word
 
         try:
-            return None if self.met is None else self.met(fact)
+            return None if self.met is None else self.met(fact), None
+        except _UntestedError as untested:
+            return None, str(untested)
         except KeyError:
-            return None
+            return None, None
+
+
+class _UntestedError(Exception):
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +173,16 @@ REQUIREMENTS: tuple[Requirement, ...] = (
 
 
 def judge(claimed: Facts, found: Facts) -> Iterator[Row]:
-    """Every requirement, judged by what was found; a failure that the device's behavior implies is expected."""
+    """Every requirement, judged by what was found; a failure that the device's behavior implies is expected.
+
+    `NOT_APPLICABLE` is one that is never judged, or rests on a fact that there is no test for; `NOT_TESTED` is one that
+    rests on a fact whose test failed this time.
+    """
     for requirement in REQUIREMENTS:
         met = requirement.judge(found)
-        if met is None:
+        if met is None and (untested := requirement.untested(found)) is not None:
+            yield Row(requirement, Verdict.NOT_TESTED, untested)
+        elif met is None:
             yield Row(requirement, Verdict.NOT_APPLICABLE, requirement.why_not or "not found out")
         elif met:
             yield Row(requirement, Verdict.PASSED)

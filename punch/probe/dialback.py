@@ -34,6 +34,7 @@ from punch.probe.frames import (
     refused_frame,
     vantage_frame,
 )
+from punch.probe.patience import within
 from punch.probe.responder import StunServer
 from punch.probe.stun import Message, MessageClass
 from punch.probe.udpsocket import IP_RECVERR
@@ -117,13 +118,12 @@ async def _dial_tcp(dial: Dial, target: Endpoint) -> Dialled:
         origin = Endpoint(*sock.getsockname())
         begun = time.monotonic()
         result, icmp = SILENCE, None
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(dial.patience_s):
-                number = sock.connect_ex(target)
-                if number == errno.EINPROGRESS:
-                    number = await connect_result(sock)
-                icmp = _icmp_error(sock)
-                result = CONNECTED if number == 0 and icmp is None else errno_name(number or errno.ECONNREFUSED)
+        number: int | None = sock.connect_ex(target)
+        if number == errno.EINPROGRESS:
+            number = await within(dial.patience_s, connect_result(sock))
+        if number is not None:
+            icmp = _icmp_error(sock)
+            result = CONNECTED if number == 0 and icmp is None else errno_name(number or errno.ECONNREFUSED)
         return Dialled(dial.id, origin, result, icmp, time.monotonic() - begun)
 
 
@@ -139,13 +139,10 @@ async def _dial_udp(dial: Dial, target: Endpoint) -> Dialled:
         knock = Message(MessageClass.INDICATION).encode()
         repeats = [loop.call_later(pause, _send, sock, knock) for pause in _DATAGRAM_PAUSES_S]
         try:
-            async with asyncio.timeout(dial.patience_s):
-                sock.connect(target)
-                sock.send(knock)
-                await loop.sock_recv(sock, 1500)
+            sock.connect(target)
+            sock.send(knock)
+            if await within(dial.patience_s, loop.sock_recv(sock, 1500)) is not None:
                 result = CONNECTED
-        except TimeoutError:
-            pass
         except OSError as error:
             icmp, result = _icmp_error(sock), errno_name(error.errno or 0)
         finally:

@@ -6,7 +6,6 @@ slow to see a sequence: here all SYNs are out before the first answer is read.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
 import struct
@@ -16,6 +15,7 @@ from typing import Self
 from punch.client.sockets import bound_socket, choose_local, connect_result
 from punch.endpoint import Endpoint
 from punch.errors import FrameError
+from punch.probe.patience import within
 from punch.probe.tcp import binding
 
 
@@ -48,9 +48,11 @@ class Look:
     async def external(self, patience_s: float) -> Endpoint | None:
         """Where the server sees it come from; None if it does not say so in time. Call `start` before."""
         try:
-            async with asyncio.timeout(patience_s):
-                if self._number == errno.EINPROGRESS:
-                    self._number = await connect_result(self._sock)
-                return await binding(self._sock) if self._number == 0 else None
-        except (OSError, EOFError, FrameError, TimeoutError):
+            return await within(patience_s, self._seen())
+        except (OSError, EOFError, FrameError):
             return None
+
+    async def _seen(self) -> Endpoint | None:
+        if self._number == errno.EINPROGRESS:
+            self._number = await connect_result(self._sock)
+        return await binding(self._sock) if self._number == 0 else None

@@ -104,12 +104,14 @@ class Knocker:
         self._waiting[identity] = outcome = asyncio.get_running_loop().create_future()
         try:
             await self._connection.send(dial_frame(Dial(identity, transport, ip, target.port, patience_s)))
-            async with asyncio.timeout(patience_s + CONNECT_TIMEOUT_S):
-                told = await outcome
-        except (ConnectionClosed, TimeoutError):
-            return NotTested("the edge did not say what came of its dialling")
+            await asyncio.wait([outcome], timeout=patience_s + CONNECT_TIMEOUT_S)
+        except ConnectionClosed:
+            pass
         finally:
             self._waiting.pop(identity, None)
+        if not outcome.done():
+            return NotTested("the edge does not answer the wish to dial")
+        told = outcome.result()
         return NotTested(f"the edge refused: {told.reason}") if isinstance(told, Refused) else told
 
     async def close(self) -> None:

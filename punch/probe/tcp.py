@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from typing import Any
 
 from punch.client.sockets import PORTS, bound_socket, choose_local, connect_result
@@ -20,12 +20,12 @@ from punch.nat.behavior import Filtering, Mapping
 from punch.nat.probe import NotTested
 from punch.probe import stun
 from punch.probe.frames import CONNECTED, Dialled
+from punch.probe.lifetime import punctually
+from punch.probe.patience import EXPECTED, within
 from punch.probe.servers import Servers
 from punch.probe.stun import Message, MessageClass
 
 FRESH_SOCKETS = 8
-_EXPECTED = 3
-"""How many times as long to wait for a server that has answered before: a SYN that was lost is sent again."""
 
 
 class TcpTests:
@@ -123,16 +123,11 @@ class TcpTests:
                 for local, target in ((one, other_outside), (other, one_outside))
             ]
             try:
-                async with asyncio.timeout(self._patience_s):
-                    for ended in asyncio.as_completed([*arrivals, *dials]):
-                        if await ended:
-                            return "external-source"
-            except TimeoutError:
-                pass
+                connected = await within(self._patience_s, _any([*arrivals, *dials]))
             finally:
                 for task in (*arrivals, *dials):
                     await _cancelled(task)
-        return "none"
+        return "external-source" if connected else "none"
 
     async def icmp_errors(self) -> str | NotTested:
         """A closed TCP port answers by RST, not by ICMP."""
@@ -145,35 +140,47 @@ class TcpTests:
 
     async def lives(self, idle_s: float) -> bool | NotTested:
         """Whether a connection that is idle for so long still carries data (RFC 5382 REQ-5)."""
-        primary = self._servers.primary
+        return await punctually(self._idle, idle_s)
+
+    async def _idle(self, idle_s: float) -> tuple[bool | NotTested, float]:
+        """Whether one carries data, and how long it was idle."""
+        primary, clock, idled_s = self._servers.primary, asyncio.get_running_loop().time, idle_s
         try:
-            with bound_socket(choose_local(None, primary)) as sock:
-                async with asyncio.timeout(self._patience_s):
-                    await asyncio.get_running_loop().sock_connect(sock, primary)
-                    before = await binding(sock)
+            with contextlib.ExitStack() as connections:
+                sock = connections.enter_context(bound_socket(choose_local(None, primary)))
+                before = await self._bound(sock, primary)
+                if before is None:
+                    return NotTested(f"{primary} does not answer"), idled_s
+                begun = clock()
                 await asyncio.sleep(idle_s)
-                async with asyncio.timeout(self._patience_s):
-                    return await binding(sock) == before
+                idled_s = clock() - begun
+                if await within(self._patience_s, binding(sock)) == before:
+                    return True, idled_s
+                # Silence counts only if the server answers on a connection that is not idle.
+                fresh = await self._mapped(connections, choose_local(None, primary), primary)
+                return NotTested(f"{primary} does not answer") if fresh is None else False, idled_s
         except (EOFError, FrameError):
-            return NotTested(f"{primary} has closed a connection that was idle for {idle_s:g} s")
-        except (OSError, TimeoutError):
-            return False
+            return NotTested(f"{primary} has closed a connection that was idle for {idle_s:g} s"), idled_s
+        except OSError:
+            return False, idled_s
 
     async def _mapped(self, connections: contextlib.ExitStack, local: Endpoint, server: Endpoint) -> Endpoint | None:
         """Connect from `local` and ask the server what it sees; the connection stays open as long as `connections`."""
         try:
-            sock = connections.enter_context(bound_socket(local))
-            async with asyncio.timeout(self._patience_s * (_EXPECTED if self._answered else 1)):
-                await asyncio.get_running_loop().sock_connect(sock, server)
-                seen = await binding(sock)
-            self._answered = True
-            return seen
-        except (OSError, EOFError, FrameError, TimeoutError):
+            return await self._bound(connections.enter_context(bound_socket(local)), server)
+        except (OSError, EOFError, FrameError):
             return None
+
+    async def _bound(self, sock: socket.socket, server: Endpoint) -> Endpoint | None:
+        """Connect and ask what the server sees; None if it does not answer. Raises what `binding` does."""
+        patience_s = self._patience_s * (EXPECTED if self._answered else 1)
+        external = await within(patience_s, _connect_and_bind(sock, server))
+        self._answered |= external is not None
+        return external
 
 
 async def binding(sock: socket.socket) -> Endpoint | None:
-    """A STUN Binding transaction over a connection."""
+    """A STUN Binding transaction over a connection. Raises `OSError`, `EOFError` and `FrameError`."""
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(sock, Message(MessageClass.REQUEST).encode())
     received = b""
@@ -186,6 +193,19 @@ async def binding(sock: socket.socket) -> Endpoint | None:
         if len(received) == stun.HEADER_SIZE:
             wanted += stun.decode_header(received)[1]
     return stun.decode(received).mapped
+
+
+async def _connect_and_bind(sock: socket.socket, server: Endpoint) -> Endpoint | None:
+    await asyncio.get_running_loop().sock_connect(sock, server)
+    return await binding(sock)
+
+
+async def _any(ends: Iterable[Awaitable[object]]) -> bool:
+    """Whether one of them, as they end, has a result that is true."""
+    for ended in asyncio.as_completed(ends):
+        if await ended:
+            return True
+    return False
 
 
 @contextlib.contextmanager

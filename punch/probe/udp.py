@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 
 from punch.client.sockets import PORTS
@@ -12,6 +11,8 @@ from punch.nat import probe
 from punch.nat.behavior import Filtering, Mapping
 from punch.nat.probe import NotTested
 from punch.probe.frames import Dialled
+from punch.probe.lifetime import punctually
+from punch.probe.patience import EXPECTED, within
 from punch.probe.servers import Servers
 from punch.probe.stun import Change, Message, MessageClass
 from punch.probe.udpsocket import UdpSocket
@@ -21,18 +22,23 @@ _REPEAT_S = 0.3
 
 
 class UdpTests:
-    """`patience_s` is how long silence has to last to be silence. `moved`: a packet's source was changed on its way."""
+    """`patience_s` is how long silence has to last to be silence. `moved`: a packet's source was changed on its way.
+
+    Silence counts only if the primary server answers after it: then the server had the time to send what did not come,
+    and this process the time to read it.
+    """
 
     def __init__(self, servers: Servers, patience_s: float) -> None:
         self._servers, self._patience_s = servers, patience_s
         self.moved = False
+        self._answered = False
 
     async def allocations(self) -> list[tuple[Endpoint, Endpoint]]:
         """Local and external endpoints of fresh sockets, in order; empty where the server does not answer."""
         found: list[tuple[Endpoint, Endpoint]] = []
         for _number in range(FRESH_SOCKETS):
             async with UdpSocket.open(self._servers.primary) as sock:
-                external = await sock.mapped(self._servers.primary, self._patience_s)
+                external = await self._mapped(sock, self._servers.primary)
             if external is None:
                 if not found:
                     break
@@ -45,7 +51,7 @@ class UdpTests:
         seen: list[Endpoint | None] = []
         async with UdpSocket.open(self._servers.primary) as sock:
             for server in self._servers.endpoints:
-                external = None if server is None else await sock.mapped(server, self._patience_s)
+                external = None if server is None else await self._mapped(sock, server)
                 if external is None and server is not None:
                     return NotTested(f"{server} does not answer")
                 seen.append(external)
@@ -69,11 +75,15 @@ class UdpTests:
         if origin is None:
             return None
         async with UdpSocket.open(self._servers.primary) as sock:
-            external = await sock.mapped(self._servers.primary, self._patience_s)
+            external = await self._mapped(sock, self._servers.primary)
             if external is None:
-                return NotTested(f"{self._servers.primary} does not answer")
+                return self._no_answer
             if self._servers.changes:
                 reply = await sock.bind(self._servers.primary, self._patience_s, change=change)
+                if reply is None:
+                    if await self._mapped(sock, self._servers.primary) is None:
+                        return self._no_answer
+                    reply = sock.belated
                 self.moved |= sock.moved
                 if reply is None:
                     return False
@@ -95,20 +105,24 @@ class UdpTests:
         Linux drops a packet from an address of its own, so that it sees an internal source only with accept_local.
         """
         async with UdpSocket.open(self._servers.primary) as one, UdpSocket.open(self._servers.primary) as other:
-            ends = [await sock.mapped(self._servers.primary, self._patience_s) for sock in (one, other)]
+            ends = [await self._mapped(sock, self._servers.primary) for sock in (one, other)]
             if ends[0] is None or ends[1] is None:
-                return NotTested(f"{self._servers.primary} does not answer")
+                return self._no_answer
             arrivals = [asyncio.create_task(sock.strays.get()) for sock in (one, other)]
             try:
                 deadline = asyncio.get_running_loop().time() + self._patience_s
                 while (left := deadline - asyncio.get_running_loop().time()) > 0:
                     one.send(Message(MessageClass.INDICATION), ends[1])
                     other.send(Message(MessageClass.INDICATION), ends[0])
-                    done, _pending = await asyncio.wait(
-                        arrivals, timeout=min(left, _REPEAT_S), return_when=asyncio.FIRST_COMPLETED
-                    )
-                    if done:
-                        _message, source = done.pop().result()
+                    await asyncio.wait(arrivals, timeout=min(left, _REPEAT_S), return_when=asyncio.FIRST_COMPLETED)
+                    if any(arrival.done() for arrival in arrivals):
+                        break
+                else:
+                    if None in [await self._mapped(sock, self._servers.primary) for sock in (one, other)]:
+                        return self._no_answer
+                for arrival in arrivals:
+                    if arrival.done():
+                        _message, source = arrival.result()
                         return "internal-source" if source in (one.local, other.local) else "external-source"
             finally:
                 for arrival in arrivals:
@@ -124,11 +138,11 @@ class UdpTests:
             while (left := deadline - asyncio.get_running_loop().time()) > 0:
                 closed = Endpoint(self._servers.primary.ip, random.choice(PORTS))
                 sock.send(Message(MessageClass.INDICATION), closed)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, _REPEAT_S)):
-                        await sock.refused.wait()
-                        return "translated"
-        return "swallowed"
+                if await within(min(left, _REPEAT_S), sock.refused.wait()):
+                    return "translated"
+            if await self._mapped(sock, self._servers.primary) is None:
+                return self._no_answer
+            return "translated" if sock.refused.is_set() else "swallowed"
 
     async def unsolicited(self, external_ip: str, wait_s: float) -> Dialled | NotTested:
         """What a datagram gets that no mapping waits for."""
@@ -136,22 +150,38 @@ class UdpTests:
         return await self._servers.knock("udp", self._servers.primary, target, wait_s)
 
     async def lives(self, idle_s: float) -> bool | NotTested:
-        """Whether a mapping lives through that much idling (RFC 5780 section 4.6).
+        """Whether a mapping lives through that much idling (RFC 5780 section 4.6)."""
+        return await punctually(self._idle, idle_s)
+
+    async def _idle(self, idle_s: float) -> tuple[bool | NotTested, float]:
+        """Whether one lives, and how long it was idle before the first look.
 
         The server is asked from another socket to answer to the idle one's port (RESPONSE-PORT), for an own packet of
         that would make its mapping anew.
         """
         primary = self._servers.primary
         async with UdpSocket.open(primary) as idle, UdpSocket.open(primary) as asking:
-            external = await idle.mapped(primary, self._patience_s)
+            external = await self._mapped(idle, primary)
             if external is None:
-                return NotTested(f"{primary} does not answer")
+                return self._no_answer, idle_s
+            clock = asyncio.get_running_loop().time
+            begun = clock()
             await asyncio.sleep(idle_s)
-            deadline = asyncio.get_running_loop().time() + self._patience_s
-            while (left := deadline - asyncio.get_running_loop().time()) > 0:
+            looked = clock()
+            while (left := looked + self._patience_s - clock()) > 0:
                 asking.send(Message(MessageClass.REQUEST, response_port=external.port), primary)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, _REPEAT_S)):
-                        await idle.strays.get()
-                        return True
-        return False
+                if await within(min(left, _REPEAT_S), idle.strays.get()):
+                    return True, looked - begun
+            if await self._mapped(asking, primary) is None:
+                return self._no_answer, looked - begun
+            return not idle.strays.empty(), looked - begun
+
+    async def _mapped(self, sock: UdpSocket, server: Endpoint) -> Endpoint | None:
+        """The socket's external endpoint as the server sees it, for which a server that has answered gets more time."""
+        external = await sock.mapped(server, self._patience_s * (EXPECTED if self._answered else 1))
+        self._answered |= external is not None
+        return external
+
+    @property
+    def _no_answer(self) -> NotTested:
+        return NotTested(f"{self._servers.primary} does not answer")

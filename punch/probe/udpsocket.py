@@ -23,7 +23,7 @@ class UdpSocket(asyncio.DatagramProtocol):
     """Made by `open`. `local` is its address; `strays` gets messages that no transaction waits for, and their sources.
 
     `moved` turns true when a response came from elsewhere than its RESPONSE-ORIGIN says; `refused` is set by an ICMP
-    error, once `watch_errors` was called.
+    error, once `watch_errors` was called. `belated` is the success response to a transaction that ended without one.
     """
 
     def __init__(self, local: Endpoint) -> None:
@@ -32,8 +32,9 @@ class UdpSocket(asyncio.DatagramProtocol):
         self.refused = asyncio.Event()
         self.strays: asyncio.Queue[tuple[Message, Endpoint]] = asyncio.Queue()
         self._transport: asyncio.DatagramTransport | None = None
+        self.belated: Message | None = None
         self._waiting: dict[bytes, asyncio.Future[Message]] = {}
-        self._finished: set[bytes] = set()
+        self._finished: dict[bytes, bool] = {}  # transaction -> whether it was answered
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -63,23 +64,24 @@ class UdpSocket(asyncio.DatagramProtocol):
     ) -> Message | None:
         """A Binding transaction; the success response, or None for an error, or silence for `patience_s`."""
         request = Message(MessageClass.REQUEST, change=change, response_port=response_port)
-        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Message] = loop.create_future()
         self._waiting[request.transaction] = future
-        pause = _RETRANSMISSION_S
+        pause, deadline = _RETRANSMISSION_S, loop.time() + patience_s
         try:
-            async with asyncio.timeout(patience_s):
-                while True:
-                    self.send(request, server)
-                    done, _pending = await asyncio.wait([future], timeout=pause)
-                    if done:
-                        reply = future.result()
-                        return reply if reply.kind is MessageClass.SUCCESS and reply.mapped is not None else None
-                    pause *= 2
-        except TimeoutError:
-            return None
+            while True:
+                self.send(request, server)
+                # What has come by the end of the wait counts, even if this process is late to read it.
+                await asyncio.wait([future], timeout=min(pause, max(0.0, deadline - loop.time())))
+                if future.done():
+                    reply = future.result()
+                    return reply if _successful(reply) else None
+                if loop.time() >= deadline:
+                    return None
+                pause *= 2
         finally:
             del self._waiting[request.transaction]
-            self._finished.add(request.transaction)
+            self._finished[request.transaction] = future.done()
 
     async def mapped(self, server: Endpoint, patience_s: float) -> Endpoint | None:
         """This socket's external endpoint as the server sees it."""
@@ -96,7 +98,10 @@ class UdpSocket(asyncio.DatagramProtocol):
         if message.origin is not None and message.origin != source:
             self.moved = True
         if message.transaction in self._finished:
-            return  # a second answer, to a retransmission: no stray
+            # To a retransmission, maybe a second one: no stray.
+            if not self._finished[message.transaction] and _successful(message):
+                self.belated = message
+            return
         future = self._waiting.get(message.transaction)
         if future is None:
             self.strays.put_nowait((message, source))
@@ -106,6 +111,10 @@ class UdpSocket(asyncio.DatagramProtocol):
     def error_received(self, _exc: Exception) -> None:
         """An ICMP error for something sent earlier."""
         self.refused.set()
+
+
+def _successful(reply: Message) -> bool:
+    return reply.kind is MessageClass.SUCCESS and reply.mapped is not None
 
 
 def _bound(toward: Endpoint) -> socket.socket:

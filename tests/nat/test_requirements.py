@@ -95,4 +95,7 @@ def test_what_is_not_known_is_not_judged() -> None:
     found["tcp", "timeouts.tcp_established_s"] = "not tested: the machine is too busy to idle to the second"
     found["tcp", "hairpinning"] = "not tested: the server does not answer"
     seen = verdicts(IDEAL, found)
-    assert {seen[which] for which in ((4787, "REQ-6"), (5382, "REQ-5"), (5382, "REQ-8"))} == {Verdict.NOT_APPLICABLE}
+    assert seen[4787, "REQ-6"] is Verdict.NOT_APPLICABLE
+    assert {seen[which] for which in ((5382, "REQ-5"), (5382, "REQ-8"))} == {Verdict.NOT_TESTED}
+    notes = {(row.requirement.rfc, row.requirement.name): row.note for row in judge(IDEAL, found)}
+    assert notes[5382, "REQ-8"] == "hairpinning not tested: the server does not answer"

@@ -198,4 +198,4 @@ def test_a_clock_that_is_not_what_it_is_set_to_is_noticed() -> None:
         timeout = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established"
         lab["nat_a"].run(["sh", "-c", f"echo 20 > {timeout}"])
         seen = examine(lab, "a", replace(QUICK, tcp_established_s=4))
-    assert [name for name, fine in seen.idled.items() if not fine] == ["tcp_established_s"]
+    assert [name for name, fine in seen.idled.items() if fine is not True] == ["tcp_established_s"]
