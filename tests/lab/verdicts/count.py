@@ -110,7 +110,10 @@ class _Counting:
 
     def _sides(self, packet: Fields, interface: str) -> tuple[bool, str]:
         """Whether the host sent it, and the other end's address."""
-        source, destination = _outer(packet["ip.src"] or packet["ipv6.src"]), _outer(packet["ip.dst"] or packet["ipv6.dst"])
+        source, destination = (
+            _outer(packet["ip.src"] or packet["ipv6.src"]),
+            _outer(packet["ip.dst"] or packet["ipv6.dst"]),
+        )
         outgoing = source in self._ends[interface].own
         return outgoing, destination if outgoing else source
 

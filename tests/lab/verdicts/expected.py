@@ -58,7 +58,7 @@ def _failure(facts: Facts) -> frozenset[str]:
         return frozenset({"client_error"})
     if any(outcome == "no_rendezvous" and not _said(events, "peer_known") for outcome, events in reports):
         return frozenset({"no_rendezvous"})
-    if outcomes <= {"refused", "punch_timeout"}:
+    if outcomes <= {"refused", "punch_timeout"} and facts.counts.punches:
         return frozenset({"refused" if facts.counts.refused else "punch_timeout"})
     return frozenset(outcomes)
 

@@ -42,8 +42,7 @@ class Case:
         return f"{self.name}-{where}-{self.size}"
 
 
-_FAST = {"deadline_s": 1.5}
-_SHORT = {"deadline_s": 1.5, "transfer_s": 1.0}
+_FAST: Mapping[str, Any] = {"deadline_s": 1.5}
 
 
 def _deaths() -> Iterator[tuple[str, Plan]]:
@@ -114,51 +113,91 @@ _HANGS = {
     "both hang in the middle of UDP": Plan(path="udp", stage="middle", death="hang", who="both"),
     "both hang at the end": Plan(stage="done", death="hang", who="both"),
 }
-_ELSEWHERE: tuple[Case, ...] = (
-    Case("same LAN", Plan(place="private"), ("full_cone", "full_cone"), "same_nat"),
-    Case("same LAN, idle", Plan(path="idle", place="private"), ("full_cone", "full_cone"), "same_nat"),
-    Case("hairpin", Plan(), ("full_cone", "full_cone"), "same_nat"),
-    Case("hairpin, half each way", Plan(path="half"), ("full_cone", "full_cone"), "same_nat"),
-    Case("no hairpin", Plan(), ("symmetric", "symmetric"), "same_nat"),
-    Case("below a carrier", Plan(), ("full_cone", "full_cone"), "carrier"),
-    Case("below a carrier, relayed", Plan(path="relay"), ("full_cone", "full_cone"), "carrier"),
-    Case("below a carrier, UDP", Plan(path="udp"), ("full_cone", "full_cone"), "carrier"),
-    Case("IPv6", Plan(place="ipv6"), ("firewall", "firewall"), "firewalls"),
-    Case("IPv6, idle", Plan(path="idle", place="ipv6"), ("firewall", "firewall"), "firewalls"),
-    Case("IPv6 beside NATs", Plan(place="ipv6"), ("symmetric", "symmetric"), "dual_stack"),
-    Case("data in the SYN", Plan(dials="sender", fast=True)),
-    Case("data in the SYN, one byte", Plan(dials="sender", fast=True), size=1),
-    Case("data in the SYN", Plan(dials="sender", fast=True), ("full_cone", "full_cone")),
-    *(
-        Case(f"{kind} after {answer}", Plan(path=kind), ("port_restricted_cone",) * 2, "pair", {"unsolicited": answer, "delay": "0ms"})
-        for kind in ("direct", "udp")
-        for answer in ("reset", "host-prohibited")
-    ),
-    Case("says punch_timeout of a refusal", Plan(dials="sender", stage="connected", who="receiver"), ("none", "symmetric"), options={"unsolicited": "reset"}),
-    *(
-        Case(name, plan, nats, options={"bw": 0.5}, trial={**_FAST, "transfer_s": 2.0}, size=1024 * KIB)
-        for name, plan in (("slow", Plan()), ("slow, relayed", Plan(path="relay")), ("slow, garbage", Plan(path="garbage")), ("slow, UDP", Plan(path="udp")))
-        for nats in (PAIRS[0], PAIRS[1])
-    ),
-    *(
-        Case(name, plan, nats, options={"loss": 10}, trial={"deadline_s": 6.0, "transfer_s": 20.0}, size=48 * KIB)
-        for name, plan in (("loss", Plan()), ("loss, relayed", Plan(path="relay")), ("loss, half each way", Plan(path="half")), ("loss, UDP", Plan(path="udp")), ("loss, RST", Plan(close="rst")))
-        for nats in (PAIRS[0], PAIRS[3])
-    ),
+
+
+def _elsewhere() -> Iterator[Case]:
+    """Other topologies, other answers to SYNs, slow links, and clients that do not end."""
+    cones = ("full_cone", "full_cone")
+    for path in ("direct", "idle", "udp"):
+        place = "private" if path != "udp" else "public"
+        yield Case(f"{path}, same LAN", Plan(path=path, place=place), cones, "same_nat")
+    for path in ("direct", "half", "relay"):
+        yield Case(f"{path}, hairpin", Plan(path=path), ("cgn_rfc6888",) * 2, "same_nat")
+        yield Case(f"{path}, below a carrier", Plan(path=path), cones, "carrier")
+    yield Case("direct, no hairpin", Plan(), ("symmetric",) * 2, "same_nat")
+    for path in ("direct", "idle", "garbage"):
+        yield Case(f"{path}, IPv6", Plan(path=path, place="ipv6"), ("firewall",) * 2, "firewalls")
+        yield Case(f"{path}, IPv6 beside NATs", Plan(path=path, place="ipv6"), ("symmetric",) * 2, "dual_stack")
+    for nats, size in itertools.product((PAIRS[0], cones), (1, 64 * KIB)):
+        yield Case("data in the SYN", Plan(dials="sender", fast=True), nats, size=size)
+    for path, answer in itertools.product(("direct", "udp", "relay"), ("reset", "host-prohibited")):
+        options = {"unsolicited": answer, "delay": "0ms"}
+        yield Case(f"{path} after {answer}", Plan(path=path), ("port_restricted_cone",) * 2, options=options)
+        yield Case(f"{path} after {answer}", Plan(path=path), ("symmetric",) * 2, options=options)
+    for path, nats in itertools.product(("direct", "relay", "garbage", "udp"), (PAIRS[0], cones)):
+        slow = {"options": {"bw": 0.5}, "trial": {"transfer_s": 2.0}, "size": 1024 * KIB}
+        yield Case(f"{path}, slow", Plan(path=path), nats, **slow)
+    for path, nats in itertools.product(("direct", "relay", "half", "udp"), (PAIRS[0], PAIRS[3])):
+        lossy = {"options": {"loss": 10}, "trial": {"deadline_s": 6.0, "transfer_s": 20.0}, "size": 48 * KIB}
+        yield Case(f"{path}, loss", Plan(path=path), nats, **lossy)
+        yield Case(f"{path}, loss, RST", Plan(path=path, close="rst"), nats, **lossy)
+    for (name, plan), nats in itertools.product(_HANGS.items(), (PAIRS[0], PAIRS[3])):
+        yield Case(name, plan, nats, trial={"transfer_s": 1.0})
+
+
+_SAMPLE_ELSEWHERE = (
+    "direct, IPv6-firewalls-65536",
+    "direct, same LAN-same_nat-65536",
+    "data in the SYN-nonexnone-1",
 )
+_SAMPLE = {
+    "direct": 3,
+    "direct, three connections": 1,
+    "direct, RST": 2,
+    "direct, the edge left first": 5,
+    "direct, the receiver dials": 4,
+    "direct, Multipath TCP": 0,
+    "direct, says relayed": 1,
+    "direct, by a grandchild": 3,
+    "direct, a child keeps stdout": 0,
+    "direct, a child keeps the connections": 2,
+    "relayed, silent": 5,
+    "relayed, says direct": 1,
+    "relayed beside an idle connection, silent": 2,
+    "relayed beside garbage": 0,
+    "half each way": 3,
+    "UDP": 4,
+    "UDP, says TCP": 1,
+    "UDP relayed": 5,
+    "raw IP": 0,
+    "copied, boast": 2,
+    "through a third host": 1,
+    "says refused": 3,
+    "kill at stored, receiver": 1,
+    "exit at middle, sender": 0,
+    "hangs when connected, receiver": 2,
+}
+"""One behavior of each kind, and where it is tried: a number of `PAIRS`."""
+SAMPLE = len(_SAMPLE) + len(_SAMPLE_ELSEWHERE)
+"""How many trials the sample has."""
 
 
 def cases(count: int, seed: int = 0) -> list[Case]:
-    """The first `count` trials: a sample of all kinds, however few."""
+    """The first `count` trials: the sample, then every other behavior with every pair of NATs, then drawn ones."""
     draw = random.Random(seed)
-    every = [
-        Case(name, plan, nats, "three" if plan.path == "third" else "pair", {}, _FAST, _size(plan, draw))
-        for nats in PAIRS
+    table = {
+        (name, number): Case(
+            name, plan, nats, "three" if plan.path == "third" else "pair", {}, _FAST, _size(plan, draw)
+        )
+        for number, nats in enumerate(PAIRS)
         for name, plan in BEHAVIORS.items()
-    ]
-    every += [Case(name, plan, nats, trial=_SHORT) for nats in (PAIRS[0], PAIRS[3]) for name, plan in _HANGS.items()]
-    every += [replace(case, trial={**_FAST, **case.trial}) for case in _ELSEWHERE]
+    }
+    elsewhere = {str(case): replace(case, trial={**_FAST, **case.trial}) for case in _elsewhere()}
+    sample = [table.pop(each) for each in _SAMPLE.items()]
+    sample += [elsewhere.pop(name) for name in _SAMPLE_ELSEWHERE]
+    every = [*table.values(), *elsewhere.values()]
     draw.shuffle(every)
+    every[:0] = sample
     while len(every) < count:
         every.append(_drawn(draw))
     return every[:count]

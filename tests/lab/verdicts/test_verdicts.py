@@ -23,11 +23,11 @@ from tests.commands import ROOT
 from tests.lab.verdicts.capture import Wiretap
 from tests.lab.verdicts.count import Counts, count
 from tests.lab.verdicts.expected import Facts, must_not_agree, outcomes
-from tests.lab.verdicts.generate import Case, cases
+from tests.lab.verdicts.generate import SAMPLE, Case, cases
 from tests.lab.verdicts.plan import Plan
 from tests.lab.verdicts.worlds import places, topology
 
-_CASES = cases(int(os.environ.get("PUNCHLAB_VERDICTS", "24")), int(os.environ.get("PUNCHLAB_SEED", "0")))
+_CASES = cases(int(os.environ.get("PUNCHLAB_VERDICTS", str(SAMPLE))), int(os.environ.get("PUNCHLAB_SEED", "0")))
 _OVERTIME_S = 15.0
 _TOY = ("env", f"PYTHONPATH={ROOT}", "{python}", "-S", "-m", "tests.lab.verdicts.toy")
 _FAST_OPEN = "net.ipv4.tcp_fastopen=519"

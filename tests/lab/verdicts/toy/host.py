@@ -77,7 +77,7 @@ class Host:
 
     def run(self) -> int:
         """The exit status."""
-        self.log.mkdir(exist_ok=True)
+        self.log.mkdir(parents=True, exist_ok=True)
         if self.role == "send":
             self._prove(self.file.read_bytes())
         if self.plan.word == "boast":
