@@ -82,9 +82,8 @@ class Wiretap:
 
     def _mark(self, name: str) -> None:
         """Send a datagram that shows, once it is on file, that everything before is there too."""
-        neighbor = self._lab.graph.path(name, self._lab.edges[0].name)[0][1]
         with contextlib.suppress(OSError), self._lab[name].socket(socket.SOCK_DGRAM) as sender:
-            sender.sendto(_mark(name), (str(neighbor.address).partition("/")[0], _MARK_PORT))
+            sender.sendto(_mark(name), (self._lab.edges[0].address, _MARK_PORT))
 
     def packets(self) -> Iterator[dict[str, str]]:
         """What tshark says of each packet; markers are left out. Of a quoted packet the fields come second, after ;."""
