@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lab.errors import LabError
 from lab.forecast import forecast
 from lab.lab import Lab
 from punch.nat.oracle import Dial, Prediction
@@ -41,20 +40,36 @@ Endpoint = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """Whether the lab's own dial got through, the skew of its two connect() calls, and the prediction for that skew."""
+    """The result of the lab's own dial.
 
-    direct: bool
-    skew_s: float
-    prediction: Prediction
+    `direct`: whether it got through; None if it could not be tried, for the `reason` in words: a link is down, or a
+    firewall drops it. `skew_s` of its two connect() calls, and the `prediction` for that skew.
+    """
+
+    direct: bool | None
+    skew_s: float | None = None
+    prediction: Prediction | None = None
+    reason: str | None = None
 
     @property
     def agrees(self) -> bool | None:
-        """Whether it went as predicted; None where a single dial cannot tell."""
-        return self.prediction.agrees(self.direct)
+        """Whether it went as predicted; None where a single dial does not decide, and where none was possible."""
+        return None if self.direct is None or self.prediction is None else self.prediction.agrees(self.direct)
+
+
+class _UnreachableError(Exception):
+    """The dial could not be tried."""
 
 
 def dial(lab: Lab, one: str, other: str) -> Control:
-    """Dial once from both hosts. Raises `LabError` if a host cannot reach the edge."""
+    """Dial once from both hosts."""
+    try:
+        return _dial(lab, one, other)
+    except _UnreachableError as error:
+        return Control(None, reason=str(error))
+
+
+def _dial(lab: Lab, one: str, other: str) -> Control:
     path = lab.path(one, other)
     with contextlib.ExitStack() as stack:
         registered = [_register(lab, host, stack) for host in (one, other)]
@@ -68,7 +83,7 @@ def dial(lab: Lab, one: str, other: str) -> Control:
             moments.append(time.monotonic())
             answer = connection.connect_ex(public)
             if answer not in _ANSWERS:
-                raise LabError(f"control dial: {host} cannot dial {public[0]}:{public[1]}: {os.strerror(answer)}")
+                raise _UnreachableError(f"{host} cannot dial {public[0]}:{public[1]}: {os.strerror(answer)}")
             dialled.append(connection)
         skew_s = moments[1] - moments[0]
         prediction = forecast(
@@ -96,7 +111,7 @@ def _register(lab: Lab, host: str, stack: contextlib.ExitStack) -> tuple[Endpoin
         connection.connect(registrar.getsockname())
         accepted, public = registrar.accept()
     except OSError as error:
-        raise LabError(f"control dial: {host} cannot reach {edge.name}: {error}") from error
+        raise _UnreachableError(f"{host} cannot reach {edge.name}: {error}") from error
     stack.enter_context(accepted)
     return connection.getsockname(), public
 

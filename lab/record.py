@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+from lab.control import Control
 from lab.lab import Path
 from lab.trial import Options, Trial
 from lab.versions import versions
@@ -24,12 +25,11 @@ def record(trial: Trial, **more: Any) -> dict[str, Any]:
         "background_per_s": trial.background_per_s,
         "outcome": trial.outcome,
         "reason": trial.reason,
+        "connected": trial.connected,
+        "transferred": trial.transferred,
+        "bytes": {"direct": trial.delivery.direct_bytes, "edges": trial.delivery.edge_bytes},
         "prediction": _prediction(trial.prediction),
-        "control": {
-            "direct": trial.control.direct,
-            "skew_s": trial.control.skew_s,
-            "prediction": _prediction(trial.control.prediction),
-        },
+        "control": _control(trial.control),
         "agrees": trial.agrees,
         "timings_s": dict(trial.timings_s),
         "cpu_pressure": trial.cpu_pressure,
@@ -81,6 +81,15 @@ def _path(path: Path) -> dict[str, Any]:
         "jitter_s": path.jitter_s,
         "loss": path.loss,
         "bw_mbit_s": None if path.bandwidth is None else path.bandwidth / 1e6,
+    }
+
+
+def _control(control: Control) -> dict[str, Any]:
+    return {
+        "direct": control.direct,
+        "reason": control.reason,
+        "skew_s": control.skew_s,
+        "prediction": None if control.prediction is None else _prediction(control.prediction),
     }
 
 

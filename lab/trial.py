@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import math
 import secrets
 import tempfile
 import time
@@ -19,7 +20,7 @@ from lab.client import PUNCH, Client, command
 from lab.control import Control
 from lab.edges import PORT, EdgeNetwork
 from lab.errors import InputError, LabError
-from lab.exchange import Exchange, Pair
+from lab.exchange import Delivery, Exchange, Pair, delivery
 from lab.exchange import Side as ExchangeSide
 from lab.forecast import forecast_with_private
 from lab.lab import Lab
@@ -38,9 +39,14 @@ _START_MARGIN_S = 2.0
 _BRISK_S = 0.5
 """Hosts that know each other have met by then, unless they cannot or their links are slow."""
 
-_TRANSFER_S = 120.0
+_LAST_FRAMES_S = 0.1
+"""How long the frames that end a connection may take, beyond twice the delay of the path, to be captured."""
+
 _GRACE_S = 5.0
 """How much longer than the other one's deadline a client may live when its peer has ended."""
+
+MOST_BYTES = 1 << 30
+"""The greatest file of a trial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +54,9 @@ class Options:
     """How to punch.
 
     `max_attempts` connect() calls per candidate (None: as many as `deadline_s` allows); with `skew_s` both hosts start
-    at a shared instant, the second that much later; `file_size` in bytes; `full_capture` records every packet; with
-    `relay` the clients may fall back to a relay of the edges.
+    at a shared instant, the second that much later; `file_size` in bytes (the capture counts modulo 2**32); the
+    clients have `transfer_s` seconds to transfer the file; `full_capture` records every packet; with `relay` the
+    clients may fall back to a relay of the edges.
     """
 
     client: Client = PUNCH
@@ -58,6 +65,7 @@ class Options:
     deadline_s: float = 5.0
     skew_s: float | None = None
     file_size: int = 64 * 1024
+    transfer_s: float = 120.0
     full_capture: bool = False
     relay: bool = False
 
@@ -68,8 +76,10 @@ class Options:
             raise InputError("max_attempts", self.max_attempts, "a whole number from 1")
         if self.deadline_s <= 0:
             raise InputError("deadline", self.deadline_s, "a number of seconds above 0")
-        if self.file_size < 1:
-            raise InputError("file_size", self.file_size, "a number of bytes from 1")
+        if not 1 <= self.file_size <= MOST_BYTES:
+            raise InputError("file_size", self.file_size, f"a number of bytes from 1 to {MOST_BYTES}")
+        if not 0 < self.transfer_s < math.inf:
+            raise InputError("transfer", self.transfer_s, "a number of seconds above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +88,8 @@ class Trial:
 
     `path` is what lay between the hosts of `pair`, `links` what impaired the links, `background_per_s` the
     connections of other hosts through each NAT; `outcome` is one of `lab.verdict.OUTCOMES`, with the `reason` in words
-    unless it is `direct`. `cpu_pressure` is the share of time (0 to 1; None if unknown) in which a task of the machine
+    unless it is `direct`. `transferred` says whether the file arrived; `delivery` is what the capture proves of its
+    way. `cpu_pressure` is the share of time (0 to 1; None if unknown) in which a task of the machine
     waited for a CPU while the clients punched: from when both knew their peer until they agreed on a connection, or one
     ended.
     """
@@ -91,6 +102,8 @@ class Trial:
     started: datetime.datetime
     outcome: str
     reason: str | None
+    transferred: bool
+    delivery: Delivery
     sides: tuple[Side, Side]
     control: Control
     prediction: Prediction
@@ -106,9 +119,36 @@ class Trial:
         return self.outcome == "direct"
 
     @property
+    def connected(self) -> bool:
+        """Whether the capture shows a connection, or UDP both ways, between the hosts over the expected NATs."""
+        return self.delivery.connected
+
+    @property
+    def punched(self) -> bool | None:
+        """Whether the punch succeeded; None where the trial does not show it.
+
+        That is so if the client did not start to punch or broke before it was connected, if it did not use the
+        connection that it had, and if it used another transport than TCP, which is the only one that the oracle knows.
+        """
+        if self.delivery.udp:
+            return None
+        if self.outcome in ("direct", "relayed", "client_error") and self.connected:
+            return None if self.outcome == "relayed" else True
+        started = self.outcome != "relayed" or bool(self.exchange.syns())
+        return False if started and self.outcome not in ("no_rendezvous", "client_error") else None
+
+    @property
     def agrees(self) -> bool | None:
-        """Whether the trial and its control dial are as the oracle predicted; None where neither can tell."""
-        verdicts = [self.prediction.agrees(self.direct), self.control.agrees]
+        """Whether the trial and its control dial are as the oracle predicted.
+
+        None where the punch succeeded or failed for reasons that the oracle does not know (see `punched`), where the
+        control dial did not reach the edge, and where the outcome depends on chance.
+        """
+        if self.control.agrees is False:
+            return False
+        if self.punched is None or self.control.direct is None:
+            return None
+        verdicts = [self.prediction.agrees(self.punched), self.control.agrees]
         known = [verdict for verdict in verdicts if verdict is not None]
         return all(known) if known else None
 
@@ -136,21 +176,27 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
         sent, inbox = Path(folder) / "sent.bin", Path(folder) / "inbox"
         sent.write_bytes(secrets.token_bytes(options.file_size))
         inbox.mkdir()
+        path = lab.path(one, other)
         with Recorder(_capture_points(lab, one, other), full=options.full_capture) as recorder:
             begun = time.monotonic()
             sides, pressure = _punch(lab, one, other, options, sent, inbox, waiting)
+            exchange = _settled(recorder, pair_of(lab, one, other), path)
             recording = recorder.stop()
         arrived = _same_content(sent, inbox / sent.name)
     if not edges.alive():
         raise LabError("an edge ended during the trial")
-    agreed = sides[0].last("agreed")
-    exchange = Exchange(
-        recording.frames,
-        pair_of(lab, one, other),
-        None if agreed is None else (str(agreed["local"]), str(agreed["remote"])),
+    if len(recording.frames) != len(exchange.frames):
+        exchange = Exchange(recording.frames, exchange.pair)
+    proof = delivery(exchange, ways(path))
+    exchange.agreed = proof.carrier.at_a if proof.carrier is not None and proof.direct_bytes else _announced(sides[0])
+    outcome, reason = verdict.judge(
+        sides,
+        arrived=arrived,
+        exchange=exchange,
+        nats=path.nats,
+        shortcut=path.shortcut,
+        file_size=options.file_size,
     )
-    path = lab.path(one, other)
-    outcome, reason = verdict.judge(sides, arrived=arrived, exchange=exchange, nats=path.nats, shortcut=path.shortcut)
     prediction = forecast_with_private(
         lab,
         one,
@@ -175,6 +221,8 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
         started=started,
         outcome=outcome,
         reason=reason,
+        transferred=arrived,
+        delivery=proof,
         sides=sides,
         control=dialled,
         prediction=prediction,
@@ -184,6 +232,28 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
         timings_s=verdict.timings(sides, begun),
         cpu_pressure=pressure,
     )
+
+
+def ways(path: LabPath) -> set[tuple[str, ...]]:
+    """The NATs on each way between the hosts."""
+    return {tuple(way) for way in (path.nats, path.shortcut) if way is not None}
+
+
+def _settled(recorder: Recorder, pair: Pair, path: LabPath) -> Exchange:
+    """The exchange when the FINs and RSTs of the clients are there: a link can delay them before the capture."""
+    limit = time.monotonic() + 2 * (path.delay_s + path.jitter_s) + _LAST_FRAMES_S
+    while True:
+        exchange = Exchange(recorder.so_far(), pair)
+        if delivery(exchange, ways(path)).complete:
+            return exchange
+        if not recorder.wait_for_more(len(exchange.frames), limit - time.monotonic()):
+            return exchange
+
+
+def _announced(side: Side) -> tuple[str, str] | None:
+    """The endpoints of the connection that the client reports as agreed."""
+    agreed = side.last("agreed")
+    return None if agreed is None else (str(agreed["local"]), str(agreed["remote"]))
 
 
 def pair_of(lab: Lab, one: str, other: str) -> Pair:
@@ -201,7 +271,8 @@ def pair_of(lab: Lab, one: str, other: str) -> Pair:
         inside = [each.address or "" for name in nats for each in lab[name].graph.interfaces[1:]]
         gateways = frozenset(address.partition("/")[0] for address in inside)
         addresses = {lab[outermost].address, *([lab[host].address6] if lab.graph.nodes[host].address6 else [])}
-        return ExchangeSide(host, nats, frozenset(addresses), gateways)
+        near = {lab[host].address, *(lab[name].address for name in nats)}
+        return ExchangeSide(host, nats, frozenset(addresses), gateways, frozenset(near))
 
     others = frozenset(node.name for node in lab if node.kind == "host") - {one, other}
     return Pair(side(one), side(other), edges, others, lab.background_addresses)
@@ -242,7 +313,7 @@ def _punch(
             wait_for([sender], lambda: sender.first("code") is not None, _START_S)
             code = sender.first("code")
             receiver.tell("" if code is None else str(code["code"]))
-        limit = time.monotonic() + _START_S + options.deadline_s + _TRANSFER_S
+        limit = time.monotonic() + _START_S + options.deadline_s + options.transfer_s
         _until_all_said(processes, "peer_known", limit)
         pressure = CpuPressure()  # Python's own start is over: that is work, and no latency
         if not _until_all_said(processes, "agreed", time.monotonic() + _BRISK_S):
@@ -283,7 +354,7 @@ def _capture_points(lab: Lab, one: str, other: str) -> list[CapturePoint]:
     ends = [one, other, *(edge.name for edge in lab.edges)]
     names = dict.fromkeys(name for end in ends for start in (one, other) for name in lab.path(start, end).nodes)
     return [
-        CapturePoint(lab[name].namespace, name, interface.name)
+        CapturePoint(lab[name].namespace, name, interface.name, udp=name in (one, other))
         for name in names
         if lab[name].kind != "switch"
         for interface in lab.graph.nodes[name].interfaces

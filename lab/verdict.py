@@ -1,17 +1,25 @@
-"""What a trial amounts to: its outcome, and how long things took.
+"""The verdict on a trial: its outcome, and how long its steps took.
 
-`direct` has to be earned: both clients say that they are done, the file that arrived holds the fresh random bytes that
-were sent, and the capture shows the winning four-tuple crossing exactly the NATs that the topology puts between the
-hosts (or those on a shortcut, such as a LAN), and no edge. Whatever else happens has a name of its own. (`lab_error` is
-given by whoever runs the trial: where the lab breaks there is nothing to judge.)
+The lab judges by its own evidence, never by what a client announces:
+
+direct          both clients ended with exit status 0, the file arrived with the content that was sent, at least as many
+                bytes as it has went over connections between the hosts that cross exactly the NATs which the topology
+                puts there (or those on a shortcut, such as a LAN), and at most `EDGE_OVERHEAD` through edges
+relayed         the file arrived in another way through edges
+client_error    a client broke, or the capture does not show how the file arrived
+
+If no client has ended when the time of the trial is over, the transfer is slow: the way of the bytes so far decides. If
+a client failed, its outcome counts; if both failed differently, the evidence decides which one is the cause (`_cause`).
+`lab_error` is not given here: if the lab breaks, there is nothing to judge.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lab.exchange import Exchange
+from lab.exchange import Delivery, Exchange, delivery
 from lab.process import Event
 
 OUTCOMES = (
@@ -27,21 +35,27 @@ OUTCOMES = (
 )
 """Every outcome that a trial can have."""
 
-_CLIENT_OUTCOMES = ("wrong_peer", "client_error", "no_rendezvous", "hopeless", "refused", "punch_timeout")
-"""What a client may report, the most telling first: the two hosts may fail differently."""
+EDGE_OVERHEAD = 32 * 1024
+"""Bytes from the sender through edges to the receiver that a direct trial may have, for rendezvous messages."""
+
+_CLIENT_OUTCOMES = frozenset(OUTCOMES) - {"direct", "relayed", "lab_error"}
+"""What a client may report."""
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What one host's client said: its events, exit status and the end of its standard error.
+    """What one host's client did: its events, exit status and the end of its standard error.
 
-    `returncode` is None for a client that did not end in time.
+    `returncode` is None for a client that did not end in time, `ended` is when it ended (CLOCK_MONOTONIC seconds).
+    `broken` is the reason if it broke the contract of a client.
     """
 
     host: str
     events: Sequence[Event]
     returncode: int | None
     errors: str
+    broken: str | None = None
+    ended: float | None = None
 
     def time(self, name: str) -> float | None:
         """CLOCK_MONOTONIC seconds of the first event of that name."""
@@ -51,10 +65,25 @@ class Side:
         """The last event of that name."""
         return next((event for event in reversed(self.events) if event["event"] == name), None)
 
+    def last_time(self, name: str) -> float | None:
+        """CLOCK_MONOTONIC seconds of the last event of that name."""
+        event = self.last(name)
+        return None if event is None else float(event["t"])
+
     @property
     def attempts(self) -> int:
         """How often it dialled its peer's public candidate."""
         return sum(1 for event in self.events if event["event"] == "attempt" and event.get("kind") == "public")
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why and when one side failed; `time` is None if that is not known."""
+
+    side: Side
+    outcome: str
+    reason: str
+    time: float | None
 
 
 def judge(
@@ -64,52 +93,83 @@ def judge(
     exchange: Exchange,
     nats: Sequence[str],
     shortcut: Sequence[str] | None = None,
+    file_size: int = 1,
 ) -> tuple[str, str | None]:
     """The outcome and, unless it is `direct`, the reason in words.
 
-    `arrived` says whether the right file did; `nats` are the NAT nodes between the hosts, and on their `shortcut`
-    (see `lab.lab.Path`).
+    `arrived`: whether a file with the same content did, of `file_size` bytes; `nats` are the NAT nodes between the
+    hosts, and on their `shortcut` (see `lab.lab.Path`).
     """
-    if any(side.returncode != 0 for side in sides):
-        return _failure(sides)
-    winner = exchange.winner
-    if not arrived:
-        return "client_error", "both clients say that they are done, but the file that arrived is not the one sent"
-    if all(_ends_at_an_edge(side, exchange) for side in sides):
-        return "relayed", "the tunnel ran through the relay of an edge"
-    if winner is None:
-        return "client_error", "the capture shows no connection with the endpoints that the clients agreed on"
-    if winner.edge:
-        return "relayed", "the winning connection ran through an edge"
-    if winner.nats not in {tuple(way) for way in (nats, shortcut) if way is not None}:
-        crossed = ", ".join(winner.nats) or "no NAT"
-        return "client_error", f"the winning connection crossed {crossed}; expected {', '.join(nats) or 'none'}"
-    return "direct", None
+    proof = delivery(exchange, {tuple(way) for way in (nats, shortcut) if way is not None})
+    broken = next((side for side in sides if side.broken is not None), None)
+    if broken is not None:
+        return "client_error", f"{broken.host}: {broken.broken}"
+    if all(side.returncode == 0 for side in sides):
+        if not arrived:
+            return "client_error", "both clients ended with exit status 0, but the file that was sent did not arrive"
+        return _way(proof, file_size, nats)
+    if all(side.returncode is None for side in sides):
+        return _unfinished(sides, proof)
+    return _cause(sides, exchange)
 
 
-def _ends_at_an_edge(side: Side, exchange: Exchange) -> bool:
-    agreed = side.last("agreed")
-    return agreed is not None and str(agreed["remote"]).rpartition(":")[0].strip("[]") in exchange.pair.edge_addresses
+def _way(proof: Delivery, file_size: int, nats: Sequence[str]) -> tuple[str, str | None]:
+    """The way of a file that arrived."""
+    counts = f"{proof.direct_bytes} bytes went directly and {proof.edge_bytes} through edges"
+    if proof.direct_bytes >= file_size and proof.edge_bytes <= EDGE_OVERHEAD:
+        return "direct", None
+    if proof.edge_bytes and proof.direct_bytes + proof.edge_bytes >= file_size:
+        return "relayed", f"of a file of {file_size} bytes, {counts}"
+    return "client_error", (
+        f"the capture does not show how the file of {file_size} bytes arrived: {counts}; "
+        f"expected a connection that crosses {', '.join(nats) or 'no NAT'}"
+    )
 
 
-def _failure(sides: Sequence[Side]) -> tuple[str, str]:
-    reported: dict[str, str] = {}
-    # A client that waits in vain for one that ended is not the one to blame.
-    for side in sorted(sides, key=lambda side: side.returncode is None):
-        if side.returncode == 0:
-            continue
-        failed = side.last("failed")
-        if failed is not None and failed.get("outcome") in _CLIENT_OUTCOMES:
-            reported.setdefault(str(failed["outcome"]), f"{side.host}: {failed.get('reason')}")
-            continue
-        ended = "it did not end in time" if side.returncode is None else f"exit status {side.returncode}"
-        words = side.errors.splitlines()[-1] if side.errors else ended
-        reported.setdefault("client_error", f"{side.host}: {words}")
-    return next((outcome, reported[outcome]) for outcome in _CLIENT_OUTCOMES if outcome in reported)
+def _unfinished(sides: Sequence[Side], proof: Delivery) -> tuple[str, str | None]:
+    """A trial in which both clients still ran at the end."""
+    if proof.edge_bytes > EDGE_OVERHEAD:
+        return "relayed", f"the transfer was not finished in time; {proof.edge_bytes} bytes went through edges"
+    agreed = all(side.last("agreed") is not None for side in sides)
+    if proof.connected and (proof.direct_bytes or agreed):
+        return "direct", f"the transfer was not finished in time; {proof.direct_bytes} bytes went directly"
+    return "client_error", f"{sides[0].host}: it did not end in time"
+
+
+def _cause(sides: Sequence[Side], exchange: Exchange) -> tuple[str, str]:
+    """The failure that explains the trial, if at least one side failed and at least one ended."""
+    # A client that waits for a peer which has ended is not the cause.
+    failed = [_failure(side) for side in sides if side.returncode not in (0, None)]
+    failed = failed or [_failure(side) for side in sides if side.returncode is None]
+    by_outcome = {each.outcome: each for each in reversed(failed)}
+    if "wrong_peer" in by_outcome:
+        chosen = by_outcome["wrong_peer"]
+    elif "client_error" in by_outcome:
+        chosen = min(failed, key=lambda each: -math.inf if each.time is None else each.time)
+    elif "no_rendezvous" in by_outcome:
+        rendezvous = by_outcome.pop("no_rendezvous")
+        met = rendezvous.side.last("peer_known") is not None
+        chosen = next(iter(by_outcome.values())) if met and by_outcome else rendezvous
+    elif "hopeless" in by_outcome:
+        chosen = by_outcome["hopeless"]
+    elif len(by_outcome) > 1:
+        chosen = by_outcome["refused" if exchange.refused else "punch_timeout"]
+    else:
+        chosen = failed[0]
+    return chosen.outcome, chosen.reason
+
+
+def _failure(side: Side) -> _Failure:
+    failed = side.last("failed")
+    if failed is not None and failed.get("outcome") in _CLIENT_OUTCOMES:
+        return _Failure(side, str(failed["outcome"]), f"{side.host}: {failed.get('reason')}", side.last_time("failed"))
+    ended = "it did not end in time" if side.returncode is None else f"exit status {side.returncode}"
+    words = side.errors.splitlines()[-1] if side.errors else ended
+    return _Failure(side, "client_error", f"{side.host}: {words}", side.ended)
 
 
 def timings(sides: Sequence[Side], begun: float) -> dict[str, float]:
-    """What the clients' events tell, in seconds; only what happened on both sides.
+    """The durations between the clients' events, in seconds; only of what happened on both sides.
 
     `rendezvous`: from `begun`, when the clients were started, to the later peer_known; `first_syn`: from there to the
     later first SYN; `connected`, `agreed` and `transferred`: from the earlier first SYN to the later side's event;

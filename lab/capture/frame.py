@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CapturePoint:
-    """One interface to listen on. Interface names are unique in a lab and become the names in the pcapng."""
+    """One interface to listen on. Interface names are unique in a lab and become the names in the pcapng.
+
+    With `udp` every UDP datagram is recorded as well, its headers only.
+    """
 
     namespace: Namespace
     node: str
     interface: str
+    udp: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Frame:
     outgoing: bool
     """True when the node sent or forwarded the frame out of the interface, false when it came in."""
     data: bytes
-    """The frame from its Ethernet header on; the first `SNAP_LENGTH` bytes of it when it is longer."""
+    """The frame from its Ethernet header on; its first `SNAP_LENGTH` bytes, or `UDP_SNAP_LENGTH` of UDP."""
     length: int
     """Bytes that the frame had."""
 
@@ -51,6 +55,9 @@ class Frame:
 
 SNAP_LENGTH = 2048
 """Bytes kept of a frame: all of a packet that fits an Ethernet, the start of a segment that an interface will split."""
+
+UDP_SNAP_LENGTH = 128
+"""Bytes kept of a UDP datagram that is recorded for its length: the headers, and the start of the payload."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ FILTER = (
     " or (ip6 and ((ip6[6] = 6 and ip6[53] & 7 != 0) or (icmp6 and ip6[40] < 128)))"
 )
 """What opens, closes and refuses connections; a trial has some dozens of these."""
+UDP_FILTER = f"{FILTER} or udp"
+"""The same and UDP, for points with `udp`."""
 FULL_FILTER = "ip or (ip6 and (tcp or udp or (icmp6 and ip6[40] < 128)))"
 
 
@@ -38,9 +40,10 @@ class Recorder:
 
     def __init__(self, points: Sequence[CapturePoint], *, full: bool = False) -> None:
         self._points = tuple(points)
-        self._filter = FULL_FILTER if full else FILTER
+        self._full = full
         self._taps: list[Tap] = []
         self._frames: list[Frame] = []
+        self._more = threading.Condition()
         self._failure: OSError | None = None
         self._thread: threading.Thread | None = None
         self._wake = -1
@@ -67,10 +70,11 @@ class Recorder:
         self._frames, self._failure = [], None
         self._clock_offset_ns = clock_offset_ns()
         try:
-            with compiled(self._filter) as program:
+            filters = (FULL_FILTER, FULL_FILTER) if self._full else (FILTER, UDP_FILTER)
+            with compiled(filters[0]) as plain, compiled(filters[1]) as with_udp:
                 for point in self._points:
                     try:
-                        self._taps.append(Tap(point, program))
+                        self._taps.append(Tap(point, with_udp if point.udp else plain, full=self._full))
                         self._taps[-1].listen()
                     except OSError as error:
                         raise LabError(f"capture: {point.node}, {point.interface}: {error.strerror}") from error
@@ -99,6 +103,16 @@ class Recorder:
         interfaces = tuple(point.interface for point in self._points)
         return Recording(frames, interfaces, drops, self._clock_offset_ns)
 
+    def so_far(self) -> tuple[Frame, ...]:
+        """The frames that were captured until now, in the order of time; the capture continues."""
+        with self._more:
+            return tuple(sorted(self._frames, key=lambda frame: frame.time_ns))
+
+    def wait_for_more(self, count: int, timeout_s: float) -> bool:
+        """Wait until more than `count` frames were captured; false if that did not happen in time."""
+        with self._more:
+            return self._more.wait_for(lambda: len(self._frames) > count, timeout_s)
+
     def _drain_until_woken(self) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake, selectors.EVENT_READ)
@@ -113,8 +127,12 @@ class Recorder:
     def _drain(self, taps: Sequence[Tap]) -> None:
         try:
             for tap in taps:
+                frames = []
                 while (frame := tap.read()) is not None:
-                    self._frames.append(frame)
+                    frames.append(frame)
+                with self._more:
+                    self._frames += frames
+                    self._more.notify_all()
         except OSError as error:
             self._failure = error
 

@@ -28,7 +28,7 @@ from scapy.data import DLT_EN10MB, ETH_P_ALL, SO_ATTACH_FILTER, SO_TIMESTAMPNS, 
 from scapy.layers.l2 import Ether
 from scapy.libs.structures import bpf_program, sock_fprog
 
-from lab.capture.frame import SNAP_LENGTH, CapturePoint, Frame
+from lab.capture.frame import SNAP_LENGTH, UDP_SNAP_LENGTH, CapturePoint, Frame
 from lab.errors import LabError
 
 _BUFFER = 16 << 20
@@ -43,8 +43,9 @@ class Tap(L2ListenSocket):
     `read` adds what scapy leaves out: the direction, and the nanoseconds.
     """
 
-    def __init__(self, point: CapturePoint, program: bpf_program) -> None:
+    def __init__(self, point: CapturePoint, program: bpf_program, *, full: bool = False) -> None:
         self.point = point
+        self._shorten_udp = point.udp and not full
         with point.namespace.entered():
             self.ins = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         self.outs = None  # type: ignore[assignment]  # as scapy's own constructor has it
@@ -79,6 +80,8 @@ class Tap(L2ListenSocket):
                 length = _AUXDATA.unpack(content)[1]
             elif level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:
                 time_ns = _nanoseconds(content)
+        if self._shorten_udp and _is_udp(data):
+            data = data[:UDP_SNAP_LENGTH]
         outgoing = address[2] == socket.PACKET_OUTGOING
         return Frame(time_ns, self.point.node, self.point.interface, outgoing, data, length)
 
@@ -119,6 +122,13 @@ def await_timestamps(patience_s: float = 5.0) -> None:
                 return
             time.sleep(0.0002)
     raise LabError("capture: the kernel does not stamp packets on arrival")
+
+
+def _is_udp(data: bytes) -> bool:
+    """Whether an Ethernet frame is UDP over IPv4 or IPv6."""
+    if data[12:14] == b"\x08\x00":
+        return data[23:24] == bytes([socket.IPPROTO_UDP])
+    return data[12:14] == b"\x86\xdd" and data[20:21] == bytes([socket.IPPROTO_UDP])
 
 
 def _nanoseconds(timespec: bytes) -> int:

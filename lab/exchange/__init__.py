@@ -4,6 +4,7 @@
   every interface that it passed and every address that a NAT gave it.
 - The *exchange* (`story`) is what the segments between two hosts amount to: who sent SYN when, what each NAT translated
   it to, whether the SYNs crossed, who refused one, where one vanished, which connection lived and by which way it went.
+- The *delivery* (`proof`) is how many bytes of the file went directly and how many through edges; `payload` counts.
 - `timeline` is the same in words, one line per event.
 
 Nothing here does input or output, and nothing needs scapy.
@@ -11,8 +12,21 @@ Nothing here does input or output, and nothing needs scapy.
 
 from lab.exchange.connection import Connection
 from lab.exchange.pair import Pair, Side
+from lab.exchange.proof import Delivery, delivery
 from lab.exchange.segment import Hop, Segment, Translation, follow
 from lab.exchange.story import Exchange
 from lab.exchange.wire import Kind
 
-__all__ = ["Connection", "Exchange", "Hop", "Kind", "Pair", "Segment", "Side", "Translation", "follow"]
+__all__ = [
+    "Connection",
+    "Delivery",
+    "Exchange",
+    "Hop",
+    "Kind",
+    "Pair",
+    "Segment",
+    "Side",
+    "Translation",
+    "delivery",
+    "follow",
+]

@@ -18,6 +18,8 @@ class Side:
     """Where the Internet finds it: the outside addresses of its outermost NAT, or its own."""
     gateways: frozenset[str] = frozenset()
     """Where it finds its own NATs, to ask them for port mappings: their inside addresses."""
+    inside: frozenset[str] = frozenset()
+    """Where hosts behind the same NAT find it: its own address and the outside addresses of all its NATs."""
 
 
 @dataclass(frozen=True)

@@ -31,21 +31,23 @@ from lab.exchange.connection import Connection, connect
 from lab.exchange.pair import Pair, Side
 from lab.exchange.segment import Hop, Segment, follow
 from lab.exchange.timeline import render
-from lab.exchange.wire import SEQUENCES, Kind
+from lab.exchange.wire import SEQUENCES, Kind, address_of
 
 
 class Exchange:
     """The exchange between the two hosts of `pair`. Hosts and NATs are named by their nodes.
 
-    `frames` are those of one trial, in the order of time. `agreed` names the winner by its (local, remote) endpoints at
-    host a. Times are CLOCK_REALTIME nanoseconds as in the frames, durations seconds.
+    `frames` are those of one trial, in the order of time; UDP datagrams among them are no part of the story. `agreed`
+    names the winner by its (local, remote) endpoints at host a; it can be set until `winner` is read. Times are
+    CLOCK_REALTIME nanoseconds as in the frames, durations seconds.
     """
 
     def __init__(self, frames: Iterable[Frame], pair: Pair, agreed: tuple[str, str] | None = None) -> None:
         self.pair = pair
-        self.segments = tuple(segment for segment in follow(frames) if not _background(segment, pair))
+        self.frames = tuple(frames)
+        self.segments = tuple(segment for segment in follow(self.frames) if not _background(segment, pair))
         """Every segment that was seen, background traffic apart, in the order in which they were sent."""
-        self._agreed = agreed
+        self.agreed = agreed
         self._answers = _answers(self.segments)
 
     # Single segments: what they are and what became of them.
@@ -53,7 +55,7 @@ class Exchange:
     def is_rendezvous(self, segment: Segment) -> bool:
         """Whether it is between a host and an edge."""
         edges = self.pair.edge_addresses
-        return _address(segment.destination) in edges or _address(segment.source) in edges
+        return address_of(segment.destination) in edges or address_of(segment.source) in edges
 
     def answer(self, segment: Segment) -> Segment | None:
         """The SYN-ACK, RST or ICMP error that the node where the SYN or SYN-ACK ended sent for it."""
@@ -80,7 +82,7 @@ class Exchange:
         """The host's first punch SYN to where the Internet finds its peer; failing that, its first to anywhere."""
         _side, peer = self._sides(host)
         syns = self.syns(host)
-        return next((syn for syn in syns if _address(syn.destination) in peer.addresses), next(iter(syns), None))
+        return next((syn for syn in syns if address_of(syn.destination) in peer.addresses), next(iter(syns), None))
 
     @cached_property
     def refused(self) -> tuple[Segment, ...]:
@@ -147,8 +149,8 @@ class Exchange:
     @cached_property
     def winner(self) -> Connection | None:
         """The winning connection; None without one, or when the agreed one was not seen."""
-        if self._agreed is not None:
-            return self.connection(self.pair.a.host, *self._agreed)
+        if self.agreed is not None:
+            return self.connection(self.pair.a.host, *self.agreed)
         established = [each for each in self.connections if each.established_ns is not None]
         return max(established, key=lambda each: each.lifetime, default=None)
 
@@ -224,7 +226,7 @@ class Exchange:
             for segment in self.segments
             if segment.kind is Kind.SYN
             and segment.origin in elsewhere
-            and _address(segment.destination) not in elsewhere[segment.origin]
+            and address_of(segment.destination) not in elsewhere[segment.origin]
         )
 
     def _sides(self, host: str) -> tuple[Side, Side]:
@@ -275,12 +277,5 @@ def _mirrored(one: Hop, other: Hop) -> bool:
 
 def _background(segment: Segment, pair: Pair) -> bool:
     # An ICMP error comes from such an address as a router's: it may well be about a punch.
-    ends = {_address(segment.source), _address(segment.destination)}
+    ends = {address_of(segment.source), address_of(segment.destination)}
     return segment.kind is not Kind.ICMP and not pair.background.isdisjoint(ends)
-
-
-def _address(endpoint: str) -> str:
-    """Of "ip:port", "[ip]:port", or a bare address of an ICMP error."""
-    if endpoint.startswith("["):
-        return endpoint[1:].partition("]")[0]
-    return endpoint if endpoint.count(":") > 1 else endpoint.partition(":")[0]

@@ -50,6 +50,13 @@ class Packet:
     """What no NAT changes: the same for one segment at every interface, and mostly for its retransmissions."""
 
 
+def address_of(endpoint: str) -> str:
+    """Of "ip:port", "[ip]:port", or a bare address of an ICMP error."""
+    if endpoint.startswith("["):
+        return endpoint[1:].partition("]")[0]
+    return endpoint if endpoint.count(":") > 1 else endpoint.partition(":")[0]
+
+
 def decode(data: bytes) -> Packet | None:
     """The packet in an Ethernet frame; None when no story needs it (or it is cut short)."""
     try:

@@ -1,0 +1,166 @@
+"""How many payload bytes crossed, by connection and by flow, from what a capture of the trial holds.
+
+TCP: the sequence numbers of SYN, FIN and RST give the bytes of a connection (RFC 9293 section 3.4). A SYN-ACK holds the
+initial sequence numbers of both directions. A FIN holds the number of bytes that its sender sent; without one, the
+greatest sequence or acknowledgment number of a FIN or RST counts. No data segment is needed.
+
+UDP: the length fields of the datagrams at the two hosts. A fragmented datagram counts once, by its first fragment.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from lab.capture.frame import Frame
+from lab.exchange.segment import Segment
+from lab.exchange.wire import SEQUENCES, Kind
+
+Endpoints = tuple[str, str]
+"""(local, remote) endpoint of a connection or flow at one host, as in `lab.exchange.wire.Packet`."""
+
+_MOST = 1 << 31
+"""Counts are modulo 2**32: a greater one is a number from before the initial sequence number."""
+
+_ETHERNET, _UDP_HEADER = 14, 8
+_IPV4, _IPV6 = 0x0800, 0x86DD
+_FRAGMENT_OFFSET = 0x1FFF
+_PORTS_AND_LENGTH = struct.Struct("!HHH")
+
+
+@dataclass(slots=True)
+class Direction:
+    """Payload bytes in one direction of a connection.
+
+    `finished`: the count of a FIN; `seen`: the greatest count of any FIN or RST, None if there was none.
+    """
+
+    finished: int | None = None
+    seen: int | None = None
+
+    @property
+    def count(self) -> int | None:
+        """The bytes; None if the capture does not show them."""
+        return self.seen if self.finished is None else self.finished
+
+    def note(self, count: int, *, finished: bool = False) -> None:
+        """Take in what a segment says; `count` modulo 2**32."""
+        if (count := count & SEQUENCES) >= _MOST:
+            return
+        if finished:
+            self.finished = count
+        self.seen = count if self.seen is None else max(self.seen, count)
+
+    def merge(self, other: Direction) -> None:
+        """Take in what another host saw of the same direction."""
+        if other.finished is not None:
+            self.finished = other.finished
+        if other.seen is not None:
+            self.note(other.seen)
+
+
+@dataclass(slots=True)
+class Stream:
+    """One TCP connection at one host: what it sent and what it received."""
+
+    sent: Direction = field(default_factory=Direction)
+    received: Direction = field(default_factory=Direction)
+
+
+Streams = Mapping[tuple[int, int], Stream]
+"""(initial sequence number of the host, of its peer) -> the connection. One pair of endpoints can have several."""
+
+
+def streams(host: str, segments: Iterable[Segment]) -> Streams:
+    """The TCP connections in the segments that one host sent and received with one pair of endpoints, in order."""
+    found: dict[tuple[int, int], Stream] = {}
+    current: tuple[int, int] | None = None
+    syns: dict[bool, list[int]] = {True: [], False: []}
+    for segment in segments:
+        outgoing, acknowledged = segment.origin == host, segment.acknowledgment
+        if segment.kind is Kind.SYN:
+            syns[outgoing].append(segment.sequence)
+        elif segment.kind is Kind.SYN_ACK and acknowledged is not None:
+            opener = _acknowledged_syn(syns[not outgoing], acknowledged)
+            current = (segment.sequence, opener) if outgoing else (opener, segment.sequence)
+            found.setdefault(current, Stream())
+        elif segment.kind in (Kind.FIN, Kind.RST) and current is not None and segment.sequence != 0:
+            # A RST with sequence number 0 answers a segment of no connection (RFC 9293 section 3.10.7.1).
+            stream = found[current]
+            own, its = (stream.sent, stream.received) if outgoing else (stream.received, stream.sent)
+            own_start, its_start = current if outgoing else current[::-1]
+            own.note(segment.sequence - own_start - 1, finished=segment.kind is Kind.FIN)
+            if acknowledged is not None:
+                its.note(acknowledged - its_start - 1)
+    return found
+
+
+def _acknowledged_syn(sequences: list[int], acknowledged: int) -> int:
+    """The initial sequence number of the SYN; one with data (RFC 7413) can be acknowledged with its data."""
+    exact = (acknowledged - 1) & SEQUENCES
+    near = [each for each in sequences if (exact - each) & SEQUENCES < 1 << 16]
+    return exact if exact in near or not near else near[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Datagrams:
+    """The UDP payload that one host exchanged with one address: bytes."""
+
+    sent: int = 0
+    received: int = 0
+
+
+def datagrams(host: str, frames: Iterable[Frame]) -> Mapping[str, Datagrams]:
+    """Remote address -> the UDP payload that the host exchanged with it."""
+    found: dict[str, Datagrams] = {}
+    for frame in frames:
+        if frame.node == host and (decoded := _decode_udp(frame.data)) is not None:
+            source, destination, length = decoded
+            remote = destination if frame.outgoing else source
+            known = found.get(remote, Datagrams())
+            found[remote] = (
+                Datagrams(known.sent + length, known.received)
+                if frame.outgoing
+                else Datagrams(known.sent, known.received + length)
+            )
+    return found
+
+
+def _decode_udp(data: bytes) -> tuple[str, str, int] | None:
+    """Source address, destination address and payload length of a frame; None if it is not UDP."""
+    try:
+        ethertype = int.from_bytes(data[12:14])
+        if ethertype == _IPV4 and data[_ETHERNET + 9] == socket.IPPROTO_UDP:
+            if int.from_bytes(data[_ETHERNET + 6 : _ETHERNET + 8]) & _FRAGMENT_OFFSET:
+                return None
+            ends = (socket.inet_ntoa(data[at : at + 4]) for at in (_ETHERNET + 12, _ETHERNET + 16))
+            start = _ETHERNET + (data[_ETHERNET] & 0x0F) * 4
+        elif ethertype == _IPV6 and data[_ETHERNET + 6] == socket.IPPROTO_UDP:
+            ends = (socket.inet_ntop(socket.AF_INET6, data[at : at + 16]) for at in (_ETHERNET + 8, _ETHERNET + 24))
+            start = _ETHERNET + 40
+        else:
+            return None
+        source, destination = ends
+        return source, destination, max(0, _PORTS_AND_LENGTH.unpack_from(data, start)[2] - _UDP_HEADER)
+    except (struct.error, IndexError, OSError, ValueError):
+        return None
+
+
+def by_endpoints(host: str, segments: Iterable[Segment]) -> Mapping[Endpoints, list[Segment]]:
+    """(local, remote) endpoints -> the TCP segments that the host sent or received with them, in order of its clock."""
+    found: dict[Endpoints, list[tuple[int, Segment]]] = {}
+    for segment in segments:
+        for endpoints, time_ns in _views(segment, host):
+            found.setdefault(endpoints, []).append((time_ns, segment))
+    return {key: [each for _time, each in sorted(seen, key=lambda item: item[0])] for key, seen in found.items()}
+
+
+def _views(segment: Segment, host: str) -> Iterator[tuple[Endpoints, int]]:
+    if segment.kind is Kind.ICMP:
+        return
+    if segment.origin == host:
+        yield (segment.source, segment.destination), segment.sent_ns
+    elif segment.last.node == host and not segment.last.outgoing:
+        yield (segment.last.destination, segment.last.source), segment.last.time_ns

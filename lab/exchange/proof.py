@@ -1,0 +1,122 @@
+"""What the capture proves of the way that a file took from host a to host b: directly, through edges, or neither.
+
+A connection counts as direct if it crosses exactly the NATs that the topology puts between the hosts, or those on their
+shortcut. What the clients report is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from lab.exchange.connection import Connection
+from lab.exchange.payload import Datagrams, Endpoints, Streams, by_endpoints, datagrams, streams
+from lab.exchange.segment import Segment
+from lab.exchange.story import Exchange
+from lab.exchange.wire import address_of
+
+Ways = Collection[tuple[str, ...]]
+"""The NATs on each way between the hosts, from a to b."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Payload bytes from host a to host b.
+
+    `direct_bytes`: on connections and UDP flows between the hosts; `edge_bytes`: the smaller of what a sent to edges
+    and what b received from edges. `carrier`: the direct connection with the most payload, None without an established
+    one. `connected`: there is such a connection, or a UDP flow with payload in both directions. `udp`: a host sent UDP
+    payload to an address of the other. `complete`: the capture shows the byte counts of all connections.
+    """
+
+    direct_bytes: int
+    edge_bytes: int
+    carrier: Connection | None
+    connected: bool
+    udp: bool
+    complete: bool
+
+
+def delivery(exchange: Exchange, ways: Ways) -> Delivery:
+    """What the capture proves."""
+    return _Ledger(exchange, ways).delivery()
+
+
+class _Ledger:
+    def __init__(self, exchange: Exchange, ways: Ways) -> None:
+        self._exchange, self._ways, self._pair = exchange, ways, exchange.pair
+        self._flows = {side.host: by_endpoints(side.host, exchange.segments) for side in (self._pair.a, self._pair.b)}
+        self._datagrams = {side.host: datagrams(side.host, exchange.frames) for side in (self._pair.a, self._pair.b)}
+
+    def delivery(self) -> Delivery:
+        a, b = self._pair.a, self._pair.b
+        counts = {each: self._between(each) for each in self._direct()}
+        udp_sent, udp_received = self._udp(a.host, self._addresses(b.host)), self._udp(b.host, self._addresses(a.host))
+        edges = self._pair.edge_addresses
+        to_edges = self._with_edges(a.host, sent=True)
+        from_edges = self._with_edges(b.host, sent=False)
+        known = [
+            count + datagrams
+            for count, datagrams in (
+                (to_edges, self._udp(a.host, edges).sent),
+                (from_edges, self._udp(b.host, edges).received),
+            )
+            if count is not None
+        ]
+        return Delivery(
+            direct_bytes=sum(count or 0 for count in counts.values()) + min(udp_sent.sent, udp_received.received),
+            edge_bytes=min(known, default=0),
+            carrier=max(counts, key=lambda each: (counts[each] or 0, each.lifetime), default=None),
+            connected=bool(counts) or min(udp_sent.received, udp_received.received) > 0,
+            udp=udp_sent.sent + udp_received.sent > 0,
+            complete=None not in (*counts.values(), to_edges, from_edges),
+        )
+
+    def _direct(self) -> Sequence[Connection]:
+        return [
+            each
+            for each in self._exchange.connections
+            if each.established_ns is not None and not each.edge and each.nats in self._ways
+        ]
+
+    def _between(self, connection: Connection) -> int | None:
+        """Bytes from a to b on one connection, as both hosts saw it; NATs leave sequence numbers alone."""
+        sender = self._streams(self._pair.a.host, connection.at_a)
+        receiver = self._streams(self._pair.b.host, connection.at_b)
+        counts = []
+        for key, stream in sender.items():
+            if (same := receiver.get(key[::-1])) is not None:
+                stream.sent.merge(same.received)
+                counts.append(stream.sent.count)
+        return _total(counts)
+
+    def _with_edges(self, host: str, *, sent: bool) -> int | None:
+        edges = self._pair.edge_addresses
+        return _total(
+            (stream.sent if sent else stream.received).count
+            for endpoints in self._flows[host]
+            if address_of(endpoints[1]) in edges
+            for stream in self._streams(host, endpoints).values()
+        )
+
+    def _streams(self, host: str, endpoints: Endpoints) -> Streams:
+        seen: Sequence[Segment] = self._flows[host].get(endpoints, [])
+        return streams(host, seen)
+
+    def _addresses(self, host: str) -> frozenset[str]:
+        side = self._pair.a if host == self._pair.a.host else self._pair.b
+        return side.addresses | (side.inside if len(self._ways) > 1 else frozenset())
+
+    def _udp(self, host: str, remotes: frozenset[str]) -> Datagrams:
+        found = [count for remote, count in self._datagrams[host].items() if remote in remotes]
+        return Datagrams(sum(each.sent for each in found), sum(each.received for each in found))
+
+
+def _total(counts: Iterable[int | None]) -> int | None:
+    """The sum; None if one of them is not known."""
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total
