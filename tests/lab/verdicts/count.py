@@ -129,7 +129,8 @@ class _Counting:
             to_peer = remote in self._peers[interface].found
             if opens and outgoing and to_peer:
                 self.counts.punches += 1
-                self._punched.add((interface, sequence))
+                # Data in it may be acknowledged with it (RFC 7413).
+                self._punched |= {(interface, sequence), (interface, (sequence + length) % _MODULUS)}
             if flags & _ACK and not outgoing and to_peer:
                 asked = interface, (int(packet["tcp.ack_raw"]) - 1) % _MODULUS
                 if flags & _SYN and asked in self._punched:
