@@ -135,8 +135,9 @@ class Trial:
             return None
         if self.outcome in ("direct", "relayed", "client_error") and self.connected:
             return None if self.outcome == "relayed" else True
-        started = self.outcome != "relayed" or bool(self.exchange.syns())
-        return False if started and self.outcome not in ("no_rendezvous", "client_error") else None
+        if not self.exchange.syns() or self.outcome in ("no_rendezvous", "client_error"):
+            return None
+        return False
 
     @property
     def agrees(self) -> bool | None:

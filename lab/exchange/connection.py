@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from lab.exchange.pair import Pair
 from lab.exchange.segment import Hop, Segment
-from lab.exchange.wire import SEQUENCES, Kind
+from lab.exchange.wire import Kind
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _connection(
 def _completes(ack: Segment, syns: Sequence[Segment]) -> bool:
     """Whether the SYN-ACK reached a host that had sent the SYN which it acknowledges."""
     return not ack.last.outgoing and any(
-        syn.origin == ack.last.node and ack.acknowledgment == (syn.sequence + 1) & SEQUENCES for syn in syns
+        syn.origin == ack.last.node and ack.acknowledgment in syn.acknowledged_by for syn in syns
     )
 
 

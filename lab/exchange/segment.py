@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from lab.capture.frame import Frame
-from lab.exchange.wire import Kind, Packet, decode
+from lab.exchange.wire import SEQUENCES, Kind, Packet, decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,13 @@ class Segment:
     icmp: tuple[int, int] | None
     """Type and code of an ICMP error."""
     hops: tuple[Hop, ...]
+    payload: int = 0
+    """Bytes of data in a SYN or SYN-ACK (RFC 7413)."""
+
+    @property
+    def acknowledged_by(self) -> frozenset[int]:
+        """The acknowledgment numbers of an answer to a SYN or SYN-ACK: its receiver accepts the data in it, or not."""
+        return frozenset({(self.sequence + 1) & SEQUENCES, (self.sequence + 1 + self.payload) & SEQUENCES})
 
     @property
     def first(self) -> Hop:
@@ -147,6 +154,13 @@ def follow(frames: Iterable[Frame]) -> tuple[Segment, ...]:
             journeys.append(journey)
         journey.hops.append(hop)
     return tuple(
-        Segment(each.packet.kind, each.packet.sequence, each.packet.acknowledgment, each.packet.icmp, tuple(each.hops))
+        Segment(
+            each.packet.kind,
+            each.packet.sequence,
+            each.packet.acknowledgment,
+            each.packet.icmp,
+            tuple(each.hops),
+            each.packet.payload,
+        )
         for each in journeys
     )

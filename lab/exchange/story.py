@@ -31,7 +31,7 @@ from lab.exchange.connection import Connection, connect
 from lab.exchange.pair import Pair, Side
 from lab.exchange.segment import Hop, Segment, follow
 from lab.exchange.timeline import render
-from lab.exchange.wire import SEQUENCES, Kind, address_of
+from lab.exchange.wire import Kind, address_of
 
 
 class Exchange:
@@ -245,7 +245,8 @@ def _answers(segments: Sequence[Segment]) -> dict[Segment, Segment]:
         if segment.last.outgoing or segment.kind not in (Kind.SYN, Kind.SYN_ACK):
             continue
         node = segment.last.node
-        open_at.setdefault((node, "acknowledges", (segment.sequence + 1) & SEQUENCES), []).append(segment)
+        for number in segment.acknowledged_by:
+            open_at.setdefault((node, "acknowledges", number), []).append(segment)
         open_at.setdefault((node, "continues", segment.acknowledgment), []).append(segment)
         open_at.setdefault((node, "quotes", segment.sequence), []).append(segment)
     answered: dict[Segment, Segment] = {}

@@ -48,6 +48,8 @@ class Packet:
     """Type and code of an ICMP error."""
     identity: tuple[object, ...]
     """What no NAT changes: the same for one segment at every interface, and mostly for its retransmissions."""
+    payload: int = 0
+    """Bytes of data in a SYN or SYN-ACK (RFC 7413)."""
 
 
 def address_of(endpoint: str) -> str:
@@ -129,6 +131,7 @@ def _decode_tcp(
         acknowledgment if flags & _ACK else None,
         None,
         identity,
+        max(0, end - payload) if kind in (Kind.SYN, Kind.SYN_ACK) else 0,
     )
 
 

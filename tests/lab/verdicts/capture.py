@@ -1,0 +1,127 @@
+"""A second capture of a trial, which owes nothing to the lab's own: dumpcap in the nodes, and tshark to read it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from lab.lab import Lab
+
+_PATIENCE_S = 20.0
+_MARK_PORT = 9
+FIELDS = (
+    "frame.interface_name",
+    "ip.src",
+    "ip.dst",
+    "ipv6.src",
+    "ipv6.dst",
+    "ip.proto",
+    "ipv6.nxt",
+    "tcp.srcport",
+    "tcp.dstport",
+    "tcp.seq_raw",
+    "tcp.ack_raw",
+    "tcp.flags",
+    "tcp.len",
+    "udp.srcport",
+    "udp.dstport",
+    "udp.length",
+    "icmp.type",
+    "icmpv6.type",
+    "frame.len",
+)
+
+
+class Wiretap:
+    """dumpcap on the first interface of each node: from entry to exit of the block every packet is on file."""
+
+    def __init__(self, lab: Lab, nodes: Sequence[str], folder: Path) -> None:
+        self._lab, self._nodes, self._folder = lab, nodes, folder
+        self._running: list[tuple[str, subprocess.Popen[str], Path]] = []
+
+    def __enter__(self) -> Self:
+        for name in self._nodes:
+            file = self._folder / f"{name}.pcapng"
+            node = self._lab[name]
+            # A pipe that nobody empties while the trial runs: dumpcap writes a few lines.
+            process = node.popen(
+                ["dumpcap", "-q", "-i", f"{name}-eth0", "-f", "not arp", "-w", str(file)],
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            self._running.append((name, process, file))
+        for _name, process, _file in self._running:
+            _await_line(process.stderr, "File: ")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name, _process, _file in self._running:
+            self._mark(name)
+        for name, process, file in self._running:
+            if kind is None:
+                _await_bytes(file, _mark(name))
+            process.send_signal(signal.SIGINT)
+        for name, process, _file in self._running:
+            _output, errors = process.communicate(timeout=_PATIENCE_S)
+            dropped = re.search(r"received/dropped on interface .*: \d+/(\d+)", errors)
+            if kind is None:
+                assert dropped, errors
+                assert dropped[1] == "0", f"{name}: dumpcap lost packets: {errors}"
+
+    def _mark(self, name: str) -> None:
+        """Send a datagram that shows, once it is on file, that everything before is there too."""
+        with contextlib.suppress(OSError), self._lab[name].socket(socket.SOCK_DGRAM) as sender:
+            sender.sendto(_mark(name), (self._lab.edges[0].address, _MARK_PORT))
+
+    def packets(self) -> Iterator[dict[str, str]]:
+        """What tshark says of each packet; markers are left out. Of a quoted packet the fields come second, after ;."""
+        merged = self._folder / "merged.pcapng"
+        subprocess.run(["mergecap", "-w", merged, *(file for *_rest, file in self._running)], check=True)
+        command = ["tshark", "-n", "-r", str(merged), "-T", "fields", "-E", "separator=/t", "-E", "aggregator=;"]
+        done = subprocess.run(
+            [*command, *itertools.chain.from_iterable(("-e", field) for field in FIELDS)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        for line in done.stdout.splitlines():
+            packet = dict(zip(FIELDS, line.split("\t"), strict=True))
+            if packet["udp.dstport"] != str(_MARK_PORT):
+                yield packet
+
+
+def _mark(name: str) -> bytes:
+    return f"the end of {name}'s part".encode()
+
+
+def _await_line(stream: IO[str] | None, start: str) -> None:
+    assert stream is not None
+    for line in stream:
+        if line.startswith(start):
+            return
+    raise AssertionError(f"dumpcap never said {start!r}")
+
+
+def _await_bytes(file: Path, wanted: bytes) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while wanted not in _tail(file):
+        assert time.monotonic() < deadline, f"{file.name}: the last packet never came"
+        time.sleep(0.02)
+
+
+def _tail(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        opened.seek(max(0, opened.seek(0, os.SEEK_END) - (1 << 16)))
+        return opened.read()

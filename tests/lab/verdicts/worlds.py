@@ -1,0 +1,65 @@
+"""Where the generated trials take place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lab.lab import Lab
+from tests.lab.verdicts.count import End, Places
+from tests.lab.verdicts.generate import Case
+from topologies import AB, Carrier, DualStack, Firewalls, SameNat
+from topologies.internet import Internet
+
+
+class Three(Internet):
+    """Two homes, and a third host that is public."""
+
+    pairs = (("a", "b"),)
+
+    def build(self, nat_a: str, nat_b: str, **access: Any) -> None:
+        self.begin()
+        west = self.region("west")
+        self.edge(west)
+        for host, nat in (("a", nat_a), ("b", nat_b), ("c", "none")):
+            self.home(west, [host], nat, "preset", **access)
+        self.finish()
+
+
+_TOPOLOGIES: Mapping[str, Callable[..., Internet]] = {
+    "pair": AB,
+    "three": Three,
+    "same_nat": SameNat,
+    "carrier": Carrier,
+    "firewalls": Firewalls,
+    "dual_stack": DualStack,
+}
+
+
+def topology(case: Case) -> Internet:
+    """The topology of a trial."""
+    return _TOPOLOGIES[case.topology](nat_a=case.nats[0], nat_b=case.nats[1], **case.options)
+
+
+def places(lab: Lab) -> Places:
+    """Who is where in it, from the topology alone."""
+    nodes = lab.graph.nodes
+
+    def addresses(name: str) -> set[str]:
+        extra = (each.partition("/")[0] for each in nodes[name].addresses)
+        return {*extra, *(address for interface in nodes[name].interfaces for address in interface.hosts)}
+
+    def end(host: str) -> End:
+        own = addresses(host)
+        outside = {address for nat in lab.in_front_of(host) for address in nodes[nat].interfaces[0].hosts}
+        return End(f"{host}-eth0", frozenset(own), frozenset(own | outside))
+
+    path = lab.path("a", "b")
+    nats = [node.name for node in lab if node.kind == "nat"]
+    return Places(
+        end("a"),
+        end("b"),
+        frozenset(address for edge in lab.edges for address in addresses(edge.name)),
+        {f"{nat}-eth0": nat for nat in nats},
+        frozenset(frozenset(way) for way in (path.nats, path.shortcut) if way is not None),
+    )
