@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lab.exact import fisher_less, holm
-from reports.groups import SEPARATOR, Group, PairTrials, nat_order
+from reports.groups import SEPARATOR, Group, PairTrials, nat_order, slug_of
 
 CHOOSER = "auto"
 """The strategy that is held against each of the others."""
@@ -61,12 +60,16 @@ def contests(groups: Iterable[Group]) -> list[Contest]:
     for group in groups:
         if group.condition.strategy is not None:
             found.setdefault(replace(group.condition, strategy=None), []).append(group)
-    made = []
+    made: list[Contest] = []
+    slugs: set[str] = set()
     for alike in found.values():
         if len(alike) > 1:
             strategy = f"strategy {alike[0].condition.strategy}"
             label = SEPARATOR.join(part for part in alike[0].label.split(SEPARATOR) if part != strategy)
-            made.append(Contest(label, re.sub(r"[^a-z0-9._]+", "-", label.lower()).strip("-."), alike))
+            slug = slug_of(label)
+            slug = f"{slug}-{len(slugs)}" if slug in slugs else slug
+            slugs.add(slug)
+            made.append(Contest(label, slug, alike))
     return made
 
 

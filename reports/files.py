@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import fcntl
 import os
 import shutil
@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lab.errors import InputError
-
-_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+from lab.files import write_error
 
 
 def put_files(directory: Path, files: Mapping[str, bytes], replaced: str) -> None:
@@ -19,7 +18,7 @@ def put_files(directory: Path, files: Mapping[str, bytes], replaced: str) -> Non
 
     A process killed on the way leaves every file as it was or as it shall be. The folder named `replaced` belongs to
     these files alone: what an earlier call left there and this one does not write is removed. Two callers at once take
-    turns. Raises `InputError` if the directory cannot be written.
+    turns. Raises `InputError` if the directory cannot be written, and `LabError` for a full disk.
     """
     try:
         own = directory / replaced
@@ -31,23 +30,27 @@ def put_files(directory: Path, files: Mapping[str, bytes], replaced: str) -> Non
         finally:
             os.close(lock)
     except OSError as error:
-        if error.errno in _REFUSALS:
-            raise InputError("out", str(directory), "a directory that can be written") from None
-        raise
+        raise write_error("out", directory, error, "a directory") from error
 
 
 def _put_files(directory: Path, files: Mapping[str, bytes], own: Path) -> None:
-    staging = directory / ".report.tmp"  # a killed process may have left one: it is written over, and removed below
-    for name, content in files.items():
-        path = staging / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
     for name in files:
-        (staging / name).replace(directory / name)
-    shutil.rmtree(staging)
+        if (directory / name).is_dir():  # found before the first file is renamed
+            raise InputError("out", str(directory / name), "a file or nothing where a file of the report belongs")
+    staging = directory / ".report.tmp"  # a killed process may have left one: it is written over, and removed below
+    try:
+        for name, content in files.items():
+            path = staging / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for name in files:
+            (staging / name).replace(directory / name)
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(staging)
     keep = {directory / name for name in files}
     for path in own.iterdir():
         if path not in keep and path.suffix in {".png", ".svg"}:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from statistics import median
-from typing import Any
 
 from lab.statistics import Interval, wilson_interval
 from reports.results import OUTCOMES, TIMES, Trial
 
 SEPARATOR = " · "
 """Between the conditions of a label."""
+_LONGEST_SLUG = 100
+"""Characters; a file name has at most 255 bytes."""
 _FRIENDLIEST_FIRST = ("none", "full_cone", "restricted_cone", "port_restricted_cone", "symmetric")
 
 
@@ -26,7 +27,11 @@ def nat_order(name: str) -> tuple[int, str]:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Everything but the two NATs that a punch may depend on; trials of different conditions are never pooled."""
+    """Everything but the two NATs that a punch may depend on; trials of different conditions are never pooled.
+
+    `run` is the name of the run folder where several folders have trials of the same pair of NATs under otherwise the
+    same condition; else it is None.
+    """
 
     topology: str
     pair: tuple[str, str]
@@ -43,15 +48,14 @@ class Condition:
     jitter_s: float | None
     loss: float | None
     bw_mbit_s: float | None
+    run: str | None = None
 
     @classmethod
     def of(cls, trial: Trial) -> Condition:
-        """The condition that a trial ran under."""
-        values: dict[str, Any] = {field.name: getattr(trial, field.name) for field in fields(cls)}
-        for name, value in values.items():
-            # Sums over the links of a path differ in their last bits with the order of the links.
-            values[name] = round(value, 9) if isinstance(value, float) else value
-        return cls(**values)
+        """The condition that a trial ran under, without the run."""
+        # Sums over the links of a path differ in their last bits with the order of the links.
+        values = [getattr(trial, name) for name in _OF_TRIALS]
+        return cls(*[round(value, 9) if type(value) is float else value for value in values])
 
     def may_be(self, other: Condition) -> bool:
         """Whether the two are the same wherever both are known."""
@@ -69,6 +73,7 @@ class Condition:
         return tuple((value is not None, "" if value is None else value) for value in values)
 
 
+_OF_TRIALS = tuple(field.name for field in fields(Condition) if field.name != "run")
 _NULL_SAYS = {"max_attempts", "skew_wanted_s", "bw_mbit_s"}
 _WORDS: Mapping[str, Callable[..., str]] = {
     "topology": str,
@@ -86,6 +91,7 @@ _WORDS: Mapping[str, Callable[..., str]] = {
     "jitter_s": lambda seconds: f"jitter {seconds * 1000:g} ms",
     "loss": lambda loss: f"loss {loss * 100:g} %",
     "bw_mbit_s": lambda rate: "bandwidth unlimited" if rate is None else f"{rate:g} Mbit/s",
+    "run": lambda name: f"run {name}",
 }
 
 
@@ -98,6 +104,7 @@ class Trials:
         self.lab_errors = tuple(trial for trial in self.all if trial.lab_error)
         self.direct = tuple(trial for trial in self.measured if trial.direct)
         self.disagreements = tuple(trial for trial in self.measured if trial.disagrees)
+        self._timings: dict[str, list[float]] = {}
 
     @property
     def n(self) -> int:
@@ -114,13 +121,13 @@ class Trials:
         """Wilson's 95 % interval of the success rate; None without a measurement."""
         return wilson_interval(self.k, self.n) if self.n else None
 
-    @property
+    @cached_property
     def outcomes(self) -> dict[str, int]:
         """Measured outcomes and how often each came, from the best to the worst."""
         counts = Counter(trial.outcome for trial in self.measured)
         return {outcome: counts[outcome] for outcome in OUTCOMES if counts[outcome]}
 
-    @property
+    @cached_property
     def expected_rate(self) -> float | None:
         """The success rate that the oracle expects of the measured trials; None where it did not say."""
         rates: list[float] = []
@@ -132,11 +139,18 @@ class Trials:
             rates.append(rate)
         return sum(rates) / len(rates) if rates else None
 
-    def timings(self, name: str) -> list[float]:
-        """Seconds to `connected` or `agreed` of the direct trials that have it and had CPU to spare, ascending."""
+    @cached_property
+    def timed(self) -> tuple[Trial, ...]:
+        """The direct trials that have a latency and had CPU to spare: all latencies and the floor are theirs."""
         calm = (trial for trial in self.direct if not trial.hurried)
-        found = (trial.connected_s if name == "connected" else trial.agreed_s for trial in calm)
-        return sorted(seconds for seconds in found if seconds is not None)
+        return tuple(trial for trial in calm if trial.connected_s is not None or trial.agreed_s is not None)
+
+    def timings(self, name: str) -> Sequence[float]:
+        """Seconds to `connected` or `agreed` of the `timed` trials that have it, ascending."""
+        if name not in self._timings:
+            found = (trial.connected_s if name == "connected" else trial.agreed_s for trial in self.timed)
+            self._timings[name] = sorted(seconds for seconds in found if seconds is not None)
+        return self._timings[name]
 
     @property
     def hurried(self) -> int:
@@ -148,11 +162,15 @@ class Trials:
         timings = self.timings(name)
         return median(timings) if timings else None
 
-    @property
+    @cached_property
     def floor_s(self) -> float | None:
-        """The median over the direct trials of the least time that a connection needs, as the oracle computed it."""
-        floors = [t.prediction.floor_s for t in self.direct if t.prediction and t.prediction.floor_s is not None]
-        return median(floors) if floors else None
+        """The least time that any of the `timed` trials needed to connect, as the oracle computed it.
+
+        It is a lower bound of all their latencies; None where the oracle has no floor for one of them.
+        """
+        floors = [trial.prediction.floor_s if trial.prediction else None for trial in self.timed]
+        known = [floor for floor in floors if floor is not None]
+        return min(known) if known and len(known) == len(floors) else None
 
 
 class PairTrials(Trials):
@@ -167,7 +185,7 @@ class PairTrials(Trials):
         """Both NATs."""
         return f"{self.nat_a} {TIMES} {self.nat_b}"
 
-    @property
+    @cached_property
     def predictions(self) -> dict[str, int]:
         """What the oracle predicted, and for how many trials."""
         counts = Counter(trial.prediction.outcome for trial in self.measured or self.all if trial.prediction)
@@ -193,7 +211,7 @@ class PairTrials(Trials):
             return None
         return interval.low <= expected <= interval.high
 
-    @property
+    @cached_property
     def reason(self) -> str | None:
         """Why it fails, or else why it should work, in words: the commonest reason given."""
         failed = [trial.reason for trial in self.measured if not trial.direct and trial.reason]
@@ -220,14 +238,18 @@ class Group(Trials):
 
     def pair(self, nat_a: str, nat_b: str) -> PairTrials | None:
         """The trials of that pair of NATs; None if it was not run."""
-        return next((pair for pair in self.pairs if (pair.nat_a, pair.nat_b) == (nat_a, nat_b)), None)
+        return self._by_nats.get((nat_a, nat_b))
 
-    @property
+    @cached_property
+    def _by_nats(self) -> dict[tuple[str, str], PairTrials]:
+        return {(pair.nat_a, pair.nat_b): pair for pair in self.pairs}
+
+    @cached_property
     def nats_a(self) -> list[str]:
         """NATs that host a was behind."""
         return sorted({pair.nat_a for pair in self.pairs}, key=nat_order)
 
-    @property
+    @cached_property
     def nats_b(self) -> list[str]:
         """NATs that host b was behind."""
         return sorted({pair.nat_b for pair in self.pairs}, key=nat_order)
@@ -242,22 +264,10 @@ def group_trials(trials: Iterable[Trial]) -> list[Group]:
     """One group per condition, ordered by topology and then by the other conditions.
 
     A label names the topology, and what else differs between the groups of one topology. A trial that the lab broke
-    before it could tell all its conditions is put where the others of its run are.
+    before all its conditions were known is in the group of the others of its run. Run folders that have trials of the
+    same pair of NATs under one condition have a group each.
     """
-    found: dict[Condition, list[Trial]] = {}
-    runs: dict[Condition, set[str]] = {}
-    broken = []
-    for trial in trials:
-        if trial.lab_error:
-            broken.append(trial)
-        else:
-            found.setdefault(Condition.of(trial), []).append(trial)
-            runs.setdefault(Condition.of(trial), set()).add(trial.run)
-    measured = sorted(found, key=Condition.order)
-    for trial in broken:
-        condition = Condition.of(trial)
-        alike = [other for other in measured if trial.run in runs[other] and condition.may_be(other)]
-        found.setdefault(alike[0] if alike else condition, []).append(trial)
+    found = _apart_by_run(_by_condition(trials))
     conditions = sorted(found, key=Condition.order)
     told = {"topology"}
     for field in fields(Condition):
@@ -270,12 +280,67 @@ def group_trials(trials: Iterable[Trial]) -> list[Group]:
     slugs: set[str] = set()
     for condition in conditions:
         label = SEPARATOR.join(words for name, words in condition.words().items() if name in told)
-        slug = base = re.sub(r"[^a-z0-9._]+", "-", label.lower()).strip("-.") or "group"
+        slug = base = slug_of(label)
         while slug in slugs:
             slug = f"{base}-{len(slugs)}"
         slugs.add(slug)
         groups.append(Group(condition, label, slug, found[condition]))
     return groups
+
+
+def totals(groups: Sequence[Group], everything: Trials) -> list[tuple[str, Trials]]:
+    """What a total may add up: all trials under the name "", or per run folder where folders have the same cells."""
+    if all(group.condition.run is None for group in groups):
+        return [("", everything)]
+    runs: dict[str, list[Trial]] = {}
+    for trial in everything.all:
+        runs.setdefault(trial.run, []).append(trial)
+    return [(run, Trials(trials)) for run, trials in runs.items()]
+
+
+def slug_of(label: str) -> str:
+    """The label as a part of a file name."""
+    return re.sub(r"[^a-z0-9._]+", "-", label.lower()).strip("-.")[:_LONGEST_SLUG] or "group"
+
+
+def _by_condition(trials: Iterable[Trial]) -> dict[Condition, list[Trial]]:
+    found: dict[Condition, list[Trial]] = {}
+    runs: dict[Condition, set[str]] = {}
+    broken = []
+    for trial in trials:
+        if trial.lab_error:
+            broken.append(trial)
+        else:
+            condition = Condition.of(trial)
+            found.setdefault(condition, []).append(trial)
+            runs.setdefault(condition, set()).add(trial.run)
+    measured = sorted(found, key=Condition.order)
+    places: dict[tuple[Condition, str], Condition] = {}
+    for trial in broken:
+        condition = Condition.of(trial)
+        if (condition, trial.run) not in places:
+            alike = [other for other in measured if condition.may_be(other)]
+            own = [other for other in alike if trial.run in runs[other]]
+            places[condition, trial.run] = (own or alike or [condition])[0]
+        found.setdefault(places[condition, trial.run], []).append(trial)
+    return found
+
+
+def _apart_by_run(found: Mapping[Condition, list[Trial]]) -> dict[Condition, list[Trial]]:
+    """The same, with a condition per run folder where two folders have the same pair of NATs."""
+    shared = set()
+    for condition, trials in found.items():
+        runs: dict[tuple[str, str], str] = {}
+        if any(runs.setdefault((trial.nat_a, trial.nat_b), trial.run) != trial.run for trial in trials):
+            shared.add(replace(condition, strategy=None))  # strategies are compared with each other within one run
+    apart: dict[Condition, list[Trial]] = {}
+    for condition, trials in found.items():
+        if replace(condition, strategy=None) not in shared:
+            apart[condition] = trials
+            continue
+        for trial in trials:
+            apart.setdefault(replace(condition, run=trial.run), []).append(trial)
+    return apart
 
 
 def common_pairs(groups: Sequence[Group], measured: Callable[[PairTrials], bool]) -> list[Trials]:

@@ -9,7 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from reports.contest import CHOOSER, Comparison, Contest, verdict
-from reports.groups import Group, PairTrials, Trials
+from reports.groups import Group, PairTrials, Trials, totals
 from reports.look import CSS
 from reports.results import Run, Trial
 from reports.summary import control_words, trial_name
@@ -75,7 +75,14 @@ def _header(groups: Sequence[Group], everything: Trials, shared: Mapping[str, st
     warnings = "".join(f'<p class="verdict warn">{escape(note)}</p>' for note in notes)
     tiles = (
         ("measured trials", f"{everything.n:,}", count(len(groups), "condition")),
-        ("direct", percent(everything.k / everything.n if everything.n else None), ratio(everything.k, everything.n)),
+        *(
+            (
+                f"direct, run {escape(run)}" if run else "direct",
+                percent(trials.k / trials.n if trials.n else None),
+                ratio(trials.k, trials.n),
+            )
+            for run, trials in totals(groups, everything)
+        ),
         ("disagreements", f"{len(everything.disagreements):,}", "with the oracle"),
         ("lab errors", f"{len(everything.lab_errors):,}", "not counted in n"),
     )
@@ -245,23 +252,27 @@ decides, no single trial can tell: then the <b>rate fits</b> if the expected one
 measured.</p>
 <p><b>connected</b>, <b>agreed</b>: from the first SYN of either host to the first connection of the later side, and
 to the one connection that both chose; only of trials that ran with CPU to spare. <b>floor</b>: the least time that the
-delay allows for the former.</p>
+delay and the start skew of any of these same trials allow for the former.</p>
 </section>"""
 
 
 def _environment(everything: Trials, runs: Sequence[Run]) -> str:
-    found: dict[str, set[str]] = {}
+    found: dict[str, dict[str, set[str]]] = {}
     for trial in everything.all:
         for name, version in trial.versions.items():
-            found.setdefault(name, set()).add(version)
+            found.setdefault(name, {}).setdefault(trial.run, set()).add(version)
         if trial.links:
-            found.setdefault("links", set()).add(trial.links)
-    versions = ([_text(name), _text(", ".join(sorted(values)))] for name, values in sorted(found.items()))
+            found.setdefault("links", {}).setdefault(trial.run, set()).add(trial.links)
+    versions = (
+        [_text(name), *(_text(", ".join(sorted(values.get(run.name, ())))) for run in runs)]
+        for name, values in sorted(found.items())
+    )
     names = list(dict.fromkeys(name for run in runs for name in run.parameters))
     asked = ([_text(name), *(_code(_shown(run.parameters.get(name))) for run in runs)] for name in names)
     head = ("name", *(escape(run.name) or "value" for run in runs))
     return (
-        f'<section id="environment"><h2>Environment</h2>{_table(("what", "version"), versions)}'
+        f'<section id="environment"><h2>Environment</h2>'
+        f"<h3>Versions</h3>{_table(('what', *(escape(run.name) or 'version' for run in runs)), versions)}"
         + (f"<h3>Parameters</h3>{_table(head, asked)}" if names else "")
         + "</section>"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import InputError, MissingCapabilityError
+from lab.files import write_file
 from reports.results import Trial, read_run
 from reports.schema import Kind, as_text, columns, rows
 
@@ -22,22 +23,18 @@ MISSING = f"{NAME} is left out, for pyarrow is not installed: pip install 'punch
 def write(run_dir: Path) -> Path:
     """Write the file beside the results of a run; it appears whole or not at all.
 
-    Raises `MissingCapabilityError` without pyarrow, and `InputError` for results that cannot be read or a folder that
-    cannot be written.
+    Raises `MissingCapabilityError` without pyarrow, `InputError` for results that cannot be read or a folder that
+    cannot be written, and `LabError` for a full disk.
     """
     path = run_dir / NAME
-    content = results_parquet(read_run(run_dir).trials)
-    draft = path.with_name(f".{NAME}.tmp")
-    try:
-        draft.write_bytes(content)
-        draft.replace(path)
-    except OSError as error:
-        raise InputError("out", str(path), f"a file that can be written ({error.strerror})") from error
+    write_file(path, results_parquet(read_run(run_dir).trials))
     return path
 
 
 def results_parquet(trials: Sequence[Trial]) -> bytes:
-    """One row a trial, columns as in `reports.schema`. Raises `MissingCapabilityError` without pyarrow."""
+    """One row a trial, columns as in `reports.schema`. Raises `MissingCapabilityError` without pyarrow, and
+    `InputError` for a field that has not the kind of its column.
+    """
     try:
         import pyarrow
         import pyarrow.parquet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,8 +36,10 @@ def write(*run_dirs: Path, out: Path | None = None) -> ReportPaths:
 
     The Parquet file needs pyarrow, and is left out without it. They are written to `out`, which is made if need be;
     without it, beside the results of the first run. Every file appears whole or not at all, and the same results give
-    the same bytes. Raises `InputError` for a folder that holds no results, holds a malformed one, is named twice, or
-    cannot be written.
+    the same bytes. Raises `InputError` for a folder that holds no results, holds a malformed one, is given twice, or
+    cannot be written, and `LabError` for a full disk.
+
+    Runs with different cells make one picture. Runs with a cell in common are shown side by side, under their names.
     """
     names = _names(run_dirs)
     runs = [read_run(run_dir, name) for run_dir, name in zip(run_dirs, names, strict=True)]
@@ -81,14 +84,28 @@ def write(*run_dirs: Path, out: Path | None = None) -> ReportPaths:
 
 
 def _names(run_dirs: Sequence[Path]) -> list[str]:
-    """What the report calls the runs: nothing if there is but one, else the folders' names, or paths if these clash."""
+    """The names of the runs: empty for a single one, else the shortest ends of their paths that differ."""
     if not run_dirs:
         raise InputError("run directory", "", "at least one")
-    resolved = [run_dir.resolve() for run_dir in run_dirs]
+    resolved = [Path(os.path.realpath(run_dir)) for run_dir in run_dirs]
     for number, run_dir in enumerate(run_dirs):
-        if resolved[number] in resolved[:number]:
+        if any(path == resolved[number] or _same_results(path, resolved[number]) for path in resolved[:number]):
             raise InputError("run directory", str(run_dir), "every run once")
     if len(run_dirs) == 1:
         return [""]
-    names = [path.name for path in resolved]
-    return names if len(set(names)) == len(names) else [str(run_dir) for run_dir in run_dirs]
+    return [_shortest(path, [other for other in resolved if other != path]) for path in resolved]
+
+
+def _same_results(one: Path, other: Path) -> bool:
+    """Whether two folders have one results file between them, by way of a link or a mount."""
+    with suppress(OSError):
+        return (one / "results.jsonl").samefile(other / "results.jsonl")
+    return False
+
+
+def _shortest(path: Path, others: Sequence[Path]) -> str:
+    for length in range(1, len(path.parts)):
+        end = path.parts[-length:]
+        if all(other.parts[-length:] != end for other in others):
+            return "/".join(end)
+    return str(path)

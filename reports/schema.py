@@ -53,6 +53,7 @@ COLUMNS: Mapping[str, Kind] = {
     "control.skew_s": Kind.NUMBER,
     **_prediction("control.prediction."),
     "agrees": Kind.BOOL,
+    **_columns(Kind.BOOL, "connected transferred"),
     **_columns(
         Kind.NUMBER,
         "rendezvous first_syn connected agreed transferred known_to_connected known_to_agreed",
@@ -72,17 +73,24 @@ COLUMNS: Mapping[str, Kind] = {
 
 def rows(trials: Iterable[Trial]) -> list[dict[str, object]]:
     """A row for each trial, in the order of their ids; null is left out. With several runs, `run` names the run."""
-    ordered = sorted(trials, key=Trial.order)
-    named = len({trial.run for trial in ordered}) > 1
-    return [({"run": trial.run} if named else {}) | _flat(trial.record) for trial in ordered]
+    made = []
+    for trial in sorted(trials, key=Trial.order):
+        row: dict[str, object] = {}
+        _flatten(trial.record, "", row)
+        if trial.run:
+            row["run"] = trial.run
+        made.append(row)
+    return made
 
 
 def columns(table: Sequence[Mapping[str, object]]) -> dict[str, Kind]:
     """The columns of these rows: the known ones, then the others in the order of their names."""
     more: dict[str, list[object]] = {}
+    known = COLUMNS.keys()
     for row in table:
-        for name in row.keys() - COLUMNS.keys():
-            more.setdefault(name, []).append(row[name])
+        if not row.keys() <= known:
+            for name in row.keys() - known:
+                more.setdefault(name, []).append(row[name])
     first = {"run": Kind.TEXT} if more.pop("run", None) else {}
     return first | dict(COLUMNS) | {name: _kind(values) for name, values in sorted(more.items())}
 
@@ -93,17 +101,19 @@ def as_text(value: object) -> str:
         return value
     if isinstance(value, list):
         return ";".join(as_text(item) for item in value)
+    if type(value) is int or type(value) is float:  # most cells of a big table; json.dumps takes ten times as long
+        return repr(value)
     return json.dumps(value)
 
 
-def _flat(record: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    row: dict[str, object] = {}
+def _flatten(record: Mapping[str, object], prefix: str, row: dict[str, object]) -> None:
     for name, value in record.items():
         if isinstance(value, dict):
-            row |= _flat(value, f"{prefix}{name}.")
-        elif value is not None and prefix + name != "schema":
+            _flatten(value, f"{prefix}{name}.", row)
+        elif value is not None:
             row[prefix + name] = value
-    return row
+    if not prefix:
+        row.pop("schema", None)
 
 
 def _kind(values: Sequence[object]) -> Kind:

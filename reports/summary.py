@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from reports.contest import Comparison, Contest, verdict
-from reports.groups import Group, Trials
+from reports.groups import Group, Trials, totals
 from reports.results import Trial
 from reports.words import MEANINGS, SYMBOLS, count, milliseconds, percent, percent_range, ratio
 
@@ -22,7 +22,9 @@ def summary_md(
 ) -> str:
     """Disagreements first if there are any, then the totals, the strategies beside each other, a table per group, and
     the lab errors."""
-    parts = ["## punchlab", _verdict(everything), *(f"> {_escaped(note)}" for note in notes)]
+    parts = ["## punchlab"]
+    parts += [_verdict(run, trials) for run, trials in totals(groups, everything)]
+    parts += [f"> {_escaped(note)}" for note in notes]
     if everything.disagreements:
         parts += ["### Disagreements with the oracle", _disagreements(everything.disagreements)]
     parts += ["### Totals", _totals(groups)]
@@ -39,15 +41,16 @@ def summary_md(
     return "\n\n".join(parts) + "\n"
 
 
-def _verdict(everything: Trials) -> str:
+def _verdict(run: str, everything: Trials) -> str:
     rate = (
         f" ({percent(everything.k / everything.n)}, Wilson 95 % {percent_range(everything.interval)})"
         if everything.n
         else ""
     )
     said = count(len(everything.disagreements), "disagreement")
+    name = f"run {_escaped(run)}: " if run else ""
     return (
-        f"**{count(everything.n, 'trial')} measured: {everything.k:,} direct**{rate} · "
+        f"**{name}{count(everything.n, 'trial')} measured: {everything.k:,} direct**{rate} · "
         f"{f'⚠ **{said}**' if everything.disagreements else said} with the oracle · "
         f"{count(len(everything.lab_errors), 'lab error')}"
     )

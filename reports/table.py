@@ -13,8 +13,9 @@ from reports.schema import as_text, columns, rows
 def results_csv(trials: Sequence[Trial]) -> str:
     """One row a trial, columns as in `reports.schema`; null is an empty cell."""
     table = rows(trials)
+    names = list(columns(table))
     out = StringIO()
-    writer = csv.DictWriter(out, list(columns(table)), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: as_text(value) for name, value in row.items()} for row in table)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([as_text(row[name]) if name in row else "" for name in names] for row in table)
     return out.getvalue()

@@ -102,7 +102,7 @@ def _boxes(group: Group, pairs: Sequence[PairTrials]) -> Chart:
         figure,
         f"latency-{group.slug}",
         f"Box plots of the time to connected and to agreed per pair of NATs, {group.label}.",
-        "Dots: every direct trial. Box: quartiles and median; whiskers: up to 1.5 interquartile ranges.",
+        "Dots: every direct trial that was timed. Box: quartiles and median; whiskers: up to 1.5 interquartile ranges.",
     )
 
 
@@ -111,6 +111,7 @@ def _distributions(group: Group, pairs: Sequence[PairTrials]) -> Chart:
     rows = ceil(len(pairs) / columns)
     figure = new_figure(WIDTH_IN, 1.4 + (1.75 if columns > 1 else 3.0) * rows)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    seconds = _seconds(pairs)
     for axes, pair in zip(grid.flat, pairs, strict=False):
         for stage, colour in _STAGES.items():
             if timings := pair.timings(stage):
@@ -118,7 +119,7 @@ def _distributions(group: Group, pairs: Sequence[PairTrials]) -> Chart:
         if pair.floor_s is not None:
             axes.axvline(pair.floor_s * 1000, **_FLOOR)
         axes.set_title(f"{pair.nat_a} {TIMES}\n{pair.nat_b}  n = {_n(pair)}", fontsize=7.5, loc="left")
-        time_axis(axes, _seconds(pairs))
+        time_axis(axes, seconds)
         axes.set_xlabel("")
         axes.set_ylim(0, 1.02)
         axes.grid()
@@ -141,5 +142,5 @@ def _distributions(group: Group, pairs: Sequence[PairTrials]) -> Chart:
         f"latency-cdf-{group.slug}",
         f"Cumulative distributions of the time to connected and to agreed per pair of NATs, {group.label}.",
         f"For pairs with {_MANY} or more direct trials: the share of them that were done so many milliseconds after "
-        "both hosts knew their peer.",
+        "the first SYN of either host.",
     )

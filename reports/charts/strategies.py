@@ -49,21 +49,21 @@ def strategy_chart(contest: Contest, comparisons: Sequence[Comparison]) -> Chart
 
 
 def strategies_overview(contests: Sequence[Contest], comparisons: Sequence[Comparison]) -> Chart | None:
-    """All conditions of one topology added up, with a panel for each answer of the NATs; None for a single one."""
+    """All conditions of one topology added up, with a panel for each answer of the NATs and for each run folder where
+    folders have the same cells; None for a single condition.
+    """
     if len(contests) < 2 or len({contest.groups[0].condition.topology for contest in contests}) > 1:
         return None
-    panels = {answer: list(alike) for answer, alike in groupby(sorted(contests, key=_answer), key=_answer)}
+    panels = {title: list(alike) for title, alike in groupby(sorted(contests, key=_title), key=_title)}
     strategies = sorted({name for contest in contests for name in contest.strategies}, key=strategy_order)
     pairs = sorted({nats for contest in contests for nats in contest.pairs}, key=lambda nats: [*map(nat_order, nats)])
     figure = _drawn(
-        {f"unsolicited SYNs: {answer}": _pooled(alike) for answer, alike in panels.items()},
+        {title: _pooled(alike) for title, alike in panels.items()},
         strategies,
         pairs,
         {
-            f"unsolicited SYNs: {answer}": {
-                (each.strategy, each.nats) for each in comparisons if each.fell and each.contest in alike
-            }
-            for answer, alike in panels.items()
+            title: {(each.strategy, each.nats) for each in comparisons if each.fell and each.contest in alike}
+            for title, alike in panels.items()
         },
         contests[0].groups[0].condition.pair,
     )
@@ -76,13 +76,15 @@ def strategies_overview(contests: Sequence[Contest], comparisons: Sequence[Compa
         figure,
         "strategies",
         f"Direct connections per strategy and pair of NATs, over {count(len(contests), 'condition')}: "
-        f"{_totals(contests)}.",
+        f"{_totals_by_run(contests)}.",
         "Each cell: direct/trials, over all conditions of its panel.",
     )
 
 
-def _answer(contest: Contest) -> str:
-    return contest.groups[0].condition.unsolicited or "as the NATs do"
+def _title(contest: Contest) -> str:
+    condition = contest.groups[0].condition
+    answer = f"unsolicited SYNs: {condition.unsolicited or 'as the NATs do'}"
+    return answer if condition.run is None else f"{answer}\nrun {condition.run}"
 
 
 def _pooled(contests: Sequence[Contest]) -> Counts:
@@ -91,6 +93,12 @@ def _pooled(contests: Sequence[Contest]) -> Counts:
         return (sum(trials.k for trials in found), sum(trials.n for trials in found)) if found else None
 
     return counts
+
+
+def _totals_by_run(contests: Sequence[Contest]) -> str:
+    runs = list(dict.fromkeys(contest.groups[0].condition.run for contest in contests))
+    alike = {run: [contest for contest in contests if contest.groups[0].condition.run == run] for run in runs}
+    return "; ".join(f"run {run}: {_totals(some)}" if run else _totals(some) for run, some in alike.items())
 
 
 def _totals(contests: Sequence[Contest]) -> str:
