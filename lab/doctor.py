@@ -6,11 +6,10 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from lab import sandbox
+from lab import programs, sandbox
 from lab.errors import MissingCapabilityError
 from lab.nat.portmapping import DAEMON
 
@@ -35,7 +34,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Every finding; those that need a namespace are made in a sandbox of their own."""
-    command = sandbox.command_inside([sys.executable, "-P", "-m", "lab.doctor"])
+    command = sandbox.command_inside(programs.python("lab.doctor"))
     inner = subprocess.run(command, capture_output=True, text=True, check=False)
     who = "as root" if os.geteuid() == 0 else "as an ordinary user, in a user namespace"
     if inner.returncode != 0:

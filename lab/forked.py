@@ -22,14 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from lab import programs
 from lab.errors import ClientError, InputError, LabError
 from lab.forkserver import DESCRIPTORS, REQUEST_BYTES, STATUS
 from lab.namespace import Namespace
 
-_PROGRAM = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from lab.forkserver import main; "
-    "main(int(sys.argv[2]), sys.argv[3], sys.argv[4:])"
-)
 _END_S = 2.0
 
 
@@ -131,7 +128,7 @@ class _Servers:
                     listener.listen(socket.SOMAXCONN)
                     words = [json.dumps(sys.path), str(listener.fileno()), function.name, *function.preload]
                     process = subprocess.Popen(
-                        [sys.executable, "-c", _PROGRAM, *words],
+                        [*programs.python("lab.forkserver"), *words],
                         stdin=subprocess.PIPE,
                         stdout=subprocess.DEVNULL,
                         pass_fds=[listener.fileno()],

@@ -205,10 +205,15 @@ def resolve(name: str, preload: Sequence[str]) -> Function | str:
     return function
 
 
-def main(listener: int, name: str, preload: Sequence[str]) -> None:
-    """Be the server."""
+def main(search_path: str, listener: str, name: str, *preload: str) -> None:
+    """Be the server: the starter's `sys.path` in JSON, the descriptor to listen on, the function, the modules."""
+    sys.path[:] = json.loads(search_path)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     target = resolve(name, preload)
     gc.collect()
     gc.freeze()  # what is shared stays shared: the collector would write to every object
-    Server(socket.socket(fileno=listener), target, name.partition(":")[0]).run()
+    Server(socket.socket(fileno=int(listener)), target, name.partition(":")[0]).run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

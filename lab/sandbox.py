@@ -1,13 +1,15 @@
 """The private sandbox around a whole run: network, mount and PID namespaces (and a user namespace without root).
 
-A run re-executes itself once through this module, which makes the namespaces and waits outside of them. The kernel
-frees every namespace, link, rule, mount and process when the run ends, however it ends; the host is never touched, and
-no packet can leave, for the sandbox has no link out.
+A program moves into its sandbox by `enter`, which forks: the program goes on in a child, inside, and the process that
+the user knows waits outside and ends as the child does. The kernel frees every namespace, link, rule, mount and process
+when the run ends, however it ends; the host is never touched, and no packet can leave, for the sandbox has no link out.
 
-    run ──exec──> supervisor ──fork──> init (PID 1: sets up, reaps) ──fork+exec──> the command
+    the user's process ──fork──> keeper ──fork──> init (PID 1: sets up, reaps) ──fork──> the program goes on
+       passes signals on          makes the namespaces
 
-The supervisor keeps the process id that the user knows. It passes signals on; when it is killed, so is init, and with
-init everything. (util-linux `unshare` does most of this, but keeps SIGTERM to itself.)
+When the user's process is killed, so is the keeper, and with it init and everything inside. The keeper is a process of
+its own, because only a process with a single thread may make a user namespace. (util-linux `unshare` does most of this,
+but keeps SIGTERM to itself.)
 """
 
 from __future__ import annotations
@@ -15,11 +17,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import sys
+import threading
+import warnings
 from pathlib import Path
 from typing import NoReturn
 
+from lab import programs
 from lab.errors import LabError, MissingCapabilityError
 
 _MARKER = Path("/run/punchlab-sandbox")
@@ -29,8 +35,17 @@ _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x00020000, 0x10000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 _PR_SET_PDEATHSIG = 1
 _ADMINISTRATION = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-_PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-"""Not SIGINT: the terminal sends that to every process by itself."""
+PASSED_ON = signal.valid_signals() - {
+    # Nobody can catch these two.
+    *(signal.SIGKILL, signal.SIGSTOP),
+    # The terminal stops the whole process group, and the program stops with it.
+    *(signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
+    # These are about this process alone.
+    *(signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGXCPU),
+    *(signal.SIGILL, signal.SIGTRAP, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGSYS),
+}
+"""Signals that a process gets which runs a program in the user's place, and that are for the program."""
+_READY = b"ready"
 
 
 def inside() -> bool:
@@ -50,22 +65,75 @@ def require() -> None:
         )
 
 
-def enter(command: list[str]) -> NoReturn:
-    """Replace this process by `command` running inside a new sandbox.
+def user() -> int:
+    """The id that the user of this process has outside of its user namespace."""
+    inner, outer, _count = map(int, Path("/proc/self/uid_map").read_text().split()[:3])
+    return outer + os.geteuid() - inner
 
-    Where the machine cannot make one, that process says so in one line and ends with status 2.
+
+def enter() -> None:
+    """Move this program into a new sandbox: return inside, in a child with all that the program has in memory.
+
+    This process itself stays outside, passes signals on, and ends with the child's exit status (128 + N if signal N
+    killed it), so it never returns from here. Raises `MissingCapabilityError` where the machine cannot make a sandbox,
+    and `LabError` where the program has other threads, which a fork would lose.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(sys.executable, command_inside(command))
+    others = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
+    if others:
+        raise LabError(
+            f"sandbox: this process has other threads ({', '.join(others)}), which cannot move into a sandbox; "
+            "start the program with `punchlab sandbox CMD`"
+        )
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    for_children = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, exit statuses are lost
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    outcome, tell = os.pipe()
+    orders, order = os.pipe()
+    own = os.getpid()
+    keeper = _fork()
+    if keeper == 0:
+        for descriptor in (outcome, order):
+            os.close(descriptor)
+        try:
+            _keep(own, tell, orders)
+        except BaseException as error:  # whatever it is, the program must not go on here
+            with contextlib.suppress(OSError):
+                os.write(tell, f"sandbox: {error}".encode())
+            os._exit(2)
+        signal.signal(signal.SIGCHLD, for_children)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return
+    for descriptor in (tell, orders):
+        os.close(descriptor)
+    said = os.read(outcome, 4096)
+    os.close(outcome)
+    if said != _READY:
+        os.close(order)
+        os.waitpid(keeper, 0)
+        signal.signal(signal.SIGCHLD, for_children)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        raise MissingCapabilityError(said.decode() or "sandbox: it ended while it was made")
+    status = 1
+    try:
+        _pass_on_to_init(order)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask - PASSED_ON)
+        _let_go_of_files(keep=order)
+        status = exit_status(os.waitpid(keeper, 0)[1])
+    finally:
+        os._exit(status)
 
 
 def command_inside(command: list[str]) -> list[str]:
-    """The words that run `command` inside a new sandbox.
+    """The words that run `command` inside a new sandbox, for `subprocess`."""
+    return [*programs.python("lab.sandbox", isolated=True), *command]
 
-    With -P, for the directory that the user is in may hold a `lab` of his own.
-    """
-    return [sys.executable, "-P", "-m", "lab.sandbox", *command]
+
+def exit_status(status: int) -> int:
+    """What a shell makes of a wait status: the exit status, or 128 + N for a process that signal N killed."""
+    code = os.waitstatus_to_exitcode(status)
+    return 128 - code if code < 0 else code
 
 
 def mount(source: str, target: str, kind: str | None, flags: int = 0, options: str | None = None) -> None:
@@ -80,34 +148,37 @@ def unmount(target: str) -> None:
     _checked(_libc().umount2(target.encode(), mnt_detach), f"unmount {target}")
 
 
-def _supervise(command: list[str]) -> int:
-    """Run the command in new namespaces; its exit status. Raises `MissingCapabilityError`."""
+def _keep(parent: int, tell: int, orders: int) -> None:
+    """The keeper: make the namespaces, and wait for what runs in them. Returns only in the program."""
     try:
+        _checked(_libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), "prctl")
+        if os.getppid() != parent:  # it ended before its death could be noticed
+            os._exit(1)
         _make_namespaces()
     except OSError as error:
-        raise MissingCapabilityError(_explain(error)) from error
-    told, tell = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(tell)
-        _checked(_libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), "prctl")
-        if os.read(told, 1) == b"":  # the supervisor ended before its death could be noticed
-            os._exit(1)
-        os._exit(_init(command))
-    os.close(told)
-    os.write(tell, b"1")
-    return _wait_for(child)
+        os.write(tell, _explain(error).encode())
+        os._exit(2)
+    asked, answer = os.pipe()
+    init = _fork()
+    if init == 0:
+        os.close(answer)
+        _init(tell, orders, asked)
+        return
+    os.write(answer, b"1")
+    _let_go_of_files()
+    _, status = os.waitpid(init, 0)
+    os._exit(exit_status(status))
 
 
 def _make_namespaces() -> None:
     flags = _CLONE_NEWNS | _CLONE_NEWPID | _CLONE_NEWNET
-    user, group = os.geteuid(), os.getegid()
-    if user == 0:
+    own, group = os.geteuid(), os.getegid()
+    if own == 0:
         _checked(_libc().unshare(flags), "unshare")
     else:
         _checked(_libc().unshare(flags | _CLONE_NEWUSER), "unshare")
         Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+        Path("/proc/self/uid_map").write_text(f"0 {own} 1")
         Path("/proc/self/gid_map").write_text(f"0 {group} 1")
     mount("none", "/", None, _MS_REC | _MS_PRIVATE)
     mount("tmpfs", "/run", "tmpfs", options="mode=755")
@@ -119,44 +190,121 @@ def _make_namespaces() -> None:
             mount("/dev/null", ear, None, _MS_BIND)
 
 
-def _init(command: list[str]) -> int:
-    """PID 1 of the sandbox: set it up, run the command, reap orphans; the command's exit status."""
+def _init(tell: int, orders: int, asked: int) -> None:
+    """PID 1 of the sandbox: set it up, fork the program, reap orphans. Returns only in the program."""
     try:
+        _checked(_libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), "prctl")
+        if os.read(asked, 1) == b"":  # the keeper ended before its death could be noticed
+            os._exit(1)
+        os.close(asked)
         mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
         Path("/run/netns").mkdir()
         Path("/run/lock").mkdir()
         _bring_loopback_up()
         _MARKER.write_text(str(_netns_inode()))
     except OSError as error:
-        print(f"punchlab: {_explain(error)}", file=sys.stderr, flush=True)
-        return 2
+        os.write(tell, _explain(error).encode())
+        os._exit(2)
     # Debian gives ordinary users a PATH without the folders where iptables, nft and tc are.
-    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), *_ADMINISTRATION])
-    child = os.fork()
-    if child == 0:
-        try:
-            os.execvp(command[0], command)
-        except OSError as error:
-            print(f"punchlab: {command[0]}: {error.strerror}", file=sys.stderr, flush=True)
-            os._exit(127)
-    return _wait_for(child)
+    folders = os.environ.get("PATH", os.defpath)
+    os.environ["PATH"] = os.pathsep.join([*([folders] if folders else []), *_ADMINISTRATION])
+    program = _fork()
+    if program == 0:
+        for descriptor in (tell, orders):
+            os.close(descriptor)
+        return
+    os.write(tell, _READY)
+    _let_go_of_files(keep=orders)
+    os._exit(_serve(program, orders))
 
 
-def _wait_for(child: int) -> int:
-    """Pass signals on to the child, reap whatever ends, and return the child's exit status as a shell gives it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for number in _PASSED_ON:
-        signal.signal(number, lambda received, _frame: _pass_on(child, received))
+def _serve(program: int, orders: int) -> int:
+    """Pass signals on to the program, reap what ends, and return the program's exit status."""
+    received, wakes = os.pipe()
+    for descriptor in (received, wakes, orders):
+        os.set_blocking(descriptor, False)
+    signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+    for number in (*PASSED_ON, signal.SIGCHLD):
+        signal.signal(number, lambda _received, _frame: None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    ready = select.poll()
+    ready.register(received, select.POLLIN)
+    ready.register(orders, select.POLLIN)
+    direct: set[int] = set()
     while True:
-        pid, status = os.wait()
-        if pid == child:
-            code = os.waitstatus_to_exitcode(status)
-            return 128 - code if code < 0 else code
+        while (ended := _reaped()) is not None:
+            if ended[0] == program:
+                return exit_status(ended[1])
+        ordered = _contents(orders) if any(descriptor == orders for descriptor, _event in ready.poll()) else None
+        # Afterwards: a signal that came with an order is known by now, even if not to that poll.
+        direct.update(_contents(received) or b"")
+        if ordered == b"":
+            ready.unregister(orders)  # the user's process has ended, and SIGKILL comes to this one
+        for number in ordered or b"":
+            # What was sent to the whole process group has reached the program by itself.
+            shared = number in direct and _group(program) == os.getpgrp()
+            direct.discard(number)
+            if not shared:
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.kill(program, number)
 
 
-def _pass_on(child: int, received: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has just ended
-        os.kill(child, received)
+def _contents(pipe: int) -> bytes | None:
+    """What is in the pipe; empty when its other end is closed, None when there is nothing yet."""
+    try:
+        return os.read(pipe, 4096)
+    except BlockingIOError:
+        return None
+
+
+def _reaped() -> tuple[int, int] | None:
+    """The process id and wait status of a child that has ended."""
+    try:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return None
+    return (pid, status) if pid else None
+
+
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _pass_on_to_init(order: int) -> None:
+    """Have this process write the numbers of the signals that it gets there."""
+
+    def write(number: int, _frame: object) -> None:
+        # A signal for the whole process group is sent under the kernel's lock of all processes. To change a group
+        # takes that lock too: after this call, which changes nothing, init has the signal as well.
+        with contextlib.suppress(OSError):
+            os.setpgid(0, os.getpgrp())
+        with contextlib.suppress(OSError):  # the sandbox has just ended
+            os.write(order, bytes([number]))
+
+    for number in PASSED_ON:
+        signal.signal(number, write)
+
+
+def _let_go_of_files(keep: int | None = None) -> None:
+    """Close what belongs to the program, so that its readers see the end of a stream when the program closes it."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(null, number)
+    first = 3
+    if keep is not None:
+        os.closerange(first, keep)
+        first = keep + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        # Threads of libraries, such as those of a linear algebra package, handle forks by themselves.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
 
 
 def _explain(error: OSError) -> str:
@@ -195,9 +343,15 @@ def _checked(result: int, what: str) -> None:
         raise OSError(error, f"{what}: {os.strerror(error)}")
 
 
-if __name__ == "__main__":
+def main(command: list[str]) -> NoReturn:
+    """Run the command in a new sandbox in the place of this process. Does not return."""
     try:
-        sys.exit(_supervise(sys.argv[1:]))
+        enter()
     except MissingCapabilityError as problem:
         print(f"punchlab: {problem}", file=sys.stderr)
         sys.exit(2)
+    programs.replace(command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

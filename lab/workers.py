@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.synchronize import Semaphore
 
-_PRELOAD = ["lab.trial", "lab.record", "lab.capture.tap", "lab.capture.pcapng", "mininet.topo"]
+_PRELOAD = ["punchlab_entry", "lab.trial", "lab.record", "lab.capture.tap", "lab.capture.pcapng", "mininet.topo"]
 _WAITING_PER_JOB = 2
 """Trials that may wait for their deadlines, for each that is at work."""
 

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             given = arguments.parse(words)
-            return _run(given, words)
+            return _run(given)
         finally:
             sys.stdout.flush()
     except SeveralInputsError as errors:
@@ -54,7 +54,7 @@ def _settle_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _run(given: argparse.Namespace, words: list[str]) -> int:
+def _run(given: argparse.Namespace) -> int:
     from lab.cli import commands
 
     command = getattr(commands, f"{given.command}_command")
@@ -63,6 +63,6 @@ def _run(given: argparse.Namespace, words: list[str]) -> int:
     if check is not None:
         check(given)
     if given.needs_sandbox and not sandbox.inside():
-        sandbox.enter([sys.executable, "-P", "-m", "lab.cli", *words])
+        sandbox.enter()
     status: int = command(given)
     return status

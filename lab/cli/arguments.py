@@ -25,15 +25,25 @@ class _Version(argparse.Action):
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """What was asked for; what stands after `--` is in `shell`, for the commands that run one."""
-    own, dashes, rest = list(words), "--" in words, list[str]()
-    if dashes:
-        where = own.index("--")
-        own, rest = own[:where], own[where + 1 :]
+    """What was asked for; `shell` is the command to run, of the commands that run one."""
+    own, command = _split(list(words))
     given = parser().parse_args(own)
-    if dashes:
-        given.shell = rest
+    if command:
+        given.shell = command
     return given
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words for punchlab itself, and those of the command to run, in which nothing is looked for."""
+    match words:
+        case ["sandbox", "--", *command]:
+            return ["sandbox"], command
+        case ["sandbox", first, *_rest] if not first.startswith("-"):
+            return ["sandbox"], words[1:]
+        case ["up", *_rest] if "--" in words:
+            where = words.index("--")
+            return words[:where], words[where + 1 :]
+    return words, []
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,7 +105,9 @@ def parser() -> argparse.ArgumentParser:
     _command(commands, "doctor", "say what this machine has and lacks", needs_sandbox=False)
 
     box = _command(commands, "sandbox", "run a command inside a fresh sandbox")
-    box.add_argument("shell", nargs=argparse.REMAINDER, metavar="CMD", help="the command, e.g. mn or tcpdump")
+    box.set_defaults(shell=[])
+    box.usage = f"{box.format_usage().removeprefix('usage: ').rstrip()} [CMD...]"
+    box.epilog = "CMD and the words after it are the command, e.g. mn or tcpdump; without CMD it is $SHELL."
     return root
 
 

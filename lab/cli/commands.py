@@ -7,10 +7,10 @@ import json
 import os
 import re
 import shlex
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab import programs
 from lab.errors import InputError, LabError, MissingCapabilityError
 
 if TYPE_CHECKING:
@@ -201,12 +201,8 @@ def doctor_command(_given: argparse.Namespace) -> int:
 
 
 def sandbox_command(given: argparse.Namespace) -> int:
-    """`punchlab sandbox CMD`."""
-    words = given.shell or [os.environ.get("SHELL", "/bin/sh")]
-    try:
-        return subprocess.run(words, check=False).returncode
-    except OSError as error:
-        raise InputError("command", words[0], f"a program that can be run ({error.strerror})") from error
+    """`punchlab sandbox CMD`: this process becomes the command."""
+    programs.replace(given.shell or [os.environ.get("SHELL") or "/bin/sh"])
 
 
 def _class(given: argparse.Namespace) -> type[Internet]:

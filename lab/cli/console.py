@@ -46,7 +46,7 @@ class Console:
         self._door.close()
 
     def serve(self, process: subprocess.Popen[bytes]) -> int:
-        """Answer until the process ends; its exit status."""
+        """Answer until the process ends; its exit status, as a shell gives it."""
         ended = os.pidfd_open(process.pid)
         try:
             with selectors.DefaultSelector() as selector:
@@ -57,7 +57,8 @@ class Console:
                         self._answer()
         finally:
             os.close(ended)
-        return process.wait()
+        code = process.wait()
+        return 128 - code if code < 0 else code
 
     def _answer(self) -> None:
         channel, _ = self._door.accept()

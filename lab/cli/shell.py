@@ -4,18 +4,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from lab import programs, sandbox
 from lab.cli.console import USAGE, Console
-from lab.errors import InputError
 from lab.lab import Lab
 from lab.sandbox import mount, unmount
 
 _NAMES = "/run/netns"  # where `ip netns` has them
 _MS_BIND = 4096
+_FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
+_RELAYED = sandbox.PASSED_ON
 _ON = """#!/bin/sh
 [ $# -ge 2 ] || { echo "usage: on NODE CMD..." >&2; exit 2; }
 names=$(ls /run/netns | xargs)
@@ -47,17 +52,56 @@ def _run_named(lab: Lab, command: list[str]) -> int:
         if not command:
             print(_greeting(lab))
         words = command or ["/bin/sh", "-i"]
-        with Console(lab, Path(folder)) as console:
+        with (
+            Console(lab, Path(folder)) as console,
+            _relayed() as relay,
+            subprocess.Popen(_stage(words), env=environment, close_fds=False) as process,
+        ):
+            relay.append(process)
             try:
-                process = subprocess.Popen(words, env=environment)
-            except OSError as error:
-                raise InputError("command", words[0], f"a program that can be run ({error.strerror})") from error
-            with process:
-                try:
-                    return console.serve(process)
-                except BaseException:
-                    process.kill()
-                    raise
+                return console.serve(process)
+            except BaseException:
+                process.kill()
+                raise
+
+
+def _stage(words: list[str]) -> list[str]:
+    """The command, by way of a step that says as a shell does why it cannot be run."""
+    return [*programs.python("lab.programs", isolated=True), *words]
+
+
+@contextlib.contextmanager
+def _relayed() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Signals that this process gets within the block go to the processes of the list, which end by themselves."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def relay(number: int, _frame: object) -> None:
+        # What comes from the terminal has reached them by itself.
+        if number in _FROM_TERMINAL and _in_foreground():
+            return
+        for process in processes:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, relay) for number in _RELAYED}
+    try:
+        yield processes
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _in_foreground() -> bool:
+    """Whether this process is among those that its terminal sends signals to."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
 
 
 def _greeting(lab: Lab) -> str:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from lab import programs
 from lab.errors import LabError
 from lab.node import Node
-
-_PROGRAM = Path(__file__).resolve().parents[2]
-"""The folder that `lab` is in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +29,8 @@ class Program:
 
 def start(program: Program, popen: Callable[..., subprocess.Popen[Any]]) -> subprocess.Popen[Any]:
     """Start it by `popen`, which runs a command in the NAT's node. Returns at once; see `await_ready`."""
-    # -S: it needs nothing but the standard library, and is ready sooner without looking for more.
     return popen(
-        [sys.executable, "-S", "-m", program.module, *program.arguments],
-        cwd=_PROGRAM,
+        [*programs.python(program.module, isolated=True), *program.arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

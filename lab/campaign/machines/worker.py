@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from multiprocessing import Pipe
 from typing import TYPE_CHECKING, NoReturn
 
-from lab import sandbox
+from lab import programs, sandbox
 from lab.campaign.cells import Job
 from lab.campaign.execute import Finished
 from lab.campaign.machines.identity import resource
@@ -36,7 +36,7 @@ class Runner:
     def __init__(self, jobs: int) -> None:
         self._connection, theirs = Pipe()
         with theirs:
-            words = [sys.executable, "-P", "-m", "lab.campaign.machines.runner", str(theirs.fileno()), str(jobs)]
+            words = [*programs.python("lab.campaign.machines.runner"), str(theirs.fileno()), str(jobs)]
             self._process = subprocess.Popen(
                 sandbox.command_inside(words),
                 pass_fds=[theirs.fileno()],

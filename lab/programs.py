@@ -1,0 +1,79 @@
+"""Other programs: where they are, how this process becomes one, and how Python runs a module of this project."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+NOT_FOUND, NOT_EXECUTABLE = 127, 126
+"""Exit statuses of a shell for a command that it cannot run."""
+
+_ENTRY = Path(__file__).resolve().parents[1] / "punchlab_entry.py"
+
+
+def python(module: str, *, isolated: bool = False) -> list[str]:
+    """The words that run a module of this project, whatever modules of the same name the user has.
+
+    With `isolated` it is one that needs nothing but the standard library, and so starts sooner.
+    """
+    return [sys.executable, *(("-I", "-S") if isolated else ("-P",)), str(_ENTRY), module]
+
+
+def find(name: str) -> str | None:
+    """The path of a program: a file that can be executed, in a folder of PATH that can be searched."""
+    return shutil.which(name)
+
+
+def explain(name: str) -> tuple[int, str]:
+    """Why a program that `find` does not find cannot be run: the exit status of a shell, and the reason in words."""
+    folders = [""] if os.path.dirname(name) else os.environ.get("PATH", os.defpath).split(os.pathsep)  # noqa: PTH120
+    for path in (os.path.join(folder, name) for folder in folders):  # noqa: PTH118 - "" is the current directory
+        if os.path.isdir(path):  # noqa: PTH112
+            return NOT_EXECUTABLE, "it is a directory"
+        if os.path.exists(path):  # noqa: PTH110
+            return NOT_EXECUTABLE, "it is not executable"
+    if os.path.dirname(name):  # noqa: PTH120
+        return NOT_FOUND, "no such file"
+    return NOT_FOUND, "no such program in PATH"
+
+
+def refusal(name: str) -> str:
+    """One line about a command that cannot be run."""
+    return f"punchlab: command: {name!r} cannot be used; expected a program that can be run ({explain(name)[1]})"
+
+
+def replace(command: Sequence[str], environment: Mapping[str, str] | None = None) -> NoReturn:
+    """Become that command, as `exec` of a shell does; where it cannot be run, end with 127 or 126 and one line."""
+    path = find(command[0])
+    if path is None:
+        print(refusal(command[0]), file=sys.stderr, flush=True)
+        os._exit(explain(command[0])[0])
+    # The interpreter ignores these two, and a program inherits what is ignored.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    given = os.environ if environment is None else environment
+    try:
+        try:
+            os.execve(path, list(command), given)
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+            # A script without a first line that names its interpreter.
+            os.execve("/bin/sh", ["sh", path, *command[1:]], given)
+    except OSError as error:
+        print(
+            f"punchlab: command: {command[0]!r} cannot be used; expected a program that can be run ({error.strerror})",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(NOT_EXECUTABLE)
+
+
+if __name__ == "__main__":
+    replace(sys.argv[1:])
