@@ -129,12 +129,14 @@ class Trial:
         """Whether the punch succeeded; None where the trial does not show it.
 
         That is so if the client did not start to punch or broke before it was connected, if it did not use the
-        connection that it had, and if it used another transport than TCP, which is the only one that the oracle knows.
+        connection that it had or rejected its peer, and if it used another transport than TCP, which is the only one that the oracle knows.
         """
         if self.delivery.udp:
             return None
-        if self.outcome in ("direct", "relayed", "client_error") and self.connected:
-            return None if self.outcome == "relayed" else True
+        if self.connected and self.outcome in ("relayed", "wrong_peer"):
+            return None
+        if self.connected and self.outcome in ("direct", "client_error"):
+            return True
         if not self.exchange.syns() or self.outcome in ("no_rendezvous", "client_error"):
             return None
         return False

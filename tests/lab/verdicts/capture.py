@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import re
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from lab.lab import Lab
+from lab.node import Node
 
 _PATIENCE_S = 20.0
 _MARK_PORT = 9
@@ -29,8 +29,8 @@ FIELDS = (
     "ipv6.nxt",
     "tcp.srcport",
     "tcp.dstport",
-    "tcp.seq_raw",
-    "tcp.ack_raw",
+    "tcp.seq",
+    "tcp.ack",
     "tcp.flags",
     "tcp.len",
     "udp.srcport",
@@ -43,53 +43,46 @@ FIELDS = (
 
 
 class Wiretap:
-    """dumpcap on the first interface of each node: from entry to exit of the block every packet is on file."""
+    """dumpcap on every interface of the nodes: from entry to exit of the block every packet is on file."""
 
     def __init__(self, lab: Lab, nodes: Sequence[str], folder: Path) -> None:
-        self._lab, self._nodes, self._folder = lab, nodes, folder
+        self._places = [(lab[name], interface.name) for name in nodes for interface in lab[name].graph.interfaces]
+        self._folder = folder
         self._running: list[tuple[str, subprocess.Popen[str], Path]] = []
 
     def __enter__(self) -> Self:
-        for name in self._nodes:
-            file = self._folder / f"{name}.pcapng"
-            node = self._lab[name]
-            # A pipe that nobody empties while the trial runs: dumpcap writes a few lines.
+        for node, interface in self._places:
+            file = self._folder / f"{interface}.pcapng"
             process = node.popen(
-                ["dumpcap", "-q", "-i", f"{name}-eth0", "-f", "not arp", "-w", str(file)],
-                stderr=subprocess.PIPE,
-                text=True,
+                ["dumpcap", "-q", "-i", interface, "-f", "not arp", "-w", str(file)], stderr=subprocess.PIPE, text=True
             )
-            self._running.append((name, process, file))
-        for _name, process, _file in self._running:
+            self._running.append((interface, process, file))
+        for _interface, process, _file in self._running:
             _await_line(process.stderr, "File: ")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for name, _process, _file in self._running:
-            self._mark(name)
-        for name, process, file in self._running:
+        for node, interface in self._places:
+            _send_mark(node, interface)
+        for interface, process, file in self._running:
             if kind is None:
-                _await_bytes(file, _mark(name))
+                _await_bytes(file, _mark(interface))
             process.send_signal(signal.SIGINT)
-        for name, process, _file in self._running:
+        for interface, process, _file in self._running:
             _output, errors = process.communicate(timeout=_PATIENCE_S)
             dropped = re.search(r"received/dropped on interface .*: \d+/(\d+)", errors)
             if kind is None:
                 assert dropped, errors
-                assert dropped[1] == "0", f"{name}: dumpcap lost packets: {errors}"
-
-    def _mark(self, name: str) -> None:
-        """Send a datagram that shows, once it is on file, that everything before is there too."""
-        with contextlib.suppress(OSError), self._lab[name].socket(socket.SOCK_DGRAM) as sender:
-            sender.sendto(_mark(name), (self._lab.edges[0].address, _MARK_PORT))
+                assert dropped[1] == "0", f"{interface}: dumpcap lost packets: {errors}"
 
     def packets(self) -> Iterator[dict[str, str]]:
         """What tshark says of each packet; markers are left out. Of a quoted packet the fields come second, after ;."""
         merged = self._folder / "merged.pcapng"
         subprocess.run(["mergecap", "-w", merged, *(file for *_rest, file in self._running)], check=True)
         command = ["tshark", "-n", "-r", str(merged), "-T", "fields", "-E", "separator=/t", "-E", "aggregator=;"]
+        command += ["-o", "tcp.relative_sequence_numbers:FALSE"]
         done = subprocess.run(
             [*command, *itertools.chain.from_iterable(("-e", field) for field in FIELDS)],
             check=True,
@@ -102,8 +95,16 @@ class Wiretap:
                 yield packet
 
 
-def _mark(name: str) -> bytes:
-    return f"the end of {name}'s part".encode()
+def _send_mark(node: Node, interface: str) -> None:
+    """Send a datagram out of the interface: once it is on file, everything before it is there too."""
+    with node.socket(socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        sender.sendto(_mark(interface), ("255.255.255.255", _MARK_PORT))
+
+
+def _mark(interface: str) -> bytes:
+    return f"the end of {interface}'s part".encode()
 
 
 def _await_line(stream: IO[str] | None, start: str) -> None:

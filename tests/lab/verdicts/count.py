@@ -52,6 +52,7 @@ class Counts:
     astray: int = 0
     """The same between the hosts over another way."""
     connected: bool = False
+    """Whether a host got a SYN-ACK for its SYN from its peer, or each got datagrams of the other."""
     foreign: int = 0
     """Packets that a host sent to its peer's addresses by a transport that is not TCP."""
     punches: int = 0
@@ -101,7 +102,7 @@ class _Counting:
             outgoing, remote = self._sides(packet, interface)
             to_peer = remote in self._peers[interface].found
             if kind in (_ICMP, _ICMPV6):
-                quoted = _is_error(packet) and packet["tcp.seq_raw"]
+                quoted = _is_error(packet) and packet["tcp.seq"]
                 self.counts.refused |= bool(quoted) and (interface, int(quoted)) in self._punched
                 return
             self.counts.foreign += outgoing and to_peer
@@ -120,7 +121,7 @@ class _Counting:
     def _take_tcp(self, packet: Fields, interface: str) -> None:
         one = f"{packet['ip.src'] or packet['ipv6.src']} {packet['tcp.srcport']}"
         other = f"{packet['ip.dst'] or packet['ipv6.dst']} {packet['tcp.dstport']}"
-        flags, sequence, length = int(packet["tcp.flags"], 16), int(packet["tcp.seq_raw"]), int(packet["tcp.len"])
+        flags, sequence, length = int(packet["tcp.flags"], 16), int(packet["tcp.seq"]), int(packet["tcp.len"])
         opens = flags & (_SYN | _ACK) == _SYN
         outgoing, remote = self._sides(packet, interface) if interface in self._ends else (False, "")
         if interface in self._ends:
@@ -132,7 +133,7 @@ class _Counting:
                 # Data in it may be acknowledged with it (RFC 7413).
                 self._punched |= {(interface, sequence), (interface, (sequence + length) % _MODULUS)}
             if flags & _ACK and not outgoing and to_peer:
-                asked = interface, (int(packet["tcp.ack_raw"]) - 1) % _MODULUS
+                asked = interface, (int(packet["tcp.ack"]) - 1) % _MODULUS
                 if flags & _SYN and asked in self._punched:
                     self.counts.connected = True
                     self._answered.add(asked)
@@ -163,7 +164,9 @@ class _Counting:
                     self.counts.direct += stream.payload
                 else:
                     self.counts.astray += stream.payload
-        self.counts.direct += self._flows[receiver.interface, False, True]
+        heard = [self._flows[end.interface, False, True] for end in (sender, receiver)]
+        self.counts.connected |= min(heard) > 0
+        self.counts.direct += heard[1]
         self.counts.to_edges += self._flows[sender.interface, True, False]
         self.counts.from_edges += self._flows[receiver.interface, False, False]
         return self.counts

@@ -58,7 +58,7 @@ def run(case: Case, folder: Path) -> tuple[Trial, Counts, float]:
             for host in "ab":
                 lab[host].run(["sysctl", "-qw", _FAST_OPEN])
         where = places(lab)
-        with Wiretap(lab, ["a", "b", *where.nats.values()], folder) as wiretap:
+        with Wiretap(lab, ["a", "b", *dict.fromkeys(where.nats.values())], folder) as wiretap:
             begun = time.monotonic()
             options = {**case.trial, "file_size": case.size}
             trial = lab.punch("a", "b", client=toy(plan, folder / "log"), strategy="toy", **options)
@@ -112,14 +112,16 @@ def test_the_verdict_matches_an_independent_count(
     record_property("verdict", _row(case, trial, known, wanted, took))
     assert trial.outcome in wanted, f"{trial.reason}; counted {counts}, statuses {known.statuses}"
     assert trial.transferred == known.arrived
-    assert trial.connected == counts.connected or counts.foreign
+    assert trial.connected == counts.connected
     why = must_not_agree(known, trial.outcome)
-    assert why is None or trial.agrees is None, why
-    if trial.agrees is not None and trial.prediction.outcome != "depends":
-        punched = counts.connected
+    if why is not None:
+        assert trial.agrees is (None if trial.control.agrees is not False else False), why
+    elif trial.agrees is not None and trial.prediction.outcome != "depends":
+        punched = trial.outcome in ("direct", "client_error")
+        assert not punched or counts.connected
         assert trial.agrees is (trial.prediction.agrees(punched) and trial.control.agrees is not False)
-    limit = trial.options.deadline_s + trial.options.transfer_s + 20 if None in known.statuses else 0
-    assert took < limit + trial.options.deadline_s + _OVERTIME_S
+    if None not in known.statuses and not case.options.keys() & {"bw", "loss"}:
+        assert took < trial.options.deadline_s + _OVERTIME_S, "the trial waits for what is left behind"
 
 
 def _row(case: Case, trial: Trial, known: Facts, wanted: frozenset[str], took: float) -> dict[str, Any]:

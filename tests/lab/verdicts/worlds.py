@@ -60,6 +60,6 @@ def places(lab: Lab) -> Places:
         end("a"),
         end("b"),
         frozenset(address for edge in lab.edges for address in addresses(edge.name)),
-        {f"{nat}-eth0": nat for nat in nats},
+        {interface.name: nat for nat in nats for interface in nodes[nat].interfaces},
         frozenset(frozenset(way) for way in (path.nats, path.shortcut) if way is not None),
     )
