@@ -129,7 +129,8 @@ class Trial:
         """Whether the punch succeeded; None where the trial does not show it.
 
         That is so if the client did not start to punch or broke before it was connected, if it did not use the
-        connection that it had or rejected its peer, and if it used another transport than TCP, which is the only one that the oracle knows.
+        connection that it had or rejected its peer, and if it used another transport than TCP, which is the only one
+        that the oracle knows.
         """
         if self.delivery.udp:
             return None
