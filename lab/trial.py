@@ -400,10 +400,10 @@ def _watch(
         waiting()
         until(lambda: said("agreed"), limit)
     share = pressure.share()
-    until(lambda: False, limit)
-    # When one has ended, the other has its own deadline to come to the same.
-    grace_s = options.deadline_s + _GRACE_S
-    wait_for(watched, lambda: not any(each.open for each in processes) or _broken(processes), grace_s)
+    if until(lambda: False, limit):
+        # When one has ended, the other has its own deadline to come to the same.
+        grace_s = options.deadline_s + _GRACE_S
+        wait_for(watched, lambda: not any(each.open for each in processes) or _broken(processes), grace_s)
     return share
 
 
