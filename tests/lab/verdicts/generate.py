@@ -134,10 +134,14 @@ def _elsewhere() -> Iterator[Case]:
         yield Case(f"{path} after {answer}", Plan(path=path), ("port_restricted_cone",) * 2, options=options)
         yield Case(f"{path} after {answer}", Plan(path=path), ("symmetric",) * 2, options=options)
     for path, nats in itertools.product(("direct", "relay", "garbage", "udp"), (PAIRS[0], cones)):
-        slow = {"options": {"bw": 0.5}, "trial": {"transfer_s": 2.0}, "size": 3 * 1024 * KIB}
+        slow: dict[str, Any] = {"options": {"bw": 0.5}, "trial": {"transfer_s": 2.0}, "size": 3 * 1024 * KIB}
         yield Case(f"{path}, slow", Plan(path=path), nats, **slow)
     for path, nats in itertools.product(("direct", "relay", "half", "udp"), (PAIRS[0], PAIRS[3])):
-        lossy = {"options": {"loss": 10}, "trial": {"deadline_s": 6.0, "transfer_s": 20.0}, "size": 48 * KIB}
+        lossy: dict[str, Any] = {
+            "options": {"loss": 10},
+            "trial": {"deadline_s": 6.0, "transfer_s": 20.0},
+            "size": 48 * KIB,
+        }
         yield Case(f"{path}, loss", Plan(path=path), nats, **lossy)
         yield Case(f"{path}, loss, RST", Plan(path=path, close="rst"), nats, **lossy)
     for (name, plan), nats in itertools.product(_HANGS.items(), (PAIRS[0], PAIRS[3])):

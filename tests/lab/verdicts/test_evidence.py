@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lab import trial as trials
+from lab.client import PUNCH
 from lab.lab import Lab
 from lab.trial import Trial
 from tests.lab.verdicts.generate import Case
@@ -50,9 +51,8 @@ def test_a_refusal_counts_although_the_other_side_still_waits(dialler: str, hang
 def test_a_transport_that_the_lab_does_not_know_agrees_with_nothing(tmp_path: Path) -> None:
     options = {"unsolicited": "reset", "delay": "0ms"}
     nats = ("port_restricted_cone", "port_restricted_cone")
-    trial, counts, _took = run(
-        Case("UDP", Plan(path="udp"), nats, options=options, trial={"max_attempts": 1}), tmp_path
-    )
+    once = {"max_attempts": 1, "skew_s": 1.0}
+    trial, counts, _took = run(Case("UDP", Plan(path="udp"), nats, options=options, trial=once), tmp_path)
     assert counts.direct > 64 * 1024
     assert trial.prediction.outcome == "fails"
     assert (trial.outcome, trial.agrees) == ("direct", None)
@@ -74,9 +74,17 @@ def blocked(host: str, *rule: str) -> Happening:
     return block
 
 
+def on_the_edges(name: str) -> Happening:
+    def happen(lab: Lab) -> None:
+        assert lab.edge_network is not None
+        getattr(lab.edge_network, name)("edge1")
+
+    return happen
+
+
 NO_RENDEZVOUS: dict[str, Happening] = {
-    "the edge hangs": lambda lab: lab.edge_network and lab.edge_network.freeze("edge1"),
-    "the edge is killed": lambda lab: lab.edge_network and lab.edge_network.kill("edge1"),
+    "the edge hangs": on_the_edges("freeze"),
+    "the edge is killed": on_the_edges("kill"),
     "the sender cannot reach the edge": blocked("a", "--dport", "7000"),
     "the receiver cannot reach the edge": blocked("b", "--dport", "7000"),
     "the sender's access link is down": lambda lab: lab.nat("a").link_down(),
@@ -106,7 +114,7 @@ def test_a_firewall_that_passes_the_edges_port_only_is_a_punch_that_fails(client
 def one_trial(happening: Happening, client: str, folder: Path, nats: tuple[str, str] = CONES) -> Trial:
     """A trial in a lab whose edges run already when something happens."""
     with Lab(AB(*nats)) as lab:
-        chosen = toy(Plan(), folder) if client == "toy" else trials.PUNCH
+        chosen = toy(Plan(), folder) if client == "toy" else PUNCH
         trials.edge_network(lab, chosen).wait()
         happening(lab)
         return lab.punch("a", "b", client=chosen, strategy=chosen.strategies[0], deadline_s=1.0)

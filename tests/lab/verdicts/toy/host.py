@@ -300,8 +300,8 @@ def main(role: str, words: dict[str, str]) -> int:
         os.write(writing, bytes([status]))
         os._exit(status)
     os.close(writing)
-    status = os.read(reading, 1)
-    return status[0] if status else 4
+    written = os.read(reading, 1)
+    return written[0] if written else 4
 
 
 def _end(endpoint: tuple[str, int] | tuple[str, int, int, int]) -> str:
