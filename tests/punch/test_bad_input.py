@@ -15,7 +15,7 @@ from tests.punch.processes import CODE
 from tests.punch.recorder import PATIENCE_S, Command
 
 EMPTY = ("bind", "code", "strategy", "deadline", "max-attempts", "start-at", "wait", "resume-for", "name")
-NO_SECONDS = ("nan", "inf", "-inf", "1e400", "1e10", "-1", "-0", "True", "1_0", "٣", "1e")
+NAN = ("nan", "inf", "-inf", "1e400", "1e10", "-1", "True", "1_0", "٣", "1e")  # no numbers of seconds
 BAD_INPUT = [
     (["send", "{file}", "--edge", "http://x"], "edge: 'http://x'"),
     (["send", "{file}"], "edge: missing; expected --edge URL, or PUNCH_EDGE"),
@@ -75,12 +75,8 @@ BAD_INPUT = [
     *((["send", "{file}", "--edge", "{edge}", f"--{option}", ""], f"{option}: ''") for option in EMPTY),
     (["send", "{file}", "--edge", ""], "edge: ''"),
     (["send", "{file}", "--edge", "{edge},"], "edge: ''"),
-    *((["send", "{file}", "--edge", "{edge}", "--deadline", text], f"deadline: '{text}'") for text in NO_SECONDS),
-    *(
-        (["edge", "--listen", "127.0.0.1:0", "--drain", text], f"drain: '{text}'")
-        for text in NO_SECONDS
-        if text != "-0"
-    ),
+    *((["send", "{file}", "--edge", "{edge}", f"--deadline={text}"], f"deadline: '{text}'") for text in (*NAN, "-0")),
+    *((["edge", "--listen", "127.0.0.1:0", f"--drain={text}"], f"drain: '{text}'") for text in NAN),
     (["send", "{file}", "--edge", "{edge}", "--deadline", "9" * 5000], "deadline: '999"),
     (["send", "{file}", "--edge", "{edge}", "--max-attempts", "9" * 5000], "max-attempts: '999"),
     (["edge", "--listen", "127.0.0.1:0", "--max-connections", "9" * 5000], "max-connections: '999"),
