@@ -54,7 +54,7 @@ def test_a_sender_that_waits_asks_its_nat_again_and_is_met(
         sender = EventProcess(lab["a"], ["send", str(file), "--code", CODE, *common], PUNCH.function)
 
         def registered(count: int) -> bool:
-            return sum(each["event"] == "registered" for each in sender.events) == count
+            return len([each for each in sender.events if each["event"] == "registered"]) == count
 
         assert wait_for([sender], lambda: registered(1), PATIENCE_S)
         event(lab.nat("a"))
