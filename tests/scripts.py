@@ -54,7 +54,8 @@ def run(
 
 def clone(folder: Path) -> Path:
     """A fresh clone that looks as after script/bootstrap; its packages are those of this Python."""
-    shutil.copytree(PROJECT / "script", folder / "script")
+    for name in ("bench", "scenarios", "script"):
+        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(PROJECT / "pyproject.toml", folder)
     environment = folder / ".venv"
     environment.mkdir()
