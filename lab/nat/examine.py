@@ -141,7 +141,7 @@ class _Examination:
         seen = await _begun(observation)
         return LATE if self._watch.worst_since(begun) >= MARGIN_S else seen
 
-    # Clocks. Over TCP, time counts from the packet that begins the state: connection tracking ignores a SYN that is sent
+    # Clocks. Over TCP time counts from the packet that begins the state: connection tracking ignores a SYN that is sent
     # again. Over UDP it counts from the second datagram: the first may have been sent more than once.
 
     async def _idled(self) -> dict[str, bool | str | NotTested]:
