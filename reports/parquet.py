@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lab.errors import InputError, MissingCapabilityError
 from lab.files import write_file
 from reports.results import Trial, read_run
-from reports.schema import Kind, as_text, columns, rows
+from reports.schema import Kind, as_text, columns, lines, rows
 
 if TYPE_CHECKING:
     import pyarrow
@@ -47,9 +47,10 @@ def table_parquet(table: Sequence[Mapping[str, object]]) -> bytes:
         raise MissingCapabilityError(MISSING) from None
     types = _types(pyarrow)
     arrays = {}
-    for name, kind in columns(table).items():
+    kinds = columns(table)
+    for (name, kind), values in zip(kinds.items(), zip(*lines(table, list(kinds)), strict=True), strict=True):
         try:
-            arrays[name] = pyarrow.array(_cells(kind, [row.get(name) for row in table]), types[kind])
+            arrays[name] = pyarrow.array(_cells(kind, values), types[kind])
         except (pyarrow.ArrowException, ValueError, TypeError, OverflowError) as error:
             raise InputError("results", name, f"a field of one kind, {kind.name.lower()} ({error})") from None
     out = BytesIO()
@@ -68,7 +69,7 @@ def _types(arrow: Any) -> Mapping[Kind, pyarrow.DataType]:
     }
 
 
-def _cells(kind: Kind, values: list[Any]) -> list[Any]:
+def _cells(kind: Kind, values: Sequence[Any]) -> Sequence[Any]:
     """The values as pyarrow takes them for that kind. Raises `ValueError`, `TypeError` or `OverflowError`."""
     if kind is Kind.TEXT:
         return [value if value is None or type(value) is str else as_text(value) for value in values]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from io import StringIO
 
 from reports.results import Trial
-from reports.schema import as_text, columns, rows
+from reports.schema import as_text, columns, lines, rows
 
 
 def results_csv(trials: Sequence[Trial]) -> str:
@@ -21,7 +21,6 @@ def table_csv(table: Sequence[Mapping[str, object]]) -> str:
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(names)
-    for row in table:
-        cells = [row.get(name, "") for name in names]
-        writer.writerow([cell if type(cell) is str else as_text(cell) for cell in cells])
+    for cells in lines(table, names):
+        writer.writerow([cell if cell is None or type(cell) is str else as_text(cell) for cell in cells])
     return out.getvalue()
