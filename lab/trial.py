@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import control, verdict
+from lab import choices, control, numbers, verdict
 from lab.capture.frame import CapturePoint, Recording
 from lab.capture.recorder import Recorder
 from lab.client import PUNCH, Client, command
@@ -39,6 +39,8 @@ _BRISK_S = 0.5
 """Hosts that know each other have met by then, unless they cannot or their links are slow."""
 
 _TRANSFER_S = 120.0
+_LARGEST_FILE = 1 << 30
+"""The content is made in memory."""
 _GRACE_S = 5.0
 """How much longer than the other one's deadline a client may live when its peer has ended."""
 
@@ -62,14 +64,18 @@ class Options:
     relay: bool = False
 
     def __post_init__(self) -> None:
-        if self.strategy not in self.client.strategies:
-            raise InputError("strategy", self.strategy, f"one of {', '.join(self.client.strategies)}")
-        if self.max_attempts is not None and self.max_attempts < 1:
-            raise InputError("max_attempts", self.max_attempts, "a whole number from 1")
-        if self.deadline_s <= 0:
-            raise InputError("deadline", self.deadline_s, "a number of seconds above 0")
-        if self.file_size < 1:
-            raise InputError("file_size", self.file_size, "a number of bytes from 1")
+        if not isinstance(self.client, Client):
+            raise InputError("client", self.client, "a Client")
+        choices.one_of("strategy", self.strategy, self.client.strategies)
+        if self.max_attempts is not None:
+            numbers.attempts("max_attempts", self.max_attempts)
+        numbers.deadline("deadline", self.deadline_s)
+        if self.skew_s is not None:
+            most = numbers.LARGEST_SKEW_MS / 1000
+            numbers.seconds("skew_s", self.skew_s, least=-most, most=most)
+        numbers.whole("file_size", self.file_size, least=1, most=_LARGEST_FILE, unit="a number of bytes")
+        choices.flag("full_capture", self.full_capture)
+        choices.flag("relay", self.relay)
 
 
 @dataclass(frozen=True, slots=True)
