@@ -123,10 +123,20 @@ class Node:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside the node, with `stdin` as its input, and return its text output.
 
+        Text is UTF-8; bytes that are none come as escapes such as \\xff.
+
         Raises `LabError` with the command's own words if it fails and `check` is set.
         """
         with self.entered():
-            done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=timeout)
+            done = subprocess.run(
+                command,
+                input=stdin,
+                capture_output=True,
+                encoding="utf-8",
+                errors="backslashreplace",
+                check=False,
+                timeout=timeout,
+            )
         if check and done.returncode != 0:
             words = (done.stderr or done.stdout).strip().replace("\n", "; ")
             raise LabError(f"{self.name}: {' '.join(command)}: exit status {done.returncode}: {words}")

@@ -1,10 +1,10 @@
 """A small Internet as a Mininet topology: regions joined by long links, edges in regions, homes behind NATs.
 
 Node names: hosts as you call them (`a`), their NAT or firewall `nat_a`, a home's switch `lan_a` when several hosts
-share it, a region's router `core1`, its edge `edge1`, a carrier's NAT `cgn1` and its router `access1`. The name of a host
-has ASCII letters, digits and `_`, after the first character also `.` and `-`. It has at most 10 characters, and at most 6
-where a NAT, firewall or switch has its name from it (the kernel's limit is 15 characters in `nat_NAME-eth0`; with more
-than 9 hosts on a switch one or two fewer).
+share it, a region's router `core1`, its edge `edge1`, a carrier's NAT `cgn1` and its router `access1`. The name of a
+host has ASCII letters, digits and `_`, after the first character also `.` and `-`. It has at most 10 characters, and at
+most 6 where a NAT, firewall or switch has its name from it (the kernel's limit is 15 characters in `nat_NAME-eth0`;
+with more than 9 hosts on a switch one or two fewer).
 
 Addresses (the block is a parameter, 11.0.0.0/8 by default: globally routable, because real software refuses to punch
 towards reserved blocks; the sandbox has no way out, so nothing leaks). Every region owns a sixteenth of the block:
