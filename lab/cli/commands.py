@@ -257,6 +257,11 @@ def _parameters(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _topology(given: argparse.Namespace) -> Internet:
+    from lab.nat.presets import PRESETS
+
+    for field in ("nat_a", "nat_b", "cgn"):
+        if getattr(given, field) is not None:
+            one_of(field, getattr(given, field), PRESETS)
     nats = dict(zip((f"nat_{host}" for host in _pair(given)), _nats(given), strict=True))
     return _class(given)(**nats, unsolicited=given.unsolicited, **_parameters(given))
 
