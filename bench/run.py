@@ -30,7 +30,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         requirements.check(given.parts)
         if not sandbox.inside():
-            sandbox.enter([sys.executable, "-m", "bench.run", *(sys.argv[1:] if words is None else words)])
+            sandbox.enter()
         with contextlib.closing(Store(given.out, _machine())) as store:
             return _measure(given, store)
     except (InputError, MissingCapabilityError) as error:
