@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from bench import requirements
@@ -29,8 +30,9 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         requirements.check(given.parts)
         if not sandbox.inside():
-            sandbox.enter([sys.executable, "-m", "bench.run", *(sys.argv[1:] if words is None else words)])
-        return _measure(given, Store(given.out, _machine()))
+            sandbox.enter()
+        with contextlib.closing(Store(given.out, _machine())) as store:
+            return _measure(given, store)
     except (InputError, MissingCapabilityError) as error:
         _tell(f"bench: {error}")
         return 2
@@ -164,7 +166,7 @@ def _throughput(_given: argparse.Namespace) -> Found:
     return {"throughput": throughput.compare(_tell)}
 
 
-_PARTS: Mapping[str, Callable[[argparse.Namespace], Found]] = {
+_PARTS: dict[str, Callable[[argparse.Namespace], Found]] = {
     "memory": _memory,
     "builds": _builds,
     "campaigns": _campaigns,

@@ -36,6 +36,7 @@ class Store:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                self.close()
                 raise InputError("out", str(folder), "a folder that no other benchmark is writing") from None
             if self.file.exists():
                 self.found = _read(self.file)
@@ -45,6 +46,10 @@ class Store:
             self.save()
         except OSError as error:
             raise InputError("out", str(folder), f"a folder that can be written ({error.strerror})") from error
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        os.close(self._lock)
 
     def kept(self, part: str, asked: Mapping[str, Any]) -> str | None:
         """When the part was measured, if that was with the same options on the same machine with the same versions."""

@@ -25,6 +25,9 @@ ROLES = (EDGE, *HOSTS)
 FAILURES = ("wrong_peer", "client_error", "no_rendezvous", "hopeless", "refused", "punch_timeout")
 """The outcomes that a client may report."""
 
+MARK = b'"event"'
+"""In every line with an event."""
+
 _CODE_CHARACTERS = 1024
 _INT_DIGITS = 400
 """More than any float has."""
@@ -198,6 +201,8 @@ class Speaker:
 
 def parse(line: bytes) -> dict[str, Any] | None:
     """The event on a line of output, unchecked; None for a line that has none."""
+    if MARK not in line:
+        return None
     try:
         found = _DECODER.decode(line.decode(errors="replace").removeprefix("\ufeff"))
     except (ValueError, RecursionError):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from lab import programs, sandbox
@@ -14,6 +13,8 @@ from lab.errors import MissingCapabilityError
 from lab.nat.portmapping import DAEMON
 
 _APT = "apt-get install"
+_REFUSED = "punchlab: sandbox: "
+_OPTIONAL = (DAEMON, "nats-server", "mnexec", "tshark")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,41 +36,51 @@ class Finding:
 def examine() -> list[Finding]:
     """Every finding; those that need a namespace are made in a sandbox of their own."""
     command = sandbox.command_inside(programs.python("lab.doctor"))
-    inner = subprocess.run(command, capture_output=True, text=True, check=False)
+    inner = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     who = "as root" if os.geteuid() == 0 else "as an ordinary user, in a user namespace"
-    if inner.returncode != 0:
-        reason = (inner.stderr.strip().splitlines() or ["no reason given"])[-1]
-        detail, _, remedy = reason.removeprefix("punchlab: sandbox: ").partition("; ")
+    reason = (inner.stderr.strip().splitlines() or ["no reason given"])[-1]
+    if inner.returncode != 0 and reason.startswith(_REFUSED):
+        detail, _, remedy = reason.removeprefix(_REFUSED).partition("; ")
         return [Finding("sandbox", False, detail, remedy)]
     findings = [Finding("sandbox", True, f"network, mount and PID namespaces, {who}")]
+    if inner.returncode != 0:
+        return [*findings, Finding("examination", False, f"it ended with status {inner.returncode}: {reason}")]
     return findings + [Finding(**fields) for fields in json.loads(inner.stdout)]
 
 
 def _examine_inside() -> list[Finding]:
-    return [
-        _iptables(),
-        _command("nft", ["nft", "list", "ruleset"], f"{_APT} nftables"),
-        _conntrack(),
-        _impairment("netem", needed=not _works("nfqueue")),
-        _impairment("nfqueue", needed=not _works("netem")),
-        _capture(),
-        _port_mapper(),
-        _command(
-            "nats-server",
-            ["nats-server", "--version"],
-            f"{_APT} nats-server",
-            needed=False,
-            why="only for edges with `--bus nats`",
+    def optional(name: str, words: Sequence[str], package: str, why: str) -> Finding:
+        return _command(name, words, f"{_APT} {package}", needed=False, why=why)
+
+    checks: Mapping[str, Callable[[], Finding]] = {
+        "iptables": _iptables,
+        "nft": lambda: _command("nft", ["nft", "list", "ruleset"], f"{_APT} nftables"),
+        "conntrack": _conntrack,
+        "netem": lambda: _impairment("netem", needed=not _works("nfqueue")),
+        "nfqueue": lambda: _impairment("nfqueue", needed=not _works("netem")),
+        "scapy capture": _capture,
+        DAEMON: _port_mapper,
+        "nats-server": lambda: optional(
+            "nats-server", ["nats-server", "--version"], "nats-server", "only for edges with `--bus nats`"
         ),
-        _command("mnexec", ["mnexec", "true"], f"{_APT} mininet", needed=False, why="only for running under `mn`"),
-        _command("tshark", ["tshark", "--version"], f"{_APT} tshark", needed=False, why="only for looking at captures"),
-    ]
+        "mnexec": lambda: optional("mnexec", ["mnexec", "true"], "mininet", "only for running under `mn`"),
+        "tshark": lambda: optional("tshark", ["tshark", "--version"], "tshark", "only for looking at captures"),
+    }
+    return [_found(name, check) for name, check in checks.items()]
+
+
+def _found(name: str, check: Callable[[], Finding]) -> Finding:
+    """What the check finds; what goes wrong in it is the finding, so that the other checks are done all the same."""
+    try:
+        return check()
+    except Exception as error:
+        return Finding(name, False, f"{type(error).__name__}: {error}", needed=name not in _OPTIONAL)
 
 
 def _iptables() -> Finding:
     remedy = f"{_APT} iptables"
-    if shutil.which("iptables") is None:
-        return Finding("iptables", False, "not installed", remedy)
+    if programs.find("iptables") is None:
+        return Finding("iptables", False, _why_not("iptables"), remedy)
     version = _output("iptables", "--version")
     rules = (
         "-t nat -A POSTROUTING -p tcp -j SNAT --to-source 11.0.0.2:1024-65535 --random-fully",
@@ -78,7 +89,9 @@ def _iptables() -> Finding:
         "-t mangle -A FORWARD -m mark --mark 1 -j ACCEPT",
     )
     for rule in rules:
-        done = subprocess.run(["iptables", *rule.split()], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["iptables", *rule.split()], capture_output=True, text=True, errors="replace", check=False
+        )
         if done.returncode != 0:
             words = done.stderr.strip().splitlines()[0]
             return Finding("iptables", False, f"{version}: {words}", "modprobe iptable_nat xt_nat xt_conntrack xt_mark")
@@ -148,16 +161,21 @@ def _attempt(name: str, action: Callable[[], str], remedy: str) -> Finding:
 
 def _command(name: str, words: Sequence[str], remedy: str, *, needed: bool = True, why: str = "") -> Finding:
     note = f" ({why})" if why else ""
-    if shutil.which(words[0]) is None:
-        return Finding(name, False, f"not installed{note}", remedy, needed)
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if programs.find(words[0]) is None:
+        return Finding(name, False, f"{_why_not(words[0])}{note}", remedy, needed)
+    done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
         return Finding(name, False, (done.stderr.strip().splitlines() or ["no reason given"])[0], remedy, needed)
     return Finding(name, True, f"works{note}")
 
 
+def _why_not(program: str) -> str:
+    status, reason = programs.explain(program)
+    return "not installed" if status == programs.NOT_FOUND else reason
+
+
 def _output(*words: str) -> str:
-    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    return subprocess.run(words, capture_output=True, text=True, errors="replace", check=False).stdout.strip()
 
 
 if __name__ == "__main__":

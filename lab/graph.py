@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lab.errors import InputError
+from lab.choices import INTERFACE_NAME_LENGTH, node_name, one_of
+from lab.errors import InputError, LabError
 from lab.impair import Impairment
 from lab.netlink import hardware_address
 from punch.nat.behavior import NatBehavior
@@ -21,8 +22,8 @@ from punch.nat.behavior import NatBehavior
 if TYPE_CHECKING:
     from mininet.topo import Topo
 
+_BECAUSE = f"the names of its interfaces, such as NAME-eth0, have at most {INTERFACE_NAME_LENGTH}"
 KINDS = ("host", "router", "edge", "nat", "switch")
-_INTERFACE_NAME_LENGTH = 15
 _OTHER_INDEXES = 2
 """Those of the loopback interface and of a switch's bridge. No two ends of links have the same one: where both ends are
 made from a third namespace, an older kernel (6.1) wants them to be free there too."""
@@ -73,8 +74,11 @@ class GraphNode:
 
     @property
     def address(self) -> str:
-        """The address of its first interface, without the prefix length."""
-        return next(i.address.partition("/")[0] for i in self.interfaces if i.address)
+        """The address of its first interface, without the prefix length. Raises `LabError` for a node without one."""
+        found = next((i.address.partition("/")[0] for i in self.interfaces if i.address), None)
+        if found is None:
+            raise LabError(f"{self.name}: a node without an address")
+        return found
 
     @property
     def address6(self) -> str | None:
@@ -104,6 +108,38 @@ class Graph:
         for wire in wires.values():
             yield from ((one, other) for one in wire for other in wire if one is not other)
 
+    def outwards(self, start: str) -> Sequence[str]:
+        """The NATs and firewalls between a node and the public network, from the node outwards.
+
+        Their first interface is the way out. This needs no edge to look for.
+        """
+        crossed: list[str] = []
+        here = self._reached_from(start, but=start if self.nodes[start].kind == "nat" else None)
+        while True:
+            nats = (node for node in self.nodes.values() if node.kind == "nat" and node.name not in (start, *crossed))
+            nat = next((each for each in nats if any(end.name in here for end in each.interfaces[1:])), None)
+            if nat is None:
+                return crossed
+            crossed.append(nat.name)
+            here = self._reached_from(nat.name, but=nat.name)
+
+    def _reached_from(self, start: str, but: str | None) -> set[str]:
+        """The interfaces that a node reaches without crossing a NAT; of the NAT `but`, by its way out only."""
+        found: set[str] = set()
+        queue = [start]
+        while queue:
+            here = queue.pop()
+            for link in self.links:
+                for out, into in ((link.one, link.other), (link.other, link.one)):
+                    if out.node != here or into.name in found:
+                        continue
+                    if here == but and out is not self.nodes[here].interfaces[0]:
+                        continue
+                    found.add(into.name)
+                    if self.nodes[into.node].kind != "nat":
+                        queue.append(into.node)
+        return found
+
     def path(self, start: str, end: str) -> Sequence[tuple[Interface, Interface, Impairment]]:
         """The links that a packet from one node to another crosses (fewest hops), each with its impairment.
 
@@ -128,12 +164,14 @@ class Graph:
 
 def read(topology: Topo) -> Graph:
     """The graph of a Mininet topology. Raises `InputError` for what the lab cannot build."""
+    if not callable(getattr(topology, "iterLinks", None)) or isinstance(topology, type):
+        raise InputError("topology", topology, "a Mininet topology, such as AB()")
     nodes: dict[str, GraphNode] = {}
     for name in topology.g.nodes():
+        node_name("node", name, longest=INTERFACE_NAME_LENGTH - len("-eth0"), because=_BECAUSE)
         options = topology.nodeInfo(name)
         kind = options.get("kind", "switch" if topology.isSwitch(name) else "host")
-        if kind not in KINDS:
-            raise InputError(f"kind of node {name}", kind, f"one of {', '.join(KINDS)}")
+        one_of(f"kind of node {name}", kind, KINDS)
         nodes[name] = GraphNode(
             name,
             kind,
@@ -154,13 +192,32 @@ def read(topology: Topo) -> Graph:
             for merged in ({**info, **(info.get(side) or {})} for side in ("params1", "params2"))
         ]
         links.append(GraphLink(ends[0], ends[1], impairments[0], impairments[1]))
+    for node in nodes.values():
+        _check(node)
+    if not nodes:
+        raise InputError("topology", type(topology).__name__, "a topology with at least one node")
     return Graph(nodes, links)
+
+
+def _check(node: GraphNode) -> None:
+    """Raise `InputError` for a NAT that is not joined to two links, and for what is no behavior."""
+    if node.behavior is None and node.kind != "nat":
+        return
+    if not isinstance(node.behavior, NatBehavior):
+        raise InputError(f"behavior of node {node.name}", node.behavior, "a NatBehavior")
+    if len(node.interfaces) != 2:
+        raise InputError(
+            "node",
+            node.name,
+            f"a NAT with two links, the way out first and then the inside; it has {len(node.interfaces)}",
+        )
 
 
 def _interface(node: GraphNode, port: int, options: Mapping[str, object], number: int) -> Interface:
     name = f"{node.name}-eth{port}"
-    if len(name) > _INTERFACE_NAME_LENGTH:
-        raise InputError("node", node.name, f"a name short enough for the interface {name} (15 characters)")
+    if len(name) > INTERFACE_NAME_LENGTH:
+        longest = INTERFACE_NAME_LENGTH - (len(name) - len(node.name))
+        node_name("node", node.name, longest=longest, because=_BECAUSE)
     address = options.get("ip")
     if address is not None:
         try:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from lab import build, graph, impair, link, sandbox
-from lab.errors import InputError
+from lab import build, choices, graph, impair, link, numbers, sandbox
+from lab.edges import BUSES
+from lab.errors import InputError, LabError
 from lab.graph import Graph
 from lab.link import RunningLink
 from lab.nat.background import check_rate
@@ -57,7 +59,9 @@ class Lab:
         self.topology = topology
         self.graph: Graph = graph.read(topology)
         check_rate(background)
-        self._links, self._seed = links, seed
+        self._links = choices.one_of("links", links, impair.CHOICES)
+        self._seed = numbers.seed("seed", seed)
+        choices.one_of("bus", bus, BUSES)
         self.background_per_s = background
         self.bus = bus
         self._nodes: dict[str, Node] = {}
@@ -68,6 +72,8 @@ class Lab:
 
     def __enter__(self) -> Self:
         sandbox.require()
+        if self._nodes:
+            raise LabError("the lab runs already: one `with` block at a time")
         self._nodes = build.build(self.graph)
         try:
             self._impaired = impair.apply(self._directed_links(), implementation=self._links, seed=self._seed)
@@ -106,7 +112,8 @@ class Lab:
             self._nodes, self._running_nats, self._running_links = {}, {}, {}
 
     def __getitem__(self, name: str) -> Node:
-        """The node called `name`. Raises `InputError`."""
+        """The node called `name`. Raises `InputError`, and `LabError` outside of the `with` block."""
+        self._require_running()
         if name not in self._nodes:
             raise InputError("node", name, f"one of {', '.join(self._nodes)}")
         return self._nodes[name]
@@ -121,7 +128,11 @@ class Lab:
 
     @property
     def anycast(self) -> str:
-        """The address that every edge answers on; the only edge's own where there is no such address."""
+        """The address that every edge answers on; the only edge's own where there is no such address.
+
+        Raises `InputError` for a topology without an edge.
+        """
+        self._require_edge()
         first, *others = (edge.graph.addresses for edge in self.edges)
         shared = next((each for each in first if all(each in addresses for addresses in others)), None)
         return self.edges[0].address if shared is None else shared.partition("/")[0]
@@ -138,9 +149,15 @@ class Lab:
         self[router].run(["ip", "route", "replace", f"{self.anycast}/32", "via", gateway])
 
     def punch(self, one: str, other: str, **options: Any) -> Trial:
-        """Let the client under test punch between two hosts; `options` are those of `lab.trial.Options`."""
+        """Let the client under test punch between two hosts; `options` are those of `lab.trial.Options`.
+
+        Raises `InputError`, also for a topology without an edge, at which the two could meet.
+        """
         from lab import trial
 
+        for name in options:
+            choices.one_of("option", name, [each.name for each in fields(trial.Options)])
+        self._require_edge()
         return trial.run(self, one, other, trial.Options(**options))
 
     @property
@@ -161,9 +178,11 @@ class Lab:
 
     def in_front_of(self, host: str) -> Sequence[str]:
         """The NATs and firewalls between the host and the Internet, from the host outwards."""
-        edge = next(name for name, node in self.graph.nodes.items() if node.kind == "edge")
-        steps = self.graph.path(self._known(host), edge)
-        return self._nats(into.node for _out, into, _impairment in steps)
+        edges = [name for name, node in self.graph.nodes.items() if node.kind == "edge"]
+        for edge in edges if self._known(host) else ():
+            with contextlib.suppress(InputError):  # a region that no long link joins to that one
+                return self._nats(into.node for _out, into, _impairment in self.graph.path(host, edge))
+        return self.graph.outwards(host)
 
     def shared_nat(self, one: str, other: str) -> str | None:
         """The innermost NAT that is in front of both hosts, and translates; None if they have none in common."""
@@ -180,6 +199,7 @@ class Lab:
 
     def nat(self, name: str) -> RunningNat:
         """The NAT of that name, or the nearest one in front of the host of that name. Raises `InputError`."""
+        self._require_running()
         behind = {node.name: self.in_front_of(node.name) for node in self if node.kind == "host"}
         nats = {host: found[0] for host, found in behind.items() if found}
         nats |= {node.name: node.name for node in self if node.kind == "nat"}
@@ -227,6 +247,15 @@ class Lab:
             loss=round(1 - kept, 9),
             bandwidth=min((i.bandwidth for *_ends, i in steps if i.bandwidth is not None), default=None),
         )
+
+    def _require_running(self) -> None:
+        if not self._nodes:
+            raise LabError("the lab does not run: its nodes are there within the `with` block only")
+
+    def _require_edge(self) -> None:
+        self._require_running()
+        if not self.edges:
+            raise InputError("topology", type(self.topology).__name__, "a topology with an edge")
 
     def _known(self, name: str) -> str:
         if name not in self.graph.nodes:

@@ -70,7 +70,7 @@ class NatsCluster:
             words += ["--routes", ",".join(others)]
         try:
             return node.popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        except FileNotFoundError:
+        except OSError:
             raise MissingCapabilityError("nats-server: not there; install the package nats-server") from None
 
     def _is_joined(self, node: Node) -> bool:

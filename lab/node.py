@@ -130,8 +130,10 @@ class Node:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside the node until it ends, with `stdin` as its input, and return its text output.
 
-        What it leaves running runs on until the lab ends. Raises `LabError` with the command's own words if it fails
-        and `check` is set, `subprocess.TimeoutExpired` after `timeout` seconds.
+        Text is UTF-8; other bytes become escapes such as \\xff. What it leaves running runs on until the lab ends.
+
+        Raises `LabError` with the command's own words if it fails and `check` is set, `subprocess.TimeoutExpired` after
+        `timeout` seconds.
         """
         # Files, for a pipe has no end as long as something that the command has started holds it.
         with tempfile.TemporaryFile(dir="/run") as out, tempfile.TemporaryFile(dir="/run") as errors:
@@ -214,4 +216,4 @@ def close_all(nodes: Iterable[Node]) -> None:
 def _text(file: IO[bytes]) -> str:
     """What was written to the file, with the line ends of text."""
     file.seek(0)
-    return file.read().decode(errors="replace").replace("\r\n", "\n")
+    return file.read().decode(errors="backslashreplace").replace("\r\n", "\n")

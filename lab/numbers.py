@@ -17,6 +17,8 @@ LONGEST_BUDGET_S = 1000 * 3600.0
 """Limit of the time that a campaign may take."""
 MOST_TRIALS = 1_000_000
 """Limit of the number of trials of a cell."""
+MOST_JOBS = 1000
+"""Limit of the number of trials, or NATs, at work at a time."""
 MOST_ATTEMPTS = 1_000_000
 """Limit of the number of connect() calls per candidate."""
 LARGEST_SKEW_MS = 60_000.0
@@ -68,6 +70,11 @@ def attempts(field: str, value: object) -> int:
 def skew_ms(field: str, value: object) -> float:
     """How much later the second host starts, in milliseconds: -60,000 to 60,000."""
     return number(field, value, least=-LARGEST_SKEW_MS, most=LARGEST_SKEW_MS, unit="milliseconds")
+
+
+def jobs(field: str, value: object) -> int:
+    """How many trials or NATs may be at work at a time: 1 to 1,000."""
+    return whole(field, value, least=1, most=MOST_JOBS)
 
 
 def trials(field: str, value: object) -> int:

@@ -31,7 +31,7 @@ def require() -> None:
     remedy = f"run `apt-get install {PACKAGE}`"
     try:
         told = subprocess.run([DAEMON, "--version"], capture_output=True, text=True, check=False).stdout
-    except FileNotFoundError:
+    except OSError:
         raise MissingCapabilityError(f"{DAEMON}: not installed; {remedy}") from None
     if "nftables" not in told:
         raise MissingCapabilityError(f"{DAEMON}: installed without nftables; {remedy}")

@@ -32,6 +32,8 @@ def find(name: str) -> str | None:
 
 def explain(name: str) -> tuple[int, str]:
     """Why a program that `find` does not find cannot be run: the exit status of a shell, and the reason in words."""
+    if not name:
+        return NOT_FOUND, "no such program in PATH"
     folders = [""] if os.path.dirname(name) else os.environ.get("PATH", os.defpath).split(os.pathsep)  # noqa: PTH120
     for path in (os.path.join(folder, name) for folder in folders):  # noqa: PTH118 - "" is the current directory
         if os.path.isdir(path):  # noqa: PTH112

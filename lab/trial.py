@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import math
 import secrets
 import tempfile
 import time
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import control, verdict
+from lab import choices, control, numbers, verdict
 from lab.capture.frame import CapturePoint, Recording
 from lab.capture.recorder import Recorder
 from lab.client import PUNCH, Client
@@ -71,16 +70,19 @@ class Options:
     relay: bool = False
 
     def __post_init__(self) -> None:
-        if self.strategy not in self.client.strategies:
-            raise InputError("strategy", self.strategy, f"one of {', '.join(self.client.strategies)}")
-        if self.max_attempts is not None and self.max_attempts < 1:
-            raise InputError("max_attempts", self.max_attempts, "a whole number from 1")
-        if self.deadline_s <= 0:
-            raise InputError("deadline", self.deadline_s, "a number of seconds above 0")
-        if not 1 <= self.file_size <= MOST_BYTES:
-            raise InputError("file_size", self.file_size, f"a number of bytes from 1 to {MOST_BYTES}")
-        if not 0 < self.transfer_s < math.inf:
-            raise InputError("transfer", self.transfer_s, "a number of seconds above 0")
+        if not isinstance(self.client, Client):
+            raise InputError("client", self.client, "a Client")
+        choices.one_of("strategy", self.strategy, self.client.strategies)
+        if self.max_attempts is not None:
+            numbers.attempts("max_attempts", self.max_attempts)
+        numbers.deadline("deadline", self.deadline_s)
+        if self.skew_s is not None:
+            most = numbers.LARGEST_SKEW_MS / 1000
+            numbers.seconds("skew_s", self.skew_s, least=-most, most=most)
+        numbers.whole("file_size", self.file_size, least=1, most=MOST_BYTES, unit="a number of bytes")
+        numbers.deadline("transfer_s", self.transfer_s)
+        choices.flag("full_capture", self.full_capture)
+        choices.flag("relay", self.relay)
 
 
 @dataclass(frozen=True, slots=True)

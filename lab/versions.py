@@ -24,7 +24,7 @@ def versions() -> Mapping[str, str | None]:
 def _first_line(*command: str) -> str | None:
     try:
         output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    except FileNotFoundError:
+    except OSError:
         return None
     words = output.partition("\n")[0].split(" ", 1)
     return words[-1].lstrip("v") or None

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from operator import attrgetter
 from statistics import median
 
 from lab.statistics import Interval, wilson_interval
@@ -74,6 +75,7 @@ class Condition:
 
 
 _OF_TRIALS = tuple(field.name for field in fields(Condition) if field.name != "run")
+_KEY = attrgetter(*_OF_TRIALS)
 _NULL_SAYS = {"max_attempts", "skew_wanted_s", "bw_mbit_s"}
 _WORDS: Mapping[str, Callable[..., str]] = {
     "topology": str,
@@ -304,24 +306,25 @@ def slug_of(label: str) -> str:
 
 
 def _by_condition(trials: Iterable[Trial]) -> dict[Condition, list[Trial]]:
-    found: dict[Condition, list[Trial]] = {}
-    runs: dict[Condition, set[str]] = {}
+    alike: dict[tuple[object, ...], list[Trial]] = {}
     broken = []
     for trial in trials:
         if trial.lab_error:
             broken.append(trial)
         else:
-            condition = Condition.of(trial)
-            found.setdefault(condition, []).append(trial)
-            runs.setdefault(condition, set()).add(trial.run)
+            alike.setdefault(_KEY(trial), []).append(trial)
+    found: dict[Condition, list[Trial]] = {}
+    for some in alike.values():
+        found.setdefault(Condition.of(some[0]), []).extend(some)
+    runs = {condition: {trial.run for trial in some} for condition, some in found.items()}
     measured = sorted(found, key=Condition.order)
     places: dict[tuple[Condition, str], Condition] = {}
     for trial in broken:
         condition = Condition.of(trial)
         if (condition, trial.run) not in places:
-            alike = [other for other in measured if condition.may_be(other)]
-            own = [other for other in alike if trial.run in runs[other]]
-            places[condition, trial.run] = (own or alike or [condition])[0]
+            possible = [other for other in measured if condition.may_be(other)]
+            own = [other for other in possible if trial.run in runs[other]]
+            places[condition, trial.run] = (own or possible or [condition])[0]
         found.setdefault(places[condition, trial.run], []).append(trial)
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lab.errors import InputError, MissingCapabilityError
 from lab.files import write_file
 from reports.results import Trial, read_run
-from reports.schema import Kind, as_text, columns, rows
+from reports.schema import Kind, as_text, columns, lines, rows
 
 if TYPE_CHECKING:
     import pyarrow
@@ -32,8 +32,13 @@ def write(run_dir: Path) -> Path:
 
 
 def results_parquet(trials: Sequence[Trial]) -> bytes:
-    """One row a trial, columns as in `reports.schema`. Raises `MissingCapabilityError` without pyarrow, and
-    `InputError` for a field that has not the kind of its column.
+    """One row a trial, columns as in `reports.schema`. Raises as `table_parquet`."""
+    return table_parquet(rows(trials))
+
+
+def table_parquet(table: Sequence[Mapping[str, object]]) -> bytes:
+    """The `reports.schema.rows`. Raises `MissingCapabilityError` without pyarrow, and `InputError` for a field that has
+    not the kind of its column.
     """
     try:
         import pyarrow
@@ -41,12 +46,11 @@ def results_parquet(trials: Sequence[Trial]) -> bytes:
     except ImportError:
         raise MissingCapabilityError(MISSING) from None
     types = _types(pyarrow)
-    table = rows(trials)
     arrays = {}
-    for name, kind in columns(table).items():
+    kinds = columns(table)
+    for (name, kind), values in zip(kinds.items(), zip(*lines(table, list(kinds)), strict=True), strict=True):
         try:
-            cells = [_CELLS[kind](row[name]) if name in row else None for row in table]
-            arrays[name] = pyarrow.array(cells, types[kind])
+            arrays[name] = pyarrow.array(_cells(kind, values), types[kind])
         except (pyarrow.ArrowException, ValueError, TypeError, OverflowError) as error:
             raise InputError("results", name, f"a field of one kind, {kind.name.lower()} ({error})") from None
     out = BytesIO()
@@ -65,21 +69,16 @@ def _types(arrow: Any) -> Mapping[Kind, pyarrow.DataType]:
     }
 
 
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-def _whole(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):  # pyarrow would cut off the rest of a number
-        raise ValueError(f"{value!r} is no whole number")
-    return value
-
-
-_CELLS: Mapping[Kind, Callable[[Any], object]] = {
-    Kind.TEXT: as_text,
-    Kind.TEXTS: _as_it_is,
-    Kind.BOOL: _as_it_is,
-    Kind.COUNT: _whole,
-    Kind.NUMBER: float,
-    Kind.TIME: datetime.datetime.fromisoformat,
-}
+def _cells(kind: Kind, values: Sequence[Any]) -> Sequence[Any]:
+    """The values as pyarrow takes them for that kind. Raises `ValueError`, `TypeError` or `OverflowError`."""
+    if kind is Kind.TEXT:
+        return [value if value is None or type(value) is str else as_text(value) for value in values]
+    if kind is Kind.TIME:
+        return [None if value is None else datetime.datetime.fromisoformat(value) for value in values]
+    if kind is Kind.NUMBER:
+        return [value if value is None or type(value) is float else float(value) for value in values]
+    if kind is Kind.COUNT:  # pyarrow would cut off the rest of a number
+        for value in values:
+            if value is not None and type(value) is not int:
+                raise ValueError(f"{value!r} is no whole number")
+    return values

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from reports.files import put_files
 from reports.groups import Trials, group_trials
 from reports.page import index_html
 from reports.results import read_run
+from reports.schema import rows
 from reports.summary import summary_md
-from reports.table import results_csv
+from reports.table import table_csv
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,23 @@ def write(*run_dirs: Path, out: Path | None = None) -> ReportPaths:
 
     Runs with different cells make one picture. Runs with a cell in common are shown side by side, under their names.
     """
+    with _no_collection():
+        return _write(run_dirs, out)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the collector of cyclic garbage: there is little of it, and to look for it takes longer than the rest."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _write(run_dirs: Sequence[Path], out: Path | None) -> ReportPaths:
     names = _names(run_dirs)
     runs = [read_run(run_dir, name) for run_dir, name in zip(run_dirs, names, strict=True)]
     trials = [trial for run in runs for trial in run.trials]
@@ -64,13 +83,14 @@ def write(*run_dirs: Path, out: Path | None = None) -> ReportPaths:
     from reports.charts import draw  # matplotlib takes more than a second to import
 
     charts = draw(groups, compared, comparisons)
+    table = rows(trials)
     files = {
         "index.html": index_html(groups, (compared, comparisons), everything, charts, runs, notes).encode(),
         "summary.md": summary_md(groups, (compared, comparisons), everything, notes).encode(),
-        "results.csv": results_csv(trials).encode(),
+        "results.csv": table_csv(table).encode(),
     }
     with suppress(MissingCapabilityError):
-        files[parquet.NAME] = parquet.results_parquet(trials)
+        files[parquet.NAME] = parquet.table_parquet(table)
     pictures = {f"charts/{chart.name}.{kind}": getattr(chart, kind) for chart in charts.all for kind in ("png", "svg")}
     directory = run_dirs[0] if out is None else out
     put_files(directory, files | pictures, replaced="charts")

@@ -28,6 +28,8 @@ OUTCOMES = (
 """Every outcome of a trial, from the best to the worst; `lab_error` says nothing about the NATs."""
 PREDICTIONS = ("direct", "fails", "depends")
 
+_DEEPEST = 100
+"""Levels of nested objects and arrays in a record."""
 _LARGEST = sys.float_info.max  # JSON can say 1e999, which Python reads as infinity
 
 
@@ -155,7 +157,6 @@ def _read_lines(path: Path, content: bytes, name: str) -> tuple[list[Trial], boo
     measured: dict[str, int] = {}
     cut_short = False
     for number, line in enumerate([*lines, tail] if tail else lines, start=1):
-        where = f"{path}:{number}"
         try:
             record = _json_object(line)
         except ValueError:
@@ -163,11 +164,13 @@ def _read_lines(path: Path, content: bytes, name: str) -> tuple[list[Trial], boo
                 cut_short = True
                 break
             shown = line[:60].decode(errors="replace") + ("…" if len(line) > 60 else "")
-            raise InputError(where, shown, "one JSON object on the line") from None
-        trial = _trial(_Fields(record, where), name)
+            raise InputError(f"{path}:{number}", shown, "one JSON object on the line") from None
+        trial = _trial(_Fields(record, path, number), name)
         # A trial may be repeated after a lab_error, but two measurements of one trial would count it twice.
         if not trial.lab_error and measured.setdefault(trial.id, number) != number:
-            raise InputError(f"{where}: id", trial.id, f"an id of its own (line {measured[trial.id]} has the same)")
+            raise InputError(
+                f"{path}:{number}: id", trial.id, f"an id of its own (line {measured[trial.id]} has the same)"
+            )
         trials.append(trial)
     return trials, cut_short
 
@@ -184,27 +187,47 @@ def _read_parameters(path: Path) -> Mapping[str, object]:
 
 
 def _json_object(text: bytes) -> dict[str, object]:
+    """Raises `ValueError` for anything else, for halves of surrogate pairs, and for more than `_DEEPEST` levels."""
     try:
-        value = json.loads(text.decode(), parse_constant=_no_constant)
+        value = _DECODER.decode(text.decode())
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError("no JSON object")
+    if b"\\u" in text:
+        json.dumps(value, ensure_ascii=False).encode()
+    if text.count(b"{") + text.count(b"[") > _DEEPEST and _depth(value) > _DEEPEST:
+        raise ValueError("nested too deeply")
     return value
+
+
+def _depth(value: object) -> int:
+    deepest, level = 0, [value]
+    while level:
+        deepest += 1
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level = [each for several in inner for each in several]
+    return deepest
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
 class _Fields:
     """The fields of one JSON object, each taken with the type that it must have; a missing one is null."""
 
-    def __init__(self, record: Mapping[str, object], where: str) -> None:
+    __slots__ = ("_where", "record")
+
+    def __init__(self, record: Mapping[str, object], *where: object) -> None:
         self.record, self._where = record, where
 
     def reject(self, name: str, expected: str) -> NoReturn:
-        raise InputError(f"{self._where}: {name}", self.record.get(name), expected)
+        file, line, *outer = self._where
+        raise InputError(": ".join((f"{file}:{line}", *map(str, outer), name)), self.record.get(name), expected)
 
     def text(self, name: str) -> str:
         value = self.record.get(name)
@@ -231,6 +254,8 @@ class _Fields:
         value = self.record.get(name)
         if value is None:
             return None
+        if type(value) is float and least <= value <= most:
+            return value
         if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:
             return float(value)
         limits = "" if least == -_LARGEST else f" from {least:g}" + ("" if most == _LARGEST else f" to {most:g}")
@@ -240,10 +265,10 @@ class _Fields:
         value = self.record.get(name)
         if value is None:
             return None
-        return _Fields(value, f"{self._where}: {name}") if isinstance(value, dict) else self.reject(name, "an object")
+        return _Fields(value, *self._where, name) if isinstance(value, dict) else self.reject(name, "an object")
 
     def object(self, name: str) -> _Fields:
-        return self.object_or_null(name) or _Fields({}, f"{self._where}: {name}")
+        return self.object_or_null(name) or _Fields({}, *self._where, name)
 
 
 def _trial(fields: _Fields, run: str) -> Trial:

@@ -95,6 +95,11 @@ def columns(table: Sequence[Mapping[str, object]]) -> dict[str, Kind]:
     return first | dict(COLUMNS) | {name: _kind(values) for name, values in sorted(more.items())}
 
 
+def lines(table: Iterable[Mapping[str, object]], names: Sequence[str]) -> list[tuple[object, ...]]:
+    """The cells of each row, in the order of the names; None where it has none."""
+    return [tuple(map(row.get, names)) for row in table]
+
+
 def as_text(value: object) -> str:
     """A cell in words: booleans are `true` and `false`, lists are joined by `;`."""
     if isinstance(value, str):

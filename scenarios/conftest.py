@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Leave Hypothesis out if only scenarios run: they do not use it, and its plugin takes seconds at the end."""
     paths = (Path(word.partition("::")[0]).resolve() for word in config.args)
-    if all(path.is_relative_to(Path(__file__).parent) for path in paths):
+    if all(path.is_relative_to(Path(__file__).resolve().parent) for path in paths):
         config.pluginmanager.unregister(name="hypothesispytest")
 
 

@@ -11,13 +11,13 @@ from typing import IO
 
 ROOT = Path(__file__).parent.parent
 
-_HIDE_SANDBOX = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh"]
+HIDE_SANDBOX = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh"]
 """Words before a command that make it believe that it is not in a sandbox yet, so that it makes its own."""
 
 
 def punchlab(*words: str, under: Sequence[str] = ()) -> list[str]:
     """`punchlab WORDS`, started outside of any sandbox, by the words `under`."""
-    return [*_HIDE_SANDBOX, *under, sys.executable, "-m", "lab.cli", *words]
+    return [*HIDE_SANDBOX, *under, sys.executable, "-m", "lab.cli", *words]
 
 
 def run(command: Sequence[str], *, cwd: Path = ROOT, timeout: float = 120) -> subprocess.CompletedProcess[str]:

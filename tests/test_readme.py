@@ -26,7 +26,7 @@ RUN_BY_CI = {
     "script/demo": ".ci/run",
     "script/test": ".ci/run",
     ". .venv/bin/activate": ".ci/run",
-    "pytest scenarios/test_nat_matrix.py -n 4": ".ci/run",
+    "pytest scenarios/test_nat_matrix.py -n 3": ".ci/run",
     "pytest scenarios/": ".github/workflows/scenarios.yml",
     "vagrant up": "script/vagrant-e2e",
     "vagrant ssh -c 'pytest scenarios/'": ".ci/run",

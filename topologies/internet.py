@@ -1,7 +1,10 @@
 """A small Internet as a Mininet topology: regions joined by long links, edges in regions, homes behind NATs.
 
 Node names: hosts as you call them (`a`), their NAT or firewall `nat_a`, a home's switch `lan_a` when several hosts
-share it, a region's router `core1`, its edge `edge1`, a carrier's NAT `cgn1` and its router `access1`.
+share it, a region's router `core1`, its edge `edge1`, a carrier's NAT `cgn1` and its router `access1`. The name of a
+host has ASCII letters, digits and `_`, after the first character also `.` and `-`. It has at most 10 characters, and at
+most 6 where a NAT, firewall or switch has its name from it (the kernel's limit is 15 characters in `nat_NAME-eth0`;
+with more than 9 hosts on a switch one or two fewer).
 
 Addresses (the block is a parameter, 11.0.0.0/8 by default: globally routable, because real software refuses to punch
 towards reserved blocks; the sandbox has no way out, so nothing leaks). Every region owns a sixteenth of the block:
@@ -15,6 +18,9 @@ towards reserved blocks; the sandbox has no way out, so nothing leaks). Every re
     100.64.0.0/10   every carrier's inside (RFC 6598): 100.64.0.1 cgn1, 100.64.0.2 access1, 100.64.1.2 its first home,
                     100.64.2.3 its second … (their last bytes differ, for carriers that allocate ports by them)
 
+Every home takes a /24, so there is room for 4095 in a region of a /8, for 15 in a region of a /16, and for 253 behind a
+carrier (whose last bytes end there). A home has up to 253 hosts.
+
 A home whose box does not translate (a firewall) has the next public /24 as its inside. With IPv6, whatever has a public
 address a.b.c.d/len also has 2a11::a.b.c.d/(96+len). NATs carry IPv4 only, except in a home with two stacks: its inside
 has the IPv6 counterpart of the next public /24 as well, behind a firewall (`lab.nat.rules.IPV6_WALL`).
@@ -23,6 +29,7 @@ has the IPv6 counterpart of the next public /24 as well, behind a firewall (`lab
 from __future__ import annotations
 
 import heapq
+import inspect
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +37,7 @@ from typing import Any
 
 from mininet.topo import Topo
 
+from lab.choices import INTERFACE_NAME_LENGTH, node_name, one_of
 from lab.errors import InputError
 from lab.impair import Impairment
 from lab.nat import presets
@@ -43,6 +51,18 @@ _HOME_NETWORK = ipaddress.IPv4Network("192.168.1.0/24")
 _CARRIER_NETWORK = ipaddress.IPv4Network("100.64.0.0/10")
 _IPV6_BLOCK = ipaddress.IPv6Network("2a11::/96")
 _REGIONS = 15
+_LONG_LINKS = 64
+_LARGEST_HOME = 253
+"""Hosts of a /24 beside its router."""
+_LONGEST_NAME = INTERFACE_NAME_LENGTH - len("-eth0")
+_SPECIAL = tuple(
+    ipaddress.IPv4Network(each)
+    for each in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+        *("192.0.0.0/24", "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4"),
+    )
+)
+"""Blocks with a meaning of their own (RFC 6890), where no public address can be; 224.0.0.0/4 is multicast."""
 
 
 @dataclass(slots=True)
@@ -55,7 +75,12 @@ class _Region:
     homes: int = 0
 
     def home(self) -> tuple[str, str]:
-        """The gateway and the address of the next home; both in a /24 of its own."""
+        """The gateway and the address of the next home; both in a /24 of its own. Raises `InputError`."""
+        most = _LARGEST_HOME if self.network == _CARRIER_NETWORK else self.network.num_addresses // 256 - 1
+        if self.homes >= most:
+            raise InputError(
+                "home", self.homes + 1, f"at most {most} homes in {self.network}, each with a /24 of its own"
+            )
         self.homes += 1
         subnet = self.network.network_address + 256 * self.homes
         return str(subnet + 1), str(subnet + (1 + self.homes if self.network == _CARRIER_NETWORK else 2))
@@ -77,17 +102,34 @@ class Internet(Topo):
     edges_speak_ipv6 = False
     """Whether the edges listen on their IPv6 addresses as well."""
 
+    def __init__(self, *words: Any, **parameters: Any) -> None:
+        self._block: ipaddress.IPv4Network | None = None
+        self._finished = False
+        accepted = inspect.signature(self.build).parameters
+        if all(each.kind is not inspect.Parameter.VAR_KEYWORD for each in accepted.values()):
+            for name in parameters:
+                one_of(f"parameter of {type(self).__name__}", name, accepted)
+        super().__init__(*words, **parameters)
+        self._require_begun()
+        if not self._finished:
+            self.finish()
+
     def begin(self, block: str = "11.0.0.0/8", *, ipv6: bool = False, two_stacks: bool = False) -> None:
         """Start an empty Internet with the public addresses of `block` (a /8 to /16), on request with IPv6 as well.
 
         With `two_stacks` a host behind a NAT also has an IPv6 address.
         """
+        if self._block is not None:
+            raise InputError("begin", block, "one begin() in a topology")
         try:
             self._block = ipaddress.IPv4Network(block)
-        except ValueError:
+        except (ValueError, TypeError):
             raise InputError("block", block, "an IPv4 network such as 11.0.0.0/8") from None
         if not 8 <= self._block.prefixlen <= 16:
             raise InputError("block", block, "a prefix length between 8 and 16")
+        for special in _SPECIAL:
+            if self._block.overlaps(special):
+                raise InputError("block", block, f"public addresses; {special} is set aside for other uses")
         self._shares = list(self._block.subnets(prefixlen_diff=4))
         self._ipv6, self._two_stacks = ipv6 or two_stacks, two_stacks
         self._regions: dict[str, _Region] = {}
@@ -99,13 +141,16 @@ class Internet(Topo):
     @property
     def anycast(self) -> str:
         """The address that every edge answers on."""
-        return str(self._block[1])
+        return str(self._require_begun()[1])
 
     def region(self, name: str) -> str:
         """A region with its router; returns the region's name for the methods below."""
+        self._require_open()
         number = len(self._regions) + 1
         if number > _REGIONS:
             raise InputError("region", name, f"at most {_REGIONS} regions")
+        if name in self._regions:
+            raise InputError("region", name, "a name that is not taken")
         router = f"core{number}"
         self._regions[name] = _Region(router, self._shares[number])
         self._node(router, "router", forwarding=True)
@@ -116,7 +161,9 @@ class Internet(Topo):
 
         `alternate` gives it a second address of its own (RFC 5780), the last of its `addresses`.
         """
-        where = self._regions[region]
+        where = self._region_of(region)
+        if where.edge is not None:
+            raise InputError("edge", region, "one edge in a region")
         name = where.edge = where.router.replace("core", "edge")
         gateway, address = str(where.network[1]), str(where.network[2])
         addresses = [f"{self.anycast}/32", *([f"{where.network[3]}/32"] if alternate else [])]
@@ -131,13 +178,14 @@ class Internet(Topo):
         `nat` and `unsolicited` are as in `home`; `uplink` are the options of the link between the carrier's NAT and
         the region's router.
         """
+        where = self._region_of(region)
         behavior = presets.behavior(nat, unsolicited)
         if behavior is None or not behavior.translates:
             raise InputError("cgn", nat, "a NAT that translates, because the homes have private addresses (RFC 6598)")
         number = len(self._carriers) + 1
         box, router = f"cgn{number}", f"access{number}"
         inner, outer = (str(_CARRIER_NETWORK[host]) for host in (1, 2))
-        self._box(box, self._regions[region], behavior, nat, uplink)
+        self._box(box, where, behavior, nat, uplink)
         self._node(router, "router", gateway=inner, forwarding=True)
         self._link(box, router, f"{inner}/24", f"{outer}/24")
         self._routes[box].append((str(_CARRIER_NETWORK), outer))
@@ -146,10 +194,14 @@ class Internet(Topo):
 
     def long_link(self, one: str, other: str, delay: str = "40ms", **options: Any) -> None:
         """Join two regions."""
+        routers = self._region_of(one).router, self._region_of(other).router
+        if one == other:
+            raise InputError("long link", f"{one},{other}", "two different regions")
         number = len(self._long_links)
-        subnet = self._block[256 + 4 * number]
+        if number >= _LONG_LINKS:
+            raise InputError("long link", f"{one},{other}", f"at most {_LONG_LINKS} long links")
+        subnet = self._require_begun()[256 + 4 * number]
         left, right = str(subnet + 1), str(subnet + 2)
-        routers = self._regions[one].router, self._regions[other].router
         self._link(*routers, f"{left}/30", f"{right}/30", delay=delay, **options)
         self._long_links.append((*routers, left, right, Impairment.from_options({"delay": delay}).delay_s))
 
@@ -168,8 +220,10 @@ class Internet(Topo):
         `port_mapping` override what a preset has, `preset` leaves it; a behavior is taken as it is. `access` are the
         options of the link between the NAT and the router.
         """
+        self._require_open()
+        where = self._carriers[region] if region in self._carriers else self._region_of(region, *self._carriers)
         behavior = presets.behavior(nat, unsolicited, port_mapping)
-        where = self._carriers[region] if region in self._carriers else self._regions[region]
+        self._check_hosts(hosts, behind=behavior is not None)
         if behavior is None:
             if len(hosts) != 1:
                 raise InputError(f"nat_{hosts[0]}", nat, f"a NAT, because {len(hosts)} hosts share one address")
@@ -215,7 +269,12 @@ class Internet(Topo):
         self._link(host, box, f"{_HOME_NETWORK[2]}/24", f"{gateway}/24", ipv6=(host6, gateway6))
 
     def finish(self) -> None:
-        """Fill every router's table: shortest paths by delay, to each region and to the nearest edge. Then IPv6."""
+        """Fill every router's table: shortest paths by delay, to each region and to the nearest edge. Then IPv6.
+
+        Nothing can be added afterwards. What `build` does not finish is finished at its end.
+        """
+        self._require_open()
+        self._finished = True
         for name, region in self._regions.items():
             reached = dict(self._shortest_paths(region.router))
             for other, there in self._regions.items():
@@ -254,9 +313,45 @@ class Internet(Topo):
     ) -> str:
         """A NAT or firewall joined to the router; returns its outside address."""
         gateway, address = where.home()
+        last = int(ipaddress.IPv4Address(address)) % 256 + behavior.pool_size - 1
+        if last > _LARGEST_HOME + 1:
+            raise InputError(
+                "pool_size", behavior.pool_size, f"addresses that {address} and those after it leave in a /24"
+            )
         self._node(name, "nat", gateway=gateway, behavior=behavior, preset=preset, forwarding=True)
         self._link(name, where.router, f"{address}/24", f"{gateway}/24", **access)
         return address
+
+    def _require_begun(self) -> ipaddress.IPv4Network:
+        """The block. Raises `InputError` before `begin`."""
+        if self._block is None:
+            raise InputError("topology", type(self).__name__, "a build() that calls begin() first")
+        return self._block
+
+    def _require_open(self) -> None:
+        self._require_begun()
+        if self._finished:
+            raise InputError("topology", type(self).__name__, "nothing after finish(), which build() calls once, last")
+
+    def _region_of(self, name: str, *others: str) -> _Region:
+        """The region of that name; `others` are names that would do as well."""
+        self._require_open()
+        return self._regions[one_of("region", name, (*self._regions, *others))]
+
+    def _check_hosts(self, hosts: Sequence[str], *, behind: bool) -> None:
+        """Names that the hosts of a home can have; that of the first one is also that of its NAT and its switch."""
+        if isinstance(hosts, str) or not isinstance(hosts, Sequence) or not 1 <= len(hosts) <= _LARGEST_HOME:
+            raise InputError("hosts", hosts, f"a list of 1 to {_LARGEST_HOME} names")
+        limit = f"the names of interfaces have at most {INTERFACE_NAME_LENGTH}"
+        for host in hosts:
+            node_name("host", host, longest=_LONGEST_NAME, because=limit)
+        given = [*([f"nat_{hosts[0]}"] if behind else []), *([f"lan_{hosts[0]}"] if len(hosts) > 1 else [])]
+        for made in given:
+            interface = f"{made}-eth{len(hosts) if made.startswith('lan') else 1}"
+            longest = len(hosts[0]) + INTERFACE_NAME_LENGTH - len(interface)
+            node_name("host", hosts[0], longest=longest, because=f"{limit}, and there is one called {interface}")
+            if made in self.g.node:
+                raise InputError("host", hosts[0], f"a name such that {made} is not taken")
 
     def _node(self, name: str, kind: str, gateway: str | None = None, **options: object) -> None:
         if name in self.g.node:
@@ -290,7 +385,7 @@ class Internet(Topo):
     def _ipv6_of(self, address: str) -> str | None:
         """The IPv6 counterpart of a public address, with a prefix length if it has one; None for any other."""
         parsed = ipaddress.IPv4Interface(address)
-        if not self._ipv6 or parsed.ip not in self._block:
+        if not self._ipv6 or parsed.ip not in self._require_begun():
             return None
         return _embedded(parsed) if "/" in address else _embedded(parsed).partition("/")[0]
 

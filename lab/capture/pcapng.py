@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from enum import IntEnum
 from pathlib import Path
-from typing import Any, cast
+from typing import BinaryIO, cast
 
 from scapy.config import conf
 from scapy.data import DLT_EN10MB
-from scapy.error import Scapy_Exception
 from scapy.packet import Packet, Raw
-from scapy.utils import PcapNgWriter, RawPcapNgReader
+from scapy.utils import PcapNgWriter
 
 from lab.capture.frame import Frame, Recording
 from lab.errors import InputError
 
-_INBOUND, _OUTBOUND = 1, 2  # epb_flags, bits 0 and 1
+_EPB_FLAGS, _DIRECTION, _INBOUND, _OUTBOUND = 2, 3, 1, 2  # bits 0 and 1
 _IF_NAME, _IF_TSRESOL, _END_OF_OPTIONS = 2, 9, 0
 _NANOSECONDS = 9  # if_tsresol: 10**-9 s
+_SECTION_TYPE, _MAGIC, _BLOCK_HEAD = b"\x0a\x0d\x0d\x0a", b"\x1a\x2b\x3c\x4d", 8
+_INTERFACE, _INTERFACE_SIZE = "HHI", 8
+_PACKET, _PACKET_SIZE = "IIIII", 20
+_LONGEST_BLOCK = 1 << 24
+"""A length above it is none, and no memory is set aside for it."""
+
+
+class _Block(IntEnum):
+    INTERFACE, OLD_PACKET, SIMPLE_PACKET, PACKET, SECTION = 1, 2, 3, 6, 0x0A0D0D0A
 
 
 class _Bytes(Raw):
@@ -72,20 +82,105 @@ def write(path: Path, recording: Recording) -> None:
 def read(path: Path) -> Recording:
     """The recording in a file that `write` made: all of it but the drops and the clock offset, which no pcapng holds.
 
-    A frame's node is its interface's name up to the last hyphen, as Mininet names interfaces ("nat_a-eth1"). Raises
-    `InputError` when the file is not a pcapng with named interfaces, OSError when it cannot be read.
+    A frame's node is its interface's name up to the last hyphen, as Mininet names interfaces ("nat_a-eth1"). Other
+    tools' files are read as well if their interfaces are named and of Ethernet. Raises `InputError` for a file that is
+    anything else, or that ends in the middle of a block; OSError when it cannot be read.
     """
-    frames = []
+    frames: list[Frame] = []
+    names: dict[str, None] = {}
+    with path.open("rb") as file:
+        try:
+            for found in _parsed(file):
+                if isinstance(found, Frame):
+                    frames.append(found)
+                else:
+                    names[found] = None
+        except _MalformedError as error:
+            raise InputError("capture", str(path), f"a pcapng file with named interfaces ({error})") from None
+    return Recording(tuple(frames), tuple(names))
+
+
+class _MalformedError(Exception):
+    pass
+
+
+def _parsed(file: BinaryIO) -> Iterator[Frame | str]:
+    """The frames of a file, and the names of its interfaces where they are described."""
+    interfaces: list[tuple[str, int]] = []
+    for order, kind, body in _blocks(file):
+        match kind:
+            case _Block.SECTION:
+                interfaces = []
+            case _Block.INTERFACE:
+                interfaces.append(_interface(order, body))
+                yield interfaces[-1][0]
+            case _Block.PACKET:
+                yield _frame(order, body, interfaces)
+            case _Block.OLD_PACKET | _Block.SIMPLE_PACKET:
+                raise _MalformedError("it has packets without a time or an interface")
+
+
+def _blocks(file: BinaryIO) -> Iterator[tuple[str, int, bytes]]:
+    """Byte order, type and body of each block."""
+    order = ""
+    while head := file.read(_BLOCK_HEAD):
+        if head[:4] == _SECTION_TYPE:
+            magic = file.read(4)
+            order = {_MAGIC: ">", _MAGIC[::-1]: "<"}.get(magic, "")
+            head += magic
+        if not order:
+            raise _MalformedError("it does not begin with a section header")
+        kind, length = struct.unpack_from(f"{order}II", head.ljust(_BLOCK_HEAD, b"\0"))
+        if length % 4 or not len(head) + 4 <= length <= _LONGEST_BLOCK:
+            raise _MalformedError(f"a block of {length} bytes")
+        body = head[_BLOCK_HEAD:] + file.read(length - len(head))
+        if len(body) != length - _BLOCK_HEAD:
+            raise _MalformedError("it ends in the middle of a block")
+        if struct.unpack_from(f"{order}I", body, len(body) - 4) != (length,):
+            raise _MalformedError("the two lengths of a block differ")
+        yield order, kind, body[:-4]
+
+
+def _interface(order: str, body: bytes) -> tuple[str, int]:
+    """The name, and how many units of time a second has."""
+    if len(body) < _INTERFACE_SIZE:
+        raise _MalformedError("an interface description is cut short")
+    linktype, _reserved, _longest = struct.unpack_from(f"{order}{_INTERFACE}", body)
+    options = _options(order, body[_INTERFACE_SIZE:])
+    resolution = options.get(_IF_TSRESOL, b"\x06")
+    if linktype != DLT_EN10MB or _IF_NAME not in options or len(resolution) != 1:
+        raise _MalformedError("an interface without a name, or not of Ethernet")
     try:
-        with path.open("rb") as file:  # scapy would leave it open if it is no capture
-            reader: Any = RawPcapNgReader(cast("str", file))  # takes either, says one; and is typed as a reader of pcap
-            for data, about in reader:
-                interface = about.ifname.decode()
-                node = interface.rpartition("-")[0]
-                ticks = (about.tshigh << 32) + about.tslow
-                time_ns = ticks * 10**_NANOSECONDS // about.tsresol
-                frames.append(Frame(time_ns, node, interface, about.direction == _OUTBOUND, data, about.wirelen))
-            interfaces = tuple(options["name"].decode() for _linktype, _snaplen, options in reader.interfaces)
-    except (Scapy_Exception, AttributeError, KeyError) as error:
-        raise InputError("capture", str(path), "a pcapng file with named interfaces") from error
-    return Recording(tuple(frames), interfaces)
+        name = options[_IF_NAME].rstrip(b"\0").decode()
+    except UnicodeDecodeError:
+        raise _MalformedError("the name of an interface is not UTF-8") from None
+    exponent = resolution[0] & 0x7F
+    return name, 2**exponent if resolution[0] & 0x80 else 10**exponent
+
+
+def _frame(order: str, body: bytes, interfaces: Sequence[tuple[str, int]]) -> Frame:
+    if len(body) < _PACKET_SIZE:
+        raise _MalformedError("a packet is cut short")
+    number, high, low, kept, length = struct.unpack_from(f"{order}{_PACKET}", body)
+    if number >= len(interfaces) or kept > len(body) - _PACKET_SIZE:
+        raise _MalformedError("a packet of no interface, or of more bytes than its block")
+    name, units = interfaces[number]
+    data = body[_PACKET_SIZE : _PACKET_SIZE + kept]
+    options = _options(order, body[_PACKET_SIZE + kept + -kept % 4 :])
+    flags = int.from_bytes(options.get(_EPB_FLAGS, b""), "little" if order == "<" else "big")
+    time_ns = ((high << 32) + low) * 10**_NANOSECONDS // units
+    return Frame(time_ns, name.rpartition("-")[0], name, flags & _DIRECTION == _OUTBOUND, data, length)
+
+
+def _options(order: str, data: bytes) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    at = 0
+    while at + 4 <= len(data):
+        code, length = struct.unpack_from(f"{order}HH", data, at)
+        if code == _END_OF_OPTIONS:
+            break
+        if at + 4 + length > len(data):
+            raise _MalformedError("an option is cut short")
+        found.setdefault(code, data[at + 4 : at + 4 + length])
+        at += 4 + length + -length % 4
+    return found

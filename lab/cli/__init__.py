@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 from lab import sandbox
 from lab.cli import arguments
 from lab.errors import InputError, MissingCapabilityError, PunchlabError, SeveralInputsError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,12 +36,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PunchlabError as error:
         print(f"punchlab: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # whoever read our output has gone; keep the interpreter from flushing to it at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # nobody reads the output any more
+        _discard_output()
+        return 1
+    except OSError as error:
+        if error.errno not in _FULL or error.filename is not None:
+            raise
+        _discard_output()
+        print(f"punchlab: standard output: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("punchlab: interrupted", file=sys.stderr)
         return 130
+
+
+def _discard_output() -> None:
+    """Keep the interpreter from flushing standard output at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _settle_streams() -> None:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+from lab.numbers import of_text
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        # argparse's own says nothing of an output that takes nothing.
+        (file or sys.stderr).write(message)
 
 
 class _Version(argparse.Action):
@@ -22,6 +32,13 @@ class _Version(argparse.Action):
         from importlib import metadata  # 20 ms that `--help` need not wait for
 
         parser.exit(0, f"punchlab {metadata.version('punchlab')}\n")
+
+
+def _path(word: str) -> Path:
+    """A path that a user gives; an empty one is a variable that is not set, and not the current directory."""
+    if not word:
+        raise argparse.ArgumentTypeError("'' cannot be used; expected a path")
+    return Path(word)
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -72,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     _jobs(many)
     many.add_argument("--dask", metavar="ADDRESS", help="run the trials on the workers of a Dask scheduler")
     many.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder for the results (default runs/TOPOLOGY-STRATEGY or runs/FILE)"
+        "--out", type=_path, metavar="DIR", help="folder for the results (default runs/TOPOLOGY-STRATEGY or runs/FILE)"
     )
 
     worker = _command(
@@ -86,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     _nats(trial, several=False)
     _punching(trial, several=False)
     trial.add_argument("--json", action="store_true", help="print the result record instead of the story")
-    trial.add_argument("--capture", type=Path, metavar="FILE", help="write the packets to FILE (pcapng)")
+    trial.add_argument("--capture", type=_path, metavar="FILE", help="write the packets to FILE (pcapng)")
     trial.add_argument("--full", action="store_true", help="record every packet, not only SYN, FIN, RST and ICMP")
 
     up = _command(commands, "up", "build a topology and open a shell in which `on NODE CMD` runs commands in its nodes")
@@ -98,8 +115,8 @@ def parser() -> argparse.ArgumentParser:
     _predict(commands)
 
     report = _command(commands, "report", "draw charts and write a page for finished runs", needs_sandbox=False)
-    report.add_argument("directory", type=Path, nargs="+", metavar="DIR", help="folder of a run")
-    report.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: the first folder)")
+    report.add_argument("directory", type=_path, nargs="+", metavar="DIR", help="folder of a run")
+    report.add_argument("--out", type=_path, metavar="DIR", help="where to write (default: the first folder)")
 
     _nat(commands)
     _command(commands, "doctor", "say what this machine has and lacks", needs_sandbox=False)
@@ -114,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
 def _jobs(command: argparse._ActionsContainer) -> None:
     command.add_argument(
         "--jobs",
-        type=int,
+        type=of_text,
         metavar="N",
         help="trials at work at a time, beside those that only wait; 1 for latencies (default: 6 per core)",
     )
@@ -133,10 +150,10 @@ def _predict(commands: argparse._SubParsersAction[_Parser]) -> None:
     path = predict.add_argument_group("the way between the two NATs, one way from end to end")
     path.add_argument("--delay", default="10ms", metavar="TIME", help="e.g. 20ms (default 10ms)")
     path.add_argument("--jitter", default="0ms", metavar="TIME", help="by how much the delay varies (default 0ms)")
-    path.add_argument("--loss", type=float, default=0.0, metavar="PERCENT", help="of the packets (default 0)")
+    path.add_argument("--loss", type=of_text, default=0.0, metavar="PERCENT", help="of the packets (default 0)")
     predict.add_argument(
         "--background",
-        type=float,
+        type=of_text,
         default=0.0,
         metavar="RATE",
         help="connections a second that other hosts open through each NAT, for strategies that guess (default 0)",
@@ -168,11 +185,15 @@ def _nat(commands: argparse._SubParsersAction[_Parser]) -> None:
     check.add_argument("nat", metavar="NAT", help="names, comma-separated, `classics`, `firewalls` or `all`")
     _unsolicited(check)
     check.add_argument(
-        "--jobs", type=int, default=2 * (os.cpu_count() or 1), metavar="N", help="NATs at a time (default: 2 per core)"
+        "--jobs",
+        type=of_text,
+        default=2 * (os.cpu_count() or 1),
+        metavar="N",
+        help="NATs at a time (default: 2 per core)",
     )
     check.add_argument(
         "--time-scale",
-        type=float,
+        type=of_text,
         metavar="N",
         help="let the NATs' clocks run N times faster where mappings idle (default: each timeout by what makes it "
         "a few seconds)",
@@ -209,7 +230,7 @@ def _command(
 
 def _topology(command: argparse.ArgumentParser, *, several: bool) -> None:
     kinds = "ab (near), cd (far), abcd (all edges), same_nat (one home), carrier (NAT444), firewalls or dual_stack"
-    number = str if several else float
+    number = str if several else of_text
     if several:
         kinds = f"{kinds}, or several, or a campaign file (TOML)"
         command.epilog = (
@@ -239,7 +260,7 @@ def _topology(command: argparse.ArgumentParser, *, several: bool) -> None:
     )
     shape.add_argument(
         "--seed",
-        type=str if several else int,
+        type=str if several else of_text,
         default=None if several else 0,
         metavar="N",
         help="of the draws of loss, jitter and background traffic (default 0)",
@@ -266,7 +287,7 @@ def _nats(command: argparse.ArgumentParser, *, several: bool) -> None:
     _port_mapping(command, several=several)
     command.add_argument(
         "--background",
-        type=str if several else float,
+        type=str if several else of_text,
         default=None if several else 0.0,
         metavar="RATE",
         help=f"connections a second that other hosts open through each NAT (default 0){_star(several)}",
@@ -291,6 +312,6 @@ def _attempts(punch: argparse._ArgumentGroup, *, several: bool = False) -> None:
         punch.add_argument(option, type=str if several else kind, default=default, metavar=metavar, help=told)
 
     add("--strategy", str, "reuse", "NAME", "of the client (default reuse)")
-    add("--deadline", float, 5.0, "S", "of the punch (default 5)")
-    add("--max-attempts", int, None, "N", "connect() calls per candidate (default: no limit)")
-    add("--skew-ms", float, None, "MS", "start both at a shared instant, the second later by MS")
+    add("--deadline", of_text, 5.0, "S", "of the punch (default 5)")
+    add("--max-attempts", of_text, None, "N", "connect() calls per candidate (default: no limit)")
+    add("--skew-ms", of_text, None, "MS", "start both at a shared instant, the second later by MS")

@@ -10,7 +10,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab import programs
+from lab import numbers, programs
+from lab.choices import one_of
 from lab.errors import InputError, LabError, MissingCapabilityError
 
 if TYPE_CHECKING:
@@ -62,10 +63,7 @@ def _executor(given: argparse.Namespace) -> Executor:
 
 def _jobs(given: argparse.Namespace) -> int:
     """`--jobs`, by default so many that the processors which this process may use have enough to do."""
-    jobs: int = 6 * len(os.sched_getaffinity(0)) if given.jobs is None else given.jobs
-    if jobs < 1:
-        raise InputError("jobs", jobs, "a whole number from 1")
-    return jobs
+    return 6 * len(os.sched_getaffinity(0)) if given.jobs is None else numbers.jobs("jobs", given.jobs)
 
 
 def check_worker(given: argparse.Namespace) -> None:
@@ -98,7 +96,7 @@ def check_trial(given: argparse.Namespace) -> None:
     _pair(given)
     _options(given)
     if given.capture is not None:
-        _check_writable("capture", given.capture.parent)
+        _check_file("capture", given.capture)
 
 
 def trial_command(given: argparse.Namespace) -> int:
@@ -112,7 +110,6 @@ def trial_command(given: argparse.Namespace) -> int:
         result = trial.run(lab, one, other, _options(given))
         if given.capture is not None:
             try:
-                given.capture.parent.mkdir(parents=True, exist_ok=True)
                 result.recording.write(given.capture)
             except OSError as error:
                 raise LabError(f"capture: {given.capture}: {error.strerror}") from error
@@ -136,10 +133,13 @@ def trial_command(given: argparse.Namespace) -> int:
 
 def check_up(given: argparse.Namespace) -> None:
     """Everything that the lab would refuse."""
+    from lab.impair import CHOICES
     from lab.nat.background import check_rate
 
     _topology(given)
     check_rate(given.background)
+    numbers.seed("seed", given.seed)
+    one_of("links", given.links, CHOICES)
 
 
 def up_command(given: argparse.Namespace) -> int:
@@ -208,9 +208,7 @@ def sandbox_command(given: argparse.Namespace) -> int:
 def _class(given: argparse.Namespace) -> type[Internet]:
     from topologies import TOPOLOGIES
 
-    if given.topology not in TOPOLOGIES:
-        raise InputError("topology", given.topology, f"one of {', '.join(TOPOLOGIES)}")
-    return TOPOLOGIES[given.topology]
+    return TOPOLOGIES[one_of("topology", given.topology, TOPOLOGIES)]
 
 
 def _pair(given: argparse.Namespace) -> tuple[str, str]:
@@ -231,8 +229,8 @@ def _nats(given: argparse.Namespace, default: str | None = None) -> tuple[str, s
     """
     kind = _class(given)
     usual = default or kind.default_nat
-    nat_a = given.nat_a or usual
-    nat_b = given.nat_b or (nat_a if kind.shared_nat else usual)
+    nat_a = usual if given.nat_a is None else given.nat_a
+    nat_b = (nat_a if kind.shared_nat else usual) if given.nat_b is None else given.nat_b
     if kind.shared_nat and nat_a != nat_b:
         raise InputError("nat_b", nat_b, f"nat_a's, {nat_a}, because both hosts are behind one NAT")
     return nat_a, nat_b
@@ -259,6 +257,11 @@ def _parameters(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _topology(given: argparse.Namespace) -> Internet:
+    from lab.nat.presets import PRESETS
+
+    for field in ("nat_a", "nat_b", "cgn"):
+        if getattr(given, field) is not None:
+            one_of(field, getattr(given, field), PRESETS)
     nats = dict(zip((f"nat_{host}" for host in _pair(given)), _nats(given), strict=True))
     return _class(given)(**nats, unsolicited=given.unsolicited, **_parameters(given))
 
@@ -267,14 +270,12 @@ def _options(given: argparse.Namespace) -> Options:
     from lab.client import CLIENTS
     from lab.trial import Options
 
-    if given.client not in CLIENTS:
-        raise InputError("client", given.client, f"one of {', '.join(CLIENTS)}")
     return Options(
-        client=CLIENTS[given.client],
+        client=CLIENTS[one_of("client", given.client, CLIENTS)],
         strategy=given.strategy,
         max_attempts=given.max_attempts,
-        deadline_s=given.deadline,
-        skew_s=None if given.skew_ms is None else given.skew_ms / 1000,
+        deadline_s=numbers.deadline("deadline", given.deadline),
+        skew_s=None if given.skew_ms is None else numbers.skew_ms("skew_ms", given.skew_ms) / 1000,
         full_capture=getattr(given, "full", False),
     )
 
@@ -291,9 +292,26 @@ def _budget_s(given: argparse.Namespace) -> float | None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)([smh])", given.budget, re.ASCII)
     seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
-    if seconds <= 0:
-        raise InputError("budget", given.budget, "a duration above 0 with its unit, such as 90s, 10m or 1.5h")
+    if not 0 < seconds <= numbers.LONGEST_BUDGET_S:
+        most = f"{numbers.LONGEST_BUDGET_S / 3600:g}h"
+        raise InputError(
+            "budget", given.budget, f"a duration above 0 with its unit, such as 90s, 10m or 1.5h, up to {most}"
+        )
     return seconds
+
+
+def _check_file(field: str, file: Path) -> None:
+    """Raise `InputError` unless the file can be written in a directory that is there."""
+    try:
+        there = file.exists()
+        if file.is_dir() or not file.parent.is_dir():
+            raise InputError(field, str(file), "a file in a directory that is there")
+        if there and not os.access(file, os.W_OK):
+            raise InputError(field, str(file), "a file that can be written")
+    except OSError as error:  # too long a name, or a folder that cannot be searched
+        raise InputError(field, str(file), f"a file that can be written ({error.strerror})") from None
+    if not there:
+        _check_writable(field, file.parent)
 
 
 def _check_writable(field: str, directory: Path) -> None:

@@ -16,6 +16,8 @@ from typing import Self
 
 from lab.errors import InputError, PunchlabError
 from lab.lab import Lab
+from lab.numbers import of_text
+from punch.nat.behavior import BehaviorError
 
 USAGE = {
     "nat": "nat NAME reboot [SECONDS] | flush | address [ADDRESS] | down | up | behave PRESET | background RATE",
@@ -66,9 +68,11 @@ class Console:
             channel.settimeout(_PATIENCE_S)
             with channel.makefile("r", encoding="utf-8") as stream:
                 words = json.load(stream)
+            if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+                return  # none of our scripts
             try:
                 status, text = 0, carry_out(self._lab, words)
-            except PunchlabError as error:
+            except (PunchlabError, BehaviorError) as error:
                 status, text = 2, f"{words[0]}: {error}"
             channel.sendall(json.dumps({"status": status, "text": text}).encode())
 
@@ -99,12 +103,12 @@ def carry_out(lab: Lab, words: Sequence[str]) -> str:
             link = lab.link(one, other)
             link.down() if event == "down" else link.up()
         case _:
-            raise InputError("command", " ".join(words), USAGE[words[0]])
+            raise InputError("command", " ".join(words), USAGE.get(words[0], " or ".join(USAGE)))
     return ""
 
 
 def _number(field: str, word: str) -> float:
-    try:
-        return float(word)
-    except ValueError:
-        raise InputError(field, word, "a number") from None
+    number = of_text(word)
+    if isinstance(number, str):
+        raise InputError(field, word, "a number")
+    return number

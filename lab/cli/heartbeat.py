@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-_FIRST_S, _PERIOD_S = 2.0, 4.0
+_FIRST_S, _PERIOD_S = 1.0, 4.0
 _SHARE = 60
 """The pause grows with the time that has passed, to this part of it: a long run has a short log."""
 

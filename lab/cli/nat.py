@@ -6,11 +6,11 @@ import argparse
 import dataclasses
 import ipaddress
 import json
-import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from lab import numbers
 from lab.errors import InputError
 from lab.nat import portmapping, presets
 from lab.nat.clock import quickened
@@ -33,10 +33,9 @@ def check(given: argparse.Namespace) -> None:
     if given.action == "list":
         return
     if given.action == "check":
-        if given.jobs < 1:
-            raise InputError("jobs", given.jobs, "a whole number from 1")
-        if given.time_scale is not None and not 0 < given.time_scale < math.inf:
-            raise InputError("time-scale", given.time_scale, "a number above 0")
+        numbers.jobs("jobs", given.jobs)
+        if given.time_scale is not None:
+            numbers.number("time-scale", given.time_scale, least=0.001, most=1e6)
         for nat in _behaviors(given).values():
             if nat is not None:
                 quickened(nat.timeouts, given.time_scale)

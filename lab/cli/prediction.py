@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import asdict
 
-from lab.errors import InputError
+from lab import numbers
 from lab.impair import Impairment
 from lab.nat import presets
 from lab.nat.background import check_rate
@@ -20,13 +20,9 @@ from punch.nat.strategies import Guessing, Pair, predict
 def question(given: argparse.Namespace) -> tuple[NatBehavior | None, NatBehavior | None, Dial]:
     """Both NATs and how the hosts dial. Raises `InputError`, as a trial with these options would."""
     path = Impairment.from_options({"delay": given.delay, "jitter": given.jitter, "loss": given.loss})
-    skew_s = 0.0 if given.skew_ms is None else given.skew_ms / 1000
-    options = Options(
-        strategy=given.strategy, max_attempts=given.max_attempts, deadline_s=given.deadline, skew_s=skew_s
-    )
-    for field, value in (("skew_ms", skew_s), ("deadline", given.deadline)):
-        if not math.isfinite(value):
-            raise InputError(field, getattr(given, field), "a finite number")
+    skew_s = 0.0 if given.skew_ms is None else numbers.skew_ms("skew_ms", given.skew_ms) / 1000
+    deadline_s = numbers.deadline("deadline", given.deadline)
+    options = Options(strategy=given.strategy, max_attempts=given.max_attempts, deadline_s=deadline_s, skew_s=skew_s)
     check_rate(given.background)
     nats = [presets.behavior(name, given.unsolicited) for name in (given.nat_a, given.nat_b)]
     dial = Dial(path.delay_s, skew_s, options.max_attempts, options.deadline_s, path.loss, path.jitter_s)

@@ -183,8 +183,10 @@ class RunProgress:
             table.add_row(combination, tally.text(), *numbers)
         return table
 
-    def _matrix(self, combination: str) -> Table:
-        table = Table(title=f"{combination}: direct / trials (rows: first NAT, columns: second NAT)")
+    def _matrix(self, combination: str) -> RenderableType:
+        # Not the table's own title, which would be as narrow as the table.
+        title = Text(f"{combination}: direct / trials (rows: first NAT, columns: second NAT)", style="italic")
+        table = Table()
         table.add_column("")
         rows, columns = self._nats[combination]
         for other in columns:
@@ -192,7 +194,7 @@ class RunProgress:
         for one in rows:
             tallies = (self._pairs.get((combination, (one, other))) for other in columns)
             table.add_row(one, *(Text("") if tally is None else tally.text() for tally in tallies))
-        return table
+        return Group(title, table)
 
 
 def _clock(seconds: float) -> str:

@@ -110,7 +110,7 @@ def _number(name: str, value: object, expected: str, lowest: float, highest: flo
         return None
     number = math.nan
     if isinstance(value, int | float | str) and not isinstance(value, bool):
-        with suppress(ValueError):
+        with suppress(ValueError, OverflowError):
             number = float(value)
     if not lowest <= number <= highest:
         raise InputError(name, value, expected)

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from lab import numbers
 from lab.errors import InputError
 from lab.graph import Graph, Interface
 from lab.nat import frames
@@ -67,15 +68,13 @@ def schedule(rate: float, seed: int | str, *, udp: float = 0.0, silent: float = 
     """
     check_rate(rate)
     for name, fraction in (("udp", udp), ("silent", silent)):
-        if not 0 <= fraction <= 1:
-            raise InputError(name, fraction, "a fraction from 0 to 1")
+        numbers.share(name, fraction)
     return _arrivals(rate, random.Random(seed), udp, silent)
 
 
 def check_rate(rate: float) -> None:
     """Raise `InputError` for a rate that cannot be had."""
-    if not 0 <= rate <= MOST_PER_S:
-        raise InputError("background", rate, f"connections per second, from 0 to {MOST_PER_S:g}")
+    numbers.number("background", rate, least=0, most=MOST_PER_S, unit="connections per second")
 
 
 def _arrivals(rate: float, draws: random.Random, udp: float, silent: float) -> Iterator[Arrival]:
@@ -204,16 +203,12 @@ def _settle(graph: Graph, nat: Node, inside: Interface) -> list[bytes]:
 
 def _first_router(graph: Graph, nat: str) -> Interface:
     """Where packets reach the Internet: at the router after the last NAT. Raises `InputError` where there is none."""
-    edge = next((node.name for node in graph.nodes.values() if node.kind == "edge"), None)
-    found = None
-    for _out, into, _impairment in () if edge is None else graph.path(nat, edge):
-        kind = graph.nodes[into.node].kind
-        if kind == "nat":
-            found = None
-        elif kind == "router" and found is None:
-            found = into
+    outermost = [nat, *graph.outwards(nat)][-1]
+    outside = graph.nodes[outermost].interfaces[0]
+    ends = (pair for link in graph.links for pair in ((link.one, link.other), (link.other, link.one)))
+    found = next((there for here, there in ends if here is outside and graph.nodes[there.node].kind == "router"), None)
     if found is None:
-        raise InputError("background", nat, "a NAT with a router between it and an edge")
+        raise InputError("background", nat, "a NAT with a router on its way out")
     return found
 
 

@@ -19,14 +19,14 @@ from typing import Any, TypeVar
 
 from lab.lab import Lab
 from lab.nat.segments import SILENCE_S, Conversation, Flag, RawTcp, checksum, keep_resets_in
-from lab.nat.states import MARGIN_S, TOO_BUSY, NotBegunError, State, datagram, heard
+from lab.nat.states import MARGIN_S, TOO_BUSY, NotBegunError, Pilot, State, datagram, heard
 from lab.nat.watch import Watch
 from lab.node import Node
 from punch.nat.behavior import Refresh, Timeouts
 from punch.nat.probe import NotTested
 from punch.probe.patience import within
 
-LATE = NotTested("the machine was too busy meanwhile")
+LATE = NotTested("packets through the NAT, or this process, were late meanwhile")
 
 _KERNEL_STATES = {
     "tcp_transitory_s": ("tcp_timeout_syn_sent", "tcp_timeout_syn_recv"),
@@ -98,7 +98,7 @@ class _Examination:
 
     async def run(self) -> Observed:
         async with self._stack:
-            self._watch = await self._stack.enter_async_context(Watch())
+            self._watch = await self._stack.enter_async_context(Watch(*self._udp_pair()))
             self._a = await self._raw(self._inside, self._inside.address)
             self._b = await self._raw(self._inside, self._neighbor)
             self._s = await self._raw(self._server, self._server.address)
@@ -132,7 +132,7 @@ class _Examination:
         )
 
     async def _on_time(self, observation: Coroutine[Any, Any, T]) -> T | NotTested:
-        """What is seen, unless this process was late meanwhile.
+        """What is seen, unless packets or this process were late meanwhile.
 
         The shortest timeouts are two seconds: a state may have ended between two steps of an observation that was held
         up, so that it says nothing of the NAT.
@@ -141,7 +141,8 @@ class _Examination:
         seen = await _begun(observation)
         return LATE if self._watch.worst_since(begun) >= MARGIN_S else seen
 
-    # Clocks. Time counts from the second packet: the first may have been sent more than once.
+    # Clocks. Over TCP time counts from the packet that begins the state: connection tracking ignores a SYN that is sent
+    # again. Over UDP it counts from the second datagram: the first may have been sent more than once.
 
     async def _idled(self) -> dict[str, bool | str | NotTested]:
         named = {each.name: int(getattr(self._timeouts, each.name)) for each in fields(self._timeouts)}
@@ -165,11 +166,20 @@ class _Examination:
     async def _lives(self, make: Callable[[], Awaitable[State]], idle_s: float) -> bool | NotTested:
         """Whether a state lets a packet in after so much idling."""
         state = await make()
-        return await state.lives(idle_s)
+        return await state.lives(idle_s, self._pilot)
+
+    async def _pilot(self) -> Pilot:
+        inside, server = self._udp_pair()
+        external = _must(await datagram(inside, server, server.getsockname()))
+
+        async def follow() -> float | None:
+            came = await heard(datagram(server, inside, external, must=False))
+            return time.monotonic() if came else None
+
+        return follow
 
     async def _transitory(self) -> State:
         talk = self._conversation()
-        _must(await talk.out(Flag.SYN))
         since = time.monotonic()
         _must(await talk.out(Flag.SYN))
         return State.made(since, lambda: talk.back(Flag.SYN | Flag.ACK))
@@ -233,7 +243,7 @@ class _Examination:
         else:
             await datagram(server, inside, external)
         refreshed_in_time = time.monotonic() < since + time_s
-        kept = await state.lives(time_s + MARGIN_S)
+        kept = await state.lives(time_s + MARGIN_S, self._pilot)
         return kept if refreshed_in_time else TOO_BUSY
 
     # Segments.

@@ -101,7 +101,7 @@ class Loader:
                             stderr=subprocess.PIPE,
                             text=True,
                         )
-                except FileNotFoundError:
+                except OSError:
                     raise MissingCapabilityError(f"{command}: {_INSTALL}") from None
             self._running.append((wanted, command, process))
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping as ReadOnlyDict
 from dataclasses import replace
 from types import MappingProxyType
 
+from lab.choices import one_of
 from lab.errors import InputError
 from lab.nat.preset import Confidence, Preset
 from lab.nat.zoo import ZOO
@@ -65,8 +66,7 @@ def behavior(
     A behavior comes back as it is. Raises `InputError` for what is not a preset, an answer or a port mapping.
     """
     for field, value, kind in (("unsolicited", unsolicited, Unsolicited), ("port_mapping", port_mapping, PortMapping)):
-        if value not in (OWN_ANSWER, *kind):
-            raise InputError(field, value, f"one of {', '.join((OWN_ANSWER, *kind))}")
+        one_of(field, value, (OWN_ANSWER, *kind))
     if isinstance(nat, NatBehavior):
         return nat
     found = preset(nat).behavior
@@ -84,9 +84,7 @@ def behavior(
 
 def preset(name: str) -> Preset:
     """The preset called `name`. Raises `InputError`."""
-    if name not in PRESETS:
-        raise InputError("nat", name, f"one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+    return PRESETS[one_of("nat", name, PRESETS)]
 
 
 def named(names: str) -> tuple[str, ...]:
@@ -94,6 +92,5 @@ def named(names: str) -> tuple[str, ...]:
     groups = {"classics": CLASSICS, "firewalls": FIREWALLS, "all": tuple(PRESETS)}
     chosen = dict.fromkeys(name for word in names.split(",") for name in groups.get(word, (word,)))
     for name in chosen:
-        if name not in PRESETS:
-            raise InputError("nat", name, f"one of {', '.join((*PRESETS, *groups))}")
+        one_of("nat", name, (*PRESETS, *groups))
     return tuple(chosen)

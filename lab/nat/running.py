@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import math
 import re
 import time
 from collections.abc import Callable, Mapping
 
-from lab import sysctl
+from lab import numbers, sysctl
 from lab.build import start_helpers
 from lab.errors import InputError, LabError
 from lab.graph import Graph, Interface
@@ -25,6 +24,8 @@ from lab.nat.site import external_addresses
 from lab.netlink import RouteSocket
 from lab.node import Node
 from punch.nat.behavior import NatBehavior
+
+LONGEST_DOWNTIME_S = 3600.0
 
 _CLOSE = """table inet punchlab_closed {
   chain everything { type filter hook prerouting priority -500; policy drop; }
@@ -67,8 +68,7 @@ class RunningNat:
 
         For `downtime_s` seconds before that no packet comes through, and none is answered.
         """
-        if not 0 <= downtime_s < math.inf:
-            raise InputError("downtime", downtime_s, "a number of seconds from 0")
+        numbers.seconds("downtime", downtime_s, least=0, most=LONGEST_DOWNTIME_S)
 
         def change() -> str:
             time.sleep(downtime_s)

@@ -18,6 +18,12 @@ MARGIN_S = 0.5
 TOO_BUSY = NotTested("the machine is too busy to idle to the second")
 
 
+Pilot = Callable[[], Awaitable[float | None]]
+"""Sends a packet to where one is certain to come through; the moment at which it has, None if it does not."""
+
+_PREPARATION_S = 0.5
+
+
 class NotBegunError(Exception):
     """What was to be looked at did not come to be: no packet, or no answer, came through."""
 
@@ -35,17 +41,20 @@ class State:
         """A state whose last packet was sent after `since`, and has been heard by now."""
         return cls(since, time.monotonic(), knock)
 
-    async def lives(self, idle_s: float) -> bool | NotTested:
+    async def lives(self, idle_s: float, prepare: Callable[[], Awaitable[Pilot]]) -> bool | NotTested:
         """Whether the packet comes in so long after `since`.
 
         `TOO_BUSY` where a machine that was late may have decided that: what lives may have begun later, what is dead
-        may have been asked later.
+        may have been asked later. A pilot is sent right after the packet: when it comes through, the NAT has decided.
         """
         due = self.since + idle_s
+        await asyncio.sleep(due - _PREPARATION_S - time.monotonic())
+        pilot = await prepare()
         await asyncio.sleep(due - time.monotonic())
-        if await heard(self.knock()):
+        came, decided = await asyncio.gather(heard(self.knock()), pilot())
+        if came:
             return True if self.until - self.since < MARGIN_S else TOO_BUSY
-        return False if time.monotonic() - due - SILENCE_S < MARGIN_S else TOO_BUSY
+        return False if decided is not None and decided - due < MARGIN_S else TOO_BUSY
 
 
 async def heard(what: Awaitable[object | None]) -> bool:

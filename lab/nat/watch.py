@@ -1,46 +1,57 @@
-"""Proof that this process was late: a task that wakes up at known times, in the event loop that makes observations."""
+"""Proof that an observation was not held up: datagrams that go through the NAT and back all the time meanwhile.
+
+Each is sent at a known time. When it is back, everything that was sent before it has come through, and the event loop
+that makes the observations has had its turn.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from types import TracebackType
 from typing import Self
 
-_TICK_S = 0.05
+from lab.nat.states import NotBegunError, datagram
+
+_PAUSE_S = 0.1
 
 
 class Watch:
-    """Use it as a context manager in the event loop that is watched."""
+    """Datagrams between an inside socket and that of a server. Use it as a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, inside: socket.socket, server: socket.socket) -> None:
+        self._inside, self._server = inside, server
         self._due = 0.0
-        self._late: list[tuple[float, float]] = []  # when a tick came and how late it was
-        self._ticking: asyncio.Task[None] | None = None
+        self._late: list[tuple[float, float]] = []  # when one was back, and how long after it was due to leave
+        self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._due = time.monotonic() + _TICK_S
-        self._ticking = asyncio.create_task(self._tick())
+        self._due = time.monotonic()
+        self._task = asyncio.create_task(self._run())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._ticking is not None:
-            self._ticking.cancel()
+        if self._task is not None:
+            self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._ticking
+                await self._task
 
     def worst_since(self, moment: float) -> float:
-        """By how many seconds this loop was late at worst since that moment of `time.monotonic()`."""
+        """How many seconds a datagram took at worst from when it was due to leave, of those that were back since."""
         now = time.monotonic()
-        return max((late for tick, late in [*self._late, (now, now - self._due)] if tick >= moment), default=0.0)
+        return max(late for back, late in [*self._late, (now, now - self._due)] if back >= moment)
 
-    async def _tick(self) -> None:
+    async def _run(self) -> None:
         while True:
-            await asyncio.sleep(self._due - time.monotonic())
+            with contextlib.suppress(NotBegunError):  # that took long, too
+                external = await datagram(self._inside, self._server, self._server.getsockname())
+                if external is not None:
+                    await datagram(self._server, self._inside, external)
             now = time.monotonic()
-            if now - self._due > _TICK_S:
-                self._late.append((now, now - self._due))
-            self._due = now + _TICK_S
+            self._late.append((now, now - self._due))
+            self._due = now + _PAUSE_S
+            await asyncio.sleep(_PAUSE_S)

@@ -55,7 +55,7 @@ class StayingRendezvous(Rendezvous):
     """Returns the traits of the network as it is now; called before each registration but the first."""
     welcome: Welcome
     """The answer to the latest registration."""
-    _waits = False
+    _waits = _outdated = False
 
     @classmethod
     async def connect_any(cls, edges: Sequence[EdgeUrl], bind: Endpoint | None, report: Reporter) -> Self:
@@ -80,6 +80,7 @@ class StayingRendezvous(Rendezvous):
 
     def outdate(self) -> None:
         """What was learned is no longer correct: learn it again and register again, unless the peer is known."""
+        self._outdated = True
         if self._waits:
             abort(self._connection)
 
@@ -97,6 +98,8 @@ class StayingRendezvous(Rendezvous):
         while True:
             watch = asyncio.create_task(self._watch(self._connection))
             self._waits = True
+            if self._outdated:
+                abort(self._connection)
             try:
                 return await super().listen()
             except EdgeLostError as lost:
@@ -123,6 +126,7 @@ class StayingRendezvous(Rendezvous):
         self._register = replace(self._register, public6=named[0], proof6=named[1])
 
     async def _learn_again(self) -> None:
+        self._outdated = False
         if self.learn is not None:
             self._register = replace(self._register, traits=await self.learn())
 

@@ -6,12 +6,39 @@ names stand for which behaviors is `lab.nat.presets`.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping as ReadOnlyDict
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import TypeVar
 
 
 class BehaviorError(ValueError):
-    """A combination of behaviors that no NAT can have, or that this project cannot tell apart from another one."""
+    """A value that a field cannot have, or a combination of behaviors that no NAT can have or that this project cannot
+    tell apart from another one. The text is one line that names the field, the value and what was expected.
+    """
+
+
+def _refused(name: str, value: object, expected: str) -> BehaviorError:
+    return BehaviorError(f"{name}: {value!r:.300} cannot be used; expected {expected}")
+
+
+def _whole(name: str, value: object, least: int, most: int) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+        return value
+    raise _refused(name, value, f"a whole number from {least} to {most}")
+
+
+_Kind = TypeVar("_Kind", bound=StrEnum)
+
+
+def _member(name: str, value: object, kind: type[_Kind]) -> _Kind:
+    """The member of the enumeration that the value is, or that a plain string names."""
+    names = [str(each) for each in kind]
+    if isinstance(value, str) and value in names:
+        return kind(value)
+    near = difflib.get_close_matches(value.lower().replace("_", "-"), names, 1) if isinstance(value, str) else []
+    raise _refused(name, value, f"one of {', '.join(names)}" + (f"; did you mean {near[0]}?" if near else ""))
 
 
 class Mapping(StrEnum):
@@ -118,9 +145,15 @@ class Refresh(StrEnum):
     BOTH = "both"
 
 
+LONGEST_TIMEOUT_S = 2_000_000
+"""About 23 days; the kernel counts a little further."""
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """Whole seconds of idleness after which a state is forgotten. The defaults are the least that the RFCs allow.
+
+    Raises `BehaviorError` for a number that is not whole or not from 1 to `LONGEST_TIMEOUT_S`.
 
     TCP (RFC 5382 REQ-5): `tcp_transitory_s` until the handshake is complete, `tcp_established_s`, `tcp_closing_s` after
     a FIN. UDP (RFC 4787 REQ-5): `udp_solitary_s` until traffic has gone both ways for a while, `udp_stream_s` then.
@@ -134,14 +167,23 @@ class Timeouts:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            value = getattr(self, each.name)
-            if not isinstance(value, int) or value < 1:
-                raise BehaviorError(
-                    f"timeouts: {each.name} is {value!r}; expected a whole number of seconds, 1 or more"
-                )
+            _whole(f"timeouts.{each.name}", getattr(self, each.name), 1, LONGEST_TIMEOUT_S)
 
 
 _ANY_PORT = (1024, 65535)
+_KINDS: ReadOnlyDict[str, type[StrEnum]] = {
+    "mapping": Mapping,
+    "filtering": Filtering,
+    "port_allocation": PortAllocation,
+    "unsolicited": Unsolicited,
+    "on_clash": PortAllocation,
+    "pooling": Pooling,
+    "hairpinning": Hairpinning,
+    "icmp_errors": IcmpErrors,
+    "refresh": Refresh,
+    "port_mapping": PortMapping,
+}
+"""The fields of a behavior that are members of an enumeration."""
 
 REQ_4_SILENCE_S = 6
 """How long a NAT may not answer an unsolicited SYN (RFC 5382 REQ-4)."""
@@ -149,7 +191,10 @@ REQ_4_SILENCE_S = 6
 
 @dataclass(frozen=True, slots=True)
 class NatBehavior:
-    """One NAT, as seen from outside. Raises `BehaviorError` for a combination that cannot be built.
+    """One NAT, as seen from outside. Raises `BehaviorError` for a value or a combination that cannot be built.
+
+    A plain string that is the value of an enumeration stands for its member, a list of two for `port_range`, and a
+    dictionary of fields for `timeouts`, as TOML and JSON have them.
 
     `port_range` (first and last) bounds what is allocated other than by preservation, `port_delta` is the step of
     sequential allocation (negative: downwards). `port_overloading` lets inside hosts share an external port towards
@@ -183,10 +228,9 @@ class NatBehavior:
     translates: bool = True
 
     def __post_init__(self) -> None:
+        self._take_values()
         self._check_ports()
         self._check_overloading()
-        if not 1 <= self.pool_size <= 16:
-            raise BehaviorError(f"pool_size: {self.pool_size} addresses; expected 1 to 16")
         if self.pool_size == 1 and self.pooling is not Pooling.PAIRED:
             raise BehaviorError(f"pooling: {self.pooling} with pool_size 1 cannot be seen; expected {Pooling.PAIRED}")
         self._check_memory()
@@ -203,6 +247,30 @@ class NatBehavior:
         """Whether some ports are allocated one after the other."""
         preserving = self.port_allocation is PortAllocation.PRESERVING
         return (self.on_clash if preserving else self.port_allocation) is PortAllocation.SEQUENTIAL
+
+    def _take_values(self) -> None:
+        """Every field is of its type afterwards; the numbers are in the ranges that need no other field."""
+        taken: dict[str, object] = {name: _member(name, getattr(self, name), kind) for name, kind in _KINDS.items()}
+        for name in ("port_overloading", "reset_closes", "translates"):
+            if not isinstance(getattr(self, name), bool):
+                raise _refused(name, getattr(self, name), "True or False")
+        _whole("silence_s", self.silence_s, 1, 60)
+        _whole("pool_size", self.pool_size, 1, 16)
+        _whole("port_delta", self.port_delta, -65535, 65535)
+        _whole("block_size", self.block_size, 1, 65535)
+        if not isinstance(self.port_range, tuple | list) or len(self.port_range) != 2:
+            raise _refused("port_range", self.port_range, "two ports, the first and the last")
+        taken["port_range"] = tuple(_whole("port_range", port, 1, 65535) for port in self.port_range)
+        if isinstance(self.timeouts, ReadOnlyDict):
+            names = [each.name for each in fields(Timeouts)]
+            for name in self.timeouts:
+                if name not in names:
+                    raise _refused("timeouts", name, f"one of {', '.join(names)}")
+            taken["timeouts"] = Timeouts(**self.timeouts)
+        elif not isinstance(self.timeouts, Timeouts):
+            raise _refused("timeouts", self.timeouts, "Timeouts")
+        for name, value in taken.items():
+            object.__setattr__(self, name, value)
 
     def _check_ports(self) -> None:
         first, last = self.port_range
@@ -259,8 +327,6 @@ class NatBehavior:
             )
 
     def _check_memory(self) -> None:
-        if not 1 <= self.silence_s <= 60:
-            raise BehaviorError(f"silence_s: {self.silence_s} seconds; expected 1 to 60")
         if self.silence_s != REQ_4_SILENCE_S and self.unsolicited is not Unsolicited.SILENT_THEN_ICMP:
             raise BehaviorError(
                 f"silence_s: {self.silence_s} with unsolicited {self.unsolicited} means nothing; "

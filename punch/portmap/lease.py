@@ -29,8 +29,8 @@ _REMOVAL_S = 1.0
 @contextlib.asynccontextmanager
 async def mapping(
     local: Endpoint,
-    changed: Callable[[], None],
     *,
+    changed: Callable[[], None] = lambda: None,
     lifetime_s: int = LIFETIME_S,
     patience_s: float = PATIENCE_S,
 ) -> AsyncIterator[Mapping]:

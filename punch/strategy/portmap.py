@@ -33,7 +33,7 @@ class Portmap(Strategy):
         if preparation.local.family != socket.AF_INET:  # there is no NAT to ask
             return None
         try:
-            held = await self._held.enter_async_context(mapping(preparation.local, preparation.outdate))
+            held = await self._held.enter_async_context(mapping(preparation.local, changed=preparation.outdate))
         except PortMappingError as error:
             preparation.report("port_not_mapped", reason=str(error))
             return None

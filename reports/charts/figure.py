@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,7 +86,9 @@ def style() -> Iterator[None]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a matplotlibrc of the user's must not change a report
         matplotlib.rcParams.update(_STYLE)
-        yield
+        with warnings.catch_warnings():  # names may be in any script; the page has them as text
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+            yield
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:
@@ -123,6 +126,10 @@ def _lines(label: str, characters: int) -> list[str]:
 def finish(figure: Figure, name: str, alt: str, caption: str) -> Chart:
     """Draw the figure as PNG and SVG, without dates or program versions in them."""
     png, svg = BytesIO(), BytesIO()
+    engine = figure.get_layout_engine()
+    if engine is not None:  # once, not for each format: it takes longer than to draw
+        engine.execute(figure)
+        figure.set_layout_engine(None)
     figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     return Chart(name, alt, caption, round(figure.get_figwidth() * 96), png.getvalue(), svg.getvalue())

@@ -6,11 +6,13 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from reports.charts.figure import ALARM, WIDTH_IN, Chart, finish, new_figure, set_title
+from reports.charts.maps import MANY_CELLS, NO_RESULT, colour_bar, draw_map, map_figure
 from reports.groups import Group, PairTrials
 from reports.words import MEANINGS, count, percent_range, ratio
 
@@ -22,8 +24,13 @@ _MARKERS = {"direct": ("o", "full"), "fails": ("x", "full"), "depends": ("o", "l
 
 
 def success_heatmap(group: Group) -> Chart:
-    """The success rate per NAT pair with k/n, Wilson's interval and the prediction; disagreements framed in red."""
+    """The success rate per NAT pair with k/n, Wilson's interval and the prediction; disagreements framed in red.
+
+    With `MANY_CELLS` or more, colours and signs only.
+    """
     rows, columns = group.nats_a, group.nats_b
+    if len(rows) * len(columns) >= MANY_CELLS:
+        return _map(group)
     # A small map is legible without a colour bar: every cell says its figures.
     bar_in = 0.8 if len(rows) > 2 else 0.0
     width_in = max(WIDTH_IN if bar_in else 4.0, 1.4 + _CELL_IN * len(columns) + bar_in)
@@ -56,12 +63,59 @@ def success_heatmap(group: Group) -> Chart:
         bar.outline.set_visible(False)
     if handles := _legend(group):
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return _finished(
+        figure,
+        group,
+        "Each cell: direct/trials, and Wilson's 95 % interval of the rate. The sign in its corner is the prediction.",
+    )
+
+
+def _map(group: Group) -> Chart:
+    rows, columns = group.nats_a, group.nats_b
+    figure, axes = map_figure(rows, columns, group.condition.pair)
+    measured = [pair for pair in group.pairs if pair.n]
+    norm = Normalize(0, 1)
+    draw_map(axes, rows, columns, {(p.nat_a, p.nat_b): p.k / p.n for p in measured}, norm, _RATES.name)
+    place = {name: number + 0.5 for number, name in enumerate(columns)}, {n: i + 0.5 for i, n in enumerate(rows)}
+    signs: dict[tuple[str, str], list[PairTrials]] = {}
+    for pair in measured:
+        if pair.predicted:
+            ink = "white" if pair.k / pair.n < _DARK_BELOW else "#111111"
+            signs.setdefault((pair.predicted, ink), []).append(pair)
+    for (predicted, ink), pairs in signs.items():
+        sign = _sign(predicted, ink, [place[0][p.nat_b] for p in pairs], [place[1][p.nat_a] for p in pairs])
+        sign.set_markersize(3.4)
+        sign.set_markeredgewidth(0.8)
+        axes.add_line(sign)
+    odd = [pair for pair in measured if pair.disagreements]
+    axes.plot(
+        [place[0][pair.nat_b] for pair in odd],
+        [place[1][pair.nat_a] for pair in odd],
+        linestyle="none",
+        marker="s",
+        markersize=8.5,
+        markerfacecolor="none",
+        markeredgecolor=ALARM,
+        markeredgewidth=1.6,
+    )
+    set_title(figure, f"Success rate (n = {group.n})", group.label)
+    colour_bar(figure, axes, ScalarMappable(norm, _RATES), "direct connections, % of trials", PercentFormatter(1))
+    handles = [*_legend(group), Patch(facecolor=NO_RESULT, label="not run, or no result")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return _finished(
+        figure,
+        group,
+        "The sign in a cell is the prediction. The figures of each pair are in the table below.",
+    )
+
+
+def _finished(figure: Figure, group: Group, caption: str) -> Chart:
     return finish(
         figure,
         f"success-{group.slug}",
         f"Heat map of the success rate per pair of NATs, {group.label}: {ratio(group.k, group.n)} trials direct, "
         f"{count(len(group.disagreements), 'disagreement')} with the oracle.",
-        "Each cell: direct/trials, and Wilson's 95 % interval of the rate. The sign in its corner is the prediction.",
+        caption,
     )
 
 

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import ceil
 
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from reports.charts.figure import BLUE, ORANGE, WIDTH_IN, Chart, finish, name_rows, new_figure, set_title, time_axis
+from reports.charts.maps import colour_bar, draw_map, map_figure
 from reports.groups import Group, PairTrials
 from reports.results import TIMES
 
 _MANY = 20
 """From so many direct trials on, a distribution says more than a box."""
+_MANY_DOTS = 500
+"""A row of a chart has room for so many dots."""
+_MANY_PAIRS = 60
+"""Pairs of NATs with a row or a panel each; of more there is a map."""
 _STAGES = {"connected": BLUE, "agreed": ORANGE}
 _FLOOR = {"color": "#111111", "linewidth": 1.8}
 _FLOOR_WORDS = "least possible time to connect (oracle)"
 
 
 def latency_charts(group: Group) -> list[Chart]:
-    """A box chart of the pairs with few direct trials, a CDF chart of those with 20 or more; neither when empty."""
-    timed = [pair for pair in group.pairs if pair.timings("connected") or pair.timings("agreed")]
+    """A box chart of the pairs with few direct trials, a CDF chart of those with 20 or more; neither when empty.
+
+    More pairs than a reader can find a row of are a map of medians instead.
+    """
+    timed = [pair for pair in group.pairs if pair.timed]
+    if len(timed) > _MANY_PAIRS:
+        return [_map(group, timed)]
     few = [pair for pair in timed if _n(pair) < _MANY]
     many = [pair for pair in timed if _n(pair) >= _MANY]
     return [*([_boxes(group, few)] if few else []), *([_distributions(group, many)] if many else [])]
@@ -54,7 +67,18 @@ def draw_box(axes: Axes, y: float, seconds: list[float], colour: str, height: fl
             whiskerprops={"color": colour},
             capprops={"color": colour},
         )
-    axes.plot(values, [y] * len(values), "o", color=colour, markersize=3.2, alpha=0.75, markeredgewidth=0)
+    dots = _apart(values)
+    axes.plot(dots, [y] * len(dots), "o", color=colour, markersize=3.2, alpha=0.75, markeredgewidth=0)
+
+
+def _apart(values: Sequence[float]) -> Sequence[float]:
+    """The values without those that would be dots on top of another one's; `values` ascend."""
+    if len(values) <= _MANY_DOTS:
+        return values
+    step = (values[-1] - values[0]) / _MANY_DOTS
+    kept = [values[0]]
+    kept += [value for before, value in pairwise(values) if value // step != before // step] if step else []
+    return kept
 
 
 def draw_floor(axes: Axes, y: float, floor_s: float | None, height: float) -> None:
@@ -80,6 +104,23 @@ def legend_handles(stages: Sequence[str], floor: bool) -> list[Line2D | Patch]:
             )
         )
     return handles
+
+
+def _map(group: Group, pairs: Sequence[PairTrials]) -> Chart:
+    names = {(pair.nat_a, pair.nat_b): pair.median("connected") for pair in pairs}
+    figure, axes = map_figure(group.nats_a, group.nats_b, group.condition.pair)
+    found = {nats: seconds * 1000 for nats, seconds in names.items() if seconds is not None}
+    spread = max(found.values(), default=1.0) / max(min(found.values(), default=1.0), 1e-6)
+    norm = (LogNorm if spread >= 20 else Normalize)(min(found.values(), default=0.0), max(found.values(), default=1.0))
+    draw_map(axes, group.nats_a, group.nats_b, found, norm, "viridis_r")
+    colour_bar(figure, axes, ScalarMappable(norm, "viridis_r"), "median milliseconds to connected")
+    set_title(figure, f"Latency of direct connections (n = {sum(map(_n, pairs))})", group.label)
+    return finish(
+        figure,
+        f"latency-{group.slug}",
+        f"Map of the median time to connected per pair of NATs, {group.label}.",
+        "Grey: no direct trial was timed. The figures of each pair, with the floor, are in the table below.",
+    )
 
 
 def _boxes(group: Group, pairs: Sequence[PairTrials]) -> Chart:
@@ -110,7 +151,7 @@ def _distributions(group: Group, pairs: Sequence[PairTrials]) -> Chart:
     columns = min(3, len(pairs))
     rows = ceil(len(pairs) / columns)
     figure = new_figure(WIDTH_IN, 1.4 + (1.75 if columns > 1 else 3.0) * rows)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(rows, columns, squeeze=False)  # axes that share are slow by the dozen: equal limits do
     seconds = _seconds(pairs)
     for axes, pair in zip(grid.flat, pairs, strict=False):
         for stage, colour in _STAGES.items():
@@ -123,9 +164,12 @@ def _distributions(group: Group, pairs: Sequence[PairTrials]) -> Chart:
         axes.set_xlabel("")
         axes.set_ylim(0, 1.02)
         axes.grid()
+        axes.tick_params(labelbottom=False)
     for axes in grid.flat[len(pairs) :]:
         axes.set_axis_off()
-    # Shared axes label the lowest row only; under a hole in that row the panel above must do it.
+    for axes in grid[:, 1:].flat:
+        axes.tick_params(labelleft=False)
+    # The lowest panel of each column has the labels.
     for axes in grid.flat[max(0, len(pairs) - columns) : len(pairs)]:
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("milliseconds")

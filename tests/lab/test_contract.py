@@ -215,8 +215,8 @@ def test_lines_are_whole_however_they_come_in(end: bytes, size: int) -> None:
         (b"x" * 1000, f"a line of more than {LINE_BYTES >> 20} MiB on standard output"),
         (b"x" * (2 * LINE_BYTES) + b"\n", f"a line of more than {LINE_BYTES >> 20} MiB on standard output"),
         (b"x" * 999 + b"\n", f"more than {OUTPUT_BYTES >> 20} MiB on standard output"),
-        (b'{"event": "x"}\n' * 1000, f"more than {OUTPUT_BYTES >> 20} MiB on standard output"),
-        (b"\n" * 1000, f"more than {OUTPUT_BYTES >> 20} MiB on standard output"),
+        (b'{"event": "x", "more": "' + b"x" * 900 + b'"}\n', f"more than {OUTPUT_BYTES >> 20} MiB on standard output"),
+        (b"a log\n" * 1000, f"more than {OUTPUT_BYTES >> 20} MiB on standard output"),
     ],
 )
 def test_output_is_bounded(chunk: bytes, bound: str) -> None:

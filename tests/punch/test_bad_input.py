@@ -12,8 +12,10 @@ import pytest
 
 from punch.cli import main
 from tests.punch.processes import CODE
-from tests.punch.recorder import PATIENCE_S
+from tests.punch.recorder import PATIENCE_S, Command
 
+EMPTY = ("bind", "code", "strategy", "deadline", "max-attempts", "start-at", "wait", "resume-for", "name")
+NAN = ("nan", "inf", "-inf", "1e400", "1e10", "-1", "True", "1_0", "٣", "1e")  # no numbers of seconds
 BAD_INPUT = [
     (["send", "{file}", "--edge", "http://x"], "edge: 'http://x'"),
     (["send", "{file}"], "edge: missing; expected --edge URL, or PUNCH_EDGE"),
@@ -46,13 +48,54 @@ BAD_INPUT = [
     (["edge", "--listen", "192.0.2.1:0"], "listen: '192.0.2.1:0'"),
     (["edge", "--listen", "127.0.0.1:0", "--join", "e2"], "join: 'e2'"),
     (["edge", "--listen", "127.0.0.1:0", "--session-lifetime", "x"], "session-lifetime: 'x'"),
+    (["send", ""], "FILE: ''"),
+    (["send", "{file}", "", "--edge", "{edge}"], "FILE: ''"),
+    (["receive", CODE, "--dir", "", "--edge", "{edge}"], "--dir: ''"),
+    (["receive", CODE, "--stdout", "--dir", "", "--edge", "{edge}"], "--dir: ''"),
+    (["receive", "--key-file", "", "--edge", "{edge}"], "--key-file: ''"),
+    (["receive", "", "--edge", "{edge}"], "code: ''"),
+    (["send", "{file}", "--key-file", "", "--edge", "{edge}"], "--key-file: ''"),
+    (["pipe", "--key-file", "", "--new", "--edge", "{edge}"], "--key-file: ''"),
+    (["pipe", "", "--edge", "{edge}"], "code: ''"),
+    (["forward", "", "--listen", "127.0.0.1:0", "--edge", "{edge}"], "code: ''"),
+    (["forward", "--to", "", "--edge", "{edge}"], "to: ''"),
+    (["forward", CODE, "--listen", "", "--edge", "{edge}"], "listen: ''"),
+    (["probe", "--edge", ""], "edge: ''"),
+    (["probe", "--edge", "{edge}", "--lifetime", ""], "lifetime: ''"),
+    (["edge", "--listen", ""], "listen: ''"),
+    (["edge", "--listen", "127.0.0.1:0", "--name", ""], "name: ''"),
+    (["edge", "--listen", "127.0.0.1:0", "--join", ""], "join: ''"),
+    (["edge", "--listen", "127.0.0.1:0", "--bus", ""], "bus: ''"),
+    (["edge", "--listen", "127.0.0.1:0", "--stun", ""], "stun: ''"),
+    (["edge", "--listen", "127.0.0.1:0", "--tls-cert", "", "--tls-key", "{file}"], "--tls-cert: ''"),
+    (["edge", "--listen", "127.0.0.1:0", "--tls-cert", "{file}", "--tls-key", ""], "--tls-key: ''"),
+    (["edge", "--listen", "127.0.0.1:0", "--mesh-from", ""], "mesh-from: ''"),
+    (["edge", "--listen", "127.0.0.1:0", "--relay", ""], "relay: ''"),
+    (["edge", "--listen", "127.0.0.1:0", "--relay-rate", ""], "relay-rate: ''"),
+    *((["send", "{file}", "--edge", "{edge}", f"--{option}", ""], f"{option}: ''") for option in EMPTY),
+    (["send", "{file}", "--edge", ""], "edge: ''"),
+    (["send", "{file}", "--edge", "{edge},"], "edge: ''"),
+    *((["send", "{file}", "--edge", "{edge}", f"--deadline={text}"], f"deadline: '{text}'") for text in (*NAN, "-0")),
+    *((["edge", "--listen", "127.0.0.1:0", f"--drain={text}"], f"drain: '{text}'") for text in NAN),
+    (["send", "{file}", "--edge", "{edge}", "--deadline", "9" * 5000], "deadline: '999"),
+    (["send", "{file}", "--edge", "{edge}", "--max-attempts", "9" * 5000], "max-attempts: '999"),
+    (["edge", "--listen", "127.0.0.1:0", "--max-connections", "9" * 5000], "max-connections: '999"),
+    (["send", "{directory}/\udcff", "--edge", "{edge}"], r"\udcff' cannot be used"),
+    (["send", "-", "--name", "\udcff", "--edge", "{edge}"], "is not UTF-8"),
+    (["receive", "\udcff", "--edge", "{edge}"], r"code: '\udcff'"),
+    (["forward", "--to", "\udcff:1", "--edge", "{edge}"], r"to: '\udcff:1'"),
+    (["forward", "--to", f"{'a' * 64}:1", "--edge", "{edge}"], f"to: '{'a' * 64}:1'"),
+    # Several edges are measured, but only if nothing else is wrong.
+    (["send", "{file}", "--edge", "{edge}", "--edge", "{edge}", "--deadline", "x"], "deadline: 'x'"),
+    (["send", "{file}", "--edge", "{edge}", "--edge", "ws://127.0.0.2:9", "--code", "x"], "code: 'x'"),
+    (["forward", "--to", "x", "--edge", "{edge}", "--edge", "ws://127.0.0.2:9"], "to: 'x'"),
     (["edge"], "the following arguments are required: --listen"),
     ([], "the following arguments are required: COMMAND"),
     (["fly"], "invalid choice: 'fly'"),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "says"), BAD_INPUT, ids=[" ".join(words) for words, _ in BAD_INPUT])
+@pytest.mark.parametrize(("arguments", "says"), BAD_INPUT, ids=[ascii(" ".join(words))[1:80] for words, _ in BAD_INPUT])
 def test_bad_input_is_one_line_and_status_2(
     file: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,8 +116,32 @@ def test_bad_input_is_one_line_and_status_2(
     told = capsys.readouterr()
     (line,) = told.err.splitlines()
     assert says in line
+    assert len(line) < 400
     assert told.out == ""
     assert sorted(file.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("value", ["", ",", "ws://127.0.0.1:1,"])
+def test_an_edge_variable_that_is_empty_is_bad_input(
+    file: Path, value: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUNCH_EDGE", value)
+    for words in (["send", str(file)], ["receive", CODE], ["probe"]):
+        assert main(words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "'' cannot be used" in line
+
+
+def test_an_empty_name_sends_nothing_and_stores_nothing(
+    edge: str, file: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(file.parent)
+    for words in (["send", "", "--code", CODE], ["receive", CODE, "--dir", ""]):
+        with Command(*words, "--edge", edge) as command:
+            assert command.finish() == 2
+            assert command.events == []
+            assert "'' cannot be used; expected a path" in command.errors[0]
+    assert sorted(file.parent.iterdir()) == [out, file]
 
 
 def test_a_code_from_a_closed_standard_input_is_bad_input(edge: str) -> None:

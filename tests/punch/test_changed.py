@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 import os
 import time
@@ -10,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from punch.client.channel import Kind
+from punch.client.channel import Channel, Kind
 from punch.client.inbox import Inbox
 from punch.client.offer import FileDone
 from punch.client.outgoing import Outgoing
+from punch.client.transfer import receive_files, send_files
 from punch.errors import InputError, PunchFailedError
 from tests.punch.processes import CODE, receive, send
 from tests.punch.test_broken_transfer import break_off
-from tests.punch.transfers import both
+from tests.punch.transfers import bar
 from tests.punch.wires import channels, run
 
 FRAME = 65_520
@@ -25,6 +27,24 @@ SIZE = 6 * FRAME
 OLD, NEW = b"A", b"B"
 
 Result = list[FileDone] | BaseException
+
+
+async def transfer(sender: Channel, outgoing: Outgoing, receiver: Channel, inbox: Inbox) -> tuple[Result, Result]:
+    """A transfer whose ends close their connections when they are done, as two processes do."""
+
+    async def sent() -> list[FileDone]:
+        try:
+            return await send_files(sender, outgoing, bar)
+        finally:
+            sender.close()
+
+    async def received() -> list[FileDone]:
+        try:
+            return (await receive_files(receiver, inbox, bar)).files
+        finally:
+            receiver.close()
+
+    return await asyncio.gather(sent(), received(), return_exceptions=True)
 
 
 def exchange(paths: list[Path], out: Path, change: Callable[[], object], after: int = 3) -> tuple[Result, Result]:
@@ -44,7 +64,7 @@ def exchange(paths: list[Path], out: Path, change: Callable[[], object], after: 
                         change()
 
                 sender.send = send_and_change  # type: ignore[method-assign]
-                results.append(await both(sender, outgoing, receiver, inbox))
+                results.append(await transfer(sender, outgoing, receiver, inbox))
 
     run(test)
     return results[0]
@@ -221,7 +241,7 @@ def test_a_file_that_changes_between_two_tunnels_fails_on_both_sides(tmp_path: P
             await break_off(outgoing, inbox, 4)
             overwrite_the_end_and_set_the_time_back(path)
             async with channels() as (sender, receiver):
-                results.append(await both(sender, outgoing, receiver, inbox))
+                results.append(await transfer(sender, outgoing, receiver, inbox))
 
     run(test)
     assert_changed(results[0], out, "since it was offered")

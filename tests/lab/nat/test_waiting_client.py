@@ -1,0 +1,82 @@
+"""A client that waits for its peer with a port that its NAT lends, while that NAT loses its state or its address."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lab import Lab
+from lab.client import PUNCH
+from lab.edges import PORT as EDGE_PORT
+from lab.nat.running import RunningNat
+from lab.process import EventProcess, wait_for
+from lab.trial import edge_network
+from punch.portmap.lease import RENEWAL_S
+from tests.lab.nat.test_port_mapping_client import holding
+from tests.lab.nat.world import world
+from topologies.internet import Internet
+
+CODE = "k7x2mq-amber-falcon-tulip"
+PATIENCE_S = 30.0
+"""A lost edge is noticed within eight seconds; then `auto` looks at the NAT again."""
+
+
+class OneLends(Internet):
+    """Two homes behind symmetric NATs; only that of `a` lends ports."""
+
+    pairs = (("a", "b"),)
+
+    def build(self) -> None:
+        self.begin()
+        west = self.region("west")
+        self.edge(west)
+        self.home(west, ["a"], "symmetric", "drop", "pcp", delay="5ms")
+        self.home(west, ["b"], "symmetric", "drop", delay="5ms")
+        self.finish()
+
+
+@pytest.mark.parametrize("strategy", ["portmap", "auto"])
+@pytest.mark.parametrize("event", [RunningNat.reboot, RunningNat.change_address])
+def test_a_sender_that_waits_asks_its_nat_again_and_is_met(
+    tmp_path: Path, strategy: str, event: Callable[[RunningNat], object]
+) -> None:
+    file, inbox = tmp_path / "file", tmp_path / "in"
+    file.write_bytes(content := secrets.token_bytes(1000))
+    inbox.mkdir()
+    with Lab(OneLends()) as lab:
+        edge_network(lab, PUNCH).wait()
+        common = ["--edge", f"ws://{lab.anycast}:{EDGE_PORT}", "--strategy", strategy, "--json"]
+        sender = EventProcess(lab["a"], ["send", str(file), "--code", CODE, *common], PUNCH.function)
+
+        def registered(count: int) -> bool:
+            return len([each for each in sender.events if each["event"] == "registered"]) == count
+
+        assert wait_for([sender], lambda: registered(1), PATIENCE_S)
+        event(lab.nat("a"))
+        assert wait_for([sender], lambda: registered(2), PATIENCE_S)
+        receiver = EventProcess(lab["b"], ["receive", CODE, "--dir", str(inbox), *common], PUNCH.function)
+        assert wait_for([sender, receiver], lambda: not sender.open and not receiver.open, PATIENCE_S)
+        for each in (sender, receiver):
+            each.end(grace_s=PATIENCE_S)
+            assert each.returncode == 0
+        mapped = [str(each["external"]).split(":")[0] for each in sender.events if each["event"] == "port_mapped"]
+        assert len(mapped) == 2
+        assert mapped[1] == lab.nat("a").address
+    assert (inbox / "file").read_bytes() == content
+
+
+def test_a_mapping_that_a_reboot_has_taken_is_there_again_within_seconds() -> None:
+    ports = itertools.count(6000)
+    with world("symmetric", port_mapping="pcp") as w, holding(w) as (_process, said):
+        external = (w.lab["nat_a"].address, int(said.split()[0].rpartition(":")[2]))
+        assert w.reached("stranger", next(ports), external, ["a"]) == "a"
+        w.lab.nat("a").reboot()
+        assert w.reached("stranger", next(ports), external, ["a"]) is None
+        ends = time.monotonic() + 2 * RENEWAL_S
+        while w.reached("stranger", next(ports), external, ["a"]) is None:
+            assert time.monotonic() < ends

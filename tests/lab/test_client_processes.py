@@ -1,0 +1,276 @@
+"""Processes of clients: what ends them, and that nothing which they started outlives a trial or a lab."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import Lab, sandbox
+from lab.client import Client
+from lab.contract import Speaker
+from lab.forked import Function
+from lab.lab import Lab as RunningLab
+from lab.process import EventProcess, end, wait_for
+from topologies import AB
+
+PATIENCE_S = 20.0
+SLEEP = "sleep 1000 >/dev/null 2>&1 </dev/null"
+CHILDREN = {
+    "child": f"{SLEEP} & echo $!",
+    "child that holds the output": "sleep 1000 & echo $!",
+    "child that ignores SIGTERM and SIGHUP": f"(trap '' TERM HUP; exec {SLEEP}) & echo $!",
+    "session of its own": f"setsid {SLEEP} & echo $!",
+    "daemon": f"(setsid sh -c '({SLEEP} & echo $!)')",
+    "stopped": f"{SLEEP} & kill -STOP $!; echo $!",
+}
+"""Shell words that leave a process behind and print its id."""
+
+
+@pytest.fixture
+def lab() -> Iterator[RunningLab]:
+    with Lab(AB(delay="0ms", edge_delay="0ms")) as built:
+        yield built
+
+
+def runs(pid: int) -> bool:
+    """Whether there is such a process, and not just what is left of it for its parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def shell(lab: RunningLab, words: str, host: str = "a") -> EventProcess:
+    return EventProcess(lab[host], ["sh", "-c", words], speaker=Speaker("mine", "sender", host))
+
+
+def ended(process: EventProcess) -> bool:
+    return wait_for([process], lambda: not process.open, PATIENCE_S)
+
+
+def client(host: str, edge: str = "", *, tells_code: bool = False) -> Client:
+    listening = """echo '{"event": "listening"}'; """
+    words = ("sh", "-c", listening + (edge or "exec sleep 1000"))
+    return Client("mine", words, ("sh", "-c", host), ("sh", "-c", host), ("plain",), tells_code)
+
+
+@pytest.mark.parametrize("kind", CHILDREN)
+def test_what_a_client_starts_ends_with_the_trial(lab: RunningLab, kind: str, tmp_path: Path) -> None:
+    mine = client(f"({CHILDREN[kind]}) | head -1 >> {tmp_path / 'pids'}; {CHILDREN[kind]}")
+    began = time.monotonic()
+    trial = lab.punch("a", "b", client=mine, strategy="plain")
+    assert time.monotonic() - began < PATIENCE_S
+    assert [side.returncode for side in trial.sides] == [0, 0], trial.sides
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert len(pids) == 2
+    assert not any(map(runs, pids))
+    assert lab["a"].present() == lab["b"].present() == frozenset()
+    assert lab["edge1"].present() != frozenset()
+
+
+@pytest.mark.parametrize("kind", CHILDREN)
+def test_what_is_started_by_hand_ends_with_the_lab_and_not_before(kind: str) -> None:
+    with Lab(AB()) as lab:
+        by_popen = lab["a"].popen(["sh", "-c", f"{CHILDREN[kind]}; wait"], stdout=subprocess.PIPE, text=True)
+        pids = [by_popen.pid, int(by_popen.stdout.readline())]
+        pids.append(int(lab["a"].run(["sh", "-c", CHILDREN[kind]]).stdout))
+        pids = [pid for pid in pids if runs(pid)]
+        lab.punch("a", "b", client=client("sleep 1000 & exit 0"), strategy="plain")
+        assert len(pids) > 1
+        assert all(map(runs, pids))
+        assert lab["a"].present() == set(pids)
+    assert not any(map(runs, pids))
+
+
+def test_what_is_started_by_hand_may_start_more_while_a_client_runs(lab: RunningLab) -> None:
+    server = lab["a"].popen(
+        ["sh", "-c", f"read line; {SLEEP} & echo $!; wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    process = shell(lab, "exec sleep 1000")
+    server.stdin.write("\n")
+    server.stdin.flush()
+    started = int(server.stdout.readline())
+    daemon = int(lab["a"].run(["sh", "-c", f"{SLEEP} & echo $!"]).stdout)
+    process.end()
+    assert all(map(runs, (server.pid, started, daemon)))
+    assert not runs(process.process.pid)
+
+
+def test_two_clients_in_one_node_end_apart(lab: RunningLab) -> None:
+    one, other = (shell(lab, 'sleep 1000 & echo \'{"event": "done"}\'; wait') for _ in range(2))
+    assert wait_for([one, other], lambda: bool(one.first("done") and other.first("done")), PATIENCE_S)
+    theirs = other.members() - one.members()
+    assert len(theirs) == 2
+    one.end()
+    assert all(map(runs, theirs))
+    end([other])
+    assert lab["a"].present() == frozenset()
+
+
+def test_a_child_in_another_network_namespace_ends_with_its_parent(lab: RunningLab) -> None:
+    process = shell(lab, 'unshare --net sleep 1000 & echo \'{"event": "done", "pid": \'$!\'}\'; wait')
+    assert wait_for([process], lambda: process.first("done") is not None, PATIENCE_S)
+    pid = (process.first("done") or {})["pid"]
+    here = lab["a"].inode
+    while Path(f"/proc/{pid}/ns/net").stat().st_ino == here:
+        time.sleep(0.001)
+    process.end()
+    assert not runs(pid)
+
+
+def test_a_lab_that_ends_by_an_error_leaves_nothing_either() -> None:
+    pids = []
+
+    def fail() -> None:
+        with Lab(AB()) as lab:
+            pids.append(lab["b"].popen(["sleep", "1000"]).pid)
+            pids.append(int(lab["a"].run(["sh", "-c", CHILDREN["daemon"]]).stdout))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert len(pids) == 2
+    assert not any(map(runs, pids))
+
+
+def test_a_killed_run_leaves_nothing() -> None:
+    script = f"""
+import os
+from lab import Lab, sandbox
+from topologies import AB
+lab = Lab(AB()).__enter__()
+print(lab["a"].run(["sh", "-c", {CHILDREN["daemon"]!r}]).stdout, os.readlink("/proc/self/ns/pid"), flush=True)
+os.kill(os.getpid(), 9)
+"""
+    command = sandbox.command_inside([sys.executable, "-c", script])
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    daemon, space = done.stdout.split()
+    assert daemon.isdigit()
+    spaces = [str(process / "ns" / "pid") for process in processes()]
+    assert space not in {os.readlink(link) for link in spaces if os.path.lexists(link)}  # noqa: PTH115
+
+
+def processes() -> list[Path]:
+    return [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def test_a_client_that_is_killed_leaves_no_zombie_and_no_descriptor(lab: RunningLab) -> None:
+    def zombies() -> list[str]:
+        stats = [process / "stat" for process in processes()]
+        fields = [stat.read_text().rpartition(")")[2].split() for stat in stats if stat.exists()]
+        return [state for state, parent, *_ in fields if state == "Z" and int(parent) == os.getpid()]
+
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    mine = client("sleep 1000 & kill -9 $$")
+    lab.punch("a", "b", client=mine, strategy="plain")
+    before = descriptors()
+    for _ in range(3):
+        trial = lab.punch("a", "b", client=mine, strategy="plain")
+        assert [side.returncode for side in trial.sides] == [-signal.SIGKILL] * 2
+    assert zombies() == []
+    assert descriptors() == before
+
+
+def test_standard_input_is_at_its_end(lab: RunningLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "reading_client.py").write_text("import sys\ndef main():\n    print(repr(sys.stdin.read()))\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    forked = EventProcess(lab["a"], [], Function("reading_client:main"))
+    command = shell(lab, 'cat; echo \'{"event": "done"}\'')
+    assert ended(forked)
+    assert ended(command)
+    assert command.first("done") is not None
+    assert lab["a"].run(["cat"]).stdout == ""
+    end([forked, command])
+
+
+@pytest.mark.parametrize(
+    "then", ["sleep 1000 &", "(while :; do echo; done) &", "setsid sh -c 'while :; do echo; done' &"]
+)
+def test_a_client_ends_with_its_main_process_and_everything_it_said_is_taken_in(lab: RunningLab, then: str) -> None:
+    process = shell(lab, f"""{then} seq 2000 | sed 's/.*/{{"event": "done", "number": &}}/' >&1; exit 3""")
+    began = time.monotonic()
+    assert ended(process)
+    assert process.returncode == 3
+    assert time.monotonic() - began < PATIENCE_S / 2
+    if "sleep" in then:
+        assert [event["number"] for event in process.events] == list(range(1, 2001))
+    process.end()
+    assert lab["a"].present() == frozenset()
+
+
+def test_a_client_that_closes_its_output_has_not_ended(lab: RunningLab, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "go")
+    process = shell(lab, f"""echo '{{"event": "done"}}'; exec >/dev/null; read line < {tmp_path / "go"}; exit 3""")
+    assert not wait_for([process], lambda: False, 1)
+    assert process.first("done") is not None
+    assert process.open
+    (tmp_path / "go").write_text("\n")
+    assert ended(process)
+    assert process.returncode == 3
+    process.end()
+
+
+def test_a_last_line_needs_no_end(lab: RunningLab) -> None:
+    process = shell(lab, 'printf \'{"event": "done"}\'')
+    assert ended(process)
+    assert process.first("done") is not None
+    process.end()
+
+
+@pytest.mark.parametrize(
+    ("words", "bound"),
+    [
+        ("cat /dev/zero", "a line of more than 1 MiB on standard output"),
+        ("yes", "more than 16 MiB on standard output"),
+        ("cat /dev/zero >&2", "more than 64 MiB on standard error"),
+    ],
+)
+def test_a_client_that_writes_without_bounds_is_ended(lab: RunningLab, words: str, bound: str) -> None:
+    trial = lab.punch("a", "b", client=client(words), strategy="plain")
+    assert (trial.outcome, trial.reason) in {
+        ("client_error", f"client mine, {role}: {bound}") for role in ("sender", "receiver")
+    }
+
+
+def test_a_command_that_leaves_something_behind_returns_when_it_ends(lab: RunningLab) -> None:
+    done = lab["a"].run(["sh", "-c", "sleep 1000 & printf 'one\\r\\n\\377'; echo two >&2"], timeout=PATIENCE_S)
+    assert (done.stdout, done.stderr) == ("one\n\ufffd", "two\n")
+    assert lab["a"].run(["cat"], stdin="given\n").stdout == "given\n"
+
+
+def test_a_command_that_takes_too_long_is_ended_with_what_it_started(lab: RunningLab) -> None:
+    with pytest.raises(subprocess.TimeoutExpired):
+        lab["a"].run(["sh", "-c", "sleep 1000 & wait"], timeout=0.2)
+    assert lab["a"].present() == frozenset()
+
+
+def test_an_edge_is_killed_and_frozen_with_what_it_started(lab: RunningLab) -> None:
+    def stopped(count: int) -> bool:
+        """Whether so many processes of the node are stopped, soon."""
+        for _ in range(int(PATIENCE_S / 0.01)):
+            stats = [Path(f"/proc/{pid}/stat").read_text() for pid in lab["edge1"].present()]
+            if sum(stat.rpartition(")")[2].split()[0] == "T" for stat in stats) == count:
+                return True
+            time.sleep(0.01)
+        return False
+
+    mine = client("exit 0", "sleep 1000 & setsid sleep 1000 & wait")
+    by_hand = lab["edge1"].popen(["sleep", "1000"])
+    lab.punch("a", "b", client=mine, strategy="plain")
+    assert lab.edge_network is not None
+    assert len(lab["edge1"].present()) == 4
+    lab.edge_network.freeze("edge1")
+    assert stopped(3)
+    lab.edge_network.thaw("edge1")
+    assert stopped(0)
+    lab.edge_network.kill("edge1")
+    assert lab["edge1"].present() == {by_hand.pid}

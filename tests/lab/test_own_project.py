@@ -1,0 +1,158 @@
+"""The pytest plugin in a project of a user, with modules called like ours, and under programs that call pytest."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from lab import sandbox
+from tests.commands import ROOT, run
+
+OUTSIDE = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh"]
+PYTEST = str(Path(sys.executable).with_name("pytest"))
+TEST = """
+from lab import Lab
+from topologies import AB
+
+def test_two():
+    with Lab(AB(nat_a="full_cone", nat_b="full_cone")) as lab:
+        assert lab.punch("a", "b").direct
+"""
+PROGRAM = """
+import sys
+import pytest
+
+class Seen:
+    count = 0
+
+    def pytest_runtest_logreport(self, report):
+        self.count += report.when == "call"
+
+seen = Seen()
+print("before", flush=True)
+status = pytest.main(["-p", "lab.pytest_sandbox", "-p", "no:cacheprovider", *sys.argv[1:]], plugins=[seen])
+print(f"the plugin saw {seen.count}, status {int(status)}")
+sys.exit(7)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\naddopts = "-p lab.pytest_sandbox"\n')
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_it.py").write_text(TEST)
+    return tmp_path
+
+
+def outside(command: Sequence[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = [f"{name}={value}" for name, value in environment.items()]
+    return run([*OUTSIDE, "env", *variables, *command], cwd=folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("lab.py", [PYTEST]),
+        ("lab.py", [sys.executable, "-m", "pytest"]),
+        ("lab/__init__.py", [sys.executable, "-m", "pytest"]),
+        ("punch.py", [sys.executable, "-m", "pytest", "-n", "1"]),
+        ("topologies.py", [PYTEST]),
+        ("random.py", [PYTEST]),
+    ],
+)
+def test_a_module_of_the_user_s_does_not_take_the_place_of_ours(name: str, command: list[str], project: Path) -> None:
+    (project / name).parent.mkdir(exist_ok=True)
+    (project / name).write_text("y = 2\n")
+    done = outside([*command, "-q"], project)
+    assert done.returncode == 0, done
+    assert "1 passed" in done.stdout
+
+
+def test_a_lab_on_the_python_path_does_not_take_the_place_of_ours(project: Path) -> None:
+    (project / "lab.py").write_text("y = 2\n")
+    path = os.pathsep.join(filter(None, (str(project), os.environ.get("PYTHONPATH"))))
+    done = outside([sys.executable, "-m", "pytest", "-q"], project, PYTHONPATH=path)
+    assert done.returncode == 0, done
+    script = str(Path(sys.executable).with_name("punchlab"))
+    campaign = [script, "run", "ab", "--nat-a", "none", "--nat-b", "none", "--trials", "1", "--out", "out"]
+    done = outside(campaign, project, PYTHONPATH=path)
+    assert done.returncode == 0, done
+
+
+def test_the_user_s_own_modules_of_other_names_are_the_user_s(project: Path) -> None:
+    (project / "reports").mkdir()
+    (project / "reports" / "__init__.py").write_text("x = 1\n")
+    (project / "tests" / "test_it.py").write_text("import reports\n\ndef test_it():\n    assert reports.x == 1\n")
+    done = outside([sys.executable, "-m", "pytest", "-q"], project)
+    assert done.returncode == 0, done
+
+
+def test_a_name_that_is_taken_already_is_one_line(project: Path) -> None:
+    (project / "lab.py").write_text("y = 2\n")
+    (project / "early.py").write_text("import lab\n")
+    done = outside([sys.executable, "-m", "pytest", "-q", "-p", "early"], project)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR, done
+    (line,) = done.stderr.strip().splitlines()
+    assert "the name lab is taken by" in line
+    assert str(project / "lab.py") in line
+
+
+@pytest.mark.parametrize("tests", [["tests"], ["tests", "-n", "1"]])
+def test_a_program_that_calls_pytest_goes_on_inside_with_all_that_it_had(project: Path, tests: list[str]) -> None:
+    (project / "runner.py").write_text(PROGRAM)
+    done = outside([sys.executable, "runner.py", *tests], project)
+    assert done.stdout.count("before") == 1, done
+    assert "the plugin saw 1, status 0" in done.stdout
+    assert done.returncode == 7
+
+
+def test_a_program_with_other_threads_is_told_why_it_cannot(project: Path) -> None:
+    thread = "import threading\nthreading.Thread(target=threading.Event().wait, name='spinner', daemon=True).start()\n"
+    (project / "runner.py").write_text(thread + PROGRAM)
+    done = outside([sys.executable, "runner.py", "tests"], project)
+    assert "the plugin saw 0, status 4" in done.stdout, done
+    (line,) = done.stderr.strip().splitlines()
+    assert "other threads (spinner)" in line
+    assert "punchlab sandbox" in line
+
+
+def test_without_the_plugin_pytest_stays_outside(project: Path) -> None:
+    (project / "pyproject.toml").write_text("")
+    (project / "tests" / "test_it.py").write_text(
+        "from pathlib import Path\n\ndef test_it():\n    assert not Path('/run/punchlab-sandbox').exists()\n"
+    )
+    done = outside([PYTEST, "-q"], project)
+    assert done.returncode == 0, done
+
+
+def test_every_user_has_temporary_directories() -> None:
+    if sandbox.user() != 0:
+        pytest.skip("only root can be several users")
+    if run(["setpriv", "--reuid=65534", "--clear-groups", "test", "-r", str(ROOT / "lab" / "__init__.py")]).returncode:
+        pytest.skip("other users may not read this checkout")
+    shared = Path(run(["mktemp", "-d", "-p", "/tmp", "-t", "users.XXXX"]).stdout.strip())
+    try:
+        shared.chmod(0o1777)
+        test = shared / "test_it.py"
+        test.write_text("def test_it(tmp_path):\n    (tmp_path / 'file').touch()\n")
+        pytest_run = [sys.executable, "-m", "pytest", "-q", "-p", "lab.pytest_sandbox", "-p", "no:cacheprovider"]
+        for user in ("0", "65534", "65533", "65534"):
+            words = ["setpriv", f"--reuid={user}", "--clear-groups", "env", f"HOME={shared}", "USER=root"]
+            command = [*words, f"TMPDIR={shared}", "PYTHONDONTWRITEBYTECODE=1", *pytest_run, str(test)]
+            done = outside(command, shared)
+            assert done.returncode == 0, (user, done)
+        assert {each.name for each in shared.iterdir()} == {
+            *("test_it.py", "pytest-of-root", "punchlab-of-65534", "punchlab-of-65533"),
+        }
+        test.write_text("def test_it():\n    pass\n")
+        run(["rm", "-r", str(shared / "punchlab-of-65534")])
+        done = outside(command, shared)
+        assert done.returncode == 0, done
+        assert not (shared / "punchlab-of-65534").exists()
+    finally:
+        run(["rm", "-r", str(shared)])
