@@ -123,6 +123,10 @@ def _elsewhere() -> Iterator[Case]:
     for path in ("direct", "half", "relay", "udp"):
         yield Case(f"{path}, hairpin", Plan(path=path), ("cgn_rfc6888",) * 2, "same_nat")
         yield Case(f"{path}, below a carrier", Plan(path=path), cones, "carrier")
+    for nats in (PAIRS[0], cones):
+        yield Case("through a third host's NAT", Plan(place="third", dials="receiver"), nats, "three")
+    for path in ("direct", "udp", "relay"):
+        yield Case(f"{path}, NATs with pools", Plan(path=path), ("full_cone", "restricted_cone"), "pools")
     yield Case("direct, no hairpin", Plan(), ("symmetric",) * 2, "same_nat")
     for path in ("direct", "idle", "garbage"):
         yield Case(f"{path}, IPv6", Plan(path=path, place="ipv6"), ("firewall",) * 2, "firewalls")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from lab.client import Client
@@ -42,6 +43,8 @@ def run(case: Case, folder: Path) -> tuple[Trial, Counts, float]:
         plan = case.plan
         if plan.path == "third":
             plan = _with_third_host(plan, lab)
+        if plan.place == "third":
+            plan = _with_third_host_as_router(plan, lab)
         if plan.fast:
             for host in "ab":
                 lab[host].run(["sysctl", "-qw", _FAST_OPEN])
@@ -61,7 +64,18 @@ def _with_third_host(plan: Plan, lab: Lab) -> Plan:
     third = lab["c"].popen(command, stdout=subprocess.PIPE, text=True)
     assert third.stdout is not None
     assert "listening" in third.stdout.readline()
-    return Plan.parse(f"{plan},third={lab['c'].address}")
+    return replace(plan, third=lab["c"].address)
+
+
+def _with_third_host_as_router(plan: Plan, lab: Lab) -> Plan:
+    """The plan, with the third host passing on to the sender every segment that it gets."""
+    third = lab["c"]
+    sender = places(lab).sender.found
+    (public,) = sender if len(sender) == 1 else sender - places(lab).sender.own
+    third.run(["sysctl", "-qw", "net.ipv4.ip_forward=1"])
+    third.run(["iptables", "-t", "nat", "-A", "PREROUTING", "-p", "tcp", "-j", "DNAT", "--to", public])
+    third.run(["iptables", "-t", "nat", "-A", "POSTROUTING", "-j", "MASQUERADE"])
+    return replace(plan, third=third.address)
 
 
 def _left_behind(folder: Path) -> list[str]:

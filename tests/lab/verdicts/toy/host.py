@@ -155,7 +155,9 @@ class Host:
     def _punched(self, met: punch.Met, index: int) -> socket.socket:
         if self.plan.early and index == 0:
             met.edge.close()
-        peer = {"public": met.peer, "private": met.private, "ipv6": met.ipv6}[self.plan.place]
+        peer = {"public": met.peer, "private": met.private, "ipv6": met.ipv6}.get(
+            self.plan.place, (self.plan.third, met.peer[1])
+        )
         connection = punch.punch(
             self.role,
             self._port(index),
