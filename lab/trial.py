@@ -141,7 +141,7 @@ class Trial:
             return None
         if self.connected and self.outcome in ("direct", "client_error"):
             return True
-        if not self.exchange.syns() or self.outcome in ("no_rendezvous", "client_error"):
+        if not self.exchange.started or self.outcome in ("no_rendezvous", "client_error"):
             return None
         return False
 

@@ -85,6 +85,15 @@ class Exchange:
         return next((syn for syn in syns if address_of(syn.destination) in peer.addresses), next(iter(syns), None))
 
     @cached_property
+    def started(self) -> bool:
+        """Whether a host sent a SYN to an address of its peer."""
+        return any(
+            address_of(syn.destination) in peer.addresses | peer.inside
+            for side, peer in ((self.pair.a, self.pair.b), (self.pair.b, self.pair.a))
+            for syn in self.syns(side.host)
+        )
+
+    @cached_property
     def refused(self) -> tuple[Segment, ...]:
         """The punch SYNs that an RST or an ICMP error answered; `answer` tells which and whose."""
         return tuple(syn for syn in self._syns if (answer := self.answer(syn)) and answer.kind is not Kind.SYN_ACK)

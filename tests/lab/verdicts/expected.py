@@ -26,6 +26,8 @@ class Facts:
     events: tuple[Sequence[Event], Sequence[Event]]
     arrived: bool
     size: int
+    ended_s: tuple[float | None, float | None]
+    """When each client ended: the same clock as the events."""
 
 
 def outcomes(facts: Facts) -> frozenset[str]:
@@ -55,12 +57,24 @@ def _failure(facts: Facts) -> frozenset[str]:
     if not reports or "wrong_peer" in outcomes:
         return frozenset({"wrong_peer" if reports else "client_error"})
     if "client_error" in outcomes:
-        return frozenset({"client_error"})
+        # What comes later may be a consequence: a client without its peer breaks in its own way.
+        return frozenset({min(zip(_times(facts), [outcome for outcome, _events in reports], strict=True))[1]})
     if any(outcome == "no_rendezvous" and not _said(events, "peer_known") for outcome, events in reports):
         return frozenset({"no_rendezvous"})
     if outcomes <= {"refused", "punch_timeout"} and facts.counts.punches:
         return frozenset({"refused" if facts.counts.refused else "punch_timeout"})
     return frozenset(outcomes)
+
+
+def _times(facts: Facts) -> list[float]:
+    """When the clients that failed did."""
+    times = []
+    for status, events, ended_s in zip(facts.statuses, facts.events, facts.ended_s, strict=True):
+        failed = [float(event["t"]) for event in events if event["event"] == "failed"]
+        if status not in (0, None):
+            assert ended_s is not None
+            times.append(failed[-1] if failed else ended_s)
+    return times
 
 
 def _report(events: Sequence[Event]) -> str:

@@ -57,6 +57,14 @@ def test_a_transport_that_the_lab_does_not_know_agrees_with_nothing(tmp_path: Pa
     assert (trial.outcome, trial.agrees) == ("direct", None)
 
 
+@pytest.mark.parametrize("plan", [Plan(path="third"), Plan(place="third", dials="receiver")], ids=["relay", "router"])
+def test_a_connection_with_a_third_host_is_no_punch(plan: Plan, tmp_path: Path) -> None:
+    trial, counts, _took = run(Case("third", plan, CONES, "three"), tmp_path)
+    assert (counts.direct, counts.punches) == (0, 0)
+    assert (trial.outcome, trial.connected, trial.transferred) == ("client_error", False, True)
+    assert trial.agrees is None
+
+
 def test_a_transfer_that_takes_too_long_is_a_punch_that_succeeded(tmp_path: Path) -> None:
     slow = {"deadline_s": 0.5, "transfer_s": 0.5}
     case = Case("slow", Plan(), CONES, options={"bw": 0.5, "loss": 5}, trial=slow, size=3 << 20)

@@ -33,6 +33,7 @@ def facts(case: Case, trial: Trial, counts: Counts, folder: Path) -> Facts:
         (one.events, other.events),
         "receive" in digests and digests["receive"] == digests["send"],
         case.size,
+        (one.ended_s, other.ended_s),
     )
 
 
