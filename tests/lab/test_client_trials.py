@@ -52,6 +52,10 @@ def lab() -> Iterator[RunningLab]:
         yield built
 
 
+def changed(client: Client, **fields: Any) -> Client:
+    return replace(client, **fields)
+
+
 def punch(lab: RunningLab, client: Client, **options: Any) -> Trial:
     one, other = (node.name for node in lab if node.kind == "host")
     return lab.punch(one, other, client=client, strategy=client.strategies[0], deadline_s=1, **options)
@@ -71,7 +75,7 @@ def test_a_wrong_event_is_an_error_of_the_client_at_once(
     lab: RunningLab, role: str, event: dict[str, Any], message: str
 ) -> None:
     began = time.monotonic()
-    trial = punch(lab, replace(MINE, **{role: says(event, then="exec sleep 1000")}))
+    trial = punch(lab, changed(MINE, **{role: says(event, then="exec sleep 1000")}))
     assert trial.outcome == "client_error"
     assert str(trial.reason).startswith(f"client mine, {role}: {message}")
     assert time.monotonic() - began < 10
@@ -108,7 +112,7 @@ def test_events_without_a_time_are_timed_by_the_lab(lab: RunningLab) -> None:
 def test_a_command_that_cannot_be_started_is_an_error_of_the_client(
     lab: RunningLab, role: str, words: Words, function: Function | None, message: str
 ) -> None:
-    trial = punch(lab, replace(MINE, function=function, **{role: words}))
+    trial = punch(lab, changed(MINE, function=function, **{role: words}))
     who = "edge edge1" if role == "edge" else role
     assert (trial.outcome, trial.reason) == ("client_error", f"client mine, {who}: {message}")
     assert punch(lab, PUNCH).direct
@@ -273,7 +277,7 @@ def test_edges_that_do_not_come_up_are_an_error_of_the_client(
 def test_an_edge_that_ends_during_a_trial_is_the_cause_of_its_failure_and_is_started_again(
     lab: RunningLab, tmp_path: Path
 ) -> None:
-    edge = ("sh", "-c", f"echo $$ > {tmp_path / 'pid'}; echo stumbled >&2; {' '.join(EDGE[2:])}")
+    edge = ("sh", "-c", f"echo $$ > {tmp_path / 'pid'}; echo stumbled >&2; {EDGE[2]}")
     kills = f"kill -9 $(cat {tmp_path / 'pid'}); exit 1"
     mine = replace(MINE, edge=edge, sender=says({"event": "peer_known"}, then=kills))
     first = None
