@@ -283,9 +283,9 @@ def test_whatever_clients_print_has_a_verdict_and_a_record(
 ) -> None:
     sides = []
     for role, host, lines, status in zip(("sender", "receiver"), "ab", (one, other), statuses, strict=True):
-        output, text = Output(Speaker("mine", role, host), STARTED), b"\n".join(lines)
-        for start in range(0, len(text), size):
-            output.take(text[start : start + size], RECEIVED)
+        output, written = Output(Speaker("mine", role, host), STARTED), b"\n".join(lines)
+        for start in range(0, len(written), size):
+            output.take(written[start : start + size], RECEIVED)
         output.finish(RECEIVED)
         for event in output.events:
             assert isinstance(event["t"], float)
