@@ -34,12 +34,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--report", type=Path, metavar="DIR", help="write results, captures and a report to DIR")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_sessionstart(session: pytest.Session) -> None:
     """Leave Hypothesis out if only scenarios run: they do not use it, and its plugin takes seconds at the end."""
-    paths = (Path(word.partition("::")[0]).resolve() for word in config.args)
+    paths = (Path(word.partition("::")[0]).resolve() for word in session.config.args)
     if all(path.is_relative_to(Path(__file__).resolve().parent) for path in paths):
-        config.pluginmanager.unregister(name="hypothesispytest")
+        session.config.pluginmanager.unregister(name="hypothesispytest")
 
 
 class Punch(Protocol):
