@@ -96,8 +96,8 @@ class Auto(Strategy):
         return None
 
     def _text(self, told: dict[str, str]) -> str:
-        # Without the latest port: a client that registers again behind the same NAT has the same traits, and so the same
-        # key as a peer that knows only its earlier registration.
+        # Without the latest port: a client that registers again behind the same NAT has the same traits, and so the
+        # same key as a peer that knows only its earlier registration.
         nat = replace(self._own, port=None).to_json()
         return json.dumps({"nat": nat, "told": told}, separators=(",", ":"))
 
