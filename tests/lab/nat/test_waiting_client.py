@@ -63,7 +63,7 @@ def test_a_sender_that_waits_asks_its_nat_again_and_is_met(
         assert wait_for([sender, receiver], lambda: not sender.open and not receiver.open, PATIENCE_S)
         for each in (sender, receiver):
             each.end(grace_s=PATIENCE_S)
-            assert each.returncode == 0
+            assert each.returncode == 0, [sender.events, receiver.events]
         mapped = [str(each["external"]).split(":")[0] for each in sender.events if each["event"] == "port_mapped"]
         assert len(mapped) == 2
         assert mapped[1] == lab.nat("a").address
