@@ -74,9 +74,13 @@ def test_a_mapping_that_a_reboot_has_taken_is_there_again_within_seconds() -> No
     ports = itertools.count(6000)
     with world("symmetric", port_mapping="pcp") as w, holding(w) as (_process, said):
         external = (w.lab["nat_a"].address, int(said.split()[0].rpartition(":")[2]))
-        assert w.reached("stranger", next(ports), external, ["a"]) == "a"
+
+        def await_door(patience_s: float) -> None:
+            ends = time.monotonic() + patience_s
+            while w.reached("stranger", next(ports), external, ["a"]) is None:
+                assert time.monotonic() < ends
+
+        await_door(RENEWAL_S / 2)  # a dial by a busy machine may take longer than silence does
         w.lab.nat("a").reboot()
         assert w.reached("stranger", next(ports), external, ["a"]) is None
-        ends = time.monotonic() + 2 * RENEWAL_S
-        while w.reached("stranger", next(ports), external, ["a"]) is None:
-            assert time.monotonic() < ends
+        await_door(2 * RENEWAL_S)
