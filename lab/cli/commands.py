@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab import numbers
 from lab.errors import InputError, LabError, MissingCapabilityError
 
 if TYPE_CHECKING:
@@ -295,8 +296,9 @@ def _budget_s(given: argparse.Namespace) -> float | None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)([smh])", given.budget, re.ASCII)
     seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
-    if seconds <= 0:
-        raise InputError("budget", given.budget, "a duration above 0 with its unit, such as 90s, 10m or 1.5h")
+    if not numbers.SHORTEST_BUDGET_S <= seconds <= numbers.LONGEST_BUDGET_S:
+        expected = "a duration with its unit, such as 90s, 10m or 1.5h, above 0 and of at most 1000h"
+        raise InputError("budget", given.budget, expected)
     return seconds
 
 
