@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from lab import sandbox
 from lab.cli import arguments
-from lab.errors import InputError, MissingCapabilityError, PunchlabError, SeveralInputsError
+from lab.errors import InputError, LabError, MissingCapabilityError, PunchlabError, SeveralInputsError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             given = arguments.parse(words)
             return _run(given, words)
         finally:
-            sys.stdout.flush()
+            _flush()
     except SeveralInputsError as errors:
         for each in errors.errors:
             print(f"punchlab: {each}", file=sys.stderr)
@@ -33,12 +33,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PunchlabError as error:
         print(f"punchlab: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # whoever read our output has gone; keep the interpreter from flushing to it at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output has gone; keep the interpreter from flushing to it at exit
+        _drop_output()
         return 1
     except KeyboardInterrupt:
         print("punchlab: interrupted", file=sys.stderr)
         return 130
+
+
+def _flush() -> None:
+    """Write what is left of the output. Raises `LabError` where there is no room for it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        raise LabError(f"standard output: {error.strerror}") from error
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _settle_streams() -> None:

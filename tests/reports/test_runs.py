@@ -31,7 +31,10 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
 def test_two_runs_of_one_cell_are_never_pooled(two: tuple[Path, Path], tmp_path: Path) -> None:
     paths = reports.write(*two, out=tmp_path / "out")
     shown = page(tmp_path / "out")
-    assert [row[:2] for row in shown.rows if row[0].startswith("ab")] == [["ab · run v1", "4/4"], ["ab · run v2", "0/4"]]
+    assert [row[:2] for row in shown.rows if row[0].startswith("ab")] == [
+        ["ab · run v1", "4/4"],
+        ["ab · run v2", "0/4"],
+    ]
     text = shown.text + paths.summary.read_text() + "".join(shown.alts)
     assert "4/8" not in text
     assert "**run v1: 4 trials measured: 4 direct**" in paths.summary.read_text()
