@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -10,7 +11,9 @@ from collections.abc import Sequence
 
 from lab import sandbox
 from lab.cli import arguments
-from lab.errors import InputError, LabError, MissingCapabilityError, PunchlabError, SeveralInputsError
+from lab.errors import InputError, MissingCapabilityError, PunchlabError, SeveralInputsError
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             given = arguments.parse(words)
             return _run(given, words)
         finally:
-            _flush()
+            sys.stdout.flush()
     except SeveralInputsError as errors:
         for each in errors.errors:
             print(f"punchlab: {each}", file=sys.stderr)
@@ -33,26 +36,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PunchlabError as error:
         print(f"punchlab: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader of our output has gone; keep the interpreter from flushing to it at exit
+    except BrokenPipeError:  # whoever read our output has gone; keep the interpreter from flushing to it at exit
         _drop_output()
+        return 1
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        _drop_output()
+        print(f"punchlab: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("punchlab: interrupted", file=sys.stderr)
         return 130
 
 
-def _flush() -> None:
-    """Write what is left of the output. Raises `LabError` where there is no room for it."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _drop_output()
-        raise LabError(f"standard output: {error.strerror}") from error
-
-
 def _drop_output() -> None:
+    """What is left in the buffer of standard output is lost, without an error when the interpreter ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

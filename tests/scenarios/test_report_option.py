@@ -92,7 +92,7 @@ def test_a_folder_that_has_results_is_refused_at_once(project: Path, workers: st
         )
     done = session(project, "-n", workers, "--report", "out")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR, done
-    (line,) = done.stderr.splitlines() if done.stderr.strip() else ()
+    (line,) = done.stderr.split("\n\n")[0].splitlines()
     assert line.startswith(f"ERROR: --report: '{out}' cannot be used; expected a ")
 
 
