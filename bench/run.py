@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import builds, chart, machines, punching, throughput, trials
+from bench import builds, chart, machines, punching, reporting, throughput, trials
 from lab.client import PUNCH
 from lab.versions import versions
 
@@ -80,6 +80,10 @@ def _throughput(_given: argparse.Namespace, found: Found) -> None:
     found["throughput"] = throughput.compare(_tell)
 
 
+def _reports(_given: argparse.Namespace, found: Found) -> None:
+    found["reports"] = reporting.compare(_tell)
+
+
 _PARTS: Mapping[str, Callable[[argparse.Namespace, Found], None]] = {
     "memory": _memory,  # first of all: the kernel frees what a lab had some time later
     "builds": _builds,
@@ -88,6 +92,7 @@ _PARTS: Mapping[str, Callable[[argparse.Namespace, Found], None]] = {
     "punching": _punching,
     "machines": _machines,
     "throughput": _throughput,
+    "reports": _reports,
 }
 """Name -> what it measures, in this order."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from operator import attrgetter
 from statistics import median
+from typing import Any
 
 from lab.statistics import Interval, wilson_interval
 from reports.results import OUTCOMES, TIMES, Trial
@@ -55,7 +56,7 @@ class Condition:
     def of(cls, trial: Trial) -> Condition:
         """The condition that a trial ran under, without the run."""
         # Sums over the links of a path differ in their last bits with the order of the links.
-        values = [getattr(trial, name) for name in _OF_TRIALS]
+        values: list[Any] = [getattr(trial, name) for name in _OF_TRIALS]
         return cls(*[round(value, 9) if type(value) is float else value for value in values])
 
     def may_be(self, other: Condition) -> bool:
