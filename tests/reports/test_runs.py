@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 import pytest
@@ -16,7 +17,7 @@ from tests.reports.pages import page, svg_words
 from tests.reports.sample import Record, matrix, record, write_run
 
 
-def failing(number: int, **changes: object) -> Record:
+def failing(number: int, **changes: Any) -> Record:
     made = record(number=number, outcome="punch_timeout", agrees=None, prediction=None, **changes)
     return made | {"timings_s": {}, "control": None}
 
