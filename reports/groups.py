@@ -57,7 +57,9 @@ class Condition:
         """The condition that a trial ran under, without the run."""
         # Sums over the links of a path differ in their last bits with the order of the links.
         values: dict[str, Any] = {name: getattr(trial, name) for name in _OF_TRIALS}
-        return cls(**{name: round(value, 9) if type(value) is float else value for name, value in values.items()})
+        for name, value in values.items():
+            values[name] = round(value, 9) if isinstance(value, float) else value
+        return cls(**values)
 
     def may_be(self, other: Condition) -> bool:
         """Whether the two are the same wherever both are known."""
