@@ -292,7 +292,7 @@ def _budget_s(given: argparse.Namespace) -> float | None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)([smh])", given.budget, re.ASCII)
     seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
-    if not 0 < seconds <= numbers.LONGEST_BUDGET_S:
+    if not numbers.SHORTEST_BUDGET_S <= seconds <= numbers.LONGEST_BUDGET_S:
         most = f"{numbers.LONGEST_BUDGET_S / 3600:g}h"
         raise InputError(
             "budget", given.budget, f"a duration above 0 with its unit, such as 90s, 10m or 1.5h, up to {most}"
