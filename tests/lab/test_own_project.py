@@ -145,8 +145,8 @@ def interpreter() -> str:
 
 def as_user(user: int, home: Path) -> list[str]:
     path = os.pathsep.join((str(ROOT), *filter(None, sys.path)))
-    words = ["setpriv", f"--reuid={user}", "--clear-groups", "env", f"HOME={home}", "USER=root", f"PYTHONPATH={path}"]
-    return [*words, f"TMPDIR={home}", "PYTHONDONTWRITEBYTECODE=1", "--unset=PYTEST_DEBUG_TEMPROOT"]
+    words = ["setpriv", f"--reuid={user}", "--clear-groups", "env", "--unset=PYTEST_DEBUG_TEMPROOT", f"HOME={home}"]
+    return [*words, f"TMPDIR={home}", "USER=root", f"PYTHONPATH={path}", "PYTHONDONTWRITEBYTECODE=1"]
 
 
 def test_every_user_has_temporary_directories(interpreter: str) -> None:

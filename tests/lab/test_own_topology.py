@@ -30,9 +30,10 @@ def internet(describe: Callable[[Any], object]) -> Internet:
     return Own()
 
 
-def one_home(own: Internet, hosts: Any, nat: Any = "full_cone", block: Any = "11.0.0.0/8") -> None:
+def one_home(own: Internet, hosts: Any, nat: Any = "full_cone", block: Any = "11.0.0.0/8") -> object:
     own.begin(block)
     own.home(own.region("west"), hosts, nat, "preset")
+    return own
 
 
 def homes(count: int, block: str = "11.0.0.0/16", nat: Any = "none") -> Callable[[Internet], None]:
