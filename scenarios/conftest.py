@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import pytest
 
 from lab import Lab
+from lab.cli.arguments import path
 from lab.edges import BUSES
 from lab.record import record
 from lab.results import RunFolder
@@ -31,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="MB",
         help="size of the transfer that is broken (default 100)",
     )
-    group.addoption("--report", type=Path, metavar="DIR", help="write results, captures and a report to DIR")
+    group.addoption("--report", type=path, metavar="DIR", help="write results, captures and a report to DIR")
 
 
 class Punch(Protocol):
