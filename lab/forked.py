@@ -190,7 +190,7 @@ def start(function: Function, arguments: Sequence[str], namespace: Namespace, st
 
     Working directory and environment are this process's. Raises `LabError`.
     """
-    request = {"arguments": list(arguments), "directory": str(Path.cwd()), "environment": dict(os.environ)}
+    request = {"arguments": list(arguments), "directory": _directory(), "environment": dict(os.environ)}
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
         pipes = [os.pipe() for _ in range(3)]
         (their_stdin, stdin), (stdout, their_stdout), (status, their_status) = pipes
@@ -203,3 +203,11 @@ def start(function: Function, arguments: Sequence[str], namespace: Namespace, st
         pid, pidfd = _SERVERS.ask(function, json.dumps(request).encode(), handed)
         ours.pop_all()
     return ForkedProcess(pid, pidfd, status, os.fdopen(stdin, "wb", 0), os.fdopen(stdout, "rb", 0))
+
+
+def _directory() -> str:
+    """The working directory; the root where it was removed, for no relative path leads anywhere then either."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return "/"

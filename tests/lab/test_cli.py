@@ -270,6 +270,16 @@ def test_a_working_directory_that_was_removed_is_one_clear_line(tmp_path: Path) 
     assert "Traceback" not in done.stderr
 
 
+def test_a_trial_needs_no_working_directory(tmp_path: Path) -> None:
+    command = punchlab("trial", "ab")
+    command.insert(command.index("-m"), "-P")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = run(["sh", "-c", f'rmdir {gone}; exec "$@"', "sh", *command], cwd=gone)
+    assert done.returncode == 0, done
+    assert done.stdout.startswith("a - b: direct")
+
+
 @pytest.mark.parametrize("closed", ["0", "1", "2", "0 1 2"])
 def test_a_run_does_without_standard_streams(tmp_path: Path, closed: str) -> None:
     closing = "".join(f" {number}>&-" for number in closed.split())
