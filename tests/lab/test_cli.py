@@ -270,6 +270,18 @@ def test_a_working_directory_that_was_removed_is_one_clear_line(tmp_path: Path) 
     assert "Traceback" not in done.stderr
 
 
+def test_a_report_of_a_folder_that_no_path_leads_to_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    assert_one_clear_line(run(punchlab("report", "circle"), cwd=tmp_path), "directory: 'circle'", "circle")
+    command = punchlab("report", "x")
+    command.insert(command.index("-m"), "-P")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = run(["sh", "-c", f'rmdir {gone}; exec "$@"', "sh", *command], cwd=gone)
+    assert done.returncode == 2, done
+    assert done.stderr.splitlines()[-1].startswith("punchlab: directory: 'x' cannot be used")
+
+
 def test_a_trial_needs_no_working_directory(tmp_path: Path) -> None:
     command = punchlab("trial", "ab")
     command.insert(command.index("-m"), "-P")
