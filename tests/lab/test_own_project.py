@@ -123,6 +123,14 @@ def test_a_program_with_other_threads_is_told_why_it_cannot(project: Path) -> No
     assert "punchlab sandbox" in line
 
 
+def test_without_privileges_the_line_says_what_is_missing(project: Path) -> None:
+    done = outside(["setpriv", "--bounding-set=-all", "--inh-caps=-all", PYTEST, "-q"], project)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR, done
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("ERROR: punchlab: sandbox: ")
+    assert "--privileged" in line
+
+
 def test_without_the_plugin_pytest_stays_outside(project: Path) -> None:
     (project / "pyproject.toml").write_text("")
     (project / "tests" / "test_it.py").write_text(
