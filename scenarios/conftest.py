@@ -11,6 +11,7 @@ import pytest
 
 import reports  # here, before a module of the user's project can have that name
 from lab import Lab
+from lab.cli.arguments import path
 from lab.edges import BUSES
 from lab.errors import InputError, PunchlabError
 from lab.record import record
@@ -35,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="MB",
         help="size of the transfer that is broken (default 100)",
     )
-    group.addoption("--report", type=Path, metavar="DIR", help="write results, captures and a report to DIR")
+    group.addoption("--report", type=path, metavar="DIR", help="write results, captures and a report to DIR")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -165,6 +165,15 @@ def predict_command(given: argparse.Namespace) -> int:
     return prediction.run(given)
 
 
+def check_report(given: argparse.Namespace) -> None:
+    """Folders that no path leads to."""
+    for folder in (*given.directory, *([given.out] if given.out is not None else [])):
+        try:
+            folder.resolve()
+        except (OSError, RuntimeError) as error:  # a working directory that was removed, or links in a circle
+            raise InputError("directory", str(folder), f"a folder that can be found ({error})") from None
+
+
 def report_command(given: argparse.Namespace) -> int:
     """`punchlab report`."""
     import reports
