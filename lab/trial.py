@@ -25,6 +25,7 @@ from lab.exchange import Side as ExchangeSide
 from lab.forecast import forecast_with_private
 from lab.lab import Lab
 from lab.lab import Path as LabPath
+from lab.nat.site import external_addresses
 from lab.pressure import CpuPressure
 from lab.process import Event, EventProcess, end, wait_for
 from lab.verdict import Side
@@ -279,17 +280,24 @@ def pair_of(lab: Lab, one: str, other: str) -> Pair:
         for edge in lab.edges
     }
 
+    def external(name: str) -> Sequence[str]:
+        node = lab[name].graph
+        return [node.address] if node.behavior is None else external_addresses(node.address, node.behavior)
+
     def side(host: str) -> ExchangeSide:
         nats = tuple(lab.in_front_of(host))
         outermost = next((name for name in reversed(nats) if lab[name].graph.translates), host)
         inside = [each.address or "" for name in nats for each in lab[name].graph.interfaces[1:]]
         gateways = frozenset(address.partition("/")[0] for address in inside)
-        addresses = {lab[outermost].address, *([lab[host].address6] if lab.graph.nodes[host].address6 else [])}
-        near = {lab[host].address, *(lab[name].address for name in nats)}
+        addresses = {*external(outermost), *([lab[host].address6] if lab.graph.nodes[host].address6 else [])}
+        near = {lab[host].address, *(address for name in nats for address in external(name))}
         return ExchangeSide(host, nats, frozenset(addresses), gateways, frozenset(near))
 
+    a, b = side(one), side(other)
     others = frozenset(node.name for node in lab if node.kind == "host") - {one, other}
-    return Pair(side(one), side(other), edges, others, lab.background_addresses)
+    elsewhere = {address for name in others for address in (*side(name).addresses, *side(name).inside)}
+    known = frozenset().union(*(each.addresses | each.inside for each in (a, b)))
+    return Pair(a, b, edges, others, lab.background_addresses, frozenset(elsewhere) - known)
 
 
 def edge_network(lab: Lab, client: Client) -> EdgeNetwork:
@@ -402,10 +410,10 @@ def _watch(
         waiting()
         until(lambda: said("agreed"), limit)
     share = pressure.share()
-    until(lambda: False, limit)
-    # When one has ended, the other has its own deadline to come to the same.
-    grace_s = options.deadline_s + _GRACE_S
-    wait_for(watched, lambda: not any(each.open for each in processes) or _broken(processes), grace_s)
+    if until(lambda: False, limit):
+        # When one has ended, the other has its own deadline to come to the same.
+        grace_s = options.deadline_s + _GRACE_S
+        wait_for(watched, lambda: not any(each.open for each in processes) or _broken(processes), grace_s)
     return share
 
 

@@ -34,6 +34,9 @@ class Pair:
     """Other hosts: a packet that ends there has been delivered, if to the wrong one."""
     background: frozenset[str] = frozenset()
     """Addresses of the background traffic, which is no part of the exchange."""
+    elsewhere: frozenset[str] = frozenset()
+    """Addresses of other hosts: a connection with one of them is none between the two, even if that host passes on
+    every segment."""
 
     def gate(self, side: Side) -> str:
         """The side's gate (see `lab.exchange.story`)."""

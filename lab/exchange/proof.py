@@ -76,7 +76,10 @@ class _Ledger:
         return [
             each
             for each in self._exchange.connections
-            if each.established_ns is not None and not each.edge and each.nats in self._ways
+            if each.established_ns is not None
+            and not each.edge
+            and each.nats in self._ways
+            and self._pair.elsewhere.isdisjoint({address_of(each.at_a[1]), address_of(each.at_b[1])})
         ]
 
     def _between(self, connection: Connection) -> int | None:

@@ -12,13 +12,15 @@ import pytest
 
 from lab import Lab
 from lab.capture import CapturePoint, Recorder
-from lab.exchange import Delivery, Exchange, delivery
+from lab.exchange import Delivery, Exchange, Kind, delivery
 from lab.node import Node
 from lab.trial import pair_of, ways
 from tests.lab.story import Story
 from topologies import AB
 
 PORT = 5000
+FAST_OPEN = 0x20000000
+"""MSG_FASTOPEN in linux/socket.h: connect, with data in the SYN."""
 PATIENCE_S = 10
 
 
@@ -204,3 +206,27 @@ def test_a_reset_of_no_connection_is_no_evidence() -> None:
     story.tcp(160, "RA", 0, 301, forth=False)
     proof = delivery(story.told(), {("nat_a", "nat_b")})
     assert (proof.direct_bytes, proof.complete) == (0, True)
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_data_in_a_syn_count(accepted: bool) -> None:
+    with Lab(AB(nat_a="none", nat_b="full_cone")) as lab, recorded(lab) as found, server(lab["a"]) as listening:
+        client_and_server, without_cookie = 1 + 2, 4 + 512
+        lab["b"].run(["sysctl", "-qw", f"net.ipv4.tcp_fastopen={client_and_server + without_cookie}"])
+        if accepted:
+            lab["a"].run(["sysctl", "-qw", f"net.ipv4.tcp_fastopen={client_and_server + without_cookie}"])
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
+        with lab["b"].socket() as dialling:
+            dialling.settimeout(PATIENCE_S)
+            dialling.sendto(b"in the SYN", FAST_OPEN, (lab["a"].address, PORT))
+            connection = listening.accept()[0]
+            connection.settimeout(PATIENCE_S)
+            receive(connection, 10)
+            connection.sendall(bytes(70_000))
+            receive(dialling, 70_000)
+            finish(dialling, connection)
+    (proof,) = found
+    assert proof.carrier is not None
+    (syn,) = (segment for segment in proof.carrier.segments if segment.kind is Kind.SYN)
+    assert syn.payload == 10
+    assert (proof.direct_bytes, proof.connected) == (70_000, True)

@@ -39,6 +39,8 @@ class Places:
     """Interface -> NAT."""
     ways: frozenset[frozenset[str]]
     """The sets of NATs that a direct connection may cross."""
+    strangers: frozenset[str]
+    """Addresses of other hosts."""
 
 
 @dataclass
@@ -160,7 +162,8 @@ class _Counting:
                 self.counts.from_edges += stream.payload
             elif (sender.interface, initial) in self._streams:
                 crossed = frozenset(nat for each, nat in self.places.nats.items() if (each, initial) in self._streams)
-                if crossed in self.places.ways:
+                remotes = {stream.remote, self._streams[sender.interface, initial].remote}
+                if crossed in self.places.ways and remotes.isdisjoint(self.places.strangers):
                     self.counts.direct += stream.payload
                 else:
                     self.counts.astray += stream.payload

@@ -42,7 +42,7 @@ class Case:
         return f"{self.name}-{where}-{self.size}"
 
 
-_FAST: Mapping[str, Any] = {"deadline_s": 1.5}
+_FAST: Mapping[str, Any] = {"deadline_s": 1.5, "transfer_s": 5.0}
 
 
 def _deaths() -> Iterator[tuple[str, Plan]]:
@@ -123,6 +123,10 @@ def _elsewhere() -> Iterator[Case]:
     for path in ("direct", "half", "relay", "udp"):
         yield Case(f"{path}, hairpin", Plan(path=path), ("cgn_rfc6888",) * 2, "same_nat")
         yield Case(f"{path}, below a carrier", Plan(path=path), cones, "carrier")
+    for nats in (PAIRS[0], cones):
+        yield Case("through a third host's NAT", Plan(place="third", dials="receiver"), nats, "three")
+    for path in ("direct", "udp", "relay"):
+        yield Case(f"{path}, NATs with pools", Plan(path=path), ("full_cone", "restricted_cone"), "pools")
     yield Case("direct, no hairpin", Plan(), ("symmetric",) * 2, "same_nat")
     for path in ("direct", "idle", "garbage"):
         yield Case(f"{path}, IPv6", Plan(path=path, place="ipv6"), ("firewall",) * 2, "firewalls")
@@ -134,10 +138,14 @@ def _elsewhere() -> Iterator[Case]:
         yield Case(f"{path} after {answer}", Plan(path=path), ("port_restricted_cone",) * 2, options=options)
         yield Case(f"{path} after {answer}", Plan(path=path), ("symmetric",) * 2, options=options)
     for path, nats in itertools.product(("direct", "relay", "garbage", "udp"), (PAIRS[0], cones)):
-        slow = {"options": {"bw": 0.5}, "trial": {"transfer_s": 2.0}, "size": 3 * 1024 * KIB}
+        slow: dict[str, Any] = {"options": {"bw": 0.5}, "trial": {"transfer_s": 2.0}, "size": 3 * 1024 * KIB}
         yield Case(f"{path}, slow", Plan(path=path), nats, **slow)
     for path, nats in itertools.product(("direct", "relay", "half", "udp"), (PAIRS[0], PAIRS[3])):
-        lossy = {"options": {"loss": 10}, "trial": {"deadline_s": 6.0, "transfer_s": 20.0}, "size": 48 * KIB}
+        lossy: dict[str, Any] = {
+            "options": {"loss": 10},
+            "trial": {"deadline_s": 6.0, "transfer_s": 20.0},
+            "size": 48 * KIB,
+        }
         yield Case(f"{path}, loss", Plan(path=path), nats, **lossy)
         yield Case(f"{path}, loss, RST", Plan(path=path, close="rst"), nats, **lossy)
     for (name, plan), nats in itertools.product(_HANGS.items(), (PAIRS[0], PAIRS[3])):
@@ -174,7 +182,7 @@ _SAMPLE = {
     "says refused": 3,
     "kill at stored, receiver": 1,
     "exit at middle, sender": 0,
-    "hangs when connected, receiver": 2,
+    "hangs at the end, deaf": 2,
 }
 """One behavior of each kind, and where it is tried: a number of `PAIRS`."""
 SAMPLE = len(_SAMPLE) + len(_SAMPLE_ELSEWHERE)

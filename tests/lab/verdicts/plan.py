@@ -63,7 +63,7 @@ class Plan:
     """What an event `failed` says."""
     child: str = "none"
     place: str = "public"
-    """Which of the peer's addresses is dialled: public, private or ipv6."""
+    """What is dialled: the peer's public, private or ipv6 address; or third, the third host at the peer's port."""
     third: str = "-"
     """Address of the third host."""
     fast: bool = False

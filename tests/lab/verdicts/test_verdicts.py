@@ -7,86 +7,20 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab.client import Client
-from lab.lab import Lab
 from lab.trial import Trial
-from tests.commands import ROOT
-from tests.lab.verdicts.capture import Wiretap
-from tests.lab.verdicts.count import Counts, count
+from tests.lab.verdicts.count import Counts
 from tests.lab.verdicts.expected import Facts, must_not_agree, outcomes
 from tests.lab.verdicts.generate import SAMPLE, Case, cases
-from tests.lab.verdicts.plan import Plan
-from tests.lab.verdicts.worlds import places, topology
+from tests.lab.verdicts.running import run
 
 _CASES = cases(int(os.environ.get("PUNCHLAB_VERDICTS", str(SAMPLE))), int(os.environ.get("PUNCHLAB_SEED", "0")))
 _OVERTIME_S = 15.0
-_TOY = ("env", f"PYTHONPATH={ROOT}", "{python}", "-S", "-m", "tests.lab.verdicts.toy")
-_FAST_OPEN = "net.ipv4.tcp_fastopen=519"
-"""Client and server, neither with a cookie: data in the first SYN already."""
-
-
-def toy(plan: Plan, log: Path) -> Client:
-    """The toy with that plan."""
-    words = ("code={code}", "edge={edge}", "deadline={deadline_s}", f"plan={plan}", f"log={log}")
-    return Client(
-        name="toy",
-        edge=(*_TOY, "edge", "{listen}"),
-        sender=(*_TOY, "send", "file={file}", *words),
-        receiver=(*_TOY, "receive", "file={directory}", *words),
-        strategies=("toy",),
-        tells_code=False,
-    )
-
-
-def run(case: Case, folder: Path) -> tuple[Trial, Counts, float]:
-    """The trial, what tshark counted meanwhile, and how long it took."""
-    with ExitStack() as stack:
-        lab = stack.enter_context(Lab(topology(case)))
-        plan = case.plan
-        if plan.path == "third":
-            plan = _with_third_host(plan, lab)
-        if plan.fast:
-            for host in "ab":
-                lab[host].run(["sysctl", "-qw", _FAST_OPEN])
-        where = places(lab)
-        with Wiretap(lab, ["a", "b", *dict.fromkeys(where.nats.values())], folder) as wiretap:
-            begun = time.monotonic()
-            options = {**case.trial, "file_size": case.size}
-            trial = lab.punch("a", "b", client=toy(plan, folder / "log"), strategy="toy", **options)
-            took = time.monotonic() - begun
-        assert not _left_behind(folder), "processes outlive the trial"
-        return trial, count(wiretap.packets(), where), took
-
-
-def _with_third_host(plan: Plan, lab: Lab) -> Plan:
-    """The plan, with an edge of the toy's running in the third host."""
-    command = ["env", f"PYTHONPATH={ROOT}", "python3", "-S", "-m", "tests.lab.verdicts.toy", "edge", "0.0.0.0:9000"]
-    third = lab["c"].popen(command, stdout=subprocess.PIPE, text=True)
-    assert third.stdout is not None
-    assert "listening" in third.stdout.readline()
-    return Plan.parse(f"{plan},third={lab['c'].address}")
-
-
-def _left_behind(folder: Path) -> list[str]:
-    """Command lines of toys that still run; the name of the folder tells those of this trial."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = process.read_bytes()
-        except OSError:
-            continue
-        if f"log={folder}".encode() in words:
-            found.append(words.decode(errors="replace"))
-    return found
 
 
 def facts(case: Case, trial: Trial, counts: Counts, folder: Path) -> Facts:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from lab.graph import GraphNode
 from lab.lab import Lab
+from lab.nat.presets import preset
+from punch.nat.behavior import Pooling
 from tests.lab.verdicts.count import End, Places
 from tests.lab.verdicts.generate import Case
 from topologies import AB, Carrier, DualStack, Firewalls, SameNat
@@ -26,16 +31,6 @@ class Three(Internet):
         self.finish()
 
 
-_TOPOLOGIES: Mapping[str, Callable[..., Internet]] = {
-    "pair": AB,
-    "three": Three,
-    "same_nat": SameNat,
-    "carrier": Carrier,
-    "firewalls": Firewalls,
-    "dual_stack": DualStack,
-}
-
-
 def topology(case: Case) -> Internet:
     """The topology of a trial."""
     return _TOPOLOGIES[case.topology](nat_a=case.nats[0], nat_b=case.nats[1], **case.options)
@@ -51,10 +46,15 @@ def places(lab: Lab) -> Places:
 
     def end(host: str) -> End:
         own = addresses(host)
-        outside = {address for nat in lab.in_front_of(host) for address in nodes[nat].interfaces[0].hosts}
+        nats = [nodes[nat] for nat in lab.in_front_of(host)]
+        outside = {address for nat in nats for address in (*nat.interfaces[0].hosts, *_pool(nat))}
         return End(f"{host}-eth0", frozenset(own), frozenset(own | outside))
 
+    def found(host: str) -> frozenset[str]:
+        return end(host).found
+
     path = lab.path("a", "b")
+    strangers = [node.name for node in lab if node.kind == "host" and node.name not in "ab"]
     nats = [node.name for node in lab if node.kind == "nat"]
     return Places(
         end("a"),
@@ -62,4 +62,30 @@ def places(lab: Lab) -> Places:
         frozenset(address for edge in lab.edges for address in addresses(edge.name)),
         {interface.name: nat for nat in nats for interface in nodes[nat].interfaces},
         frozenset(frozenset(way) for way in (path.nats, path.shortcut) if way is not None),
+        frozenset().union(*map(found, strangers)) - found("a") - found("b"),
     )
+
+
+def _pool(nat: GraphNode) -> Sequence[str]:
+    """The external addresses of a NAT beside its first."""
+    assert nat.behavior is not None
+    first = ipaddress.IPv4Address(nat.address)
+    return [str(first + number) for number in range(1, nat.behavior.pool_size)]
+
+
+def _pools(nat_a: str, nat_b: str, **access: Any) -> AB:
+    """Both NATs with four external addresses, one of which they draw for every mapping."""
+    pooled = [preset(nat).behavior for nat in (nat_a, nat_b)]
+    nats = [replace(each, pool_size=4, pooling=Pooling.ARBITRARY) for each in pooled if each is not None]
+    return AB(*nats, **access)
+
+
+_TOPOLOGIES: Mapping[str, Callable[..., Internet]] = {
+    "pair": AB,
+    "pools": _pools,
+    "three": Three,
+    "same_nat": SameNat,
+    "carrier": Carrier,
+    "firewalls": Firewalls,
+    "dual_stack": DualStack,
+}

@@ -155,7 +155,9 @@ class Host:
     def _punched(self, met: punch.Met, index: int) -> socket.socket:
         if self.plan.early and index == 0:
             met.edge.close()
-        peer = {"public": met.peer, "private": met.private, "ipv6": met.ipv6}[self.plan.place]
+        peer = {"public": met.peer, "private": met.private, "ipv6": met.ipv6}.get(
+            self.plan.place, (self.plan.third, met.peer[1])
+        )
         connection = punch.punch(
             self.role,
             self._port(index),
@@ -300,8 +302,8 @@ def main(role: str, words: dict[str, str]) -> int:
         os.write(writing, bytes([status]))
         os._exit(status)
     os.close(writing)
-    status = os.read(reading, 1)
-    return status[0] if status else 4
+    written = os.read(reading, 1)
+    return written[0] if written else 4
 
 
 def _end(endpoint: tuple[str, int] | tuple[str, int, int, int]) -> str:
