@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from lab import numbers
 from lab.errors import InputError
 from lab.impair import CHOICES, Impairment
+from lab.options import Options
 from lab.statistics import trials_that_suffice
-from lab.trial import Options
 
 if TYPE_CHECKING:
     from mininet.topo import Topo

@@ -27,7 +27,7 @@ from lab.impair import CHOICES, Impairment
 from lab.impair.impairment import FASTEST_BIT_S, SLOWEST_BIT_S
 from lab.nat import presets
 from lab.nat.background import MOST_PER_S
-from lab.trial import Options
+from lab.options import Options
 from punch.nat.behavior import PortMapping, Unsolicited
 from topologies import TOPOLOGIES
 from topologies.internet import Internet

@@ -16,7 +16,7 @@ from lab.errors import InputError, LabError, MissingCapabilityError
 
 if TYPE_CHECKING:
     from lab.campaign import Executor
-    from lab.trial import Options
+    from lab.options import Options
     from topologies.internet import Internet
 
 
@@ -277,7 +277,7 @@ def _topology(given: argparse.Namespace) -> Internet:
 
 def _options(given: argparse.Namespace) -> Options:
     from lab.client import CLIENTS
-    from lab.trial import Options
+    from lab.options import Options
 
     return Options(
         client=CLIENTS[one_of("client", given.client, CLIENTS)],

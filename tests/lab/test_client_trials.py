@@ -19,8 +19,9 @@ from lab.client import PUNCH, Client, Words
 from lab.contract import CODE, INSTANT
 from lab.forked import Function
 from lab.lab import Lab as RunningLab
+from lab.options import Options
 from lab.record import record
-from lab.trial import Options, Trial
+from lab.trial import Trial
 from topologies import AB, CD
 
 PUNCH_COMMAND = ("{python}", "-P", "-m", "punch")

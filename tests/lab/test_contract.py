@@ -17,10 +17,11 @@ from lab import contract, record, verdict
 from lab.capture.frame import Recording
 from lab.contract import EVENTS, FAILURES, Speaker
 from lab.control import Control
-from lab.exchange import Exchange
+from lab.exchange import Exchange, delivery
 from lab.lab import Path as LabPath
+from lab.options import Options
 from lab.output import LINE_BYTES, OUTPUT_BYTES, Output
-from lab.trial import Options, Trial
+from lab.trial import Trial
 from lab.verdict import OUTCOMES, Side
 from punch.nat.oracle import Outcome, Prediction
 from tests.examples import EXAMPLES
@@ -307,6 +308,8 @@ def test_whatever_clients_print_has_a_verdict_and_a_record(
         started=datetime.datetime.now(datetime.UTC),
         outcome=outcome,
         reason=reason,
+        transferred=arrived,
+        delivery=delivery(exchange, {("nat_a", "nat_b")}),
         sides=(sides[0], sides[1]),
         control=Control(True, 0.0, predicted),
         prediction=predicted,

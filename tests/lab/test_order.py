@@ -15,7 +15,7 @@ from lab.campaign import Campaign, Cell
 from lab.campaign.order import balanced
 from lab.campaign.plan import Plan
 from lab.cli import arguments, axes
-from lab.trial import Options
+from lab.options import Options
 from tests.examples import EXAMPLES
 from topologies import AB
 

@@ -10,7 +10,7 @@ import pytest
 from mininet.topo import Topo
 
 from lab import InputError, Lab, LabError
-from lab.trial import Options
+from lab.options import Options
 from punch.nat.behavior import BehaviorError, Filtering, Mapping, NatBehavior, PortAllocation
 from topologies import AB
 from topologies.internet import Internet
