@@ -71,7 +71,8 @@ class SlowServer:
 
     @property
     def servers(self) -> Servers:
-        return Servers(*self._addresses.endpoints, changes=True, knockers={})
+        primary, other_port, other_address, other_both = self._addresses.endpoints
+        return Servers(primary, other_port, other_address, other_both, changes=True, knockers={})
 
     async def serve(self) -> None:
         """Answer; from the first CHANGE-REQUEST on nothing for a while, as a process that is not scheduled."""
