@@ -1,4 +1,4 @@
-"""Waiting for what may not come, in a process that may be late: the same as the client has, which labs do not import."""
+"""Waiting for what may not come, in a process that may be late: as in the client, which labs do not import."""
 
 from __future__ import annotations
 
