@@ -1,4 +1,4 @@
-"""How long a report takes, beside the least that any report needs: to read the JSON lines."""
+"""How long a report takes, compared with the least that any report needs: to read the JSON lines."""
 
 from __future__ import annotations
 

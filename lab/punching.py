@@ -61,10 +61,12 @@ def punch(
     share = None
     try:
         for role, host, words in zip(HOSTS, (one, other), commands, strict=True):
-            told = client.tells_code and role == RECEIVER
+            reads_input = client.tells_code and role == RECEIVER
             speaker = Speaker(client.name, role, host)
             try:
-                processes.append(EventProcess(lab[host], words, client.function, speaker=speaker, told=told))
+                processes.append(
+                    EventProcess(lab[host], words, client.function, speaker=speaker, reads_input=reads_input)
+                )
             except ClientError as error:
                 unstarted[host] = str(error)
         if not unstarted:

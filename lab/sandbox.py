@@ -98,7 +98,7 @@ def enter() -> None:
             os.close(descriptor)
         try:
             _keep(own, tell, orders)
-        except BaseException as error:  # whatever it is, the program must not go on here
+        except BaseException as error:  # after any error the program must not go on here
             with contextlib.suppress(OSError):
                 os.write(tell, f"sandbox: {error}".encode())
             os._exit(2)

@@ -1,4 +1,4 @@
-"""Several run folders in one report: told apart wherever they have a pair of NATs in common."""
+"""Several run folders in one report: distinguished where they have a pair of NATs in common."""
 
 from __future__ import annotations
 
