@@ -40,9 +40,10 @@ class EventProcess:
     """One command inside a node, or with `function` that Python function, `command` being its arguments.
 
     It has ended when its main process has, also if another process holds its output open. `events` grows while
-    `wait_for` runs; lines that are no events are passed over. With a `speaker` the events are checked by `lab.contract`, and the first that
-    breaks it, or output without bounds, is in `contract_error`: nothing that comes later is taken in. Standard input is
-    at its end, but with `reads_input` it is open for `tell`. Raises `ClientError` if the command cannot be started.
+    `wait_for` runs; lines that are no events are passed over. With a `speaker` the events are checked by
+    `lab.contract`, and the first that breaks it, or output without bounds, is in `contract_error`: nothing that comes
+    later is taken in. Standard input is at its end, but with `reads_input` it is open for `tell`. Raises `ClientError`
+    if the command cannot be started.
     """
 
     def __init__(
