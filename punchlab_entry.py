@@ -3,7 +3,7 @@
     python -P punchlab_entry.py MODULE WORD...      runs a module of this project
 
 Importing this module makes `lab` and `punch` mean this project's packages, however the search path is ordered, and
-`take_names` does so for others. The module lies beside the packages, and has a name that a user's module has not.
+`take_names` does so for others. The module is in the folder of the packages, and no module of a user has its name.
 Raises ImportError where one of the names is taken already.
 """
 

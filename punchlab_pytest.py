@@ -1,4 +1,4 @@
-"""What pytest loads for `-p lab.pytest_sandbox`, by its entry point: that plugin, whatever module `lab` the user has.
+"""What pytest loads for `-p lab.pytest_sandbox`, by its entry point: that plugin, also if the user has a module `lab`.
 
 Entry points are loaded in every run of pytest; this one does nothing unless the plugin was asked for.
 """

@@ -18,6 +18,7 @@ PARTS: dict[str, Sequence[str]] = {
     "punching": ("strategy", "punches", "refused"),
     "machines": ("machines",),
     "throughput": (),
+    "reports": (),
 }
 """What is measured, in this order, and the options on which it depends."""
 

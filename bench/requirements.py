@@ -49,8 +49,8 @@ def check(parts: Iterable[str]) -> None:
                 modules.add(module)
     if not missing:
         return
-    told = ", ".join(f"{name} (for {', '.join(wanting)})" for name, wanting in missing.items())
+    named = ", ".join(f"{name} (for {', '.join(wanting)})" for name, wanting in missing.items())
     packages = dict.fromkeys(_PACKAGES[name] for name in missing if name not in modules)
     remedies = [f"run as root: apt-get install {' '.join(packages)}"] if packages else []
     remedies += [f"run: .venv/bin/pip install {' '.join(sorted(modules))}"] if modules else []
-    raise MissingCapabilityError(f"missing: {told}; {'; '.join(remedies)}; or choose other parts with --only")
+    raise MissingCapabilityError(f"missing: {named}; {'; '.join(remedies)}; or choose other parts with --only")

@@ -166,6 +166,12 @@ def _throughput(_given: argparse.Namespace) -> Found:
     return {"throughput": throughput.compare(_tell)}
 
 
+def _reports(_given: argparse.Namespace) -> Found:
+    from bench import reporting
+
+    return {"reports": reporting.compare(_tell)}
+
+
 _PARTS: dict[str, Callable[[argparse.Namespace], Found]] = {
     "memory": _memory,
     "builds": _builds,
@@ -174,6 +180,7 @@ _PARTS: dict[str, Callable[[argparse.Namespace], Found]] = {
     "punching": _punching,
     "machines": _machines,
     "throughput": _throughput,
+    "reports": _reports,
 }
 """Name -> how it is measured."""
 

@@ -34,7 +34,8 @@ class Client:
     in the event `code`, and the receiver gets it on a line of standard input; otherwise the lab chooses {code}. With
     `function` the commands are its arguments.
 
-    Raises `InputError` that names the client and the field for a description that no trial can use.
+    Raises `InputError` that names the client and the field for a value of a wrong type. A trial that uses the client
+    checks the placeholders of its commands (`check`).
     """
 
     name: str
@@ -56,7 +57,7 @@ class Client:
         if isinstance(names, str) or not isinstance(names, Collection) or not names or not all(map(_is_name, names)):
             raise InputError(f"client {self.name}, strategies", names, "a sequence of names, at least one")
         for role in (EDGE, SENDER, RECEIVER):
-            self._check(role, self.command_of(role))
+            self._check_types(role)
 
     def command_of(self, role: str) -> Words:
         """The words of the command of a role."""
@@ -74,23 +75,29 @@ class Client:
         """Whether the command of a role has that placeholder."""
         return any(placeholder in syntax.placeholders(part) for part, _optional in _each(self.command_of(role)))
 
-    def _check(self, role: str, words: Words) -> None:
-        field = f"client {self.name}, {role}"
-        known = [
-            name
-            for name, placeholder in PLACEHOLDERS.items()
-            if role in placeholder.roles and not (name == _CODE and self.tells_code)
-        ]
+    def check(self) -> None:
+        """Raise `InputError` that names client and role for a placeholder that the command of the role cannot have."""
+        for role in (EDGE, SENDER, RECEIVER):
+            field = f"client {self.name}, {role}"
+            known = [
+                name
+                for name, placeholder in PLACEHOLDERS.items()
+                if role in placeholder.roles and not (name == _CODE and self.tells_code)
+            ]
+            for word, optional in _each(self.command_of(role)):
+                syntax.check(field, word, known)
+                if not optional and _JOIN in syntax.placeholders(word):
+                    raise InputError(field, word, "a tuple around {join}, repeated for each other edge")
+
+    def _check_types(self, role: str) -> None:
+        field, words = f"client {self.name}, {role}", self.command_of(role)
         if isinstance(words, str) or not isinstance(words, Sequence):
             raise InputError(field, words, "a sequence of words")
         if not words and self.function is None:
             raise InputError(field, words, "at least one word")
-        for word, optional in _each(words):
+        for word, _optional in _each(words):
             if not isinstance(word, str) or "\0" in word or not _is_argument(word):
                 raise InputError(field, word, "words that are text without NUL, or tuples of those")
-            syntax.check(field, word, known)
-            if not optional and _JOIN in syntax.placeholders(word):
-                raise InputError(field, word, "a tuple around {join}, which is repeated for each of the other edges")
 
 
 def _each(words: Words) -> list[tuple[str, bool]]:

@@ -109,7 +109,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """An event that the lab reads: who prints it, whether a trial needs it, and its fields beside `t`."""
+    """An event that the lab reads: who prints it, whether a trial needs it, and its fields other than `t`."""
 
     name: str
     roles: Sequence[str]

@@ -42,6 +42,7 @@ class EdgeNetwork:
 
     def __init__(self, nodes: list[Node], client: Client, bus: str = "mesh", *, ipv6: bool = False) -> None:
         self._nodes = {node.name: node for node in nodes}
+        client.check()
         self._client = client
         self._processes: dict[str, EventProcess] = {}
         self._unstarted: dict[str, str] = {}
@@ -71,8 +72,9 @@ class EdgeNetwork:
         """
         if client == self._client and self.trouble() is None:
             return
+        client.check()  # before anything is ended
         for name in self._nodes:
-            self._words(name, client)  # before anything is ended
+            self._words(name, client)
         end(self.processes)
         self._processes.clear()
         self._client = client

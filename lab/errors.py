@@ -18,8 +18,8 @@ class InputError(PunchlabError, ValueError):
 
     def __init__(self, field: str, value: object, expected: str) -> None:
         self.field, self.value, self.expected = field, value, expected
-        told = "missing" if value is None else f"{_shown(value)} cannot be used"
-        super().__init__(_on_one_line(f"{field}: {told}; expected {expected}"))
+        problem = "missing" if value is None else f"{_shown(value)} cannot be used"
+        super().__init__(_on_one_line(f"{field}: {problem}; expected {expected}"))
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, object, str]]:
         return type(self), (self.field, self.value, self.expected)

@@ -202,7 +202,7 @@ def start(function: Function, arguments: Sequence[str], namespace: Namespace, st
     Working directory and environment are this process's. Raises `ClientError` for a function that cannot be imported,
     `LabError`.
     """
-    wanted = {"arguments": list(arguments), "directory": str(Path.cwd()), "environment": dict(os.environ)}
+    wanted = {"arguments": list(arguments), "directory": _directory(), "environment": dict(os.environ)}
     request = json.dumps(wanted).encode()
     if len(request) > REQUEST_BYTES:
         raise LabError(
@@ -220,3 +220,11 @@ def start(function: Function, arguments: Sequence[str], namespace: Namespace, st
         pid, pidfd = _SERVERS.ask(function, request, handed)
         ours.pop_all()
     return ForkedProcess(pid, pidfd, status, os.fdopen(stdin, "wb", 0), os.fdopen(stdout, "rb", 0))
+
+
+def _directory() -> str:
+    """The working directory; the root where it was removed, for no relative path leads anywhere then either."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return "/"

@@ -149,16 +149,17 @@ class Lab:
         self[router].run(["ip", "route", "replace", f"{self.anycast}/32", "via", gateway])
 
     def punch(self, one: str, other: str, **options: Any) -> Trial:
-        """Let the client under test punch between two hosts; `options` are those of `lab.trial.Options`.
+        """Let the client under test punch between two hosts; `options` are those of `lab.options.Options`.
 
         Raises `InputError`, also for a topology without an edge, at which the two could meet.
         """
         from lab import trial
+        from lab.options import Options
 
         for name in options:
-            choices.one_of("option", name, [each.name for each in fields(trial.Options)])
+            choices.one_of("option", name, [each.name for each in fields(Options)])
         self._require_edge()
-        return trial.run(self, one, other, trial.Options(**options))
+        return trial.run(self, one, other, Options(**options))
 
     @property
     def links(self) -> str:

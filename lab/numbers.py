@@ -13,8 +13,8 @@ from lab.errors import InputError
 
 SHORTEST_DEADLINE_S, LONGEST_DEADLINE_S = 0.001, 3600.0
 """Limits of the deadline of a punch."""
-LONGEST_BUDGET_S = 1000 * 3600.0
-"""Limit of the time that a campaign may take."""
+SHORTEST_BUDGET_S, LONGEST_BUDGET_S = 0.001, 1000 * 3600.0
+"""Limits of the time that a campaign may take."""
 MOST_TRIALS = 1_000_000
 """Limit of the number of trials of a cell."""
 MOST_JOBS = 1000

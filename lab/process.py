@@ -39,10 +39,11 @@ _LOOK_S = 0.25
 class EventProcess:
     """One command inside a node, or with `function` that Python function, `command` being its arguments.
 
-    It has ended when its main process has, whatever else holds its output. `events` grows while `wait_for` runs; lines
-    that are no events are passed over. With a `speaker` the events are checked by `lab.contract`, and the first that
-    breaks it, or output without bounds, is in `contract_error`: nothing that comes later is taken in. Standard input is
-    at its end, but with `told` it is open for `tell`. Raises `ClientError` if the command cannot be started.
+    It has ended when its main process has, also if another process holds its output open. `events` grows while
+    `wait_for` runs; lines that are no events are passed over. With a `speaker` the events are checked by
+    `lab.contract`, and the first that breaks it, or output without bounds, is in `contract_error`: nothing that comes
+    later is taken in. Standard input is at its end, but with `reads_input` it is open for `tell`. Raises `ClientError`
+    if the command cannot be started.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class EventProcess:
         function: Function | None = None,
         *,
         speaker: Speaker | None = None,
-        told: bool = False,
+        reads_input: bool = False,
     ) -> None:
         self.node, self.command = node, command
         self.speaker = speaker or Speaker(None, None, node.name)
@@ -66,7 +67,7 @@ class EventProcess:
         self._stderr: IO[bytes] = tempfile.TemporaryFile(dir="/run")  # noqa: SIM115 - closed in `end`
         try:
             self._output = Output(self.speaker, time.monotonic())
-            self.process = self._start(function, told)
+            self.process = self._start(function, reads_input)
             favor(self.process.pid, CLIENT)
         except BaseException:
             self._stderr.close()
@@ -74,16 +75,16 @@ class EventProcess:
         self._ended = _end_of(self.process)
         os.set_blocking(self.stdout.fileno(), False)
 
-    def _start(self, function: Function | None, told: bool) -> Process:
+    def _start(self, function: Function | None, reads_input: bool) -> Process:
         try:
             if function is not None:
                 process: Process = self.node.fork(function, self.command, self._stderr)
-                if not told and process.stdin is not None:
+                if not reads_input and process.stdin is not None:
                     process.stdin.close()
                 return process
             return self.node.popen(
                 self.command,
-                stdin=subprocess.PIPE if told else subprocess.DEVNULL,
+                stdin=subprocess.PIPE if reads_input else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
                 bufsize=0,

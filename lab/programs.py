@@ -18,7 +18,7 @@ _ENTRY = Path(__file__).resolve().parents[1] / "punchlab_entry.py"
 
 
 def python(module: str, *, isolated: bool = False) -> list[str]:
-    """The words that run a module of this project, whatever modules of the same name the user has.
+    """The words that run a module of this project, also if the user has modules of the same name.
 
     With `isolated` it is one that needs nothing but the standard library, and so starts sooner.
     """

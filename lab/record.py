@@ -7,7 +7,8 @@ from typing import Any
 
 from lab.control import Control
 from lab.lab import Path
-from lab.trial import Options, Trial
+from lab.options import Options
+from lab.trial import Trial
 from lab.versions import versions
 from punch.nat.oracle import Prediction
 

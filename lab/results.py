@@ -15,10 +15,63 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import InputError, LabError
+from lab.files import write_error, write_file
 
 Record = Mapping[str, Any]
 _FIELDS = {"id", "nat_a", "nat_b", "outcome", "reason", "agrees"}
 """What every record has, whatever became of the trial."""
+
+
+class Results:
+    """Where the records of a run go. Several processes may append to the same folder.
+
+    Raises `OSError` for a folder that cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.captures = path / "captures"
+        self.captures.mkdir(exist_ok=True)
+        self.file = path / "results.jsonl"
+        self._file = self.file.open("ab", buffering=0)
+
+    def append(self, record: Record, capture: bytes | None = None) -> Record:
+        """Write one record, after its packets (pcapng), which it then names. A record is written whole or not at all.
+
+        Raises `LabError`.
+        """
+        if capture is not None:
+            record = {**record, "capture": f"{self.captures.name}/{record['id']}.pcapng"}
+            file = self.path / record["capture"]
+            write_file(file, capture, "capture")
+        line = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode(errors="replace") + b"\n"
+        try:
+            with self._alone():
+                before = os.fstat(self._file.fileno()).st_size
+                try:
+                    while line:  # a disk that fills up takes a part first
+                        line = line[self._file.write(line) :]
+                except OSError:
+                    self._file.truncate(before)
+                    raise
+        except OSError as error:
+            raise LabError(f"results: {self.file}: {error.strerror}") from error
+        return record
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process appends inside the block, where the file system has locks."""
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._file, fcntl.LOCK_UN)
 
 
 class RunFolder:
@@ -31,47 +84,28 @@ class RunFolder:
 
     def __init__(self, path: Path, parameters: Mapping[str, Any]) -> None:
         self.path = path
-        self.captures = path / "captures"
-        self._results = path / "results.jsonl"
         with contextlib.ExitStack() as stack:
             try:
                 path.mkdir(parents=True, exist_ok=True)
                 self._lock(stack)
                 self._claim(parameters)
-                self.captures.mkdir(exist_ok=True)
+                self._results = Results(path)
+                stack.callback(self._results.close)
+                self.captures = self._results.captures
                 self.records = list(self._finished())
-                self._file = stack.enter_context(self._results.open("ab", buffering=0))
             except OSError as error:
-                raise InputError("out", str(path), f"a directory that can be written ({error.strerror})") from error
+                raise write_error("out", path, error, "a directory") from error
             self._stack = stack.pop_all()
 
     def append(self, record: Record, capture: bytes | None = None) -> Record:
-        """Write one record down, after its packets (pcapng), which it then names. Raises `LabError`."""
-        if capture is not None:
-            record = {**record, "capture": f"{self.captures.name}/{record['id']}.pcapng"}
-            self._put(self.path / record["capture"], capture)
-        line = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
-        try:
-            while line:  # a disk that fills up takes a part first
-                line = line[self._file.write(line) :]
-        except OSError as error:
-            raise LabError(f"results: {self._results}: {error.strerror}") from error
+        """Write one record, after its packets (pcapng), which it then names. Raises `LabError`."""
+        record = self._results.append(record, capture)
         self.records.append(_brief(record))
         return record
 
     def close(self) -> None:
         """Let go of the folder."""
         self._stack.close()
-
-    def _put(self, file: Path, content: bytes) -> None:
-        draft = file.with_name(f".{file.name}")
-        try:
-            draft.write_bytes(content)
-            draft.replace(file)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                draft.unlink()
-            raise LabError(f"capture: {file}: {error.strerror}") from error
 
     def _lock(self, stack: contextlib.ExitStack) -> None:
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
@@ -98,19 +132,16 @@ class RunFolder:
                     "out", str(self.path), f"a new folder, for this one holds a run with {key} = {there.get(key)!r}"
                 )
             return
-        draft = file.with_suffix(".tmp")
-        draft.write_text(json.dumps(asked, indent=2) + "\n")
-        draft.replace(file)
+        write_file(file, (json.dumps(asked, indent=2) + "\n").encode())
 
     def _finished(self) -> Iterator[Record]:
-        if not self._results.exists():
-            return
-        data = self._results.read_bytes()
+        file = self._results.file
+        data = file.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
-            os.truncate(self._results, whole)
-        for number, line in enumerate(data[:whole].splitlines(), start=1):
-            where = f"{self._results}:{number}"
+            os.truncate(file, whole)
+        for number, line in enumerate(data[:whole].split(b"\n")[:-1], start=1):
+            where = f"{file}:{number}"
             try:
                 record = _json_object(line)
             except ValueError:

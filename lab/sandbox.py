@@ -98,7 +98,7 @@ def enter() -> None:
             os.close(descriptor)
         try:
             _keep(own, tell, orders)
-        except BaseException as error:  # whatever it is, the program must not go on here
+        except BaseException as error:  # after any error the program must not go on here
             with contextlib.suppress(OSError):
                 os.write(tell, f"sandbox: {error}".encode())
             os._exit(2)
@@ -208,6 +208,7 @@ def _init(tell: int, orders: int, asked: int) -> None:
     # Debian gives ordinary users a PATH without the folders where iptables, nft and tc are.
     folders = os.environ.get("PATH", os.defpath)
     os.environ["PATH"] = os.pathsep.join([*([folders] if folders else []), *_ADMINISTRATION])
+    early = signal.sigpending()
     program = _fork()
     if program == 0:
         for descriptor in (tell, orders):
@@ -215,22 +216,25 @@ def _init(tell: int, orders: int, asked: int) -> None:
         return
     os.write(tell, _READY)
     _let_go_of_files(keep=orders)
-    os._exit(_serve(program, orders))
+    os._exit(_serve(program, orders, early))
 
 
-def _serve(program: int, orders: int) -> int:
-    """Pass signals on to the program, reap what ends, and return the program's exit status."""
+def _serve(program: int, orders: int, early: set[signal.Signals]) -> int:
+    """Pass signals on to the program, reap what ends, and return the program's exit status.
+
+    `early` are signals from before there was a program.
+    """
     received, wakes = os.pipe()
     for descriptor in (received, wakes, orders):
         os.set_blocking(descriptor, False)
     signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
-    for number in (*PASSED_ON, signal.SIGCHLD):
-        signal.signal(number, lambda _received, _frame: None)
+    for passed_on in (*PASSED_ON, signal.SIGCHLD):
+        signal.signal(passed_on, lambda _received, _frame: None)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     ready = select.poll()
     ready.register(received, select.POLLIN)
     ready.register(orders, select.POLLIN)
-    direct: set[int] = set()
+    direct = {*(_contents(received) or b"")} - early
     while True:
         while (ended := _reaped()) is not None:
             if ended[0] == program:

@@ -10,15 +10,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lab import choices, control, numbers, verdict
+from lab import control, punching, verdict
 from lab.capture.frame import CapturePoint, Recording
 from lab.capture.recorder import Recorder
-from lab.client import PUNCH, Client
-from lab.contract import HOSTS, RECEIVER, Speaker
+from lab.client import Client
 from lab.control import Control
-from lab.edges import PORT, EdgeNetwork
+from lab.edges import EdgeNetwork
 from lab.errors import ClientError, InputError
 from lab.exchange import Delivery, Exchange, Pair, delivery
 from lab.exchange import Side as ExchangeSide
@@ -26,64 +24,13 @@ from lab.forecast import forecast_with_private
 from lab.lab import Lab
 from lab.lab import Path as LabPath
 from lab.nat.site import external_addresses
-from lab.pressure import CpuPressure
-from lab.process import Event, EventProcess, end, wait_for
+from lab.options import Options
+from lab.process import Event
 from lab.verdict import Side
 from punch.nat.oracle import Dial, Prediction
 
-_START_S = 20.0
-"""How long a client may take until it has registered."""
-
-_START_MARGIN_S = 2.0
-"""How far ahead a shared start is set: both clients must know each other by then."""
-
-_BRISK_S = 0.5
-"""Hosts that know each other have met by then, unless they cannot or their links are slow."""
-
 _LAST_FRAMES_S = 0.1
 """How long the frames that end a connection may take, beyond twice the delay of the path, to be captured."""
-
-_GRACE_S = 5.0
-"""How much longer than the other one's deadline a client may live when its peer has ended."""
-
-MOST_BYTES = 1 << 30
-"""The greatest file of a trial."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to punch.
-
-    `max_attempts` connect() calls per candidate (None: as many as `deadline_s` allows); with `skew_s` both hosts start
-    at a shared instant, the second that much later; `file_size` in bytes (the capture counts modulo 2**32); the
-    clients have `transfer_s` seconds to transfer the file; `full_capture` records every packet; with `relay` the
-    clients may fall back to a relay of the edges.
-    """
-
-    client: Client = PUNCH
-    strategy: str = "reuse"
-    max_attempts: int | None = None
-    deadline_s: float = 5.0
-    skew_s: float | None = None
-    file_size: int = 64 * 1024
-    transfer_s: float = 120.0
-    full_capture: bool = False
-    relay: bool = False
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.client, Client):
-            raise InputError("client", self.client, "a Client")
-        choices.one_of("strategy", self.strategy, self.client.strategies)
-        if self.max_attempts is not None:
-            numbers.attempts("max_attempts", self.max_attempts)
-        numbers.deadline("deadline", self.deadline_s)
-        if self.skew_s is not None:
-            most = numbers.LARGEST_SKEW_MS / 1000
-            numbers.seconds("skew_s", self.skew_s, least=-most, most=most)
-        numbers.whole("file_size", self.file_size, least=1, most=MOST_BYTES, unit="a number of bytes")
-        numbers.deadline("transfer_s", self.transfer_s)
-        choices.flag("full_capture", self.full_capture)
-        choices.flag("relay", self.relay)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +135,7 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
         with Recorder(_capture_points(lab, one, other), full=options.full_capture) as recorder:
             begun = time.monotonic()
             if broken is None:
-                sides, pressure = _punch(lab, one, other, options, sent, inbox, waiting)
+                sides, pressure = punching.punch(lab, one, other, options, sent, inbox, waiting)
             else:
                 sides, pressure = (Side(one, [], None, ""), Side(other, [], None, "")), None
             exchange = _settled(recorder, pair_of(lab, one, other), path)
@@ -319,111 +266,6 @@ def _what_breaks(step: Callable[[], None]) -> str | None:
     except ClientError as error:
         return str(error)
     return None
-
-
-def _punch(
-    lab: Lab, one: str, other: str, options: Options, sent: Path, inbox: Path, waiting: Callable[[], None]
-) -> tuple[tuple[Side, Side], float | None]:
-    client = options.client
-    values: dict[str, Any] = {
-        "edge": f"ws://{lab.anycast}:{PORT}",
-        "strategy": options.strategy,
-        "deadline_s": options.deadline_s,
-        "max_attempts": options.max_attempts,
-        "relay": "--relay" if options.relay else None,
-        "file": sent,
-        "directory": inbox,
-    }
-    if not client.tells_code:
-        values["code"] = secrets.token_hex(8)
-    instants: tuple[float | None, float | None] = (None, None)
-    if options.skew_s is not None:
-        first = time.monotonic() + _START_MARGIN_S + 10 * lab.path(one, other).delay_s
-        instants = (first + max(0.0, -options.skew_s), first + max(0.0, options.skew_s))
-    commands = [
-        client.command(role, values | {"start_at": instant}) for role, instant in zip(HOSTS, instants, strict=True)
-    ]
-    processes: list[EventProcess] = []
-    unstarted: dict[str, str] = {}
-    share = None
-    try:
-        for role, host, words in zip(HOSTS, (one, other), commands, strict=True):
-            told = client.tells_code and role == RECEIVER
-            speaker = Speaker(client.name, role, host)
-            try:
-                processes.append(EventProcess(lab[host], words, client.function, speaker=speaker, told=told))
-            except ClientError as error:
-                unstarted[host] = str(error)
-        if not unstarted:
-            share = _watch(processes, lab.edge_network.processes if lab.edge_network else [], options, waiting)
-        sides = {
-            process.node.name: Side(
-                process.node.name,
-                process.events,
-                process.returncode,
-                process.errors,
-                process.contract_error,
-                process.ended_s,
-            )
-            for process in processes
-        }
-    finally:
-        end(processes)
-    missing = {host: Side(host, [], None, "", broken) for host, broken in unstarted.items()}
-    return ((sides | missing)[one], (sides | missing)[other]), share
-
-
-def _watch(
-    processes: Sequence[EventProcess],
-    edges: Sequence[EventProcess],
-    options: Options,
-    waiting: Callable[[], None],
-) -> float | None:
-    """Watch a sender and a receiver until both have ended, or waiting longer is of no use; the CPU pressure meanwhile.
-
-    What the edges print is taken in as well, for one whose output nobody reads stops at some point.
-    """
-    sender, receiver = processes
-    watched = [*processes, *edges]
-
-    def until(condition: Callable[[], bool], limit: float) -> bool:
-        """Wait for it, but not when one has ended; false when that took until the limit."""
-        return wait_for(watched, lambda: _over(processes) or condition(), limit - time.monotonic())
-
-    def said(event: str) -> bool:
-        return all(process.first(event) is not None for process in processes)
-
-    if options.client.tells_code:
-        until(lambda: sender.first("code") is not None, time.monotonic() + _START_S)
-        code = sender.first("code")
-        if code is None:
-            if sender.open and receiver.open:
-                sender.fail(f"event 'code': none within {_START_S:g} s")
-            elif sender.returncode == 0:
-                sender.fail("event 'code': none before it ended")
-            return None  # without a code there is nothing that the receiver could wait for
-        receiver.tell(str(code["code"]))
-    limit = time.monotonic() + _START_S + options.deadline_s + options.transfer_s
-    until(lambda: said("peer_known"), limit)
-    pressure = CpuPressure()  # Python's own start is over: that is work, and no latency
-    if not until(lambda: said("agreed"), time.monotonic() + _BRISK_S):
-        waiting()
-        until(lambda: said("agreed"), limit)
-    share = pressure.share()
-    if until(lambda: False, limit):
-        # When one has ended, the other has its own deadline to come to the same.
-        grace_s = options.deadline_s + _GRACE_S
-        wait_for(watched, lambda: not any(each.open for each in processes) or _broken(processes), grace_s)
-    return share
-
-
-def _over(processes: Sequence[EventProcess]) -> bool:
-    """Whether one of them has ended, or broken the contract."""
-    return not all(process.open for process in processes) or _broken(processes)
-
-
-def _broken(processes: Sequence[EventProcess]) -> bool:
-    return any(process.contract_error is not None for process in processes)
 
 
 def _capture_points(lab: Lab, one: str, other: str) -> list[CapturePoint]:

@@ -35,8 +35,8 @@ class InputError(PunchError, ValueError):
 
     def __init__(self, field: str, value: object, expected: str) -> None:
         self.field, self.value, self.expected = field, value, expected
-        told = "missing" if value is None else f"{_shortened(value)} cannot be used"
-        super().__init__(f"{field}: {told}; expected {expected}")
+        problem = "missing" if value is None else f"{_shortened(value)} cannot be used"
+        super().__init__(f"{field}: {problem}; expected {expected}")
 
 
 def _shortened(value: object) -> str:

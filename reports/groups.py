@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from operator import attrgetter
 from statistics import median
+from typing import Any
 
 from lab.statistics import Interval, wilson_interval
 from reports.results import OUTCOMES, TIMES, Trial
@@ -55,8 +56,10 @@ class Condition:
     def of(cls, trial: Trial) -> Condition:
         """The condition that a trial ran under, without the run."""
         # Sums over the links of a path differ in their last bits with the order of the links.
-        values = [getattr(trial, name) for name in _OF_TRIALS]
-        return cls(*[round(value, 9) if type(value) is float else value for value in values])
+        values: dict[str, Any] = {name: getattr(trial, name) for name in _OF_TRIALS}
+        for name, value in values.items():
+            values[name] = round(value, 9) if isinstance(value, float) else value
+        return cls(**values)
 
     def may_be(self, other: Condition) -> bool:
         """Whether the two are the same wherever both are known."""

@@ -9,15 +9,20 @@ from typing import Any, Protocol
 
 import pytest
 
+import reports  # here, before a module of the user's project can have that name
 from lab import Lab
+from lab.cli.arguments import path
 from lab.edges import BUSES
+from lab.errors import InputError, PunchlabError
 from lab.record import record
-from lab.results import RunFolder
+from lab.results import Results, RunFolder
 from lab.trial import Trial
 from topologies import TOPOLOGIES
 
 _SHAPE = ("unsolicited", "port_mapping", "delay", "loss", "cgn")
 """Options that are the topology's, not the trial's."""
+_REPORT = pytest.StashKey[Path]()
+_FOLDER = pytest.StashKey[RunFolder]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,15 +36,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="MB",
         help="size of the transfer that is broken (default 100)",
     )
-    group.addoption("--report", type=Path, metavar="DIR", help="write results, captures and a report to DIR")
+    group.addoption("--report", type=path, metavar="DIR", help="write results, captures and a report to DIR")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_sessionstart(session: pytest.Session) -> None:
     """Leave Hypothesis out if only scenarios run: they do not use it, and its plugin takes seconds at the end."""
-    paths = (Path(word.partition("::")[0]).resolve() for word in config.args)
+    paths = (Path(word.partition("::")[0]).resolve() for word in session.config.args)
     if all(path.is_relative_to(Path(__file__).resolve().parent) for path in paths):
-        config.pluginmanager.unregister(name="hypothesispytest")
+        session.config.pluginmanager.unregister(name="hypothesispytest")
 
 
 class Punch(Protocol):
@@ -59,14 +63,15 @@ def trials(pytestconfig: pytest.Config) -> int:
 
 
 @pytest.fixture(scope="session")
-def run_folder(pytestconfig: pytest.Config) -> Iterator[RunFolder | None]:
-    directory: Path | None = pytestconfig.getoption("--report")
+def results(pytestconfig: pytest.Config) -> Iterator[Results | None]:
+    """Where records go; each worker of pytest-xdist appends to the same file."""
+    directory = pytestconfig.stash.get(_REPORT, None)
     if directory is None:
         yield None
         return
-    folder = RunFolder(directory, {"schema": 1, "scenarios": True})
-    yield folder
-    folder.close()
+    opened = Results(directory)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +81,7 @@ def bus(pytestconfig: pytest.Config) -> str:
 
 
 @pytest.fixture
-def punch(request: pytest.FixtureRequest, run_folder: RunFolder | None, bus: str) -> Punch:
+def punch(request: pytest.FixtureRequest, results: Results | None, bus: str) -> Punch:
     count = 0
 
     def run(topology: str, nat_a: str, nat_b: str, *, pair: tuple[str, str] | None = None, **options: Any) -> Trial:
@@ -90,10 +95,10 @@ def punch(request: pytest.FixtureRequest, run_folder: RunFolder | None, bus: str
         # A seed of its own for each trial: the same arrivals again would be the same trial again.
         with Lab(kind(**nats, **shape), background=background, bus=bus, seed=count) as lab:
             trial = lab.punch(one, other, **options)
-            if run_folder is not None:
+            if results is not None:
                 name = re.sub(r"[^\w-]+", "-", f"{request.node.name}-{count:03}").strip("-")
-                trial.recording.write(run_folder.captures / f"{name}.pcapng")
-                run_folder.append(
+                trial.recording.write(results.captures / f"{name}.pcapng")
+                results.append(
                     record(
                         trial,
                         id=name,
@@ -110,14 +115,44 @@ def punch(request: pytest.FixtureRequest, run_folder: RunFolder | None, bus: str
     return run
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Claim the folder of `--report`, which takes the results of this session only.
+
+    With pytest-xdist the workers write records, and the process that started them claims the folder and writes the
+    report.
+    """
+    directory: Path | None = config.getoption("--report")
+    if directory is None:
+        return
+    directory = config.invocation_params.dir / directory  # a test may change the working directory
+    config.stash[_REPORT] = directory
+    if hasattr(config, "workerinput") or config.option.collectonly:
+        return
+    try:
+        folder = RunFolder(directory, {"schema": 1, "scenarios": True})
+        config.stash[_FOLDER] = folder
+        if (directory / "results.jsonl").stat().st_size > 0:
+            raise InputError("--report", str(directory), "a folder without results")
+    except InputError as error:
+        raise pytest.UsageError(str(InputError("--report", error.value, error.expected))) from None
+    except PunchlabError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Release the folder."""
+    if _FOLDER in config.stash:
+        config.stash[_FOLDER].close()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    directory: Path | None = session.config.getoption("--report")
-    # With pytest-xdist the workers write records, and the one that started them writes the report.
-    if directory is None or hasattr(session.config, "workerinput"):
+    """Write the report."""
+    if _FOLDER not in session.config.stash:
         return
-    results = directory / "results.jsonl"
-    if results.exists() and results.stat().st_size > 0:
-        import reports
-
-        reports.write(directory)
+    directory = session.config.stash[_REPORT]
+    if (directory / "results.jsonl").stat().st_size > 0:
+        try:
+            reports.write(directory)
+        except (PunchlabError, OSError) as error:
+            pytest.exit(f"report: {error}", returncode=pytest.ExitCode.INTERNAL_ERROR)

@@ -37,7 +37,7 @@ def script(name: str, *words: str, under: Sequence[str] = (), project: Path = PR
 
 
 def run(
-    command: Sequence[str], *, env: Mapping[str, str] = PLAIN, cwd: Path = Path("/"), timeout: float = 120
+    command: Sequence[str], *, env: Mapping[str, str] = PLAIN, cwd: Path = Path("/"), timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run it to its end, without standard input."""
     return subprocess.run(

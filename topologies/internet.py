@@ -53,7 +53,7 @@ _IPV6_BLOCK = ipaddress.IPv6Network("2a11::/96")
 _REGIONS = 15
 _LONG_LINKS = 64
 _LARGEST_HOME = 253
-"""Hosts of a /24 beside its router."""
+"""Hosts of a /24, without its router."""
 _LONGEST_NAME = INTERFACE_NAME_LENGTH - len("-eth0")
 _SPECIAL = tuple(
     ipaddress.IPv4Network(each)

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lab import numbers
 from lab.errors import InputError
 from lab.impair import CHOICES, Impairment
+from lab.options import Options
 from lab.statistics import trials_that_suffice
-from lab.trial import Options
 
 if TYPE_CHECKING:
     from mininet.topo import Topo
@@ -122,9 +123,9 @@ def trial_id(cell_id: str, number: int) -> str:
 class Campaign:
     """Cells, and how many trials each gets.
 
-    `trials` of every cell; with `until_ci` (a half-width, 0 to 0.5) only until Wilson's interval of the cell's success
-    rate is at most that wide to either side of its centre, but `min_trials` in any case, and `trials`, where given, at
-    most. Raises `InputError`.
+    `trials` of every cell; with `until_ci` (a half-width, 0.001 to 0.5) only until Wilson's interval of the cell's
+    success rate is at most that wide to either side of its centre, but `min_trials` in any case, and `trials`, where
+    given, at most. Raises `InputError`.
     """
 
     cells: Sequence[Cell]
@@ -136,10 +137,11 @@ class Campaign:
 
     def __post_init__(self) -> None:
         for name, number in (("trials", self.trials), ("min_trials", self.min_trials)):
-            if number is not None and number < 1:
-                raise InputError(name, number, "a whole number from 1")
-        if self.until_ci is not None and not 0 < self.until_ci < 0.5:
-            raise InputError("until_ci", self.until_ci, "a number between 0 and 0.5")
+            if number is not None:
+                numbers.trials(name, number)
+        if self.until_ci is not None:
+            numbers.half_width("until_ci", self.until_ci)
+        numbers.seed("seed", self.seed)
         if self.links not in CHOICES:
             raise InputError("links", self.links, f"one of {', '.join(CHOICES)}")
         seen: set[str] = set()

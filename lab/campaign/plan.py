@@ -7,6 +7,7 @@ and continued ends with the same trials as one that was not.
 
 Among the cells the next trial goes where it tells most: to a cell that has none yet, then to the one with the widest
 interval. A cell in which a trial contradicts the oracle counts as undecided, as if half of its trials were direct.
+Among equal cells it goes by `lab.campaign.order`, so that the first trials cover every axis evenly.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from lab.campaign.cells import Campaign, Cell, Job
+from lab.campaign.order import balanced
 from lab.results import Record
 from lab.statistics import half_width, trials_still_needed
+
+_MOST_DIGITS = 9
+"""Of the number of a trial."""
 
 
 @dataclass(slots=True)
@@ -62,7 +67,7 @@ class Plan:
         first = campaign.most
         if campaign.until_ci is not None:
             first = min(first, max(campaign.min_trials, trials_still_needed(0, 0, campaign.until_ci)))
-        self._all = [_State(cell, index, first) for index, cell in enumerate(campaign.cells)]
+        self._all = [_State(cell, index, first) for index, cell in enumerate(balanced(campaign.cells))]
         self._states = {state.cell.id: state for state in self._all}
         self._queue: list[tuple[float, int, int, int]] = []
         self._seconds, self._timed = 0.0, 0
@@ -107,7 +112,7 @@ class Plan:
     def _take(self, record: Record) -> _State | None:
         cell, _, number = str(record["id"]).rpartition("-")
         state = self._states.get(cell)
-        if state is None or not number.isdecimal():
+        if state is None or not number.isdecimal() or len(number) > _MOST_DIGITS:
             return None
         state.running.discard(int(number))
         state.outcomes[int(number)] = None if record["outcome"] == "lab_error" else record["outcome"] == "direct"

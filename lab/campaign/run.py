@@ -7,14 +7,17 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lab import numbers
 from lab.campaign.cells import Campaign
 from lab.campaign.execute import Executor
 from lab.campaign.plan import Plan
-from lab.errors import InputError
 from lab.results import Record, RunFolder
 
 Progress = Callable[[Sequence[Record], int], None]
 """Told the records that are new, first those that were there already, and how many there will be (a guess)."""
+
+_FIRST = 3
+"""One slot in so many is used until a trial has ended."""
 
 
 def run(
@@ -22,12 +25,13 @@ def run(
 ) -> Sequence[Record]:
     """Run what is not yet in the folder, and return all records.
 
-    With `budget_s` no trial is started that is not likely to end within so many seconds from now. Raises `InputError`
-    before anything runs, for a folder that cannot be used.
+    With `budget_s` no trial is started that is not likely to end within so many seconds from now; what is started is
+    finished. Raises `InputError` before anything runs, for a folder that cannot be used.
     """
-    if budget_s is not None and budget_s <= 0:
-        raise InputError("budget", budget_s, "a duration above 0")
-    end = None if budget_s is None else time.monotonic() + budget_s
+    if budget_s is not None:
+        numbers.seconds("budget", budget_s, least=numbers.SHORTEST_BUDGET_S, most=numbers.LONGEST_BUDGET_S)
+    begun, ended = time.monotonic(), 0
+    end = None if budget_s is None else begun + budget_s
     with executor, contextlib.closing(RunFolder(folder, campaign.description())) as out:
         plan = Plan(campaign, out.records)
         progress(out.records, plan.expected)
@@ -35,7 +39,8 @@ def run(
         while True:
             while running < executor.slots:
                 left = None if end is None else end - time.monotonic()
-                job = plan.next(left) if left is None or left > 0 else None
+                fits = left is None or _fits(left, time.monotonic() - begun, ended, running, executor.slots)
+                job = plan.next(left) if fits else None
                 if job is None:
                     break
                 executor.submit(job)
@@ -43,7 +48,18 @@ def run(
             if not running:
                 return out.records
             finished = executor.next()
-            running -= 1
+            running, ended = running - 1, ended + 1
             record = out.append(finished.record, finished.capture)
             plan.finished(record, finished.seconds)
             progress([record], plan.expected)
+
+
+def _fits(left_s: float, elapsed_s: float, ended: int, running: int, slots: int) -> bool:
+    """Whether one more trial is likely to end in the time that is left, at the rate at which trials have ended.
+
+    Before the first has ended there is no rate, so most of the slots stay empty: on a busy machine, trials that start
+    together take long together.
+    """
+    if not ended:
+        return left_s > 0 and running < max(1, slots // _FIRST)
+    return elapsed_s * (running + 1) / ended <= left_s

@@ -40,10 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         return 1
     except OSError as error:
-        if error.errno not in _FULL or error.filename is not None:
+        if error.errno not in _FULL:
             raise
         _discard_output()
-        print(f"punchlab: standard output: {error.strerror}", file=sys.stderr)
+        print(f"punchlab: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("punchlab: interrupted", file=sys.stderr)

@@ -34,7 +34,7 @@ class _Version(argparse.Action):
         parser.exit(0, f"punchlab {metadata.version('punchlab')}\n")
 
 
-def _path(word: str) -> Path:
+def path(word: str) -> Path:
     """A path that a user gives; an empty one is a variable that is not set, and not the current directory."""
     if not word:
         raise argparse.ArgumentTypeError("'' cannot be used; expected a path")
@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     _jobs(many)
     many.add_argument("--dask", metavar="ADDRESS", help="run the trials on the workers of a Dask scheduler")
     many.add_argument(
-        "--out", type=_path, metavar="DIR", help="folder for the results (default runs/TOPOLOGY-STRATEGY or runs/FILE)"
+        "--out", type=path, metavar="DIR", help="folder for the results (default runs/TOPOLOGY-STRATEGY or runs/FILE)"
     )
 
     worker = _command(
@@ -103,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     _nats(trial, several=False)
     _punching(trial, several=False)
     trial.add_argument("--json", action="store_true", help="print the result record instead of the story")
-    trial.add_argument("--capture", type=_path, metavar="FILE", help="write the packets to FILE (pcapng)")
+    trial.add_argument("--capture", type=path, metavar="FILE", help="write the packets to FILE (pcapng)")
     trial.add_argument("--full", action="store_true", help="record every packet, not only SYN, FIN, RST and ICMP")
 
     up = _command(commands, "up", "build a topology and open a shell in which `on NODE CMD` runs commands in its nodes")
@@ -115,8 +115,8 @@ def parser() -> argparse.ArgumentParser:
     _predict(commands)
 
     report = _command(commands, "report", "draw charts and write a page for finished runs", needs_sandbox=False)
-    report.add_argument("directory", type=_path, nargs="+", metavar="DIR", help="folder of a run")
-    report.add_argument("--out", type=_path, metavar="DIR", help="where to write (default: the first folder)")
+    report.add_argument("directory", type=path, nargs="+", metavar="DIR", help="folder of a run")
+    report.add_argument("--out", type=path, metavar="DIR", help="where to write (default: the first folder)")
 
     _nat(commands)
     _command(commands, "doctor", "say what this machine has and lacks", needs_sandbox=False)
@@ -147,10 +147,10 @@ def _predict(commands: argparse._SubParsersAction[_Parser]) -> None:
             help=f"NAT of the {which} host (default port_restricted_cone)",
         )
     _unsolicited(predict)
-    path = predict.add_argument_group("the way between the two NATs, one way from end to end")
-    path.add_argument("--delay", default="10ms", metavar="TIME", help="e.g. 20ms (default 10ms)")
-    path.add_argument("--jitter", default="0ms", metavar="TIME", help="by how much the delay varies (default 0ms)")
-    path.add_argument("--loss", type=of_text, default=0.0, metavar="PERCENT", help="of the packets (default 0)")
+    way = predict.add_argument_group("the way between the two NATs, one way from end to end")
+    way.add_argument("--delay", default="10ms", metavar="TIME", help="e.g. 20ms (default 10ms)")
+    way.add_argument("--jitter", default="0ms", metavar="TIME", help="by how much the delay varies (default 0ms)")
+    way.add_argument("--loss", type=of_text, default=0.0, metavar="PERCENT", help="of the packets (default 0)")
     predict.add_argument(
         "--background",
         type=of_text,

@@ -10,13 +10,14 @@ import itertools
 import json
 import math
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lab import numbers
 from lab.campaign import Campaign, Cell
 from lab.campaign.cells import DURATIONS, SHAPE
 from lab.cli import campaign_file
@@ -26,75 +27,78 @@ from lab.impair import CHOICES, Impairment
 from lab.impair.impairment import FASTEST_BIT_S, SLOWEST_BIT_S
 from lab.nat import presets
 from lab.nat.background import MOST_PER_S
-from lab.trial import Options
+from lab.options import Options
 from punch.nat.behavior import PortMapping, Unsolicited
 from topologies import TOPOLOGIES
 from topologies.internet import Internet
 
 NONE = "none"
 """In an axis: no limit, or not set."""
+MOST_CELLS = 100_000
+_LONGEST_WORD = 100
+"""Characters of a misspelt word that are looked at."""
 
-Reader = Callable[[object], Any]
-"""Value as given -> value as used. Raises `ValueError`, with what was expected as its text."""
+Reader = Callable[[str, object], Any]
+"""Name of the field, value as given -> value as used. Raises `InputError`."""
 
 
 def _text(*choices: str) -> Reader:
-    def read(value: object) -> str:
-        if value in choices:
-            return str(value)
-        near = difflib.get_close_matches(str(value), choices, 1)
-        raise ValueError(f"one of {', '.join(choices)}" + (f"; did you mean {near[0]}?" if near else ""))
+    def read(field: str, value: object) -> str:
+        if isinstance(value, str) and value in choices:
+            return value
+        near = _near(value, choices)
+        raise InputError(field, value, f"one of {', '.join(choices)}{near}")
 
     return read
 
 
-def _number(
-    expected: str, least: float, most: float = sys.float_info.max, *, above: bool = False, whole: bool = False
-) -> Reader:
-    def read(value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-            raise ValueError(expected)
-        if not least <= value <= most or (above and value == least):
-            raise ValueError(expected)
-        return value if whole else float(value)
+def _near(value: object, choices: Sequence[str]) -> str:
+    """The choice that may be meant, as the end of an error."""
+    near = difflib.get_close_matches(value[:_LONGEST_WORD], choices, 1) if isinstance(value, str) else []
+    return f"; did you mean {near[0]}?" if near else ""
 
-    return read
+
+def _number(unit: str, least: float, most: float) -> Reader:
+    return partial(numbers.number, least=least, most=most, unit=unit)
 
 
 def _or_none(reader: Reader) -> Reader:
-    def read(value: object) -> Any:
-        if value == NONE:
+    def read(field: str, value: object) -> Any:
+        if isinstance(value, str) and value == NONE:
             return None
         try:
-            return reader(value)
-        except ValueError as error:
-            raise ValueError(f"{error}, or {NONE}") from None
+            return reader(field, value)
+        except InputError as error:
+            raise InputError(field, value, f"{error.expected}, or {NONE}") from None
 
     return read
 
 
-def _duration(value: object) -> str:
+def _duration(field: str, value: object) -> str:
     try:
         Impairment.from_options({"delay": value})
     except InputError as error:
-        raise ValueError(error.expected) from None
+        raise InputError(field, value, error.expected) from None
     return str(value)
 
 
-def _pair(value: object) -> tuple[str, str]:
+def _port_mapping(field: str, value: object) -> str | None:
+    read: str = _text(presets.OWN_ANSWER, *PortMapping)(field, value)
+    return None if read == presets.OWN_ANSWER else read
+
+
+def _pair(field: str, value: object) -> tuple[str, str]:
     known = list(dict.fromkeys(pair for kind in TOPOLOGIES.values() for pair in kind.pairs))
     names = tuple(value.split(",")) if isinstance(value, str) else ()
     for one, other in known:
         if names in ((one, other), (other, one)):
             return names[0], names[1]
-    raise ValueError(f"one of {_words(known)}, in either order")
+    raise InputError(field, value, f"one of {_words(known)}, in either order")
 
 
 _NAT_GROUPS: Mapping[str, Sequence[str]] = {name: presets.named(name) for name in ("classics", "firewalls", "all")}
 _NATS = (*_NAT_GROUPS, *presets.PRESETS)
-_PORT_MAPPING = _text(presets.OWN_ANSWER, *PortMapping)
 _MBIT_S = (SLOWEST_BIT_S / 1e6, FASTEST_BIT_S / 1e6)
-_FROM_1 = _number("a whole number from 1", 1, whole=True)
 
 AXES: Mapping[str, Reader] = {
     "topology": _text(*TOPOLOGIES),
@@ -103,26 +107,26 @@ AXES: Mapping[str, Reader] = {
     "nat_b": _text(*_NATS),
     "cgn": _text(*presets.PRESETS),
     "unsolicited": _text(presets.OWN_ANSWER, *Unsolicited),
-    "port_mapping": lambda value: None if value == presets.OWN_ANSWER else _PORT_MAPPING(value),
-    "background": _number(f"connections per second, from 0 to {MOST_PER_S:g}", 0, MOST_PER_S),
+    "port_mapping": _port_mapping,
+    "background": _number("connections per second,", 0, MOST_PER_S),
     "delay": _duration,
     "jitter": _duration,
-    "loss": _number("a percentage from 0 to 100", 0, 100),
-    "bw": _or_none(_number(f"Mbit/s from {_MBIT_S[0]:g} to {_MBIT_S[1]:g}", *_MBIT_S)),
+    "loss": numbers.percentage,
+    "bw": _or_none(_number("Mbit/s", *_MBIT_S)),
     "client": _text(*CLIENTS),
     "strategy": _text(*dict.fromkeys(name for client in CLIENTS.values() for name in client.strategies)),
-    "max_attempts": _or_none(_FROM_1),
-    "deadline": _number("a number of seconds above 0", 0, above=True),
-    "skew_ms": _or_none(_number("milliseconds from -60000 to 60000", -60_000, 60_000)),
+    "max_attempts": _or_none(numbers.attempts),
+    "deadline": numbers.deadline,
+    "skew_ms": _or_none(numbers.skew_ms),
 }
 """What may have several values; a cell has one of each."""
 
 SINGLE: Mapping[str, Reader] = {
-    "trials": _FROM_1,
-    "until_ci": _number("a number between 0 and 0.5, both excluded", 0, math.nextafter(0.5, 0), above=True),
-    "min_trials": _FROM_1,
+    "trials": numbers.trials,
+    "until_ci": numbers.half_width,
+    "min_trials": numbers.trials,
     "links": _text(*CHOICES),
-    "seed": _number("a whole number", -(2**63), 2**63 - 1, whole=True),
+    "seed": numbers.seed,
 }
 _FLAGS_ONLY = ("jobs", "budget", "out")
 _NUMBERS = (
@@ -224,28 +228,21 @@ def _fields(given: argparse.Namespace, errors: list[InputError]) -> tuple[dict[s
 
 def _unknown(key: str, where: str) -> InputError:
     known = (*AXES, *SINGLE)
-    near = difflib.get_close_matches(key, known, 1)
+    near = _near(key, known)
     if key in _FLAGS_ONLY:
         hint = f"a field of campaigns; {key} is an option, --{key}"
     elif near:
-        hint = f"a field; did you mean {near[0]}?"
+        hint = f"a field{near}"
     else:
         hint = f"one of {', '.join(known)}"
-    return InputError(where + key, key, hint)
+    return InputError(where + key[:_LONGEST_WORD], key, hint)
 
 
 def _from_words(name: str, value: str | Sequence[str]) -> object:
     """What a flag says, as a file would say it."""
     words = list(value) if not isinstance(value, str) else value.split(",") if name in AXES else [value]
-    values = [_number_of(word) if name in _NUMBERS else word for word in words]
+    values = [numbers.of_text(word) if name in _NUMBERS else word for word in words]
     return values if name in AXES else values[0]
-
-
-def _number_of(word: str) -> object:
-    for kind in (int, float):
-        with suppress(ValueError):
-            return kind(word)
-    return word
 
 
 def _values(field: _Given, reader: Reader, errors: list[InputError]) -> list[Any]:
@@ -259,13 +256,13 @@ def _values(field: _Given, reader: Reader, errors: list[InputError]) -> list[Any
         with suppress(ValueError):
             read = _one(field, value, reader, errors)
             if field.name in ("nat_a", "nat_b") and read in _NAT_GROUPS:
-                values += [nat for nat in _NAT_GROUPS[read] if nat not in values]
+                values += _NAT_GROUPS[read]
             elif _sameness(field.name, read) in seen:
                 errors.append(field.error(value, "every value once"))
             else:
                 seen.add(_sameness(field.name, read))
-                values += [read] if read not in values else []
-    return values
+                values.append(read)
+    return list(dict.fromkeys(values))  # a NAT may be in a group and on its own
 
 
 def _sameness(name: str, value: Any) -> str:
@@ -276,9 +273,9 @@ def _sameness(name: str, value: Any) -> str:
 
 def _one(field: _Given, value: object, reader: Reader, errors: list[InputError]) -> Any:
     try:
-        return reader(value)
-    except ValueError as error:
-        errors.append(field.error(value, str(error)))
+        return reader(field.name, value)
+    except InputError as error:
+        errors.append(field.error(value, error.expected))
         raise
 
 
@@ -289,6 +286,9 @@ def _cells(axes: Mapping[str, Sequence[Any]], fields: Mapping[str, _Given], erro
         where = fields.get(error.field, fields["topology"]).where
         errors.append(InputError(where + error.field, error.value, error.expected))
 
+    if (number := _most(axes)) > MOST_CELLS:
+        put(InputError("topology", f"{number:,} cells", f"at most {MOST_CELLS:,} combinations of the axes"))
+        return []
     options = []
     for chosen in itertools.product(*(_or_usual(axes, name) for name in _OPTIONS)):
         try:
@@ -332,6 +332,12 @@ def _cells(axes: Mapping[str, Sequence[Any]], fields: Mapping[str, _Given], erro
                 for rate, each in itertools.product(rates, options)
             ]
     return cells
+
+
+def _most(axes: Mapping[str, Sequence[Any]]) -> int:
+    """How many combinations there may be."""
+    usual = {"topology": 0, "nat_a": len(presets.CLASSICS), "nat_b": len(presets.CLASSICS)}
+    return math.prod(len(axes.get(name, ())) or usual.get(name, 1) for name in AXES)
 
 
 def _nats(axes: Mapping[str, Sequence[Any]], kind: type[Internet]) -> list[tuple[str, str]]:

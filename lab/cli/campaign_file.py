@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +14,12 @@ from lab.errors import InputError
 
 _STATEMENT = re.compile(r"""\s*(?:\[|(?P<key>[\w-]+|"[^"]*"|'[^']*')\s*=)""", re.ASCII)
 _POSITION = re.compile(r" \(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
+_NOT_READ = (ValueError, RecursionError)
+"""What the parser raises: `TOMLDecodeError`, a `ValueError`, and the errors of Python's limits."""
+_LARGEST = 64 * 1024
+_MOST_MISTAKES = 100
+_LONGEST_KEY = 100
+"""Characters of a key that an error shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +39,12 @@ class CampaignFile:
 def read(path: Path) -> CampaignFile:
     """Read a campaign file. Raises `InputError` for one that cannot be read at all."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError("campaign", str(path), f"a file that can be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise InputError("campaign", str(path), f"UTF-8 ({error.reason} at byte {error.start})") from None
+        text = _content(path).decode()
+    except (OSError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise InputError("campaign", str(path), f"UTF-8 ({error.reason} at byte {error.start})") from None
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError("campaign", str(path), f"a file that can be read ({reason})") from None
     # What TOML calls a line; other separators are text.
     lines = text.replace("\r\n", "\n").split("\n")
     errors: list[InputError] = []
@@ -43,11 +52,13 @@ def read(path: Path) -> CampaignFile:
     while True:
         try:
             values = tomllib.loads("\n".join(lines))
-        except tomllib.TOMLDecodeError as error:
+        except _NOT_READ as error:
+            if len(errors) == _MOST_MISTAKES:
+                return CampaignFile(path, {}, {}, errors, broken | {"topology"})
             first, last, reason = _mistake(lines, error)
             shown = lines[first].strip()
             key = _key(shown)
-            where = f"{path}:{first + 1}" + (f": {key}" if key else "")
+            where = f"{path}:{first + 1}" + (f": {key[:_LONGEST_KEY]}" if key else "")
             errors.append(InputError(where, shown, f"TOML ({reason})"))
             broken |= {key} if key else set()
             lines[first : last + 1] = [""] * (last + 1 - first)  # and see what else there is
@@ -55,8 +66,22 @@ def read(path: Path) -> CampaignFile:
         return CampaignFile(path, values, dict(_key_lines(lines)), errors, broken)
 
 
-def _mistake(lines: list[str], error: tomllib.TOMLDecodeError) -> tuple[int, int, str]:
+def _content(path: Path) -> bytes:
+    """Raises OSError, and `ValueError` for what is no regular file (reading it may never end) or too long a one."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is no regular file")
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise ValueError(f"it has more than {_LARGEST // 1024} KiB")
+    return content
+
+
+def _mistake(lines: list[str], error: Exception) -> tuple[int, int, str]:
     """The first and the last line of the statement that is wrong, from 0, and what the parser says of it."""
+    if not isinstance(error, tomllib.TOMLDecodeError):
+        return _beyond_limits(lines)
     position = _POSITION.search(str(error))
     found = position["line"] if position else None
     last = len(lines) - 1 if found is None else int(found) - 1
@@ -68,7 +93,23 @@ def _mistake(lines: list[str], error: tomllib.TOMLDecodeError) -> tuple[int, int
         # in it goes on after that.
         later = range(first + 1, len(lines))
         last = next((number - 1 for number in later if _STATEMENT.match(lines[number])), len(lines) - 1)
+    if all(_idle(line) for line in lines[first : last + 1]):  # the parser names a line after the mistake
+        first = last = max((number for number in range(len(lines)) if not _idle(lines[number])), default=first)
     return first, last, reason
+
+
+def _beyond_limits(lines: list[str]) -> tuple[int, int, str]:
+    """The statement that Python's parser cannot take: of too many digits, or nested too deeply."""
+    for start, end in _statements(lines):
+        try:
+            tomllib.loads("\n".join(lines[start : end + 1]))
+        except tomllib.TOMLDecodeError:
+            continue
+        except RecursionError:
+            return start, end, "nested too deeply"
+        except ValueError:
+            return start, end, "a number of too many digits"
+    return 0, len(lines) - 1, "it cannot be parsed"
 
 
 def _statements(lines: list[str]) -> Iterator[tuple[int, int]]:
@@ -94,6 +135,8 @@ def _whole(lines: list[str]) -> bool:
         tomllib.loads("\n".join(lines))
     except tomllib.TOMLDecodeError:
         return False
+    except _NOT_READ:
+        return True
     return True
 
 

@@ -16,7 +16,7 @@ from lab.errors import InputError, LabError, MissingCapabilityError
 
 if TYPE_CHECKING:
     from lab.campaign import Executor
-    from lab.trial import Options
+    from lab.options import Options
     from topologies.internet import Internet
 
 
@@ -165,6 +165,15 @@ def predict_command(given: argparse.Namespace) -> int:
     return prediction.run(given)
 
 
+def check_report(given: argparse.Namespace) -> None:
+    """Folders that no path leads to."""
+    for folder in (*given.directory, *([given.out] if given.out is not None else [])):
+        try:
+            folder.resolve()
+        except (OSError, RuntimeError) as error:  # a working directory that was removed, or links in a circle
+            raise InputError("directory", str(folder), f"a folder that can be found ({error})") from None
+
+
 def report_command(given: argparse.Namespace) -> int:
     """`punchlab report`."""
     import reports
@@ -268,7 +277,7 @@ def _topology(given: argparse.Namespace) -> Internet:
 
 def _options(given: argparse.Namespace) -> Options:
     from lab.client import CLIENTS
-    from lab.trial import Options
+    from lab.options import Options
 
     return Options(
         client=CLIENTS[one_of("client", given.client, CLIENTS)],
@@ -292,7 +301,7 @@ def _budget_s(given: argparse.Namespace) -> float | None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)([smh])", given.budget, re.ASCII)
     seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
-    if not 0 < seconds <= numbers.LONGEST_BUDGET_S:
+    if not numbers.SHORTEST_BUDGET_S <= seconds <= numbers.LONGEST_BUDGET_S:
         most = f"{numbers.LONGEST_BUDGET_S / 3600:g}h"
         raise InputError(
             "budget", given.budget, f"a duration above 0 with its unit, such as 90s, 10m or 1.5h, up to {most}"

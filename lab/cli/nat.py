@@ -7,7 +7,7 @@ import dataclasses
 import ipaddress
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lab import numbers
@@ -110,6 +110,11 @@ def _run_check(given: argparse.Namespace) -> int:
         print(json.dumps({name: _plain(checked) for name, checked in checks.items()}))
     else:
         progress.summary(checks)
+    return status(checks)
+
+
+def status(checks: Mapping[str, Check]) -> int:
+    """The exit status of `nat check`: a claim that is false outweighs claims that were not tested."""
     verdicts = {checked.agrees for checked in checks.values()}
     if False in verdicts:
         return 1

@@ -11,7 +11,7 @@ from lab import numbers
 from lab.impair import Impairment
 from lab.nat import presets
 from lab.nat.background import check_rate
-from lab.trial import Options
+from lab.options import Options
 from punch.nat.behavior import NatBehavior
 from punch.nat.oracle import Dial, Outcome, Prediction
 from punch.nat.strategies import Guessing, Pair, predict

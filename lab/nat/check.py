@@ -121,7 +121,7 @@ def run(
 
 
 class _Measuring:
-    """One NAT, measured until every claim is tested. The first observation of a field counts, whatever it says."""
+    """One NAT, measured until every claim is tested. The first observation of a field counts."""
 
     def __init__(
         self,
@@ -146,9 +146,9 @@ class _Measuring:
 
     def measure(self) -> None:
         """Look for what is not tested yet. Raises `LabError`."""
-        with ThreadPoolExecutor(1) as beside:
+        with ThreadPoolExecutor(1) as executor:
             missing = not _all_tested(self._examined, self._to_examine)
-            examining = beside.submit(self._examine) if self._nat is not None and missing else None
+            examining = executor.submit(self._examine) if self._nat is not None and missing else None
             if not _all_tested(self._probed, self._to_probe):
                 self._probe()
             if self._nat is not None and examining is not None:

@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 from lab.lab import Lab
 from lab.nat.segments import SILENCE_S, Conversation, Flag, RawTcp, checksum, keep_resets_in
 from lab.nat.states import MARGIN_S, TOO_BUSY, NotBegunError, Pilot, State, datagram, heard
+from lab.nat.waiting import within
 from lab.nat.watch import Watch
 from lab.node import Node
 from punch.nat.behavior import Refresh, Timeouts
 from punch.nat.probe import NotTested
-from punch.probe.patience import within
 
 LATE = NotTested("packets through the NAT, or this process, were late meanwhile")
 

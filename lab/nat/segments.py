@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import Self
 
+from lab.nat.waiting import within
 from lab.node import Node
-from punch.probe.patience import within
 
 _SO_MARK, _OURS = 36, 0x5382
 _HEADER = struct.Struct("!HHIIBBHHH")

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from lab.nat.segments import PATIENCE_S, SILENCE_S
+from lab.nat.waiting import within
 from punch.nat.probe import NotTested
-from punch.probe.patience import within
 
 MARGIN_S = 0.5
 """A state must live for its time less this, and be dead after its time and this."""

@@ -27,7 +27,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         help="send files, directories or standard input; prints the code for the receiver",
         description="Send files and directories, or standard input; prints the code for the receiver. A directory is "
         "sent with everything in it, empty directories and executable bits included. Symbolic links, FIFOs, sockets "
-        "and devices in it are not sent, nor is anything outside of it; what is left out is told.",
+        "and devices in it are not sent, nor is anything outside of it; what is left out is listed.",
     )
     send.add_argument(
         "files", metavar="FILE", type=path, nargs="+", help="a file or a directory, or - for standard input"

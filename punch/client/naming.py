@@ -1,7 +1,7 @@
 """Final names for what has arrived: for all of it, or for nothing.
 
-A directory that is new is built aside under a hidden name, with everything in it, and renamed in one step. The files
-beside it, and those that go into directories that exist, take their names one by one. If one step fails, those before
+A directory that is new is built aside under a hidden name, with everything in it, and renamed in one step. The
+other files, and those that go into directories that exist, take their names one by one. If one step fails, those before
 it are undone.
 
 A process that is killed between two steps undoes nothing. So until all have their names, a file keeps its hidden name
@@ -135,7 +135,7 @@ class Naming:
             self._left.append(source)
 
     def _link(self, source: str, target: str) -> bool:
-        """Whether the file has its own name now, beside the hidden one."""
+        """Whether the file has its own name now, besides the hidden one."""
         try:
             os.link(source, target, src_dir_fd=self._fd, dst_dir_fd=self._fd, follow_symlinks=False)
         except OSError as error:

@@ -50,12 +50,13 @@ Times are in seconds. `skew_s` is t(B) - t(A) and, wherever the outcome hangs on
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 
-from punch.nat.behavior import NatBehavior, Unsolicited
+from punch.nat.behavior import BehaviorError, NatBehavior, Unsolicited
 from punch.nat.dialling import Dialling, End, Run, admits_anyone, admits_dialled, dependent, occupies, strays
 
 _RUNS = 1000
@@ -78,7 +79,7 @@ class Dial:
     """How the two hosts dial: the delay between them one way, the skew, and for how often and how long they try.
 
     `attempts` counts connect() calls per host, None for as many as the deadline allows. `loss` is the fraction of
-    packets lost one way, independently; `jitter_s` by how much the delay varies.
+    packets lost one way, independently; `jitter_s` by how much the delay varies. Raises `BehaviorError`.
     """
 
     delay_s: float
@@ -87,6 +88,16 @@ class Dial:
     deadline_s: float = 10.0
     loss: float = 0.0
     jitter_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("delay_s", "skew_s", "deadline_s", "loss", "jitter_s"):
+            value = getattr(self, name)
+            least, most = (-math.inf if name == "skew_s" else 0.0), (1.0 if name == "loss" else math.inf)
+            if not isinstance(value, int | float) or not math.isfinite(value) or not least <= value <= most:
+                limits = "from 0 to 1" if name == "loss" else "" if name == "skew_s" else "from 0"
+                raise BehaviorError(f"{name}: {value!r:.300} cannot be used; expected a number {limits}".rstrip())
+        if self.attempts is not None and (not isinstance(self.attempts, int) or self.attempts < 1):
+            raise BehaviorError(f"attempts: {self.attempts!r:.300} cannot be used; expected a whole number from 1")
 
 
 @dataclass(frozen=True, slots=True)

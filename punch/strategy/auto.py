@@ -96,7 +96,10 @@ class Auto(Strategy):
         return None
 
     def _text(self, told: dict[str, str]) -> str:
-        return json.dumps({"nat": self._own.to_json(), "told": told}, separators=(",", ":"))
+        # Without the latest port: a client that registers again behind the same NAT has the same traits, and so the
+        # same key as a peer that knows only its earlier registration.
+        nat = replace(self._own, port=None).to_json()
+        return json.dumps({"nat": nat, "told": told}, separators=(",", ":"))
 
     async def close(self) -> None:
         """See `Strategy`."""

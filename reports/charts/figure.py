@@ -20,6 +20,8 @@ from reports.groups import SEPARATOR, Group
 
 WIDTH_IN = 5.8
 """Width of a chart in inches: narrow, so that its words stay legible on a phone; wider only for many NATs."""
+_LONGEST_PART = 80
+"""Characters of a condition that a chart shows; the page has them all."""
 
 # Okabe and Ito, "Color Universal Design" (2008): eight colours that colour-blind readers tell apart.
 BLUE, SKY, GREEN, YELLOW, ORANGE, VERMILION, PURPLE, GREY = (
@@ -88,6 +90,7 @@ def style() -> Iterator[None]:
         matplotlib.rcParams.update(_STYLE)
         with warnings.catch_warnings():  # names may be in any script; the page has them as text
             warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+            warnings.filterwarnings("ignore", "constrained_layout not applied")  # or of any length
             yield
 
 
@@ -119,7 +122,8 @@ def row_names(groups: Sequence[Group], numbers: Sequence[int]) -> tuple[list[str
 
 def _lines(label: str, characters: int) -> list[str]:
     """The label in lines that end between its conditions, not inside one, as far as these fit."""
-    tied = SEPARATOR.join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in label.split(SEPARATOR))
+    parts = [part if len(part) <= _LONGEST_PART else f"{part[:_LONGEST_PART]}…" for part in label.split(SEPARATOR)]
+    tied = SEPARATOR.join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts)
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in wrap(tied, characters)]
 
 

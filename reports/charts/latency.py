@@ -50,7 +50,7 @@ def _seconds(pairs: Sequence[PairTrials]) -> list[float]:
     return found + [pair.floor_s for pair in pairs if pair.floor_s]
 
 
-def draw_box(axes: Axes, y: float, seconds: list[float], colour: str, height: float) -> None:
+def draw_box(axes: Axes, y: float, seconds: Sequence[float], colour: str, height: float) -> None:
     """A horizontal box (quartiles, median; whiskers to 1.5 interquartile ranges) under a dot for every value."""
     values = [value * 1000 for value in seconds]
     if len(values) > 1:

@@ -48,8 +48,7 @@ def draw_map(
 ) -> None:
     """A coloured cell for each pair of NATs that has a value; grey for the others."""
     grid = np.array([[values.get((row, column), np.nan) for column in columns] for row in rows])
-    palette = colormaps[colours].copy()
-    palette.set_bad(NO_RESULT)
+    palette = colormaps[colours].with_extremes(bad=NO_RESULT)
     edges_x, edges_y = np.arange(len(columns) + 1), np.arange(len(rows) + 1)
     axes.pcolormesh(edges_x, edges_y, np.ma.masked_invalid(grid), cmap=palette, norm=norm, edgecolors="white", lw=0.3)
 

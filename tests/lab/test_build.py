@@ -73,7 +73,7 @@ while True:
 
 
 def test_of_many_labs_in_one_process_nothing_is_left() -> None:
-    inside = "import sys; from lab import sandbox; sandbox.enter(sys.argv[1:])"
+    inside = "import sys; from lab import sandbox; sandbox.main(sys.argv[1:])"
     command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", inside, sys.executable, "-c", MANY]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -53,7 +53,41 @@ PUNCHLAB = shlex.join([sys.executable, "-m", "lab.cli"])
         (["trial", "firewalls", "--port-mapping", "all"], ["port_mapping", "'all'", "firewall", "nothing is mapped"]),
         (["up", "xy"], ["topology", "'xy'"]),
         (["report", "/nowhere"], ["/nowhere"]),
-        (["sandbox", "--", "no-such-program"], ["no-such-program"]),
+        (["run", "ab", "--out", ""], ["--out", "''"]),
+        (["report", ""], ["DIR", "''"]),
+        (["report", "x", "--out", ""], ["--out", "''"]),
+        (["trial", "ab", "--capture", ""], ["--capture", "''"]),
+        (
+            ["trial", "ab", "--capture", "missing/x.pcapng"],
+            ["capture", "'missing/x.pcapng'", "a directory that is there"],
+        ),
+        (["trial", "ab", "--capture", "/tmp"], ["capture", "'/tmp'"]),
+        (["trial", "ab", "--capture", "a" * 300], ["capture", "File name too long"]),
+        (["trial", ""], ["topology", "''", "ab, cd"]),
+        (["trial", "ab", "--nat-a", ""], ["nat_a", "''"]),
+        (["trial", "ab", "--nat-b", ""], ["nat_b", "''"]),
+        (["trial", "ab", "--strategy", ""], ["strategy", "''"]),
+        (["trial", "ab", "--seed", ""], ["seed", "''"]),
+        (["predict", "--nat-a", ""], ["nat", "''"]),
+        (["nat", "check", ""], ["nat", "''"]),
+        (["trial", "ab", "--nat-b", "full_con"], ["nat_b", "did you mean full_cone?"]),
+        (["trial", "ab", "--deadline", "nan"], ["deadline", "nan", "3600"]),
+        (["trial", "ab", "--deadline", "1e9"], ["deadline", "1000000000.0", "3600"]),
+        (["trial", "ab", "--deadline", "1e400"], ["deadline", "inf"]),
+        (["trial", "ab", "--background", "inf"], ["background", "inf"]),
+        (["up", "ab", "--background", "nan"], ["background", "nan"]),
+        (["trial", "ab", "--loss", "nan"], ["loss", "nan"]),
+        (["trial", "ab", "--bw", "9" * 5000], ["bw", "inf"]),
+        (["up", "ab", "--seed", "1.5"], ["seed", "1.5", "whole"]),
+        (["trial", "ab", "--max-attempts", "5e-324"], ["max_attempts", "5e-324"]),
+        (["trial", "ab", "--skew-ms", "nan"], ["skew_ms", "nan"]),
+        (["predict", "--skew-ms", "inf"], ["skew_ms", "inf"]),
+        (["predict", "--deadline", "0_1"], ["deadline", "'0_1'"]),
+        (["nat", "check", "none", "--time-scale", "nan"], ["time-scale", "nan"]),
+        (["nat", "check", "none", "--jobs", "1e9"], ["jobs", "1000000000.0"]),
+        (["run", "ab", "--budget", "9" * 500 + "h"], ["budget", "1000h"]),
+        (["trial", os.fsdecode(b"\xff\xfe")], ["topology", r"'\udcff\udcfe'"]),
+        (["run", "ab", "--out", os.fsdecode(b"/proc/\xff")], ["out", r"'/proc/\udcff'"]),
         (["dance"], ["dance"]),
         ([], ["COMMAND"]),
     ],
@@ -236,6 +270,28 @@ def test_a_working_directory_that_was_removed_is_one_clear_line(tmp_path: Path) 
     assert "Traceback" not in done.stderr
 
 
+def test_a_report_of_a_folder_that_no_path_leads_to_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    assert_one_clear_line(run(punchlab("report", "circle"), cwd=tmp_path), "directory: 'circle'", "circle")
+    command = punchlab("report", "x")
+    command.insert(command.index("-m"), "-P")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = run(["sh", "-c", f'rmdir {gone}; exec "$@"', "sh", *command], cwd=gone)
+    assert done.returncode == 2, done
+    assert done.stderr.splitlines()[-1].startswith("punchlab: directory: 'x' cannot be used")
+
+
+def test_a_trial_needs_no_working_directory(tmp_path: Path) -> None:
+    command = punchlab("trial", "ab")
+    command.insert(command.index("-m"), "-P")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = run(["sh", "-c", f'rmdir {gone}; exec "$@"', "sh", *command], cwd=gone)
+    assert done.returncode == 0, done
+    assert done.stdout.startswith("a - b: direct")
+
+
 @pytest.mark.parametrize("closed", ["0", "1", "2", "0 1 2"])
 def test_a_run_does_without_standard_streams(tmp_path: Path, closed: str) -> None:
     closing = "".join(f" {number}>&-" for number in closed.split())
@@ -255,6 +311,17 @@ def test_output_that_nobody_reads_is_no_traceback(words: list[str]) -> None:
     done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
     os.close(writer)
     assert done.stderr == ""
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("words", [["--help"], ["nat", "list"], ["predict"], ["doctor"], ["trial", "ab"]])
+def test_output_that_does_not_fit_is_one_line(words: list[str]) -> None:
+    command = punchlab(*words, under=["env", "--unset=PYTHONUNBUFFERED"])
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+        )
+    assert done.stderr == "punchlab: standard output: No space left on device\n"
     assert done.returncode == 1
 
 
@@ -289,6 +356,27 @@ def test_doctor_says_how_to_get_what_is_missing(tmp_path: Path) -> None:
     assert done.returncode == 2, done
     (line,) = (line for line in done.stdout.splitlines() if "iptables" in line and "MISSING" in line)
     assert "apt-get install iptables" in line
+
+
+@pytest.mark.parametrize("folder", ["locked", "named", "plain", "missing", ""])
+def test_a_folder_of_the_search_path_without_the_program_does_not_matter(folder: str, tmp_path: Path) -> None:
+    """One that may not be searched, one with a directory or a file of that name, one that is not there; or none."""
+    for name in ("locked", "named/miniupnpd", "plain"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "plain" / "miniupnpd").touch()
+    (tmp_path / "locked").chmod(0)
+    hide = 'if program=$(command -v miniupnpd); then mount --bind /dev/null "$program"; fi'
+    # Without the capabilities by which root may search every folder.
+    weak = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+    path = f"{tmp_path / folder if folder else ''}:{os.environ['PATH']}"
+    command = ["unshare", "--mount", "sh", "-c", f'{hide} && exec "$@"', "sh", *weak, "env", f"PATH={path}"]
+    done = run(punchlab("doctor", under=command))
+    assert done.returncode == 0, done
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("found    sandbox")
+    (line,) = (line for line in lines if "miniupnpd" in line)
+    assert line.startswith("missing  miniupnpd")
+    assert "apt-get install miniupnpd-nftables" in line
 
 
 def test_doctor_names_what_only_some_labs_need_as_missing_and_does_not_mind() -> None:

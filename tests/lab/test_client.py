@@ -15,10 +15,15 @@ from lab import InputError
 from lab.client import PUNCH, Client, command
 from lab.contract import PLACEHOLDERS
 from lab.forked import Function
+from lab.options import Options
 from tests.examples import EXAMPLES
 
 WORDS = ("client",)
 MINE = Client("mine", WORDS, WORDS, WORDS, ("plain",), tells_code=False)
+
+
+def changed(client: Client, **fields: Any) -> Client:
+    return replace(client, **fields)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +91,7 @@ def test_an_optional_tuple_is_left_out_without_a_value_and_repeated_for_each_joi
 )
 def test_a_command_that_no_trial_can_use_is_refused_with_client_and_role(role: str, words: Any, message: str) -> None:
     with pytest.raises(InputError, match=rf"^client mine, {role}: {message}"):
-        replace(MINE, **{role: words})
+        changed(MINE, **{role: words}).check()
 
 
 @pytest.mark.parametrize(
@@ -95,20 +100,20 @@ def test_a_command_that_no_trial_can_use_is_refused_with_client_and_role(role: s
 )
 def test_a_placeholder_of_another_role_is_refused(role: str, name: str, likely: str) -> None:
     with pytest.raises(InputError, match=rf"^client mine, {role}: '{{{name}}}' cannot be used; expected {likely}"):
-        replace(MINE, **{role: ("x", ("--option", f"{{{name}}}"))})
+        changed(MINE, **{role: ("x", ("--option", f"{{{name}}}"))}).check()
 
 
 def test_the_lab_has_no_code_for_a_client_that_tells_its_own() -> None:
     for role in ("sender", "receiver"):
         words = ("x", ("--code", "{code}"))
-        assert replace(MINE, **{role: words}).command(role, {"code": "abc"}) == ["x", "--code", "abc"]
+        assert changed(MINE, **{role: words}).command(role, {"code": "abc"}) == ["x", "--code", "abc"]
         with pytest.raises(InputError, match=rf"^client mine, {role}: '{{code}}' cannot be used"):
-            replace(MINE, tells_code=True, **{role: words})
+            changed(MINE, tells_code=True, **{role: words}).check()
 
 
 def test_join_belongs_in_a_tuple() -> None:
     with pytest.raises(InputError, match=r"^client mine, edge: '\{join\}' cannot be used; expected a tuple around"):
-        replace(MINE, edge=("x", "{join}"))
+        replace(MINE, edge=("x", "{join}")).check()
 
 
 @pytest.mark.parametrize(
@@ -126,7 +131,7 @@ def test_join_belongs_in_a_tuple() -> None:
 )
 def test_the_other_fields_of_a_client_are_checked(field: str, value: object, message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}"):
-        replace(MINE, **{field: value})
+        changed(MINE, **{field: value})
 
 
 @pytest.mark.parametrize("name", ["module", "module:", ":main", "module:a b", "my-module:main"])
@@ -147,8 +152,13 @@ def test_every_placeholder_can_be_used_by_the_roles_that_have_it() -> None:
         for role in ("edge", "sender", "receiver"):
             words = ("x", (f"{{{name}}}",))
             if role in placeholder.roles:
-                assert replace(MINE, **{role: words}).uses(role, name)
+                assert changed(MINE, **{role: words}).uses(role, name)
             else:
                 with pytest.raises(InputError):
-                    replace(MINE, **{role: words})
-    assert PUNCH.uses("edge", "bus")
+                    changed(MINE, **{role: words}).check()
+    PUNCH.check()
+
+
+def test_the_options_of_a_trial_check_their_client() -> None:
+    with pytest.raises(InputError, match=r"^client mine, sender: '\{bind\}' cannot be used"):
+        Options(client=replace(MINE, sender=("x", "--bind={bind}")), strategy="plain")

@@ -79,6 +79,7 @@ def test_what_a_client_starts_ends_with_the_trial(lab: RunningLab, kind: str, tm
 def test_what_is_started_by_hand_ends_with_the_lab_and_not_before(kind: str) -> None:
     with Lab(AB()) as lab:
         by_popen = lab["a"].popen(["sh", "-c", f"{CHILDREN[kind]}; wait"], stdout=subprocess.PIPE, text=True)
+        assert by_popen.stdout is not None
         pids = [by_popen.pid, int(by_popen.stdout.readline())]
         pids.append(int(lab["a"].run(["sh", "-c", CHILDREN[kind]]).stdout))
         pids = [pid for pid in pids if runs(pid)]
@@ -93,6 +94,8 @@ def test_what_is_started_by_hand_may_start_more_while_a_client_runs(lab: Running
     server = lab["a"].popen(
         ["sh", "-c", f"read line; {SLEEP} & echo $!; wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
+    assert server.stdin is not None
+    assert server.stdout is not None
     process = shell(lab, "exec sleep 1000")
     server.stdin.write("\n")
     server.stdin.flush()

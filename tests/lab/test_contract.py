@@ -17,10 +17,11 @@ from lab import contract, record, verdict
 from lab.capture.frame import Recording
 from lab.contract import EVENTS, FAILURES, Speaker
 from lab.control import Control
-from lab.exchange import Exchange
+from lab.exchange import Exchange, delivery
 from lab.lab import Path as LabPath
+from lab.options import Options
 from lab.output import LINE_BYTES, OUTPUT_BYTES, Output
-from lab.trial import Options, Trial
+from lab.trial import Trial
 from lab.verdict import OUTCOMES, Side
 from punch.nat.oracle import Outcome, Prediction
 from tests.examples import EXAMPLES
@@ -283,9 +284,9 @@ def test_whatever_clients_print_has_a_verdict_and_a_record(
 ) -> None:
     sides = []
     for role, host, lines, status in zip(("sender", "receiver"), "ab", (one, other), statuses, strict=True):
-        output, text = Output(Speaker("mine", role, host), STARTED), b"\n".join(lines)
-        for start in range(0, len(text), size):
-            output.take(text[start : start + size], RECEIVED)
+        output, written = Output(Speaker("mine", role, host), STARTED), b"\n".join(lines)
+        for start in range(0, len(written), size):
+            output.take(written[start : start + size], RECEIVED)
         output.finish(RECEIVED)
         for event in output.events:
             assert isinstance(event["t"], float)
@@ -307,6 +308,8 @@ def test_whatever_clients_print_has_a_verdict_and_a_record(
         started=datetime.datetime.now(datetime.UTC),
         outcome=outcome,
         reason=reason,
+        transferred=arrived,
+        delivery=delivery(exchange, {("nat_a", "nat_b")}),
         sides=(sides[0], sides[1]),
         control=Control(True, 0.0, predicted),
         prediction=predicted,

@@ -20,7 +20,7 @@ VALIDATORS: tuple[Callable[[str, object], float], ...] = (
     numbers.half_width,
     numbers.seed,
 )
-NONE_OF_THEM = (
+NONE_OF_THEM: tuple[object, ...] = (
     math.nan,
     math.inf,
     -math.inf,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -121,6 +123,14 @@ def test_a_program_with_other_threads_is_told_why_it_cannot(project: Path) -> No
     assert "punchlab sandbox" in line
 
 
+def test_without_privileges_the_line_says_what_is_missing(project: Path) -> None:
+    done = outside(["setpriv", "--bounding-set=-all", "--inh-caps=-all", PYTEST, "-q"], project)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR, done
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("ERROR: punchlab: sandbox: ")
+    assert "--privileged" in line
+
+
 def test_without_the_plugin_pytest_stays_outside(project: Path) -> None:
     (project / "pyproject.toml").write_text("")
     (project / "tests" / "test_it.py").write_text(
@@ -130,29 +140,37 @@ def test_without_the_plugin_pytest_stays_outside(project: Path) -> None:
     assert done.returncode == 0, done
 
 
-def test_every_user_has_temporary_directories() -> None:
+@pytest.fixture
+def interpreter() -> str:
+    """A Python that other users can run with this project and its packages."""
     if sandbox.user() != 0:
         pytest.skip("only root can be several users")
-    if run(["setpriv", "--reuid=65534", "--clear-groups", "test", "-r", str(ROOT / "lab" / "__init__.py")]).returncode:
-        pytest.skip("other users may not read this checkout")
-    shared = Path(run(["mktemp", "-d", "-p", "/tmp", "-t", "users.XXXX"]).stdout.strip())
+    for found in (sys.executable, "/usr/bin/python3"):
+        if run([*as_user(65534, ROOT), found, "-c", "import lab, pytest"]).returncode == 0:
+            return found
+    pytest.skip("other users cannot run this checkout")
+
+
+def as_user(user: int, home: Path) -> list[str]:
+    path = os.pathsep.join((str(ROOT), *filter(None, sys.path)))
+    words = ["setpriv", f"--reuid={user}", "--clear-groups", "env", "--unset=PYTEST_DEBUG_TEMPROOT", f"HOME={home}"]
+    return [*words, f"TMPDIR={home}", "USER=root", f"PYTHONPATH={path}", "PYTHONDONTWRITEBYTECODE=1"]
+
+
+def test_every_user_has_temporary_directories(interpreter: str) -> None:
+    shared = Path(tempfile.mkdtemp(dir="/tmp"))
     try:
         shared.chmod(0o1777)
         test = shared / "test_it.py"
         test.write_text("def test_it(tmp_path):\n    (tmp_path / 'file').touch()\n")
-        pytest_run = [sys.executable, "-m", "pytest", "-q", "-p", "lab.pytest_sandbox", "-p", "no:cacheprovider"]
-        for user in ("0", "65534", "65533", "65534"):
-            words = ["setpriv", f"--reuid={user}", "--clear-groups", "env", f"HOME={shared}", "USER=root"]
-            command = [*words, f"TMPDIR={shared}", "PYTHONDONTWRITEBYTECODE=1", *pytest_run, str(test)]
-            done = outside(command, shared)
+        words = [interpreter, "-m", "pytest", "-q", "-p", "lab.pytest_sandbox", "-p", "no:cacheprovider", str(test)]
+        for user in (0, 65534, 65533, 65534):
+            done = outside([*as_user(user, shared), *words], shared)
             assert done.returncode == 0, (user, done)
-        assert {each.name for each in shared.iterdir()} == {
-            *("test_it.py", "pytest-of-root", "punchlab-of-65534", "punchlab-of-65533"),
-        }
+        found = {each.name for each in shared.iterdir()}
+        assert found == {"test_it.py", "pytest-of-root", "punchlab-of-65534", "punchlab-of-65533"}
         test.write_text("def test_it():\n    pass\n")
-        run(["rm", "-r", str(shared / "punchlab-of-65534")])
-        done = outside(command, shared)
-        assert done.returncode == 0, done
-        assert not (shared / "punchlab-of-65534").exists()
+        assert outside([*as_user(65532, shared), *words], shared).returncode == 0
+        assert found == {each.name for each in shared.iterdir()}
     finally:
-        run(["rm", "-r", str(shared)])
+        shutil.rmtree(shared)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from lab.campaign import Campaign, Cell, Job
 from lab.campaign.plan import Plan
 from lab.errors import InputError
+from lab.options import Options
 from lab.statistics import wilson_interval
-from lab.trial import Options
 from topologies import AB, ABCD
 
 Fate = Callable[[Job], str]

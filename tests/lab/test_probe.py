@@ -206,6 +206,6 @@ def test_check_says_the_same_in_json() -> None:
     assert verdicts[4787, "REQ-1"] == verdicts[5382, "REQ-2"] == "pass"
 
 
-@pytest.mark.parametrize(("scale", "expected"), [("0", "above 0"), ("nan", "above 0"), ("1000", "at most 120")])
+@pytest.mark.parametrize(("scale", "expected"), [("0", "from 0.001"), ("nan", "from 0.001"), ("1000", "at most 120")])
 def test_a_time_scale_that_cannot_be_is_refused(scale: str, expected: str) -> None:
     assert_one_clear_line(run(punchlab("nat", "check", "full_cone", "--time-scale", scale)), "time-scale", expected)

@@ -23,7 +23,7 @@ def test_a_run_says_how_far_it_is(tmp_path: Path) -> None:
 def test_a_check_of_nats_says_how_far_it_is() -> None:
     done = run(punchlab("nat", "check", "symmetric", "--json"))
     lines = done.stderr.splitlines()
-    assert len(lines) >= 2, done
+    assert lines, done
     assert set(lines) <= {"probing", "probing, 0 of 1 NATs done", "probing, 1 of 1 NATs done"}
 
 

@@ -88,3 +88,77 @@ def test_the_timeouts_are_by_default_the_least_that_the_rfcs_allow() -> None:
     timeouts = Timeouts()
     assert (timeouts.tcp_transitory_s, timeouts.tcp_established_s) == (240, 7440)
     assert (timeouts.udp_solitary_s, timeouts.udp_stream_s) == (300, 300)
+
+
+def test_plain_strings_make_the_same_behavior_as_members() -> None:
+    words = NatBehavior(
+        "endpoint-independent",  # type: ignore[arg-type]
+        "address-and-port-dependent",  # type: ignore[arg-type]
+        "preserving",  # type: ignore[arg-type]
+        unsolicited="reset",  # type: ignore[arg-type]
+        on_clash="sequential",  # type: ignore[arg-type]
+        port_mapping="pcp",  # type: ignore[arg-type]
+        port_range=[2000, 3000],  # type: ignore[arg-type]
+        timeouts={"tcp_established_s": 100},  # type: ignore[arg-type]
+    )
+    members = NatBehavior(
+        *(EIM, APDF, PRESERVING),
+        unsolicited=Unsolicited.RESET,
+        on_clash=SEQUENTIAL,
+        port_mapping=PortMapping.PCP,
+        port_range=(2000, 3000),
+        timeouts=Timeouts(tcp_established_s=100),
+    )
+    assert words == members
+    assert hash(words) == hash(members)
+    assert words.mapping is EIM
+    assert words.sequential
+    assert not words.destination_dependent
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"mapping": "endpoint_independent"},
+            ["mapping: 'endpoint_independent'", "did you mean endpoint-independent?"],
+        ),
+        ({"filtering": "open"}, ["filtering: 'open'", "one of endpoint-independent"]),
+        ({"filtering": ""}, ["filtering: ''"]),
+        ({"port_allocation": "preserve"}, ["port_allocation", "did you mean preserving?"]),
+        ({"unsolicited": "rst"}, ["unsolicited: 'rst'"]),
+        ({"on_clash": None}, ["on_clash: None"]),
+        ({"pooling": 1}, ["pooling: 1"]),
+        ({"hairpinning": True}, ["hairpinning: True"]),
+        ({"icmp_errors": "translate"}, ["icmp_errors", "did you mean translated?"]),
+        ({"refresh": ["both"]}, ["refresh: ['both']"]),
+        ({"port_mapping": "upnp"}, ["port_mapping: 'upnp'", "upnp-igd"]),
+        ({"silence_s": float("nan"), "unsolicited": SILENT}, ["silence_s: nan", "whole number from 1 to 60"]),
+        ({"pool_size": True}, ["pool_size: True"]),
+        ({"pool_size": "2"}, ["pool_size: '2'"]),
+        ({"port_delta": 10**5, "port_allocation": SEQUENTIAL}, ["port_delta: 100000"]),
+        ({"block_size": 1.5}, ["block_size: 1.5"]),
+        ({"port_range": (0, 10)}, ["port_range: 0", "1 to 65535"]),
+        ({"port_range": 1024}, ["port_range: 1024", "two ports"]),
+        ({"port_range": (1, 2, 3)}, ["port_range: (1, 2, 3)"]),
+        ({"port_overloading": "yes"}, ["port_overloading: 'yes'", "True or False"]),
+        ({"reset_closes": 1}, ["reset_closes: 1"]),
+        ({"translates": None}, ["translates: None"]),
+        ({"timeouts": 5}, ["timeouts: 5"]),
+        ({"timeouts": {"tcp_s": 5}}, ["timeouts: 'tcp_s'", "tcp_established_s"]),
+        ({"timeouts": {"tcp_established_s": True}}, ["timeouts.tcp_established_s: True"]),
+    ],
+)
+def test_a_value_that_a_field_cannot_have_is_refused_with_what_was_expected(
+    options: dict[str, Any], words: list[str]
+) -> None:
+    given = {"mapping": EIM, "filtering": EIF, "port_allocation": PRESERVING} | options
+    with pytest.raises(BehaviorError) as caught:
+        NatBehavior(**given)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_timeout_has_a_limit_that_the_kernel_takes() -> None:
+    with pytest.raises(BehaviorError, match=r"timeouts.udp_stream_s: 10000000000 .*2000000"):
+        Timeouts(udp_stream_s=10**10)

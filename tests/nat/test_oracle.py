@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.nat import presets
-from punch.nat.behavior import Filtering, IcmpErrors, Mapping, NatBehavior, Pooling, PortAllocation, Unsolicited
+from punch.nat.behavior import (
+    BehaviorError,
+    Filtering,
+    IcmpErrors,
+    Mapping,
+    NatBehavior,
+    Pooling,
+    PortAllocation,
+    Unsolicited,
+)
 from punch.nat.oracle import Dial, Outcome, predict
 
 KINDS = presets.CLASSICS
@@ -244,3 +255,21 @@ def test_dropping_is_never_worse_than_resetting(a: NatBehavior | None, b: NatBeh
     dial = replace(dial, loss=0.0, deadline_s=dial.deadline_s + 1)
     silent = [each and replace(each, unsolicited=Unsolicited.DROP) for each in (a, b)]
     assert predict(silent[0], silent[1], dial).probability >= predict(a, b, dial).probability
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"delay_s": math.nan}, "delay_s: nan"),
+        ({"delay_s": -1}, "delay_s: -1 .*from 0"),
+        ({"delay_s": "1"}, "delay_s: '1'"),
+        ({"skew_s": math.inf}, "skew_s: inf"),
+        ({"deadline_s": math.nan}, "deadline_s: nan"),
+        ({"loss": 1.5}, "loss: 1.5 .*from 0 to 1"),
+        ({"attempts": 0}, "attempts: 0"),
+        ({"attempts": 1.5}, "attempts: 1.5"),
+    ],
+)
+def test_how_hosts_dial_is_checked_when_it_is_described(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(BehaviorError, match=words):
+        Dial(**{"delay_s": 0.0} | fields)

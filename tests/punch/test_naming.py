@@ -1,4 +1,4 @@
-"""What arrives takes all of its names or none, whatever fails on the way, and a second attempt succeeds."""
+"""What arrives takes all of its names or none, at whichever step it fails, and a second attempt succeeds."""
 
 from __future__ import annotations
 

@@ -46,7 +46,8 @@ class Runner:
         try:
             self.slots: int = self._connection.recv()
         except EOFError:
-            raise SystemExit(self._process.wait()) from None
+            code = self._process.wait()
+            raise SystemExit(128 - code if code < 0 else code) from None
         self._lock, self._numbers = threading.Lock(), itertools.count()
         self._waiting: dict[int, Future[Finished]] = {}
         threading.Thread(target=self._read, daemon=True).start()

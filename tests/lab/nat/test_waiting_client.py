@@ -63,7 +63,7 @@ def test_a_sender_that_waits_asks_its_nat_again_and_is_met(
         assert wait_for([sender, receiver], lambda: not sender.open and not receiver.open, PATIENCE_S)
         for each in (sender, receiver):
             each.end(grace_s=PATIENCE_S)
-            assert each.returncode == 0
+            assert each.returncode == 0, [sender.events, receiver.events]
         mapped = [str(each["external"]).split(":")[0] for each in sender.events if each["event"] == "port_mapped"]
         assert len(mapped) == 2
         assert mapped[1] == lab.nat("a").address
@@ -74,9 +74,13 @@ def test_a_mapping_that_a_reboot_has_taken_is_there_again_within_seconds() -> No
     ports = itertools.count(6000)
     with world("symmetric", port_mapping="pcp") as w, holding(w) as (_process, said):
         external = (w.lab["nat_a"].address, int(said.split()[0].rpartition(":")[2]))
-        assert w.reached("stranger", next(ports), external, ["a"]) == "a"
+
+        def await_door(patience_s: float) -> None:
+            ends = time.monotonic() + patience_s
+            while w.reached("stranger", next(ports), external, ["a"]) is None:
+                assert time.monotonic() < ends
+
+        await_door(RENEWAL_S / 2)  # a dial by a busy machine may take longer than silence does
         w.lab.nat("a").reboot()
         assert w.reached("stranger", next(ports), external, ["a"]) is None
-        ends = time.monotonic() + 2 * RENEWAL_S
-        while w.reached("stranger", next(ports), external, ["a"]) is None:
-            assert time.monotonic() < ends
+        await_door(2 * RENEWAL_S)

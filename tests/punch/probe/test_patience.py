@@ -1,0 +1,145 @@
+"""A process that is late has not seen silence: what its kernel received in time counts."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+
+import pytest
+
+from punch.endpoint import Endpoint
+from punch.nat.behavior import Filtering
+from punch.nat.probe import FEWEST_PORTS, NotTested, pooling
+from punch.probe.lifetime import punctually
+from punch.probe.patience import within
+from punch.probe.responder import StunAddresses, answer
+from punch.probe.servers import Servers
+from punch.probe.stun import decode
+from punch.probe.udp import UdpTests
+
+PATIENCE_S = 0.4
+
+
+def test_what_came_before_the_deadline_counts_however_late_it_is_read() -> None:
+    async def test() -> bytes | None:
+        one, other = socket.socketpair()
+        with one, other:
+            one.setblocking(False)
+            waiting = asyncio.create_task(within(0.1, asyncio.get_running_loop().sock_recv(one, 1)))
+            await asyncio.sleep(0)  # it has begun to wait
+            other.send(b"x")
+            time.sleep(0.3)  # this process is not scheduled until the time is over
+            return await waiting
+
+    assert asyncio.run(test()) == b"x"
+
+
+def test_silence_is_none_and_an_error_is_an_error() -> None:
+    async def failing() -> int:
+        raise ConnectionRefusedError
+
+    async def silent() -> int:
+        await asyncio.Event().wait()
+        return 1
+
+    assert asyncio.run(within(0.05, silent())) is None
+    with pytest.raises(ConnectionRefusedError):
+        asyncio.run(within(0.05, failing()))
+
+
+class SlowServer:
+    """A STUN server that answers until it is asked to answer from elsewhere, then not for `held_up_s`, or `forever`.
+
+    `admits`: whether answers from elsewhere than the primary endpoint get through.
+    """
+
+    def __init__(self, *, admits: bool, held_up_s: float, forever: bool = False) -> None:
+        self._admits, self._held_up_s, self._forever = admits, held_up_s, forever
+        self._sockets: dict[Endpoint, socket.socket] = {}
+        free = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+        for each in free:
+            each.bind(("127.0.0.1", 0))
+        ports = [each.getsockname()[1] for each in free]
+        for each in free:
+            each.close()
+        self._addresses = StunAddresses(("127.0.0.1", "127.0.0.2"), ports)
+        for endpoint in self._addresses.endpoints:
+            self._sockets[endpoint] = made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            made.setblocking(False)
+            made.bind(endpoint)
+
+    @property
+    def servers(self) -> Servers:
+        primary, other_port, other_address, other_both = self._addresses.endpoints
+        return Servers(primary, other_port, other_address, other_both, changes=True, knockers={})
+
+    async def serve(self) -> None:
+        """Answer; from the first CHANGE-REQUEST on nothing for a while, as a process that is not scheduled."""
+        loop, primary, held_up = asyncio.get_running_loop(), self._addresses.endpoints[0], False
+        try:
+            while True:
+                data, source = await loop.sock_recvfrom(self._sockets[primary], 1500)
+                request = decode(data)
+                if request.change is not None and not held_up:
+                    held_up = True
+                    await asyncio.sleep(1000 if self._forever else self._held_up_s)
+                replied = answer(request, Endpoint(*source), primary, self._addresses, datagram=True)
+                assert replied is not None
+                message, origin, destination = replied
+                if origin == primary or self._admits:
+                    self._sockets[origin].sendto(message.encode(), destination)
+        finally:
+            for each in self._sockets.values():
+                each.close()
+
+
+async def admitted(server: SlowServer) -> Filtering | NotTested:
+    serving = asyncio.create_task(server.serve())
+    try:
+        return await UdpTests(server.servers, PATIENCE_S).filtering()
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("admits", "expected"),
+    [(True, Filtering.ENDPOINT_INDEPENDENT), (False, Filtering.ADDRESS_AND_PORT_DEPENDENT)],
+)
+def test_a_server_that_answers_after_the_time_of_silence_does_not_make_a_filter(
+    admits: bool, expected: Filtering
+) -> None:
+    server = SlowServer(admits=admits, held_up_s=1.6 * PATIENCE_S)
+    assert asyncio.run(admitted(server)) is expected
+
+
+def test_silence_of_a_server_that_no_longer_answers_is_not_tested() -> None:
+    server = SlowServer(admits=True, held_up_s=0, forever=True)
+    found = asyncio.run(admitted(server))
+    assert isinstance(found, NotTested)
+    assert "does not answer" in found.why
+
+
+def test_a_mapping_that_a_late_process_left_idle_for_longer_idles_again() -> None:
+    idled: list[float] = []
+
+    async def look(idle_s: float) -> tuple[bool | NotTested, float]:
+        idled.append(idle_s * (2 if len(idled) < 2 else 1))
+        return idled[-1] < 15, idled[-1]
+
+    assert asyncio.run(punctually(look, 10)) is True
+    assert idled == [20, 20, 10]
+
+
+def test_a_process_that_is_always_late_finds_no_lifetime() -> None:
+    async def look(idle_s: float) -> tuple[bool | NotTested, float]:
+        return False, idle_s * 2
+
+    assert isinstance(asyncio.run(punctually(look, 10)), NotTested)
+
+
+def test_few_answers_do_not_make_pooling_paired_but_two_addresses_are_arbitrary() -> None:
+    assert isinstance(pooling(["11.0.0.1"] * (FEWEST_PORTS - 1)), NotTested)
+    assert pooling(["11.0.0.1"] * FEWEST_PORTS) == "paired"
+    assert pooling(["11.0.0.1", "11.0.0.2"]) == "arbitrary"
