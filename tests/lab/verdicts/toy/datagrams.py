@@ -95,14 +95,16 @@ def give(path: Line, content: bytes, patience_s: float, halfway: Callable[[], No
         if not past_half and len(left) <= count // 2:
             past_half = True
             halfway()
-        for number in left[:_WINDOW]:
+        window = left[:_WINDOW]
+        for number in window:
             path.send(_HEADER.pack(b"D", number, count) + content[number * _CHUNK : (number + 1) * _CHUNK])
         tick = time.monotonic() + _TICK_S
         acknowledged: set[int] = set()
-        while len(acknowledged) < min(_WINDOW, len(left)) and (wait := tick - time.monotonic()) > 0:
+        while len(acknowledged) < len(window) and (wait := tick - time.monotonic()) > 0:
             data = path.receive(wait)
-            if data and data[:1] == b"A":
-                acknowledged.add(_HEADER.unpack(data)[1])
+            # A late one of an earlier round does not count: to send again for it would make more of them.
+            if data and data[:1] == b"A" and (number := _HEADER.unpack(data)[1]) in window:
+                acknowledged.add(number)
         left = [number for number in left if number not in acknowledged]
     for _ in range(3):
         path.send(b"F")
