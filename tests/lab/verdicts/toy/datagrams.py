@@ -29,12 +29,13 @@ class Line:
             self._socket.sendto(self._prefix + data, self._peer)
 
     def receive(self, timeout_s: float) -> bytes | None:
-        if not select.select([self._socket], [], [], max(0.0, timeout_s))[0]:
-            return None
-        with contextlib.suppress(OSError):
-            data, address = self._socket.recvfrom(1 << 16)
-            if address[0] == self._peer[0]:
-                return data[self._skip + len(self._prefix) :]
+        """The next datagram of the peer; what the edge repeats, and ICMP errors, are passed over."""
+        deadline = time.monotonic() + timeout_s
+        while select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            with contextlib.suppress(OSError):
+                data, address = self._socket.recvfrom(1 << 16)
+                if address[0] == self._peer[0]:
+                    return data[self._skip + len(self._prefix) :]
         return None
 
 
