@@ -58,11 +58,12 @@ _LONGEST_NAME = INTERFACE_NAME_LENGTH - len("-eth0")
 _SPECIAL = tuple(
     ipaddress.IPv4Network(each)
     for each in (
-        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+        *("0.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
         *("192.0.0.0/24", "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4"),
     )
 )
-"""Blocks with a meaning of their own (RFC 6890), where no public address can be; 224.0.0.0/4 is multicast."""
+"""Special-purpose blocks (RFC 6890), and those of homes and carriers. 10.0.0.0/8 is none of them: a topology can be an
+Internet whose NATs are behind others."""
 
 
 @dataclass(slots=True)
@@ -129,7 +130,7 @@ class Internet(Topo):
             raise InputError("block", block, "a prefix length between 8 and 16")
         for special in _SPECIAL:
             if self._block.overlaps(special):
-                raise InputError("block", block, f"public addresses; {special} is set aside for other uses")
+                raise InputError("block", block, f"addresses outside of {special}, which is reserved")
         self._shares = list(self._block.subnets(prefixlen_diff=4))
         self._ipv6, self._two_stacks = ipv6 or two_stacks, two_stacks
         self._regions: dict[str, _Region] = {}

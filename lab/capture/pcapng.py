@@ -139,6 +139,8 @@ def _blocks(file: BinaryIO) -> Iterator[tuple[str, int, bytes]]:
         if struct.unpack_from(f"{order}I", body, len(body) - 4) != (length,):
             raise _MalformedError("the two lengths of a block differ")
         yield order, kind, body[:-4]
+    if not order:
+        raise _MalformedError("it is empty")
 
 
 def _interface(order: str, body: bytes) -> tuple[str, int]:

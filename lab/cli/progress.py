@@ -156,7 +156,7 @@ class RunProgress:
     def _words(self) -> list[str]:
         """How far the run is, in rich's markup."""
         if self._began is None:
-            return ["starting"]
+            return ["waiting for the first trial"]
         elapsed_s = time.monotonic() - self._began
         words = [f"{self._done}/{self._expected}", f"{self._total.direct} direct"]
         if self._total.disagreeing:

@@ -82,7 +82,9 @@ def _relayed() -> Iterator[list[subprocess.Popen[bytes]]]:
         for process in processes:
             process.send_signal(number)
 
-    before = {number: signal.signal(number, relay) for number in _RELAYED}
+    # A signal that is ignored here stays ignored in the command.
+    relayed = [number for number in _RELAYED if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, relay) for number in relayed}
     try:
         yield processes
     finally:

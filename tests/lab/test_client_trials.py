@@ -169,7 +169,7 @@ def test_without_a_code_the_receiver_gets_none_and_the_reason_is_the_sender_s(
 def test_a_sender_that_never_has_a_code_ends_the_trial(
     lab: RunningLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lab.trial._START_S", 1.0)
+    monkeypatch.setattr("lab.punching._START_S", 1.0)
     trial = punch(lab, tells(says(then="exec sleep 1000"), tmp_path))
     assert (trial.outcome, trial.reason) == ("client_error", "client mine, sender: event 'code': none within 1 s")
 
