@@ -33,6 +33,9 @@ refuse each other in lockstep for ever."""
 
 _RETRANSMISSION_S = 1.0
 
+_WITHIN_CONNECT = 0.5
+"""The assumed probability that an ICMP error comes back within connect(), on a path without delay."""
+
 
 class End(Enum):
     """How a run ended; the first three connected."""
@@ -241,8 +244,20 @@ class Dialling:
         deaf = own is not None and own.icmp_errors is IcmpErrors.SWALLOWED
         if nat.unsolicited is Unsolicited.SILENT_THEN_ICMP and not deaf:
             self._plan(now + nat.silence_s, "silence", index, attempt)
-        elif nat.unsolicited.icmp_code is not None and not deaf:
+        elif nat.unsolicited.icmp_code is not None and not deaf and not self._within_connect():
             self._plan(now + self._flight(), "error", index, attempt)
+
+    def _within_connect(self) -> bool:
+        """Whether an ICMP error comes back within connect(), which then does not end the attempt; by chance.
+
+        That happens on a path without delay. Linux reports an error that it receives while connect() holds the socket
+        in `sk_err_soft` only (tcp_v4_err), and the attempt goes on. Whether connect() still holds it depends on
+        microseconds.
+        """
+        if self._delay or self._jitter:
+            return False
+        self._chance = True
+        return self._draw.random() < _WITHIN_CONNECT
 
     def _broken_silence(self, now: float, index: int, attempt: int) -> None:
         """RFC 5382 REQ-4: an error comes late, and not at all if a SYN of the same connection has gone out."""

@@ -27,9 +27,8 @@ The door that an ICMP error leaves is a trap. The SYN of X that comes through it
 sequence number of its own; to the entry of the attempt that has ended it is a stray, and Y's NAT drops it as it drops
 every SYN of Y's from then on. So X's first SYN must find an attempt of Y's alive, which means that it crosses that
 attempt's SYN; later ones have no chance, and neither has Y. (With ICMP errors, too, 39 of 39 met whose SYNs crossed,
-and 1 of 84 others.) Where there is no delay at all the error comes back within connect(), and Linux takes it for no
-more than advice (`sk_err_soft`); but the application is told of it, and a client that then closes the socket ends the
-attempt itself.
+and 1 of 84 others.) On a path without delay the error can come back within connect(); Linux then keeps it in
+`sk_err_soft` and the attempt goes on. Whether it does depends on microseconds, so the prediction there is `depends`.
 
 The exception. Let Y's mapping depend on the destination although its filtering is endpoint-independent, and let X's
 mapping be endpoint-independent. Then X's SYN comes to Y's registered port from the very endpoint that Y dials through

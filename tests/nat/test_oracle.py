@@ -273,3 +273,12 @@ def test_dropping_is_never_worse_than_resetting(a: NatBehavior | None, b: NatBeh
 def test_how_hosts_dial_is_checked_when_it_is_described(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(BehaviorError, match=words):
         Dial(**{"delay_s": 0.0} | fields)
+
+
+@pytest.mark.parametrize(
+    "code", [Unsolicited.HOST_PROHIBITED, Unsolicited.PORT_UNREACHABLE, Unsolicited.ADMIN_PROHIBITED]
+)
+def test_without_delay_it_is_chance_whether_an_icmp_error_ends_an_attempt(code: Unsolicited) -> None:
+    refusing = nat("port_restricted_cone", code)
+    assert predict(refusing, refusing, Dial(0.0, skew_s=0.001, attempts=1)).outcome is Outcome.DEPENDS
+    assert predict(refusing, refusing, Dial(0.0005, skew_s=0.001, attempts=1)).outcome is Outcome.FAILS
