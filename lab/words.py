@@ -58,7 +58,7 @@ def _nearest(name: str, known: Collection[str]) -> str:
 
 
 def _parts(word: str) -> Iterator[tuple[_Part, str]]:
-    """The word in parts: a placeholder is given by its name, everything else as it is to be."""
+    """The parts of the word: the name of each placeholder, and all other text with its escapes resolved."""
     escapes: list[bool] = []  # of each brace that is open: whether it was written twice
     position = 0
     while position < len(word):

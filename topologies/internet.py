@@ -32,7 +32,6 @@ import heapq
 import inspect
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from mininet.topo import Topo
@@ -43,48 +42,15 @@ from lab.impair import Impairment
 from lab.nat import presets
 from punch.nat.behavior import NatBehavior
 from topologies import mininet_nodes
+from topologies.blocks import CARRIER_NETWORK, HOME_NETWORK, LARGEST_HOME, Region, public_block
 
 EDGE_PORT = 7000
 """TCP port on which the lab's edges listen."""
 
-_HOME_NETWORK = ipaddress.IPv4Network("192.168.1.0/24")
-_CARRIER_NETWORK = ipaddress.IPv4Network("100.64.0.0/10")
 _IPV6_BLOCK = ipaddress.IPv6Network("2a11::/96")
 _REGIONS = 15
 _LONG_LINKS = 64
-_LARGEST_HOME = 253
-"""Hosts of a /24, without its router."""
 _LONGEST_NAME = INTERFACE_NAME_LENGTH - len("-eth0")
-_SPECIAL = tuple(
-    ipaddress.IPv4Network(each)
-    for each in (
-        *("0.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
-        *("192.0.0.0/24", "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4"),
-    )
-)
-"""Special-purpose blocks (RFC 6890), and those of homes and carriers. 10.0.0.0/8 is none of them: a topology can be an
-Internet whose NATs are behind others."""
-
-
-@dataclass(slots=True)
-class _Region:
-    """A region, or what is behind a carrier's NAT: the router that homes hang on, and the addresses it has for them."""
-
-    router: str
-    network: ipaddress.IPv4Network
-    edge: str | None = None
-    homes: int = 0
-
-    def home(self) -> tuple[str, str]:
-        """The gateway and the address of the next home; both in a /24 of its own. Raises `InputError`."""
-        most = _LARGEST_HOME if self.network == _CARRIER_NETWORK else self.network.num_addresses // 256 - 1
-        if self.homes >= most:
-            raise InputError(
-                "home", self.homes + 1, f"at most {most} homes in {self.network}, each with a /24 of its own"
-            )
-        self.homes += 1
-        subnet = self.network.network_address + 256 * self.homes
-        return str(subnet + 1), str(subnet + (1 + self.homes if self.network == _CARRIER_NETWORK else 2))
 
 
 class Internet(Topo):
@@ -122,19 +88,11 @@ class Internet(Topo):
         """
         if self._block is not None:
             raise InputError("begin", block, "one begin() in a topology")
-        try:
-            self._block = ipaddress.IPv4Network(block)
-        except (ValueError, TypeError):
-            raise InputError("block", block, "an IPv4 network such as 11.0.0.0/8") from None
-        if not 8 <= self._block.prefixlen <= 16:
-            raise InputError("block", block, "a prefix length between 8 and 16")
-        for special in _SPECIAL:
-            if self._block.overlaps(special):
-                raise InputError("block", block, f"addresses outside of {special}, which is reserved")
+        self._block = public_block(block)
         self._shares = list(self._block.subnets(prefixlen_diff=4))
         self._ipv6, self._two_stacks = ipv6 or two_stacks, two_stacks
-        self._regions: dict[str, _Region] = {}
-        self._carriers: dict[str, _Region] = {}
+        self._regions: dict[str, Region] = {}
+        self._carriers: dict[str, Region] = {}
         self._long_links: list[tuple[str, str, str, str, float]] = []
         self._routes: dict[str, list[tuple[str, str]]] = {}
         self._routes6: list[tuple[str, str, str]] = []  # node, IPv6 prefix, IPv4 namesake of the gateway
@@ -153,7 +111,7 @@ class Internet(Topo):
         if name in self._regions:
             raise InputError("region", name, "a name that is not taken")
         router = f"core{number}"
-        self._regions[name] = _Region(router, self._shares[number])
+        self._regions[name] = Region(router, self._shares[number])
         self._node(router, "router", forwarding=True)
         return name
 
@@ -185,12 +143,12 @@ class Internet(Topo):
             raise InputError("cgn", nat, "a NAT that translates, because the homes have private addresses (RFC 6598)")
         number = len(self._carriers) + 1
         box, router = f"cgn{number}", f"access{number}"
-        inner, outer = (str(_CARRIER_NETWORK[host]) for host in (1, 2))
+        inner, outer = (str(CARRIER_NETWORK[host]) for host in (1, 2))
         self._box(box, where, behavior, nat, uplink)
         self._node(router, "router", gateway=inner, forwarding=True)
         self._link(box, router, f"{inner}/24", f"{outer}/24")
-        self._routes[box].append((str(_CARRIER_NETWORK), outer))
-        self._carriers[box] = _Region(router, _CARRIER_NETWORK)
+        self._routes[box].append((str(CARRIER_NETWORK), outer))
+        self._carriers[box] = Region(router, CARRIER_NETWORK)
         return box
 
     def long_link(self, one: str, other: str, delay: str = "40ms", **options: Any) -> None:
@@ -236,7 +194,7 @@ class Internet(Topo):
             raise InputError(
                 f"nat_{hosts[0]}", nat, "a NAT, or none, because a carrier has no public addresses to give"
             )
-        box, inside = f"nat_{hosts[0]}", _HOME_NETWORK
+        box, inside = f"nat_{hosts[0]}", HOME_NETWORK
         address = self._box(box, where, behavior, nat, access)
         if not behavior.translates:
             inside = ipaddress.IPv4Network(f"{where.home()[0]}/24", strict=False)
@@ -260,14 +218,14 @@ class Internet(Topo):
             else:
                 self._link(host, box, address, f"{router}/{length}")
 
-    def _dual_home(self, where: _Region, box: str, host: str, outside: str) -> None:
+    def _dual_home(self, where: Region, box: str, host: str, outside: str) -> None:
         """A host with a private IPv4 address and a public IPv6 one behind a box that is there."""
         subnet = ipaddress.IPv4Network(f"{where.home()[0]}/24", strict=False)
         gateway6, host6 = (self._ipv6_of(f"{subnet[number]}/24") for number in (1, 2))
         self._routes6 += [(where.router, str(_embedded(subnet)), outside), (host, "::/0", str(subnet[1]))]
-        gateway = _HOME_NETWORK[1]
+        gateway = HOME_NETWORK[1]
         self._node(host, "host", gateway=str(gateway))
-        self._link(host, box, f"{_HOME_NETWORK[2]}/24", f"{gateway}/24", ipv6=(host6, gateway6))
+        self._link(host, box, f"{HOME_NETWORK[2]}/24", f"{gateway}/24", ipv6=(host6, gateway6))
 
     def finish(self) -> None:
         """Fill every router's table: shortest paths by delay, to each region and to the nearest edge. Then IPv6.
@@ -310,12 +268,12 @@ class Internet(Topo):
                         heapq.heappush(queue, (distance + delay, target, first or gateway))
 
     def _box(
-        self, name: str, where: _Region, behavior: NatBehavior, preset: str | NatBehavior, access: Mapping[str, Any]
+        self, name: str, where: Region, behavior: NatBehavior, preset: str | NatBehavior, access: Mapping[str, Any]
     ) -> str:
         """A NAT or firewall joined to the router; returns its outside address."""
         gateway, address = where.home()
         last = int(ipaddress.IPv4Address(address)) % 256 + behavior.pool_size - 1
-        if last > _LARGEST_HOME + 1:
+        if last > LARGEST_HOME + 1:
             raise InputError(
                 "pool_size", behavior.pool_size, f"addresses that {address} and those after it leave in a /24"
             )
@@ -334,15 +292,15 @@ class Internet(Topo):
         if self._finished:
             raise InputError("topology", type(self).__name__, "nothing after finish(), which build() calls once, last")
 
-    def _region_of(self, name: str, *others: str) -> _Region:
+    def _region_of(self, name: str, *others: str) -> Region:
         """The region of that name; `others` are names that would do as well."""
         self._require_open()
         return self._regions[one_of("region", name, (*self._regions, *others))]
 
     def _check_hosts(self, hosts: Sequence[str], *, behind: bool) -> None:
         """Names that the hosts of a home can have; that of the first one is also that of its NAT and its switch."""
-        if isinstance(hosts, str) or not isinstance(hosts, Sequence) or not 1 <= len(hosts) <= _LARGEST_HOME:
-            raise InputError("hosts", hosts, f"a list of 1 to {_LARGEST_HOME} names")
+        if isinstance(hosts, str) or not isinstance(hosts, Sequence) or not 1 <= len(hosts) <= LARGEST_HOME:
+            raise InputError("hosts", hosts, f"a list of 1 to {LARGEST_HOME} names")
         limit = f"the names of interfaces have at most {INTERFACE_NAME_LENGTH}"
         for host in hosts:
             node_name("host", host, longest=_LONGEST_NAME, because=limit)

@@ -111,8 +111,8 @@ class Knocker:
             self._waiting.pop(identity, None)
         if not outcome.done():
             return NotTested("the edge does not answer the wish to dial")
-        told = outcome.result()
-        return NotTested(f"the edge refused: {told.reason}") if isinstance(told, Refused) else told
+        answer = outcome.result()
+        return NotTested(f"the edge refused: {answer.reason}") if isinstance(answer, Refused) else answer
 
     async def close(self) -> None:
         """Leave the edge."""

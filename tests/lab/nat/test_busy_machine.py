@@ -64,8 +64,8 @@ def test_a_probe_that_is_not_scheduled_blames_no_nat() -> None:
         check.see_internal_sources(lab["a"])
         process = lab["a"].popen(command(check.PROBE, {"edge": url}), stdout=subprocess.PIPE, text=True)
         with stopped_now_and_then(process.send_signal):
-            told, _ = process.communicate(timeout=90)
-    assert blamed(json.loads(told)) == []
+            output, _ = process.communicate(timeout=90)
+    assert blamed(json.loads(output)) == []
 
 
 def test_an_edge_that_is_not_scheduled_blames_no_nat() -> None:
@@ -77,9 +77,9 @@ def test_an_edge_that_is_not_scheduled_blames_no_nat() -> None:
         url = f"ws://{node.address}:{PORT}"
         process = lab["a"].popen(command(check.PROBE, {"edge": url}), stdout=subprocess.PIPE, text=True)
         with stopped_now_and_then(lambda number: os.kill(edge.process.pid, number)):
-            told, _ = process.communicate(timeout=90)
+            output, _ = process.communicate(timeout=90)
         edge.end()
-    assert blamed(json.loads(told)) == []
+    assert blamed(json.loads(output)) == []
 
 
 def test_a_check_that_is_not_scheduled_blames_no_nat_and_its_status_says_so() -> None:
@@ -89,10 +89,10 @@ def test_a_check_that_is_not_scheduled_blames_no_nat_and_its_status_says_so() ->
         stopped_now_and_then(lambda number: os.killpg(process.pid, number), stopped_s=0.9, running_s=0.9),
     ):
         out, _ = process.communicate(timeout=300)
-    told = json.loads(out)["symmetric"]
-    assert [row for row in told["fields"] if row["agrees"] is False] == []
-    untested = [row for row in told["fields"] if row["agrees"] is None]
-    assert (told["agrees"], process.returncode) == ((None, 3) if untested else (True, 0))
+    found = json.loads(out)["symmetric"]
+    assert [row for row in found["fields"] if row["agrees"] is False] == []
+    untested = [row for row in found["fields"] if row["agrees"] is None]
+    assert (found["agrees"], process.returncode) == ((None, 3) if untested else (True, 0))
     assert all(row["found"].startswith("not tested: ") for row in untested)
 
 

@@ -1,0 +1,57 @@
+"""Address blocks of a small Internet, and what a region hands out of its own."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from lab.errors import InputError
+
+HOME_NETWORK = ipaddress.IPv4Network("192.168.1.0/24")
+CARRIER_NETWORK = ipaddress.IPv4Network("100.64.0.0/10")
+LARGEST_HOME = 253
+"""Hosts of a /24, without its router."""
+_SPECIAL = tuple(
+    ipaddress.IPv4Network(each)
+    for each in (
+        *("0.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+        *("192.0.0.0/24", "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4"),
+    )
+)
+"""Special-purpose blocks (RFC 6890), and those of homes and carriers. 10.0.0.0/8 is none of them: a topology can be an
+Internet whose NATs are behind others."""
+
+
+def public_block(block: object) -> ipaddress.IPv4Network:
+    """The network of that text, a /8 to a /16. Raises `InputError`."""
+    try:
+        network = ipaddress.IPv4Network(block)
+    except (ValueError, TypeError):
+        raise InputError("block", block, "an IPv4 network such as 11.0.0.0/8") from None
+    if not 8 <= network.prefixlen <= 16:
+        raise InputError("block", block, "a prefix length between 8 and 16")
+    for special in _SPECIAL:
+        if network.overlaps(special):
+            raise InputError("block", block, f"addresses outside of {special}, which is reserved")
+    return network
+
+
+@dataclass(slots=True)
+class Region:
+    """A region, or what is behind a carrier's NAT: the router of its homes, and the addresses for them."""
+
+    router: str
+    network: ipaddress.IPv4Network
+    edge: str | None = None
+    homes: int = 0
+
+    def home(self) -> tuple[str, str]:
+        """The gateway and the address of the next home; both in a /24 of its own. Raises `InputError`."""
+        most = LARGEST_HOME if self.network == CARRIER_NETWORK else self.network.num_addresses // 256 - 1
+        if self.homes >= most:
+            raise InputError(
+                "home", self.homes + 1, f"at most {most} homes in {self.network}, each with a /24 of its own"
+            )
+        self.homes += 1
+        subnet = self.network.network_address + 256 * self.homes
+        return str(subnet + 1), str(subnet + (1 + self.homes if self.network == CARRIER_NETWORK else 2))
