@@ -66,7 +66,7 @@ def test_a_word_that_cannot_be_used_is_one_line(words: tuple[str, ...], tmp_path
     [
         (("bootstrap", "no-such-program=its-package,its-service"), ("tshark", "mininet", "its-package")),
         (("make-box", "new.box"), ("mmdebstrap", "vagrant", "qemu-utils")),
-        (("vagrant-e2e", "new.box", "true"), ("vagrant", "libvirt-daemon", "slirp4netns", "rsync")),
+        (("vagrant-e2e", "new.box", "true"), ("vagrant", "libvirt-clients", "slirp4netns", "rsync")),
     ],
     ids=lambda value: value[0],
 )
