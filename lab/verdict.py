@@ -1,6 +1,6 @@
 """The verdict on a trial: its outcome, and how long its steps took.
 
-The lab judges by its own evidence, never by what a client announces:
+A success is judged by the lab's own evidence, never by what a client announces:
 
 direct          both clients ended with exit status 0, the file arrived with the content that was sent, at least as many
                 bytes as it has went over connections between the hosts that cross exactly the NATs which the topology
@@ -129,8 +129,7 @@ def _unfinished(sides: Sequence[Side], proof: Delivery) -> tuple[str, str | None
     """A trial in which both clients still ran at the end."""
     if proof.edge_bytes > EDGE_OVERHEAD:
         return "relayed", f"the transfer was not finished in time; {proof.edge_bytes} bytes went through edges"
-    agreed = all(side.last("agreed") is not None for side in sides)
-    if proof.connected and (proof.direct_bytes or agreed):
+    if proof.connected and proof.direct_bytes:
         return "direct", f"the transfer was not finished in time; {proof.direct_bytes} bytes went directly"
     return "client_error", f"{sides[0].host}: it did not end in time"
 

@@ -76,8 +76,8 @@ class Meeting:
 class Preparation:
     """What a strategy knows before its client registers: the edge, and the `local` address to punch from.
 
-    `outdate` is to be called when the traits are no longer correct: the client prepares and registers again, unless the
-    peer is known by then.
+    The strategy calls `outdate` when the traits are no longer correct: the client prepares and registers again, unless
+    the peer is known by then.
     """
 
     edge: EdgeUrl

@@ -159,8 +159,8 @@ def test_without_a_code_the_receiver_gets_none_and_the_reason_is_the_sender_s(
     assert time.monotonic() - began < 10
     one, other = trial.sides
     failed = one.last("failed")
-    told = one.broken or f"a: {failed['reason'] if failed else one.errors}"
-    assert told == reason
+    found = one.broken or f"a: {failed['reason'] if failed else one.errors}"
+    assert found == reason
     assert (other.returncode, other.broken) == (None, None)
     read = tmp_path / "read"
     assert not read.exists() or read.read_text() == ""

@@ -107,3 +107,14 @@ def test_times_count_from_the_first_syn_and_from_when_both_know_each_other() -> 
             "known_to_agreed": 0.096,
         }
     )
+
+
+@pytest.mark.parametrize(("sent", "outcome"), [(0, "client_error"), (500, "direct")])
+def test_a_transfer_that_is_not_finished_is_direct_only_if_bytes_went_directly(sent: int, outcome: str) -> None:
+    story = Story()
+    story.handshake(0)
+    story.tcp(60, "FA", 101 + sent, 5101)
+    agreed = [{"event": "agreed", "t": 1.0, "local": "192.168.1.2:41000", "remote": OUT_B}]
+    sides = [Side(host, agreed, None, "") for host in "ab"]
+    found, _reason = judge(sides, arrived=False, exchange=story.told(), nats=["nat_a", "nat_b"], file_size=1000)
+    assert found == outcome
