@@ -149,9 +149,15 @@ def build(root: str, planned: Plan, *, command: bool = False) -> None:
     with contextlib.ExitStack() as stack:
         # Before anything is mounted, which may hide what is to be in it.
         trees = [*stack.enter_context(opened(system)), *stack.enter_context(opened(planned))]
-        for name in (*_DEVICES, *(_COMMAND_DEVICES if command else ())):
-            if os.path.exists(f"/dev/{name}"):
-                trees.append(Tree(f"/dev/{name}", False, stack.enter_context(mounts.cloned(f"/dev/{name}"))))  # noqa: PERF401
+        devices = {f"/dev/{name}": f"/dev/{name}" for name in (*_DEVICES, *(_COMMAND_DEVICES if command else ()))}
+        terminal = _terminal() if command else None
+        if terminal is not None:
+            devices["/dev/console"] = terminal  # where C libraries look for the name of a terminal, too
+        trees += [
+            Tree(path, False, stack.enter_context(mounts.cloned(device)))
+            for path, device in devices.items()
+            if os.path.exists(device)
+        ]
         trees += [Tree(path, True, stack.enter_context(mounts.cloned(path))) for path in ("/proc", "/sys")]
         mounts.mount("tmpfs", root, "tmpfs", mounts.NOSUID, "mode=755,size=4m")
         for folder in ("/tmp", "/run", "/dev/shm", "/var", "/proc", "/sys"):  # noqa: S108 - mount points
@@ -177,6 +183,14 @@ def make_private(root: str = "", options: str = "") -> None:
 def environment(given: Mapping[str, str]) -> dict[str, str]:
     """The environment of a program that sees it: its HOME, and nothing that names folders of the user's."""
     return {name: value for name, value in given.items() if name not in _OF_THE_USER} | {"HOME": HOME}
+
+
+def _terminal() -> str | None:
+    """The terminal that this process's standard streams belong to."""
+    for descriptor in range(3):
+        with contextlib.suppress(OSError):  # it is none
+            return os.ttyname(descriptor)
+    return None
 
 
 def _make_terminals(root: str) -> None:
