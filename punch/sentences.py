@@ -64,6 +64,7 @@ CLIENT = cast(
         "edge_lost": lambda fields: f"{fields['reason'].capitalize()}; trying to find another.",
         "code": lambda fields: f"Code: {fields['code']}\nOn the other computer: punch receive {fields['code']}",
         "peer_known": _peer_known,
+        "candidate_refused": lambda fields: f"Not dialled: {fields['address']} ({fields['reason']})",
         "strategy": lambda fields: f"Strategy {fields['name']}: {fields['why']}" if "name" in fields else None,
         "relaying": lambda fields: f"No direct tunnel ({fields['reason']}); relayed by {fields['relay']}",
         "agreed": lambda fields: (

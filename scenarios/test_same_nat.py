@@ -13,7 +13,7 @@ from punch.endpoint import Endpoint
 from scenarios.conftest import Punch
 from scenarios.hostile.thief import assert_nothing_was_learnt, overhear
 from scenarios.pairs import PATIENCE_S, Pair, events
-from topologies import Lookalikes
+from topologies import AB, Lookalikes
 
 PORT = 9999
 HAIRPINNING = "einat_fullcone"
@@ -37,6 +37,17 @@ def test_hosts_of_one_home_meet_on_their_lan(nat: str, punch: Punch, trials: int
         assert trial.exchange.winner_nats == (), trial
         # The lab's own sockets know nothing of private candidates.
         assert trial.control.direct is (nat == HAIRPINNING), trial
+
+
+@pytest.mark.parametrize("strategy", ["auto", "reuse"])
+def test_two_clients_of_one_computer_meet_there(strategy: str, tmp_path: Path) -> None:
+    """Their edge is elsewhere, and cannot name this computer's own address to a client: they name it to each other."""
+    with Lab(AB(nat_a="port_restricted_cone", nat_b="port_restricted_cone")) as lab, Pair(lab, tmp_path) as pair:
+        receiver, sender = pair.receive("a", "--strategy", strategy), pair.send("a", "--strategy", strategy)
+        pair.meet(sender, receiver)
+        for client in (sender, receiver):
+            (agreed,) = events(client, "agreed")
+            assert Endpoint.parse(agreed["remote"]).ip == lab["a"].address
 
 
 def test_whoever_has_the_peer_s_private_address_is_not_taken_for_the_peer(tmp_path: Path) -> None:

@@ -37,7 +37,9 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--key-file", metavar="F", type=path, help="file of 32 random bytes on both sides, instead of a code"
     )
-    parser.add_argument("--bind", metavar="IP:PORT", help="local address to punch from (default: any suitable)")
+    parser.add_argument(
+        "--bind", metavar="IP:PORT", help="local address to punch from, port 0 or from 1024 (default: any)"
+    )
     parser.add_argument(
         "--strategy",
         default="auto",
@@ -47,7 +49,9 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         "NAT lends, and else what reuse does",
     )
     parser.add_argument("--deadline", metavar="S", default="10", help="seconds to try to punch (%(default)s)")
-    parser.add_argument("--max-attempts", metavar="N", help="connects per address of the peer (default: no limit)")
+    parser.add_argument(
+        "--max-attempts", metavar="N", help="connects per address of the peer (default, and at most: 60)"
+    )
     parser.add_argument("--start-at", metavar="T", help="CLOCK_MONOTONIC instant of the first connect, in seconds")
     parser.add_argument("--wait", metavar="S", default="600", help="seconds to wait for the peer (%(default)s)")
     parser.add_argument(

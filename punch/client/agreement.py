@@ -10,7 +10,8 @@ gives up before it is asked, it closes the connection, and the sender sees that.
 Two hosts behind one address may meet on their LAN, or by way of the NAT, which turns them back: longer, and slower if
 the NAT is a small box. Whichever is first is a matter of luck, so the sender gives the LAN a moment (`prefer`), as long
 as others wait for what they like better: the Resolution Delay of RFC 8305 section 3, the pace of the checks of RFC 8445
-section 14.2. On a LAN that is many round trips. All others choose at once.
+section 14.2. On a LAN that is many round trips. All others choose at once. That moment is the same whoever answers at
+the peer's private address: the edge, which names that address, sees when the client leaves.
 """
 
 from __future__ import annotations
@@ -90,10 +91,8 @@ class Agreement:
                 await channel.expect(Kind.CHOOSE)
                 await channel.send(Kind.CONFIRM)
         except ConnectionLostError:
-            self._give_up(connection.remote)
             return "lost"
         except ChannelError as error:
-            self._give_up(connection.remote)
             if isinstance(error, WrongPeerError):
                 self.wrong_peers[str(connection.remote)] = str(error)
             return "stranger"
@@ -123,12 +122,6 @@ class Agreement:
                 return
             await channel.send(Kind.CHOOSE)
             await channel.expect(Kind.CONFIRM)
-
-    def _give_up(self, remote: Endpoint) -> None:
-        """Whoever is there is not the peer, or is gone: nobody waits for it."""
-        self._hopes.discard(remote)
-        if not self._hopes:
-            self._hope_ended.set()
 
 
 def _retrieve(future: asyncio.Future[bytes]) -> None:

@@ -21,18 +21,22 @@ class Candidate(NamedTuple):
     kind: Kind
 
 
+MAX_HOST_CANDIDATES = 2
+"""Addresses of its own that are taken from what a peer names. Our client names one."""
+
+
 def candidates(peer: Contact, own: Endpoint, own_public: Endpoint) -> list[Candidate]:
     """The addresses to dial, none twice: the private ones first for hosts behind one NAT, else the public one.
 
     Left out: exactly `own` local address (both homes use the same private addresses: that would be dialling oneself),
-    the loopback network unless `own` is in it (a peer has no business naming our local services), and what is not of
-    the same family as `own`.
+    and what is not of the same family as `own`. Whether one may be dialled is for `punch.client.admission` to say.
     """
     public = [each for each in (peer.public, peer.public6) if each is not None]
-    offered = [*(Candidate(each, "public") for each in public), *(Candidate(each, "private") for each in peer.private)]
+    private = [each for each in peer.private if each.family == own.family][:MAX_HOST_CANDIDATES]
+    offered = [*(Candidate(each, "public") for each in public), *(Candidate(each, "private") for each in private)]
     chosen: dict[Endpoint, Candidate] = {}
     for each in offered:
-        if each.address.family == own.family and each.address != own and _may_be_dialled(each.address, own):
+        if each.address.family == own.family and each.address != own:
             chosen.setdefault(each.address, each)
     neighbors = peer.public.ip == own_public.ip
     return sorted(chosen.values(), key=lambda each: (each.kind == "public") is neighbors)
@@ -43,11 +47,7 @@ def beside(peer: Contact, own6: Endpoint | None) -> list[Candidate]:
     if own6 is None:
         return []
     public = [each for each in (peer.public, peer.public6) if each is not None and each.family == own6.family]
-    return [Candidate(each, "public") for each in public if each != own6 and _may_be_dialled(each, own6)]
-
-
-def _may_be_dialled(address: Endpoint, own: Endpoint) -> bool:
-    return (own.is_loopback or not address.is_loopback) and not address.is_link_local
+    return [Candidate(each, "public") for each in public if each != own6]
 
 
 def of_one_lan(targets: Iterable[Candidate], peer: Contact, own_public: Endpoint) -> list[Endpoint]:

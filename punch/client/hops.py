@@ -11,6 +11,7 @@ import struct
 from punch.probe.udpsocket import IP_RECVERR
 
 MAX_HOPS = 20
+"""So many datagrams are sent, one with each time to live."""
 LIMIT_S = 0.8
 """How long the farthest router may take to answer."""
 

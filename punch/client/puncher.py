@@ -81,13 +81,15 @@ class Puncher:
 
     Making it opens the listener, early, so that a peer that is told about us first is not refused. `aim` opens the
     sockets of the first volley, `fire` only has to connect them; `dial` adds to that, at any time after. `close` closes
-    everything but what was released. `max_attempts` bounds the connects per candidate (None: until closed). `broken`
-    gets the exception if the machinery itself fails.
+    everything but what was released. `max_attempts` bounds the connects per candidate (None: until closed), and
+    `admit`, an attribute, says how many of the wanted ones (None: no bound) a dial may make; the default is all of
+    them. `broken` gets the exception if the machinery itself fails.
     """
 
     def __init__(self, local: Endpoint, max_attempts: int | None, examine: Examine, report: Reporter) -> None:
         self._local = local
         self._max_attempts = max_attempts
+        self.admit: Callable[[Candidate, int | None], int | None] = lambda _target, wanted: wanted
         self._examine = examine
         self._report = report
         self._volley: list[tuple[Candidate, socket.socket]] = []
@@ -135,18 +137,20 @@ class Puncher:
 
     def fire(self) -> None:
         """Dial every target and accept whoever dials us, now, and go on until `close`."""
-        now = time.monotonic()
-        started = [
-            (target, sock, sock.connect_ex(target.address))
+        admitted = [
+            (target, sock, attempts)
             for target, sock in self._volley
             if (self._local, target.address) not in self._busy
+            and (attempts := self.admit(target, self._max_attempts)) != 0
         ]
+        now = time.monotonic()
+        started = [(target, sock, attempts, sock.connect_ex(target.address)) for target, sock, attempts in admitted]
         self._volley = []
         self.accept()
         if started:
             self._report_first(now)
-        for target, sock, number in started:
-            self._spawn(self._dial(self._new_dial(target, self._local, None, self._max_attempts), sock, number))
+        for target, sock, attempts, number in started:
+            self._spawn(self._dial(self._new_dial(target, self._local, None, attempts), sock, number))
 
     def accept(self, local: Endpoint | None = None) -> None:
         """Accept whoever dials `local`, an address that `dial` may use as well, or the puncher's own; until `close`."""
@@ -160,21 +164,32 @@ class Puncher:
         self._spawn(self._accept(listener, local))
 
     def dial(
-        self, target: Candidate, *, local: Endpoint | None = None, ttl: int | None = None, attempts: int | None = None
+        self,
+        target: Candidate,
+        *,
+        local: Endpoint | None = None,
+        ttl: int | None = None,
+        attempts: int | None = None,
+        repeats: int | None = None,
     ) -> None:
         """Dial one more candidate, now, from the puncher's address or another one, until `close`.
 
-        Does nothing if that is under way already, or cannot be for want of an address of that family.
+        Does nothing if that is under way already, is not admitted, or cannot be for want of an address of that family.
 
         `ttl` is the time to live of the first SYN of each attempt; routers' complaints about it do not end the attempt
-        (see `mortal_syn`). `attempts` bounds the connects below what the puncher allows. Raises `OSError` where no
-        socket is to be had.
+        (see `mortal_syn`). `attempts` bounds the connects below what the puncher allows, and `repeats` how often the
+        kernel sends the first SYN again. Raises `OSError` where no socket is to be had.
         """
         source = local or self._local
         if (source, target.address) in self._busy or target.address.family != source.family:
             return
+        admitted = self.admit(target, _fewest(attempts, self._max_attempts))
+        if admitted == 0:
+            return
         sock = self._open(source)
-        dial = self._new_dial(target, source, ttl, _fewest(attempts, self._max_attempts))
+        if repeats is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, repeats)
+        dial = self._new_dial(target, source, ttl, admitted)
         now = time.monotonic()
         number = self._connect(dial, sock)
         self._report_first(now)

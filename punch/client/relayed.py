@@ -2,6 +2,10 @@
 
 A WebSocket to the edge is joined to one end of a socket pair, and the caller gets the other end: authentication,
 encryption and files are the same as over a punched connection, and know of no relay.
+
+The address of the relay is what an edge says. So it has to be one that an edge may name (`punch.client.reach`), it is
+tried a few times in a session, and a relay that cannot be reached takes as long as one that does not answer: the edge
+does not learn which ports of a third party are open.
 """
 
 from __future__ import annotations
@@ -9,11 +13,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
+from punch.client.named import Named
 from punch.client.puncher import Connection
 from punch.endpoint import EdgeUrl, Endpoint
 from punch.errors import FrameError, PunchFailedError
@@ -22,14 +28,18 @@ from punch.relay import MAX_MESSAGE, PATH, parse_joined, relay_frame
 from punch.websocket import abort, open_websocket, resolve, until_deaf
 
 PING_S = 10.0  # a dead relay is noticed within two of these
+CONNECT_S = 5.0  # a relay that has not answered by then is not there, nor before
 TIMEOUT_S = 35.0  # the edge waits 30 s for the peer
 LAST_S = 3.0  # how long an end waits for what is still on its way to the edge
 
 
 @contextlib.asynccontextmanager
-async def relayed(url: EdgeUrl, token: str) -> AsyncIterator[Connection]:
-    """A connection to the peer by way of the edge at `url`. Raises `PunchFailedError`."""
-    websocket = await _join(url, token)
+async def relayed(url: EdgeUrl, token: str, named: Named | None = None) -> AsyncIterator[Connection]:
+    """A connection to the peer by way of the edge at `url`, if that is `named`, or None for one that is trusted.
+
+    Raises `PunchFailedError`.
+    """
+    websocket = await _join(url, token, named)
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         end.setblocking(False)
@@ -54,30 +64,50 @@ async def relayed(url: EdgeUrl, token: str) -> AsyncIterator[Connection]:
         theirs.close()
 
 
-async def _join(url: EdgeUrl, token: str) -> ClientConnection:
-    sock: socket.socket | None = None
+async def _join(url: EdgeUrl, token: str, named: Named | None) -> ClientConnection:
+    begun = time.monotonic()
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            websocket = await _connect(url, named)
+    except (OSError, WebSocketException, EOFError) as error:  # a TimeoutError is an OSError
+        await asyncio.sleep(begun + CONNECT_S - time.monotonic())
+        told = f"no answer within {CONNECT_S:g} s" if isinstance(error, TimeoutError) else printable(str(error))
+        raise PunchFailedError("no_rendezvous", f"relay {url}: {told}") from None
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            address = await resolve(url)
-            sock = socket.socket(address.family, socket.SOCK_STREAM)
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await asyncio.get_running_loop().sock_connect(sock, address)
-            websocket = await open_websocket(sock, url, PATH)
             await websocket.send(relay_frame(token))
             parse_joined(await websocket.recv())
             return websocket
     except BaseException as error:
-        if sock is not None:
-            sock.close()
+        abort(websocket)
         if isinstance(error, ConnectionClosed):
             told = printable(error.rcvd.reason) if error.rcvd is not None else "the connection was lost"
-            raise PunchFailedError("no_rendezvous", f"relay {url}: {told}") from None
-        if isinstance(error, TimeoutError):
-            raise PunchFailedError("no_rendezvous", f"relay {url}: no peer within {TIMEOUT_S:g} s") from None
-        if isinstance(error, OSError | WebSocketException | EOFError | FrameError):
-            raise PunchFailedError("no_rendezvous", f"relay {url}: {printable(str(error))}") from None
+        elif isinstance(error, TimeoutError):
+            told = f"no peer within {TIMEOUT_S:g} s"
+        elif isinstance(error, FrameError):
+            told = printable(str(error))
+        else:
+            raise
+        raise PunchFailedError("no_rendezvous", f"relay {url}: {told}") from None
+
+
+async def _connect(url: EdgeUrl, named: Named | None) -> ClientConnection:
+    """Raises `OSError`, `WebSocketException` and `EOFError`."""
+    address = await resolve(url)
+    if named is not None and (why := named.refuses(address.ip)) is not None:
+        raise OSError(f"{address}: {why}")
+    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+        websocket = await open_websocket(sock, url, PATH)
+    except BaseException:
+        sock.close()
         raise
+    if named is not None:
+        named.answered(address.ip)
+    return websocket
 
 
 async def _watch(websocket: ClientConnection) -> None:

@@ -45,6 +45,8 @@ class Rendezvous:
     def __init__(self, connection: ClientConnection, local: Endpoint) -> None:
         self.local = local
         self._connection = connection
+        self.edge_ip = Endpoint.of(connection.remote_address).ip
+        """The address of the edge that the connection leads to."""
         self._closing: asyncio.Task[None] | None = None
         self.trouble = ""
         """What keeps the peer from being heard of, if anything does, to be added to a sentence."""

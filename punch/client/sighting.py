@@ -3,6 +3,10 @@
 Only a host that has an IPv6 address, at an edge that has one too, does anything here. The second connection is made
 while the strategy looks at the NAT; where that takes no time, the registration waits for it as long as a connection
 should take, judging by the first one. IPv6 that is broken costs that much, once, and not the punch itself.
+
+The IPv6 address is what the edge says. So it has to be one that an edge may name (`punch.client.reach`), it is tried a
+few times in a session, and where there is no edge that takes as long as where nothing answers: the edge does not learn
+which ports of a third party are open.
 """
 
 from __future__ import annotations
@@ -13,6 +17,9 @@ import time
 
 from websockets.exceptions import WebSocketException
 
+from punch.client.named import Named
+from punch.client.quota import Servers
+from punch.client.reach import Reach
 from punch.client.rendezvous import Rendezvous
 from punch.client.sockets import bound_socket, choose_local
 from punch.endpoint import WILDCARDS, Endpoint
@@ -31,14 +38,14 @@ class Sighting:
     Somebody who wants to punch from one certain address, `bind`, has no other.
     """
 
-    def __init__(self, rendezvous: Rendezvous, bind: Endpoint | None) -> None:
+    def __init__(self, rendezvous: Rendezvous, bind: Endpoint | None, servers: Servers) -> None:
         self._begun = time.monotonic()
         self._patience_s = min(TIMEOUT_S, _PATIENCE * rendezvous.took_s + _PATIENCE_S)
         self.local = None if bind is not None and bind.ip not in WILDCARDS else _choose_local(rendezvous)
         """The address to punch from; None where there is none to be shown."""
         self._task: asyncio.Task[Seen | None] | None = None
         if self.local is not None:
-            self._task = asyncio.create_task(sight(rendezvous, self.local))
+            self._task = asyncio.create_task(sight(rendezvous, self.local, servers))
 
     async def seen(self) -> Seen | None:
         """What the edge has seen; None if it has seen nothing by now, or in the little time that is left."""
@@ -54,10 +61,19 @@ class Sighting:
             await asyncio.gather(self._task, return_exceptions=True)
 
 
-async def sight(rendezvous: Rendezvous, local: Endpoint) -> Seen | None:
-    """Show the edge our address `local`; None if that cannot be done within `TIMEOUT_S`."""
+async def sight(rendezvous: Rendezvous, local: Endpoint, servers: Servers) -> Seen | None:
+    """Show the edge our address `local`; None, after `TIMEOUT_S` whatever the reason, if that cannot be done."""
+    begun = time.monotonic()
+    seen = await _show(rendezvous, local, servers)
+    if seen is None:
+        await asyncio.sleep(begun + TIMEOUT_S - time.monotonic())
+    return seen
+
+
+async def _show(rendezvous: Rendezvous, local: Endpoint, servers: Servers) -> Seen | None:
     edge = rendezvous.ipv6
-    if edge is None:
+    named = Named(Reach.of(local, rendezvous.edge_ip), servers)
+    if edge is None or named.refuses(edge.ip) is not None:
         return None
     # A TimeoutError is an OSError.
     with contextlib.suppress(OSError, WebSocketException, EOFError, FrameError), bound_socket(local) as sock:
@@ -66,7 +82,9 @@ async def sight(rendezvous: Rendezvous, local: Endpoint) -> Seen | None:
             await asyncio.get_running_loop().sock_connect(sock, edge)
             connection = await open_websocket(sock, rendezvous.url, PATH)
             try:
-                return parse_seen(await connection.recv())
+                seen = parse_seen(await connection.recv())
+                named.answered(edge.ip)
+                return seen
             finally:
                 abort(connection)
     return None

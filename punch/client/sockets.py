@@ -17,6 +17,8 @@ _TCP_INFO_MIN_RTT = slice(148, 152)  # microseconds; struct tcp_info of linux/tc
 _IP_MINTTL = 21  # linux/in.h
 _NEAR_S = 0.01  # below that round trip, scheduling drowns the difference, and windows are small anyway
 
+LOWEST_PORT = 1024
+"""Of a client. NATs keep lower ports apart (RFC 4787 REQ-3), and services listen there."""
 PORTS = range(16384, 61000)  # below 16384 some kernels' NATs remap the port
 
 
@@ -43,6 +45,8 @@ def choose_local(wanted: Endpoint | None, toward: Endpoint) -> Endpoint:
     """
     if wanted is not None and wanted.family != toward.family:
         raise InputError("bind", str(wanted), f"an address of the same family as the edge's, which is {toward.ip}")
+    if wanted is not None and 0 < wanted.port < LOWEST_PORT:
+        raise InputError("bind", str(wanted), f"port 0, or one from {LOWEST_PORT} on: a peer dials no other")
     address = wanted.ip if wanted is not None and wanted.ip not in WILDCARDS else source_address(toward)
     try:
         if wanted is not None and wanted.port:

@@ -21,6 +21,7 @@ from typing import Self
 
 from websockets.asyncio.client import ClientConnection
 
+from punch.client.quota import Servers
 from punch.client.rendezvous import CONNECT_TIMEOUT_S, Rendezvous, dial
 from punch.client.sighting import sight
 from punch.endpoint import EdgeUrl, Endpoint
@@ -50,7 +51,9 @@ class StayingRendezvous(Rendezvous):
     _report: Reporter
     _register: Register
     local6: Endpoint | None = None
-    """The IPv6 address that was shown to the edge, if any."""
+    """The IPv6 address that was shown to the edge, if any, and:"""
+    servers6: Servers
+    """The count of the IPv6 addresses that edges name."""
     learn: Callable[[], Awaitable[str | None]] | None = None
     """Returns the traits of the network as it is now; called before each registration but the first."""
     welcome: Welcome
@@ -121,7 +124,7 @@ class StayingRendezvous(Rendezvous):
         """What one edge has seen, another does not know."""
         if self.local6 is None:
             return
-        seen = await sight(self, self.local6)
+        seen = await sight(self, self.local6, self.servers6)
         named = (None, None) if seen is None else (seen.public, seen.proof)
         self._register = replace(self._register, public6=named[0], proof6=named[1])
 
@@ -144,7 +147,7 @@ class StayingRendezvous(Rendezvous):
             try:
                 timeout_s = min(_DIAL_S[0] * 2 ** ((number - 1) // self._count), _DIAL_S[1])
                 self._connection, _ = await dial(url, self.local, own=True, timeout_s=timeout_s)
-                self.url = url
+                self.url, self.edge_ip = url, Endpoint.of(self._connection.remote_address).ip
                 await self._show_again()
                 await self._learn_again()
                 self.welcome = await super().register(self._register)

@@ -8,15 +8,20 @@ import functools
 import os
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from punch.client import neighbors
+from punch.client.admission import Admission
 from punch.client.agreement import Agreement
 from punch.client.candidates import beside, candidates, of_one_lan
 from punch.client.channel import Channel, Kind
 from punch.client.keys import KeyExchange, bound_key
 from punch.client.liveness import notice_a_dead_path
+from punch.client.named import Named
 from punch.client.puncher import Connection, Puncher
+from punch.client.quota import Quota
+from punch.client.reach import Reach
 from punch.client.sighting import Sighting
 from punch.client.signals import Signals
 from punch.client.sockets import mend_round_trip
@@ -40,7 +45,8 @@ class Options:
     """How to meet and how to punch. Instants are of `time.monotonic()`, spans in seconds.
 
     `other_edges` are for when `edge` cannot be reached, or is lost before the peer is known. With `relay` an edge may
-    relay if nothing else helps, and if the peer allows it as well.
+    relay if nothing else helps, and if the peer allows it as well. `quota` is of the session: whoever meets again under
+    the same code or key takes the same.
     """
 
     edge: EdgeUrl
@@ -55,6 +61,7 @@ class Options:
     bar: bool = False
     other_edges: tuple[EdgeUrl, ...] = ()
     relay: bool = False
+    quota: Quota = field(default_factory=Quota)
 
 
 @contextlib.asynccontextmanager
@@ -67,7 +74,7 @@ async def open_tunnel(options: Options, exchange: KeyExchange, role: Role) -> As
         stack.push_async_callback(rendezvous.close)
         agreement = Agreement(exchange.session, role)
         puncher = Puncher(rendezvous.local, options.max_attempts, agreement.examine, options.report)
-        sighting = Sighting(rendezvous, options.bind)
+        sighting = Sighting(rendezvous, options.bind, options.quota.ipv6)
         stack.push_async_callback(sighting.close)
         try:
             traits = await _learn(options, rendezvous)
@@ -75,13 +82,15 @@ async def open_tunnel(options: Options, exchange: KeyExchange, role: Role) -> As
             seen = await sighting.seen()
             if seen is not None and sighting.local is not None:
                 puncher.listen_beside(sighting.local)
-                rendezvous.local6 = sighting.local
+                rendezvous.local6, rendezvous.servers6 = sighting.local, options.quota.ipv6
             welcome, peer = await _meet(options, exchange, role, rendezvous, traits, seen)
             known = time.monotonic()
             key = functools.partial(_key, exchange, role, rendezvous.traits, peer.contact)
             begin = functools.partial(agreement.begin, key)
             signals = Signals(rendezvous, role, agreement.session_key)
             meeting = _aim(options, role, rendezvous, welcome, peer, puncher, signals, begin, known)
+            if neighbors.concerned(rendezvous.local, welcome.public, peer.contact):
+                meeting = await _ask_neighbor(meeting, exchange)
             agreement.prefer(of_one_lan(meeting.targets, peer.contact, welcome.public))
             try:
                 connection, channel = await _punch(options, meeting, agreement)
@@ -90,9 +99,11 @@ async def open_tunnel(options: Options, exchange: KeyExchange, role: Role) -> As
                 url = _relay(options, meeting, error)
                 await puncher.close()  # nothing that comes too late may be agreed on any more
                 options.report("relaying", relay=str(url), reason=error.reason)
-                connection, channel = await _through_relay(url, meeting, agreement, stack)
+                connection, channel = await _through_relay(url, meeting, agreement, stack, options.quota)
                 through = {"relay": str(url)}
             stack.callback(channel.close)
+            if not through:
+                options.quota.prove(connection.remote.ip)
             options.report("agreed", local=str(connection.local), remote=str(connection.remote), **through)
         finally:
             await puncher.close()
@@ -110,7 +121,8 @@ async def _learn(options: Options, rendezvous: StayingRendezvous) -> str | None:
     """The traits of the network as it is now; what was learned before is given up."""
     await options.strategy.close()
     prepare = options.strategy.prepare
-    return await prepare(Preparation(rendezvous.url, rendezvous.local, options.report, rendezvous.outdate))
+    stun = options.quota.stun
+    return await prepare(Preparation(rendezvous.url, rendezvous.local, options.report, rendezvous.outdate, stun))
 
 
 def _key(exchange: KeyExchange, role: Role, traits: str | None, peer: Contact) -> bytes:
@@ -154,9 +166,13 @@ def _aim(
     known: float,
 ) -> Meeting:
     """Everything between the knowledge of the peer and the strategy's turn: little."""
-    targets = candidates(peer.contact, rendezvous.local, welcome.public)
+    own = [each for each in (rendezvous.local, rendezvous.local6) if each is not None]
+    reaches = [Reach.of(each, rendezvous.edge_ip) for each in own]
+    admission = Admission(options.quota, reaches, options.report)
+    puncher.admit = admission.connects
+    targets = admission.allowed(candidates(peer.contact, rendezvous.local, welcome.public))
     puncher.aim(targets)
-    targets6 = beside(peer.contact, rendezvous.local6)
+    targets6 = admission.allowed(beside(peer.contact, rendezvous.local6))
     shown = [{"address": str(each.address), "kind": each.kind} for each in (*targets, *targets6)]
     options.report("peer_known", t=known, candidates=shown, via=peer.via)
     return Meeting(
@@ -172,7 +188,20 @@ def _aim(
         begin_key=begin_key,
         report=options.report,
         beside=targets6,
+        admission=admission,
     )
+
+
+async def _ask_neighbor(meeting: Meeting, exchange: KeyExchange) -> Meeting:
+    """The same, with the address that the peer itself names, if it is one that nobody else may name."""
+    local = meeting.rendezvous.local
+    named = await neighbors.named_by_peer(local, exchange.session, meeting.signals, meeting.begin_key)
+    if named is None or named in meeting.targets or named.address.family != local.family:
+        return meeting
+    meeting.admission.confirm(named.address)
+    targets = [named, *meeting.targets]
+    meeting.puncher.aim(targets)
+    return replace(meeting, targets=targets)
 
 
 async def _punch(options: Options, meeting: Meeting, agreement: Agreement) -> tuple[Connection, Channel]:
@@ -235,7 +264,7 @@ def _relay(options: Options, meeting: Meeting, error: PunchFailedError) -> EdgeU
 
 
 async def _through_relay(
-    url: EdgeUrl, meeting: Meeting, agreement: Agreement, stack: contextlib.AsyncExitStack
+    url: EdgeUrl, meeting: Meeting, agreement: Agreement, stack: contextlib.AsyncExitStack, quota: Quota
 ) -> tuple[Connection, Channel]:
     """The tunnel by way of an edge. Raises `PunchFailedError`."""
     from punch.client.relayed import relayed
@@ -246,7 +275,8 @@ async def _through_relay(
         key = await agreement.session_key()
     except WrongPeerError as error:
         raise PunchFailedError("wrong_peer", str(error)) from None
-    connection = await stack.enter_async_context(relayed(url, token(key)))
+    named = Named(Reach.of(meeting.rendezvous.local, meeting.rendezvous.edge_ip), quota.relays)
+    connection = await stack.enter_async_context(relayed(url, token(key), named))
     on_this = agreement.afresh()  # whatever has become of a punched connection, it is not the relayed one
     verdict = await on_this.examine(connection)
     if verdict != "kept":

@@ -14,8 +14,7 @@ from typing import Self
 
 from punch.client.sockets import bound_socket, choose_local, connect_result
 from punch.endpoint import Endpoint
-from punch.errors import FrameError
-from punch.probe.patience import within
+from punch.probe.patience import answer_or_silence
 from punch.probe.tcp import binding
 
 
@@ -28,7 +27,7 @@ class Look:
 
     def __init__(self, server: Endpoint, local: Endpoint | None = None) -> None:
         self.local = local or choose_local(None, server)
-        self._server = server
+        self.server = server
         self._sock = bound_socket(self.local)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._number = 0
@@ -43,14 +42,11 @@ class Look:
 
     def start(self) -> None:
         """Send the SYN."""
-        self._number = self._sock.connect_ex(self._server)
+        self._number = self._sock.connect_ex(self.server)
 
     async def external(self, patience_s: float) -> Endpoint | None:
-        """Where the server sees it come from; None if it does not say so in time. Call `start` before."""
-        try:
-            return await within(patience_s, self._seen())
-        except (OSError, EOFError, FrameError):
-            return None
+        """Where the server sees it come from; None, after `patience_s`, if it does not say so. Call `start` before."""
+        return await answer_or_silence(patience_s, self._seen())
 
     async def _seen(self) -> Endpoint | None:
         if self._number == errno.EINPROGRESS:

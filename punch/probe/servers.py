@@ -2,6 +2,11 @@
 
 A server is either an edge, `ws[s]://HOST:PORT`, which names its STUN endpoints and dials back when asked, or any STUN
 server, `stun:HOST[:PORT]` (RFC 7064), which names its other address if it is made for behavior discovery (RFC 5780).
+
+The endpoints that a server names are used at the address that it was reached at. Those at other addresses, of which
+RFC 5780 needs one, cannot be known to be its own. They have to be such as a server may name (`punch.client.reach`),
+two addresses at most, and one that has not answered as a STUN server is tried twice in a session and no more
+(`punch.client.quota`).
 """
 
 from __future__ import annotations
@@ -17,6 +22,10 @@ from dataclasses import dataclass
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
+from punch.client.named import Named
+from punch.client.quota import Servers as Uses
+from punch.client.reach import Reach
+from punch.client.sockets import source_address
 from punch.endpoint import EdgeUrl, Endpoint
 from punch.errors import EdgeUnreachableError, FrameError, InputError
 from punch.nat.probe import NotTested
@@ -36,6 +45,8 @@ from punch.probe.udpsocket import UdpSocket
 from punch.websocket import open_websocket, resolve, why
 
 CONNECT_TIMEOUT_S = 5.0
+MAX_ADDRESSES = 2
+"""At which a server has endpoints."""
 _STUN_URI = re.compile(r"stun:(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::(?P<port>[0-9]{1,5}))?")
 
 
@@ -66,6 +77,9 @@ class Knocker:
 
     def __init__(self, connection: ClientConnection, vantage: Vantage) -> None:
         self.vantage = vantage
+        self.local, self.remote = (
+            Endpoint.of(address) for address in (connection.local_address, connection.remote_address)
+        )
         self._connection = connection
         self._ids = itertools.count()
         self._waiting: dict[int, asyncio.Future[Dialled | Refused]] = {}
@@ -134,6 +148,7 @@ class Servers:
     """What RFC 5780 calls Da:Dp, Da:Ap, Aa:Dp and Aa:Ap, as far as they are to be had.
 
     `changes`: the primary answers from the other ones when asked by CHANGE-REQUEST. `knockers` by edge address.
+    `named` are those at other addresses than the primary one.
     """
 
     primary: Endpoint
@@ -142,6 +157,11 @@ class Servers:
     other_both: Endpoint | None
     changes: bool
     knockers: dict[str, Knocker]
+    named: Named
+
+    def answered(self, endpoint: Endpoint) -> None:
+        """There is a STUN server."""
+        self.named.answered(endpoint.ip)
 
     @property
     def endpoints(self) -> list[Endpoint | None]:
@@ -167,43 +187,59 @@ class Servers:
         await asyncio.gather(*(knocker.close() for knocker in self.knocks))
 
 
-async def find(wanted: Sequence[EdgeUrl | StunUri]) -> Servers:
+async def find(wanted: Sequence[EdgeUrl | StunUri], uses: Uses | None = None) -> Servers:
     """Ask every server what it has. The first one that has a second address serves alone, else the first two do.
 
-    Raises `EdgeUnreachableError`.
+    `uses` counts those of addresses that a server only names, over a session. Raises `EdgeUnreachableError`.
     """
-    found: list[tuple[list[Endpoint], Knocker | None]] = []
+    uses = uses or Uses()
+    found: list[tuple[list[Endpoint], Reach, Knocker | None]] = []
     try:
         for each in wanted:
             if isinstance(each, EdgeUrl):
                 knocker = await Knocker.connect(each)
-                found.append((list(knocker.vantage.stun), knocker))
+                reach = Reach.of(knocker.local, knocker.remote.ip)
+                found.append((list(knocker.vantage.stun), reach, knocker))
             else:
-                found.append((await _ask(each), None))
+                found.append((*await _ask(each), None))
+        servers = [
+            (_usable(endpoints, named := Named(reach, uses)), named, knocker) for endpoints, reach, knocker in found
+        ]
+        for url, (usable, *_others) in zip(wanted, servers, strict=True):
+            if not usable:
+                raise EdgeUnreachableError(str(url), "it names STUN servers only at addresses that cannot be its own")
     except BaseException:
-        await asyncio.gather(*(knocker.close() for _endpoints, knocker in found if knocker is not None))
+        await asyncio.gather(*(knocker.close() for *_others, knocker in found if knocker is not None))
         raise
-    found.sort(key=lambda server: len(server[0]) != 4)
-    knockers = {endpoint.ip: knocker for endpoints, knocker in reversed(found) if knocker for endpoint in endpoints}
-    first, *others = (endpoints for endpoints, _knocker in found)
+    servers.sort(key=lambda server: len(server[0]) != 4)
+    knockers = {each.ip: knocker for usable, _, knocker in reversed(servers) if knocker for each in usable}
+    first, named, _knocker = servers[0]
     alone = len(first) == 4
-    second = first[2:] if alone else next((each for each in others if each[0].ip != first[0].ip), [])
+    second = first[2:] if alone else next((each for each, *_ in servers[1:] if each[0].ip != first[0].ip), [])
     other_address, other_both, *_rest = [*second, None, None]
     other_port = first[1] if len(first) > 1 else None
-    return Servers(first[0], other_port, other_address, other_both, changes=alone, knockers=knockers)
+    return Servers(first[0], other_port, other_address, other_both, changes=alone, knockers=knockers, named=named)
 
 
-async def _ask(uri: StunUri) -> list[Endpoint]:
+def _usable(endpoints: Sequence[Endpoint], named: Named) -> list[Endpoint]:
+    """Those of a server's endpoints that packets may go to, with this once more."""
+    ips = list(dict.fromkeys(each.ip for each in endpoints))[:MAX_ADDRESSES]
+    allowed = {ip for ip in ips if named.refuses(ip) is None}
+    return [each for each in endpoints if each.ip in allowed]
+
+
+async def _ask(uri: StunUri) -> tuple[list[Endpoint], Reach]:
     """The endpoints of a STUN server: its own alone, or all four."""
     try:
         primary = await resolve(EdgeUrl(uri.host, uri.port), socket.AF_INET)
+        own = Endpoint(source_address(primary), 0)
     except OSError as error:
         raise EdgeUnreachableError(str(uri), why(error)) from None
     async with UdpSocket.open(primary) as asking:
         reply = await asking.bind(primary, CONNECT_TIMEOUT_S)
     if reply is None:
         raise EdgeUnreachableError(str(uri), f"no answer within {CONNECT_TIMEOUT_S:g} s")
-    other = reply.other
-    if other is None or other.ip == primary.ip or other.port == primary.port:
-        return [primary]
-    return [primary, Endpoint(primary.ip, other.port), Endpoint(other.ip, primary.port), other]
+    other, reach = reply.other, Reach.of(own, primary.ip)
+    if other is None or other.ip == primary.ip or other.port in (0, primary.port):
+        return [primary], reach
+    return [primary, Endpoint(primary.ip, other.port), Endpoint(other.ip, primary.port), other], reach

@@ -21,7 +21,7 @@ from punch.nat.probe import NotTested
 from punch.probe import stun
 from punch.probe.frames import CONNECTED, Dialled
 from punch.probe.lifetime import punctually
-from punch.probe.patience import EXPECTED, within
+from punch.probe.patience import EXPECTED, answer_or_silence, within
 from punch.probe.servers import Servers
 from punch.probe.stun import Message, MessageClass
 
@@ -105,7 +105,8 @@ class TcpTests:
     async def hairpinning(self) -> str | NotTested:
         """RFC 5382 section 7.2: two sockets connect to each other's external endpoint, each opening its own filter.
 
-        A hairpinned SYN with an internal source is never seen: its SYN-ACK goes past the NAT, and is refused.
+        A hairpinned SYN with an internal source is never seen: its SYN-ACK goes past the NAT, and is refused. The
+        external endpoints are what the server says, so it takes the same time whatever is there.
         """
         ends: list[tuple[Endpoint, Endpoint]] = []
         with contextlib.ExitStack() as connections:
@@ -114,6 +115,9 @@ class TcpTests:
                 external = await self._mapped(connections, local, self._servers.primary)
                 if external is None:
                     return NotTested(f"{self._servers.primary} does not answer")
+                why = self._servers.named.reach.refuses_peer(external)
+                if why is not None:
+                    return NotTested(f"the server says that this host is at {external}: {why}")
                 ends.append((local, external))
             (one, one_outside), (other, other_outside) = ends
             listeners = [connections.enter_context(_listening(local)) for local in (one, other)]
@@ -122,9 +126,12 @@ class TcpTests:
                 asyncio.create_task(_dial(local, target))
                 for local, target in ((one, other_outside), (other, one_outside))
             ]
+            over = asyncio.create_task(asyncio.sleep(self._patience_s))
             try:
                 connected = await within(self._patience_s, _any([*arrivals, *dials]))
+                await over
             finally:
+                over.cancel()
                 for task in (*arrivals, *dials):
                     await _cancelled(task)
         return "external-source" if connected else "none"
@@ -168,14 +175,16 @@ class TcpTests:
         """Connect from `local` and ask the server what it sees; the connection stays open as long as `connections`."""
         try:
             return await self._bound(connections.enter_context(bound_socket(local)), server)
-        except (OSError, EOFError, FrameError):
+        except OSError:  # no socket is to be had
             return None
 
     async def _bound(self, sock: socket.socket, server: Endpoint) -> Endpoint | None:
-        """Connect and ask what the server sees; None if it does not answer. Raises what `binding` does."""
+        """Connect and ask what the server sees; None if it does not answer, after the same time whatever the reason."""
         patience_s = self._patience_s * (EXPECTED if self._answered else 1)
-        external = await within(patience_s, _connect_and_bind(sock, server))
-        self._answered |= external is not None
+        external = await answer_or_silence(patience_s, _connect_and_bind(sock, server))
+        if external is not None:
+            self._answered = True
+            self._servers.answered(server)
         return external
 
 

@@ -108,6 +108,10 @@ class UdpTests:
             ends = [await self._mapped(sock, self._servers.primary) for sock in (one, other)]
             if ends[0] is None or ends[1] is None:
                 return self._no_answer
+            for end in (ends[0], ends[1]):
+                why = self._servers.named.reach.refuses_peer(end)
+                if why is not None:
+                    return NotTested(f"the server says that this host is at {end}: {why}")
             arrivals = [asyncio.create_task(sock.strays.get()) for sock in (one, other)]
             try:
                 deadline = asyncio.get_running_loop().time() + self._patience_s
@@ -179,7 +183,9 @@ class UdpTests:
     async def _mapped(self, sock: UdpSocket, server: Endpoint) -> Endpoint | None:
         """The socket's external endpoint as the server sees it, for which a server that has answered gets more time."""
         external = await sock.mapped(server, self._patience_s * (EXPECTED if self._answered else 1))
-        self._answered |= external is not None
+        if external is not None:
+            self._answered = True
+            self._servers.answered(server)
         return external
 
     @property

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from punch.client.quota import Servers
 from punch.endpoint import EdgeUrl, Endpoint
 from punch.errors import EdgeUnreachableError, InputError
 from punch.nat.behavior import PortAllocation
@@ -76,19 +77,19 @@ class Sight:
         return Look(self.servers[0]), Look(self.servers[0])
 
 
-async def measure(edge: EdgeUrl) -> Sight:
-    """How this host's NAT allocates; nothing where the edge has no STUN server."""
+async def measure(edge: EdgeUrl, uses: Servers) -> Sight:
+    """How this host's NAT allocates; nothing where the edge has no STUN server. `uses`: see `punch.probe.servers`."""
     from punch.probe import servers
 
     try:
-        found = await servers.find([edge])
+        found = await servers.find([edge], uses)
     except EdgeUnreachableError:
         return Sight()
     await found.close()
-    return await _look(tuple(each for each in found.endpoints if each is not None))
+    return await _look(tuple(each for each in found.endpoints if each is not None), uses)
 
 
-async def _look(endpoints: tuple[Endpoint, ...]) -> Sight:
+async def _look(endpoints: tuple[Endpoint, ...], uses: Servers) -> Sight:
     """The allocation as the `endpoints` of a STUN server see it, the primary one first."""
     primary, *others = endpoints
     with contextlib.ExitStack() as stack:
@@ -100,6 +101,9 @@ async def _look(endpoints: tuple[Endpoint, ...]) -> Sight:
         for each in (*fresh, *same):
             each.start()
         seen = await asyncio.gather(*(each.external(_PATIENCE_S) for each in (*fresh, *same)))
+    for each, external in zip((*fresh, *same), seen, strict=True):
+        if external is not None:
+            uses.answered(each.server.ip)
     first, elsewhere = seen[0], [external for external in seen[_FRESH:] if external is not None]
     dependent = any(external != first for external in elsewhere) if elsewhere and first is not None else None
     ports = [(each.local.port, external.port) for each, external in zip(fresh, seen, strict=False) if external]

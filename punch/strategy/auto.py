@@ -77,7 +77,7 @@ class Auto(Strategy):
     async def prepare(self, preparation: Preparation) -> str | None:
         """See `Strategy`: looks at the own NAT, and prepares what a NAT like that may need."""
         self._prepared, self._told = {}, {}  # what was learned for an earlier registration may have changed
-        self._own = await traits.look(preparation.edge)
+        self._own = await traits.look(preparation.edge, preparation.stun)
         preparation.report("own_nat", **self._own.to_json(), words=str(self._own))
         needed = _needed(self._own)
         self._prepared = {name: STRATEGIES[name]() for name in needed}

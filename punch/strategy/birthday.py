@@ -9,9 +9,9 @@ whichever of the two SYNs was first; the probability that one does is `punch.nat
 It needs NATs that drop unsolicited SYNs: a RST would shut each door at once. So every port is dialled once, and a
 refusal ends it.
 
-Budget. `PER_S` bounds new SYNs; the kernel repeats those that are unanswered about once a second, which at most
-doubles it. Descriptors: one a port, the soft limit is raised as far as it goes; where that is not enough there are
-fewer ports, which is said. Every probe goes to the IP address at which the edge saw the peer, and to no other.
+Budget. `PER_S` bounds new SYNs; the kernel repeats those that are unanswered about once a second, a probe's `_REPEATS`
+times. Descriptors: one a port, the soft limit is raised as far as it goes; where that is not enough there are fewer
+ports, which is said. Every probe goes to the IP address at which the edge saw the peer, and to no other.
 Where neither host is such a one this is `reuse`.
 """
 
@@ -35,6 +35,7 @@ from punch.strategy.reuse import Reuse
 
 _GUESSED = range(1024, 65536)
 _BURST = 8  # dials without a pause
+_REPEATS = 2  # of the SYN of a probe, for the case that a port is opened, or the SYN lost, later
 
 Item = TypeVar("Item")
 
@@ -48,7 +49,7 @@ class Birthday(Strategy):
 
     async def prepare(self, preparation: Preparation) -> str | None:
         """See `Strategy`."""
-        self._own = (await measure(preparation.edge)).allocation
+        self._own = (await measure(preparation.edge, preparation.stun)).allocation
         return self._own.encode()
 
     async def punch(self, meeting: Meeting) -> None:
@@ -87,7 +88,8 @@ class Birthday(Strategy):
         meeting.fire()
         ports = random.sample([port for port in _GUESSED if port != public.port], count)
         async for port in _paced(ports, self._rate_per_s):
-            meeting.puncher.dial(Candidate(Endpoint(public.ip, port), "guess"), attempts=1)
+            guess = Candidate(Endpoint(public.ip, port), "guess")
+            meeting.puncher.dial(guess, attempts=1, repeats=_REPEATS)
 
 
 def _budget(meeting: Meeting, wanted: int) -> int:

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import asyncio
 
-from punch.client.hops import mortal_ttl
+from punch.client.candidates import Candidate
+from punch.client.hops import MAX_HOPS, mortal_ttl
 from punch.errors import SignalError, TamperedError
 from punch.strategy.meeting import Meeting, Strategy
 
@@ -57,7 +58,10 @@ class _UnableError(Exception):
 
 async def _open(meeting: Meeting) -> None:
     """Open our NAT once the peer is ready, and say so. Never returns, for our part is done."""
-    ttl = await mortal_ttl(meeting.own.public.ip, meeting.peer.contact.public.ip)
+    public = meeting.peer.contact.public
+    ttl = None
+    if meeting.admission.datagrams(Candidate(public, "public"), MAX_HOPS):
+        ttl = await mortal_ttl(meeting.own.public.ip, public.ip)
     await _hear(meeting, READY)
     if ttl is None:
         await meeting.signal(UNABLE)

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from punch.client.admission import Admission
 from punch.client.candidates import Candidate
 from punch.client.puncher import Puncher, sleep_until
+from punch.client.quota import Servers
 from punch.client.rendezvous import Rendezvous
 from punch.client.signals import Signals
 from punch.endpoint import EdgeUrl, Endpoint
@@ -23,7 +25,8 @@ class Meeting:
     be dialled (None: at once), `begin_key` starts the computation of the session key, which takes tens of milliseconds
     of a CPU: a strategy that waits anyway calls it before, the others leave it to `fire`. `beside` are IPv6 addresses
     of the peer, to dial beside its IPv4 ones. They are no strategy's business: `dial_beside` runs beside every one of
-    them, for there is no NAT on the way, and firewalls open when both dial at once (RFC 6092 section 3.3).
+    them, for there is no NAT on the way, and firewalls open when both dial at once (RFC 6092 section 3.3). What is sent
+    to the peer other than by the puncher, `admission` has to allow.
     """
 
     role: Role
@@ -37,6 +40,7 @@ class Meeting:
     start_at: float | None
     begin_key: Callable[[], None]
     report: Reporter
+    admission: Admission
     beside: Sequence[Candidate] = ()
 
     async def leave(self) -> None:
@@ -77,13 +81,14 @@ class Preparation:
     """What a strategy knows before its client registers: the edge, and the `local` address to punch from.
 
     The strategy calls `outdate` when the traits are no longer correct: the client prepares and registers again, unless
-    the peer is known by then.
+    the peer is known by then. `stun` counts how often the STUN servers are used that the edge names.
     """
 
     edge: EdgeUrl
     local: Endpoint
     report: Reporter
     outdate: Callable[[], None]
+    stun: Servers
 
 
 class Strategy(Protocol):

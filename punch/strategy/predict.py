@@ -53,7 +53,7 @@ class Predict(Strategy):
 
     async def prepare(self, preparation: Preparation) -> str | None:
         """See `Strategy`."""
-        self._own = await measure(preparation.edge)
+        self._own = await measure(preparation.edge, preparation.stun)
         return self._own.allocation.encode()
 
     async def punch(self, meeting: Meeting) -> None:

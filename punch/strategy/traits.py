@@ -20,14 +20,16 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any, TypeVar
 
+from punch.client.quota import Servers as Uses
 from punch.client.sockets import bound_socket, choose_local, connect_result
 from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import EdgeUnreachableError, FrameError
+from punch.errors import EdgeUnreachableError
 from punch.nat import probe
 from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
 from punch.nat.probe import NotTested
 from punch.probe import servers
 from punch.probe.frames import Dialled
+from punch.probe.patience import answer_or_silence
 from punch.probe.servers import Servers
 from punch.probe.tcp import TcpTests, binding
 
@@ -38,6 +40,7 @@ _LONGEST_S = 3.0  # in all, however far the edge is
 _ROUND_TRIPS = 6  # to be added to what it may take in all
 _PATIENCE_S = 0.5  # beyond two round trips
 _LONGEST_PATIENCE_S = 0.9
+_MARGIN_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +128,16 @@ def read(text: str | None) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-async def look(edge: EdgeUrl) -> Traits:
-    """Find out within `LIMIT_S` and some round trips; what takes longer, or needs another edge, is not known."""
+async def look(edge: EdgeUrl, uses: Uses | None = None) -> Traits:
+    """Find out within `LIMIT_S` and some round trips; what takes longer, or needs another edge, is not known.
+
+    `uses`: see `punch.probe.servers`.
+    """
     begun = time.monotonic()
     found: Servers | None = None
     try:
         async with asyncio.timeout(LIMIT_S) as limit:
-            found = await servers.find([edge])
+            found = await servers.find([edge], uses)
             round_trip_s = (time.monotonic() - begun) / 2  # TCP's handshake, and the WebSocket's
             ends_at = begun + min(LIMIT_S + _ROUND_TRIPS * round_trip_s, _LONGEST_S)
             limit.reschedule(asyncio.get_running_loop().time() + ends_at - time.monotonic())
@@ -144,24 +150,28 @@ async def look(edge: EdgeUrl) -> Traits:
 
 
 async def _look(found: Servers, ends_at: float) -> Traits:
-    endpoints = [each for each in found.endpoints if each is not None]
     local = choose_local(None, found.primary)
     begun = time.monotonic()
-    externals = await _external(local, endpoints)
+    servers_s = ends_at - begun - _MARGIN_S
+    externals = await _external(local, [each for each in found.endpoints if each is not None], servers_s)
     now = time.monotonic()
+    for server in externals:
+        found.answered(server)
+    if found.primary not in externals:
+        return Traits()
     two_round_trips_s = now - begun
     # A mapping has to be made and the edge to be asked before there is silence to listen to.
     patience_s = min(
-        _LONGEST_PATIENCE_S, _PATIENCE_S + two_round_trips_s, ends_at - now - 1.5 * two_round_trips_s - 0.05
+        _LONGEST_PATIENCE_S, _PATIENCE_S + two_round_trips_s, ends_at - now - 1.5 * two_round_trips_s - _MARGIN_S
     )
-    first, *others = (None if each is None else externals[each] for each in found.endpoints)
+    first, *others = (None if each is None else externals.get(each) for each in found.endpoints)
     assert first is not None
     mapping = probe.mapping(first, *others)
     known = Traits(
         first != local,
         None if isinstance(mapping, NotTested) else mapping,
-        port=externals[endpoints[-1]].port,
-        **_allocation(local, [externals[each] for each in endpoints]),
+        port=list(externals.values())[-1].port,
+        **_allocation(local, list(externals.values())),
     )
     if patience_s <= 0:
         return known
@@ -183,27 +193,25 @@ async def _look(found: Servers, ends_at: float) -> Traits:
     )
 
 
-async def _external(local: Endpoint, toward: list[Endpoint]) -> dict[Endpoint, Endpoint]:
-    """What each server sees of `local`, whose SYNs leave in that order and at once. Raises `OSError`."""
+async def _external(local: Endpoint, toward: list[Endpoint], patience_s: float) -> dict[Endpoint, Endpoint]:
+    """What each server sees of `local`, whose SYNs leave in that order and at once; without those that do not answer.
+
+    If there are any, it takes `patience_s`, however they do not. Raises `OSError`.
+    """
     with contextlib.ExitStack() as stack:
         dialled: list[tuple[Endpoint, socket.socket]] = []
         for server in toward:
             sock = stack.enter_context(bound_socket(local))
             sock.connect_ex(server)
             dialled.append((server, sock))
-        seen = await asyncio.gather(*(_ask(sock) for _server, sock in dialled))
-    return {server: external for (server, _sock), external in zip(dialled, seen, strict=True)}
+        seen = await asyncio.gather(*(answer_or_silence(patience_s, _ask(sock)) for _server, sock in dialled))
+    pairs = zip(dialled, seen, strict=True)
+    return {server: external for (server, _sock), external in pairs if external is not None}
 
 
-async def _ask(sock: socket.socket) -> Endpoint:
+async def _ask(sock: socket.socket) -> Endpoint | None:
     number = await connect_result(sock)
-    try:
-        external = await binding(sock) if number == 0 else None
-    except (EOFError, FrameError):
-        external = None
-    if external is None:
-        raise OSError(number, "the edge does not answer as a STUN server")
-    return external
+    return await binding(sock) if number == 0 else None
 
 
 def _allocation(local: Endpoint, externals: list[Endpoint]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ BAD_INPUT = [
     (["send", "{file}", "--edge", "{edge}", "--key-file", "{directory}/none"], "key-file: "),
     (["send", "{file}", "--edge", "{edge}", "--bind", "1.2.3"], "bind: '1.2.3'"),
     (["send", "{file}", "--edge", "{edge}", "--bind", "192.0.2.1:0"], "bind: '192.0.2.1:0'"),
+    (["send", "{file}", "--edge", "{edge}", "--bind", "127.0.0.1:443"], "bind: '127.0.0.1:443'"),
     (["send", "{file}", "--edge", "{edge}", "--strategy", "hope"], "strategy: 'hope'"),
     (["send", "{file}", "--edge", "{edge}", "--deadline", "-1"], "deadline: '-1'"),
     (["send", "{file}", "--edge", "{edge}", "--deadline", "nan"], "deadline: 'nan'"),

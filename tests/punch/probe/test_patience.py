@@ -8,6 +8,9 @@ import time
 
 import pytest
 
+from punch.client.named import Named
+from punch.client.quota import Servers as Uses
+from punch.client.reach import Reach
 from punch.endpoint import Endpoint
 from punch.nat.behavior import Filtering
 from punch.nat.probe import FEWEST_PORTS, NotTested, pooling
@@ -72,7 +75,8 @@ class SlowServer:
     @property
     def servers(self) -> Servers:
         primary, other_port, other_address, other_both = self._addresses.endpoints
-        return Servers(primary, other_port, other_address, other_both, changes=True, knockers={})
+        named = Named(Reach.of(primary, primary.ip), Uses())
+        return Servers(primary, other_port, other_address, other_both, changes=True, knockers={}, named=named)
 
     async def serve(self) -> None:
         """Answer; from the first CHANGE-REQUEST on nothing for a while, as a process that is not scheduled."""

@@ -1,0 +1,65 @@
+"""What a meeting may dial: the addresses that `punch.client.reach` allows, as often as `punch.client.quota` does.
+
+Every connect to a peer, and every datagram, passes here. What is refused is reported once per address, and has no
+other effect that an edge could see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from punch.client.candidates import Candidate
+from punch.client.quota import Quota
+from punch.client.reach import Reach
+from punch.endpoint import Endpoint
+from punch.events import Reporter
+
+LIMIT_REACHED = "the limit for addresses at which the peer has not been found"
+
+
+class Admission:
+    """Of one meeting. `reaches` are those of the client's addresses to punch from, one of each family."""
+
+    def __init__(self, quota: Quota, reaches: Collection[Reach], report: Reporter) -> None:
+        self._quota, self._reaches, self._report = quota, reaches, report
+        self._confirmed: set[Endpoint] = set()
+        self._reported: set[str] = set()
+        quota.begin_meeting()
+
+    def confirm(self, address: Endpoint) -> None:
+        """The peer itself has named this host candidate, in words that nobody else can say: the rules do not matter."""
+        self._confirmed.add(address)
+
+    def allowed(self, targets: Iterable[Candidate]) -> list[Candidate]:
+        """Those that the rules allow; the others are reported."""
+        return [target for target in targets if self._refusal(target) is None]
+
+    def connects(self, target: Candidate, wanted: int | None) -> int:
+        """How many of the wanted connects (None: no limit) a dial may make; 0 for none."""
+        if self._refusal(target) is not None:
+            return 0
+        granted = self._quota.connects(target, wanted)
+        if not granted:
+            self._refused(target.address.ip, str(target.address), LIMIT_REACHED)
+        return granted
+
+    def datagrams(self, target: Candidate, count: int) -> bool:
+        """Whether so many datagrams may be sent to the address."""
+        return self._refusal(target) is None and self._quota.datagrams(target.address.ip, count)
+
+    def _refusal(self, target: Candidate) -> str | None:
+        address = target.address
+        if target.kind == "private" and address in self._confirmed:
+            return None
+        reach = next((each for each in self._reaches if each.own.family == address.family), None)
+        if reach is None:
+            return None  # there is no socket that could dial it
+        why = reach.refuses_host(address) if target.kind == "private" else reach.refuses_peer(address)
+        if why is not None:
+            self._refused(str(address), str(address), why)
+        return why
+
+    def _refused(self, key: str, address: str, why: str) -> None:
+        if key not in self._reported:
+            self._reported.add(key)
+            self._report("candidate_refused", address=address, reason=why)
