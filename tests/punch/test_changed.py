@@ -23,7 +23,7 @@ from tests.punch.transfers import bar
 from tests.punch.wires import channels, run
 
 FRAME = 65_520
-SIZE = 6 * FRAME
+SIZE = 40 * FRAME  # more than is read ahead
 OLD, NEW = b"A", b"B"
 
 Result = list[FileDone] | BaseException

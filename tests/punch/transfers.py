@@ -12,10 +12,14 @@ from punch.client.channel import Channel, Kind
 from punch.client.inbox import Inbox
 from punch.client.offer import FileDone
 from punch.client.outgoing import Outgoing
+from punch.client.owner import Owner
 from punch.client.progress import Progress
 from punch.client.transfer import Received, receive_files, send_files
+from punch.code import Code
 from tests.punch.recorder import Recorder
 from tests.punch.wires import channels
+
+OWNER = Owner.of_code(Code.parse("k7x2mq-amber-falcon-tulip"))
 
 
 def bar(total: int | None) -> Progress:
