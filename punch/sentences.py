@@ -8,6 +8,8 @@ from typing import Any, cast
 from punch.events import Sentence
 from punch.fields import printable
 
+_LONGEST_NAME = 120  # characters
+
 SHOWN = 10
 """Lines for one event at most, where there may be thousands."""
 
@@ -20,6 +22,34 @@ def human_size(count: int) -> str:
             return f"{count} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def offer_text(fields: Mapping[str, Any]) -> str:
+    """What is offered, as `punch.client.summary` has it. Names come last, so that they can imitate nothing else."""
+    size = "an unknown number of bytes" if fields["bytes"] is None else human_size(fields["bytes"])
+    counted = [_counted(fields["files"], "file"), _counted(fields["directories"], "directory", "directories"), size]
+    counted += [f"{fields[kind]} {kind}" for kind in ("sensitive", "hidden", "executable") if fields[kind]]
+    lines = [f"Offered: {', '.join(counted)}"]
+    for each in fields["entries"]:
+        warning = "!" if {"hidden", "sensitive"} & set(each["marks"]) else " "
+        held = "" if each["size"] is None else human_size(each["size"])
+        if each["name"].endswith("/"):
+            held = f"{_counted(each['files'], 'file')}, {held}"
+        marks = ", ".join(each["marks"])
+        lines.append(f"{warning} {marks:<11} {held:>11}  {printable(_middle_cut(each['name']))}")
+    lines += [f"! and {count} more {kind}" for kind, count in fields["unlisted"].items() if count and kind != "other"]
+    if fields["unlisted"]["other"]:
+        lines.append(f"  and {fields['unlisted']['other']} more")
+    return "\n".join(lines)
+
+
+def _counted(count: int, one: str, many: str | None = None) -> str:
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
+
+
+def _middle_cut(name: str) -> str:
+    """The name, or its beginning and its end, with which it says what it is."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2]} ... {name[-_LONGEST_NAME // 2 :]}"
 
 
 def _registered(fields: Mapping[str, Any]) -> str:
@@ -74,6 +104,8 @@ CLIENT = cast(
             f"The tunnel broke ({fields['reason']}); trying for {fields['resume_for_s']:g} s to go on."
         ),
         "resumed": _resumed,
+        "offered": lambda fields: None if fields["asked"] else offer_text(fields),
+        "asked": lambda _fields: "Waiting for the receiver to accept.",
         "skipped": _skipped,
         "untold": lambda fields: (
             f"Everything is stored; waiting up to {fields['tell_for_s']:g} s in case the sender has not heard."

@@ -78,7 +78,7 @@ def test_a_directory_crosses_two_nats_though_its_receiver_is_killed_and_a_nat_re
             edges.wait()
             punch, common = [sys.executable, "-m", "punch"], ["--edge", f"ws://{lab.anycast}:{PORT}", "--json"]
             sender = EventProcess(lab["a"], [*punch, "send", str(project), "--code", CODE, *common])
-            receive = [*punch, "receive", CODE, "--dir", str(inbox), *common]
+            receive = [*punch, "receive", CODE, "--yes", "--dir", str(inbox), *common]
             receiver = EventProcess(lab["b"], receive)
             # In the middle of the first of the three big files.
             assert wait_for([sender, receiver], lambda: _arrived(inbox) > 2 * MEGABYTE, PATIENCE_S), sender.events

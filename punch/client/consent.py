@@ -16,12 +16,15 @@ from typing import Any
 from punch.client.channel import Channel, Kind
 from punch.client.conversation import hear
 from punch.client.offer import Offered
+from punch.client.summary import summarize
 from punch.errors import PunchError, TamperedError
+from punch.events import Reporter
+from punch.fields import Json
 
 ASK_AGAIN_S = 10.0
 
-Question = Callable[[Sequence[Offered]], Awaitable[bool]]
-"""Asks the user whether to accept an offer. Cancelled when there is nothing to answer any more."""
+Question = Callable[[Json], Awaitable[bool]]
+"""Asks the user whether to accept an offer, by its summary. Cancelled when there is nothing to answer any more."""
 
 
 class DeclinedError(PunchError):
@@ -29,9 +32,13 @@ class DeclinedError(PunchError):
 
 
 class Consent:
-    """The answers of one session: what was accepted is not asked about again when another tunnel brings it."""
+    """The answers of one session: what was accepted is not asked about again when another tunnel brings it.
 
-    def __init__(self, question: Question) -> None:
+    Every offer is reported as the event `offered`. Without a question each is accepted.
+    """
+
+    def __init__(self, report: Reporter, question: Question | None = None) -> None:
+        self._report = report
         self._question = question
         self._accepted: list[Offered] | None = None
 
@@ -39,7 +46,14 @@ class Consent:
         """Ask. Raises `DeclinedError`; `ChannelError` and `AbortedError` if the sender goes away meanwhile."""
         if self._accepted == list(offered):
             return
-        asking = asyncio.ensure_future(self._question(offered))
+        summary = summarize(offered)
+        self._report("offered", asked=self._question is not None, **summary)
+        if self._question is not None:
+            await self._ask(channel, self._question(summary))
+        self._accepted = list(offered)
+
+    async def _ask(self, channel: Channel, question: Awaitable[bool]) -> None:
+        asking = asyncio.ensure_future(question)
         hearing = asyncio.create_task(channel.readable())
         either: set[asyncio.Future[Any]] = {asking, hearing}
         try:
@@ -57,4 +71,3 @@ class Consent:
             await asyncio.gather(asking, hearing, return_exceptions=True)
         if not accepted:
             raise DeclinedError("what was offered was not accepted, and nothing was stored")
-        self._accepted = list(offered)

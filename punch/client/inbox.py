@@ -52,10 +52,20 @@ class Inbox:
         if not os.access(directory, os.W_OK | os.X_OK):
             os.close(self._fd)
             raise InputError("dir", str(directory), "a writable directory")
+        self.path = str(directory.resolve())
         self._force = force
         self._partials = Partials(self._fd, owner or Owner.nobody())
         self._held: dict[FileInfo, _Held] = {}
         self._stored: dict[Offered, FileDone | None] = {}
+
+    @property
+    def owner(self) -> Owner:
+        """The session that unfinished files belong to; to be set before there are any."""
+        return self._partials.owner
+
+    @owner.setter
+    def owner(self, owner: Owner) -> None:
+        self._partials = Partials(self._fd, owner)
 
     def __enter__(self) -> Self:
         return self

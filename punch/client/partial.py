@@ -36,12 +36,12 @@ class Partials:
 
     def __init__(self, directory_fd: int, owner: Owner) -> None:
         self._parent = directory_fd
-        self._owner = owner
+        self.owner = owner
         self._fd: int | None = None
 
     def name(self, name: str, size: int | None) -> str:
         """The name of an unfinished file, in the directory of `fd`."""
-        return self._owner.name(name, size)
+        return self.owner.name(name, size)
 
     @property
     def fd(self) -> int:
@@ -79,7 +79,7 @@ class Partials:
     def close(self) -> None:
         """Remove the directory if there is nothing in it. The object can be used again."""
         with contextlib.suppress(OSError):
-            os.rmdir(self._owner.directory, dir_fd=self._parent)
+            os.rmdir(self.owner.directory, dir_fd=self._parent)
         self._forget()
 
     def _forget(self) -> None:
@@ -89,7 +89,7 @@ class Partials:
 
     def _opened(self, *, create: bool) -> int:
         if self._fd is None:
-            name = self._owner.directory
+            name = self.owner.directory
             if create:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o700, dir_fd=self._parent)
