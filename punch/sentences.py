@@ -30,17 +30,21 @@ def offer_text(fields: Mapping[str, Any]) -> str:
     counted = [_counted(fields["files"], "file"), _counted(fields["directories"], "directory", "directories"), size]
     counted += [f"{fields[kind]} {kind}" for kind in ("sensitive", "hidden", "executable") if fields[kind]]
     lines = [f"Offered: {', '.join(counted)}"]
-    for each in fields["entries"]:
+    rows = [(", ".join(each["marks"]), _held(each), each) for each in fields["entries"]]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
+    for marks, held, each in rows:
         warning = "!" if {"hidden", "sensitive"} & set(each["marks"]) else " "
-        held = "" if each["size"] is None else human_size(each["size"])
-        if each["name"].endswith("/"):
-            held = f"{_counted(each['files'], 'file')}, {held}"
-        marks = ", ".join(each["marks"])
-        lines.append(f"{warning} {marks:<11} {held:>11}  {printable(_middle_cut(each['name']))}")
+        name = printable(_middle_cut(each["name"]))
+        lines.append(f"{warning} {marks:<{widths[0]}}  {held:>{widths[1]}}  {name}")
     lines += [f"! and {count} more {kind}" for kind, count in fields["unlisted"].items() if count and kind != "other"]
     if fields["unlisted"]["other"]:
         lines.append(f"  and {fields['unlisted']['other']} more")
     return "\n".join(lines)
+
+
+def _held(entry: Mapping[str, Any]) -> str:
+    size = "?" if entry["size"] is None else human_size(entry["size"])
+    return f"{_counted(entry['files'], 'file')}, {size}" if entry["name"].endswith("/") else size
 
 
 def _counted(count: int, one: str, many: str | None = None) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import termios
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from punch.fields import printable
@@ -45,42 +45,51 @@ class Terminal:
 
     async def accepts(self, summary: Mapping[str, Any], directory: str) -> bool:
         """Show what is offered and ask whether to store it. No answer, or the end of the terminal, is no."""
-        self._say(f"{offer_text(summary)}\n")
+        await self._say(f"{offer_text(summary)}\n")
         question = f"Store this in {printable(directory)}? [y/N] "
         with contextlib.suppress(termios.error):  # what was typed before was no answer to this
             termios.tcflush(self._fd, termios.TCIFLUSH)
         answered = False
         try:
             while True:
-                self._say(question)
+                await self._say(question)
                 answer = await self._line()
                 answered = answer is not None and answer.endswith("\n")
                 word = (answer or "").strip().lower()
                 if word in _YES or word in _NO:
                     return word in _YES
         finally:
-            if not answered:
-                self._say("\n")  # the cursor is still behind the question
+            if not answered:  # the cursor is still behind the question
+                with contextlib.suppress(OSError):
+                    os.write(self._fd, b"\n")
 
     async def _line(self) -> str | None:
         """The next line, with its end; less, or None, at the end of the terminal."""
-        loop, ready = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(self._fd, ready.set)
-        try:
-            while True:
-                await ready.wait()
-                ready.clear()
-                try:
-                    return os.read(self._fd, _LONGEST).decode(errors="replace") or None
-                except BlockingIOError:
-                    continue
-                except OSError:
-                    return None
-        finally:
-            loop.remove_reader(self._fd)
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._ready(loop.add_reader, loop.remove_reader)
+            try:
+                return os.read(self._fd, _LONGEST).decode(errors="replace") or None
+            except BlockingIOError:
+                continue
+            except OSError:
+                return None
 
-    def _say(self, text: str) -> None:
+    async def _say(self, text: str) -> None:
+        loop = asyncio.get_running_loop()
         data = memoryview(text.encode(errors="replace"))
-        with contextlib.suppress(OSError):  # the terminal may have gone, or may be stopped
-            while data:
+        while data:
+            try:
                 data = data[os.write(self._fd, data) :]
+            except BlockingIOError:  # it is stopped, or slow
+                await self._ready(loop.add_writer, loop.remove_writer)
+            except OSError:
+                return  # it has gone; the next read says so
+
+    async def _ready(self, add: Callable[..., object], remove: Callable[[int], object]) -> None:
+        ready = asyncio.Event()
+        add(self._fd, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            remove(self._fd)

@@ -112,7 +112,8 @@ def _receive(arguments: argparse.Namespace) -> int:
     if arguments.stdout and (arguments.dir is not None or arguments.force):
         raise InputError("stdout", arguments.dir or "--force", "neither --dir nor --force beside --stdout")
     with contextlib.ExitStack() as stack:
-        target: Inbox | Outlet = stack.enter_context(_target(arguments))
+        target = _target(arguments)
+        stack.enter_context(target)
         key = key_of(arguments)
         code = Code.parse(arguments.code) if key is None and arguments.code != "-" else None
         terminal = stack.enter_context(_terminal(arguments))

@@ -12,6 +12,9 @@ from punch.client.offer import FileDone, FileInfo, Offered, StreamInfo
 from punch.client.worker import Worker
 from punch.errors import ConnectionLostError
 
+_BATCH = 256 * 1024
+"""Bytes that are passed on to the thread at once: fewer would cost more for that than for writing them."""
+
 
 class Arriving:
     """The files of one offer. All that touches the inbox is done by `worker`.
@@ -25,6 +28,8 @@ class Arriving:
         self._inbox = inbox
         self._incoming: Incoming | None = None
         self._arrived: list[Incoming | FileDone] = []
+        self._batch: list[bytes] = []
+        self._size = 0
 
     async def begin(self, info: FileInfo | StreamInfo, start: int) -> None:
         """A file, from that byte."""
@@ -36,15 +41,26 @@ class Arriving:
 
     async def write(self, data: bytes) -> None:
         """The next bytes of the file."""
+        self._batch.append(data)
+        self._size += len(data)
+        if self._size >= _BATCH:
+            await self._pass_on()
+
+    async def _pass_on(self) -> None:
+        batch, size = self._batch, self._size
+        self._batch, self._size = [], 0
 
         def call() -> None:
             assert self._incoming is not None
-            self._incoming.write(data)
+            for data in batch:
+                self._incoming.write(data)
 
-        await self._worker.put(call, len(data))
+        if batch:
+            await self._worker.put(call, size)
 
     async def end(self, sha256: bytes) -> None:
         """The file is complete, and has that SHA-256."""
+        await self._pass_on()
 
         def call() -> None:
             assert self._incoming is not None
@@ -73,6 +89,8 @@ class Arriving:
 
     async def leave(self, *, keep: bool) -> None:
         """The connection is lost: what has arrived is written; of the file under way only if `keep`."""
+        with contextlib.suppress(FileError):
+            await self._pass_on()
 
         def call() -> None:
             if self._incoming is not None:

@@ -178,7 +178,7 @@ class Channel:
         self._finished = False
         self._header = b""
 
-    async def send(self, kind: Kind, payload: bytes = b"") -> None:
+    async def send(self, kind: Kind, payload: bytes | memoryview = b"") -> None:
         """One frame of at most `MAX_PAYLOAD` bytes. Raises `ConnectionLostError`."""
         header = (kind << 24 | (len(payload) + TAG_BYTES)).to_bytes(HEADER_BYTES, "big")
         sealed = self._seal.encrypt(self._sent.to_bytes(12, "big"), payload, header)

@@ -211,6 +211,7 @@ class Inbox:
     def discard(self, offered: Sequence[Offered]) -> None:
         """Remove what is unfinished of this, unless somebody else works on it."""
         for info in offered:
+            checkpoint()
             if not isinstance(info, DirectoryInfo):
                 self._partials.discard(self._partials.name(info.name, getattr(info, "size", None)))
         self._partials.close()

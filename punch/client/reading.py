@@ -13,6 +13,9 @@ from punch.client.outgoing import Outgoing, changed
 from punch.client.partial import hash_prefix
 from punch.client.worker import checkpoint
 
+BLOCK = 4 * MAX_PAYLOAD
+"""Bytes that are read at once: fewer would cost more for passing them on than for reading them."""
+
 Held = Mapping[int, tuple[int, bytes]]
 """Of a file, by its number in the offer, the bytes that the receiver has and their SHA-256."""
 
@@ -25,7 +28,7 @@ class Resumed(NamedTuple):
 
 
 Piece = bytes | Resumed | FileDone
-"""What is said of a file: whence it goes on, its bytes, and at its end what it was."""
+"""What is said of a file: from where it goes on, its bytes, and at its end what it was."""
 
 
 def read_contents(outgoing: Outgoing, held: Held) -> Iterator[Piece]:
@@ -38,7 +41,7 @@ def read_contents(outgoing: Outgoing, held: Held) -> Iterator[Piece]:
         while left:
             checkpoint()
             try:
-                data = file.read(min(left, MAX_PAYLOAD))
+                data = file.read(min(left, BLOCK))
             except OSError as error:
                 raise FileError(f"{info.name!r} cannot be read: {error.strerror}") from None
             if not data:

@@ -8,6 +8,7 @@ more there are.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -32,7 +33,10 @@ _SENSITIVE = (
 )
 """Names, in lower case and after a slash, of files that programs run or trust because of where they are."""
 
-_IS_SENSITIVE = re.compile("|".join(fnmatch.translate(each) for each in _SENSITIVE)).match
+
+@functools.cache
+def _sensitive() -> re.Pattern[str]:
+    return re.compile("|".join(fnmatch.translate(each) for each in _SENSITIVE))  # takes 50 ms: most offers need it not
 
 
 class _Line(NamedTuple):
@@ -82,7 +86,7 @@ def _is_hidden(name: str) -> bool:
 def _is_sensitive(name: str) -> bool:
     path = f"/{name}".lower()
     candidate = "/." in path or "/library/" in path or path.endswith(".desktop")
-    return candidate and _IS_SENSITIVE(path) is not None
+    return candidate and _sensitive().match(path) is not None
 
 
 def _grouped(offered: Iterable[Offered]) -> list[_Line]:

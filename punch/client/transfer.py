@@ -28,7 +28,7 @@ from typing import NamedTuple
 from punch.client.ahead import Ahead
 from punch.client.allowance import Allowance, read_count, write_count
 from punch.client.arriving import Arriving
-from punch.client.channel import Channel, Kind
+from punch.client.channel import MAX_PAYLOAD, Channel, Kind
 from punch.client.consent import Consent, DeclinedError
 from punch.client.conversation import INTERRUPTED_S, AbortedError, abort, decline, failure, farewell, hear, hear_only
 from punch.client.inbox import Inbox
@@ -52,8 +52,8 @@ from punch.client.reading import Held, Piece, Resumed, read_contents, size_of
 from punch.client.worker import Worker
 from punch.errors import ChannelError, ConnectionLostError, PunchFailedError, TamperedError
 
-DISCARD_S = 10.0
-"""How long an interrupted receiver tries to remove what is unfinished."""
+DISCARD_S = 3.0
+"""How long an interrupted receiver removes what is unfinished; the rest stays hidden."""
 
 ONCE = "what comes from standard input cannot be sent again"
 
@@ -290,9 +290,12 @@ async def _send_pieces(
             await channel.send(Kind.DIGEST, bytes.fromhex(piece.sha256))
             done.append(piece)
         else:
-            await allowance.take(len(piece))
-            await channel.send(Kind.DATA, piece)
-            bar.advance(len(piece))
+            block = memoryview(piece)
+            for at in range(0, len(block), MAX_PAYLOAD):
+                data = block[at : at + MAX_PAYLOAD]
+                await allowance.take(len(data))
+                await channel.send(Kind.DATA, data)
+                bar.advance(len(data))
     return done
 
 

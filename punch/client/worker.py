@@ -21,6 +21,7 @@ WINDOW = 4 << 20
 
 _LEAST = 1024  # bytes that a call counts for, so that the number of calls is bounded as well
 
+_PATIENCE_S = 0.5  # how long the end of the block waits for a call that runs
 _thread = threading.local()
 
 
@@ -32,12 +33,13 @@ def checkpoint() -> None:
     """Raise `StoppedError` if the call that this is a part of must not go on; does nothing outside of such a call."""
     stop: threading.Event | None = getattr(_thread, "stop", None)
     if stop is not None and stop.is_set():
+        _thread.stopped()
         raise StoppedError
 
 
-def stoppable(stop: threading.Event) -> None:
-    """From now on, `checkpoint` in this thread raises once `stop` is set."""
-    _thread.stop = stop
+def stoppable(stop: threading.Event, stopped: Callable[[], object] = lambda: None) -> None:
+    """From now on, `checkpoint` in this thread calls `stopped` and raises once `stop` is set."""
+    _thread.stop, _thread.stopped = stop, stopped
 
 
 class _Job(NamedTuple):
@@ -66,6 +68,7 @@ class Worker:
         self._wants_room = False
         self._room = asyncio.Event()
         self._failed = asyncio.Event()
+        self._stopped = asyncio.Event()
 
     def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -73,8 +76,11 @@ class Worker:
 
     def __exit__(self, *exception: object) -> None:
         with self._changed:
+            self._stop.set()
             self._jobs.append(None)
             self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(_PATIENCE_S)  # it is idle but for a file system that does not answer
 
     async def put(self, call: Callable[[], object], size: int = 0) -> None:
         """Have `call` run in its turn; waits while more than the window is waiting. Raises what an earlier one did."""
@@ -104,15 +110,31 @@ class Worker:
             raise
 
     async def run_whole(self, call: Callable[[], T]) -> T:
-        """As `run`, but a call that could not be stopped before its end has a result, even if this is cancelled."""
+        """As `run`, but a call that reached its end has a result, even if this was cancelled meanwhile.
+
+        If it was stopped before, the cancellation goes on at once, and the call undoes what it has done.
+        """
+        ended = asyncio.Event()
         result: list[T] = []
+
+        def whole() -> None:
+            try:
+                result.append(call())
+            finally:
+                self._call_soon(ended.set)
+
+        self._stopped.clear()
         try:
-            await self.run(lambda: result.append(call()))
+            await self.run(whole)
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            await self.stop()
+            either = [asyncio.create_task(event.wait()) for event in (ended, self._stopped, self._failed)]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            for waiting in either:
+                waiting.cancel()
             if not result or task is None:
                 raise
+            self._stop.clear()
             task.uncancel()
         return result[0]
 
@@ -149,7 +171,7 @@ class Worker:
         self._changed.notify()
 
     def _work(self) -> None:
-        stoppable(self._stop)
+        stoppable(self._stop, partial(self._call_soon, self._stopped.set))
         while True:
             with self._changed:
                 while not self._jobs:
@@ -165,13 +187,10 @@ class Worker:
                     self._size -= job.size
                 room = self._wants_room and self._size <= self._window // 2
                 self._wants_room = self._wants_room and not room
-            try:
-                if outcome is not None:
-                    self._loop.call_soon_threadsafe(outcome)
-                if room:
-                    self._loop.call_soon_threadsafe(self._room.set)
-            except RuntimeError:
-                return  # the loop has ended
+            if outcome is not None:
+                self._call_soon(outcome)
+            if room:
+                self._call_soon(self._room.set)
 
     def _outcome(self, job: _Job) -> Callable[[], None] | None:
         """Run the call; what the event loop has to do about it."""
@@ -185,6 +204,10 @@ class Worker:
             self._error = error
             return self._fail
         return None if job.future is None else partial(_settle, job.future, result, None)
+
+    def _call_soon(self, call: Callable[[], object]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(call)
 
     def _fail(self) -> None:
         self._failed.set()
