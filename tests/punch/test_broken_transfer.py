@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from punch.client.channel import Kind
+from punch.client.consent import Consent
 from punch.client.inbox import Inbox
 from punch.client.offer import FileDone
 from punch.client.outgoing import Outgoing
@@ -38,7 +39,7 @@ def test_what_a_broken_connection_has_brought_stays_under_a_hidden_name(tmp_path
     assert partial.read_bytes() == b"1234"
 
 
-async def break_off(outgoing: Outgoing, inbox: Inbox, frames: int) -> None:
+async def break_off(outgoing: Outgoing, inbox: Inbox, frames: int, consent: Consent | None = None) -> None:
     """A transfer whose connection ends under both after so many frames of the sender."""
     async with channels() as (sender, receiver):
         passed = 0
@@ -53,7 +54,7 @@ async def break_off(outgoing: Outgoing, inbox: Inbox, frames: int) -> None:
             await honest(kind, payload)
 
         sender.send = send  # type: ignore[method-assign]
-        for result in await both(sender, outgoing, receiver, inbox):
+        for result in await both(sender, outgoing, receiver, inbox, consent):
             assert isinstance(result, TunnelBrokenError)
 
 

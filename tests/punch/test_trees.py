@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 
 from punch.client.inbox import Inbox, Incoming
 from punch.client.names import MAX_DEPTH, MAX_PATH_BYTES, FileError, check_path
-from punch.client.offer import MAX_ENTRIES, DirectoryInfo, FileInfo, Offered, StreamInfo, read_offer, write_offer
+from punch.client.offer import (
+    MAX_ENTRIES,
+    DirectoryInfo,
+    Entries,
+    FileInfo,
+    Offered,
+    StreamInfo,
+    count_directories,
+    read_offer,
+    write_offer,
+)
 from punch.client.outgoing import Outgoing
 from punch.errors import InputError, TamperedError
 from tests.punch.transfers import OWNER
@@ -186,6 +196,22 @@ def test_more_files_than_are_allowed_are_refused(tmp_path: Path) -> None:
         (tmp_path / "d" / str(number)).symlink_to("x")
     with pytest.raises(InputError, match=f"at most {MAX_ENTRIES}"):
         Outgoing([tmp_path / "d"])
+
+
+def test_more_directories_than_are_allowed_are_refused_even_with_few_files(tmp_path: Path) -> None:
+    directories = "/".join(["x"] * (MAX_DEPTH - 3))
+    for number in range(MAX_ENTRIES // (MAX_DEPTH - 3) + 1):
+        (tmp_path / "d" / str(number) / directories).mkdir(parents=True)
+    with pytest.raises(InputError, match=f"at most {MAX_ENTRIES} files and directories"):
+        Outgoing([tmp_path / "d"])
+
+
+def test_directories_above_a_file_are_counted_once() -> None:
+    entries = Entries()
+    for name in ("d/a/1", "d/a/2", "d/b", "e"):
+        entries.add(name)
+    assert len(entries) == len({"d", "d/a", "d/a/1", "d/a/2", "d/b", "e"})
+    assert count_directories([file("d/a/1"), file("d/a/2"), DirectoryInfo("d/b"), file("e")]) == 3
 
 
 def _append(path: Path) -> None:
