@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from punch.client import naming, reading
+from punch.client import naming, reading, renaming
 from punch.client.ahead import WINDOW as AHEAD
 from punch.client.ahead import Ahead
 from punch.client.channel import Kind
@@ -75,7 +75,7 @@ def test_the_event_loop_goes_on_while_a_call_blocks(
         case "write":
             monkeypatch.setattr(Incoming, "write", gate.before(Incoming.write))
         case "rename":
-            monkeypatch.setattr(naming, "rename_new", gate.before(naming.rename_new))
+            monkeypatch.setattr(naming, "rename_new", gate.before(renaming.rename_new))
         case _:
             monkeypatch.setattr(reading, "_common_start", gate.before(reading._common_start))
 
@@ -98,7 +98,7 @@ def test_an_interrupted_store_is_undone_and_the_sender_hears_of_it_before_that(
 ) -> None:
     placing, undoing = Gate(), Gate()
     placed = 0
-    place = naming.rename_new
+    place = renaming.rename_new
 
     def place_some(*arguments: Any, **named: Any) -> None:
         nonlocal placed

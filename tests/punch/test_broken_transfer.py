@@ -45,7 +45,7 @@ async def break_off(outgoing: Outgoing, inbox: Inbox, frames: int, consent: Cons
         passed = 0
         honest = sender.send
 
-        async def send(kind: Kind, payload: bytes = b"") -> None:
+        async def send(kind: Kind, payload: bytes | memoryview = b"") -> None:
             nonlocal passed
             if passed == frames:
                 sender._stream.sock.shutdown(socket.SHUT_RDWR)
