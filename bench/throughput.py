@@ -65,7 +65,9 @@ def _punch(lab: Lab, file: Path) -> float:
     with tempfile.TemporaryDirectory(dir=file.parent) as out:
         common = ("--code", _CODE, "--edge", f"ws://{lab.anycast}:{PORT}", "--json")
         sender = EventProcess(lab["a"], [sys.executable, "-m", "punch", "send", str(file), *common])
-        receiver = EventProcess(lab["b"], [sys.executable, "-m", "punch", "receive", _CODE, "--dir", out, *common[2:]])
+        receiver = EventProcess(
+            lab["b"], [sys.executable, "-m", "punch", "receive", _CODE, "--yes", "--dir", out, *common[2:]]
+        )
         try:
             wait_for([sender, receiver], lambda: False, _PATIENCE_S)  # until both have ended
             done = sender.first("done")

@@ -167,7 +167,7 @@ PUNCH = Client(
         *(("--max-attempts", "{max_attempts}"), ("--start-at", "{start_at}"), ("{relay}",)),
     ),
     receiver=(
-        *("receive", "-", "--dir", "{directory}", "--edge", "{edge}", "--json"),
+        *("receive", "-", "--yes", "--dir", "{directory}", "--edge", "{edge}", "--json"),
         *(("--strategy", "{strategy}"), ("--deadline", "{deadline_s}")),
         *(("--max-attempts", "{max_attempts}"), ("--start-at", "{start_at}"), ("{relay}",)),
     ),

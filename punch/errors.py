@@ -23,7 +23,7 @@ from typing import Literal
 
 MAX_SHOWN = 200  # characters of a value in an error message
 
-Outcome = Literal["no_rendezvous", "punch_timeout", "refused", "hopeless", "wrong_peer", "client_error"]
+Outcome = Literal["no_rendezvous", "punch_timeout", "refused", "hopeless", "wrong_peer", "declined", "client_error"]
 
 
 class PunchError(Exception):

@@ -8,6 +8,8 @@ from typing import Any, cast
 from punch.events import Sentence
 from punch.fields import printable
 
+_LONGEST_NAME = 120  # characters
+
 SHOWN = 10
 """Lines for one event at most, where there may be thousands."""
 
@@ -20,6 +22,38 @@ def human_size(count: int) -> str:
             return f"{count} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def offer_text(fields: Mapping[str, Any]) -> str:
+    """What is offered, as `punch.client.summary` has it. Names come last, so that they can imitate nothing else."""
+    size = "an unknown number of bytes" if fields["bytes"] is None else human_size(fields["bytes"])
+    counted = [_counted(fields["files"], "file"), _counted(fields["directories"], "directory", "directories"), size]
+    counted += [f"{fields[kind]} {kind}" for kind in ("sensitive", "hidden", "executable") if fields[kind]]
+    lines = [f"Offered: {', '.join(counted)}"]
+    rows = [(", ".join(each["marks"]), _held(each), each) for each in fields["entries"]]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
+    for marks, held, each in rows:
+        warning = "!" if {"hidden", "sensitive"} & set(each["marks"]) else " "
+        name = printable(_middle_cut(each["name"]))
+        lines.append(f"{warning} {marks:<{widths[0]}}  {held:>{widths[1]}}  {name}")
+    lines += [f"! and {count} more {kind}" for kind, count in fields["unlisted"].items() if count and kind != "other"]
+    if fields["unlisted"]["other"]:
+        lines.append(f"  and {fields['unlisted']['other']} more")
+    return "\n".join(lines)
+
+
+def _held(entry: Mapping[str, Any]) -> str:
+    size = "?" if entry["size"] is None else human_size(entry["size"])
+    return f"{_counted(entry['files'], 'file')}, {size}" if entry["name"].endswith("/") else size
+
+
+def _counted(count: int, one: str, many: str | None = None) -> str:
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
+
+
+def _middle_cut(name: str) -> str:
+    """The name, or its beginning and its end, with which it says what it is."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2]} ... {name[-_LONGEST_NAME // 2 :]}"
 
 
 def _registered(fields: Mapping[str, Any]) -> str:
@@ -75,6 +109,8 @@ CLIENT = cast(
             f"The tunnel broke ({fields['reason']}); trying for {fields['resume_for_s']:g} s to go on."
         ),
         "resumed": _resumed,
+        "offered": lambda fields: None if fields["asked"] else offer_text(fields),
+        "asked": lambda _fields: "Waiting for the receiver to accept.",
         "skipped": _skipped,
         "untold": lambda fields: (
             f"Everything is stored; waiting up to {fields['tell_for_s']:g} s in case the sender has not heard."

@@ -52,7 +52,7 @@ class Pair:
         """Start a receiver that has registered."""
         inbox = self._folder / f"inbox{len(self._clients)}"
         inbox.mkdir()
-        words = ["receive", CODE, "--dir", str(inbox), *self._common(edges), *options]
+        words = ["receive", CODE, "--yes", "--dir", str(inbox), *self._common(edges), *options]
         return self.said(self._start(host, words), "registered")
 
     def said(self, client: EventProcess, event: str, count: int = 1, within_s: float = PATIENCE_S) -> EventProcess:

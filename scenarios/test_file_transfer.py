@@ -78,7 +78,7 @@ def test_a_directory_crosses_two_nats_though_its_receiver_is_killed_and_a_nat_re
             edges.wait()
             punch, common = [sys.executable, "-m", "punch"], ["--edge", f"ws://{lab.anycast}:{PORT}", "--json"]
             sender = EventProcess(lab["a"], [*punch, "send", str(project), "--code", CODE, *common])
-            receive = [*punch, "receive", CODE, "--dir", str(inbox), *common]
+            receive = [*punch, "receive", CODE, "--yes", "--dir", str(inbox), *common]
             receiver = EventProcess(lab["b"], receive)
             # In the middle of the first of the three big files.
             assert wait_for([sender, receiver], lambda: _arrived(inbox) > 2 * MEGABYTE, PATIENCE_S), sender.events
@@ -88,7 +88,7 @@ def test_a_directory_crosses_two_nats_though_its_receiver_is_killed_and_a_nat_re
             both = [sender, receiver]
             # In the middle of the second.
             assert wait_for(both, lambda: _arrived(inbox) > 7 * MEGABYTE, PATIENCE_S), sender.events
-            assert [path.name for path in inbox.iterdir() if path.is_dir()] == []
+            assert all(path.name.startswith(".punch-") for path in inbox.iterdir())
             lab.nat("a").reboot()
             assert wait_for(both, lambda: not (sender.open or receiver.open), PATIENCE_S), sender.events
             assert sender.returncode == receiver.returncode == 0, (sender.errors, receiver.errors)
@@ -109,5 +109,5 @@ def test_a_directory_crosses_two_nats_though_its_receiver_is_killed_and_a_nat_re
 
 
 def _arrived(directory: Path) -> int:
-    """Bytes in the files of a directory."""
-    return sum(path.stat().st_size for path in directory.iterdir())
+    """Bytes in all files below a directory."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

@@ -47,14 +47,14 @@ class Transfer:
         return self.sender
 
     def receive(self) -> EventProcess:
-        self.receiver = self._start("b", "receive", CODE, "--dir", str(self.out))
+        self.receiver = self._start("b", "receive", CODE, "--yes", "--dir", str(self.out))
         return self.receiver
 
     def wait_until_arrived(self, count: int) -> None:
         """Until so many bytes are in the receiver's directory."""
 
         def arrived() -> bool:
-            return sum(path.stat().st_size for path in self.out.iterdir()) >= count
+            return sum(path.stat().st_size for path in self.out.rglob("*") if path.is_file()) >= count
 
         self._wait(arrived)
 

@@ -124,7 +124,13 @@ def test_a_file_is_sent_for_real_as_described(tmp_path: Path) -> None:
         code = str((sender.first("code") or {})["code"])
         inbox = tmp_path / "inbox"
         inbox.mkdir()
-        receiver = EventProcess(lab["b"], [*filled(receive_words, EDGE=lab.anycast, CODE=code), "--dir", str(inbox)])
+        words = [
+            *filled(receive_words, EDGE=lab.anycast, CODE=code),
+            "--dir",
+            str(inbox),
+            "--yes",
+        ]  # there is no terminal
+        receiver = EventProcess(lab["b"], words)
         assert wait_for([sender, receiver], lambda: not (sender.open or receiver.open), 60)
         for process in (sender, receiver):
             assert process.returncode == 0, process.errors

@@ -107,13 +107,21 @@ def _by_distance(urls: list[EdgeUrl], report: Reporter) -> list[EdgeUrl]:
     return [url for url, _trip in found]
 
 
-def preshared(arguments: argparse.Namespace) -> Callable[[], KeyExchange] | None:
-    """Makes exchanges with the key of a file, if one was given. Raises `InputError`."""
+def key_of(arguments: argparse.Namespace) -> bytes | None:
+    """The key of a file, if one was given. Raises `InputError`."""
     from pathlib import Path
 
-    from punch.client.keys import PresharedKey, read_key_file
+    from punch.client.keys import read_key_file
 
-    return None if arguments.key_file is None else partial(PresharedKey, read_key_file(Path(arguments.key_file)))
+    return None if arguments.key_file is None else read_key_file(Path(arguments.key_file))
+
+
+def preshared(arguments: argparse.Namespace) -> Callable[[], KeyExchange] | None:
+    """Makes exchanges with the key of a file, if one was given. Raises `InputError`."""
+    from punch.client.keys import PresharedKey
+
+    key = key_of(arguments)
+    return None if key is None else partial(PresharedKey, key)
 
 
 def pake(code: Code, role: Role) -> Callable[[], KeyExchange]:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from punch.argument import path
-from punch.cli.client import add_common, options_of, pake, preshared, run_client
+from punch.cli.client import add_common, key_of, options_of, pake, preshared, run_client
 from punch.cli.terminal import Parser
 from punch.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from punch.cli.asking import Terminal
     from punch.client.inbox import Inbox
+    from punch.client.keys import KeyExchange
     from punch.client.outgoing import Outgoing
     from punch.client.outlet import Outlet
     from punch.client.piped import Piped
@@ -37,11 +43,21 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     add_common(send)
     send.set_defaults(run=_send)
 
-    receive = commands.add_parser("receive", help="receive files with the sender's code")
+    receive = commands.add_parser(
+        "receive",
+        help="receive files with the sender's code",
+        description="Receive files with the sender's code. Shows what is offered and asks at the terminal whether to "
+        "store it; nothing of it is received before. If the answer is no, both sides end with exit status 1.",
+    )
     receive.add_argument("code", metavar="CODE", nargs="?", help="the sender's code, or - to read it from stdin")
     receive.add_argument("--dir", metavar="D", type=path, help="directory to store the files in (default: this one)")
     receive.add_argument(
         "--force", action="store_true", help="overwrite files that exist; fill up directories that exist"
+    )
+    receive.add_argument(
+        "--yes",
+        action="store_true",
+        help="store what is offered without a question; required where there is no terminal to ask at",
     )
     receive.add_argument(
         "--stdout",
@@ -84,6 +100,10 @@ def _outgoing(arguments: argparse.Namespace) -> Outgoing | Piped:
 
 
 def _receive(arguments: argparse.Namespace) -> int:
+    from punch.client.consent import Consent
+    from punch.client.keys import PresharedKey
+    from punch.client.outlet import Outlet
+    from punch.client.owner import Owner
     from punch.client.session import receive
     from punch.code import Code
 
@@ -91,14 +111,38 @@ def _receive(arguments: argparse.Namespace) -> int:
         raise InputError("code", arguments.code, "either a code or --key-file")
     if arguments.stdout and (arguments.dir is not None or arguments.force):
         raise InputError("stdout", arguments.dir or "--force", "neither --dir nor --force beside --stdout")
-    with _target(arguments) as target:
-        exchange = preshared(arguments)
-        if exchange is None and arguments.code != "-":
-            exchange = pake(Code.parse(arguments.code), "receiver")
+    with contextlib.ExitStack() as stack:
+        target = _target(arguments)
+        stack.enter_context(target)
+        key = key_of(arguments)
+        code = Code.parse(arguments.code) if key is None and arguments.code != "-" else None
+        terminal = stack.enter_context(_terminal(arguments))
         options = options_of(arguments, sys.stderr if arguments.stdout else None)
-        if exchange is None:  # everything else has been checked before the code is read
-            exchange = pake(Code.parse(sys.stdin.readline()), "receiver")
-        return run_client(receive(options, exchange, target), options.report)
+        exchange: Callable[[], KeyExchange]
+        if key is not None:
+            owner, exchange = Owner.of_key(key), partial(PresharedKey, key)
+        else:
+            # Everything else has been checked before the code is read.
+            code = code or Code.parse(sys.stdin.readline())
+            owner, exchange = Owner.of_code(code), pake(code, "receiver")
+        consent = None
+        if not isinstance(target, Outlet):
+            target.owner = owner
+            question = None if terminal is None else partial(terminal.accepts, directory=target.path)
+            consent = Consent(options.report, question)
+        return run_client(receive(options, exchange, target, consent), options.report)
+
+
+def _terminal(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[Terminal | None]:
+    """Where to ask whether to store what is offered; None if there is no question. Raises `InputError`."""
+    from punch.cli.asking import Terminal
+
+    if arguments.yes or arguments.stdout:
+        return contextlib.nullcontext()
+    terminal = Terminal.open()
+    if terminal is None:
+        raise InputError("yes", None, "--yes, as there is no terminal to ask whether to store what is offered")
+    return terminal
 
 
 def _target(arguments: argparse.Namespace) -> Inbox | Outlet:

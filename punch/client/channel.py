@@ -34,7 +34,7 @@ import hashlib
 import hmac
 import os
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from enum import IntEnum, unique
 
 from cryptography.exceptions import InvalidTag
@@ -81,6 +81,8 @@ class Kind(IntEnum):
     CREDIT = 16
     END = 17
     RESET = 18
+    ASKING = 19  # receiver: its user is asked whether to accept; again and again until then
+    DECLINED = 20  # receiver: its user does not accept
 
 
 class Stream:
@@ -96,7 +98,10 @@ class Stream:
         self._uses = 0
 
     async def read(self, count: int) -> memoryview:
-        """Exactly `count` bytes; valid until the next read. At most one frame's worth."""
+        """Exactly `count` bytes; valid until the next read. At most one frame's worth.
+
+        If it is cancelled, the next read begins at the same byte.
+        """
         await self._give_way()
         if self._start + count > len(self._buffer):
             rest = self._end - self._start
@@ -104,7 +109,10 @@ class Stream:
             self._start, self._end = 0, rest
         while self._end - self._start < count:
             try:
-                received = await self._loop.sock_recv_into(self.sock, self._view[self._end :])
+                received = self.sock.recv_into(self._view[self._end :])
+            except BlockingIOError:
+                await self._ready(self._loop.add_reader, self._loop.remove_reader)
+                continue
             except OSError as error:
                 raise ConnectionLostError(f"connection lost: {error.strerror}") from None
             if received == 0:
@@ -130,7 +138,7 @@ class Stream:
                 try:
                     self._unsent = self._unsent[self.sock.send(self._unsent) :]
                 except BlockingIOError:
-                    await self._writable()
+                    await self._ready(self._loop.add_writer, self._loop.remove_writer)
         except OSError as error:
             raise ConnectionLostError(f"connection lost: {error.strerror}") from None
 
@@ -140,14 +148,19 @@ class Stream:
         if self._uses % _TURN == 0:
             await asyncio.sleep(0)
 
-    async def _writable(self) -> None:
+    async def readable(self) -> None:
+        """Wait until the other end has sent something, or has closed the connection; nothing is read."""
+        if self._start == self._end:
+            await self._ready(self._loop.add_reader, self._loop.remove_reader)
+
+    async def _ready(self, add: Callable[..., object], remove: Callable[[int], object]) -> None:
         ready = asyncio.Event()
         descriptor = self.sock.fileno()
-        self._loop.add_writer(descriptor, ready.set)
+        add(descriptor, ready.set)
         try:
             await ready.wait()
         finally:
-            self._loop.remove_writer(descriptor)
+            remove(descriptor)
 
     def close(self) -> None:
         """Close the socket."""
@@ -163,8 +176,9 @@ class Channel:
         self._unseal = ChaCha20Poly1305(receive_key)
         self._sent = self._received = 0
         self._finished = False
+        self._header = b""
 
-    async def send(self, kind: Kind, payload: bytes = b"") -> None:
+    async def send(self, kind: Kind, payload: bytes | memoryview = b"") -> None:
         """One frame of at most `MAX_PAYLOAD` bytes. Raises `ConnectionLostError`."""
         header = (kind << 24 | (len(payload) + TAG_BYTES)).to_bytes(HEADER_BYTES, "big")
         sealed = self._seal.encrypt(self._sent.to_bytes(12, "big"), payload, header)
@@ -172,14 +186,18 @@ class Channel:
         await self._stream.write(header + sealed)
 
     async def receive(self) -> tuple[Kind, bytes]:
-        """The next frame. Raises `ConnectionLostError` (truncation included) and `TamperedError`."""
+        """The next frame. Raises `ConnectionLostError` (truncation included) and `TamperedError`.
+
+        If it is cancelled, the next call receives the same frame.
+        """
         if self._finished:
             raise ConnectionLostError("the other end had finished already")
-        header = bytes(await self._stream.read(HEADER_BYTES))
+        header = self._header = self._header or bytes(await self._stream.read(HEADER_BYTES))
         length = int.from_bytes(header[1:], "big")
         if not TAG_BYTES <= length <= MAX_CIPHERTEXT:
             raise TamperedError(f"a frame of {length} bytes cannot be; expected {TAG_BYTES} to {MAX_CIPHERTEXT}")
         sealed = await self._stream.read(length)
+        self._header = b""
         try:
             payload = self._unseal.decrypt(self._received.to_bytes(12, "big"), sealed, header)
             kind = Kind(header[0])
@@ -197,6 +215,10 @@ class Channel:
         if found is not kind:
             raise TamperedError(f"expected {kind.name}, got {found.name}")
         return payload
+
+    async def readable(self) -> None:
+        """Wait until the other end says something, or the connection has ended; `receive` receives it."""
+        await self._stream.readable()
 
     def close(self) -> None:
         """Close the connection."""

@@ -36,9 +36,18 @@ async def hear_only(channel: Channel, kind: Kind) -> bytes:
 
 async def abort(channel: Channel, reason: str, patience_s: float = FAREWELL_S) -> None:
     """Say why, then listen until the other end has heard it: closing with bytes unread would reset the connection."""
+    await _end_with(channel, Kind.ABORT, reason.encode(errors="replace"), patience_s)
+
+
+async def decline(channel: Channel) -> None:
+    """Say that the user does not accept what was offered, in the same way."""
+    await _end_with(channel, Kind.DECLINED, b"", FAREWELL_S)
+
+
+async def _end_with(channel: Channel, kind: Kind, payload: bytes, patience_s: float) -> None:
     with contextlib.suppress(ChannelError, TimeoutError):
         async with asyncio.timeout(patience_s):
-            await channel.send(Kind.ABORT, reason.encode(errors="replace"))
+            await channel.send(kind, payload)
             while True:
                 await channel.receive()
 

@@ -1,7 +1,7 @@
 """Files on their way in: no half-written file, and no name that leads out of the directory.
 
-Every file grows under a hidden name in the directory itself, wherever below it its place is. Directories are made when
-all files are complete. Then all take their names, or none (`punch.client.naming`).
+Every file grows in a hidden directory of its session (`punch.client.partial`), wherever its place is. Directories are
+made when all files are complete. Then all take their names, or none (`punch.client.naming`).
 """
 
 from __future__ import annotations
@@ -19,15 +19,9 @@ from punch.client.descent import descended
 from punch.client.names import FileError, check_path
 from punch.client.naming import Naming, cannot, is_there, locked, recover
 from punch.client.offer import DirectoryInfo, FileDone, FileInfo, Offered, StreamInfo, check_distinct
-from punch.client.partial import (
-    discard_partial,
-    hash_prefix,
-    identity,
-    is_partial_name,
-    open_partial,
-    partial_name,
-    remove_partial,
-)
+from punch.client.owner import Owner
+from punch.client.partial import Partials, hash_prefix, identity
+from punch.client.worker import checkpoint
 from punch.errors import ConnectionLostError, InputError
 
 
@@ -40,15 +34,16 @@ class _Held(NamedTuple):
 
 
 class Inbox:
-    """A directory that files arrive in. A context manager.
+    """A directory that files arrive in. A context manager. All methods block, and have checkpoints.
 
-    A file grows under a temporary name. When all are complete they take their own, or, if one cannot, none. Without
+    `owner` is the session that the files belong to until they have their names; without it nobody finds what stays. A
+    file grows under a temporary name. When all are complete they take their own, or, if one cannot, none. Without
     `force` nothing may have the name of a file, or of the directory that was sent, before; with it directories are
     filled up, files and links replaced, and no directory by a file or the other way round. What a broken connection
     leaves stays, for `held` to find; what is refused or damaged is removed.
     """
 
-    def __init__(self, directory: Path, *, force: bool) -> None:
+    def __init__(self, directory: Path, *, force: bool, owner: Owner | None = None) -> None:
         """Raises `InputError` if the directory cannot be written to."""
         try:
             self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -57,14 +52,26 @@ class Inbox:
         if not os.access(directory, os.W_OK | os.X_OK):
             os.close(self._fd)
             raise InputError("dir", str(directory), "a writable directory")
+        self.path = str(directory.resolve())
         self._force = force
+        self._partials = Partials(self._fd, owner or Owner.nobody())
         self._held: dict[FileInfo, _Held] = {}
         self._stored: dict[Offered, FileDone | None] = {}
+
+    @property
+    def owner(self) -> Owner:
+        """The session that unfinished files belong to; to be set before there are any."""
+        return self._partials.owner
+
+    @owner.setter
+    def owner(self, owner: Owner) -> None:
+        self._partials = Partials(self._fd, owner)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._partials.close()
         os.close(self._fd)
 
     def check(self, offered: Sequence[Offered]) -> None:
@@ -74,12 +81,14 @@ class Inbox:
         check_distinct(offered)
         new = [info for info in offered if info not in self._stored]
         with locked(self._fd):
-            recover(self._fd, new, force=self._force)
+            recover(self._fd, self._partials, new, force=self._force)
         if self._force:
             for info in new:
+                checkpoint()
                 self._check_replaceable(info)
         else:
             for name in {info.name.partition("/")[0] for info in new}:
+                checkpoint()
                 self._check_free(name)
         room = os.fstatvfs(self._fd)
         wanted = sum(info.size - self._size_held(info) for info in new if isinstance(info, FileInfo))
@@ -89,7 +98,8 @@ class Inbox:
 
     def _size_held(self, info: FileInfo) -> int:
         try:
-            found = os.stat(partial_name(info.name, info.size), dir_fd=self._fd, follow_symlinks=False)
+            name = self._partials.name(info.name, info.size)
+            found = os.stat(name, dir_fd=self._partials.fd, follow_symlinks=False)
         except OSError:
             return 0
         return min(found.st_blocks * 512, info.size)
@@ -118,21 +128,25 @@ class Inbox:
 
     def begun(self, offered: Sequence[Offered]) -> list[int]:
         """Which of these files an earlier connection may have brought in part or in full, by their numbers."""
-        with os.scandir(self._fd) as entries:
-            unfinished = {entry.name for entry in entries if is_partial_name(entry.name)}
+        try:
+            with os.scandir(self._partials.fd) as entries:
+                unfinished = {entry.name for entry in entries}
+        except OSError:
+            unfinished = set()
         return [
             index
             for index, info in enumerate(offered)
-            if isinstance(info, FileInfo) and (info in self._stored or partial_name(info.name, info.size) in unfinished)
+            if isinstance(info, FileInfo)
+            and (info in self._stored or self._partials.name(info.name, info.size) in unfinished)
         ]
 
     def held(self, info: FileInfo) -> tuple[int, bytes] | None:
-        """How many bytes of a file an earlier connection has brought, and their SHA-256. Blocks."""
+        """How many bytes of a file an earlier connection has brought, and their SHA-256."""
         done = self._stored.get(info)
         if done is not None:
             return info.size, bytes.fromhex(done.sha256)
         try:
-            fd = open_partial(self._fd, partial_name(info.name, info.size), create=False)
+            fd = self._partials.open(self._partials.name(info.name, info.size), create=False)
         except OSError:
             return None
         try:
@@ -151,11 +165,11 @@ class Inbox:
     def create(self, info: FileInfo | StreamInfo, start: int = 0) -> Incoming:
         """Begin a file, or go on from byte `start`, which is as far as `held` said. Raises `FileError`."""
         if not start:
-            return Incoming(self._fd, info, None)
+            return Incoming(self._partials, info, None)
         held = self._held.get(info) if isinstance(info, FileInfo) else None
         if held is None or held.size != start:
             raise FileError(f"{info.name!r} cannot go on from byte {start}")
-        return Incoming(self._fd, info, held)
+        return Incoming(self._partials, info, held)
 
     def already_stored(self, info: FileInfo | StreamInfo, sha256: bytes) -> FileDone | None:
         """What became of a file that an earlier connection of this process brought in full. Raises `FileError`."""
@@ -169,17 +183,21 @@ class Inbox:
         new = [info for info in offered if info not in self._stored]
         directories = [info for info in new if isinstance(info, DirectoryInfo)]
         trees = {info.name.partition("/")[0] for info in new if "/" in info.name}
-        with locked(self._fd), Naming(self._fd) as naming:
-            for name in sorted(trees | {info.name for info in directories if "/" not in info.name}):
-                self._begin_tree(naming, name)
-            for info in directories:
-                try:
-                    naming.make_directory(info.name)
-                except OSError as error:
-                    raise cannot(info.name, error) from None
-            for incoming in arrived:
-                incoming.take_name(functools.partial(naming.place, replace=self._force))
-            naming.show()
+        try:
+            with locked(self._fd), Naming(self._fd, self._partials) as naming:
+                for name in sorted(trees | {info.name for info in directories if "/" not in info.name}):
+                    self._begin_tree(naming, name)
+                for info in directories:
+                    try:
+                        naming.make_directory(info.name)
+                    except OSError as error:
+                        raise cannot(info.name, error) from None
+                for incoming in arrived:
+                    incoming.take_name(functools.partial(naming.place, replace=self._force))
+                naming.show()
+        except OSError as error:
+            raise FileError(f"nothing can be stored: {error.strerror}") from None
+        self._partials.close()
         self._stored.update(dict.fromkeys(directories))
         self._stored.update((incoming.info, incoming.done) for incoming in arrived)
 
@@ -193,8 +211,10 @@ class Inbox:
     def discard(self, offered: Sequence[Offered]) -> None:
         """Remove what is unfinished of this, unless somebody else works on it."""
         for info in offered:
+            checkpoint()
             if not isinstance(info, DirectoryInfo):
-                discard_partial(self._fd, partial_name(info.name, getattr(info, "size", None)))
+                self._partials.discard(self._partials.name(info.name, getattr(info, "size", None)))
+        self._partials.close()
 
 
 class Incoming:
@@ -203,17 +223,17 @@ class Incoming:
     All raise `FileError`.
     """
 
-    def __init__(self, directory_fd: int, info: FileInfo | StreamInfo, held: _Held | None) -> None:
+    def __init__(self, partials: Partials, info: FileInfo | StreamInfo, held: _Held | None) -> None:
         self.info = info
         self._expected = info.size if isinstance(info, FileInfo) else None
-        self._directory_fd = directory_fd
+        self._partials = partials
         self._hash = hashlib.sha256() if held is None else held.digest.copy()
         self._size = 0 if held is None else held.size
         self._done: FileDone | None = None
         self._identity: tuple[int, int, int, int] | None = None
-        self._temporary = partial_name(info.name, self._expected)
+        self._temporary = partials.name(info.name, self._expected)
         try:
-            self._fd = open_partial(directory_fd, self._temporary, create=True)
+            self._fd = partials.open(self._temporary, create=True)
         except OSError as error:
             raise self._failed(error) from None
         try:
@@ -231,7 +251,8 @@ class Incoming:
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         if self._done is None and not (kind is not None and issubclass(kind, ConnectionLostError)):
-            remove_partial(self._directory_fd, self._temporary)
+            with contextlib.suppress(OSError):
+                self._partials.remove(self._temporary)
         os.close(self._fd)
 
     def write(self, data: bytes) -> None:
@@ -275,7 +296,7 @@ class Incoming:
     def take_name(self, place: Callable[[str, str], None]) -> None:
         """Give a verified file its name, by calling `place` with its temporary name and its own."""
         try:
-            fd = open_partial(self._directory_fd, self._temporary, create=False)
+            fd = self._partials.open(self._temporary, create=False)
         except OSError as error:
             raise self._failed(error) from None
         try:

@@ -1,8 +1,8 @@
 """Final names for what has arrived: for all of it, or for nothing.
 
-A directory that is new is built aside under a hidden name, with everything in it, and renamed in one step. The
-other files, and those that go into directories that exist, take their names one by one. If one step fails, those before
-it are undone.
+A directory that is new is built aside, in the hidden directory of the unfinished files, with everything in it, and
+renamed in one step. The other files, and those that go into directories that exist, take their names one by one. If one
+step fails, or the call is stopped at a checkpoint, those before it are undone.
 
 A process that is killed between two steps undoes nothing. So until all have their names, a file keeps its hidden name
 as a second link, and a directory that is not the last one has a mark: a symbolic link that holds its inode number.
@@ -24,8 +24,9 @@ from typing import Self
 from punch.client.descent import descended
 from punch.client.names import FileError
 from punch.client.offer import FileInfo, Offered
-from punch.client.partial import partial_name, remove_partial
+from punch.client.partial import Partials
 from punch.client.renaming import exchange, rename_new
+from punch.client.worker import checkpoint
 
 LOCK_S = 5.0
 """How long another process may take to give files their names in the same directory."""
@@ -52,8 +53,10 @@ def is_there(name: str, directory_fd: int) -> bool:
 class Naming:
     """Gives names below a directory. A context manager: undoes everything if its block raises. Raises `OSError`."""
 
-    def __init__(self, directory_fd: int) -> None:
+    def __init__(self, directory_fd: int, partials: Partials) -> None:
         self._fd = directory_fd
+        self._partials = partials
+        self._hidden = partials.made()
         self._aside: dict[str, str] = {}
         self._undo: list[Callable[[], None]] = []
         self._left: list[str] = []
@@ -66,7 +69,7 @@ class Naming:
         if kind is None:
             for name in self._left:
                 with contextlib.suppress(OSError):
-                    remove_partial(self._fd, name)
+                    self._partials.remove(name)
             return
         for undo in reversed(self._undo):
             with contextlib.suppress(OSError):
@@ -74,70 +77,75 @@ class Naming:
 
     def build_aside(self, name: str) -> None:
         """From now on, what is put below the new directory `name` is put aside, until `show`."""
-        aside = _aside_name(name)
-        os.mkdir(aside, dir_fd=self._fd)
-        self._undo.append(partial(os.rmdir, aside, dir_fd=self._fd))
+        aside = _aside_name(self._partials, name)
+        os.mkdir(aside, dir_fd=self._hidden)
+        self._undo.append(partial(os.rmdir, aside, dir_fd=self._hidden))
         self._aside[name] = aside
 
     def make_directory(self, path: str) -> None:
         """Make the directory `path`, and those above it, if they are missing. A link is not followed."""
         if path in self._made:
             return
-        parts = self._parts(path)
+        root, parts = self._place(path)
         for depth in range(1, len(parts) + 1):
-            with descended(self._fd, parts[: depth - 1]) as parent, contextlib.suppress(FileExistsError):
+            checkpoint()
+            with descended(root, parts[: depth - 1]) as parent, contextlib.suppress(FileExistsError):
                 os.mkdir(parts[depth - 1], dir_fd=parent)
-                self._undo.append(partial(self._at, parts[:depth], os.rmdir))
-        with descended(self._fd, parts):
+                self._undo.append(partial(_at, root, parts[:depth], os.rmdir))
+        with descended(root, parts):
             self._made.add(path)
 
     def place(self, source: str, path: str, *, replace: bool) -> None:
-        """Give the file of the hidden name `source` its own; with `replace`, in the place of another one."""
+        """Give the unfinished file `source` its own name; with `replace`, in the place of another one."""
+        checkpoint()
         above, _, last = path.rpartition("/")
         if above:
             self.make_directory(above)
-        parts = self._parts(path)
-        with descended(self._fd, parts[:-1]) as place:
+        root, parts = self._place(path)
+        with descended(root, parts[:-1]) as place:
             if replace and is_there(last, place):
-                self._replace(source, parts, place)
+                self._replace(source, root, parts, place)
             elif above or not self._link(source, last):
-                rename_new(source, last, source_fd=self._fd, target_fd=place)
-                self._undo.append(partial(self._at, parts, partial(self._back, source)))
+                rename_new(source, last, source_fd=self._hidden, target_fd=place)
+                self._undo.append(partial(_at, root, parts, partial(self._back, source)))
 
     def show(self) -> None:
         """Give the directories that were built aside their names."""
         for number, (name, aside) in enumerate(self._aside.items(), start=1):
+            checkpoint()
             try:
                 if number < len(self._aside):
                     self._mark(name, aside)
-                rename_new(aside, name, source_fd=self._fd, target_fd=self._fd)
+                rename_new(aside, name, source_fd=self._hidden, target_fd=self._fd)
             except OSError as error:
                 raise cannot(name, error) from None
-            self._undo.append(partial(os.rename, name, aside, src_dir_fd=self._fd, dst_dir_fd=self._fd))
+            self._undo.append(partial(os.rename, name, aside, src_dir_fd=self._fd, dst_dir_fd=self._hidden))
 
     def _mark(self, name: str, aside: str) -> None:
-        mark = _mark_name(name)
+        mark = _mark_name(self._partials, name)
         with contextlib.suppress(OSError):  # a file system without symbolic links
-            remove_partial(self._fd, mark)
-            os.symlink(_inode(aside, self._fd), mark, dir_fd=self._fd)
-            self._undo.append(partial(os.unlink, mark, dir_fd=self._fd))
+            self._partials.remove(mark)
+            os.symlink(_inode(aside, self._hidden), mark, dir_fd=self._hidden)
+            self._undo.append(partial(os.unlink, mark, dir_fd=self._hidden))
             self._left.append(mark)
 
-    def _parts(self, path: str) -> list[str]:
+    def _place(self, path: str) -> tuple[int, list[str]]:
+        """Where the way down to `path` begins, and the parts of that way."""
         first, *others = path.split("/")
-        return [self._aside.get(first, first), *others]
+        aside = self._aside.get(first)
+        return (self._fd, [first, *others]) if aside is None else (self._hidden, [aside, *others])
 
-    def _replace(self, source: str, parts: Sequence[str], place: int) -> None:
+    def _replace(self, source: str, root: int, parts: Sequence[str], place: int) -> None:
         if stat.S_ISDIR(os.stat(parts[-1], dir_fd=place, follow_symlinks=False).st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if exchange(source, parts[-1], source_fd=self._fd, target_fd=place):
-            self._undo.append(partial(self._at, parts, partial(self._exchange_back, source)))
+        if exchange(source, parts[-1], source_fd=self._hidden, target_fd=place):
+            self._undo.append(partial(_at, root, parts, partial(self._exchange_back, source)))
             self._left.append(source)
 
     def _link(self, source: str, target: str) -> bool:
         """Whether the file has its own name now, besides the hidden one."""
         try:
-            os.link(source, target, src_dir_fd=self._fd, dst_dir_fd=self._fd, follow_symlinks=False)
+            os.link(source, target, src_dir_fd=self._hidden, dst_dir_fd=self._fd, follow_symlinks=False)
         except OSError as error:
             if error.errno in _NO_LINK:
                 return False
@@ -146,15 +154,16 @@ class Naming:
         self._left.append(source)
         return True
 
-    def _at(self, parts: Sequence[str], undo: Callable[..., object]) -> None:
-        with descended(self._fd, parts[:-1]) as place:
-            undo(parts[-1], dir_fd=place)
-
     def _back(self, source: str, name: str, *, dir_fd: int) -> None:
-        os.rename(name, source, src_dir_fd=dir_fd, dst_dir_fd=self._fd)
+        os.rename(name, source, src_dir_fd=dir_fd, dst_dir_fd=self._hidden)
 
     def _exchange_back(self, source: str, name: str, *, dir_fd: int) -> None:
-        exchange(source, name, source_fd=self._fd, target_fd=dir_fd)
+        exchange(source, name, source_fd=self._hidden, target_fd=dir_fd)
+
+
+def _at(root: int, parts: Sequence[str], undo: Callable[..., object]) -> None:
+    with descended(root, parts[:-1]) as place:
+        undo(parts[-1], dir_fd=place)
 
 
 @contextlib.contextmanager
@@ -162,6 +171,7 @@ def locked(directory_fd: int) -> Iterator[None]:
     """Keep other processes from giving names in that directory. Raises `FileError` if one does for `LOCK_S`."""
     until = time.monotonic() + LOCK_S
     while True:
+        checkpoint()
         try:
             fcntl.flock(directory_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -179,34 +189,39 @@ def locked(directory_fd: int) -> Iterator[None]:
             fcntl.flock(directory_fd, fcntl.LOCK_UN)
 
 
-def recover(directory_fd: int, offered: Sequence[Offered], *, force: bool) -> None:
-    """Undo what a process that was killed while it gave names has left, as far as these are concerned.
+def recover(directory_fd: int, partials: Partials, offered: Sequence[Offered], *, force: bool) -> None:
+    """Undo what a process of this session that was killed while it gave names has left, as far as these are concerned.
 
     Everything is then under the hidden names again, complete.
     """
+    try:
+        hidden = partials.fd
+    except OSError:
+        return
     names = {info.name.partition("/")[0] for info in offered}
-    linked = [info for info in offered if isinstance(info, FileInfo) and _is_linked(directory_fd, info)]
-    marked = [name for name in names if _is_marked(directory_fd, name)]
+    linked = [info for info in offered if isinstance(info, FileInfo) and _is_linked(directory_fd, partials, info)]
+    marked = [name for name in names if _is_marked(directory_fd, partials, name)]
     with contextlib.suppress(OSError):
         others = names.difference(marked, (info.name for info in linked))
         if force or any(is_there(name, directory_fd) for name in others):
             # That process was done, but for removing the second links and the marks; or what it did may stay.
             for info in linked:
-                remove_partial(directory_fd, partial_name(info.name, info.size))
+                partials.remove(partials.name(info.name, info.size))
         else:
             for info in linked:
-                remove_partial(directory_fd, info.name)
+                os.unlink(info.name, dir_fd=directory_fd)
             for name in marked:
-                rename_new(name, _aside_name(name), source_fd=directory_fd, target_fd=directory_fd)
+                rename_new(name, _aside_name(partials, name), source_fd=directory_fd, target_fd=hidden)
     for name in names:
+        checkpoint()
         with contextlib.suppress(OSError):
-            remove_partial(directory_fd, _mark_name(name))
-            _take_apart(directory_fd, name)
+            partials.remove(_mark_name(partials, name))
+            _take_apart(partials, name)
 
 
-def _is_marked(directory_fd: int, name: str) -> bool:
+def _is_marked(directory_fd: int, partials: Partials, name: str) -> bool:
     try:
-        return os.readlink(_mark_name(name), dir_fd=directory_fd) == _inode(name, directory_fd)
+        return os.readlink(_mark_name(partials, name), dir_fd=partials.fd) == _inode(name, directory_fd)
     except OSError:
         return False
 
@@ -216,35 +231,35 @@ def _inode(name: str, directory_fd: int) -> str:
     return f"{found.st_dev}:{found.st_ino}"
 
 
-def _is_linked(directory_fd: int, info: FileInfo) -> bool:
+def _is_linked(directory_fd: int, partials: Partials, info: FileInfo) -> bool:
     if "/" in info.name:
         return False
     try:
         own = os.stat(info.name, dir_fd=directory_fd, follow_symlinks=False)
-        hidden = os.stat(partial_name(info.name, info.size), dir_fd=directory_fd, follow_symlinks=False)
+        hidden = os.stat(partials.name(info.name, info.size), dir_fd=partials.fd, follow_symlinks=False)
     except OSError:
         return False
     return (own.st_dev, own.st_ino) == (hidden.st_dev, hidden.st_ino) and own.st_uid == os.geteuid()
 
 
-def _take_apart(directory_fd: int, name: str) -> None:
-    aside = _aside_name(name)
-    for below, directories, files, fd in os.fwalk(aside, topdown=False, dir_fd=directory_fd):
+def _take_apart(partials: Partials, name: str) -> None:
+    aside, hidden = _aside_name(partials, name), partials.fd
+    for below, directories, files, fd in os.fwalk(aside, topdown=False, dir_fd=hidden):
         inner = f"{name}/{os.path.relpath(below, aside)}/".replace("/./", "/")
         for each in files:
+            checkpoint()
             found = os.stat(each, dir_fd=fd, follow_symlinks=False)
             if stat.S_ISREG(found.st_mode):
-                hidden = partial_name(inner + each, found.st_size)
-                rename_new(each, hidden, source_fd=fd, target_fd=directory_fd)
+                rename_new(each, partials.name(inner + each, found.st_size), source_fd=fd, target_fd=hidden)
         for each in directories:
             os.rmdir(each, dir_fd=fd)
-    os.rmdir(aside, dir_fd=directory_fd)
+    os.rmdir(aside, dir_fd=hidden)
 
 
-def _aside_name(name: str) -> str:
+def _aside_name(partials: Partials, name: str) -> str:
     """Where the directory of that name is built."""
-    return partial_name(f"{name}/", None)
+    return partials.name(f"{name}/", None)
 
 
-def _mark_name(name: str) -> str:
-    return partial_name(f"{name}/", 0)
+def _mark_name(partials: Partials, name: str) -> str:
+    return partials.name(f"{name}/", 0)

@@ -1,7 +1,7 @@
 """What a sender offers: files, empty directories, or one stream; as data, and as the OFFER frames of the wire.
 
 A name has the slashes of the sender's directories in it, and begins with that of the directory itself. Directories
-with something in them are not offered: the names of what is in them imply them.
+with something in them are not offered: the names of what is in them imply them. They count all the same (`Entries`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import NamedTuple
 from punch.client.names import FileError
 from punch.errors import TamperedError
 
-MAX_FILES = 10_000  # of one transfer, empty directories included
+MAX_ENTRIES = 10_000
+"""Files and directories of one transfer, those directories included that are only implied."""
+
 MAX_SIZE = 1 << 63
 
 
@@ -57,6 +59,39 @@ def total_size(offered: Sequence[Offered]) -> int | None:
     if any(isinstance(info, StreamInfo) for info in offered):
         return None
     return sum(info.size for info in offered if isinstance(info, FileInfo))
+
+
+class Entries:
+    """The files and directories that an offer makes, implied ones included, counted one by one.
+
+    At most `MAX_ENTRIES`, so that neither the names of an offer nor what they imply can be many.
+    """
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+        self._added = 0
+
+    def add(self, name: str) -> None:
+        """Count what has that name, and the directories above it. Raises `FileError` if those are too many."""
+        self._added += 1
+        self._names.add(name)
+        above = name.rpartition("/")[0]
+        while above and above not in self._names:
+            self._names.add(above)
+            above = above.rpartition("/")[0]
+        if max(self._added, len(self._names)) > MAX_ENTRIES:
+            raise FileError(f"more than {MAX_ENTRIES} files and directories")
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def count_directories(offered: Sequence[Offered]) -> int:
+    """How many directories an offer makes, implied ones included."""
+    entries = Entries()
+    for info in offered:
+        entries.add(info.name)
+    return len(entries) - sum(not isinstance(info, DirectoryInfo) for info in offered)
 
 
 def check_distinct(offered: Sequence[Offered]) -> None:

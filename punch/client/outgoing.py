@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple, Self
 
 from punch.client.descent import descended, open_directory
 from punch.client.names import FileError, check_path
-from punch.client.offer import MAX_FILES, DirectoryInfo, FileInfo, total_size
+from punch.client.offer import MAX_ENTRIES, DirectoryInfo, Entries, FileInfo, total_size
 from punch.client.partial import is_partial_name
 from punch.client.state import State, is_open_for_writing
 from punch.errors import InputError
@@ -67,6 +67,7 @@ class Outgoing:
         self._places: dict[str, _Place] = {}
         self._file: BinaryIO | None = None
         self._opened: _Opened | None = None
+        self._entries = Entries()
         names: set[str] = set()
         for path in paths:
             # `.` and `..` are called what they are; a link is called what the user calls it.
@@ -188,16 +189,18 @@ class Outgoing:
 
     def _offer(self, info: FileInfo | DirectoryInfo, path: Path) -> None:
         _check(info.name, path)
-        self._count(path)
+        self._count(info.name, path)
         self.offered.append(info)
 
     def _skip(self, skipped: Skipped, path: Path) -> None:
-        self._count(path)
+        self._count(skipped.name, path)
         self.skipped.append(skipped)
 
-    def _count(self, path: Path) -> None:
-        if len(self.offered) + len(self.skipped) == MAX_FILES:
-            raise InputError("FILE", str(path), f"at most {MAX_FILES} files and empty directories in all")
+    def _count(self, name: str, path: Path) -> None:
+        try:
+            self._entries.add(name)
+        except FileError:
+            raise InputError("FILE", str(path), f"at most {MAX_ENTRIES} files and directories in all") from None
 
 
 def changed(info: FileInfo) -> FileError:

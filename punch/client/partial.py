@@ -1,7 +1,9 @@
 """Files that a broken tunnel has brought in part, kept under a hidden name until a new tunnel brings the rest.
 
-The name follows from the file's own name and size, so that the same command finds it again after a crash. What is in
-it is believed only after the sender has compared its SHA-256 with that of its own file's beginning.
+They are in a hidden directory of their session, and their names follow from the secret of the session and from the
+file's own name and size (`punch.client.owner`), so that the same command finds them again after a crash, and nobody
+else does. What is in one is believed only after the sender has compared its SHA-256 with that of its own file's
+beginning.
 """
 
 from __future__ import annotations
@@ -14,18 +16,90 @@ import os
 import re
 import stat
 
+from punch.client.owner import Owner
+from punch.client.worker import checkpoint
+
 HASH_BLOCK = 1 << 20
 _PARTIAL = re.compile(r"\.punch-[0-9a-f]{16}\.part")
 
 
-def partial_name(name: str, size: int | None) -> str:
-    """Where the file of that name and size (bytes; None if nobody knows) grows."""
-    return f".punch-{hashlib.sha256(f'{size} {name}'.encode()).hexdigest()[:16]}.part"
-
-
 def is_partial_name(name: str) -> bool:
-    """Whether a file of that name would be taken for one that is growing."""
+    """Whether something of that name would be taken for unfinished files."""
     return _PARTIAL.fullmatch(name) is not None
+
+
+class Partials:
+    """The unfinished files of one session in a directory. All methods raise `OSError`.
+
+    Their own directory is made when the first of them is, and removed when there is none.
+    """
+
+    def __init__(self, directory_fd: int, owner: Owner) -> None:
+        self._parent = directory_fd
+        self.owner = owner
+        self._fd: int | None = None
+
+    def name(self, name: str, size: int | None) -> str:
+        """The name of an unfinished file, in the directory of `fd`."""
+        return self.owner.name(name, size)
+
+    @property
+    def fd(self) -> int:
+        """A descriptor of their directory. Raises `FileNotFoundError` if there are none."""
+        return self._opened(create=False)
+
+    def made(self) -> int:
+        """A descriptor of their directory, which is made if there is none."""
+        return self._opened(create=True)
+
+    def open(self, name: str, *, create: bool) -> int:
+        """A descriptor of a file, as from `open_partial`."""
+        try:
+            return open_partial(self._opened(create=create), name, create=create)
+        except FileNotFoundError:
+            if not create:
+                raise
+        self._forget()  # another process of this session has just removed the directory
+        return open_partial(self._opened(create=True), name, create=True)
+
+    def remove(self, name: str) -> None:
+        """Remove a file if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self.fd)
+
+    def discard(self, name: str) -> None:
+        """Remove a file if it is there, ours, and no other process receives into it."""
+        with contextlib.suppress(OSError):
+            fd = self.open(name, create=False)
+            try:
+                self.remove(name)
+            finally:
+                os.close(fd)
+
+    def close(self) -> None:
+        """Remove the directory if there is nothing in it. The object can be used again."""
+        with contextlib.suppress(OSError):
+            os.rmdir(self.owner.directory, dir_fd=self._parent)
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _opened(self, *, create: bool) -> int:
+        if self._fd is None:
+            name = self.owner.directory
+            if create:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=self._parent)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(name, flags, dir_fd=self._parent)
+            if os.fstat(fd).st_uid != os.geteuid():
+                os.close(fd)
+                raise OSError(errno.EEXIST, f"{name!r} in its way is not ours")
+            self._fd = fd
+        return self._fd
 
 
 def open_partial(directory_fd: int, name: str, *, create: bool) -> int:
@@ -61,27 +135,12 @@ def identity(fd: int) -> tuple[int, int, int, int]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def remove_partial(directory_fd: int, name: str) -> None:
-    """Remove the file if it is there."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=directory_fd)
-
-
-def discard_partial(directory_fd: int, name: str) -> None:
-    """Remove the file if it is there, ours, and no other process receives into it."""
-    with contextlib.suppress(OSError):
-        fd = open_partial(directory_fd, name, create=False)
-        try:
-            remove_partial(directory_fd, name)
-        finally:
-            os.close(fd)
-
-
 def hash_prefix(fd: int, size: int) -> hashlib._Hash | None:
     """The running SHA-256 of the first `size` bytes; None if there are fewer. Blocks; raises `OSError`."""
     digest = hashlib.sha256()
     position = 0
     while position < size:
+        checkpoint()
         block = os.pread(fd, min(HASH_BLOCK, size - position), position)
         if not block:
             return None

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from punch.client.channel import Channel
+from punch.client.consent import Consent
 from punch.client.inbox import Inbox
 from punch.client.keys import KeyExchange
 from punch.client.offer import FileDone
@@ -42,13 +43,20 @@ async def send(options: Options, new_exchange: NewExchange, outgoing: Outgoing |
     """Meet the receiver and send it `outgoing`. Raises `PunchFailedError` and `InputError`."""
 
     async def work(channel: Channel) -> list[FileDone]:
-        return await send_files(channel, outgoing, lambda total: Progress(total, options.report, bar=options.bar))
+        return await send_files(
+            channel,
+            outgoing,
+            lambda total: Progress(total, options.report, bar=options.bar),
+            asked=lambda: options.report("asked"),
+        )
 
     await _run(options, new_exchange, "sender", work)
 
 
-async def receive(options: Options, new_exchange: NewExchange, target: Inbox | Outlet) -> None:
-    """Meet the sender and store its files. Raises `PunchFailedError` and `InputError`."""
+async def receive(
+    options: Options, new_exchange: NewExchange, target: Inbox | Outlet, consent: Consent | None = None
+) -> None:
+    """Meet the sender and store its files, if the user consents. Raises `PunchFailedError` and `InputError`."""
     told = True
 
     def progress(total: int | None) -> Progress:
@@ -57,7 +65,7 @@ async def receive(options: Options, new_exchange: NewExchange, target: Inbox | O
     async def work(channel: Channel) -> list[FileDone]:
         nonlocal told
         if isinstance(target, Inbox):
-            files, told = await receive_files(channel, target, progress)
+            files, told = await receive_files(channel, target, progress, consent)
         else:
             files, told = await receive_to(channel, target, progress)
         return files

@@ -3,8 +3,9 @@
     sender      OFFER per file (the last one says so)         [RESUME] DATA… DIGEST per file              FINAL
     receiver                                     HELD… ACCEPT               [CREDIT…]           STORED    FINAL
 
-The receiver looks at the whole offer before a byte of a file moves, and says STORED only when every file has its name;
-so when the sender says done, it is done. Whoever cannot go on says ABORT and why.
+The receiver looks at the whole offer before a byte of a file moves, and its user may be asked (`punch.client.consent`).
+It says STORED only when every file has its name; so when the sender says done, it is done. Whoever cannot go on says
+ABORT and why.
 
 HELD names a file of which an earlier tunnel, that broke, has brought the beginning: how many bytes, and their SHA-256.
 If the sender's file begins so, RESUME says that it goes on from there; if not, it comes again from the start. A tunnel
@@ -12,23 +13,30 @@ that breaks raises `TunnelBrokenError`: what has arrived is kept, and both ends 
 
 An empty directory is an OFFER and nothing more. A stream (the sender's standard input) is an OFFER without a size,
 alone, whose DATA end with DIGEST; no tunnel but the one that it began in can bring it.
+
+All that may block on a file system is done by threads, a bounded number of bytes ahead of the tunnel or behind it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Callable, Sequence
-from typing import BinaryIO, NamedTuple
+import contextlib
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import NamedTuple
 
+from punch.client.ahead import Ahead
 from punch.client.allowance import Allowance, read_count, write_count
+from punch.client.arriving import Arriving
 from punch.client.channel import MAX_PAYLOAD, Channel, Kind
-from punch.client.conversation import INTERRUPTED_S, AbortedError, abort, failure, farewell, hear, hear_only
-from punch.client.inbox import Inbox, Incoming
+from punch.client.consent import Consent, DeclinedError
+from punch.client.conversation import INTERRUPTED_S, AbortedError, abort, decline, failure, farewell, hear, hear_only
+from punch.client.inbox import Inbox
 from punch.client.names import FileError, check_path
 from punch.client.offer import (
-    MAX_FILES,
+    MAX_ENTRIES,
     DirectoryInfo,
+    Entries,
     FileDone,
     FileInfo,
     Offered,
@@ -37,11 +45,15 @@ from punch.client.offer import (
     total_size,
     write_offer,
 )
-from punch.client.outgoing import Outgoing, changed
-from punch.client.partial import hash_prefix
+from punch.client.outgoing import Outgoing
 from punch.client.piped import Piped
 from punch.client.progress import Progress
+from punch.client.reading import Held, Piece, Resumed, read_contents, size_of
+from punch.client.worker import Worker
 from punch.errors import ChannelError, ConnectionLostError, PunchFailedError, TamperedError
+
+DISCARD_S = 3.0
+"""How long an interrupted receiver removes what is unfinished; the rest stays hidden."""
 
 ONCE = "what comes from standard input cannot be sent again"
 
@@ -55,18 +67,25 @@ class Received(NamedTuple):
     told: bool
 
 
-async def send_files(channel: Channel, outgoing: Outgoing | Piped, progress: NewProgress) -> list[FileDone]:
-    """Send `outgoing`; returns when the receiver has stored all of it. Raises `PunchFailedError`."""
+async def send_files(
+    channel: Channel, outgoing: Outgoing | Piped, progress: NewProgress, asked: Callable[[], None] = lambda: None
+) -> list[FileDone]:
+    """Send `outgoing`; returns when the receiver has stored all of it. Raises `PunchFailedError`.
+
+    `asked` is called once if the receiver's user is asked whether to accept.
+    """
     try:
         await _offer(channel, outgoing.offered)
-        held, allowance = await _receive_held(channel, outgoing.offered)
+        held, allowance = await _receive_held(channel, outgoing.offered, asked)
         with progress(outgoing.total) as bar:
-            done = await _send_watching(channel, outgoing, held, allowance, bar)
+            done = await _send_contents(channel, outgoing, held, allowance, bar)
     except FileError as error:
         await abort(channel, str(error))
         raise PunchFailedError("client_error", str(error)) from None
     except AbortedError as error:
         raise PunchFailedError("client_error", f"the receiver stopped: {error}") from None
+    except DeclinedError as error:
+        raise PunchFailedError("declined", str(error)) from None
     except ChannelError as error:
         if isinstance(outgoing, Piped):
             raise PunchFailedError("client_error", f"{error}; {ONCE}") from None
@@ -78,43 +97,65 @@ async def send_files(channel: Channel, outgoing: Outgoing | Piped, progress: New
     return done
 
 
-async def receive_files(channel: Channel, inbox: Inbox, progress: NewProgress) -> Received:
-    """Receive what is offered into `inbox`. Raises `PunchFailedError`."""
+async def receive_files(
+    channel: Channel, inbox: Inbox, progress: NewProgress, consent: Consent | None = None
+) -> Received:
+    """Receive what is offered into `inbox`, if the user consents. Raises `PunchFailedError`."""
     offered: list[Offered] = []
-    try:
-        offered = await receive_offer(channel)
+    with Worker() as worker:
+        arriving = Arriving(worker, inbox)
         try:
-            inbox.check(offered)
-        except FileError:
-            offered = []  # another transfer may have left what is unfinished
+            files = await _receive(channel, inbox, worker, arriving, offered, progress, consent)
+        except FileError as error:
+            await arriving.discard(offered)
+            await abort(channel, str(error))
+            raise PunchFailedError("client_error", str(error)) from None
+        except AbortedError as error:
+            await arriving.discard(offered)
+            raise PunchFailedError("client_error", f"the sender stopped: {error}") from None
+        except DeclinedError as error:
+            await decline(channel)
+            raise PunchFailedError("declined", str(error)) from None
+        except ChannelError as error:
+            if any(isinstance(info, StreamInfo) for info in offered):
+                await arriving.discard(offered)
+                raise PunchFailedError("client_error", f"{error}; {ONCE}") from None
+            # What was complete before stays, for another attempt.
+            await arriving.leave(keep=isinstance(error, ConnectionLostError))
+            raise failure(error) from None
+        except asyncio.CancelledError:
+            with contextlib.suppress(TimeoutError):  # of a file system that does not answer
+                async with asyncio.timeout(DISCARD_S):
+                    # Or the other end would wait for a new tunnel.
+                    await asyncio.gather(arriving.discard(offered), abort(channel, "interrupted", INTERRUPTED_S))
             raise
-        await _send_held(channel, inbox, offered)
-        await channel.send(Kind.ACCEPT)
-        with progress(total_size(offered)) as bar:
-            arrived = [
-                await _receive_file(channel, inbox, info, bar)
-                for info in offered
-                if not isinstance(info, DirectoryInfo)
-            ]
-        inbox.store(offered, [each for each in arrived if isinstance(each, Incoming)])
-    except FileError as error:
-        inbox.discard(offered)
-        await abort(channel, str(error))
-        raise PunchFailedError("client_error", str(error)) from None
-    except AbortedError as error:
-        inbox.discard(offered)
-        raise PunchFailedError("client_error", f"the sender stopped: {error}") from None
-    except ChannelError as error:  # what was complete before stays, for another attempt
-        if any(isinstance(info, StreamInfo) for info in offered):
-            inbox.discard(offered)
-            raise PunchFailedError("client_error", f"{error}; {ONCE}") from None
-        raise failure(error) from None
-    except asyncio.CancelledError:
-        inbox.discard(offered)
-        await abort(channel, "interrupted", INTERRUPTED_S)  # or the other end would wait for a new tunnel
-        raise
     told = await tell_stored(channel) or any(isinstance(info, StreamInfo) for info in offered)
-    return Received([each if isinstance(each, FileDone) else each.done for each in arrived], told)
+    return Received(files, told)
+
+
+async def _receive(
+    channel: Channel,
+    inbox: Inbox,
+    worker: Worker,
+    arriving: Arriving,
+    offered: list[Offered],
+    progress: NewProgress,
+    consent: Consent | None,
+) -> list[FileDone]:
+    """Receive and store everything. Once the offer is found to be good, it is put into `offered`.
+
+    Raises `FileError`, `ChannelError`, `AbortedError` and `DeclinedError`.
+    """
+    wanted = await receive_offer(channel)
+    await worker.run(partial(inbox.check, wanted))
+    offered += wanted  # not before: what another transfer has left unfinished is not ours to discard
+    if consent is not None:
+        await consent.obtain(channel, offered)
+    await _send_held(channel, inbox, worker, offered)
+    await channel.send(Kind.ACCEPT)
+    with progress(total_size(offered)) as bar:
+        await _receive_contents(channel, inbox, worker, arriving, offered, bar)
+        return await arriving.store(offered)
 
 
 async def tell_stored(channel: Channel) -> bool:
@@ -134,22 +175,25 @@ async def _offer(channel: Channel, offered: Sequence[Offered]) -> None:
 async def receive_offer(channel: Channel) -> list[Offered]:
     """All that is offered, each by a name that can be. Raises `FileError`, `ChannelError` and `AbortedError`."""
     offered: list[Offered] = []
+    entries = Entries()
     last = False
     while not last:
-        if len(offered) == MAX_FILES:
-            raise FileError(f"more than {MAX_FILES} files are offered")
         info, last = read_offer(await hear_only(channel, Kind.OFFER))
         check_path(info.name)  # now, not at the end: names of any length would add up
+        try:
+            entries.add(info.name)
+        except FileError:
+            raise FileError(f"more than {MAX_ENTRIES} files and directories are offered") from None
         offered.append(info)
     if len(offered) > 1 and any(isinstance(info, StreamInfo) for info in offered):
         raise TamperedError("a stream is offered, and not alone")
     return offered
 
 
-async def _send_held(channel: Channel, inbox: Inbox, offered: Sequence[Offered]) -> None:
-    for index in await asyncio.to_thread(inbox.begun, offered):
+async def _send_held(channel: Channel, inbox: Inbox, worker: Worker, offered: Sequence[Offered]) -> None:
+    for index in await worker.run(partial(inbox.begun, offered)):
         info = offered[index]
-        held = await asyncio.to_thread(inbox.held, info) if isinstance(info, FileInfo) else None
+        held = await worker.run(partial(inbox.held, info)) if isinstance(info, FileInfo) else None
         if held is not None:
             await send_held(channel, index, *held)
 
@@ -159,13 +203,23 @@ async def send_held(channel: Channel, index: int, size: int, sha256: bytes) -> N
     await channel.send(Kind.HELD, index.to_bytes(4, "big") + size.to_bytes(8, "big") + sha256)
 
 
-async def _receive_held(channel: Channel, offered: Sequence[Offered]) -> tuple[dict[int, tuple[int, bytes]], Allowance]:
-    """Of each file, by its number, the bytes that the receiver has and their SHA-256; and how much it takes."""
+async def _receive_held(
+    channel: Channel, offered: Sequence[Offered], asked: Callable[[], None]
+) -> tuple[Held, Allowance]:
+    """What the receiver has of each file, and how much it takes. Raises `DeclinedError`."""
     held: dict[int, tuple[int, bytes]] = {}
+    asking = False
     while True:
         kind, payload = await hear(channel)
         if kind is Kind.ACCEPT:
             return held, Allowance(payload)
+        if kind is Kind.DECLINED:
+            raise DeclinedError("the receiver did not accept what was offered, and has stored nothing")
+        if kind is Kind.ASKING:
+            if not asking:
+                asked()
+            asking = True
+            continue
         if kind is not Kind.HELD or len(payload) != 4 + 8 + 32:
             raise TamperedError(f"expected HELD or ACCEPT, got {kind.name}")
         index, size = int.from_bytes(payload[:4], "big"), int.from_bytes(payload[4:12], "big")
@@ -175,19 +229,21 @@ async def _receive_held(channel: Channel, offered: Sequence[Offered]) -> tuple[d
         held[index] = size, payload[12:]
 
 
+async def _send_contents(
+    channel: Channel, outgoing: Outgoing | Piped, held: Held, allowance: Allowance, bar: Progress
+) -> list[FileDone]:
+    if isinstance(outgoing, Piped):
+        return await _send_watching(channel, outgoing.send(channel, allowance, bar), allowance)
+    count = sum(isinstance(info, FileInfo) for info in outgoing.offered)
+    async with Ahead(partial(read_contents, outgoing, held), size_of) as pieces:
+        return await _send_watching(channel, _send_pieces(channel, pieces, count, allowance, bar), allowance)
+
+
 async def _send_watching(
-    channel: Channel,
-    outgoing: Outgoing | Piped,
-    held: dict[int, tuple[int, bytes]],
-    allowance: Allowance,
-    bar: Progress,
+    channel: Channel, contents: Coroutine[None, None, list[FileDone]], allowance: Allowance
 ) -> list[FileDone]:
     """Send all contents, but stop as soon as the receiver says that it cannot go on."""
-    sending = asyncio.create_task(
-        _send_contents(channel, outgoing, held, allowance, bar)
-        if isinstance(outgoing, Outgoing)
-        else outgoing.send(channel, allowance, bar)
-    )
+    sending = asyncio.create_task(contents)
     answer = asyncio.create_task(_hear_stored(channel, allowance))
     try:
         await asyncio.wait([sending, answer], return_when=asyncio.FIRST_COMPLETED)
@@ -220,62 +276,57 @@ async def _hear_stored(channel: Channel, allowance: Allowance) -> None:
         allowance.grant(payload)
 
 
-async def _send_contents(
-    channel: Channel, outgoing: Outgoing, held: dict[int, tuple[int, bytes]], allowance: Allowance, bar: Progress
+async def _send_pieces(
+    channel: Channel, pieces: Ahead[Piece], count: int, allowance: Allowance, bar: Progress
 ) -> list[FileDone]:
-    done = []
-    for index, info, file in outgoing.contents():
-        start, digest = await _common_start(info, file, held.get(index))
-        if start:
-            await channel.send(Kind.RESUME, write_count(start))
-            bar.resume(info.name, start, info.size)
-        left = info.size - start
-        while left:
-            try:
-                data = file.read(min(left, MAX_PAYLOAD))
-            except OSError as error:
-                raise FileError(f"{info.name!r} cannot be read: {error.strerror}") from None
-            if not data:
-                raise changed(info)
-            outgoing.check(info, file)  # now, rather than after the rest of a long file
-            digest.update(data)
-            await allowance.take(len(data))
-            await channel.send(Kind.DATA, data)
-            left -= len(data)
-            bar.advance(len(data))
-        await _check_unchanged(outgoing, info, file, digest.digest())
-        await channel.send(Kind.DIGEST, digest.digest())
-        done.append(FileDone(info.name, info.size, digest.hexdigest()))
+    """The contents of so many files."""
+    done: list[FileDone] = []
+    while len(done) < count:
+        piece = await anext(pieces)
+        if isinstance(piece, Resumed):
+            await channel.send(Kind.RESUME, write_count(piece.start))
+            bar.resume(piece.info.name, piece.start, piece.info.size)
+        elif isinstance(piece, FileDone):
+            await channel.send(Kind.DIGEST, bytes.fromhex(piece.sha256))
+            done.append(piece)
+        else:
+            block = memoryview(piece)
+            for at in range(0, len(block), MAX_PAYLOAD):
+                data = block[at : at + MAX_PAYLOAD]
+                await allowance.take(len(data))
+                await channel.send(Kind.DATA, data)
+                bar.advance(len(data))
     return done
 
 
-async def _check_unchanged(outgoing: Outgoing, info: FileInfo, file: BinaryIO, sha256: bytes) -> None:
-    """Raise `FileError` unless what was sent, of that SHA-256, is the file as it was offered."""
-    if outgoing.check(info, file):
-        try:
-            again = await asyncio.to_thread(hash_prefix, file.fileno(), info.size)
-        except OSError as error:
-            raise FileError(f"{info.name!r} cannot be read: {error.strerror}") from None
-        if again is None or again.digest() != sha256:
-            raise changed(info)
-
-
-async def _common_start(info: FileInfo, file: BinaryIO, held: tuple[int, bytes] | None) -> tuple[int, hashlib._Hash]:
-    """How many bytes the receiver need not get again, and their running SHA-256; the file stands there."""
+async def _receive_contents(
+    channel: Channel, inbox: Inbox, worker: Worker, arriving: Arriving, offered: Sequence[Offered], bar: Progress
+) -> None:
+    """Receive all files, but stop as soon as one cannot be written."""
+    receiving = asyncio.create_task(_receive_all(channel, inbox, arriving, offered, bar))
+    failing = asyncio.create_task(worker.failure())
     try:
-        if held is not None:
-            size, sha256 = held
-            digest = await asyncio.to_thread(hash_prefix, file.fileno(), size)
-            if digest is not None and digest.digest() == sha256:
-                return file.seek(size), digest
-        return file.seek(0), hashlib.sha256()
-    except OSError as error:
-        raise FileError(f"{info.name!r} cannot be read: {error.strerror}") from None
+        await asyncio.wait([receiving, failing], return_when=asyncio.FIRST_COMPLETED)
+        if failing.done():
+            await failing
+        await receiving
+    finally:
+        for task in (receiving, failing):
+            task.cancel()
+        await asyncio.gather(receiving, failing, return_exceptions=True)
+
+
+async def _receive_all(
+    channel: Channel, inbox: Inbox, arriving: Arriving, offered: Sequence[Offered], bar: Progress
+) -> None:
+    for info in offered:
+        if not isinstance(info, DirectoryInfo):
+            await _receive_file(channel, inbox, arriving, info, bar)
 
 
 async def _receive_file(
-    channel: Channel, inbox: Inbox, info: FileInfo | StreamInfo, bar: Progress
-) -> Incoming | FileDone:
+    channel: Channel, inbox: Inbox, arriving: Arriving, info: FileInfo | StreamInfo, bar: Progress
+) -> None:
     kind, payload = await hear(channel)
     start = 0
     if kind is Kind.RESUME and isinstance(info, FileInfo):
@@ -283,15 +334,13 @@ async def _receive_file(
         bar.resume(info.name, start, info.size)
         kind, payload = await hear(channel)
     if kind is Kind.DIGEST and (done := inbox.already_stored(info, payload)) is not None:
-        return done
-    with inbox.create(info, start) as incoming:
-        while True:
-            if kind is Kind.DATA:
-                incoming.write(payload)
-                bar.advance(len(payload))
-            elif kind is Kind.DIGEST:
-                incoming.verify(payload)
-                return incoming
-            else:
-                raise TamperedError(f"expected DATA or DIGEST, got {kind.name}")
-            kind, payload = await hear(channel)
+        await arriving.add(done)
+        return
+    await arriving.begin(info, start)
+    while kind is Kind.DATA:
+        await arriving.write(payload)
+        bar.advance(len(payload))
+        kind, payload = await hear(channel)
+    if kind is not Kind.DIGEST:
+        raise TamperedError(f"expected DATA or DIGEST, got {kind.name}")
+    await arriving.end(payload)

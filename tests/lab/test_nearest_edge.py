@@ -34,7 +34,7 @@ def test_a_client_registers_at_the_nearest_edge(
 ) -> None:
     urls = {name: f"ws://{lab[name].address}:7000" for name in order}
     words = [word for name in order for word in ("--edge", urls[name])]
-    client = EventProcess(lab[host], [*PUNCH, "receive", "k7x2mq-amber-falcon-tulip", *words, "--json"])
+    client = EventProcess(lab[host], [*PUNCH, "receive", "k7x2mq-amber-falcon-tulip", "--yes", *words, "--json"])
     assert wait_for([client], lambda: client.first("registered") is not None, 20), client.errors
     registered, measured = client.first("registered"), client.first("edges_measured")
     client.end()

@@ -20,6 +20,7 @@ from punch.client import naming, renaming
 from punch.client.inbox import Inbox, Incoming
 from punch.client.names import FileError
 from punch.client.offer import DirectoryInfo, FileInfo, Offered
+from tests.punch.transfers import OWNER
 
 OFFERED: list[Offered] = [
     FileInfo("a", 1),
@@ -33,7 +34,7 @@ OFFERED: list[Offered] = [
 
 def store(directory: Path) -> None:
     """Receive all of it. Raises `FileError`."""
-    with Inbox(directory, force=False) as inbox:
+    with Inbox(directory, force=False, owner=OWNER) as inbox:
         inbox.check(OFFERED)
         arrived: list[Incoming] = []
         for info in OFFERED:

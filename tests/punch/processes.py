@@ -28,4 +28,4 @@ def send(url: str, *arguments: str | Path) -> Command:
 
 
 def receive(url: str, *arguments: str | Path, stdin: str | None = None) -> Command:
-    return Command("receive", *arguments, "--edge", url, "--bind", "127.0.0.3:0", stdin=stdin)
+    return Command("receive", "--yes", *arguments, "--edge", url, "--bind", "127.0.0.3:0", stdin=stdin)

@@ -41,7 +41,7 @@ BAD_INPUT = [
     (["send", "{file}", "--edge", "{edge}", "--start-at", "noon"], "start-at: 'noon'"),
     (["send", "--edge", "{edge}"], "the following arguments are required: FILE"),
     (["receive", "1234", "--edge", "{edge}"], "code: '1234'"),
-    (["receive", "-", "--edge", "{edge}"], "code: ''"),
+    (["receive", "-", "--yes", "--edge", "{edge}"], "code: ''"),
     (["receive", "--edge", "{edge}"], "code: missing; expected"),
     (["receive", CODE, "--edge", "{edge}", "--dir", "{directory}/none"], "dir: "),
     (["receive", CODE, "--edge", "{edge}", "--dir", "{file}"], "dir: "),
@@ -127,7 +127,7 @@ def test_an_edge_variable_that_is_empty_is_bad_input(
     file: Path, value: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PUNCH_EDGE", value)
-    for words in (["send", str(file)], ["receive", CODE], ["probe"]):
+    for words in (["send", str(file)], ["receive", CODE, "--yes"], ["probe"]):
         assert main(words) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert "'' cannot be used" in line
@@ -146,7 +146,7 @@ def test_an_empty_name_sends_nothing_and_stores_nothing(
 
 
 def test_a_code_from_a_closed_standard_input_is_bad_input(edge: str) -> None:
-    command = ["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-m", "punch", "receive", "-", "--edge", edge]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    command = ["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-m", "punch", "receive", "-", "--yes"]
+    ended = subprocess.run([*command, "--edge", edge], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert ended.returncode == 2
     assert ended.stderr.startswith("punch: code: ''")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from punch.client.channel import Kind
+from punch.client.consent import Consent
 from punch.client.inbox import Inbox
 from punch.client.offer import FileDone
 from punch.client.outgoing import Outgoing
@@ -18,7 +19,7 @@ from punch.client.progress import Progress
 from punch.client.transfer import Received, receive_files, send_files
 from punch.errors import ConnectionLostError, PunchFailedError, TunnelBrokenError
 from tests.punch.recorder import Recorder
-from tests.punch.transfers import accepted, bar, both, under_way
+from tests.punch.transfers import OWNER, accepted, bar, both, under_way
 from tests.punch.wires import channels, run
 
 
@@ -31,18 +32,20 @@ def test_what_a_broken_connection_has_brought_stays_under_a_hidden_name(tmp_path
                 await received
 
     run(test)
-    (partial,) = tmp_path.iterdir()
-    assert partial.name.startswith(".punch-")
+    (hidden,) = tmp_path.iterdir()
+    assert hidden.name.startswith(".punch-")
+    assert hidden.stat().st_mode & 0o777 == 0o700
+    (partial,) = hidden.iterdir()
     assert partial.read_bytes() == b"1234"
 
 
-async def break_off(outgoing: Outgoing, inbox: Inbox, frames: int) -> None:
+async def break_off(outgoing: Outgoing, inbox: Inbox, frames: int, consent: Consent | None = None) -> None:
     """A transfer whose connection ends under both after so many frames of the sender."""
     async with channels() as (sender, receiver):
         passed = 0
         honest = sender.send
 
-        async def send(kind: Kind, payload: bytes = b"") -> None:
+        async def send(kind: Kind, payload: bytes | memoryview = b"") -> None:
             nonlocal passed
             if passed == frames:
                 sender._stream.sock.shutdown(socket.SHUT_RDWR)
@@ -51,7 +54,7 @@ async def break_off(outgoing: Outgoing, inbox: Inbox, frames: int) -> None:
             await honest(kind, payload)
 
         sender.send = send  # type: ignore[method-assign]
-        for result in await both(sender, outgoing, receiver, inbox):
+        for result in await both(sender, outgoing, receiver, inbox, consent):
             assert isinstance(result, TunnelBrokenError)
 
 
@@ -73,10 +76,10 @@ def test_a_transfer_goes_on_where_the_connection_broke(tmp_path: Path, out: Path
 
     async def test() -> None:
         with Outgoing([tmp_path / name for name in contents]) as outgoing:
-            with Inbox(out, force=False) as inbox:
+            with Inbox(out, force=False, owner=OWNER) as inbox:
                 await break_off(outgoing, inbox, frames)
             assert not any(path.name in contents for path in out.iterdir())
-            with Inbox(out, force=False) as inbox:  # another process, for all that the file system knows
+            with Inbox(out, force=False, owner=OWNER) as inbox:  # another process, for all that the file system knows
                 sent, received = await go_on(outgoing, inbox, counted)
             assert (sent, True) == received
 
@@ -97,10 +100,10 @@ def test_a_directory_goes_on_where_the_connection_broke(tmp_path: Path, out: Pat
 
     async def test() -> None:
         with Outgoing([tmp_path / "d"]) as outgoing:
-            with Inbox(out, force=False) as inbox:
+            with Inbox(out, force=False, owner=OWNER) as inbox:
                 await break_off(outgoing, inbox, 4 + 2 + 3)
-            assert not any(path.is_dir() for path in out.iterdir())
-            with Inbox(out, force=False) as inbox:
+            assert all(path.name.startswith(".punch-") for path in out.iterdir())
+            with Inbox(out, force=False, owner=OWNER) as inbox:
                 await go_on(outgoing, inbox, counted)
 
     run(test)
@@ -116,11 +119,11 @@ def test_another_file_of_that_name_and_size_starts_anew(tmp_path: Path, out: Pat
     counted = Recorder()
 
     async def test() -> None:
-        with Outgoing([tmp_path / "a"]) as outgoing, Inbox(out, force=False) as inbox:
+        with Outgoing([tmp_path / "a"]) as outgoing, Inbox(out, force=False, owner=OWNER) as inbox:
             await break_off(outgoing, inbox, 3)
         changed = bytes([content[0] ^ 1]) + content[1:]
         (tmp_path / "a").write_bytes(changed)
-        with Outgoing([tmp_path / "a"]) as outgoing, Inbox(out, force=False) as inbox:
+        with Outgoing([tmp_path / "a"]) as outgoing, Inbox(out, force=False, owner=OWNER) as inbox:
             await go_on(outgoing, inbox, counted)
         assert [path.read_bytes() for path in out.iterdir()] == [changed]
 
@@ -132,7 +135,7 @@ def test_a_sender_that_missed_the_last_word_is_told_again(tmp_path: Path, out: P
     (tmp_path / "a").write_bytes(b"content")
 
     async def test() -> None:
-        with Outgoing([tmp_path / "a"]) as outgoing, Inbox(out, force=False) as inbox:
+        with Outgoing([tmp_path / "a"]) as outgoing, Inbox(out, force=False, owner=OWNER) as inbox:
             for _ in range(2):
                 async with channels() as (sender, receiver):
                     sent, received = await both(sender, outgoing, receiver, inbox)

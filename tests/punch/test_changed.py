@@ -23,7 +23,7 @@ from tests.punch.transfers import bar
 from tests.punch.wires import channels, run
 
 FRAME = 65_520
-SIZE = 6 * FRAME
+SIZE = 40 * FRAME  # more than is read ahead
 OLD, NEW = b"A", b"B"
 
 Result = list[FileDone] | BaseException
@@ -56,7 +56,7 @@ def exchange(paths: list[Path], out: Path, change: Callable[[], object], after: 
             async with channels() as (sender, receiver):
                 honest, sent = sender.send, 0
 
-                async def send_and_change(kind: Kind, payload: bytes = b"") -> None:
+                async def send_and_change(kind: Kind, payload: bytes | memoryview = b"") -> None:
                     nonlocal sent
                     await honest(kind, payload)
                     sent += 1

@@ -83,7 +83,9 @@ def test_many_files_need_few_descriptors(edge: str, tmp_path: Path, out: Path) -
             stderr=subprocess.PIPE,
         ) as sender,
         subprocess.Popen(
-            [*limited, "receive", CODE, "--dir", str(out), *common], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            [*limited, "receive", CODE, "--yes", "--dir", str(out), *common],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         ) as receiver,
     ):
         assert [process.communicate(timeout=PATIENCE_S)[1] for process in (sender, receiver)] == [b"", b""]
@@ -265,7 +267,7 @@ def test_a_file_goes_on_to_standard_output_when_its_sender_was_killed(edge: str,
 def test_a_side_that_interrupts_standard_input_ends_both(edge: str, out: Path) -> None:
     with (
         streaming("send", "-", "--code", CODE, edge=edge) as sender,
-        streaming("receive", CODE, "--dir", out, edge=edge) as receiver,
+        streaming("receive", CODE, "--yes", "--dir", out, edge=edge) as receiver,
     ):
         wait_for(sender, "nonce_echoed")
         sender.send_signal(signal.SIGTERM)  # while it waits for more

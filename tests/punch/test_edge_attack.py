@@ -68,7 +68,7 @@ class Honest(threading.Thread):
         with Command("send", self._file, "--edge", self._url, "--bind", "127.0.0.2:0", "--code", CODE) as sender:
             sender.wait_for("code")
             where = ["--edge", self._url, "--bind", "127.0.0.3:0"]
-            with Command("receive", CODE, *where, "--dir", self._out) as receiver:
+            with Command("receive", CODE, "--yes", *where, "--dir", self._out) as receiver:
                 self.statuses = [sender.finish(), receiver.finish()]
 
     def finish(self) -> None:
@@ -147,7 +147,9 @@ def test_who_guesses_session_ids_learns_nothing(edge: Command, file: Path, out: 
     with Command("send", file, "--edge", f"ws://{at}", "--bind", "127.0.0.2:0", "--code", CODE) as sender:
         sender.wait_for("code")
         assert attackers(at).guess_sessions(2000) == {WELCOMED}
-        with Command("receive", CODE, "--edge", f"ws://{at}", "--bind", "127.0.0.3:0", "--dir", out) as receiver:
+        with Command(
+            "receive", CODE, "--yes", "--edge", f"ws://{at}", "--bind", "127.0.0.3:0", "--dir", out
+        ) as receiver:
             assert sender.finish() == receiver.finish() == 0
     assert (out / "report.pdf").read_bytes() == file.read_bytes()
 

@@ -171,7 +171,7 @@ def test_a_client_says_why_the_edge_does_not_take_it(capsys: pytest.CaptureFixtu
         ip, _, port = address.partition(":")
         held = http.client.HTTPConnection(ip, int(port), timeout=10)
         held.connect()
-        assert main(["receive", CODE, "--edge", f"ws://{address}", "--bind", "127.0.0.1:0"]) == 2
+        assert main(["receive", CODE, "--yes", "--edge", f"ws://{address}", "--bind", "127.0.0.1:0"]) == 2
         held.close()
     (line,) = capsys.readouterr().err.splitlines()
     assert "it refuses: too many connections from 127.0.0.1 (at most 1)" in line
@@ -231,7 +231,7 @@ def test_the_log_of_a_whole_session_holds_no_secret(tmp_path: Path, out: Path) -
             far.wait_for("joined")
             with (
                 Command("send", file, "--edge", url, "--bind", "127.0.0.2:0", "--code", CODE) as sender,
-                Command("receive", CODE, "--edge", far_url, "--bind", "127.0.0.3:0", "--dir", out) as receiver,
+                Command("receive", CODE, "--yes", "--edge", far_url, "--bind", "127.0.0.3:0", "--dir", out) as receiver,
             ):
                 assert sender.finish() == receiver.finish() == 0
             far.wait_for("paired", via="bus")

@@ -82,7 +82,7 @@ def test_clients_take_an_edge_that_answers(file: Path, out: Path, monkeypatch: p
         monkeypatch.setenv("PUNCH_EDGE", ",".join(urls))
         with (
             Command("send", file, *options, "--bind", "127.0.0.2:0", "--code", CODE) as sender,
-            Command("receive", CODE, *options, "--bind", "127.0.0.3:0", "--dir", out) as receiver,
+            Command("receive", CODE, "--yes", *options, "--bind", "127.0.0.3:0", "--dir", out) as receiver,
         ):
             assert sender.finish() == receiver.finish() == 0
         measured = sender.wait_for("edges_measured")["edges"]

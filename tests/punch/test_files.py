@@ -14,8 +14,8 @@ from punch.client.inbox import Inbox
 from punch.client.names import FileError, check_name
 from punch.client.offer import FileInfo
 from punch.client.outgoing import Outgoing
-from punch.client.partial import partial_name
 from punch.errors import ConnectionLostError, InputError
+from tests.punch.transfers import OWNER
 
 HOSTILE = [
     *("", ".", "..", "/", "/etc/passwd", "../x", "a/b", "a/../b", "x/", "..\\x", "C:\\x", "a\x00b", "\n", "a\x1b[2J"),
@@ -145,7 +145,8 @@ def test_what_lies_in_the_way_of_an_unfinished_file_is_left_alone(tmp_path: Path
     mine.write_bytes(b"mine")
     directory = tmp_path / "inbox"
     directory.mkdir()
-    trap = directory / partial_name("a", 6)
+    (directory / OWNER.directory).mkdir()
+    trap = directory / OWNER.directory / OWNER.name("a", 6)
     match kind:
         case "symlink":
             trap.symlink_to(mine)
@@ -155,7 +156,7 @@ def test_what_lies_in_the_way_of_an_unfinished_file_is_left_alone(tmp_path: Path
             trap.mkdir()
         case "fifo":
             os.mkfifo(trap)
-    with Inbox(directory, force=True) as inbox:
+    with Inbox(directory, force=True, owner=OWNER) as inbox:
         assert inbox.held(FileInfo("a", 6)) is None
         with pytest.raises(FileError, match="cannot be stored"):
             store(inbox, "a", b"theirs")
@@ -164,7 +165,7 @@ def test_what_lies_in_the_way_of_an_unfinished_file_is_left_alone(tmp_path: Path
 
 def test_two_at_once_do_not_write_to_one_unfinished_file(tmp_path: Path) -> None:
     info = FileInfo("a", 6)
-    with Inbox(tmp_path, force=False) as one, Inbox(tmp_path, force=False) as other:
+    with Inbox(tmp_path, force=False, owner=OWNER) as one, Inbox(tmp_path, force=False, owner=OWNER) as other:
         with one.create(info) as incoming:
             incoming.write(b"the")
             assert other.held(info) is None
@@ -180,8 +181,9 @@ def test_two_at_once_do_not_write_to_one_unfinished_file(tmp_path: Path) -> None
 @pytest.mark.parametrize("meddler", ["another receiver", "who is still at it", "an editor", "a link"])
 def test_what_was_changed_after_it_had_arrived_gets_no_name(tmp_path: Path, meddler: str) -> None:
     info = FileInfo("a", 6)
-    partial = tmp_path / partial_name(*info[:2])
-    with Inbox(tmp_path, force=True) as inbox, Inbox(tmp_path, force=True) as other, contextlib.ExitStack() as stack:
+    partial = tmp_path / OWNER.directory / OWNER.name(*info[:2])
+    with contextlib.ExitStack() as stack:
+        inbox, other = (stack.enter_context(Inbox(tmp_path, force=True, owner=OWNER)) for _ in range(2))
         with inbox.create(info) as incoming:
             incoming.write(b"theirs")
             incoming.verify(hashlib.sha256(b"theirs").digest())
@@ -204,7 +206,7 @@ def test_what_was_changed_after_it_had_arrived_gets_no_name(tmp_path: Path, medd
 
 def test_no_file_can_take_the_name_of_an_unfinished_one(tmp_path: Path) -> None:
     with Inbox(tmp_path, force=True) as inbox, pytest.raises(FileError, match="unfinished"):
-        inbox.check([FileInfo(partial_name("a", 6), 1)])
+        inbox.check([FileInfo(OWNER.directory, 1)])
 
 
 def test_the_same_name_twice_is_refused(tmp_path: Path) -> None:

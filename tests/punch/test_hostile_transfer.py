@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,25 @@ def test_a_name_that_cannot_be_is_refused_before_more_are_read(tmp_path: Path) -
                 assert b"is longer than 255 bytes" in await sender.expect(Kind.ABORT)
                 sender.close()
                 with pytest.raises(PunchFailedError, match="is longer than"):
+                    await received
+
+    run(test)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("names", [range(400), [0] * 10_001])
+def test_an_offer_of_more_directories_or_of_more_names_than_are_allowed_is_refused(
+    tmp_path: Path, names: Sequence[int]
+) -> None:
+    below = "/".join(["d"] * 30)
+    offers = [offer(f"{number}/{below}", 1, last=False) for number in names]
+
+    async def test() -> None:
+        with Inbox(tmp_path, force=True) as inbox:
+            async with receiving(inbox, *offers) as (sender, received):
+                assert b"more than 10000 files and directories are offered" in await sender.expect(Kind.ABORT)
+                sender.close()
+                with pytest.raises(PunchFailedError, match="more than 10000"):
                     await received
 
     run(test)

@@ -49,7 +49,7 @@ def test_every_strategy_punches_where_there_is_only_ipv6(file: Path, out: Path, 
         running_edge("--listen", "[::1]:0") as (_edge, (url,)),
         Command("send", file, "--edge", url, "--strategy", strategy) as sender,
         Command(
-            *("receive", sender.wait_for("code")["code"], "--dir", out, "--edge", url, "--strategy", strategy)
+            *("receive", sender.wait_for("code")["code"], "--yes", "--dir", out, "--edge", url, "--strategy", strategy)
         ) as receiver,
     ):
         assert (receiver.finish(), sender.finish()) == (0, 0), (sender.events, receiver.events)
@@ -152,7 +152,7 @@ def test_hosts_with_both_meet_by_either_and_know_both(file: Path, out: Path) -> 
     with (
         running_edge(*BOTH) as (_edge, (url, _url6)),
         Command("send", file, "--edge", url) as sender,
-        Command("receive", sender.wait_for("code")["code"], "--dir", out, "--edge", url) as receiver,
+        Command("receive", sender.wait_for("code")["code"], "--yes", "--dir", out, "--edge", url) as receiver,
     ):
         assert (receiver.finish(), sender.finish()) == (0, 0), (sender.events, receiver.events)
     for one, other in ((sender, receiver), (receiver, sender)):
@@ -167,7 +167,7 @@ def test_clients_without_a_common_ipv4_candidate_meet_over_ipv6(file: Path, out:
     with (
         running_edge(*BOTH) as (_edge, (url, url6)),
         Command("send", file, "--edge", url6, "--strategy", "keep") as sender,
-        Command("receive", sender.wait_for("code")["code"], "--dir", out, "--edge", url) as receiver,
+        Command("receive", sender.wait_for("code")["code"], "--yes", "--dir", out, "--edge", url) as receiver,
     ):
         assert (receiver.finish(), sender.finish()) == (0, 0), (sender.events, receiver.events)
     assert receiver.wait_for("agreed")["local"] == receiver.wait_for("registered")["public6"]
@@ -316,7 +316,7 @@ def test_a_client_that_has_to_change_the_edge_shows_its_address_there_again(file
                 lost, left = edges.pop(at["edge"])
                 lost.process.kill()
                 sender.wait_for("registered", edge=next(iter(edges)), public6=at["public6"])
-                with Command("receive", code, "--dir", out, "--edge", left, "--strategy", "keep") as receiver:
+                with Command("receive", code, "--yes", "--dir", out, "--edge", left, "--strategy", "keep") as receiver:
                     assert (receiver.finish(), sender.finish()) == (0, 0), (sender.events, receiver.events)
     assert {"address": at["public6"], "kind": "public"} in receiver.wait_for("peer_known")["candidates"]
 

@@ -35,7 +35,7 @@ def meet(url: str, file: Path, out: Path) -> tuple[Command, Command]:
     where = ["--edge", url, "--deadline", "5"]
     with (
         Command("send", file, *where, "--bind", "127.0.0.2:0", "--code", CODE) as sender,
-        Command("receive", CODE, *where, "--bind", "127.0.0.3:0", "--dir", out) as receiver,
+        Command("receive", CODE, "--yes", *where, "--bind", "127.0.0.3:0", "--dir", out) as receiver,
     ):
         sender.finish()
         receiver.finish()

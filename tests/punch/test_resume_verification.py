@@ -17,6 +17,7 @@ from punch.client.progress import Progress
 from punch.client.transfer import receive_files
 from punch.errors import ConnectionLostError, PunchFailedError
 from tests.punch.recorder import Recorder
+from tests.punch.transfers import OWNER
 from tests.punch.wires import channels, run
 
 INFO = FileInfo("a", 8)
@@ -34,7 +35,7 @@ def receive_in_part(inbox: Inbox, data: bytes) -> None:
 
 def test_what_another_process_has_received_meanwhile_is_not_taken_for_what_was_held(tmp_path: Path) -> None:
     """Both receive a file of that name and size, of another content, into one directory."""
-    with Inbox(tmp_path, force=False) as one, Inbox(tmp_path, force=False) as other:
+    with Inbox(tmp_path, force=False, owner=OWNER) as one, Inbox(tmp_path, force=False, owner=OWNER) as other:
         receive_in_part(one, b"1111")
         assert one.held(INFO) == (4, hashlib.sha256(b"1111").digest())
         receive_in_part(other, b"22222")
@@ -43,7 +44,7 @@ def test_what_another_process_has_received_meanwhile_is_not_taken_for_what_was_h
 
 
 def test_a_file_goes_on_only_where_its_digest_ends(tmp_path: Path) -> None:
-    with Inbox(tmp_path, force=False) as inbox:
+    with Inbox(tmp_path, force=False, owner=OWNER) as inbox:
         receive_in_part(inbox, b"1234")
         assert inbox.held(INFO) is not None
         with pytest.raises(FileError, match="cannot go on from byte 2"):
@@ -53,7 +54,7 @@ def test_a_file_goes_on_only_where_its_digest_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize("payload", [b"", b"\0" * 7, b"\xff" * 5000])
 def test_a_resume_that_is_no_number_of_bytes_is_refused(tmp_path: Path, payload: bytes) -> None:
     async def test() -> None:
-        with Inbox(tmp_path, force=False) as inbox:
+        with Inbox(tmp_path, force=False, owner=OWNER) as inbox:
             async with channels() as (sender, receiver):
                 receiving = asyncio.create_task(receive_files(receiver, inbox, bar))
                 await sender.send(Kind.OFFER, write_offer(INFO, last=True))

@@ -25,7 +25,7 @@ def test_people_are_told_the_code_and_what_happened(edge: str, file: Path, out: 
         assert sender.stdout is not None
         line = next(line for line in sender.stdout if line.startswith("On the other computer: "))
         receiver = subprocess.run(
-            [*command, *line.rstrip().rpartition(": punch ")[2].split(), "--edge", edge, "--dir", str(out)],
+            [*command, *line.rstrip().rpartition(": punch ")[2].split(), "--yes", "--edge", edge, "--dir", str(out)],
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,
@@ -56,7 +56,7 @@ def test_a_name_that_the_terminal_cannot_show_is_spelled(edge: str, tmp_path: Pa
     file.write_bytes(b"x")
     with send(edge, file, "--code", CODE) as sender:
         receiver = subprocess.run(
-            [sys.executable, "-m", "punch", "receive", CODE, "--edge", edge, "--dir", str(out)],
+            [sys.executable, "-m", "punch", "receive", CODE, "--yes", "--edge", edge, "--dir", str(out)],
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,
@@ -72,7 +72,18 @@ def test_a_name_that_the_terminal_cannot_show_is_spelled(edge: str, tmp_path: Pa
 @pytest.mark.parametrize("closed", ["0", "1", "2", "0 1 2"])
 def test_clients_do_without_standard_streams(edge: str, file: Path, out: Path, closed: str) -> None:
     closing = "".join(f" {number}>&-" for number in closed.split())
-    receive_closed = ["sh", "-c", f'exec "$@"{closing}', "sh", sys.executable, "-m", "punch", "receive", "--json"]
+    receive_closed = [
+        "sh",
+        "-c",
+        f'exec "$@"{closing}',
+        "sh",
+        sys.executable,
+        "-m",
+        "punch",
+        "receive",
+        "--yes",
+        "--json",
+    ]
     with send(edge, file, "--code", CODE) as sender:
         receiver = subprocess.run(
             [*receive_closed, CODE, "--edge", edge, "--dir", str(out)],

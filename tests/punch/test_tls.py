@@ -44,7 +44,7 @@ def test_a_file_crosses_by_an_edge_with_tls(
     with (
         tls_edge(authority.issue("127.0.0.1")) as (edge, url),
         Command("send", file, "--edge", url, "--bind", "127.0.0.2:0", "--code", CODE, *options) as sender,
-        Command("receive", CODE, "--edge", url, "--bind", "127.0.0.3:0", "--dir", out, *options) as receiver,
+        Command("receive", CODE, "--yes", "--edge", url, "--bind", "127.0.0.3:0", "--dir", out, *options) as receiver,
     ):
         assert sender.finish() == 0
         assert receiver.finish() == 0
@@ -63,7 +63,7 @@ def test_edges_join_over_tls(authority: Authority, monkeypatch: pytest.MonkeyPat
 
 
 def refused(url: str, capsys: pytest.CaptureFixture[str]) -> str:
-    assert main(["receive", CODE, "--edge", url]) == 2
+    assert main(["receive", CODE, "--yes", "--edge", url]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import os
 from pathlib import Path
@@ -37,6 +38,7 @@ def test_files_arrive_as_they_were(tmp_path: Path, out: Path, sizes: list[int]) 
         expected = [(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in contents.items()]
         assert sent == received == expected
 
+    gc.collect()  # of other tests
     before = len(open_descriptors())
     run(test)
     assert len(open_descriptors()) == before

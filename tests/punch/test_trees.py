@@ -17,10 +17,20 @@ from hypothesis import strategies as st
 
 from punch.client.inbox import Inbox, Incoming
 from punch.client.names import MAX_DEPTH, MAX_PATH_BYTES, FileError, check_path
-from punch.client.offer import MAX_FILES, DirectoryInfo, FileInfo, Offered, StreamInfo, read_offer, write_offer
+from punch.client.offer import (
+    MAX_ENTRIES,
+    DirectoryInfo,
+    Entries,
+    FileInfo,
+    Offered,
+    StreamInfo,
+    count_directories,
+    read_offer,
+    write_offer,
+)
 from punch.client.outgoing import Outgoing
-from punch.client.partial import partial_name
 from punch.errors import InputError, TamperedError
+from tests.punch.transfers import OWNER
 
 CONTENT = b"content"
 SHA256 = hashlib.sha256(CONTENT).digest()
@@ -60,7 +70,7 @@ def file(name: str, *, executable: bool = False) -> FileInfo:
 HOSTILE = [
     *("/", "/etc", "a/", "a//b", "..", "../x", "a/..", "a/../b", "a/../../b", "./a", "a/.", "a\\..\\b", "a/b\\c"),
     *("a/b\n", "a/\x1b[2Jb", "a/\x00", "a/\udcff", "a\u202eb/c", f"a/{'x' * 256}", "/".join("a" * (MAX_DEPTH + 1))),
-    *("/".join(["x" * 255] * 5), f"a/{partial_name('b', 1)}", f"{partial_name('b', 1)}/a"),
+    *("/".join(["x" * 255] * 5), f"a/{OWNER.directory}", f"{OWNER.directory}/a"),
 ]
 
 
@@ -161,7 +171,7 @@ def test_what_is_no_file_in_a_directory_is_left_out_and_told(tmp_path: Path) -> 
     (tmp_path / "d" / "to directory").symlink_to("../secret")
     (tmp_path / "d" / "only" / "dangling").symlink_to("nowhere")
     os.mkfifo(tmp_path / "d" / "fifo")
-    (tmp_path / "d" / partial_name("b", 1)).write_bytes(b"x")
+    tree(tmp_path, f"d/{OWNER.directory}/x")
     with Outgoing([tmp_path / "d"]) as outgoing:
         assert outgoing.offered == [file("d/a"), DirectoryInfo("d/only")]
         assert {each.name: each.reason for each in outgoing.skipped} == {
@@ -169,7 +179,7 @@ def test_what_is_no_file_in_a_directory_is_left_out_and_told(tmp_path: Path) -> 
             "d/to directory": "a symbolic link",
             "d/only/dangling": "a symbolic link",
             "d/fifo": "a FIFO",
-            f"d/{partial_name('b', 1)}": "an unfinished file of punch",
+            f"d/{OWNER.directory}": "an unfinished file of punch",
         }
 
 
@@ -182,10 +192,26 @@ def test_a_directory_with_a_name_in_it_that_cannot_be_sent_is_refused(tmp_path: 
 
 def test_more_files_than_are_allowed_are_refused(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
-    for number in range(MAX_FILES + 1):
+    for number in range(MAX_ENTRIES + 1):
         (tmp_path / "d" / str(number)).symlink_to("x")
-    with pytest.raises(InputError, match=f"at most {MAX_FILES}"):
+    with pytest.raises(InputError, match=f"at most {MAX_ENTRIES}"):
         Outgoing([tmp_path / "d"])
+
+
+def test_more_directories_than_are_allowed_are_refused_even_with_few_files(tmp_path: Path) -> None:
+    directories = "/".join(["x"] * (MAX_DEPTH - 3))
+    for number in range(MAX_ENTRIES // (MAX_DEPTH - 3) + 1):
+        (tmp_path / "d" / str(number) / directories).mkdir(parents=True)
+    with pytest.raises(InputError, match=f"at most {MAX_ENTRIES} files and directories"):
+        Outgoing([tmp_path / "d"])
+
+
+def test_directories_above_a_file_are_counted_once() -> None:
+    entries = Entries()
+    for name in ("d/a/1", "d/a/2", "d/b", "e"):
+        entries.add(name)
+    assert len(entries) == len({"d", "d/a", "d/a/1", "d/a/2", "d/b", "e"})
+    assert count_directories([file("d/a/1"), file("d/a/2"), DirectoryInfo("d/b"), file("e")]) == 3
 
 
 def _append(path: Path) -> None:
@@ -362,10 +388,13 @@ def test_whatever_is_offered_and_whatever_links_there_are_nothing_outside_change
 
 
 def test_what_is_incomplete_waits_beside_no_directory(tmp_path: Path) -> None:
-    with Inbox(tmp_path, force=False) as inbox:
+    with Inbox(tmp_path, force=False, owner=OWNER) as inbox:
         with inbox.create(file("d/a")) as incoming:
             incoming.write(CONTENT)
             incoming.verify(SHA256)
-        assert names_in(tmp_path) == [partial_name("d/a", len(CONTENT))]
+        assert names_in(tmp_path) == [
+            f"{OWNER.directory}/",
+            f"{OWNER.directory}/{OWNER.name('d/a', len(CONTENT))}",
+        ]
         inbox.discard([file("d/a")])
     assert names_in(tmp_path) == []

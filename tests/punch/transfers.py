@@ -9,13 +9,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from punch.client.channel import Channel, Kind
+from punch.client.consent import Consent
 from punch.client.inbox import Inbox
 from punch.client.offer import FileDone
 from punch.client.outgoing import Outgoing
+from punch.client.owner import Owner
 from punch.client.progress import Progress
 from punch.client.transfer import Received, receive_files, send_files
+from punch.code import Code
 from tests.punch.recorder import Recorder
 from tests.punch.wires import channels
+
+OWNER = Owner.of_code(Code.parse("k7x2mq-amber-falcon-tulip"))
 
 
 def bar(total: int | None) -> Progress:
@@ -23,10 +28,10 @@ def bar(total: int | None) -> Progress:
 
 
 async def both(
-    sender: Channel, outgoing: Outgoing, receiver: Channel, inbox: Inbox
+    sender: Channel, outgoing: Outgoing, receiver: Channel, inbox: Inbox, consent: Consent | None = None
 ) -> tuple[list[FileDone] | BaseException, list[FileDone] | BaseException]:
     sent, received = await asyncio.gather(
-        send_files(sender, outgoing, bar), receive_files(receiver, inbox, bar), return_exceptions=True
+        send_files(sender, outgoing, bar), receive_files(receiver, inbox, bar, consent), return_exceptions=True
     )
     if isinstance(received, Received):
         assert received.told

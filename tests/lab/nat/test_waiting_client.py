@@ -59,7 +59,7 @@ def test_a_sender_that_waits_asks_its_nat_again_and_is_met(
         assert wait_for([sender], lambda: registered(1), PATIENCE_S)
         event(lab.nat("a"))
         assert wait_for([sender], lambda: registered(2), PATIENCE_S)
-        receiver = EventProcess(lab["b"], ["receive", CODE, "--dir", str(inbox), *common], PUNCH.function)
+        receiver = EventProcess(lab["b"], ["receive", CODE, "--yes", "--dir", str(inbox), *common], PUNCH.function)
         assert wait_for([sender, receiver], lambda: not sender.open and not receiver.open, PATIENCE_S)
         for each in (sender, receiver):
             each.end(grace_s=PATIENCE_S)

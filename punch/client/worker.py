@@ -1,0 +1,225 @@
+"""Calls that may block, one after another in a thread, while the event loop goes on.
+
+The threads of `asyncio.to_thread` are joined when the process ends, however long their calls take, and a call there
+cannot be stopped. Here the thread is a daemon, and a call that takes long has checkpoints, at which it can be stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Self, TypeVar
+
+T = TypeVar("T")
+
+WINDOW = 4 << 20
+"""Bytes that wait in memory for the thread at most."""
+
+_LEAST = 1024  # bytes that a call counts for, so that the number of calls is bounded as well
+
+_PATIENCE_S = 0.5  # how long the end of the block waits for a call that runs
+_thread = threading.local()
+
+
+class StoppedError(Exception):
+    """Raised by `checkpoint` in a call that must not go on."""
+
+
+def checkpoint() -> None:
+    """Raise `StoppedError` if the call that this is a part of must not go on; does nothing outside of such a call."""
+    stop: threading.Event | None = getattr(_thread, "stop", None)
+    if stop is not None and stop.is_set():
+        _thread.stopped()
+        raise StoppedError
+
+
+def stoppable(stop: threading.Event, stopped: Callable[[], object] = lambda: None) -> None:
+    """From now on, `checkpoint` in this thread calls `stopped` and raises once `stop` is set."""
+    _thread.stop, _thread.stopped = stop, stopped
+
+
+class _Job(NamedTuple):
+    """A call, the bytes it counts for, the future of its result, and whether it runs after one that has failed."""
+
+    call: Callable[[], Any]
+    size: int
+    future: asyncio.Future[Any] | None
+    always: bool = False
+
+
+class Worker:
+    """Runs calls in the order in which they come. A context manager, to be used in one event loop.
+
+    After a call of `put` that failed no other is run, but for those of `run(…, always=True)`, until `stop`.
+    """
+
+    def __init__(self, window: int = WINDOW) -> None:
+        self._window = window
+        self._jobs: deque[_Job | None] = deque()
+        self._size = 0
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._wants_room = False
+        self._room = asyncio.Event()
+        self._failed = asyncio.Event()
+        self._stopped = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self._changed:
+            self._stop.set()
+            self._jobs.append(None)
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(_PATIENCE_S)  # it is idle but for a file system that does not answer
+
+    async def put(self, call: Callable[[], object], size: int = 0) -> None:
+        """Have `call` run in its turn; waits while more than the window is waiting. Raises what an earlier one did."""
+        size = max(size, _LEAST)
+        while self._error is None:
+            with self._changed:
+                if not self._jobs or self._size + size <= self._window:
+                    self._append(_Job(call, size, None))
+                    return
+                self._wants_room = True
+                self._room.clear()
+            await self._room.wait()
+        raise self._error
+
+    async def run(self, call: Callable[[], T], *, always: bool = False) -> T:
+        """The result of `call`, once those before it have ended. Raises what it raises, or what one of those did.
+
+        If this is cancelled, the call goes on until its next checkpoint; `stop` waits for that.
+        """
+        future: asyncio.Future[T] = self._loop.create_future()
+        with self._changed:
+            self._append(_Job(call, 0, future, always))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self._stop.set()
+            raise
+
+    async def run_whole(self, call: Callable[[], T]) -> T:
+        """As `run`, but a call that reached its end has a result, even if this was cancelled meanwhile.
+
+        If it was stopped before, the cancellation goes on at once, and the call undoes what it has done.
+        """
+        ended = asyncio.Event()
+        result: list[T] = []
+
+        def whole() -> None:
+            try:
+                result.append(call())
+            finally:
+                self._call_soon(ended.set)
+
+        self._stopped.clear()
+        try:
+            await self.run(whole)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            either = [asyncio.create_task(event.wait()) for event in (ended, self._stopped, self._failed)]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            for waiting in either:
+                waiting.cancel()
+            if not result or task is None:
+                raise
+            self._stop.clear()
+            task.uncancel()
+        return result[0]
+
+    async def failure(self) -> None:
+        """Wait until a call of `put` fails, and raise what it raised."""
+        await self._failed.wait()
+        assert self._error is not None
+        raise self._error
+
+    async def stop(self) -> None:
+        """Drop the calls that wait, and let the running one end at its next checkpoint; then calls run again."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        with self._changed:
+            for job in self._jobs:
+                if job is not None and job.future is not None:
+                    job.future.cancel()
+            self._jobs.clear()
+            self._size = 0
+            self._stop.set()
+            self._append(_Job(self._go_on, 0, future, always=True))
+        await asyncio.shield(future)
+        self._failed.clear()
+
+    def _go_on(self) -> None:
+        self._stop.clear()
+        self._error = None
+
+    def _append(self, job: _Job) -> None:
+        self._jobs.append(job)
+        self._size += job.size
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, daemon=True)
+            self._thread.start()
+        self._changed.notify()
+
+    def _work(self) -> None:
+        stoppable(self._stop, partial(self._call_soon, self._stopped.set))
+        while True:
+            with self._changed:
+                while not self._jobs:
+                    self._changed.wait()
+                job = self._jobs[0]  # it counts as waiting until it has ended
+            if job is None:
+                return
+            outcome = self._outcome(job)
+            with self._changed:
+                # `stop` may have emptied the queue meanwhile.
+                if self._jobs and self._jobs[0] is job:
+                    self._jobs.popleft()
+                    self._size -= job.size
+                room = self._wants_room and self._size <= self._window // 2
+                self._wants_room = self._wants_room and not room
+            if outcome is not None:
+                self._call_soon(outcome)
+            if room:
+                self._call_soon(self._room.set)
+
+    def _outcome(self, job: _Job) -> Callable[[], None] | None:
+        """Run the call; what the event loop has to do about it."""
+        if self._error is not None and not job.always:
+            return None if job.future is None else partial(_settle, job.future, None, self._error)
+        try:
+            result = job.call()
+        except BaseException as error:
+            if job.future is not None:
+                return partial(_settle, job.future, None, error)
+            self._error = error
+            return self._fail
+        return None if job.future is None else partial(_settle, job.future, result, None)
+
+    def _call_soon(self, call: Callable[[], object]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(call)
+
+    def _fail(self) -> None:
+        self._failed.set()
+        self._room.set()
+
+
+def _settle(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+        with contextlib.suppress(asyncio.CancelledError):
+            future.exception()  # whoever waited for it may have been cancelled

@@ -1,0 +1,291 @@
+"""A file system that is slow, or does not answer, holds up neither the event loop nor an interruption."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from punch.client import naming, reading, renaming
+from punch.client.ahead import WINDOW as AHEAD
+from punch.client.ahead import Ahead
+from punch.client.channel import Kind
+from punch.client.inbox import Inbox, Incoming
+from punch.client.outgoing import Outgoing
+from punch.client.transfer import receive_files, send_files
+from punch.client.worker import StoppedError, Worker, checkpoint
+from tests.punch.recorder import PATIENCE_S
+from tests.punch.transfers import OWNER, bar, both, offer
+from tests.punch.wires import channels, run
+
+
+class Gate:
+    """A call that blocks until it is opened, as that of a file system which does not answer."""
+
+    def __init__(self) -> None:
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def before(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def blocking(*arguments: Any, **named: Any) -> Any:
+            self.reached.set()
+            assert self.opened.wait(PATIENCE_S)
+            return call(*arguments, **named)
+
+        return blocking
+
+    async def wait(self) -> None:
+        """Until it blocks; the event loop goes on meanwhile, or this would not return."""
+        while not self.reached.is_set():
+            await asyncio.sleep(0.001)
+
+
+@contextlib.asynccontextmanager
+async def opened_at_the_end(gate: Gate) -> Any:
+    try:
+        yield
+    finally:
+        gate.opened.set()
+
+
+def tree(directory: Path, count: int) -> Path:
+    root = directory / "d"
+    for number in range(count):
+        (root / f"{number % 7}").mkdir(parents=True, exist_ok=True)
+        (root / f"{number % 7}" / f"{number}").write_bytes(b"x")
+    return root
+
+
+@pytest.mark.parametrize("blocks", ["open", "write", "rename", "read"])
+def test_the_event_loop_goes_on_while_a_call_blocks(
+    tmp_path: Path, out: Path, blocks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    match blocks:
+        case "open":
+            monkeypatch.setattr(Inbox, "create", gate.before(Inbox.create))
+        case "write":
+            monkeypatch.setattr(Incoming, "write", gate.before(Incoming.write))
+        case "rename":
+            monkeypatch.setattr(naming, "rename_new", gate.before(renaming.rename_new))
+        case _:
+            monkeypatch.setattr(reading, "_common_start", gate.before(reading._common_start))
+
+    async def test() -> None:
+        with Outgoing([tree(tmp_path, 3)]) as outgoing, Inbox(out, force=False) as inbox:
+            async with channels() as (sender, receiver):
+                transfer = asyncio.create_task(both(sender, outgoing, receiver, inbox))
+                await gate.wait()
+                assert not transfer.done()
+                gate.opened.set()
+                sent, received = await transfer
+                assert sent == received
+
+    run(test)
+    assert sum(path.is_file() for path in (out / "d").rglob("*")) == 3
+
+
+def test_an_interrupted_store_is_undone_and_the_sender_hears_of_it_before_that(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placing, undoing = Gate(), Gate()
+    placed = 0
+    place = renaming.rename_new
+
+    def place_some(*arguments: Any, **named: Any) -> None:
+        nonlocal placed
+        placed += 1
+        if placed == 50:
+            placing.before(place)(*arguments, **named)
+        else:
+            place(*arguments, **named)
+
+    monkeypatch.setattr(naming, "rename_new", place_some)
+    monkeypatch.setattr(naming.Naming, "_back", undoing.before(naming.Naming._back))
+
+    async def test() -> None:
+        with Outgoing([tree(tmp_path, 100)]) as outgoing, Inbox(out, force=False, owner=OWNER) as inbox:
+            async with channels() as (sender, receiver), opened_at_the_end(placing), opened_at_the_end(undoing):
+                sending = asyncio.create_task(send_files(sender, outgoing, bar))
+                receiving = asyncio.create_task(receive_files(receiver, inbox, bar))
+                await placing.wait()
+                receiving.cancel()
+                placing.opened.set()
+                with pytest.raises(Exception, match="the receiver stopped: interrupted"):
+                    await sending
+                sender.close()
+                await undoing.wait()
+                undoing.opened.set()
+                with pytest.raises(asyncio.CancelledError):
+                    await receiving
+        assert list(out.iterdir()) == []
+
+    run(test)
+    assert placed == 50
+
+
+def test_a_store_that_ended_before_it_could_be_interrupted_is_done(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    monkeypatch.setattr(naming.Naming, "__exit__", gate.before(naming.Naming.__exit__))
+
+    async def test() -> None:
+        with Outgoing([tree(tmp_path, 3)]) as outgoing, Inbox(out, force=False) as inbox:
+            async with channels() as (sender, receiver):
+                sending = asyncio.create_task(send_files(sender, outgoing, bar))
+                receiving = asyncio.create_task(receive_files(receiver, inbox, bar))
+                await gate.wait()
+                receiving.cancel()
+                gate.opened.set()
+                assert await sending == (await receiving).files
+
+    run(test)
+    assert sum(path.is_file() for path in (out / "d").rglob("*")) == 3
+
+
+def test_an_interruption_is_heard_while_what_is_held_is_hashed(tmp_path: Path) -> None:
+    async def test() -> None:
+        with Inbox(tmp_path, force=False, owner=OWNER) as inbox:
+            hidden = tmp_path / OWNER.directory
+            hidden.mkdir(mode=0o700)
+            size = min(1 << 40, os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize // 2)
+            with (hidden / OWNER.name("a", size)).open("wb") as file:
+                file.truncate(size)  # sparse: it is not hashed to its end
+            async with channels() as (sender, receiver):
+                receiving = asyncio.create_task(receive_files(receiver, inbox, bar))
+                await sender.send(Kind.OFFER, offer("a", size))
+                while "hash_prefix" not in functions():
+                    await asyncio.sleep(0.001)
+                receiving.cancel()
+                assert await sender.expect(Kind.ABORT) == b"interrupted"
+                sender.close()
+                with pytest.raises(asyncio.CancelledError):
+                    await receiving
+
+    run(test)
+    assert list(tmp_path.iterdir()) == []
+
+
+def functions() -> set[str]:
+    """The functions that the threads are in."""
+    frames = (frame for top in sys._current_frames().values() for frame, _ in traceback.walk_stack(top))
+    return {frame.f_code.co_name for frame in frames}
+
+
+def test_calls_run_in_order_and_none_after_one_that_failed() -> None:
+    done: list[int] = []
+
+    def fail() -> None:
+        raise ValueError("no space")
+
+    async def test() -> None:
+        with Worker() as worker:
+            for number in range(1000):
+                await worker.put(lambda number=number: done.append(number))  # type: ignore[misc]
+            assert await worker.run(lambda: len(done)) == 1000
+            await worker.put(fail)
+            with pytest.raises(ValueError, match="no space"):
+                await worker.failure()
+            with pytest.raises(ValueError, match="no space"):
+                await worker.run(lambda: done.append(-1))
+            with pytest.raises(ValueError, match="no space"):
+                await worker.put(lambda: done.append(-1))
+            assert await worker.run(lambda: "cleaned", always=True) == "cleaned"
+            await worker.stop()
+            await worker.run(lambda: done.append(1000))
+
+    run(test)
+    assert done == list(range(1001))
+
+
+def test_what_waits_for_the_thread_is_bounded() -> None:
+    gate = Gate()
+
+    async def test() -> None:
+        with Worker(window=10_000) as worker:
+            await worker.put(gate.before(lambda: None), 1)
+            for _ in range(8):
+                await worker.put(lambda: None, 1000)
+            waiting = asyncio.create_task(worker.put(lambda: None, 1000))
+            await asyncio.sleep(0)
+            await gate.wait()
+            assert not waiting.done()
+            gate.opened.set()
+            await waiting
+
+    run(test)
+
+
+def test_a_call_is_stopped_at_a_checkpoint_and_what_waits_is_dropped() -> None:
+    rounds: list[int] = []
+    dropped: list[int] = []
+
+    def endless() -> None:
+        while True:
+            checkpoint()
+            rounds.append(1)
+
+    async def test() -> None:
+        with Worker() as worker:
+            running = asyncio.create_task(worker.run(endless))
+            while not rounds:
+                await asyncio.sleep(0.001)
+            await worker.put(lambda: dropped.append(1))
+            await worker.stop()
+            await asyncio.gather(running, return_exceptions=True)
+            assert await worker.run(lambda: "usable") == "usable"
+
+    run(test)
+    assert dropped == []
+
+
+def test_a_reader_is_ahead_by_a_bounded_number_of_bytes_and_ends_with_its_block() -> None:
+    made: list[int] = []
+    ended: list[type[BaseException]] = []
+
+    def endless() -> Iterator[bytes]:
+        try:
+            while True:
+                checkpoint()
+                made.append(1)
+                yield bytes(100_000)
+        except (StoppedError, GeneratorExit) as error:
+            ended.append(type(error))
+            raise
+
+    async def test() -> None:
+        async with Ahead(endless, len) as pieces:
+            for _ in range(20):
+                assert len(await anext(pieces)) == 100_000
+            before = time.monotonic()
+            while len(made) < 20 + AHEAD // 100_000 and time.monotonic() < before + PATIENCE_S:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.01)
+            assert len(made) <= 20 + AHEAD // 100_000 + 3
+
+    run(test)
+    assert len(ended) == 1
+
+
+def test_a_reader_yields_everything_before_it_raises() -> None:
+    def failing() -> Iterator[bytes]:
+        yield b"1"
+        yield b"2"
+        raise ValueError("cannot be read")
+
+    async def test() -> None:
+        async with Ahead(failing, len) as pieces:
+            assert [await anext(pieces), await anext(pieces)] == [b"1", b"2"]
+            with pytest.raises(ValueError, match="cannot be read"):
+                await anext(pieces)
+
+    run(test)

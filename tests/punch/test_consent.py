@@ -1,0 +1,170 @@
+"""The receiver's user is asked before anything of an offer is received."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from punch.client import consent as consent_module
+from punch.client.channel import Kind
+from punch.client.consent import Consent
+from punch.client.inbox import Inbox
+from punch.client.outgoing import Outgoing
+from punch.client.transfer import receive_files, send_files
+from punch.errors import PunchFailedError, TunnelBrokenError
+from tests.punch.recorder import Recorder
+from tests.punch.test_broken_transfer import break_off
+from tests.punch.transfers import OWNER, bar, offer
+from tests.punch.wires import channels, run
+
+
+class Answers:
+    """A question that is answered by these, in turn; without one it waits."""
+
+    def __init__(self, *answers: bool) -> None:
+        self.answers = list(answers)
+        self.asked: list[dict[str, Any]] = []
+        self.cancelled = 0
+
+    async def __call__(self, summary: dict[str, Any]) -> bool:
+        self.asked.append(summary)
+        try:
+            return self.answers.pop(0) if self.answers else await asyncio.Future()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+
+def test_what_is_declined_is_not_received_and_both_sides_say_so(tmp_path: Path, out: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    (tmp_path / "b").write_bytes(b"content")
+    answers, log, asked = Answers(False), Recorder(), []
+
+    async def test() -> None:
+        with Outgoing([tmp_path / "a", tmp_path / "b"]) as outgoing, Inbox(out, force=False) as inbox:
+            async with channels() as (sender, receiver):
+
+                async def receive() -> None:
+                    try:
+                        await receive_files(receiver, inbox, bar, Consent(log, answers))
+                    finally:
+                        receiver.close()
+
+                received = asyncio.create_task(receive())
+                with pytest.raises(PunchFailedError) as caught:
+                    await send_files(sender, outgoing, bar, asked=lambda: asked.append(True))
+                assert caught.value.outcome == "declined"
+                sender.close()
+                with pytest.raises(PunchFailedError) as caught:
+                    await received
+                assert caught.value.outcome == "declined"
+
+    run(test)
+    assert asked == [True]
+    assert [each["name"] for each in answers.asked[0]["entries"]] == ["a", "b"]
+    assert log.all("offered", asked=True, files=2, bytes=14)
+    assert list(out.iterdir()) == []
+
+
+def test_the_same_offer_is_asked_about_once_and_another_again(tmp_path: Path, out: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(bytes(200_000))
+    answers = Answers(True, False)
+    consent = Consent(Recorder(), answers)
+
+    async def test() -> None:
+        with Inbox(out, force=False, owner=OWNER) as inbox:
+            with Outgoing([tmp_path / "a"]) as outgoing:
+                await break_off(outgoing, inbox, 3, consent)
+                await break_off(outgoing, inbox, 3, consent)
+            assert len(answers.asked) == 1
+            with Outgoing([tmp_path / "a", tmp_path / "b"]) as outgoing:
+                async with channels() as (sender, receiver):
+                    received = asyncio.create_task(receive_files(receiver, inbox, bar, consent))
+                    with pytest.raises(PunchFailedError, match="declined"):
+                        await send_files(sender, outgoing, bar)
+                    sender.close()
+                    with pytest.raises(PunchFailedError, match="declined"):
+                        await received
+            assert len(answers.asked) == 2
+
+    run(test)
+
+
+@pytest.mark.parametrize("end", ["abort", "close", "data"])
+def test_a_sender_that_goes_away_ends_the_question(tmp_path: Path, end: str) -> None:
+    answers = Answers()
+
+    async def test() -> None:
+        with Inbox(tmp_path, force=False) as inbox:
+            async with channels() as (sender, receiver):
+                received = asyncio.create_task(receive_files(receiver, inbox, bar, Consent(Recorder(), answers)))
+                await sender.send(Kind.OFFER, offer("a", 8))
+                await sender.expect(Kind.ASKING)
+                match end:
+                    case "abort":
+                        await sender.send(Kind.ABORT, b"interrupted")
+                        says = "the sender stopped: interrupted"
+                    case "close":
+                        sender.close()
+                        says = "connection closed"
+                    case _:
+                        await sender.send(Kind.DATA, b"1")
+                        says = "expected nothing before ACCEPT, got DATA"
+                with pytest.raises(PunchFailedError, match=says) as caught:
+                    await received
+                assert isinstance(caught.value, TunnelBrokenError) == (end == "close")
+
+    run(test)
+    assert answers.cancelled == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_while_the_user_thinks_the_sender_hears_so_again_and_again_and_of_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consent_module, "ASK_AGAIN_S", 0.01)
+    answer: asyncio.Future[bool]
+
+    async def test() -> None:
+        nonlocal answer
+        answer = asyncio.get_running_loop().create_future()
+
+        async def question(_summary: dict[str, Any]) -> bool:
+            return await answer
+
+        with Inbox(tmp_path, force=False, owner=OWNER) as inbox:
+            async with channels() as (sender, receiver):
+                received = asyncio.create_task(receive_files(receiver, inbox, bar, Consent(Recorder(), question)))
+                await sender.send(Kind.OFFER, offer("a", 8))
+                for _ in range(5):
+                    await sender.expect(Kind.ASKING)
+                answer.set_result(True)
+                while (kind := (await sender.receive())[0]) is Kind.ASKING:
+                    pass
+                assert kind is Kind.ACCEPT
+                sender.close()
+                with pytest.raises(TunnelBrokenError):
+                    await received
+
+    run(test)
+
+
+def test_an_interruption_at_the_question_is_told_the_sender(tmp_path: Path) -> None:
+    async def test() -> None:
+        with Inbox(tmp_path, force=False) as inbox:
+            async with channels() as (sender, receiver):
+                received = asyncio.create_task(receive_files(receiver, inbox, bar, Consent(Recorder(), Answers())))
+                await sender.send(Kind.OFFER, offer("a", 8))
+                await sender.expect(Kind.ASKING)
+                received.cancel()
+                assert await sender.expect(Kind.ABORT) == b"interrupted"
+                sender.close()
+                with pytest.raises(asyncio.CancelledError):
+                    await received
+
+    run(test)
+    assert list(tmp_path.iterdir()) == []
