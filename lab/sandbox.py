@@ -204,8 +204,7 @@ def _init(tell: int, orders: int, asked: int, confined: view.Plan | None) -> Non
         outer = _outer_user()
         mounts.mount("proc", "/proc", "proc", mounts.NOSUID | mounts.NODEV | mounts.NOEXEC)
         if confined is not None:
-            _confine(confined)
-            _end_with_keeper(asked)  # which the change of credentials undid
+            _confine(confined, asked)
         Path("/run/netns").mkdir()
         _bring_loopback_up()
         _MARKER.write_text(f"{_netns_inode()} {outer}")
@@ -238,7 +237,7 @@ def _end_with_keeper(asked: int) -> None:
         os._exit(1)
 
 
-def _confine(planned: view.Plan) -> None:
+def _confine(planned: view.Plan, asked: int) -> None:
     """Give this process, which has a /proc of its own, the planned view, in a user namespace that cannot change it."""
     directory = os.getcwd()  # noqa: PTH109 - text
     processes = os.open("/proc", os.O_DIRECTORY | os.O_CLOEXEC)
@@ -254,6 +253,9 @@ def _confine(planned: view.Plan) -> None:
     mounts.make_read_only("/")
     _enter_user_namespace(processes)
     os.close(processes)
+    _end_with_keeper(asked)  # which the change of credentials undid
+    _become_first_again()
+    mounts.mount("proc", "/proc", "proc", flags)
     mounts.attach(sysctls, "/proc/sys/net")
     os.close(sysctls)
     os.chdir(directory)
@@ -261,6 +263,16 @@ def _confine(planned: view.Plan) -> None:
     os.environ.clear()
     os.environ.update(seen)
     privileges.gain_none(Kind.COMMAND)
+
+
+def _become_first_again() -> None:
+    """Go on as the first process of a PID namespace that belongs to this user namespace; the parent waits for it."""
+    _checked(_libc().unshare(_CLONE_NEWPID), "unshare")
+    first = _fork()
+    if first != 0:
+        _let_go_of_files()
+        os._exit(exit_status(os.waitpid(first, 0)[1]))
+    _checked(_libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), "prctl")
 
 
 def _enter_user_namespace(processes: int) -> None:

@@ -16,7 +16,7 @@ from punch.client.candidates import Candidate
 from punch.nat.birthday import PROBES
 
 CONNECTS = 120
-"""To one endpoint in one meeting. A connect that is refused is made again some ten times a second, for 10 s by default."""
+"""To one endpoint in one meeting. A connect that is refused is made again ten times a second, for 10 s by default."""
 PREDICTED_CONNECTS = 24
 """To one port that the peer has foretold, which its own dials have passed after two seconds."""
 

@@ -165,3 +165,12 @@ def test_an_unconfined_command_sees_the_files_of_the_machine(words: tuple[str, .
     done = run(punchlab(*words, "sh", "-c", f"echo $HOME; touch {tmp_path}/outside"), cwd=here)
     assert (done.returncode, done.stdout) == (0, f"{os.environ['HOME']}\n"), done
     assert (tmp_path / "outside").exists()
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_a_command_builds_labs_with_clients_in_them(user: str) -> None:
+    program = (
+        "from lab import Lab; from topologies import AB; lab = Lab(AB()).__enter__(); print(lab.punch('a', 'b').direct)"
+    )
+    done = run(punchlab("sandbox", sys.executable, "-c", program, under=USERS[user]))
+    assert done.stdout == "True\n", done
