@@ -12,14 +12,14 @@ import socket
 from collections.abc import AsyncIterator
 
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import ConnectionClosed
 
 from punch.client.puncher import Connection
 from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import FrameError, PunchFailedError
+from punch.errors import FrameError, NoConnectionError, PunchFailedError
 from punch.fields import printable
 from punch.relay import MAX_MESSAGE, PATH, parse_joined, relay_frame
-from punch.websocket import abort, open_websocket, resolve, until_deaf
+from punch.websocket import abort, open_websocket, protocol_violation, until_deaf
 
 PING_S = 10.0  # a dead relay is noticed within two of these
 TIMEOUT_S = 35.0  # the edge waits 30 s for the peer
@@ -55,29 +55,24 @@ async def relayed(url: EdgeUrl, token: str) -> AsyncIterator[Connection]:
 
 
 async def _join(url: EdgeUrl, token: str) -> ClientConnection:
-    sock: socket.socket | None = None
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            address = await resolve(url)
-            sock = socket.socket(address.family, socket.SOCK_STREAM)
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await asyncio.get_running_loop().sock_connect(sock, address)
-            websocket = await open_websocket(sock, url, PATH)
-            await websocket.send(relay_frame(token))
-            parse_joined(await websocket.recv())
+            websocket = await open_websocket(url, PATH, timeout_s=TIMEOUT_S)
+            try:
+                await websocket.send(relay_frame(token))
+                parse_joined(await websocket.recv())
+            except BaseException:
+                abort(websocket)
+                raise
             return websocket
-    except BaseException as error:
-        if sock is not None:
-            sock.close()
-        if isinstance(error, ConnectionClosed):
-            told = printable(error.rcvd.reason) if error.rcvd is not None else "the connection was lost"
-            raise PunchFailedError("no_rendezvous", f"relay {url}: {told}") from None
-        if isinstance(error, TimeoutError):
-            raise PunchFailedError("no_rendezvous", f"relay {url}: no peer within {TIMEOUT_S:g} s") from None
-        if isinstance(error, OSError | WebSocketException | EOFError | FrameError):
-            raise PunchFailedError("no_rendezvous", f"relay {url}: {printable(str(error))}") from None
-        raise
+    except ConnectionClosed as closed:
+        told = printable(closed.rcvd.reason) if closed.rcvd is not None else protocol_violation(closed)
+        reason = told or "the connection was lost"
+    except TimeoutError:
+        reason = f"no peer within {TIMEOUT_S:g} s"
+    except (NoConnectionError, FrameError) as error:
+        reason = str(error)
+    raise PunchFailedError("no_rendezvous", f"relay {url}: {reason}")
 
 
 async def _watch(websocket: ClientConnection) -> None:

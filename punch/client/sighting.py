@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import ConnectionClosed
 
 from punch.client.rendezvous import Rendezvous
 from punch.client.sockets import bound_socket, choose_local
 from punch.endpoint import WILDCARDS, Endpoint
-from punch.errors import FrameError, InputError
+from punch.errors import FrameError, InputError, NoConnectionError
 from punch.sighting import PATH, Seen, parse_seen
 from punch.websocket import abort, close_by_reset, open_websocket
 
@@ -59,12 +60,15 @@ async def sight(rendezvous: Rendezvous, local: Endpoint) -> Seen | None:
     edge = rendezvous.ipv6
     if edge is None:
         return None
-    # A TimeoutError is an OSError.
-    with contextlib.suppress(OSError, WebSocketException, EOFError, FrameError), bound_socket(local) as sock:
+
+    def make(_edge: Endpoint) -> socket.socket:
+        sock = bound_socket(local)
         close_by_reset(sock, True)  # nothing is to linger at an address that is about to be punched from
+        return sock
+
+    with contextlib.suppress(NoConnectionError, ConnectionClosed, FrameError, TimeoutError):
         async with asyncio.timeout(TIMEOUT_S):
-            await asyncio.get_running_loop().sock_connect(sock, edge)
-            connection = await open_websocket(sock, rendezvous.url, PATH)
+            connection = await open_websocket(rendezvous.url, PATH, timeout_s=TIMEOUT_S, at=edge, make=make)
             try:
                 return parse_seen(await connection.recv())
             finally:

@@ -13,13 +13,13 @@ import time
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection
-from websockets.frames import CloseCode, Frame, Opcode
-from websockets.protocol import Event
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Event, State
 
 from punch.frames import MAX_FRAME
+from punch.websocket import Contained
 
 POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
-MAX_UNSENT = 65_536  # bytes that wait for a client to read them; the kernel holds as much again
 BYTE_RATE = 16_384.0  # bytes a second that a client may send, with ten seconds' worth at once
 ODD_FRAME_RATE = 5.0
 """Frames a second, of a throttled connection, that are no whole message: pings, pongs and fragments. Our clients hardly
@@ -27,8 +27,8 @@ send any, and no reader sees to the rate of these."""
 
 _MESSAGES = (Opcode.TEXT, Opcode.BINARY)
 _SLICE = MAX_FRAME
+_END_OF_REQUEST = b"\r\n\r\n"
 _BURST_S = 10.0
-_FAREWELL_S = 1.0
 MAX_OUTBOX = 64  # frames that wait to be sent to a client
 WRITE_TIMEOUT_S = 20.0
 
@@ -36,7 +36,7 @@ PING_S = 20.0  # a client that answers no ping for as long again is gone
 OPEN_TIMEOUT_S = 10.0  # for the request, and for TLS before it
 
 
-class EdgeConnection(ServerConnection):
+class EdgeConnection(Contained, ServerConnection):
     """A WebSocket connection. `trusted` ones (to other endpoints) may send as much as they like.
 
     Those that are `throttled` may send as many bytes as are read; whoever reads them sees to the rate.
@@ -44,10 +44,9 @@ class EdgeConnection(ServerConnection):
 
     trusted = False
     throttled = False
-    overrun: str | None = None
-    """Why it was ended by us here, for the log."""
     _ended = False
     _untaken = b""
+    _last = _early = b""
     _full_at = 0.0
     _odd_full_at = 0.0
 
@@ -58,10 +57,29 @@ class EdgeConnection(ServerConnection):
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come, of at most one read."""
+        if self.response is None:
+            data = self._until_answered(data)
         if self.trusted:
             super().data_received(data)
-        else:
+        elif data:
             self._take_slices(data)
+
+    def _until_answered(self, data: bytes) -> bytes:
+        """`data` up to the end of the request. What comes after that waits for the answer, which is at once.
+
+        The library would take a second request for a frame, and fail to answer the first.
+        """
+        if self.request is not None:
+            self._early += data
+            return b""
+        seen = self._last + data
+        end = seen.find(_END_OF_REQUEST)
+        if end < 0:
+            self._last = seen[1 - len(_END_OF_REQUEST) :]
+            return data
+        size = end + len(_END_OF_REQUEST) - len(self._last)
+        self._early = data[size:]
+        return data[:size]
 
     def _take_slices(self, data: bytes) -> None:
         for start in range(0, len(data), _SLICE):
@@ -90,7 +108,12 @@ class EdgeConnection(ServerConnection):
 
     async def handshake(self, *how: Any, **named: Any) -> None:
         """Answer the request."""
-        await super().handshake(*how, **named)
+        try:
+            await super().handshake(*how, **named)
+        finally:
+            early, self._early = self._early, b""
+        if early and self.state is State.OPEN:  # after any other answer than 101 nothing more is read
+            self._take_slices(early)
         if self._ended:
             super().eof_received()
             self.transport.close()
@@ -100,10 +123,8 @@ class EdgeConnection(ServerConnection):
             now = time.monotonic()
             self._full_at = max(self._full_at, now) + len(data) / BYTE_RATE
             if self._full_at - now > _BURST_S:
-                self._fail("sent too much")
+                self.fail("sent too much")
         super().data_received(data)
-        if self.transport.get_write_buffer_size() > MAX_UNSENT:
-            self.cut("does not read what it is sent")
 
     def process_event(self, event: Event) -> None:
         """A frame has come, or the request."""
@@ -111,22 +132,8 @@ class EdgeConnection(ServerConnection):
             now = time.monotonic()
             self._odd_full_at = max(self._odd_full_at, now) + 1 / ODD_FRAME_RATE
             if self._odd_full_at - now > _BURST_S:
-                self._fail("sent too many pings or fragments")
+                self.fail("sent too many pings or fragments")
         super().process_event(event)
-
-    def _fail(self, reason: str) -> None:
-        """Say why, take no further frame, and end the connection soon."""
-        if self.overrun is None:
-            self.overrun = reason
-            self.protocol.fail(CloseCode.POLICY_VIOLATION, reason)
-            self.send_data()
-            self.transport.pause_reading()
-            self.loop.call_later(_FAREWELL_S, self.transport.abort)
-
-    def cut(self, reason: str) -> None:
-        """End the connection at once, and drop what is not yet sent."""
-        self.overrun = self.overrun or reason
-        self.transport.abort()
 
     async def send_or_cut(self, frame: str) -> None:
         """Send a frame; cut the connection if its other end does not read for `WRITE_TIMEOUT_S`."""

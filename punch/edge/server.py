@@ -361,15 +361,15 @@ def _why(closed: ConnectionClosed) -> str:
 
 
 def _logger() -> logging.Logger:
-    """websockets' log without the traceback for each port scan; what it calls errors otherwise are bugs of ours."""
+    """websockets' log, without what clients cause: only errors in our own handling of them are left."""
     logger = logging.getLogger("punch.edge.websockets")
     logger.setLevel(logging.ERROR)
-    logger.addFilter(_is_not_about_a_handshake)
+    logger.addFilter(_is_about_our_handling)
     return logger
 
 
-def _is_not_about_a_handshake(record: logging.LogRecord) -> bool:
-    return record.msg != "opening handshake failed"
+def _is_about_our_handling(record: logging.LogRecord) -> bool:
+    return record.msg in ("connection handler failed", "process_request failed", "process_response failed")
 
 
 async def _cancelled(*tasks: asyncio.Task[Any]) -> None:

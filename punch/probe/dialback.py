@@ -104,10 +104,15 @@ class DialBack:
         return None
 
     async def _knock(self, connection: ServerConnection, dial: Dial, target: Endpoint) -> None:
-        dialled = await (_dial_tcp if dial.transport == "tcp" else _dial_udp)(dial, target)
-        self._report("knocked", target=str(target), origin=str(dialled.origin), result=dialled.result)
+        try:
+            dialled = await (_dial_tcp if dial.transport == "tcp" else _dial_udp)(dial, target)
+        except OSError as error:
+            answer = refused_frame(Refused(dial.id, f"this edge has no socket for it ({error.strerror})"))
+        else:
+            self._report("knocked", target=str(target), origin=str(dialled.origin), result=dialled.result)
+            answer = dialled_frame(dialled)
         with contextlib.suppress(ConnectionClosed):
-            await connection.send(dialled_frame(dialled))
+            await connection.send(answer)
 
 
 async def _dial_tcp(dial: Dial, target: Endpoint) -> Dialled:

@@ -28,7 +28,6 @@ import itertools
 import secrets
 from collections.abc import Iterator, Sequence
 
-import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -55,7 +54,6 @@ _CONNECT_TIMEOUT_S = 2
 _RECONNECT_WAIT_S = 1  # between two tries at the same server; another one is tried at once
 _PING_S = 2
 _PINGS = 2  # so many unanswered ones, and the server is taken for dead
-_BROKEN = (OSError, TimeoutError, nats.errors.Error)
 
 
 class NatsBus:
@@ -83,13 +81,14 @@ class NatsBus:
         """See `Bus.run`."""
         while True:
             client, closed = Client(), asyncio.Event()
+            # Whatever a server says, and whatever the library raises about it, ends this one connection.
             try:
                 await self._connect(client, closed)
                 await self._use(client, closed)
-            except _BROKEN as error:
+            except Exception as error:
                 await self._on_error(error)
             finally:
-                with contextlib.suppress(*_BROKEN):
+                with contextlib.suppress(Exception):
                     await client.close()
             await asyncio.sleep(_RECONNECT_WAIT_S)
 
