@@ -16,6 +16,7 @@ import asyncio
 import random
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from websockets.asyncio.client import ClientConnection
@@ -83,19 +84,26 @@ class Mesh:
 
         Whatever it answers ends one attempt. Why no link came about is reported once, and again when that changes.
         """
-        pause, told = _BACKOFF_S[0], ""
+        pause = _BACKOFF_S[0]
+        told = reason = ""
+
+        def reject(why: str) -> None:
+            nonlocal told, reason
+            reason = printable(why)[:MAX_SHOWN]
+            if reason != told:
+                self._report("not_joined", edge=str(url), reason=reason)
+                told = reason
+
         while True:
             begun, reason = time.monotonic(), ""
             try:
                 async with await open_websocket(url, PATH, timeout_s=DIAL_TIMEOUT_S) as connection:
-                    if not await self._link(connection):
+                    if not await self._link(connection, reject):
                         return
-            except (NoConnectionError, FrameError) as error:
-                reason = str(error)
+            except NoConnectionError as error:
+                reject(str(error))
             except Exception as error:  # the other links go on, whatever this is
-                reason = f"{type(error).__name__}: {error}"
-            if reason and reason != told:
-                self._report("not_joined", edge=str(url), reason=printable(reason)[:MAX_SHOWN])
+                reject(f"{type(error).__name__}: {error}")
             told = reason
             if time.monotonic() - begun > _STEADY_S:
                 pause = _BACKOFF_S[0]
@@ -104,15 +112,12 @@ class Mesh:
 
     async def serve(self, connection: Connection, public: str) -> None:
         """Run a link that another endpoint has made until it ends."""
-        try:
-            await self._link(connection)
-        except FrameError as error:
-            self._report("rejected", public=public, reason=str(error), kind="frame")
+        await self._link(connection, lambda why: self._report("rejected", public=public, reason=why, kind="mesh"))
 
-    async def _link(self, connection: Connection) -> bool:
+    async def _link(self, connection: Connection, reject: Callable[[str], None]) -> bool:
         """Run a link until it ends. False if the other end is this endpoint itself.
 
-        Raises `FrameError` if that is for what the other end sent, or did not send.
+        `reject` gets the reason if that is what the other end sent, or did not send.
         """
         try:
             await connection.send(hello_frame(self._hello))
@@ -122,15 +127,13 @@ class Mesh:
                 await connection.close(1008, "this is the same endpoint")
                 return False
             await self._run(connection, peer)
-        except TimeoutError:
-            await connection.close(1008, "no hello in time")
-            raise FrameError("no hello in time") from None
-        except FrameError as error:
-            await connection.close(1008, str(error)[:123])
-            raise
+        except (FrameError, TimeoutError) as error:
+            reason = str(error) or "no hello in time"
+            reject(reason)
+            await connection.close(1008, reason[:123])
         except ConnectionClosed as closed:
             if (violation := protocol_violation(closed)) is not None:
-                raise FrameError(violation) from None
+                reject(violation)
         return True
 
     async def _run(self, connection: Connection, peer: Hello) -> None:
