@@ -56,14 +56,21 @@ def http(status: str, *headers: str, body: bytes = b"") -> Answer:
     return says("\r\n".join(lines).encode(), body)
 
 
-def after_handshake(*frames: bytes, stays: bool = False) -> Answer:
-    """Accepts the WebSocket, sends that, and closes, or stays."""
+def accepts(*frames: bytes, heard: int = 0, header: bytes = b"", stays: bool = True) -> Answer:
+    """Accepts the WebSocket; sends all `frames` but the last, each after `heard` reads, and the last.
+
+    Then stays until the other end closes, or closes.
+    """
 
     async def answer(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(accept(request) + b"".join(frames))
+        writer.write(accept(request, *((header,) if header else ())))
+        for each in frames:
+            for _ in range(heard):
+                await reader.read(65_536)
+            writer.write(each)
         await writer.drain()
         if stays:
-            await reader.read()
+            await reader.read(-1)
 
     return answer
 
@@ -177,6 +184,8 @@ NO_WEBSOCKET: dict[str, Answer] = {
     "101-two-accepts": says(ACCEPTED, b"Sec-WebSocket-Accept: AAAA\r\nSec-WebSocket-Accept: BBBB\r\n\r\n"),
     "101-no-upgrade": says(b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
     "101-bad-upgrade": says(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: \xff,,;\r\nConnection: \x7f\r\n\r\n"),
+    "101-extension": accepts(header=b"Sec-WebSocket-Extensions: permessage-deflate"),
+    "101-protocol": accepts(header=b"Sec-WebSocket-Protocol: chat"),
     "101-body": says(b"HTTP/1.1 101 Switching Protocols\r\nContent-Length: 5\r\n\r\nhello"),
     "100-continue": says(b"HTTP/1.1 100 Continue\r\n\r\n" * 50),
     "endless-line": endless(b"HTTP/1.1 200 ", b"x" * 65_536),
@@ -188,61 +197,50 @@ NO_WEBSOCKET: dict[str, Answer] = {
 }
 """Answers by which no WebSocket comes about."""
 
-_EXTENDED = b"Sec-WebSocket-Extensions: permessage-deflate"
-
-
-def _extended(*frames: bytes) -> Answer:
-    async def answer(request: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(accept(request, _EXTENDED) + b"".join(frames))
-
-    return answer
-
 
 def _close(code: int, reason: bytes = b"") -> bytes:
     return frame(struct.pack("!H", code) + reason, 8)
 
 
-BAD_FRAMES: dict[str, Answer] = {
-    "extension": _extended(frame(_deflated()[:60_000], rsv=4)),
-    "compressed": after_handshake(frame(_deflated()[:60_000], rsv=4)),
-    "end": after_handshake(),
-    "garbage": after_handshake(bytes(range(256)) * 40),
-    "opcode": after_handshake(frame(b"x", 5)),
-    "masked": after_handshake(b"\x81\x85abcdhello"),
-    "rsv": after_handshake(frame(b"x", rsv=7)),
-    "huge": after_handshake(b"\x81\x7f" + b"\x00\x00\xff\xff\xff\xff\xff\xff"),
-    "negative": after_handshake(b"\x81\x7f" + b"\xff" * 8),
-    "too-long": after_handshake(frame(b"x" * 60_000)),
-    "not-utf8": after_handshake(frame(b"\xff\xfe\xfd")),
-    "continuation": after_handshake(frame(b"x", 0)),
-    "two-beginnings": after_handshake(frame(b"x", fin=False) * 2),
-    "long-ping": after_handshake(frame(b"x" * 200, 9)),
-    "split-ping": after_handshake(frame(b"x", 9, fin=False)),
-    "binary": after_handshake(frame(b"\x00\x01", 2)),
-    "empty": after_handshake(frame(b"")),
-    "json": after_handshake(frame(b'{"type": 5}')),
-    "nested": after_handshake(frame(b"[" * 4000)),
-    "number": after_handshake(frame(b'{"type":"welcome","x":' + b"9" * 4000 + b"}")),
-    "nan": after_handshake(frame(b'{"type":"welcome","edge":NaN,"public":Infinity}')),
-    "surrogate": after_handshake(frame(b'{"type":"\\ud800","edge":"\\udfff"}')),
-    "close-empty": after_handshake(frame(b"", 8)),
-    "close-one-byte": after_handshake(frame(b"x", 8)),
-    **{f"close-{code}": after_handshake(_close(code)) for code in (0, 999, 1000, 1005, 1006, 1015, 2999, 4999, 65535)},
-    "close-not-utf8": after_handshake(_close(1008, b"\xff\xfe")),
-    "close-escapes": after_handshake(_close(1008, b"\x1b]0;owned\x07\xe2\x80\xae")),
-    "close-split": after_handshake(frame(b"x", fin=False), _close(1000)),
-    "close-and-more": after_handshake(_close(1000), bytes(100_000)),
-    "close-and-stay": after_handshake(_close(1001), stays=True),
+BAD: dict[str, bytes] = {
+    "compressed": frame(_deflated()[:60_000], rsv=4),
+    "garbage": bytes(range(256)) * 40,
+    "opcode": frame(b"x", 5),
+    "masked": b"\x81\x85abcdhello",
+    "rsv": frame(b"x", rsv=7),
+    "huge": b"\x81\x7f" + b"\x00\x00\xff\xff\xff\xff\xff\xff",
+    "negative": b"\x81\x7f" + b"\xff" * 8,
+    "too-long": frame(b"x" * 60_000),
+    "not-utf8": frame(b"\xff\xfe\xfd"),
+    "continuation": frame(b"x", 0),
+    "two-beginnings": frame(b"x", fin=False) * 2,
+    "long-ping": frame(b"x" * 200, 9),
+    "split-ping": frame(b"x", 9, fin=False),
+    "empty": frame(b""),
+    "json": frame(b'{"type": 5}'),
+    "escapes": frame('{"type": "\x1b]0;owned\x07\u202eevil"}'.encode()),
+    "nested": frame(b"[" * 4000),
+    "number": frame(b'{"type":"welcome","x":' + b"9" * 4000 + b"}"),
+    "nan": frame(b'{"type":"welcome","edge":NaN,"public":Infinity}'),
+    "surrogate": frame(b'{"type":"\\ud800","edge":"\\udfff"}'),
+    "close-one-byte": frame(b"x", 8),
+    **{f"close-{code}": _close(code) for code in (0, 999, 1005, 1006, 1015, 2999, 65535)},
+    "close-not-utf8": _close(1008, b"\xff\xfe"),
+    "close-escapes": _close(1008, b"\x1b]0;owned\x07\xe2\x80\xae"),
+    "fragments": frame(b"", fin=False) + frame(b"", 0, fin=False) * 100_000,
+    "messages": frame(b"x" * 100) * 5000,
 }
-"""Answers that accept the WebSocket, and go on as no edge would."""
+"""What no edge sends over a WebSocket: each ends the session."""
 
-FLOODS: dict[str, Answer] = {
+LOST: dict[str, Answer] = {
+    "end": accepts(stays=False),
+    "end-after-frame": accepts(frame(b"{}"), stays=False),
+    "close-empty": accepts(frame(b"", 8)),
+    "close-4999": accepts(_close(4999)),
+    "close-1001": accepts(_close(1001)),
     "pings": endless(b"", frame(b"x" * 125, 9) * 500, accepted=True),
-    "pongs": endless(b"", frame(b"x" * 125, 10) * 500, accepted=True),
-    "fragments": endless(frame(b"", fin=False), frame(b"", 0, fin=False) * 30_000, accepted=True),
-    "messages": endless(b"", frame(b"x" * 100) * 500, accepted=True),
 }
-"""Answers that accept the WebSocket and send without end."""
+"""Answers that end the connection, after which another edge may do better."""
 
 
 class Server:
