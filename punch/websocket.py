@@ -53,13 +53,17 @@ class Contained(Connection):
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
-        try:
-            super().data_received(data)
-        except Exception as error:  # a fault of the library that these bytes have found
-            self.set_connection_exc(error)
-            self.transport.abort()
-        if self.transport.get_write_buffer_size() > MAX_UNSENT:
-            self.cut("does not read what it is sent")
+        # A read may bring a hundred thousand frames; the first ones decide whether the others are looked at.
+        for start in range(0, len(data), MAX_FRAME):
+            if self.overrun is not None or self.transport.is_closing():
+                return
+            try:
+                super().data_received(data[start : start + MAX_FRAME])
+            except Exception as error:  # a fault of the library that these bytes have found
+                self.set_connection_exc(error)
+                self.transport.abort()
+            if self.transport.get_write_buffer_size() > MAX_UNSENT:
+                self.cut("does not read what it is sent")
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio's own type, which websockets narrows
         """No more bytes will come."""

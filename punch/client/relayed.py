@@ -22,6 +22,7 @@ from punch.relay import MAX_MESSAGE, PATH, parse_joined, relay_frame
 from punch.websocket import abort, open_websocket, protocol_violation, until_deaf
 
 PING_S = 10.0  # a dead relay is noticed within two of these
+OPEN_TIMEOUT_S = 10.0  # for the connection to the edge
 TIMEOUT_S = 35.0  # the edge waits 30 s for the peer
 LAST_S = 3.0  # how long an end waits for what is still on its way to the edge
 
@@ -57,7 +58,7 @@ async def relayed(url: EdgeUrl, token: str) -> AsyncIterator[Connection]:
 async def _join(url: EdgeUrl, token: str) -> ClientConnection:
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            websocket = await open_websocket(url, PATH, timeout_s=TIMEOUT_S)
+            websocket = await open_websocket(url, PATH, timeout_s=OPEN_TIMEOUT_S)
             try:
                 await websocket.send(relay_frame(token))
                 parse_joined(await websocket.recv())

@@ -113,7 +113,7 @@ class EdgeConnection(Contained, ServerConnection):
         finally:
             early, self._early = self._early, b""
         if early and self.state is State.OPEN:  # after any other answer than 101 nothing more is read
-            self._take_slices(early)
+            self.loop.call_soon(self._take_slices, early)  # when there is somebody who reads them
         if self._ended:
             super().eof_received()
             self.transport.close()

@@ -26,7 +26,6 @@ from punch.probe.frames import PATH as PROBE_PATH
 CLIENT_PATH = "/"
 HEALTH_PATH = "/healthz"
 METRICS_PATH = "/metrics"
-_METHODS = ("GET", "HEAD")
 PROXY_FIELDS = ("X-Forwarded-For", "Forwarded", "X-Real-IP", "Via")
 
 Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
@@ -74,14 +73,16 @@ class Front:
         public = Endpoint.of(connection.remote_address)
         # Older versions of the library take no other method than GET.
         method = getattr(request, "method", "GET")
-        if method not in _METHODS:
-            response = connection.respond(HTTPStatus.METHOD_NOT_ALLOWED, f"expected {' or '.join(_METHODS)}\n")
-            response.headers["Allow"] = ", ".join(_METHODS)
-            return response
-        page = self._page(connection, request, public, path)
-        if page is not None and method == "HEAD":
-            page.body = b""
-        return page
+        allowed = ("GET",) if path in self._sockets else ("GET", "HEAD")
+        response: Response | None
+        if method in allowed:
+            response = self._page(connection, request, public, path)
+        else:
+            response = connection.respond(HTTPStatus.METHOD_NOT_ALLOWED, f"expected {' or '.join(allowed)}\n")
+            response.headers["Allow"] = ", ".join(allowed)
+        if response is not None and method == "HEAD":
+            response.body = b""
+        return response
 
     def _page(self, connection: ServerConnection, request: Request, public: Endpoint, path: str) -> Response | None:
         if path == HEALTH_PATH:

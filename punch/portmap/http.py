@@ -8,6 +8,7 @@ that could be used in place of this bound neither.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from http.client import parse_headers
 from io import BytesIO
@@ -79,7 +80,7 @@ async def ask(url: DeviceUrl, local_ip: str, body: bytes | None = None, **fields
     except TimeoutError:
         raise PortMappingError(f"{url}: no answer within {TIMEOUT_S:g} s") from None
     except OSError as error:
-        raise PortMappingError(f"{url}: {error.strerror or error}") from None
+        raise PortMappingError(f"{url}: {os.strerror(error.errno) if error.errno else error}") from None
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
         raise PortMappingError(f"{url}: not the answer of a gateway device") from None
     finally:

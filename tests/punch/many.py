@@ -5,6 +5,7 @@ As a program, it reads a JSON list of command lines from its standard input, and
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -13,9 +14,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 
 AT_ONCE = 40
+_MODULES = (
+    *("punch.cli", "punch.sentences", "punch.client.forward", "punch.client.pipe", "punch.client.session"),
+    *("punch.probe.session", "punch.strategy.auto", "punch.strategy.portmap", "encodings.idna"),
+)
 _TIMEOUT_S = 300
 
 
@@ -59,13 +65,9 @@ def _started(command: list[str], output: Path, cwd: str) -> int:
 
 
 def _run(commands: list[list[str]], directory: Path, cwd: str) -> list[Done]:
-    import punch.client.forward
-    import punch.client.pipe
-    import punch.client.session
-    import punch.probe.session
-    import punch.strategy.catalog
-    import punch.strategy.portmap  # noqa: F401 (imported here once for all)
-
+    for name in _MODULES:
+        import_module(name)
+    gc.freeze()  # or each process would copy all of it when it ends
     waiting = list(enumerate(commands))
     running: dict[int, tuple[int, float]] = {}
     done: dict[int, Done] = {}

@@ -87,17 +87,26 @@ def test_every_answer_is_in_one_group() -> None:
 
 
 @pytest.mark.parametrize("answers", GROUPS)
-@pytest.mark.parametrize("command", [CLIENTS["send"], PROBE], ids=["send", "probe"])
 def test_where_no_websocket_comes_about_the_edge_cannot_be_reached(
-    command: list[str], answers: str, servers: Servers, folder: Path
+    answers: str, servers: Servers, folder: Path
 ) -> None:
-    assert faults(servers, folder, command, group(answers), 2) == {}
+    assert faults(servers, folder, CLIENTS["send"], group(answers), 2) == {}
 
 
-@pytest.mark.parametrize("client", ["receive", "pipe", "forward"])
-def test_no_client_follows_a_redirection(client: str, servers: Servers, folder: Path) -> None:
-    some = {name: NO_WEBSOCKET[name] for name in ("301-relative", "302-absolute", "302-loop", "308-absolute", "401")}
-    assert faults(servers, folder, CLIENTS[client], some, 2) == {}
+@pytest.mark.parametrize("command", [CLIENTS["receive"], CLIENTS["pipe"], CLIENTS["forward"], PROBE])
+def test_all_commands_take_the_same_answers(command: list[str], servers: Servers, folder: Path) -> None:
+    some = (
+        "301-relative",
+        "302-absolute",
+        "302-loop",
+        "302-twice",
+        "307-relative",
+        "308-absolute",
+        "401",
+        "403-escapes",
+    )
+    other = ("403-escapes", "binary", "reset", "101-wrong-accept", "endless-body", "drip")
+    assert faults(servers, folder, command, {name: NO_WEBSOCKET[name] for name in (*some, *other)}, 2) == {}
 
 
 def test_the_reason_names_what_was_answered(servers: Servers, folder: Path) -> None:
@@ -124,7 +133,8 @@ def test_the_reason_names_what_was_answered(servers: Servers, folder: Path) -> N
 @pytest.mark.parametrize("stage", ["at once", "after the welcome"])
 def test_a_bad_frame_ends_the_session(stage: str, servers: Servers, folder: Path) -> None:
     first = [] if stage == "at once" else [WELCOME]
-    answers = {name: accepts(*first, bad, heard=len(first)) for name, bad in BAD.items()}
+    names = BAD if stage == "at once" else ("garbage", "huge", "not-utf8", "json", "escapes", "close-0", "fragments")
+    answers = {name: accepts(*first, BAD[name], heard=len(first)) for name in names}
     assert faults(servers, folder, [*CLIENTS["send"], "--strategy", "reuse"], answers, 1) == {}
 
 
@@ -133,6 +143,25 @@ def test_a_bad_frame_ends_a_probe(servers: Servers, folder: Path) -> None:
     assert (
         faults(servers, folder, PROBE, {**answers, **{name: LOST[name] for name in LOST if name != "pings"}}, 2) == {}
     )
+
+
+@pytest.mark.parametrize("command", [CLIENTS["send"], PROBE], ids=["send", "probe"])
+def test_what_is_no_tls_is_no_edge(command: list[str], servers: Servers, folder: Path) -> None:
+    names = (
+        "nothing",
+        "reset",
+        "binary",
+        "zeros",
+        "http10",
+        "302-absolute",
+        "tls-alert",
+        "silence",
+        "drip",
+        "endless-line",
+    )
+    asked = [servers.answering(NO_WEBSOCKET[each], asked=False).url.replace("ws:", "wss:") for each in names]
+    runs = run_all([[*command, "--edge", url] for url in asked], folder)
+    assert {name: done for name, done in zip(names, runs, strict=True) if wrong(done, 2)} == {}
 
 
 def test_of_an_edge_that_is_lost_again_and_again_the_client_has_enough_after_a_while(
