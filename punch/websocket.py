@@ -59,8 +59,7 @@ class Contained(Connection):
                 return
             try:
                 super().data_received(data[start : start + MAX_FRAME])
-            except Exception as error:  # a fault of the library that these bytes have found
-                self.set_connection_exc(error)
+            except Exception:  # a fault of the library that these bytes have found
                 self.transport.abort()
             if self.transport.get_write_buffer_size() > MAX_UNSENT:
                 self.cut("does not read what it is sent")
@@ -69,8 +68,7 @@ class Contained(Connection):
         """No more bytes will come."""
         try:
             super().eof_received()
-        except Exception as error:
-            self.set_connection_exc(error)
+        except Exception:
             self.transport.abort()
         return None
 
@@ -78,8 +76,7 @@ class Contained(Connection):
         """There is no connection any more."""
         try:
             super().connection_lost(exc)
-        except Exception as error:  # those who wait for the end would wait for ever
-            self.set_connection_exc(error)
+        except Exception:  # those who wait for the end would wait for ever
             self.protocol.state = State.CLOSED
             super().connection_lost(exc)
 

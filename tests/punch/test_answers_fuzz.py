@@ -8,12 +8,15 @@ import logging
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame
+from websockets.protocol import Event
 
 from punch.endpoint import EdgeUrl
 from punch.errors import NoConnectionError
 from punch.websocket import abort, open_websocket
-from tests.punch.answers import ACCEPTED, accept
+from tests.punch.answers import ACCEPTED, accept, frame
 from tests.punch.edges import run
 
 FEW = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -77,6 +80,19 @@ def tried(attempts: list[bytes], caplog: pytest.LogCaptureFixture, *, accepted: 
         run(test)
     assert unhandled == []
     assert caplog.records == []
+
+
+def test_an_exception_inside_the_library_ends_the_connection_and_nothing_else(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(self: ClientProtocol) -> list[Event]:
+        if any(isinstance(each, Frame) for each in self.events):
+            raise AssertionError("a fault")
+        return right(self)
+
+    right = ClientProtocol.events_received
+    monkeypatch.setattr(ClientProtocol, "events_received", faulty)
+    tried([frame(b"hello")], caplog, accepted=True)
 
 
 @FEW
