@@ -49,6 +49,7 @@ class Contained(Connection):
 
     overrun: str | None = None
     """Why it was ended by us here, for the log."""
+    most_unsent = MAX_UNSENT
     _fragments = 0
 
     def data_received(self, data: bytes) -> None:
@@ -61,7 +62,7 @@ class Contained(Connection):
                 super().data_received(data[start : start + MAX_FRAME])
             except Exception:  # a fault of the library that these bytes have found
                 self.transport.abort()
-            if self.transport.get_write_buffer_size() > MAX_UNSENT:
+            if self.transport.get_write_buffer_size() > self.most_unsent:
                 self.cut("does not read what it is sent")
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio's own type, which websockets narrows

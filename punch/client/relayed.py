@@ -28,9 +28,9 @@ LAST_S = 3.0  # how long an end waits for what is still on its way to the edge
 
 
 @contextlib.asynccontextmanager
-async def relayed(url: EdgeUrl, token: str) -> AsyncIterator[Connection]:
-    """A connection to the peer by way of the edge at `url`. Raises `PunchFailedError`."""
-    websocket = await _join(url, token)
+async def relayed(url: EdgeUrl, token: str, ticket: str) -> AsyncIterator[Connection]:
+    """A connection to the peer by way of the edge at `url`, which gave out `ticket`. Raises `PunchFailedError`."""
+    websocket = await _join(url, token, ticket)
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         end.setblocking(False)
@@ -55,12 +55,12 @@ async def relayed(url: EdgeUrl, token: str) -> AsyncIterator[Connection]:
         theirs.close()
 
 
-async def _join(url: EdgeUrl, token: str) -> ClientConnection:
+async def _join(url: EdgeUrl, token: str, ticket: str) -> ClientConnection:
     try:
         async with asyncio.timeout(TIMEOUT_S):
             websocket = await open_websocket(url, PATH, timeout_s=OPEN_TIMEOUT_S)
             try:
-                await websocket.send(relay_frame(token))
+                await websocket.send(relay_frame(token, ticket))
                 parse_joined(await websocket.recv())
             except BaseException:
                 abort(websocket)

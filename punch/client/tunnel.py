@@ -87,10 +87,10 @@ async def open_tunnel(options: Options, exchange: KeyExchange, role: Role) -> As
                 connection, channel = await _punch(options, meeting, agreement)
                 through: Json = {}
             except PunchFailedError as error:
-                url = _relay(options, meeting, error)
+                url, ticket = _relay(options, meeting, error)
                 await puncher.close()  # nothing that comes too late may be agreed on any more
                 options.report("relaying", relay=str(url), reason=error.reason)
-                connection, channel = await _through_relay(url, meeting, agreement, stack)
+                connection, channel = await _through_relay(url, ticket, meeting, agreement, stack)
                 through = {"relay": str(url)}
             stack.callback(channel.close)
             options.report("agreed", local=str(connection.local), remote=str(connection.remote), **through)
@@ -218,15 +218,15 @@ def _outcome(deadline_s: float, agreement: Agreement, puncher: Puncher) -> tuple
     raise PunchFailedError(outcome, f"no connection within {deadline_s:g} s: {told}")
 
 
-def _relay(options: Options, meeting: Meeting, error: PunchFailedError) -> EdgeUrl:
-    """The relay that both clients find for themselves: that of the sender's edge, or else of the receiver's.
+def _relay(options: Options, meeting: Meeting, error: PunchFailedError) -> tuple[EdgeUrl, str]:
+    """The relay that both clients find for themselves, and its ticket: that of the sender's edge, or the receiver's.
 
     Raises `error` where there is none, or none is wanted or would help.
     """
-    offers = [meeting.own.relay, meeting.peer.contact.relay]
+    offers: list[Welcome | Contact] = [meeting.own, meeting.peer.contact]
     if meeting.role == "receiver":
         offers.reverse()
-    found = offers[0] or offers[1]
+    found = next(((each.relay, each.ticket) for each in offers if each.relay and each.ticket), None)
     if not options.relay or error.outcome not in RELAYABLE:
         raise error
     if found is None:
@@ -235,7 +235,7 @@ def _relay(options: Options, meeting: Meeting, error: PunchFailedError) -> EdgeU
 
 
 async def _through_relay(
-    url: EdgeUrl, meeting: Meeting, agreement: Agreement, stack: contextlib.AsyncExitStack
+    url: EdgeUrl, ticket: str, meeting: Meeting, agreement: Agreement, stack: contextlib.AsyncExitStack
 ) -> tuple[Connection, Channel]:
     """The tunnel by way of an edge. Raises `PunchFailedError`."""
     from punch.client.relayed import relayed
@@ -246,7 +246,7 @@ async def _through_relay(
         key = await agreement.session_key()
     except WrongPeerError as error:
         raise PunchFailedError("wrong_peer", str(error)) from None
-    connection = await stack.enter_async_context(relayed(url, token(key)))
+    connection = await stack.enter_async_context(relayed(url, token(key), ticket))
     on_this = agreement.afresh()  # whatever has become of a punched connection, it is not the relayed one
     verdict = await on_this.examine(connection)
     if verdict != "kept":

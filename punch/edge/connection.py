@@ -12,14 +12,17 @@ import asyncio
 import time
 from typing import Any
 
-from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import Server, ServerConnection
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Event, State
+from websockets.server import ServerProtocol
 
+from punch.edge.limits import Admission, Gate
 from punch.frames import MAX_FRAME
 from punch.websocket import Contained
 
 POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
+MAX_REQUEST = 8_192  # bytes of the request and its header fields; browsers would send a tenth of that
 BYTE_RATE = 16_384.0  # bytes a second that a client may send, with ten seconds' worth at once
 ODD_FRAME_RATE = 5.0
 """Frames a second, of a throttled connection, that are no whole message: pings, pongs and fragments. Our clients hardly
@@ -31,9 +34,10 @@ _END_OF_REQUEST = b"\r\n\r\n"
 _BURST_S = 10.0
 MAX_OUTBOX = 64  # frames that wait to be sent to a client
 WRITE_TIMEOUT_S = 20.0
+WRITE_LIMIT = 8_192  # bytes that wait for a client before the next frame has to wait as well
 
 PING_S = 20.0  # a client that answers no ping for as long again is gone
-OPEN_TIMEOUT_S = 10.0  # for the request, and for TLS before it
+OPEN_TIMEOUT_S = 10.0  # for the request
 
 
 class EdgeConnection(Contained, ServerConnection):
@@ -44,16 +48,31 @@ class EdgeConnection(Contained, ServerConnection):
 
     trusted = False
     throttled = False
+    most_unsent = 16_384
     _ended = False
     _untaken = b""
+    _requested = 0
     _last = _early = b""
     _full_at = 0.0
     _odd_full_at = 0.0
+    _admission: Admission | None = None
+
+    def __init__(self, protocol: ServerProtocol, server: Server, *, gate: Gate, **options: Any) -> None:
+        super().__init__(protocol, server, **options)
+        self._gate = gate
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """There is a connection."""
+        """There is a connection, with TLS if that is served."""
         super().connection_made(transport)
         self.recv_messages.resume = self._go_on
+        self._admission = self._gate.admissions.get(transport.get_extra_info("socket").fileno())
+        if self._admission is not None:
+            self._admission.end = self.transport.abort
+
+    def settle(self) -> None:
+        """The client is accepted for what it has come for: the connection is no longer among those that are pending."""
+        if self._admission is not None:
+            self._admission.settle()
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come, of at most one read."""
@@ -124,6 +143,11 @@ class EdgeConnection(Contained, ServerConnection):
             self._full_at = max(self._full_at, now) + len(data) / BYTE_RATE
             if self._full_at - now > _BURST_S:
                 self.fail("sent too much")
+        if self.request is None:
+            self._requested += len(data)
+            if self._requested > MAX_REQUEST:
+                self.cut("sent too long a request")
+                return
         super().data_received(data)
 
     def process_event(self, event: Event) -> None:
@@ -162,6 +186,7 @@ class Outbox(asyncio.Queue[Any]):
 SETTINGS: dict[str, Any] = {
     "max_size": MAX_FRAME,
     "max_queue": 4,
+    "write_limit": WRITE_LIMIT,
     "compression": None,
     "open_timeout": OPEN_TIMEOUT_S,
     "close_timeout": 1,

@@ -49,7 +49,7 @@ def parse_networks(texts: Sequence[str], *, field: str) -> Networks:
 class Access:
     """Who may link to this endpoint, and who may read its metrics."""
 
-    mesh: Networks = ANYONE
+    mesh: Networks = ()
     metrics: Networks = THIS_MACHINE
 
 

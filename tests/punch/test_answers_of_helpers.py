@@ -49,7 +49,7 @@ def test_whatever_a_relay_answers_there_is_no_tunnel(servers: Servers, monkeypat
 
     async def reason(answer: Answer) -> str:
         with pytest.raises(PunchFailedError) as caught:
-            async with relayed(url_of(servers, answer), TOKEN):
+            async with relayed(url_of(servers, answer), TOKEN, "ab" * 16):
                 pass
         return caught.value.reason
 
@@ -66,7 +66,7 @@ def test_whatever_a_relay_answers_there_is_no_tunnel(servers: Servers, monkeypat
 def test_whatever_a_relay_sends_later_ends_the_tunnel_or_is_data(servers: Servers) -> None:
     async def received(bad: bytes) -> int:
         count = 0
-        async with relayed(url_of(servers, accepts(JOINED, bad, heard=1)), TOKEN) as connection:
+        async with relayed(url_of(servers, accepts(JOINED, bad, heard=1)), TOKEN, "ab" * 16) as connection:
             loop = asyncio.get_running_loop()
             await loop.sock_sendall(connection.sock, b"hello")
             with contextlib.suppress(TimeoutError):
