@@ -18,6 +18,7 @@ PARTS: dict[str, Sequence[str]] = {
     "punching": ("strategy", "punches", "refused"),
     "machines": ("machines",),
     "throughput": (),
+    "edges": ("clients",),
     "reports": (),
 }
 """What is measured, in this order, and the options on which it depends."""
@@ -30,6 +31,7 @@ _COUNTS = (
     ("skews", 20, "trials per start skew"),
     ("punches", 5, "timed, per pair of NATs and delay"),
     ("refused", 10, "per start skew, with NATs that answer RST"),
+    ("clients", 1000, "of an edge, whose memory is measured"),
     ("machines", 8, "per pair, on one and on two Dask workers"),
 )
 

@@ -166,6 +166,12 @@ def _throughput(_given: argparse.Namespace) -> Found:
     return {"throughput": throughput.compare(_tell)}
 
 
+def _edges(given: argparse.Namespace) -> Found:
+    from bench import edges
+
+    return {"edges": edges.compare(given.clients, _tell)}
+
+
 def _reports(_given: argparse.Namespace) -> Found:
     from bench import reporting
 
@@ -180,6 +186,7 @@ _PARTS: dict[str, Callable[[argparse.Namespace], Found]] = {
     "punching": _punching,
     "machines": _machines,
     "throughput": _throughput,
+    "edges": _edges,
     "reports": _reports,
 }
 """Name -> how it is measured."""

@@ -158,7 +158,7 @@ PUNCH = Client(
     name="punch",
     edge=(
         *("edge", "--listen", "{listen}", ("--listen", "{listen6}"), "--name", "{name}"),
-        *(("--join", "{join}"), ("--bus", "{bus}")),
+        *(("--join", "{join}"), ("--bus", "{bus}"), "--mesh-from", "0.0.0.0/0"),
         *(*_STUN, "--relay", "{url}", "--json"),
     ),
     sender=(

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from punch.errors import InputError
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"  # RFC 1123 section 2.1
-_HOST = rf"{_LABEL}(?:\.{_LABEL})*|\[(?P<ipv6>[0-9a-f:]{{2,39}})\]"
+HOST_NAME = rf"{_LABEL}(?:\.{_LABEL})*"
+_HOST = rf"{HOST_NAME}|\[(?P<ipv6>[0-9a-f:]{{2,39}})\]"
 _URL = re.compile(rf"(?P<scheme>wss?)://(?P<host>{_HOST}):(?P<port>[0-9]{{1,5}})/?")
 
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)

@@ -4,6 +4,7 @@ PunchError
 ├── InputError          something the user typed cannot be used; nothing was done (exit status 2)
 ├── FrameError          a frame on the rendezvous or on the mesh is not what the protocol says
 ├── RefusedError        an edge does not take a registration
+├── NoConnectionError   no connection to an edge: it is not there, or does not answer as one
 ├── SignalError         nothing can be said to the peer by way of the edges any more
 ├── PortMappingError   the NAT makes no port mapping
 ├── ChannelError        the connection between the two peers
@@ -50,6 +51,17 @@ class FrameError(PunchError, ValueError):
 
 class RefusedError(PunchError):
     """An edge does not take a registration, for instance because its role is taken."""
+
+
+class NoConnectionError(PunchError):
+    """No connection to an edge comes about: it cannot be reached, or does not answer as one. The attempt is over.
+
+    The text is the reason. `number` is the errno, and `status` the HTTP status, if there is one.
+    """
+
+    def __init__(self, reason: str, *, number: int | None = None, status: int | None = None) -> None:
+        self.number, self.status = number, status
+        super().__init__(reason)
 
 
 class SignalError(PunchError):

@@ -6,8 +6,8 @@ raise `FrameError` in words that can be sent back; what they return can be relie
 
     client -> edge   register  {session, role, private, pake, traits, client, public6, proof6}
                      signal    {data}                                  after `peer`, to that peer
-    edge -> client   welcome   {edge, public, relay}
-                     peer      {public, public6, private, pake, traits, relay, via}
+    edge -> client   welcome   {edge, public, relay, ticket}
+                     peer      {public, public6, private, pake, traits, relay, ticket, via}
                      signal    {data}                                  from the peer
     edge <-> edge    hello     {name, instance}
                      message   {id, session, age_s, body}     body: see `Body`
@@ -16,6 +16,7 @@ raise `FrameError` in words that can be sent back; what they return can be relie
 peer, and `data` whatever the two clients say to each other; all three are opaque to the edge. `client` is the client's
 own random name, by which it is known when it registers again; left out, it is a new one each time. The peer is not told
 it. `public6` is the IPv6 endpoint of a client whose `public` is of IPv4, if it has shown it (see `punch.sighting`).
+`ticket` is what the two clients of a session show at `relay` (see `punch.relay`).
 """
 
 from __future__ import annotations
@@ -78,11 +79,15 @@ class Welcome:
     edge: str
     public: Endpoint
     relay: EdgeUrl | None = None
+    ticket: str | None = None
 
 
 @dataclass(frozen=True)
 class Contact:
-    """How a client can be reached, its opaque key-exchange message, its opaque traits, and the relay of its edge."""
+    """How a client can be reached, its opaque key-exchange message, its opaque traits, and the relay of its edge.
+
+    `ticket` is what that relay wants to see.
+    """
 
     public: Endpoint
     private: tuple[Endpoint, ...]
@@ -90,11 +95,13 @@ class Contact:
     traits: str | None = None
     relay: EdgeUrl | None = None
     public6: Endpoint | None = None
+    ticket: str | None = None
 
     def to_json(self) -> Json:
         """The fields as they go into a frame."""
         private = [str(each) for each in self.private]
-        optional = {**_given_traits(self.traits), **_given_relay(self.relay), **_given_public6(self.public6)}
+        relay = _given_relay(self.relay, self.ticket)
+        optional = {**_given_traits(self.traits), **relay, **_given_public6(self.public6)}
         return {"public": str(self.public), "private": private, "pake": self.pake, **optional}
 
 
@@ -232,13 +239,14 @@ def parse_signal(frame: str | bytes) -> str:
 
 def welcome_frame(welcome: Welcome) -> str:
     """`welcome` as text."""
-    return encode("welcome", {"edge": welcome.edge, "public": str(welcome.public), **_given_relay(welcome.relay)})
+    relay = _given_relay(welcome.relay, welcome.ticket)
+    return encode("welcome", {"edge": welcome.edge, "public": str(welcome.public), **relay})
 
 
 def parse_welcome(frame: str | bytes) -> Welcome:
     """The edge's answer to `register`."""
     _, fields = decode(frame, "welcome")
-    return Welcome(text_field(fields, "edge", 128), endpoint_field(fields, "public"), _relay(fields))
+    return Welcome(text_field(fields, "edge", 128), endpoint_field(fields, "public"), _relay(fields), _ticket(fields))
 
 
 def peer_frame(peer: Peer) -> str:
@@ -316,7 +324,8 @@ def _body(fields: Json) -> Body:
 
 def _contact(fields: Json) -> Contact:
     public, private = endpoint_field(fields, "public"), endpoints_field(fields, "private", MAX_PRIVATE)
-    return Contact(public, private, _pake(fields), _traits(fields), _relay(fields), _public6(fields))
+    pake, traits, ticket = _pake(fields), _traits(fields), _ticket(fields)
+    return Contact(public, private, pake, traits, _relay(fields), _public6(fields), ticket)
 
 
 def _role(fields: Json, name: str) -> Role:
@@ -344,8 +353,12 @@ def _relay(fields: Json) -> EdgeUrl | None:
         raise FrameError(f"relay: {short(text)} cannot be used; expected the URL of an edge") from None
 
 
-def _given_relay(relay: EdgeUrl | None) -> Json:
-    return {} if relay is None else {"relay": str(relay)}
+def _ticket(fields: Json) -> str | None:
+    return None if fields.get("ticket") is None else token_field(fields, "ticket")
+
+
+def _given_relay(relay: EdgeUrl | None, ticket: str | None) -> Json:
+    return {**({} if relay is None else {"relay": str(relay)}), **({} if ticket is None else {"ticket": ticket})}
 
 
 def _public6(fields: Json) -> Endpoint | None:

@@ -1,4 +1,8 @@
-"""The two text frames of a relay, and the token by which two clients find each other there."""
+"""The two text frames of a relay, and the token by which two clients find each other there.
+
+A relay is for clients that have met at its edge, who show the ticket that it gave them. The token, which no edge knows
+before, keeps others who may have seen the ticket (edges on the way) from taking the place of one of the two.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from punch.errors import FrameError
-from punch.fields import decode, encode
+from punch.fields import decode, encode, token_field
 from punch.frames import MAX_FRAME
 
 PATH = "/relay"
@@ -21,18 +25,18 @@ def token(session_key: bytes) -> str:
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"punch relay token").derive(session_key).hex()
 
 
-def relay_frame(token: str) -> str:
-    """A client wants to be joined with the one that names the same token."""
-    return encode("relay", {"token": token})
+def relay_frame(token: str, ticket: str) -> str:
+    """A client that holds `ticket` wants to be joined with the one that names the same token."""
+    return encode("relay", {"token": token, "ticket": ticket})
 
 
-def parse_relay(frame: str | bytes) -> str:
-    """The token. Raises `FrameError`."""
+def parse_relay(frame: str | bytes) -> tuple[str, str]:
+    """The ticket and the token. Raises `FrameError`."""
     _, fields = decode(frame, "relay")
     token = fields.get("token")
     if not isinstance(token, str) or _TOKEN.fullmatch(token) is None:
         raise FrameError("token: expected 64 hex digits")
-    return token
+    return token_field(fields, "ticket"), token
 
 
 def joined_frame() -> str:

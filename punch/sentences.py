@@ -135,6 +135,7 @@ EDGE = cast(
         ),
         "joined": lambda fields: f"joined {fields['peer']}",
         "left": lambda fields: f"left {fields['peer']}",
+        "not_joined": lambda fields: f"cannot join {fields['edge']}: {fields['reason']}",
         "deaf": lambda fields: f"{fields['peer']} does not answer any more",
         "bus_trouble": lambda fields: f"the bus: {fields['reason']}",
         "client": lambda fields: f"{fields['session']}: {fields['role']} at {fields['public']}",

@@ -17,15 +17,15 @@ import time
 from collections.abc import AsyncIterator
 
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import ConnectionClosed
 
 from punch.client.named import Named
 from punch.client.puncher import Connection
 from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import FrameError, PunchFailedError
+from punch.errors import FrameError, NoConnectionError, PunchFailedError
 from punch.fields import printable
 from punch.relay import MAX_MESSAGE, PATH, parse_joined, relay_frame
-from punch.websocket import abort, open_websocket, resolve, until_deaf
+from punch.websocket import abort, open_websocket, protocol_violation, resolve, until_deaf, why
 
 PING_S = 10.0  # a dead relay is noticed within two of these
 CONNECT_S = 5.0  # a relay that has not answered by then is not there, nor before
@@ -34,12 +34,12 @@ LAST_S = 3.0  # how long an end waits for what is still on its way to the edge
 
 
 @contextlib.asynccontextmanager
-async def relayed(url: EdgeUrl, token: str, named: Named | None = None) -> AsyncIterator[Connection]:
+async def relayed(url: EdgeUrl, token: str, ticket: str, named: Named | None = None) -> AsyncIterator[Connection]:
     """A connection to the peer by way of the edge at `url`, if that is `named`, or None for one that is trusted.
 
-    Raises `PunchFailedError`.
+    The edge of the session gave out the `ticket`. Raises `PunchFailedError`.
     """
-    websocket = await _join(url, token, named)
+    websocket = await _join(url, token, ticket, named)
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         end.setblocking(False)
@@ -64,47 +64,44 @@ async def relayed(url: EdgeUrl, token: str, named: Named | None = None) -> Async
         theirs.close()
 
 
-async def _join(url: EdgeUrl, token: str, named: Named | None) -> ClientConnection:
+async def _join(url: EdgeUrl, token: str, ticket: str, named: Named | None) -> ClientConnection:
     begun = time.monotonic()
     try:
-        async with asyncio.timeout(CONNECT_S):
-            websocket = await _connect(url, named)
-    except (OSError, WebSocketException, EOFError) as error:  # a TimeoutError is an OSError
+        websocket = await _connect(url, named)
+    except NoConnectionError as error:
         await asyncio.sleep(begun + CONNECT_S - time.monotonic())
-        told = f"no answer within {CONNECT_S:g} s" if isinstance(error, TimeoutError) else printable(str(error))
-        raise PunchFailedError("no_rendezvous", f"relay {url}: {told}") from None
+        raise PunchFailedError("no_rendezvous", f"relay {url}: {error}") from None
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            await websocket.send(relay_frame(token))
-            parse_joined(await websocket.recv())
+            try:
+                await websocket.send(relay_frame(token, ticket))
+                parse_joined(await websocket.recv())
+            except BaseException:
+                abort(websocket)
+                raise
             return websocket
-    except BaseException as error:
-        abort(websocket)
-        if isinstance(error, ConnectionClosed):
-            told = printable(error.rcvd.reason) if error.rcvd is not None else "the connection was lost"
-        elif isinstance(error, TimeoutError):
-            told = f"no peer within {TIMEOUT_S:g} s"
-        elif isinstance(error, FrameError):
-            told = printable(str(error))
-        else:
-            raise
-        raise PunchFailedError("no_rendezvous", f"relay {url}: {told}") from None
+    except ConnectionClosed as closed:
+        told = printable(closed.rcvd.reason) if closed.rcvd is not None else protocol_violation(closed)
+        reason = told or "the connection was lost"
+    except TimeoutError:
+        reason = f"no peer within {TIMEOUT_S:g} s"
+    except FrameError as error:
+        reason = str(error)
+    raise PunchFailedError("no_rendezvous", f"relay {url}: {reason}")
 
 
 async def _connect(url: EdgeUrl, named: Named | None) -> ClientConnection:
-    """Raises `OSError`, `WebSocketException` and `EOFError`."""
-    address = await resolve(url)
-    if named is not None and (why := named.refuses(address.ip)) is not None:
-        raise OSError(f"{address}: {why}")
-    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    """Raises `NoConnectionError`, after `CONNECT_S` at most."""
     try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await asyncio.get_running_loop().sock_connect(sock, address)
-        websocket = await open_websocket(sock, url, PATH)
-    except BaseException:
-        sock.close()
-        raise
+        async with asyncio.timeout(CONNECT_S):
+            address = await resolve(url)
+    except TimeoutError:
+        raise NoConnectionError(f"no answer within {CONNECT_S:g} s") from None
+    except OSError as error:
+        raise NoConnectionError(why(error)) from None
+    if named is not None and (refusal := named.refuses(address.ip)) is not None:
+        raise NoConnectionError(f"{address}: {refusal}")
+    websocket = await open_websocket(url, PATH, timeout_s=CONNECT_S, at=address)
     if named is not None:
         named.answered(address.ip)
     return websocket

@@ -7,15 +7,22 @@ import contextlib
 import errno
 import socket
 import time
-from http import HTTPStatus
 from typing import Self
 
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed
 
 from punch.client.sockets import bound_socket, choose_local, die_with_the_path
 from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import EdgeLostError, EdgeUnreachableError, FrameError, InputError, PunchFailedError, SignalError
+from punch.errors import (
+    EdgeLostError,
+    EdgeUnreachableError,
+    FrameError,
+    InputError,
+    NoConnectionError,
+    PunchFailedError,
+    SignalError,
+)
 from punch.fields import printable
 from punch.frames import (
     Peer,
@@ -28,7 +35,7 @@ from punch.frames import (
     signal_frame,
 )
 from punch.sighting import HEADER
-from punch.websocket import close_by_reset, open_websocket, resolve, why
+from punch.websocket import abort, close_by_reset, open_websocket, protocol_violation
 
 CONNECT_TIMEOUT_S = 5.0
 WELCOME_TIMEOUT_S = 10.0
@@ -136,44 +143,29 @@ async def dial(
 
     With `own`, `bind` is an address that is ours already. Raises as `Rendezvous.connect` does.
     """
-    sock: socket.socket | None = None
+
+    def make(edge: Endpoint) -> socket.socket:
+        sock = bound_socket(bind if own and bind is not None else choose_local(bind, edge))
+        die_with_the_path(sock)
+        # What fails must leave nothing that would keep the same addresses from being tried again.
+        close_by_reset(sock, True)
+        return sock
+
     try:
-        async with asyncio.timeout(timeout_s):
-            edge = await resolve(url)
-            local = bind if own and bind is not None else choose_local(bind, edge)
-            sock = bound_socket(local)
-            die_with_the_path(sock)
-            # What fails must leave nothing that would keep the same addresses from being tried again.
-            close_by_reset(sock, True)
-            await asyncio.get_running_loop().sock_connect(sock, edge)
-            connection = await open_websocket(sock, url, "/")
-            close_by_reset(sock, False)
-            return connection, local
-    except BaseException as error:
-        if sock is not None:
-            sock.close()
-        if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL and bind is not None and not own:
+        connection = await open_websocket(url, "/", timeout_s=timeout_s, make=make)
+    except NoConnectionError as error:
+        if error.number == errno.EADDRNOTAVAIL and bind is not None and not own:
             expected = "a port that has had no connection to this edge in the last minute"
             raise InputError("bind", str(bind), expected) from None
-        if isinstance(error, TimeoutError):
-            raise EdgeUnreachableError(str(url), f"no answer within {timeout_s:g} s") from None
-        if isinstance(error, OSError):
-            raise EdgeUnreachableError(str(url), why(error)) from None
-        if isinstance(error, InvalidStatus) and (told := _refusal(error)) is not None:
-            raise EdgeUnreachableError(str(url), f"it refuses: {told}") from None
-        if isinstance(error, WebSocketException | EOFError):
-            cause = f"it does not answer as an edge ({printable(str(error))})"
-            raise EdgeUnreachableError(str(url), cause) from None
-        raise
-
-
-def _refusal(error: InvalidStatus) -> str | None:
-    """The one line in which an edge says why it takes no client, with the statuses that it uses for that."""
-    response = error.response
-    if response.status_code not in (HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-        return None
-    text = bytes(response.body or b"").decode(errors="replace").strip()
-    return printable(text) if text and len(text) <= 200 and "\n" not in text else None
+        raise EdgeUnreachableError(str(url), str(error)) from None
+    try:
+        sock = connection.transport.get_extra_info("socket")
+        local = Endpoint.of(sock.getsockname())
+        close_by_reset(sock, False)
+    except OSError:  # it has ended already
+        abort(connection)
+        raise EdgeUnreachableError(str(url), "it ended the connection at once") from None
+    return connection, local
 
 
 def _failure(error: Exception, late: str) -> PunchFailedError:
@@ -184,4 +176,6 @@ def _failure(error: Exception, late: str) -> PunchFailedError:
     told = f"the edge ended the session: {reason}" if reason else "the connection to the edge was lost"
     if error.rcvd is not None and error.rcvd.code in _REFUSED:
         return PunchFailedError("no_rendezvous", told)
+    if (violation := protocol_violation(error)) is not None:
+        return PunchFailedError("no_rendezvous", f"the edge sent a bad frame: {violation}")
     return EdgeLostError("no_rendezvous", told)

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import ConnectionClosed
 
 from punch.client.named import Named
 from punch.client.quota import Servers
@@ -23,7 +24,7 @@ from punch.client.reach import Reach
 from punch.client.rendezvous import Rendezvous
 from punch.client.sockets import bound_socket, choose_local
 from punch.endpoint import WILDCARDS, Endpoint
-from punch.errors import FrameError, InputError
+from punch.errors import FrameError, InputError, NoConnectionError
 from punch.sighting import PATH, Seen, parse_seen
 from punch.websocket import abort, close_by_reset, open_websocket
 
@@ -75,12 +76,15 @@ async def _show(rendezvous: Rendezvous, local: Endpoint, servers: Servers) -> Se
     named = Named(Reach.of(local, rendezvous.edge_ip), servers)
     if edge is None or named.refuses(edge.ip) is not None:
         return None
-    # A TimeoutError is an OSError.
-    with contextlib.suppress(OSError, WebSocketException, EOFError, FrameError), bound_socket(local) as sock:
+
+    def make(_edge: Endpoint) -> socket.socket:
+        sock = bound_socket(local)
         close_by_reset(sock, True)  # nothing is to linger at an address that is about to be punched from
+        return sock
+
+    with contextlib.suppress(NoConnectionError, ConnectionClosed, FrameError, TimeoutError):
         async with asyncio.timeout(TIMEOUT_S):
-            await asyncio.get_running_loop().sock_connect(sock, edge)
-            connection = await open_websocket(sock, rendezvous.url, PATH)
+            connection = await open_websocket(rendezvous.url, PATH, timeout_s=TIMEOUT_S, at=edge, make=make)
             try:
                 seen = parse_seen(await connection.recv())
                 named.answered(edge.ip)

@@ -96,10 +96,10 @@ async def open_tunnel(options: Options, exchange: KeyExchange, role: Role) -> As
                 connection, channel = await _punch(options, meeting, agreement)
                 through: Json = {}
             except PunchFailedError as error:
-                url = _relay(options, meeting, error)
+                url, ticket = _relay(options, meeting, error)
                 await puncher.close()  # nothing that comes too late may be agreed on any more
                 options.report("relaying", relay=str(url), reason=error.reason)
-                connection, channel = await _through_relay(url, meeting, agreement, stack, options.quota)
+                connection, channel = await _through_relay(url, ticket, meeting, agreement, stack, options.quota)
                 through = {"relay": str(url)}
             stack.callback(channel.close)
             if not through:
@@ -247,15 +247,15 @@ def _outcome(deadline_s: float, agreement: Agreement, puncher: Puncher) -> tuple
     raise PunchFailedError(outcome, f"no connection within {deadline_s:g} s: {told}")
 
 
-def _relay(options: Options, meeting: Meeting, error: PunchFailedError) -> EdgeUrl:
-    """The relay that both clients find for themselves: that of the sender's edge, or else of the receiver's.
+def _relay(options: Options, meeting: Meeting, error: PunchFailedError) -> tuple[EdgeUrl, str]:
+    """The relay that both clients find for themselves, and its ticket: that of the sender's edge, or the receiver's.
 
     Raises `error` where there is none, or none is wanted or would help.
     """
-    offers = [meeting.own.relay, meeting.peer.contact.relay]
+    offers: list[Welcome | Contact] = [meeting.own, meeting.peer.contact]
     if meeting.role == "receiver":
         offers.reverse()
-    found = offers[0] or offers[1]
+    found = next(((each.relay, each.ticket) for each in offers if each.relay and each.ticket), None)
     if not options.relay or error.outcome not in RELAYABLE:
         raise error
     if found is None:
@@ -264,7 +264,12 @@ def _relay(options: Options, meeting: Meeting, error: PunchFailedError) -> EdgeU
 
 
 async def _through_relay(
-    url: EdgeUrl, meeting: Meeting, agreement: Agreement, stack: contextlib.AsyncExitStack, quota: Quota
+    url: EdgeUrl,
+    ticket: str,
+    meeting: Meeting,
+    agreement: Agreement,
+    stack: contextlib.AsyncExitStack,
+    quota: Quota,
 ) -> tuple[Connection, Channel]:
     """The tunnel by way of an edge. Raises `PunchFailedError`."""
     from punch.client.relayed import relayed
@@ -276,7 +281,7 @@ async def _through_relay(
     except WrongPeerError as error:
         raise PunchFailedError("wrong_peer", str(error)) from None
     named = Named(Reach.of(meeting.rendezvous.local, meeting.rendezvous.edge_ip), quota.relays)
-    connection = await stack.enter_async_context(relayed(url, token(key), named))
+    connection = await stack.enter_async_context(relayed(url, token(key), ticket, named))
     on_this = agreement.afresh()  # whatever has become of a punched connection, it is not the relayed one
     verdict = await on_this.examine(connection)
     if verdict != "kept":

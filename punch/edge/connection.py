@@ -12,14 +12,17 @@ import asyncio
 import time
 from typing import Any
 
-from websockets.asyncio.server import ServerConnection
-from websockets.frames import CloseCode, Frame, Opcode
-from websockets.protocol import Event
+from websockets.asyncio.server import Server, ServerConnection
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Event, State
+from websockets.server import ServerProtocol
 
+from punch.edge.limits import Admission, Gate
 from punch.frames import MAX_FRAME
+from punch.websocket import Contained
 
 POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
-MAX_UNSENT = 65_536  # bytes that wait for a client to read them; the kernel holds as much again
+MAX_REQUEST = 8_192  # bytes of the request and its header fields; browsers would send a tenth of that
 BYTE_RATE = 16_384.0  # bytes a second that a client may send, with ten seconds' worth at once
 ODD_FRAME_RATE = 5.0
 """Frames a second, of a throttled connection, that are no whole message: pings, pongs and fragments. Our clients hardly
@@ -27,16 +30,17 @@ send any, and no reader sees to the rate of these."""
 
 _MESSAGES = (Opcode.TEXT, Opcode.BINARY)
 _SLICE = MAX_FRAME
+_END_OF_REQUEST = b"\r\n\r\n"
 _BURST_S = 10.0
-_FAREWELL_S = 1.0
 MAX_OUTBOX = 64  # frames that wait to be sent to a client
 WRITE_TIMEOUT_S = 20.0
+WRITE_LIMIT = 8_192  # bytes that wait for a client before the next frame has to wait as well
 
 PING_S = 20.0  # a client that answers no ping for as long again is gone
-OPEN_TIMEOUT_S = 10.0  # for the request, and for TLS before it
+OPEN_TIMEOUT_S = 10.0  # for the request
 
 
-class EdgeConnection(ServerConnection):
+class EdgeConnection(Contained, ServerConnection):
     """A WebSocket connection. `trusted` ones (to other endpoints) may send as much as they like.
 
     Those that are `throttled` may send as many bytes as are read; whoever reads them sees to the rate.
@@ -44,24 +48,57 @@ class EdgeConnection(ServerConnection):
 
     trusted = False
     throttled = False
-    overrun: str | None = None
-    """Why it was ended by us here, for the log."""
+    most_unsent = 16_384
     _ended = False
     _untaken = b""
+    _requested = 0
+    _last = _early = b""
     _full_at = 0.0
     _odd_full_at = 0.0
+    _admission: Admission | None = None
+
+    def __init__(self, protocol: ServerProtocol, server: Server, *, gate: Gate, **options: Any) -> None:
+        super().__init__(protocol, server, **options)
+        self._gate = gate
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """There is a connection."""
+        """There is a connection, with TLS if that is served."""
         super().connection_made(transport)
         self.recv_messages.resume = self._go_on
+        self._admission = self._gate.admissions.get(transport.get_extra_info("socket").fileno())
+        if self._admission is not None:
+            self._admission.end = self.transport.abort
+
+    def settle(self) -> None:
+        """The client is accepted for what it has come for: the connection is no longer among those that are pending."""
+        if self._admission is not None:
+            self._admission.settle()
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come, of at most one read."""
+        if self.response is None:
+            data = self._until_answered(data)
         if self.trusted:
             super().data_received(data)
-        else:
+        elif data:
             self._take_slices(data)
+
+    def _until_answered(self, data: bytes) -> bytes:
+        """`data` up to the end of the request. What comes after that waits for the answer, which is at once.
+
+        The library would take a second request for a frame, and fail to answer the first.
+        """
+        if self.request is not None:
+            self._early += data
+            return b""
+        seen = self._last + data
+        end = seen.find(_END_OF_REQUEST)
+        if end < 0:
+            self._last = seen[1 - len(_END_OF_REQUEST) :]
+            return data
+        size = end + len(_END_OF_REQUEST) - len(self._last)
+        self._early = data[size:]
+        return data[:size]
 
     def _take_slices(self, data: bytes) -> None:
         for start in range(0, len(data), _SLICE):
@@ -90,7 +127,12 @@ class EdgeConnection(ServerConnection):
 
     async def handshake(self, *how: Any, **named: Any) -> None:
         """Answer the request."""
-        await super().handshake(*how, **named)
+        try:
+            await super().handshake(*how, **named)
+        finally:
+            early, self._early = self._early, b""
+        if early and self.state is State.OPEN:  # after any other answer than 101 nothing more is read
+            self.loop.call_soon(self._take_slices, early)  # when there is somebody who reads them
         if self._ended:
             super().eof_received()
             self.transport.close()
@@ -100,10 +142,13 @@ class EdgeConnection(ServerConnection):
             now = time.monotonic()
             self._full_at = max(self._full_at, now) + len(data) / BYTE_RATE
             if self._full_at - now > _BURST_S:
-                self._fail("sent too much")
+                self.fail("sent too much")
+        if self.request is None:
+            self._requested += len(data)
+            if self._requested > MAX_REQUEST:
+                self.cut("sent too long a request")
+                return
         super().data_received(data)
-        if self.transport.get_write_buffer_size() > MAX_UNSENT:
-            self.cut("does not read what it is sent")
 
     def process_event(self, event: Event) -> None:
         """A frame has come, or the request."""
@@ -111,22 +156,8 @@ class EdgeConnection(ServerConnection):
             now = time.monotonic()
             self._odd_full_at = max(self._odd_full_at, now) + 1 / ODD_FRAME_RATE
             if self._odd_full_at - now > _BURST_S:
-                self._fail("sent too many pings or fragments")
+                self.fail("sent too many pings or fragments")
         super().process_event(event)
-
-    def _fail(self, reason: str) -> None:
-        """Say why, take no further frame, and end the connection soon."""
-        if self.overrun is None:
-            self.overrun = reason
-            self.protocol.fail(CloseCode.POLICY_VIOLATION, reason)
-            self.send_data()
-            self.transport.pause_reading()
-            self.loop.call_later(_FAREWELL_S, self.transport.abort)
-
-    def cut(self, reason: str) -> None:
-        """End the connection at once, and drop what is not yet sent."""
-        self.overrun = self.overrun or reason
-        self.transport.abort()
 
     async def send_or_cut(self, frame: str) -> None:
         """Send a frame; cut the connection if its other end does not read for `WRITE_TIMEOUT_S`."""
@@ -155,6 +186,7 @@ class Outbox(asyncio.Queue[Any]):
 SETTINGS: dict[str, Any] = {
     "max_size": MAX_FRAME,
     "max_queue": 4,
+    "write_limit": WRITE_LIMIT,
     "compression": None,
     "open_timeout": OPEN_TIMEOUT_S,
     "close_timeout": 1,

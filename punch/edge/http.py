@@ -49,7 +49,7 @@ def parse_networks(texts: Sequence[str], *, field: str) -> Networks:
 class Access:
     """Who may link to this endpoint, and who may read its metrics."""
 
-    mesh: Networks = ANYONE
+    mesh: Networks = ()
     metrics: Networks = THIS_MACHINE
 
 
@@ -71,6 +71,20 @@ class Front:
         if connection.remote_address is None:
             return connection.respond(HTTPStatus.BAD_REQUEST, "gone already\n")
         public = Endpoint.of(connection.remote_address)
+        # Older versions of the library take no other method than GET.
+        method = getattr(request, "method", "GET")
+        allowed = ("GET",) if path in self._sockets else ("GET", "HEAD")
+        response: Response | None
+        if method in allowed:
+            response = self._page(connection, request, public, path)
+        else:
+            response = connection.respond(HTTPStatus.METHOD_NOT_ALLOWED, f"expected {' or '.join(allowed)}\n")
+            response.headers["Allow"] = ", ".join(allowed)
+        if response is not None and method == "HEAD":
+            response.body = b""
+        return response
+
+    def _page(self, connection: ServerConnection, request: Request, public: Endpoint, path: str) -> Response | None:
         if path == HEALTH_PATH:
             if self.draining:
                 return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "draining\n")

@@ -24,10 +24,15 @@ def add_options(edge: argparse.ArgumentParser) -> None:
     certificate = "serve wss:// with this certificate (PEM, with its chain); SIGHUP reloads it"
     add("--tls-cert", metavar="F", type=path, help=certificate)
     add("--tls-key", metavar="F", type=path, help="the key of that certificate (PEM)")
-    add("--mesh-from", metavar="NET", action="append", help="who may --join this edge: none, a network (default: all)")
+    add(
+        "--mesh-from",
+        metavar="NET",
+        action="append",
+        help="a network that may --join this edge, again for others (default: none)",
+    )
     add("--metrics-to", metavar="NET", action="append", help="who may read /metrics (default: 127.0.0.0/8)")
     add("--drain", metavar="S", default="0", help="seconds to let waiting clients meet after SIGTERM (%(default)s)")
-    add("--max-connections", metavar="N", default="10000", help="connections in all (%(default)s)")
+    add("--max-connections", metavar="N", help="connections in all (default: what memory allows, at most 10000)")
     add("--max-connections-per-address", metavar="N", default="100", help="connections of one address (%(default)s)")
     add("--max-clients-per-address", metavar="N", default="50", help="waiting clients of one address (%(default)s)")
     add("--connection-rate", metavar="R", default="20", help="new connections a second of one address (%(default)s)")
@@ -37,17 +42,21 @@ def add_options(edge: argparse.ArgumentParser) -> None:
         help="relay for clients that ask for it and cannot be punched; they reach this edge itself at that address",
     )
     add("--relay-rate", metavar="KB/S", default="1000", help="of each relayed pair and direction (%(default)s)")
+    add("--relay-megabytes", metavar="MB", default="4000", help="of each relayed pair in all (%(default)s)")
+    add("--relay-idle", metavar="S", default="600", help="seconds that a relayed pair may say nothing (%(default)s)")
+    add("--relay-lifetime", metavar="S", default="3600", help="seconds that a pair may be relayed (%(default)s)")
     add("--frame-rate", metavar="R", default="20", help="frames a second of the clients of one address (%(default)s)")
 
 
 def settings(arguments: argparse.Namespace) -> Settings:
     """What was chosen. Raises `InputError`."""
-    from punch.edge.http import ANYONE, THIS_MACHINE, Access, parse_networks
+    from punch.edge.http import THIS_MACHINE, Access, parse_networks
     from punch.edge.limits import Limits
     from punch.edge.server import Settings
 
+    tls, relay = _tls(arguments), _relay(arguments)
     limits = Limits(
-        edge_connections=_whole(arguments.max_connections, "max-connections"),
+        edge_connections=_connections(arguments.max_connections, tls=tls is not None, relays=relay is not None),
         connections=_whole(arguments.max_connections_per_address, "max-connections-per-address"),
         registrations=_whole(arguments.max_clients_per_address, "max-clients-per-address"),
         connection_rate=_positive(arguments.connection_rate, "connection-rate"),
@@ -55,25 +64,49 @@ def settings(arguments: argparse.Namespace) -> Settings:
     )
     mesh, metrics = arguments.mesh_from, arguments.metrics_to
     access = Access(
-        mesh=ANYONE if mesh is None else parse_networks(mesh, field="mesh-from"),
+        mesh=parse_networks(mesh or (), field="mesh-from"),
         metrics=THIS_MACHINE if metrics is None else parse_networks(metrics, field="metrics-to"),
     )
     drain_s = _number(arguments.drain, "drain", float, "seconds from 0 to 1e9", 0)
-    return Settings(limits=limits, access=access, tls=_tls(arguments), drain_s=drain_s, relay=_relay(arguments))
+    return Settings(limits=limits, access=access, tls=tls, drain_s=drain_s, relay=relay)
+
+
+def _connections(text: str | None, *, tls: bool, relays: bool) -> int:
+    """How many connections there may be: no more than fit in the memory that this process may use."""
+    from punch.edge.memory import MIB, MOST, bound_bytes, descriptors, most_connections, usable_bytes
+
+    usable = usable_bytes()
+    most = most_connections(usable, tls=tls, relays=relays)
+    if most < 1:
+        least = bound_bytes(1, tls=tls, relays=relays) // MIB + 1
+        expected = f"at least {least} MiB; raise the limit of the control group (MemoryMax)"
+        raise InputError("memory", f"{usable // MIB} MiB", expected)
+    if text is None:
+        return min(most, descriptors(), MOST)
+    wanted = _whole(text, "max-connections")
+    if wanted > most:
+        raise InputError("max-connections", text, f"at most {most}, which may need {usable // MIB} MiB, all there is")
+    return wanted
 
 
 def _relay(arguments: argparse.Namespace) -> RelayOffer | None:
-    rate_kb = _positive(arguments.relay_rate, "relay-rate")
+    from punch.edge.relay import RelayOffer, RelayTerms
+
+    terms = RelayTerms(
+        rate=_positive(arguments.relay_rate, "relay-rate") * 1000,
+        most_bytes=_positive(arguments.relay_megabytes, "relay-megabytes") * 1e6,
+        idle_s=_positive(arguments.relay_idle, "relay-idle"),
+        lifetime_s=_positive(arguments.relay_lifetime, "relay-lifetime"),
+    )
     if arguments.relay is None:
         return None
-    from punch.edge.relay import RelayOffer
     from punch.endpoint import EdgeUrl
     from punch.frames import MAX_URL
 
     url = EdgeUrl.parse(arguments.relay, field="relay")
     if len(str(url)) > MAX_URL:
         raise InputError("relay", arguments.relay, f"at most {MAX_URL} characters")
-    return RelayOffer(url, rate_kb * 1000)
+    return RelayOffer(url, terms)
 
 
 def _tls(arguments: argparse.Namespace) -> ServerTls | None:

@@ -1,80 +1,133 @@
 """The relay of last resort: bytes between two clients that could not be brought together, through this endpoint.
 
 Only an endpoint whose operator wants it relays, and only for clients that both ask for it by `--relay`. Each opens a
-WebSocket at `/relay` and names the token that both derive from their session key (which the edge never learns): two
-connections with one token are joined, and whatever comes on one goes out on the other. What passes is the same
-encrypted and authenticated channel as over a punched connection, so a relay can cut it and count it, but neither read
-nor change it.
+WebSocket at `/relay`, shows the ticket of the session (see `punch.edge.tickets`) and names the token that both derive
+from their session key (which the edge never learns): two connections with one ticket and one token are joined, and
+whatever comes on one goes out on the other. What passes is the same encrypted and authenticated channel as over a
+punched connection, so a relay can cut it and count it, but neither read nor change it.
 
-    client -> edge   relay   {token}
+    client -> edge   relay   {ticket, token}
     edge -> client   joined  {}           the peer is there; binary messages from now on
 
 Nothing is stored: a message is taken from one side when the other has room for it, at most `rate` bytes per second
-and direction (a short message counts as `_LEAST_BYTES`).
+and direction (a short message counts as `_LEAST_BYTES`). A pair is ended when nothing has passed for a while, when it
+is too old, or when too much has passed; clients that go on meet again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from punch.edge.connection import POLICY_VIOLATION
+from punch.edge.connection import POLICY_VIOLATION, EdgeConnection
+from punch.edge.limits import Gate
+from punch.edge.listener import widen
+from punch.edge.tickets import Tickets
 from punch.endpoint import EdgeUrl, Endpoint
 from punch.errors import RefusedError
 from punch.events import Reporter
 from punch.relay import joined_frame, parse_relay
 
 MAX_WAITING = 1000  # clients whose peer has not come
+MAX_OF_TICKET = 4  # of those, with one ticket
 MAX_PAIRS = 200
+FRAME_TIMEOUT_S = 10.0
 WAIT_S = 30.0
-DEFAULT_RATE = 1_000_000.0
 _LEAST_BYTES = 1024  # what a message counts at least: each has its price, also one with nothing in it
 _BURST_S = 0.1  # how many seconds' worth may pass at once
+
+
+@dataclass(frozen=True)
+class RelayTerms:
+    """What one pair may use: bytes a second in each direction, bytes in all, and seconds without any and in all."""
+
+    rate: float = 1_000_000.0
+    most_bytes: float = 4e9
+    idle_s: float = 600.0
+    lifetime_s: float = 3600.0
+
+
+@dataclass(frozen=True)
+class RelayOffer:
+    """`url` is where clients anywhere reach this endpoint itself (no anycast address)."""
+
+    url: EdgeUrl
+    terms: RelayTerms = field(default_factory=RelayTerms)
 
 
 @dataclass(eq=False)
 class _Waiting:
     """A client whose peer has not come yet; `peer` gets the peer's connection, `over` when the two are done."""
 
-    connection: ServerConnection
-    peer: asyncio.Future[ServerConnection] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    connection: EdgeConnection
+    peer: asyncio.Future[EdgeConnection] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-@dataclass(frozen=True)
-class RelayOffer:
-    """`url` is where clients anywhere reach this endpoint itself (no anycast address), `rate` in bytes per second."""
+class _OverError(Exception):
+    """A pair has used up what it may; the text says what."""
 
-    url: EdgeUrl
-    rate: float = DEFAULT_RATE
+
+class _Pair:
+    """What has passed between two clients, and when the last of it did."""
+
+    def __init__(self, terms: RelayTerms) -> None:
+        self._terms = terms
+        self._clock = asyncio.get_running_loop().time
+        self._begun = self._last = self._clock()
+        self.passed = 0
+
+    def count(self, size: int) -> None:
+        """So many bytes have passed. Raises `_OverError`."""
+        self._last = self._clock()
+        self.passed += size
+        if self.passed > self._terms.most_bytes:
+            raise _OverError(f"relayed {self._terms.most_bytes / 1e6:g} MB, which is the limit")
+
+    async def end(self) -> None:
+        """Wait until it has to end. Raises `_OverError`."""
+        terms = self._terms
+        while True:
+            now = self._clock()
+            if now - self._begun >= terms.lifetime_s:
+                raise _OverError(f"relayed for {terms.lifetime_s:g} s, which is the limit")
+            if now - self._last >= terms.idle_s:
+                raise _OverError(f"nothing to relay for {terms.idle_s:g} s")
+            await asyncio.sleep(min(self._begun + terms.lifetime_s, self._last + terms.idle_s) - now)
 
 
 class Relay:
-    """Joins clients. `rate` is in bytes per second, for each direction of each pair."""
+    """Joins clients that have tickets, on these terms."""
 
-    def __init__(self, rate: float, report: Reporter) -> None:
-        self._rate = rate
-        self._report = report
-        self._waiting: dict[str, _Waiting] = {}
+    def __init__(self, terms: RelayTerms, gate: Gate, report: Reporter) -> None:
+        self._terms, self._gate, self._report = terms, gate, report
+        self.tickets = Tickets()
+        self._waiting: dict[tuple[str, str], _Waiting] = {}  # by ticket and token
         self._pairs = 0
 
-    async def serve(self, connection: ServerConnection) -> None:
+    async def serve(self, connection: EdgeConnection) -> None:
         """Serve one client until it leaves. Raises `FrameError`, `RefusedError`, `TimeoutError`, `ConnectionClosed`."""
-        async with asyncio.timeout(WAIT_S):
-            token = parse_relay(await connection.recv())
-        first = self._waiting.pop(token, None)
+        async with asyncio.timeout(FRAME_TIMEOUT_S):
+            ticket, token = parse_relay(await connection.recv())
+        await self.tickets.check(ticket)
+        connection.throttled = True  # the relay has a rate of its own
+        first = self._waiting.pop((ticket, token), None)
         if first is None:
-            await self._wait(token, connection)
+            await self._wait(ticket, token, connection)
         else:
-            await self._join(first, connection)
+            await self._join(ticket, first, connection)
 
-    async def _wait(self, token: str, connection: ServerConnection) -> None:
+    async def _wait(self, ticket: str, token: str, connection: EdgeConnection) -> None:
         if len(self._waiting) >= MAX_WAITING:
             raise RefusedError("this relay has too many clients")
-        waiting = self._waiting[token] = _Waiting(connection)
+        if sum(each == ticket for each, _ in self._waiting) >= MAX_OF_TICKET:
+            raise RefusedError("too many clients with this ticket")
+        connection.settle()
+        waiting = self._waiting[ticket, token] = _Waiting(connection)
         gone = asyncio.create_task(connection.wait_closed())
         try:
             await asyncio.wait((waiting.peer, gone), timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED)
@@ -84,45 +137,67 @@ class Relay:
                 raise RefusedError(f"the peer did not come to the relay within {WAIT_S:g} s")
         finally:
             gone.cancel()
-            if self._waiting.get(token) is waiting:
-                del self._waiting[token]
+            if self._waiting.get((ticket, token)) is waiting:
+                del self._waiting[ticket, token]
 
-    async def _join(self, first: _Waiting, second: ServerConnection) -> None:
+    async def _join(self, ticket: str, first: _Waiting, second: EdgeConnection) -> None:
         first.peer.set_result(second)
         try:
-            if self._pairs >= MAX_PAIRS:
-                await first.connection.close(1013, "this relay has too many sessions")
-                raise RefusedError("this relay has too many sessions")
-            self._pairs += 1
-            try:
+            with self._counted(first.connection, second):
+                self.tickets.use(ticket)
+                second.settle()
                 await self._relay(first.connection, second)
-            finally:
-                self._pairs -= 1
+        except RefusedError as error:
+            await first.connection.close(1013, str(error)[:123])
+            raise
         finally:
             first.over.set()
 
-    async def _relay(self, one: ServerConnection, other: ServerConnection) -> None:
+    @contextlib.contextmanager
+    def _counted(self, *connections: EdgeConnection) -> Iterator[None]:
+        """Count a pair, in all and of its addresses. Raises `RefusedError`."""
+        if self._pairs >= MAX_PAIRS:
+            raise RefusedError("this relay has too many sessions")
+        with contextlib.ExitStack() as stack:
+            for each in connections:
+                if each.remote_address is not None:
+                    ip = Endpoint.of(each.remote_address).ip
+                    self._gate.hold("pairs", ip)
+                    stack.callback(self._gate.release, "pairs", ip)
+            self._pairs += 1
+            try:
+                yield
+            finally:
+                self._pairs -= 1
+
+    async def _relay(self, one: EdgeConnection, other: EdgeConnection) -> None:
         self._report("relaying", pairs=self._pairs)
-        passed = [0, 0]
+        pair, ended = _Pair(self._terms), ""
         try:
             for connection in (one, other):
+                widen(connection.transport)
                 await connection.send(joined_frame())
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pass(one, other, passed, 0))
-                group.create_task(self._pass(other, one, passed, 1))
+                limit = group.create_task(pair.end())
+                passing = [group.create_task(self._pass(*way, pair)) for way in ((one, other), (other, one))]
+                await asyncio.wait(passing)
+                limit.cancel()
         except* ConnectionClosed:
             pass
+        except* _OverError as over:
+            ended = str(over.exceptions[0])
         finally:
-            await asyncio.gather(one.close(), other.close())
-            self._report("relayed", bytes=sum(passed))
+            code = POLICY_VIOLATION if ended else 1000
+            await asyncio.gather(one.close(code, ended), other.close(code, ended))
+            self._report("relayed", bytes=pair.passed, **({"ended": ended} if ended else {}))
 
-    async def _reject(self, connection: ServerConnection, reason: str) -> None:
+    async def _reject(self, connection: EdgeConnection, reason: str) -> None:
         """End one side of a pair, for what it sent."""
         if connection.remote_address is not None:
             self._report("rejected", public=str(Endpoint.of(connection.remote_address)), reason=reason, kind="frame")
         await connection.close(POLICY_VIOLATION, reason)
 
-    async def _pass(self, source: ServerConnection, sink: ServerConnection, passed: list[int], index: int) -> None:
+    async def _pass(self, source: EdgeConnection, sink: EdgeConnection, pair: _Pair) -> None:
         """Everything from `source` to `sink`, until `source` ends; then `sink` is ended too."""
         loop = asyncio.get_running_loop()
         free_at = loop.time()
@@ -131,8 +206,8 @@ class Relay:
                 await self._reject(source, "expected a binary message on a relay")
                 break
             await sink.send(message)
-            passed[index] += len(message)
-            free_at = max(free_at, loop.time() - _BURST_S) + max(len(message), _LEAST_BYTES) / self._rate
+            pair.count(len(message))
+            free_at = max(free_at, loop.time() - _BURST_S) + max(len(message), _LEAST_BYTES) / self._terms.rate
             if free_at > loop.time():
                 await asyncio.sleep(free_at - loop.time())
         await sink.close()

@@ -9,7 +9,8 @@ import logging
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -21,13 +22,13 @@ from punch.edge.connection import POLICY_VIOLATION, SETTINGS, EdgeConnection, Ou
 from punch.edge.contacts import harmless
 from punch.edge.http import CLIENT_PATH, Access, Front
 from punch.edge.limits import Gate, LimitError, Limits
-from punch.edge.listener import BACKLOG, GatedListener
+from punch.edge.listener import BACKLOG, GatedListener, widen
 from punch.edge.metrics import Metrics
 from punch.edge.rejection import rejection
 from punch.edge.relay import Relay, RelayOffer
 from punch.edge.session import Directory, Registration
 from punch.edge.sightings import Sightings
-from punch.edge.tls import HANDSHAKE_TIMEOUT_S, ServerTls
+from punch.edge.tls import HANDSHAKE_TIMEOUT_S, ServerTls, save_memory
 from punch.endpoint import EdgeUrl, Endpoint
 from punch.errors import FrameError, InputError, RefusedError
 from punch.events import Reporter
@@ -99,6 +100,7 @@ class Edge:
         self.metrics = Metrics()
         self._report = report = self.metrics.counting(report)
         self._gate = Gate(self._settings.limits)
+        self._gate.on_ended = partial(self.metrics.count, "limited", limit="edge_pending")
         self._sockets: list[GatedListener] = []
         for each in (listen, *also):
             self._listen(each)
@@ -117,22 +119,23 @@ class Edge:
         relay = self._settings.relay
         front |= {RELAY_PATH} if relay else set()
         self._relay_url = None if relay is None else relay.url
-        self._relay = None if relay is None else Relay(relay.rate, report)
+        self._relay = None if relay is None else Relay(relay.terms, self._gate, report)
         self._front = Front(self._settings.access, self.metrics, report, front)
         self._add_gauges()
         self._stun: StunServer | None = None
         self._dial_back: DialBack | None = None
         if stun is not None:
             try:
-                self._stun = StunServer(stun)
+                self._stun = StunServer(stun, self._gate, self._on_refused)
             except BaseException:
                 self._close_sockets()
                 raise
-            self._dial_back = DialBack(self.name, self._stun, report)
+            self._dial_back = DialBack(self.name, self._stun, self._gate, report)
 
     def _listen(self, at: Endpoint) -> None:
         try:
-            self._sockets.append(GatedListener(at, self._gate, self._on_refused, tls=self._settings.tls is not None))
+            tls = self._settings.tls is not None
+            self._sockets.append(GatedListener(at, self._gate, self._on_refused, tls=tls, explain=True))
         except OSError as error:
             self._close_sockets()
             raise InputError("listen", str(at), f"a free address of this machine ({error.strerror})") from None
@@ -144,6 +147,7 @@ class Edge:
     def _add_gauges(self) -> None:
         gauge, gate, total = self.metrics.gauge, self._gate, self.metrics.total
         gauge("connections", "Connections that are open.", lambda: gate.connections)
+        gauge("pending", "Connections whose clients have not registered.", lambda: gate.pending)
         gauge("addresses", "Client addresses that are remembered for the sake of limits.", lambda: len(gate))
         gauge("clients", "Clients that are registered.", lambda: self._clients)
         gauge("sessions", "Sessions with a client here.", lambda: self._directory.count)
@@ -176,13 +180,15 @@ class Edge:
 
     async def _serve(self, listener: GatedListener) -> Server:
         tls = self._settings.tls
+        if tls is not None:
+            save_memory()
         return await serve(
             self._handle,
             sock=listener,
             backlog=BACKLOG,
             process_request=self._front.answer,
             process_response=self._sightings.process_response,
-            create_connection=EdgeConnection,
+            create_connection=cast("type[ServerConnection]", partial(EdgeConnection, gate=self._gate)),
             logger=_logger(),
             ssl=None if tls is None else tls.context,
             ssl_handshake_timeout=None if tls is None else HANDSHAKE_TIMEOUT_S,
@@ -234,6 +240,8 @@ class Edge:
         path = connection.request.path.partition("?")[0]
         if self._mesh is not None and path == MESH_PATH:
             connection.trusted = True
+            connection.settle()
+            widen(connection.transport)
             await self._mesh.serve(connection, str(public))
             return
         try:
@@ -246,7 +254,6 @@ class Edge:
             elif path == SIGHTING_PATH:
                 await self._sightings.serve(connection, public)
             elif self._relay is not None and path == RELAY_PATH:
-                connection.throttled = True  # the relay has a rate of its own
                 await self._relay.serve(connection)
                 if connection.overrun is not None:
                     self._report("rejected", public=str(public), reason=connection.overrun, kind="overrun")
@@ -269,25 +276,41 @@ class Edge:
     async def _serve_client(self, connection: EdgeConnection, public: Endpoint) -> None:
         async with asyncio.timeout(REGISTER_TIMEOUT_S):
             register = parse_register(await connection.recv())
+        with contextlib.ExitStack() as stack:
+            ticket = None
+            if self._relay is not None:
+                ticket = stack.enter_context(self._relay.tickets.issue(register.session, register.client))
+            await self._serve_registered(connection, public, register, ticket)
+
+    async def _serve_registered(
+        self, connection: EdgeConnection, public: Endpoint, register: Register, ticket: str | None
+    ) -> None:
         outbox: asyncio.Queue[Peer | _Heard | str] = Outbox(connection)
+
+        def deliver(peer: Peer) -> None:
+            if self._relay is not None and ticket is not None:
+                self._relay.tickets.open(ticket)
+            outbox.put_nowait(peer)
+
         registration = Registration(
             register.session,
             register.role,
-            self._contact(register, public),
-            deliver=outbox.put_nowait,
+            self._contact(register, public, ticket),
+            deliver=deliver,
             dismiss=outbox.put_nowait,
             client=register.client,
             hear=lambda data: outbox.put_nowait(_Heard(data)),
         )
         session, role = registration.session, registration.role
-        with self._registered(registration, public):
+        with self._registered(connection, registration, public):
             reason = "sent a frame that must not come"
-            writer = asyncio.create_task(self._write(connection, Welcome(self.name, public, self._relay_url), outbox))
+            welcome = Welcome(self.name, public, self._relay_url, ticket)
+            writer = asyncio.create_task(self._write(connection, welcome, outbox))
             expiry = asyncio.get_running_loop().call_later(self._lifetime_s, outbox.put_nowait, "session expired")
             try:
                 while True:
                     frame = await connection.recv()
-                    self._gate.frame(public.ip)
+                    self._gate.take("frame_rate", public.ip)
                     self._directory.signal(registration, parse_signal(frame))
             except ConnectionClosed as closed:
                 reason = connection.overrun or _why(closed)
@@ -301,11 +324,12 @@ class Edge:
                 self._report("client_gone", session=session, role=role, reason=reason)
 
     @contextlib.contextmanager
-    def _registered(self, registration: Registration, public: Endpoint) -> Iterator[None]:
+    def _registered(self, connection: EdgeConnection, registration: Registration, public: Endpoint) -> Iterator[None]:
         """Count a client, and add it to its session. Raises `RefusedError`."""
-        self._gate.register(public.ip)
+        self._gate.hold("registrations", public.ip)
         try:
             self._directory.join(registration)
+            connection.settle()
             self._clients += 1
             try:
                 yield
@@ -314,16 +338,16 @@ class Edge:
                 if not self._clients:
                     self._nobody_waits.set()
         finally:
-            self._gate.unregister(public.ip)
+            self._gate.release("registrations", public.ip)
 
-    def _contact(self, register: Register, public: Endpoint) -> Contact:
+    def _contact(self, register: Register, public: Endpoint, ticket: str | None) -> Contact:
         """What the peer will be told about a client."""
         private = harmless(register.private, public)
         public6 = self._sightings.confirmed(register, public)
         withheld = len(register.private) - len(private) + (public6 != register.public6)
         if withheld:
             self._report("candidates_withheld", public=str(public), count=withheld)
-        return Contact(public, private, register.pake, register.traits, self._relay_url, public6)
+        return Contact(public, private, register.pake, register.traits, self._relay_url, public6, ticket)
 
     async def _write(
         self, connection: EdgeConnection, welcome: Welcome, outbox: asyncio.Queue[Peer | _Heard | str]
@@ -361,15 +385,15 @@ def _why(closed: ConnectionClosed) -> str:
 
 
 def _logger() -> logging.Logger:
-    """websockets' log without the traceback for each port scan; what it calls errors otherwise are bugs of ours."""
+    """websockets' log, without what clients cause: only errors in our own handling of them are left."""
     logger = logging.getLogger("punch.edge.websockets")
     logger.setLevel(logging.ERROR)
-    logger.addFilter(_is_not_about_a_handshake)
+    logger.addFilter(_is_about_our_handling)
     return logger
 
 
-def _is_not_about_a_handshake(record: logging.LogRecord) -> bool:
-    return record.msg != "opening handshake failed"
+def _is_about_our_handling(record: logging.LogRecord) -> bool:
+    return record.msg in ("connection handler failed", "process_request failed", "process_response failed")
 
 
 async def _cancelled(*tasks: asyncio.Task[Any]) -> None:

@@ -28,7 +28,7 @@ async def ask(server: Endpoint, question: bytes, fits: Callable[[bytes], bool]) 
                     async with asyncio.timeout(wait_s):
                         await loop.sock_sendall(sock, question)
                         while not fits(answer := await loop.sock_recv(sock, 1500)):
-                            pass
+                            await asyncio.sleep(0)  # where answers come without end, nothing else would have its turn
                         return answer
     except OSError as error:
         raise PortMappingError(f"{server}: {error.strerror}") from None

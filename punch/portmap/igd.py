@@ -1,18 +1,24 @@
-"""UPnP's Internet Gateway Device (WANIPConnection:1 and :2): found by SSDP, spoken to by the library miniupnpc.
+"""UPnP's Internet Gateway Device (WANIPConnection:1 and :2, WANPPPConnection:1), found by SSDP.
 
-miniupnpc blocks, so it runs in a thread. The extra `upnp` installs it; without it the other protocols have to do.
+Its description names the URL of a service that makes mappings, which is then spoken to by SOAP (UPnP Device
+Architecture 1.1, sections 2 and 3). Of the XML only the texts of elements count; a document type is refused, so that
+no entity can make a small document a large one.
 """
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
+from xml.parsers import expat
+from xml.sax.saxutils import escape
 
 from punch.endpoint import Endpoint
 from punch.errors import InputError, PortMappingError
+from punch.portmap.http import DeviceUrl, ask
 from punch.portmap.ssdp import gateway_device
 
 _DESCRIPTION = "punch"
+_SERVICES = tuple(
+    f"urn:schemas-upnp-org:service:{name}" for name in ("WANIPConnection:2", "WANIPConnection:1", "WANPPPConnection:1")
+)
 
 
 class Igd:
@@ -22,50 +28,111 @@ class Igd:
 
     def __init__(self, local: Endpoint) -> None:
         self._local = local
-        self._device: Any = None
+        self._service = ""
+        self._control: DeviceUrl | None = None
 
     async def find(self) -> None:
         """See `Mapper`."""
-        self._device = await asyncio.to_thread(_select, await gateway_device(self._local.ip))
+        url = await gateway_device(self._local.ip)
+        status, description = await ask(url, self._local.ip)
+        if status != 200:
+            raise PortMappingError(f"{url}: HTTP status {status}")
+        controls = _controls(texts(description))
+        self._service = next((each for each in _SERVICES if each in controls), "")
+        if not self._service:
+            raise PortMappingError(f"{url}: no device that makes mappings")
+        self._control = url.joined(controls[self._service])
 
     async def request(self, lifetime_s: int) -> Endpoint:
         """See `Mapper`."""
-        return await asyncio.to_thread(self._request, lifetime_s)
+        port = self._local.port
+        await self._call(
+            "AddPortMapping",
+            **self._mapping,
+            NewInternalPort=port,
+            NewInternalClient=self._local.ip,
+            NewEnabled=1,
+            NewPortMappingDescription=_DESCRIPTION,
+            NewLeaseDuration=lifetime_s,
+        )
+        ip = (await self._call("GetExternalIPAddress")).get("NewExternalIPAddress", "")
+        try:
+            return Endpoint.parse(f"{ip}:{port}")
+        except InputError as error:
+            raise PortMappingError(str(error)) from None
 
     async def remove(self) -> None:
         """See `Mapper`."""
-        await asyncio.to_thread(self._remove)
+        await self._call("DeletePortMapping", **self._mapping)
 
-    def _request(self, lifetime_s: int) -> Endpoint:
-        port = self._local.port
-        try:
-            arguments = (port, "TCP", self._local.ip, port, _DESCRIPTION, "", lifetime_s)
-            if not self._device.addportmapping(*arguments):
-                raise PortMappingError("refused, without a reason")
-            return Endpoint.parse(f"{self._device.externalipaddress()}:{port}")
-        except InputError as error:
-            raise PortMappingError(str(error)) from None
-        except PortMappingError:
-            raise
-        except Exception as error:
-            raise PortMappingError(f"refused: {error}") from None
+    @property
+    def _mapping(self) -> dict[str, str | int]:
+        return {"NewRemoteHost": "", "NewExternalPort": self._local.port, "NewProtocol": "TCP"}
 
-    def _remove(self) -> None:
-        try:
-            self._device.deleteportmapping(self._local.port, "TCP", "")
-        except Exception as error:
-            raise PortMappingError(f"cannot be taken back: {error}") from None
+    async def _call(self, action: str, **arguments: str | int) -> dict[str, str]:
+        """Call an action of the service; the texts of the answer by element. Raises `PortMappingError`."""
+        if self._control is None:
+            raise PortMappingError("no gateway device")
+        body = (
+            '<?xml version="1.0"?>'
+            '<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/" '
+            's:encodingStyle="http://schemas.xmlsoap.org/soap/encoding/"><s:Body>'
+            f'<u:{action} xmlns:u="{self._service}">'
+            + "".join(f"<{name}>{escape(str(value))}</{name}>" for name, value in arguments.items())
+            + f"</u:{action}></s:Body></s:Envelope>"
+        )
+        status, answer = await ask(
+            self._control,
+            self._local.ip,
+            body.encode(),
+            Content_Type='text/xml; charset="utf-8"',
+            SOAPAction=f'"{self._service}#{action}"',
+        )
+        said = dict(texts(answer)) if answer else {}
+        if status != 200:
+            told = f"{said.get('errorCode', '')} {said.get('errorDescription', '')}".strip()[:100]
+            raise PortMappingError(f"{action} is refused: {told or f'HTTP status {status}'}")
+        return said
 
 
-def _select(url: str) -> Any:
-    """The device with its description at that URL."""
+def texts(document: bytes) -> list[tuple[str, str]]:
+    """Local name and text of each element of an XML document, in the order in which they end.
+
+    Raises `PortMappingError`.
+    """
+    found: list[tuple[str, str]] = []
+    open_texts: list[list[str]] = []
+    parser = expat.ParserCreate()
+
+    def end(name: str) -> None:
+        found.append((name.rpartition(":")[2], "".join(open_texts.pop()).strip()))
+
+    def text(data: str) -> None:
+        if open_texts:
+            open_texts[-1].append(data)
+
+    def refuse(*_declaration: object) -> None:
+        raise PortMappingError("a gateway device's XML with a document type")
+
+    parser.StartElementHandler = lambda _name, _attributes: open_texts.append([])
+    parser.EndElementHandler = end
+    parser.CharacterDataHandler = text
+    parser.StartDoctypeDeclHandler = refuse
     try:
-        import miniupnpc
-    except ImportError:
-        raise PortMappingError("the package miniupnpc is not installed (extra `upnp`)") from None
-    device = miniupnpc.UPnP()
-    try:
-        device.selectigd(url)
-    except Exception as error:  # it has no class of its own
-        raise PortMappingError(f"{url}: no gateway device: {error}") from None
-    return device
+        parser.Parse(document, True)
+    except (expat.ExpatError, ValueError, LookupError):  # the last two: an encoding that is not known
+        raise PortMappingError("not the XML of a gateway device") from None
+    return found
+
+
+def _controls(described: list[tuple[str, str]]) -> dict[str, str]:
+    """The URLs by which services are controlled, by their types; of a type that comes twice the first."""
+    controls: dict[str, str] = {}
+    service: dict[str, str] = {}
+    for name, text in described:
+        if name == "service":
+            controls.setdefault(service.get("serviceType", ""), service.get("controlURL", ""))
+            service = {}
+        else:
+            service[name] = text
+    return controls

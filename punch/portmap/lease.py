@@ -4,16 +4,21 @@ All protocols look for somebody who speaks them at once; the first that finds on
 refused: never is more than one mapping made. The lease is short, so that a process that is killed leaves nothing for
 long. It is renewed much earlier than at half its time (RFC 6887 section 11.2.1), because a NAT that reboots loses it,
 and not every protocol and network announces that (section 14.1).
+
+Whatever answers is not trusted. Here every exception that an answer causes ends as a `PortMappingError`, and an
+external endpoint that no host can have is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from punch.endpoint import Endpoint
-from punch.errors import PortMappingError
+from punch.errors import MAX_SHOWN, PortMappingError
+from punch.fields import printable
 from punch.portmap.gateway import default_gateway
 from punch.portmap.igd import Igd
 from punch.portmap.natpmp import NatPmp
@@ -24,6 +29,8 @@ LIFETIME_S = 120
 RENEWAL_S = 10.0
 PATIENCE_S = 1.0
 _REMOVAL_S = 1.0
+
+T = TypeVar("T")
 
 
 @contextlib.asynccontextmanager
@@ -77,7 +84,7 @@ async def _obtain(mappers: Sequence[Mapper], lifetime_s: int, patience_s: float)
 
 async def _found(mapper: Mapper, failures: dict[str, str]) -> Mapper | None:
     try:
-        await mapper.find()
+        await _contained(mapper.find())
     except PortMappingError as error:
         failures[mapper.name] = str(error)
         return None
@@ -86,7 +93,7 @@ async def _found(mapper: Mapper, failures: dict[str, str]) -> Mapper | None:
 
 async def _requested(mapper: Mapper, lifetime_s: int, failures: dict[str, str]) -> Endpoint | None:
     try:
-        return await mapper.request(lifetime_s)
+        return await _external(mapper, lifetime_s)
     except PortMappingError as error:
         failures[mapper.name] = str(error)
         return None
@@ -99,7 +106,7 @@ async def _renew(mapper: Mapper, external: Endpoint, changed: Callable[[], None]
     while True:
         await asyncio.sleep(min(RENEWAL_S, lifetime_s / 2))
         with contextlib.suppress(PortMappingError):  # a connection that is there lives without it
-            renewed = await mapper.request(lifetime_s)
+            renewed = await _external(mapper, lifetime_s)
             if renewed != external:
                 external = renewed
                 changed()
@@ -108,4 +115,21 @@ async def _renew(mapper: Mapper, external: Endpoint, changed: Callable[[], None]
 async def _give_back(mapper: Mapper) -> None:
     with contextlib.suppress(PortMappingError, TimeoutError):
         async with asyncio.timeout(_REMOVAL_S):
-            await mapper.remove()
+            await _contained(mapper.remove())
+
+
+async def _external(mapper: Mapper, lifetime_s: int) -> Endpoint:
+    """Make the mapping, or renew it. Raises `PortMappingError`."""
+    external = await _contained(mapper.request(lifetime_s))
+    if not external.is_unicast or not external.port:
+        raise PortMappingError(f"the external endpoint {external} cannot be used")
+    return external
+
+
+async def _contained(asking: Awaitable[T]) -> T:
+    """The result of `asking` a gateway. Raises `PortMappingError`, with a text that can be shown."""
+    try:
+        return await asking
+    except Exception as error:
+        told = str(error) if isinstance(error, PortMappingError) else f"{type(error).__name__}: {error}"
+        raise PortMappingError(printable(told)[:MAX_SHOWN]) from None

@@ -1,6 +1,6 @@
 """SSDP, by which UPnP devices are found (UPnP Device Architecture 1.1, section 1.3).
 
-miniupnpc can do this too, but not in less than a second.
+Anybody on the local network may answer. So a URL that leads elsewhere than to whoever answered is not believed.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import asyncio
 import contextlib
 import re
 import socket
-from urllib.parse import urlsplit
 
 from punch.errors import PortMappingError
+from punch.portmap.http import DeviceUrl
 
 _GROUP = ("239.255.255.250", 1900)
 _WAITS_S = (0.25, 0.5, 1.0)
@@ -27,11 +27,8 @@ _SEARCH = (
 _LOCATION = re.compile(rb"\r\nlocation:[ \t]*(http://[!-~]{1,500})\r\n", re.IGNORECASE)
 
 
-async def gateway_device(local_ip: str) -> str:
-    """The URL of the description of the first gateway device that answers. Raises `PortMappingError`.
-
-    A URL that leads elsewhere than to whoever answered is not believed.
-    """
+async def gateway_device(local_ip: str) -> DeviceUrl:
+    """The URL of the description of the first gateway device that answers. Raises `PortMappingError`."""
     loop = asyncio.get_running_loop()
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -44,20 +41,18 @@ async def gateway_device(local_ip: str) -> str:
                     async with asyncio.timeout(wait_s):
                         await loop.sock_sendto(sock, _SEARCH, _GROUP)
                         while (url := _location(*await loop.sock_recvfrom(sock, 2048))) is None:
-                            pass
+                            await asyncio.sleep(0)  # where answers come without end, nothing else would have its turn
                         return url
     except OSError as error:
         raise PortMappingError(f"no gateway device: {error.strerror}") from None
     raise PortMappingError("no gateway device answers")
 
 
-def _location(answer: bytes, source: tuple[str, int]) -> str | None:
+def _location(answer: bytes, source: tuple[str, int]) -> DeviceUrl | None:
     found = _LOCATION.search(answer)
     if found is None or not answer.startswith(b"HTTP/1.1 200"):
         return None
-    url = found[1].decode("ascii")
     try:
-        host = urlsplit(url).hostname
-    except ValueError:
+        return DeviceUrl.parse(found[1].decode("ascii"), source[0])
+    except PortMappingError:
         return None
-    return url if host == source[0] else None

@@ -3,7 +3,7 @@
 No third party can be made a target. A client names a port only; the address is the one that the edge itself sees the
 client at, over a connection that the client keeps open. Each address gets `BURST` knocks, and then one every
 `REFILL_S` seconds; a knock is one SYN with the kernel's retransmissions for as long as the client is patient, or three
-datagrams of 20 bytes.
+datagrams of 20 bytes. A probing client counts as one that waits for its peer does, and so do its frames.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import struct
 import time
 from collections.abc import Callable
 
-from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from punch.client.sockets import connect_result, errno_name
+from punch.edge.connection import EdgeConnection
+from punch.edge.limits import Gate
 from punch.endpoint import Endpoint
 from punch.events import Reporter
 from punch.probe.frames import (
@@ -41,6 +42,7 @@ from punch.probe.udpsocket import IP_RECVERR
 
 BURST = 24
 REFILL_S = 2.0
+IDLE_S = 7200.0  # as long as a probe may look for the lifetime of a mapping
 _MAX_ADDRESSES = 10_000
 
 _EXTENDED_ERROR = struct.Struct("=IBBBBII")  # struct sock_extended_err of linux/errqueue.h
@@ -53,7 +55,7 @@ class Allowance:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._full_at: dict[str, float] = {}  # when the address's bucket will be full again
+        self._full_at: dict[str, float] = {}  # when the address's bucket is full again; the longest unseen first
 
     def take(self, ip: str) -> bool:
         """Use one up, or say that there is none left."""
@@ -61,29 +63,42 @@ class Allowance:
         full_at = max(now, self._full_at.get(ip, now)) + REFILL_S
         if full_at - now > BURST * REFILL_S:
             return False
-        if len(self._full_at) >= _MAX_ADDRESSES and ip not in self._full_at:
-            self._full_at = {each: instant for each, instant in self._full_at.items() if instant > now}
-            if len(self._full_at) >= _MAX_ADDRESSES:
-                return False
+        self._full_at.pop(ip, None)
         self._full_at[ip] = full_at
+        if len(self._full_at) > _MAX_ADDRESSES:
+            del self._full_at[next(iter(self._full_at))]  # a full table keeps no new address out
         return True
 
 
 class DialBack:
     """Serves probing clients from the addresses of a STUN server."""
 
-    def __init__(self, edge: str, stun: StunServer, report: Reporter) -> None:
-        self._edge, self._stun, self._report = edge, stun, report
+    def __init__(self, edge: str, stun: StunServer, gate: Gate, report: Reporter) -> None:
+        self._edge, self._stun, self._gate, self._report = edge, stun, gate, report
         self._allowance = Allowance()
 
-    async def serve(self, connection: ServerConnection, public: Endpoint) -> None:
-        """Knock at the client as it asks, until it leaves. Raises `FrameError` and `ConnectionClosed`."""
+    async def serve(self, connection: EdgeConnection, public: Endpoint) -> None:
+        """Knock at the client as it asks, until it leaves, or has asked nothing for `IDLE_S`.
+
+        Raises `FrameError`, `LimitError`, `TimeoutError` and `ConnectionClosed`.
+        """
+        self._gate.hold("registrations", public.ip)
+        try:
+            connection.settle()
+            await self._serve(connection, public)
+        finally:
+            self._gate.release("registrations", public.ip)
+
+    async def _serve(self, connection: EdgeConnection, public: Endpoint) -> None:
         self._report("probing", public=str(public))
         await connection.send(vantage_frame(Vantage(self._edge, public, tuple(self._stun.addresses.endpoints))))
         knocks: set[asyncio.Task[None]] = set()
         try:
             while True:
-                dial = parse_dial(await connection.recv())
+                async with asyncio.timeout(IDLE_S):
+                    frame = await connection.recv()
+                self._gate.take("frame_rate", public.ip)
+                dial = parse_dial(frame)
                 reason = self._objection(dial, public)
                 if reason is not None:
                     await connection.send(refused_frame(Refused(dial.id, reason)))
@@ -103,11 +118,16 @@ class DialBack:
             return f"too many knocks at {public.ip}; one every {REFILL_S:g} s"
         return None
 
-    async def _knock(self, connection: ServerConnection, dial: Dial, target: Endpoint) -> None:
-        dialled = await (_dial_tcp if dial.transport == "tcp" else _dial_udp)(dial, target)
-        self._report("knocked", target=str(target), origin=str(dialled.origin), result=dialled.result)
+    async def _knock(self, connection: EdgeConnection, dial: Dial, target: Endpoint) -> None:
+        try:
+            dialled = await (_dial_tcp if dial.transport == "tcp" else _dial_udp)(dial, target)
+        except OSError as error:
+            answer = refused_frame(Refused(dial.id, f"this edge has no socket for it ({error.strerror})"))
+        else:
+            self._report("knocked", target=str(target), origin=str(dialled.origin), result=dialled.result)
+            answer = dialled_frame(dialled)
         with contextlib.suppress(ConnectionClosed):
-            await connection.send(dialled_frame(dialled))
+            await connection.send(answer)
 
 
 async def _dial_tcp(dial: Dial, target: Endpoint) -> Dialled:

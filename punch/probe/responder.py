@@ -9,17 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from punch.edge.limits import Gate, LimitError, Limits
+from punch.edge.listener import BACKLOG, GatedListener, OnRefused
 from punch.endpoint import Endpoint
 from punch.errors import FrameError, InputError
 from punch.probe import stun
 from punch.probe.stun import Change, Message, MessageClass
 
 MAX_CONNECTIONS = 1000
-IDLE_S = 600.0  # how long a TCP connection may be silent
+FIRST_S = 10.0  # how long the first request of a TCP connection may take
+IDLE_S = 600.0  # how long it may be silent after that
 _MAX_MESSAGE = 1500
+_MAX_UNSENT = 4096  # bytes that wait for a client that does not read
 _STAY = Change(address=False, port=False)
 
 
@@ -97,21 +101,34 @@ def answer(
 
 
 class StunServer:
-    """Listening from the moment it is made; `start` begins to answer. Raises `InputError` if it cannot listen."""
+    """Listening from the moment it is made; `start` begins to answer. Raises `InputError` if it cannot listen.
 
-    def __init__(self, addresses: StunAddresses) -> None:
+    Connections pass the `gate`, by which they count with all others of the edge; `on_refused` hears of those that do
+    not. Of connections that have asked something there are at most `MAX_CONNECTIONS`: for another one, that which has
+    been silent for longest is ended. Requests, over UDP and TCP together, have a rate of each address.
+    """
+
+    def __init__(
+        self, addresses: StunAddresses, gate: Gate | None = None, on_refused: OnRefused = lambda _public, _error: None
+    ) -> None:
         self.addresses = addresses
+        self._gate = Gate(Limits()) if gate is None else gate
+        self._requests = Gate(self._gate.limits)  # a table of its own: sources of datagrams can be forged
+        self._on_refused = on_refused
         self._udp: dict[Endpoint, socket.socket] = {}
         self._tcp: dict[Endpoint, socket.socket] = {}
         self._transports: dict[Endpoint, asyncio.DatagramTransport] = {}
         self._servers: list[asyncio.Server] = []
         self._connections: set[asyncio.Task[None]] = set()
+        self.full: set[Endpoint] = set()
+        """The endpoints at which too many datagrams wait to be sent."""
+        self._asking: dict[asyncio.StreamWriter, None] = {}  # the longest silent first
         for endpoint in addresses.endpoints:
             try:
                 self._udp[endpoint] = udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
                 udp.setblocking(False)
                 udp.bind(endpoint)
-                self._tcp[endpoint] = socket.create_server(endpoint, backlog=128)
+                self._tcp[endpoint] = GatedListener(endpoint, self._gate, on_refused, tls=False, explain=False)
             except OSError as error:
                 self._close_sockets()
                 expected = f"a free endpoint of this machine ({error.strerror})"
@@ -124,7 +141,8 @@ class StunServer:
             transport, _protocol = await loop.create_datagram_endpoint(lambda at=endpoint: _Udp(self, at), sock=sock)  # type: ignore[misc]
             self._transports[endpoint] = transport
         for listener in self._tcp.values():
-            self._servers.append(await asyncio.start_server(self._accepted, sock=listener))
+            server = await asyncio.start_server(self._accepted, sock=listener, backlog=BACKLOG, limit=_MAX_MESSAGE)
+            self._servers.append(server)
 
     async def close(self) -> None:
         """Stop listening and drop every connection."""
@@ -137,9 +155,24 @@ class StunServer:
             transport.close()
         self._close_sockets()
 
+    def receive(self, data: bytes, source: Endpoint, at: Endpoint) -> None:
+        """Answer a datagram, if it is a request and its source has not asked too much."""
+        try:
+            request = stun.decode(data)
+            self._requests.take("stun_rate", source.ip)
+        except FrameError:
+            return
+        except LimitError as error:
+            self._on_refused(str(source), error)
+            return
+        replied = answer(request, source, at, self.addresses, datagram=True)
+        if replied is not None and replied[2].port != 0:
+            self.send(replied[0].encode(), *replied[1:])
+
     def send(self, data: bytes, origin: Endpoint, destination: Endpoint) -> None:
-        """Send a datagram from one of the endpoints."""
-        self._transports[origin].sendto(data, destination)
+        """Send a datagram from one of the endpoints. It is lost if too many wait already."""
+        if origin not in self.full:
+            self._transports[origin].sendto(data, destination)
 
     def _close_sockets(self) -> None:
         for sock in (*self._udp.values(), *self._tcp.values()):
@@ -150,9 +183,15 @@ class StunServer:
         if task is None:
             return
         self._connections.add(task)
+        writer.transport.set_write_buffer_limits(high=_MAX_UNSENT)
+        source = Endpoint(*writer.get_extra_info("peername"))
         try:
-            if len(self._connections) <= MAX_CONNECTIONS:
-                await self._converse(reader, writer)
+            async with asyncio.timeout(FIRST_S):
+                message = await read_message(reader)
+            with self._counted(writer, source):
+                await self._converse(message, reader, writer)
+        except LimitError as error:
+            self._on_refused(str(source), error)
         except (FrameError, OSError, EOFError, TimeoutError):
             pass  # whatever it was, it speaks no STUN, or has gone
         except asyncio.CancelledError:
@@ -163,15 +202,35 @@ class StunServer:
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await writer.wait_closed()
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    @contextlib.contextmanager
+    def _counted(self, writer: asyncio.StreamWriter, source: Endpoint) -> Iterator[None]:
+        """Count a connection that has asked something. Raises `LimitError`."""
+        self._gate.hold("stun_connections", source.ip)
+        try:
+            admission = self._gate.admissions.get(writer.get_extra_info("socket").fileno())
+            if admission is not None:
+                admission.settle()
+            while len(self._asking) >= MAX_CONNECTIONS:
+                longest_silent = next(iter(self._asking))
+                del self._asking[longest_silent]
+                longest_silent.transport.abort()
+            yield
+        finally:
+            self._asking.pop(writer, None)
+            self._gate.release("stun_connections", source.ip)
+
+    async def _converse(self, message: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         at, source = (Endpoint(*writer.get_extra_info(name)) for name in ("sockname", "peername"))
         while True:
-            async with asyncio.timeout(IDLE_S):
-                message = await read_message(reader)
+            self._asking.pop(writer, None)
+            self._asking[writer] = None
+            self._requests.take("stun_rate", source.ip)
             replied = answer(message, source, at, self.addresses, datagram=False)
-            if replied is not None:
-                writer.write(replied[0].encode())
-                await writer.drain()
+            async with asyncio.timeout(IDLE_S):
+                if replied is not None:
+                    writer.write(replied[0].encode())
+                    await writer.drain()
+                message = await read_message(reader)
 
 
 async def read_message(reader: asyncio.StreamReader) -> Message:
@@ -188,13 +247,13 @@ class _Udp(asyncio.DatagramProtocol):
         self._server, self._at = server, at
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        try:
-            request = stun.decode(data)
-        except FrameError:
-            return
-        replied = answer(request, Endpoint(*addr), self._at, self._server.addresses, datagram=True)
-        if replied is not None and replied[2].port != 0:
-            self._server.send(replied[0].encode(), *replied[1:])
+        self._server.receive(data, Endpoint(*addr), self._at)
+
+    def pause_writing(self) -> None:
+        self._server.full.add(self._at)
+
+    def resume_writing(self) -> None:
+        self._server.full.discard(self._at)
 
     def error_received(self, exc: Exception) -> None:
         """An ICMP error for something sent earlier: no matter."""

@@ -18,16 +18,18 @@ import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed
 
 from punch.client.named import Named
 from punch.client.quota import Servers as Uses
 from punch.client.reach import Reach
 from punch.client.sockets import source_address
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import EdgeUnreachableError, FrameError, InputError
+from punch.endpoint import HOST_NAME, EdgeUrl, Endpoint
+from punch.errors import EdgeUnreachableError, FrameError, InputError, NoConnectionError
+from punch.fields import printable
 from punch.nat.probe import NotTested
 from punch.probe import stun
 from punch.probe.frames import (
@@ -42,12 +44,12 @@ from punch.probe.frames import (
     parse_vantage,
 )
 from punch.probe.udpsocket import UdpSocket
-from punch.websocket import open_websocket, resolve, why
+from punch.websocket import abort, open_websocket, protocol_violation, resolve, why
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_ADDRESSES = 2
 """At which a server has endpoints."""
-_STUN_URI = re.compile(r"stun:(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::(?P<port>[0-9]{1,5}))?")
+_STUN_URI = re.compile(rf"stun:(?P<host>{HOST_NAME})(?::(?P<port>[0-9]{{1,5}}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,27 +90,24 @@ class Knocker:
     @classmethod
     async def connect(cls, url: EdgeUrl) -> Knocker:
         """Raises `EdgeUnreachableError` if no edge answers there, or one that does not probe."""
-        sock: socket.socket | None = None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                address = await resolve(url, socket.AF_INET)
-                sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-                sock.setblocking(False)
-                await asyncio.get_running_loop().sock_connect(sock, address)
-                connection = await open_websocket(sock, url, PATH)
-                return cls(connection, parse_vantage(await connection.recv()))
-        except BaseException as error:
-            if sock is not None:
-                sock.close()
-            if isinstance(error, InvalidStatus):
-                raise EdgeUnreachableError(str(url), "it runs without --stun") from None
-            if isinstance(error, TimeoutError):
-                raise EdgeUnreachableError(str(url), f"no answer within {CONNECT_TIMEOUT_S:g} s") from None
-            if isinstance(error, OSError):
-                raise EdgeUnreachableError(str(url), why(error)) from None
-            if isinstance(error, WebSocketException | EOFError | FrameError):
-                raise EdgeUnreachableError(str(url), str(error)) from None
-            raise
+                connection = await open_websocket(url, PATH, timeout_s=CONNECT_TIMEOUT_S, families=(socket.AF_INET,))
+                try:
+                    return cls(connection, parse_vantage(await connection.recv()))
+                except BaseException:
+                    abort(connection)
+                    raise
+        except NoConnectionError as error:
+            reason = "it runs without --stun" if error.status == HTTPStatus.NOT_FOUND else str(error)
+        except TimeoutError:
+            reason = f"no answer within {CONNECT_TIMEOUT_S:g} s"
+        except FrameError as error:
+            reason = str(error)
+        except ConnectionClosed as closed:
+            told = printable(closed.rcvd.reason) if closed.rcvd is not None else protocol_violation(closed)
+            reason = told or "it closed the connection"
+        raise EdgeUnreachableError(str(url), reason)
 
     async def knock(self, transport: Transport, ip: str, target: Endpoint, patience_s: float) -> Dialled | NotTested:
         """Have the edge dial `target` from a fresh port of its address `ip`."""

@@ -16,6 +16,7 @@ from punch.probe import stun
 from punch.probe.stun import Change, Message, MessageClass
 
 IP_RECVERR = 11  # linux/in.h; not in Python's socket module
+MAX_STRAYS = 64  # messages that nobody waits for, kept at a time
 _RETRANSMISSION_S = 0.5  # doubled each time, RFC 5389 section 7.2.1
 
 
@@ -30,7 +31,7 @@ class UdpSocket(asyncio.DatagramProtocol):
         self.local = local
         self.moved = False
         self.refused = asyncio.Event()
-        self.strays: asyncio.Queue[tuple[Message, Endpoint]] = asyncio.Queue()
+        self.strays: asyncio.Queue[tuple[Message, Endpoint]] = asyncio.Queue(MAX_STRAYS)
         self._transport: asyncio.DatagramTransport | None = None
         self.belated: Message | None = None
         self._waiting: dict[bytes, asyncio.Future[Message]] = {}
@@ -104,7 +105,8 @@ class UdpSocket(asyncio.DatagramProtocol):
             return
         future = self._waiting.get(message.transaction)
         if future is None:
-            self.strays.put_nowait((message, source))
+            if not self.strays.full():
+                self.strays.put_nowait((message, source))
         elif not future.done():
             future.set_result(message)
 

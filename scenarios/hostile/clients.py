@@ -7,6 +7,7 @@ import json
 import resource
 import selectors
 import socket
+import ssl
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -45,6 +46,14 @@ def registration(role: str, session: str = "k7x2mq", **changes: object) -> str:
     return json.dumps({"type": "register", **fields, **changes})
 
 
+def trusting_anybody() -> ssl.SSLContext:
+    """TLS that checks no certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 def tcp_socket() -> socket.socket:
     return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
 
@@ -52,15 +61,21 @@ def tcp_socket() -> socket.socket:
 class Attackers:
     """Those who attack one edge, each connection from the next of `addresses` unless told otherwise.
 
-    `new_socket` makes a TCP socket where the attackers are.
+    `new_socket` makes a TCP socket where the attackers are; with `tls` they speak that, and trust anybody.
     """
 
     def __init__(
-        self, edge: Endpoint, addresses: Iterator[str], new_socket: Callable[[], socket.socket] = tcp_socket
+        self,
+        edge: Endpoint,
+        addresses: Iterator[str],
+        new_socket: Callable[[], socket.socket] = tcp_socket,
+        *,
+        tls: bool = False,
     ) -> None:
         self.edge = edge
         self._addresses = addresses
         self._new_socket = new_socket
+        self._tls = trusting_anybody() if tls else None
 
     def fresh_ip(self) -> str:
         """An address that none of them has used yet."""
@@ -68,11 +83,21 @@ class Attackers:
 
     def dial(self, ip: str | None = None) -> socket.socket:
         """A connection from `ip` (default: a fresh address)."""
+        sock = self.dial_tcp(ip)
+        return sock if self._tls is None else self._tls.wrap_socket(sock)
+
+    def dial_tcp(self, ip: str | None = None) -> socket.socket:
+        """A connection that says nothing, TLS or not."""
         sock = self._new_socket()
         sock.settimeout(30)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-        sock.bind((ip or self.fresh_ip(), 0))
-        sock.connect(self.edge)
+        try:
+            sock.bind((ip or self.fresh_ip(), 0))
+            sock.connect(self.edge)
+        except BaseException:
+            sock.close()
+            raise
         return sock
 
     def answer(self, sent: bytes) -> bytes:
@@ -128,15 +153,7 @@ class Attackers:
     def slow_readers(self, sessions: Sequence[str]) -> Iterator[list[socket.socket]]:
         """One client registered in each session, which will read no more."""
         with contextlib.ExitStack() as stack:
-            socks = [stack.enter_context(self.dial()) for _ in sessions]
-            for sock, session in zip(socks, sessions, strict=True):
-                sock.sendall(upgrade() + ws_frame(registration("sender", session).encode()))
-                told = b""
-                while b"welcome" not in told:
-                    piece = sock.recv(65536)
-                    assert piece, told
-                    told += piece
-            yield socks
+            yield [stack.enter_context(self.wait(session)) for session in sessions]
 
     def guess_sessions(self, count: int) -> set[tuple[str, ...]]:
         """Register in so many sessions that may be somebody's: the types of what is told first, and their fields."""
@@ -147,20 +164,43 @@ class Attackers:
             heard.add((str(told["type"]), *sorted(told)))
         return heard
 
+    def wait(self, session: str, ip: str | None = None) -> socket.socket:
+        """A client that has registered as a sender, and waits."""
+        sock = self.dial(ip)
+        try:
+            sock.sendall(upgrade() + ws_frame(registration("sender", session).encode()))
+            told = b""
+            while b"welcome" not in told:
+                piece = sock.recv(65536)
+                assert piece, told
+                told += piece
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
     @contextlib.contextmanager
     def one_address(self, limit: int) -> Iterator[Callable[[], None]]:
-        """Hold `limit` connections from one address. What is returned dials once more, and is refused in words."""
+        """Have `limit` clients of one address wait. What is returned registers once more, and is refused in words."""
         ip = self.fresh_ip()
 
+        refusals = (
+            f"too many clients at {ip} wait for their peers (at most {limit})".encode(),
+            f"too many connections from {ip} in a short time".encode(),
+        )
+
         def knock() -> None:
-            with self.dial(ip) as sock:
-                told = drain(sock)
-            assert told.startswith(b"HTTP/1.1 429 Too Many Requests"), told
-            assert f"too many connections from {ip} (at most {limit})".encode() in told
+            with self.dial(ip) as sock, contextlib.suppress(ConnectionError):
+                sock.sendall(upgrade() + ws_frame(registration("sender", "onemore").encode()))
+                told = b""
+                while not any(each in told for each in refusals):
+                    piece = sock.recv(65536)
+                    assert piece, told
+                    told += piece
 
         with contextlib.ExitStack() as stack:
-            for _ in range(limit):
-                stack.enter_context(self.dial(ip))
+            for number in range(limit):
+                stack.enter_context(self.wait(f"held{number}", ip))
             yield knock
 
 

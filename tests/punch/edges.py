@@ -11,6 +11,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from punch.edge.http import THIS_MACHINE, Access
 from punch.edge.server import Edge, Settings
 from punch.endpoint import EdgeUrl, Endpoint
 from punch.probe.responder import StunAddresses
@@ -18,6 +19,8 @@ from scenarios.hostile.clients import registration as registration
 from tests.punch.recorder import PATIENCE_S, Recorder
 
 ANY_PORT = Endpoint("127.0.0.1", 0)
+JOINED = Access(mesh=THIS_MACHINE)
+"""Other edges on this machine may join."""
 
 
 class Running:
@@ -42,6 +45,7 @@ async def running(
     also: Sequence[Endpoint] = (),
 ) -> AsyncIterator[Running]:
     log = Recorder()
+    settings = settings or Settings(access=JOINED)
     edge = Edge(listen, log, name=name, lifetime_s=lifetime_s, stun=stun, settings=settings, also=also)
     stop = asyncio.Event()
     task = asyncio.create_task(edge.run(join or [], stop))
@@ -82,3 +86,17 @@ async def closing_reason(client: ClientConnection) -> tuple[int, str]:
             await client.recv()
     except ConnectionClosed as closed:
         return (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd is not None else (1006, "")
+
+
+@contextlib.asynccontextmanager
+async def ticket(url: EdgeUrl, session: str = "relay1") -> AsyncIterator[str]:
+    """The ticket for the relay of two clients that have met there, while they stay."""
+    async with connect(str(url), proxy=None) as sender, connect(str(url), proxy=None) as receiver:
+        await sender.send(registration("sender", session))
+        welcome = json.loads(await sender.recv())
+        await receiver.send(registration("receiver", session))
+        assert json.loads(await receiver.recv())["type"] == "welcome"
+        peer = json.loads(await receiver.recv())
+        assert peer["ticket"] == welcome["ticket"]
+        await sender.recv()
+        yield str(welcome["ticket"])

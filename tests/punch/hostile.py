@@ -18,6 +18,6 @@ def _addresses() -> Iterator[str]:
 _unused = _addresses()
 
 
-def attackers(edge: Endpoint) -> Attackers:
+def attackers(edge: Endpoint, *, tls: bool = False) -> Attackers:
     """Some who attack this edge."""
-    return Attackers(edge, _unused)
+    return Attackers(edge, _unused, tls=tls)

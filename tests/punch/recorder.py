@@ -45,12 +45,19 @@ class Recorder:
         return found[count - 1]
 
 
-class Command:
-    """A running `punch … --json` in a process of its own."""
+def _entering(group: Path | None) -> list[str]:
+    """A command that runs its own command in a control group."""
+    return [] if group is None else ["sh", "-c", f'echo $$ >"{group}/cgroup.procs" && exec "$@"', "sh"]
 
-    def __init__(self, *arguments: str | Path, cwd: Path | None = None, stdin: str | None = None) -> None:
+
+class Command:
+    """A running `punch … --json` in a process of its own; `within` is a control group."""
+
+    def __init__(
+        self, *arguments: str | Path, cwd: Path | None = None, stdin: str | None = None, within: Path | None = None
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "punch", *map(str, arguments), "--json"],
+            [*_entering(within), sys.executable, "-W", "error", "-m", "punch", *map(str, arguments), "--json"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

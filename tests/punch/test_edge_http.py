@@ -177,10 +177,9 @@ def test_a_client_says_why_the_edge_does_not_take_it(capsys: pytest.CaptureFixtu
     assert "it refuses: too many connections from 127.0.0.1 (at most 1)" in line
 
 
-def test_only_those_named_may_join_the_mesh() -> None:
+def test_nobody_joins_the_mesh_who_is_not_named() -> None:
     async def test() -> None:
-        access = Access(mesh=parse_networks(["none"], field="mesh-from"))
-        async with running(settings=Settings(access=access)) as edge:
+        async with running(settings=Settings()) as edge:
             with pytest.raises(InvalidStatus, match="403"):
                 await connect(f"{edge.url}/mesh", proxy=None)
             await edge.log.wait_for("rejected", kind="mesh")
@@ -196,6 +195,8 @@ def test_only_those_named_may_join_the_mesh() -> None:
         (["--mesh-from", "everywhere"], "mesh-from: 'everywhere'"),
         (["--metrics-to", "10.0.0.1/8"], "metrics-to: '10.0.0.1/8'"),
         (["--max-connections", "0"], "max-connections: '0'"),
+        (["--max-connections", "999999999"], "max-connections: '999999999' cannot be used; expected at most "),
+        (["--relay-lifetime", "0"], "relay-lifetime: '0'"),
         (["--connection-rate", "nan"], "connection-rate: 'nan'"),
         (["--drain", "-1"], "drain: '-1'"),
     ],
@@ -224,7 +225,7 @@ def test_the_log_of_a_whole_session_holds_no_secret(tmp_path: Path, out: Path) -
     """The words of the code, the key-exchange messages, the private addresses and the file's name stay out of it."""
     file = tmp_path / "very-private.pdf"
     file.write_bytes(b"content")
-    with Command("edge", "--listen", "127.0.0.1:0") as near:
+    with Command("edge", "--listen", "127.0.0.1:0", "--mesh-from", "127.0.0.1") as near:
         url = f"ws://{near.wait_for('listening')['address']}"
         with Command("edge", "--listen", "127.0.0.1:0", "--join", url) as far:
             far_url = f"ws://{far.wait_for('listening')['address']}"

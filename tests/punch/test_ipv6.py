@@ -305,7 +305,7 @@ def test_ipv6_that_leads_nowhere_holds_nobody_up() -> None:
 
 
 def test_a_client_that_has_to_change_the_edge_shows_its_address_there_again(file: Path, out: Path) -> None:
-    with Command("edge", *BOTH, "--name", "e1") as one:
+    with Command("edge", *BOTH, "--name", "e1", "--mesh-from", "127.0.0.1") as one:
         first = f"ws://{one.wait_for('listening')['address']}"
         with Command("edge", *BOTH, "--name", "e2", "--join", first) as other:
             second = f"ws://{other.wait_for('listening')['address']}"

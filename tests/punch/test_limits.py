@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, cast
 
 import pytest
@@ -15,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from punch.edge import connection, limits
 from punch.edge.connection import MAX_OUTBOX, EdgeConnection, Outbox
 from punch.edge.contacts import harmless
-from punch.edge.limits import Gate, LimitError, Limits, address_key
+from punch.edge.limits import Admission, Gate, LimitError, Limits, sources
 from punch.edge.server import Settings
 from punch.endpoint import Endpoint
 from scenarios.hostile.clients import upgrade, ws_frame
@@ -30,7 +31,7 @@ class Clock:
         return self.now
 
 
-def refusal(call: Callable[[str], None], ip: str = "192.0.2.1") -> LimitError:
+def refusal(call: Callable[[str], object], ip: str = "192.0.2.1") -> LimitError:
     with pytest.raises(LimitError) as caught:
         call(ip)
     return caught.value
@@ -38,28 +39,61 @@ def refusal(call: Callable[[str], None], ip: str = "192.0.2.1") -> LimitError:
 
 def test_connections_of_one_address_are_counted_and_those_that_ended_are_not() -> None:
     gate = Gate(Limits(connections=2))
-    gate.enter("192.0.2.1")
+    first = gate.enter("192.0.2.1")
     gate.enter("192.0.2.1")
     assert refusal(gate.enter).limit == "connections"
     gate.enter("192.0.2.2")
-    gate.leave("192.0.2.1")
+    first.leave()
     gate.enter("192.0.2.1")
     assert gate.connections == 3
 
 
 def test_all_connections_together_are_bounded() -> None:
     gate = Gate(Limits(edge_connections=2))
-    gate.enter("192.0.2.1")
-    gate.enter("192.0.2.2")
+    for ip in ("192.0.2.1", "192.0.2.2"):
+        gate.enter(ip).settle()
     assert refusal(gate.enter, "192.0.2.3").limit == "edge_connections"
+
+
+def test_pending_connections_of_one_address_are_bounded() -> None:
+    gate = Gate(Limits(pending=2))
+    first = gate.enter("192.0.2.1")
+    gate.enter("192.0.2.1")
+    assert str(refusal(gate.enter)) == "too many connections from 192.0.2.1 that have not registered (at most 2)"
+    gate.enter("192.0.2.2")
+    first.settle()
+    gate.enter("192.0.2.1")
+    assert (gate.pending, gate.connections) == (3, 4)
+
+
+@pytest.mark.parametrize(("settled", "most"), [(0, 256), (300, 100)])
+def test_the_oldest_pending_connection_makes_way(settled: int, most: int) -> None:
+    """At the limit of pending ones, or when the edge is full; those of registered clients stay."""
+    gate = Gate(Limits(edge_connections=settled + most, connections=10_000, pending=10_000, connection_rate=1e6))
+    ended: list[int] = []
+    told: list[None] = []
+    gate.on_ended = lambda: told.append(None)
+    for number in range(settled):
+        registered = gate.enter("192.0.2.1")
+        registered.end = partial(ended.append, -number)
+        registered.settle()
+    for number in range(most + 20):
+        admission = gate.enter("192.0.2.2")
+
+        def end(number: int = number, admission: Admission = admission) -> None:
+            ended.append(number)
+            admission.leave()
+
+        admission.end = end
+    assert ended == list(range(20))
+    assert (gate.pending, gate.connections, len(told)) == (most, settled + most, 20)
 
 
 def test_ten_seconds_worth_of_connections_may_come_at_once_and_no_more() -> None:
     clock = Clock()
     gate = Gate(Limits(connection_rate=2), clock)
     for _ in range(20):
-        gate.enter("192.0.2.1")
-        gate.leave("192.0.2.1")
+        gate.enter("192.0.2.1").leave()
     assert refusal(gate.enter).limit == "connection_rate"
     clock.now += 0.5
     gate.enter("192.0.2.1")
@@ -71,22 +105,23 @@ def test_frames_have_a_rate_of_their_own() -> None:
     clock = Clock()
     gate = Gate(Limits(frame_rate=1), clock)
     for _ in range(10):
-        gate.frame("192.0.2.1")
-    assert refusal(gate.frame).limit == "frame_rate"
+        gate.take("frame_rate", "192.0.2.1")
+    assert refusal(partial(gate.take, "frame_rate")).limit == "frame_rate"
     gate.enter("192.0.2.1")
     clock.now += 1
-    gate.frame("192.0.2.1")
+    gate.take("frame_rate", "192.0.2.1")
 
 
 def test_an_address_is_told_once_in_a_while() -> None:
     clock = Clock()
     gate = Gate(Limits(registrations=1), clock)
-    gate.register("192.0.2.1")
-    assert [refusal(gate.register).told for _ in range(3)] == [False, True, True]
+    gate.hold("registrations", "192.0.2.1")
+    register = partial(gate.hold, "registrations")
+    assert [refusal(register).told for _ in range(3)] == [False, True, True]
     clock.now += 10
-    assert not refusal(gate.register).told
-    gate.unregister("192.0.2.1")
-    gate.register("192.0.2.1")
+    assert not refusal(register).told
+    gate.release("registrations", "192.0.2.1")
+    gate.hold("registrations", "192.0.2.1")
 
 
 def test_the_table_of_addresses_is_bounded_and_keeps_what_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +131,7 @@ def test_the_table_of_addresses_is_bounded_and_keeps_what_it_must(monkeypatch: p
     for ip in held:
         gate.enter(ip)
     for number in range(10_000):
-        gate.frame(f"10.1.{number // 256}.{number % 256}")
+        gate.take("frame_rate", f"10.1.{number // 256}.{number % 256}")
         assert len(gate) <= 100 + len(held)
     for ip in held:
         assert refusal(gate.enter, ip).limit == "connections"
@@ -106,24 +141,56 @@ def test_addresses_that_are_as_new_are_forgotten() -> None:
     clock = Clock()
     gate = Gate(Limits(), clock)
     for number in range(1000):
-        gate.frame(f"10.1.{number // 256}.{number % 256}")
+        gate.take("frame_rate", f"10.1.{number // 256}.{number % 256}")
     clock.now += 60
     for number in range(1000):
-        gate.frame(f"10.2.{number // 256}.{number % 256}")
+        gate.take("frame_rate", f"10.2.{number // 256}.{number % 256}")
     assert len(gate) <= 1010
 
 
 @pytest.mark.parametrize(
-    ("ip", "key"),
+    ("ip", "counted"),
     [
-        ("192.0.2.1", "192.0.2.1"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
+        ("192.0.2.1", {"192.0.2.1": 1}),
+        ("::ffff:192.0.2.1", {"192.0.2.1": 1}),
+        ("2001:db8:1:234:3:4:5:6", {"2001:db8:1:234::/64": 1, "2001:db8:1:200::/56": 2, "2001:db8:1::/48": 4}),
+        ("fe80::1%eth0", {"fe80::/64": 1, "fe80::/56": 2, "fe80::/48": 4}),
     ],
 )
-def test_an_ipv6_address_counts_as_its_network(ip: str, key: str) -> None:
-    assert address_key(ip) == key
+def test_an_ipv6_address_counts_in_its_networks(ip: str, counted: dict[str, int]) -> None:
+    assert dict(sources(ip)) == counted
+
+
+def test_one_ipv6_network_cannot_use_up_an_edge() -> None:
+    """Whatever addresses of a /48 they come from: it has four times the share of one address, and others get in."""
+    gate = Gate(Limits(connection_rate=1e6))
+    entered = 0
+    for number in range(65_536):
+        with contextlib.suppress(LimitError):
+            gate.enter(f"2001:db8:1:{number:x}::1").settle()
+            entered += 1
+    assert entered == 4 * Limits().connections
+    assert "from 2001:db8:1::/48 (at most 400)" in str(refusal(gate.enter, "2001:db8:1:ffff::1"))
+    gate.enter("2001:db8:2::1")
+    assert gate.connections == 401
+
+
+def test_one_customer_with_a_56_has_twice_the_share_of_an_address() -> None:
+    gate = Gate(Limits(connection_rate=1e6))
+    for number in range(256):
+        with contextlib.suppress(LimitError):
+            gate.enter(f"2001:db8:1:{number:x}::1").settle()
+    assert gate.connections == 2 * Limits().connections
+
+
+def test_ipv6_networks_have_rates_too() -> None:
+    gate = Gate(Limits(connection_rate=1), Clock())
+    entered = 0
+    for number in range(1000):
+        with contextlib.suppress(LimitError):
+            gate.enter(f"2001:db8:1:{number:x}::1").leave()
+            entered += 1
+    assert entered == 40
 
 
 def at(edge: Running, ip: str = "127.0.0.5") -> connect:
@@ -200,6 +267,7 @@ def test_a_client_that_sends_too_much_is_told_so() -> None:
                 with contextlib.suppress(ConnectionClosed):
                     for number in range(10_000):
                         await client.ping(f"{number:0125}")
+                        await asyncio.sleep(0)  # read the answers
                 assert await closing_reason(client) == (1008, "sent too much")
             assert (await edge.log.wait_for("client_gone"))["reason"] == "sent too much"
 

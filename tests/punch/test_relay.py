@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
+from dataclasses import replace
 
 import pytest
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from punch.client.puncher import Connection
 from punch.client.relayed import relayed
-from punch.edge.relay import RelayOffer
+from punch.edge import tickets
+from punch.edge.limits import Limits
+from punch.edge.relay import RelayOffer, RelayTerms
 from punch.edge.server import Settings
 from punch.endpoint import EdgeUrl
 from punch.errors import PunchFailedError
 from punch.relay import joined_frame, relay_frame, token
-from tests.punch.edges import closing_reason, run, running
+from tests.punch.edges import closing_reason, registration, run, running, said, ticket
 
 TOKEN = token(b"a session key of thirty-two byte")
 RATE = 50e6
 
 
-def relaying(rate: float) -> Settings:
-    return Settings(relay=RelayOffer(EdgeUrl("127.0.0.1", 7000), rate))
+def relaying(rate: float = RATE, **terms: float) -> Settings:
+    return Settings(relay=RelayOffer(EdgeUrl("127.0.0.1", 7000), RelayTerms(rate=rate, **terms)))
 
 
 async def read_exactly(connection: Connection, count: int) -> bytes:
@@ -40,16 +44,16 @@ def test_bytes_pass_both_ways_and_an_end_comes_through() -> None:
     async def test() -> None:
         there, back = os.urandom(1_000_000), os.urandom(300_000)
         loop = asyncio.get_running_loop()
-        async with running(settings=relaying(RATE)) as edge:
+        async with running(settings=relaying()) as edge, ticket(edge.url) as shown:
 
             async def one() -> None:
-                async with relayed(edge.url, TOKEN) as connection:
+                async with relayed(edge.url, TOKEN, shown) as connection:
                     sending = asyncio.create_task(loop.sock_sendall(connection.sock, there))
                     assert await read_exactly(connection, len(back)) == back
                     await sending
 
             async def other() -> None:
-                async with relayed(edge.url, TOKEN) as connection:
+                async with relayed(edge.url, TOKEN, shown) as connection:
                     sending = asyncio.create_task(loop.sock_sendall(connection.sock, back))
                     assert await read_exactly(connection, len(there)) == there
                     await sending
@@ -63,13 +67,13 @@ def test_bytes_pass_both_ways_and_an_end_comes_through() -> None:
 
 def test_different_tokens_are_not_joined() -> None:
     async def test() -> None:
-        async with running(settings=relaying(RATE)) as edge:
+        async with running(settings=relaying()) as edge, ticket(edge.url) as shown:
             url = f"{edge.url}/relay"
             async with connect(url, proxy=None) as one, connect(url, proxy=None) as stranger:
-                await one.send(relay_frame(TOKEN))
-                await stranger.send(relay_frame("ab" * 32))
+                await one.send(relay_frame(TOKEN, shown))
+                await stranger.send(relay_frame("ab" * 32, shown))
                 async with connect(url, proxy=None) as peer:
-                    await peer.send(relay_frame(TOKEN))
+                    await peer.send(relay_frame(TOKEN, shown))
                     assert await peer.recv() == joined_frame()
                     await peer.send(b"for one alone")
                     assert await one.recv() == joined_frame()
@@ -88,12 +92,14 @@ def test_different_tokens_are_not_joined() -> None:
     [
         ("{}", "unexpected type"),
         ('{"type":"relay","token":"short"}', "token: expected 64 hex digits"),
+        (f'{{"type":"relay","token":"{TOKEN}"}}', "ticket: "),
+        (relay_frame(TOKEN, "ab" * 16), "the ticket is not that of two clients who have met"),
         (b"\x00", "expected a text frame"),
     ],
 )
 def test_a_bad_first_frame_is_refused_in_words(frame: str | bytes, told: str) -> None:
     async def test() -> None:
-        async with running(settings=relaying(RATE)) as edge, connect(f"{edge.url}/relay", proxy=None) as client:
+        async with running(settings=relaying()) as edge, connect(f"{edge.url}/relay", proxy=None) as client:
             await client.send(frame)
             code, reason = await closing_reason(client)
             assert code == 1008
@@ -105,19 +111,124 @@ def test_a_bad_first_frame_is_refused_in_words(frame: str | bytes, told: str) ->
 def test_a_pair_gets_no_more_than_the_rate() -> None:
     async def test() -> None:
         data = os.urandom(400_000)
-        async with running(settings=relaying(400_000)) as edge:
+        async with running(settings=relaying(400_000)) as edge, ticket(edge.url) as shown:
 
             async def send() -> None:
-                async with relayed(edge.url, TOKEN) as connection:
+                async with relayed(edge.url, TOKEN, shown) as connection:
                     await asyncio.get_running_loop().sock_sendall(connection.sock, data)
 
             async def receive() -> None:
-                async with relayed(edge.url, TOKEN) as connection:
+                async with relayed(edge.url, TOKEN, shown) as connection:
                     begun = time.monotonic()
                     assert await read_exactly(connection, len(data)) == data
                     assert time.monotonic() - begun > 0.8  # a second, less what may pass at once
 
             await asyncio.gather(send(), receive())
+
+    run(test)
+
+
+async def joined(shown: str, *clients: ClientConnection) -> None:
+    for client in clients:
+        await client.send(relay_frame(TOKEN, shown))
+    for client in clients:
+        assert await client.recv() == joined_frame()
+
+
+def test_a_ticket_joins_one_pair_and_no_more() -> None:
+    async def test() -> None:
+        async with running(settings=relaying()) as edge, ticket(edge.url) as shown:
+            url = f"{edge.url}/relay"
+            async with connect(url, proxy=None) as one, connect(url, proxy=None) as other:
+                await joined(shown, one, other)
+            async with connect(url, proxy=None) as again:
+                await again.send(relay_frame(TOKEN, shown))
+                code, reason = await closing_reason(again)
+                assert (code, "used before" in reason) == (1008, True)
+
+    run(test)
+
+
+def test_who_is_registered_but_has_met_nobody_is_not_relayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tickets, "EARLY_S", 0.2)
+
+    async def test() -> None:
+        async with running(settings=relaying()) as edge, connect(str(edge.url), proxy=None) as client:
+            await client.send(registration("sender"))
+            shown = (await said(client))["ticket"]
+            async with connect(f"{edge.url}/relay", proxy=None) as stranger:
+                await stranger.send(relay_frame(TOKEN, shown))
+                code, reason = await closing_reason(stranger)
+                assert (code, "who have met" in reason) == (1008, True)
+
+    run(test)
+
+
+def test_clients_at_two_edges_are_relayed_by_the_one_that_relays() -> None:
+    """Also if the one at the other edge comes to the relay before the relay's edge knows that the two have met."""
+
+    async def test() -> None:
+        async with (
+            running("e1") as near,
+            running("e2", join=[near.url], settings=relaying()) as far,
+            connect(str(near.url), proxy=None) as sender,
+            connect(str(far.url), proxy=None) as receiver,
+        ):
+            await far.log.wait_for("joined")
+            await receiver.send(registration("receiver"))
+            own = (await said(receiver))["ticket"]
+            async with (
+                connect(f"{far.url}/relay", proxy=None) as early,
+                connect(f"{far.url}/relay", proxy=None) as late,
+            ):
+                await early.send(relay_frame(TOKEN, own))
+                await sender.send(registration("sender"))
+                assert "ticket" not in await said(sender)
+                assert (await said(sender))["ticket"] == own
+                await late.send(relay_frame(TOKEN, own))
+                assert await late.recv() == await early.recv() == joined_frame()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("terms", "told"),
+    [
+        ({"idle_s": 0.3}, "nothing to relay for 0.3 s"),
+        ({"lifetime_s": 0.3}, "relayed for 0.3 s, which is the limit"),
+        ({"most_bytes": 1e4}, "relayed 0.01 MB, which is the limit"),
+    ],
+)
+def test_a_pair_is_ended_at_its_limits(terms: dict[str, float], told: str) -> None:
+    async def test() -> None:
+        async with running(settings=relaying(**terms)) as edge, ticket(edge.url) as shown:
+            url = f"{edge.url}/relay"
+            async with connect(url, proxy=None) as one, connect(url, proxy=None) as other:
+                await joined(shown, one, other)
+                if "most_bytes" in terms:
+                    for _ in range(3):
+                        await one.send(bytes(4000))
+                assert await closing_reason(one) == await closing_reason(other) == (1008, told)
+            assert (await edge.log.wait_for("relayed"))["ended"] == told
+
+    run(test)
+
+
+def test_one_address_has_a_share_of_the_pairs() -> None:
+    async def test() -> None:
+        settings = replace(relaying(), limits=Limits(pairs=2))
+        async with running(settings=settings) as edge, contextlib.AsyncExitStack() as stack:
+            url = f"{edge.url}/relay"
+            for number in range(2):
+                shown = await stack.enter_async_context(ticket(edge.url, f"relay{number}"))
+                one, other = [await stack.enter_async_context(connect(url, proxy=None)) for _ in range(2)]
+                if number == 0:
+                    await joined(shown, one, other)
+                else:
+                    for client in (one, other):
+                        await client.send(relay_frame(TOKEN, shown))
+                    assert "too many pairs of 127.0.0.1" in (await closing_reason(other))[1]
+                    assert (await closing_reason(one))[0] == 1013
 
     run(test)
 
@@ -128,7 +239,7 @@ def test_an_edge_does_not_relay_unless_its_operator_wants_it() -> None:
             with pytest.raises(InvalidStatus, match="404"):
                 await connect(f"{edge.url}/relay", proxy=None)
             with pytest.raises(PunchFailedError, match=r"relay ws://.*404"):
-                async with relayed(edge.url, TOKEN):
+                async with relayed(edge.url, TOKEN, "ab" * 16):
                     pass
 
     run(test)

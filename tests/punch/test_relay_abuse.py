@@ -14,12 +14,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.frames import Frame, Opcode
 
 from punch.client.relayed import LAST_S, relayed
-from punch.edge.relay import RelayOffer
+from punch.edge.relay import RelayOffer, RelayTerms
 from punch.edge.server import Settings
 from punch.endpoint import EdgeUrl, Endpoint
 from punch.relay import joined_frame, relay_frame
 from scenarios.hostile.clients import Attackers, memory_kib
-from tests.punch.edges import Running, closing_reason, run, running
+from tests.punch.edges import Running, closing_reason, run, running, ticket
 from tests.punch.processes import running_edge
 from tests.punch.recorder import Command
 
@@ -31,12 +31,12 @@ CLIENTS = 20
 @contextlib.asynccontextmanager
 async def joined() -> AsyncIterator[tuple[Running, ClientConnection, ClientConnection]]:
     """An edge, and two clients that it relays between."""
-    settings = Settings(relay=RelayOffer(EdgeUrl("127.0.0.1", 7000), RATE))
-    async with running(settings=settings) as edge:
+    settings = Settings(relay=RelayOffer(EdgeUrl("127.0.0.1", 7000), RelayTerms(rate=RATE)))
+    async with running(settings=settings) as edge, ticket(edge.url) as shown:
         url = f"{edge.url}/relay"
         async with connect(url, proxy=None) as one, connect(url, proxy=None) as other:
             for client in (one, other):
-                await client.send(relay_frame(TOKEN))
+                await client.send(relay_frame(TOKEN, shown))
             for client in (one, other):
                 assert await client.recv() == joined_frame()
             yield edge, one, other
@@ -96,15 +96,19 @@ def test_messages_with_nothing_in_them_count_on_a_relay() -> None:
 
 def test_a_client_whose_peer_reads_nothing_can_be_interrupted() -> None:
     async def test() -> None:
-        settings = Settings(relay=RelayOffer(EdgeUrl("127.0.0.1", 7000), 1e9))
-        async with running(settings=settings) as edge, connect(f"{edge.url}/relay", proxy=None, max_queue=1) as peer:
+        settings = Settings(relay=RelayOffer(EdgeUrl("127.0.0.1", 7000), RelayTerms(rate=1e9)))
+        async with (
+            running(settings=settings) as edge,
+            ticket(edge.url) as shown,
+            connect(f"{edge.url}/relay", proxy=None, max_queue=1) as peer,
+        ):
 
             async def send() -> None:
-                async with relayed(edge.url, TOKEN) as connection:
+                async with relayed(edge.url, TOKEN, shown) as connection:
                     await asyncio.get_running_loop().sock_sendall(connection.sock, bytes(50_000_000))
 
             sending = asyncio.create_task(send())
-            await peer.send(relay_frame(TOKEN))
+            await peer.send(relay_frame(TOKEN, shown))
             assert await peer.recv() == joined_frame()
             assert not (await asyncio.wait([sending], timeout=1.0))[0]
             begun = time.monotonic()
@@ -124,12 +128,13 @@ def test_messages_that_nobody_takes_yet_need_little_more_than_their_bytes() -> N
             before = memory_kib(edge.process.pid)
             for number, client in enumerate(clients):
                 stack.callback(client.transport.abort)
-                await client.send(relay_frame(f"{number:064x}"))
+                shown = await stack.enter_async_context(ticket(EdgeUrl.parse(url), f"relay{number}"))
+                await client.send(relay_frame(f"{number:064x}", shown))
                 client.transport.write(Frame(Opcode.BINARY, b"").serialize(mask=True) * 10_000)
             # What came before this has been read.
             asking = Attackers(Endpoint.parse(url.removeprefix("ws://")), itertools.repeat("127.0.0.1"))
             assert b"200 OK" in await asyncio.to_thread(asking.ask, b"GET /healthz HTTP/1.1\r\n\r\n")
-            assert memory_kib(edge.process.pid) - before < CLIENTS * 400
+            assert memory_kib(edge.process.pid) - before < CLIENTS * 500
 
     with running_edge("e1", "--relay", "ws://127.0.0.1:7000") as (edge, url):
         run(lambda: test(edge, url))

@@ -9,8 +9,9 @@ import pytest
 
 from punch.cli import main
 from punch.edge.limits import Limits
+from punch.edge.memory import MOST
 from punch.edge.metrics import COUNTERS
-from punch.edge.relay import DEFAULT_RATE
+from punch.edge.relay import RelayTerms
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "running-an-edge.md").read_text()
@@ -40,20 +41,23 @@ def test_the_commands_on_the_page_get_as_far_as_the_certificate(capsys: pytest.C
 def test_the_metrics_on_the_page_are_all_of_them() -> None:
     rows = PAGE.split("| metric (`punch_edge_…`) | what |")[1].split("\n\n")[0]
     named = {name for row in rows.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
-    gauges = {"connections", "clients", "sessions", "links", "addresses"}
+    gauges = {"connections", "pending", "clients", "sessions", "links", "addresses"}
     assert named == gauges | {f"{name}_total" for name, _, _ in COUNTERS.values()}
 
 
 def test_the_limits_on_the_page_are_the_defaults() -> None:
     found = dict(re.findall(r"^\| `--([a-z-]+)` \| ([0-9,]+)", PAGE, flags=re.MULTILINE))
-    limits = Limits()
+    limits, terms = Limits(), RelayTerms()
     assert {name: int(value.replace(",", "")) for name, value in found.items()} == {
-        "max-connections": limits.edge_connections,
+        "max-connections": MOST,
         "max-connections-per-address": limits.connections,
         "max-clients-per-address": limits.registrations,
         "connection-rate": limits.connection_rate,
         "frame-rate": limits.frame_rate,
-        "relay-rate": DEFAULT_RATE / 1000,
+        "relay-rate": terms.rate / 1000,
+        "relay-megabytes": terms.most_bytes / 1e6,
+        "relay-idle": terms.idle_s,
+        "relay-lifetime": terms.lifetime_s,
         "session-lifetime": 600,
     }
 

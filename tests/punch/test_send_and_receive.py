@@ -67,7 +67,10 @@ def test_a_file_crosses_and_every_event_is_told(file: Path, out: Path, strategy:
 
 @pytest.mark.parametrize("sender_first", [True, False])
 def test_clients_at_two_edges_meet_over_the_mesh(file: Path, out: Path, sender_first: bool) -> None:
-    with running_edge("e1") as (near, near_url), running_edge("e2", "--join", near_url) as (far, far_url):
+    with (
+        running_edge("e1", "--mesh-from", "127.0.0.1") as (near, near_url),
+        running_edge("e2", "--join", near_url) as (far, far_url),
+    ):
         far.wait_for("joined", peer="e1")
         near.wait_for("joined", peer="e2")
         with contextlib.ExitStack() as stack:

@@ -6,13 +6,16 @@ import contextlib
 import http.client
 import signal
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from punch.cli import main
+from punch.edge.listener import FIRST_BYTE_S
 from punch.endpoint import Endpoint
+from scenarios.hostile.clients import drain, trusting_anybody
 from tests.punch.certificates import Authority
 from tests.punch.hostile import attackers
 from tests.punch.processes import CODE
@@ -57,7 +60,7 @@ def test_a_file_crosses_by_an_edge_with_tls(
 def test_edges_join_over_tls(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
     files = authority.issue("127.0.0.1")
-    with tls_edge(files) as (near, url), tls_edge(files, "--join", url) as (far, _):
+    with tls_edge(files, "--mesh-from", "127.0.0.1") as (near, url), tls_edge(files, "--join", url) as (far, _):
         near.wait_for("joined")
         far.wait_for("joined", peer="e1")
 
@@ -102,6 +105,45 @@ def test_clients_that_speak_no_tls_are_counted_and_counted_off(authority: Author
         client.request("GET", "/metrics")
         assert "punch_edge_connections 1.0\n" in client.getresponse().read().decode()
         client.close()
+
+
+def hello(length: int) -> bytes:
+    """The beginning of a record with a ClientHello that says that it has so many bytes."""
+    return b"\x16\x03\x01\x20\x00\x01" + length.to_bytes(3) + b"\x03\x03" + bytes(32)
+
+
+@pytest.mark.parametrize(
+    ("sent", "closed_at_once"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", True),
+        (hello(100_000), True),
+        (hello(2_000), False),
+        (b"\x16\x03", False),
+    ],
+    ids=["HTTP", "a huge client_hello", "a usual one, in part", "two bytes"],
+)
+def test_what_begins_no_usual_client_hello_costs_no_tls(
+    authority: Authority, sent: bytes, closed_at_once: bool
+) -> None:
+    with (
+        tls_edge(authority.issue("127.0.0.1")) as (_, url),
+        attackers(Endpoint.parse(url.removeprefix("wss://"))).dial_tcp() as sock,
+    ):
+        sock.sendall(sent)
+        begun = time.monotonic()
+        drain(sock)
+        assert (time.monotonic() - begun < FIRST_BYTE_S / 2) is closed_at_once
+
+
+def test_tls_1_2_is_not_spoken(authority: Authority) -> None:
+    with tls_edge(authority.issue("127.0.0.1")) as (_, url):
+        old = trusting_anybody()
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        edge = attackers(Endpoint.parse(url.removeprefix("wss://")))
+        with edge.dial_tcp() as sock, pytest.raises(ssl.SSLError):
+            old.wrap_socket(sock)
+        with edge.dial_tcp() as sock, trusting_anybody().wrap_socket(sock) as spoken:
+            assert spoken.version() == "TLSv1.3"
 
 
 def served(url: str, authority: Authority) -> str:

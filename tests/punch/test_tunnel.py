@@ -109,7 +109,7 @@ def test_a_choice_that_is_confirmed_too_late_for_the_deadline_holds_and_nobody_g
             await asyncio.sleep(DEADLINE_S + 0.2)
             late.set()
 
-        settings = Settings(relay=RelayOffer(NO_RELAY, 1e6))
+        settings = Settings(relay=RelayOffer(NO_RELAY))
         async with running(settings=settings) as edge, between(target, HANDSHAKE_BYTES, late) as through:
             sender = client(edge.url, "sender", Dials(through, target))
             await asyncio.gather(sender, client(edge.url, "receiver", Accepts()), be_late())

@@ -12,6 +12,7 @@ not taken in: one that has made way does not come back and go round for ever.
 from __future__ import annotations
 
 import asyncio
+import functools
 import heapq
 import secrets
 import time
@@ -19,9 +20,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from punch.edge.bus.interface import Callback, Unsubscribe
-from punch.frames import Body, Message, SessionId
+from punch.frames import Body, Message, SessionId, message_frame
 
 MAX_KEPT = 50_000  # messages, in all
+MAX_KEPT_BYTES = 64 * 1024 * 1024  # of memory for them
 MAX_KEPT_PER_SESSION = 256  # the signals of both clients, and some rounds of announcements
 
 
@@ -46,6 +48,11 @@ class Kept:
         """A message that has just come from another endpoint."""
         return cls(message, time.monotonic() - message.age_s, {sender})
 
+    @functools.cached_property
+    def cost(self) -> int:
+        """How many bytes of memory it needs, at most: mostly those of the objects around what is in its frame."""
+        return 1600 + 5 * len(message_frame(self.message)) // 2
+
     @property
     def is_own(self) -> bool:
         """Whether it was published here."""
@@ -64,6 +71,7 @@ class Memory:
         self._kept: dict[SessionId, dict[str, Kept]] = {}
         self._oldest: list[tuple[float, SessionId, str]] = []  # a heap; its first one is always there
         self._expiries: dict[tuple[SessionId, str], asyncio.TimerHandle] = {}
+        self._cost = 0
         self._subscribers: dict[SessionId, list[Callback]] = {}
 
     def __iter__(self) -> Iterator[Kept]:
@@ -81,8 +89,10 @@ class Memory:
             return False
         if left <= 0 or len(messages) >= MAX_KEPT_PER_SESSION:
             return False
-        if len(self._expiries) >= MAX_KEPT and not self._make_room(kept.published):
-            return False
+        while len(self._expiries) >= MAX_KEPT or self._cost + kept.cost > MAX_KEPT_BYTES:
+            if not self._make_room(kept.published):
+                return False
+        self._cost += kept.cost
         identity = session, kept.message.id
         self._kept.setdefault(session, {})[kept.message.id] = kept
         heapq.heappush(self._oldest, (kept.published, *identity))
@@ -91,9 +101,9 @@ class Memory:
 
     def _make_room(self, published: float) -> bool:
         """Forget the oldest message, if it is older than one that was published then."""
-        oldest, session, message = self._oldest[0]
-        if oldest >= published:
+        if not self._oldest or self._oldest[0][0] >= published:
             return False
+        _, session, message = self._oldest[0]
         self._forget(session, message)
         return True
 
@@ -121,7 +131,7 @@ class Memory:
 
     def _forget(self, session: SessionId, message: str) -> None:
         self._expiries.pop((session, message)).cancel()
-        del self._kept[session][message]
+        self._cost -= self._kept[session].pop(message).cost
         if not self._kept[session]:
             del self._kept[session]
         while self._oldest and self._oldest[0][1:] not in self._expiries:

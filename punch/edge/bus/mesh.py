@@ -13,29 +13,31 @@ disturbed, but no more than that, since the secret never comes here.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import secrets
-import socket
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import ConnectionClosed
 
 from punch.edge.bus.interface import Callback, Unsubscribe
 from punch.edge.bus.memory import Kept, Memory
 from punch.endpoint import EdgeUrl
-from punch.errors import FrameError
+from punch.errors import MAX_SHOWN, FrameError, NoConnectionError
 from punch.events import Reporter
+from punch.fields import printable
 from punch.frames import Body, Hello, SessionId, hello_frame, message_frame, parse_hello, parse_message
-from punch.websocket import abort, open_websocket, resolve, until_deaf
+from punch.websocket import abort, open_websocket, protocol_violation, until_deaf
 
 PATH = "/mesh"
 HELLO_TIMEOUT_S = 10.0
 DIAL_TIMEOUT_S = 5.0
 PING_S = (2.0, 3.0)  # pause between two pings, and how long an answer may take
 _BACKOFF_S = (0.1, 2.0)  # first and longest pause between two tries to join
+_STEADY_S = 10.0  # a link that has lasted for so long is made anew at once
 
 Connection = ClientConnection | ServerConnection
 
@@ -78,33 +80,45 @@ class Mesh:
             await asyncio.Event().wait()
 
     async def _maintain(self, url: EdgeUrl) -> None:
-        """Keep a link to the endpoint at `url` up, for ever. Returns only if that endpoint is this one."""
+        """Keep a link to the endpoint at `url` up, for ever. Returns only if that endpoint is this one.
+
+        Whatever it answers ends one attempt. Why no link came about is reported once, and again when that changes.
+        """
         pause = _BACKOFF_S[0]
+        told = reason = ""
+
+        def reject(why: str) -> None:
+            nonlocal told, reason
+            reason = printable(why)[:MAX_SHOWN]
+            if reason != told:
+                self._report("not_joined", edge=str(url), reason=reason)
+                told = reason
+
         while True:
-            # A peer that is not there yet, or went away, is no news: try again.
-            with contextlib.suppress(OSError, TimeoutError, WebSocketException):
-                async with await self._dial(url) as connection:
-                    pause = _BACKOFF_S[0]
-                    if not await self.serve(connection, str(url)):
+            begun, reason = time.monotonic(), ""
+            try:
+                async with await open_websocket(url, PATH, timeout_s=DIAL_TIMEOUT_S) as connection:
+                    if not await self._link(connection, reject):
                         return
+            except NoConnectionError as error:
+                reject(str(error))
+            except Exception as error:  # the other links go on, whatever this is
+                reject(f"{type(error).__name__}: {error}")
+            told = reason
+            if time.monotonic() - begun > _STEADY_S:
+                pause = _BACKOFF_S[0]
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, _BACKOFF_S[1])
 
-    async def _dial(self, url: EdgeUrl) -> ClientConnection:
-        async with asyncio.timeout(DIAL_TIMEOUT_S):
-            address = await resolve(url)
-            sock = socket.socket(address.family, socket.SOCK_STREAM)
-            try:
-                sock.setblocking(False)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                await asyncio.get_running_loop().sock_connect(sock, address)
-                return await open_websocket(sock, url, PATH)
-            except BaseException:
-                sock.close()
-                raise
+    async def serve(self, connection: Connection, public: str) -> None:
+        """Run a link that another endpoint has made until it ends."""
+        await self._link(connection, lambda why: self._report("rejected", public=public, reason=why, kind="mesh"))
 
-    async def serve(self, connection: Connection, public: str) -> bool:
-        """Run a link until it ends. False if the other end is this endpoint itself."""
+    async def _link(self, connection: Connection, reject: Callable[[str], None]) -> bool:
+        """Run a link until it ends. False if the other end is this endpoint itself.
+
+        `reject` gets the reason if that is what the other end sent, or did not send.
+        """
         try:
             await connection.send(hello_frame(self._hello))
             async with asyncio.timeout(HELLO_TIMEOUT_S):
@@ -115,11 +129,11 @@ class Mesh:
             await self._run(connection, peer)
         except (FrameError, TimeoutError) as error:
             reason = str(error) or "no hello in time"
-            self._report("rejected", public=public, reason=reason)
+            reject(reason)
             await connection.close(1008, reason[:123])
         except ConnectionClosed as closed:
-            if closed.sent is not None and not closed.rcvd_then_sent and closed.sent.code not in (1000, 1001):
-                self._report("rejected", public=public, reason=closed.sent.reason)
+            if (violation := protocol_violation(closed)) is not None:
+                reject(violation)
         return True
 
     async def _run(self, connection: Connection, peer: Hello) -> None:

@@ -26,14 +26,16 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import Any
 
-import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from punch.edge.bus.interface import Callback, Unsubscribe
 from punch.edge.bus.memory import Kept, Memory
+from punch.edge.bus.natsclient import BoundedClient
 from punch.errors import FrameError
 from punch.events import Reporter
 from punch.fields import printable
@@ -54,8 +56,11 @@ RESEND_OLD_S = 5.0  # messages that are as old
 _CONNECT_TIMEOUT_S = 2
 _RECONNECT_WAIT_S = 1  # between two tries at the same server; another one is tried at once
 _PING_S = 2
+_PATIENCE_S = 12.0  # for each server: TCP, TLS and two answers, and the wait before the next; then with a new client
+_CLOSE_TIMEOUT_S = 2.0
+_CANCEL_AGAIN_S = 0.5
+_PENDING_BYTES = 8 << 20  # that have come and are not yet taken, for each subject; what is more is dropped
 _PINGS = 2  # so many unanswered ones, and the server is taken for dead
-_BROKEN = (OSError, TimeoutError, nats.errors.Error)
 
 
 class NatsBus:
@@ -63,6 +68,7 @@ class NatsBus:
 
     def __init__(self, servers: Sequence[str], name: str, lifetime_s: float, report: Reporter) -> None:
         self._servers = list(servers)
+        self._patience_s = _PATIENCE_S * len(self._servers)
         self._hello = Hello(name, secrets.token_hex(8))
         self._report = report
         self._memory = Memory(lifetime_s)
@@ -82,15 +88,16 @@ class NatsBus:
     async def run(self) -> None:
         """See `Bus.run`."""
         while True:
-            client, closed = Client(), asyncio.Event()
+            client, closed = BoundedClient(), asyncio.Event()
+            # Whatever a server says, and whatever the library raises about it, ends this one connection.
             try:
                 await self._connect(client, closed)
                 await self._use(client, closed)
-            except _BROKEN as error:
+            except Exception as error:
                 await self._on_error(error)
             finally:
-                with contextlib.suppress(*_BROKEN):
-                    await client.close()
+                with contextlib.suppress(Exception):
+                    await _within(_CLOSE_TIMEOUT_S, client.close())
             await asyncio.sleep(_RECONNECT_WAIT_S)
 
     async def _connect(self, client: Client, closed: asyncio.Event) -> None:
@@ -100,7 +107,7 @@ class NatsBus:
         async def on_reconnected() -> None:
             await self._arrive(client)
 
-        await client.connect(
+        connecting = client.connect(
             self._servers,
             name=self._hello.name,
             error_cb=self._on_error,
@@ -115,9 +122,13 @@ class NatsBus:
             dont_randomize=True,
             no_echo=True,
         )
-        await client.subscribe(_subject("*"), cb=self._on_message)
-        await client.subscribe(f"punch.edge.{self._hello.instance}", cb=self._on_message)
-        await client.subscribe("punch.sync", cb=self._on_sync)
+        await _within(self._patience_s, connecting)
+        for subject, callback in (
+            (_subject("*"), self._on_message),
+            (f"punch.edge.{self._hello.instance}", self._on_message),
+            ("punch.sync", self._on_sync),
+        ):
+            await client.subscribe(subject, cb=callback, pending_bytes_limit=_PENDING_BYTES)
         # The server has to know what this listens to before anybody is told that it is there. The library's PING may
         # leave before the SUBs that wait to be written: only the answer to a second one comes after them.
         await client.flush()
@@ -130,6 +141,7 @@ class NatsBus:
             asyncio.create_task(closed.wait()),
             asyncio.create_task(self._write(client)),
             asyncio.create_task(self._repeat()),
+            asyncio.create_task(self._watch(client)),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -174,6 +186,16 @@ class NatsBus:
                 if self._memory.is_wanted(kept.message.session) and (old or kept.aged().age_s < RESEND_OLD_S):
                     self._outbox.put_nowait((_subject(kept.message.session), kept))
 
+    async def _watch(self, client: Client) -> None:
+        """Raises `TimeoutError` when the client has found no server for too long: then another one has to be made."""
+        connected = time.monotonic()
+        while True:
+            await asyncio.sleep(_RECONNECT_WAIT_S)
+            if client.is_connected:
+                connected = time.monotonic()
+            elif time.monotonic() - connected > self._patience_s:
+                raise TimeoutError(f"no server for {self._patience_s:g} s")
+
     def _own(self) -> Iterator[Kept]:
         return (kept for kept in self._memory if kept.is_own)
 
@@ -201,6 +223,21 @@ class NatsBus:
             yield
         except FrameError as error:
             self._report("rejected", public=self._at or "a server", reason=str(error))
+
+
+async def _within(limit_s: float, work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`. Raises `TimeoutError` if it takes longer, even where the library swallows a cancellation."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait([task], timeout=limit_s)
+        if not task.done():
+            raise TimeoutError(f"no server for {limit_s:g} s")
+        task.result()
+    finally:
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # it may end while we leave
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=_CANCEL_AGAIN_S)
 
 
 def _subject(session: str) -> str:

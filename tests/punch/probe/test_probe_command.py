@@ -60,6 +60,7 @@ def test_a_stun_server_alone_serves_for_what_it_can_do_and_the_rest_is_said(edge
         (["probe"], ["edge: missing", "PUNCH_EDGE"]),
         (["probe", "--edge", "http://x"], ["edge", "'http://x'", "stun:"]),
         (["probe", "--edge", "stun:x:0"], ["edge", "'stun:x:0'"]),
+        (["probe", "--edge", "stun:a..b"], ["edge", "'stun:a..b'"]),
         (
             ["probe", "--edge", "ws://127.0.0.1:1"],
             ["edge", "ws://127.0.0.1:1", "reached: Connection refused"],

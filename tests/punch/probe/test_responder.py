@@ -6,10 +6,13 @@ import asyncio
 
 import pytest
 
+from punch.edge.limits import Gate, Limits
 from punch.endpoint import Endpoint
 from punch.errors import InputError
+from punch.probe import responder
 from punch.probe.responder import StunAddresses, StunServer, answer
 from punch.probe.stun import Change, Message, MessageClass, decode
+from punch.probe.udpsocket import UdpSocket
 from tests.punch.edges import run
 from tests.punch.probe.ports import fresh_ports
 
@@ -126,5 +129,70 @@ def test_a_taken_port_is_refused_and_nothing_stays_open() -> None:
             StunServer(addresses)
         await first.close()
         await StunServer(addresses).close()
+
+    run(test)
+
+
+async def asks(server: StunServer, ip: str) -> tuple[asyncio.StreamWriter, Message | None]:
+    """A connection from `ip` that has asked something, and the answer; None if it was closed instead."""
+    reader, writer = await asyncio.open_connection(*server.addresses.endpoints[0], local_addr=(ip, 0))
+    writer.write(Message(MessageClass.REQUEST).encode())
+    try:
+        data = await reader.read(200)
+    except ConnectionError:
+        data = b""
+    return writer, decode(data) if data else None
+
+
+def test_connections_that_are_held_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither those that have asked something, of which the longest silent one is ended, nor those that say nothing."""
+    monkeypatch.setattr(responder, "MAX_CONNECTIONS", 20)
+
+    async def test() -> None:
+        gate = Gate(Limits(edge_connections=300, stun_connections=15))
+        server = StunServer(StunAddresses.of(Endpoint("127.0.0.1", fresh_ports()[0]), None), gate)
+        await server.start()
+        held = []
+        try:
+            for ip in ("127.0.0.5", "127.0.0.6"):
+                for _ in range(15):
+                    writer, answered = await asks(server, ip)
+                    held.append(writer)
+                    assert answered is not None
+            writer, answered = await asks(server, "127.0.0.6")
+            held.append(writer)
+            assert answered is None  # its address has used up its share
+            for number in range(280):
+                ip = f"127.0.1.{number // 40}"
+                held.append((await asyncio.open_connection(*server.addresses.endpoints[0], local_addr=(ip, 0)))[1])
+            writer, answered = await asks(server, "127.0.0.7")
+            held.append(writer)
+            assert answered is not None
+            assert answered.mapped == writer.get_extra_info("sockname")
+        finally:
+            for writer in held:
+                writer.transport.abort()
+            await server.close()
+
+    run(test)
+
+
+def test_requests_of_one_address_have_a_rate() -> None:
+    async def test() -> None:
+        refused: list[str] = []
+        gate = Gate(Limits(stun_rate=0.1))
+        addresses = StunAddresses.of(Endpoint("127.0.0.1", fresh_ports()[0]), None)
+        server = StunServer(addresses, gate, lambda public, error: refused.append(f"{public} {error.limit}"))
+        await server.start()
+        try:
+            async with UdpSocket.open(addresses.endpoints[0]) as client:
+                assert await client.bind(addresses.endpoints[0], 5.0) is not None
+                assert await client.bind(addresses.endpoints[0], 0.2) is None
+                assert refused == [f"{client.local} stun_rate"]
+            writer, answered = await asks(server, "127.0.0.5")
+            assert answered is not None
+            writer.transport.abort()
+        finally:
+            await server.close()
 
     run(test)

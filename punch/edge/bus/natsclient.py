@@ -1,0 +1,46 @@
+"""nats-py's client for servers that are not trusted: what one says ends at worst the connection with it.
+
+The library leaves its tasks by exceptions that nobody handles when a server breaks the protocol, reads messages of any
+size, and connects to whatever servers one of them names. It has no options against that, so that its methods are
+extended here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nats.aio.client import Client
+from nats.errors import ProtocolError
+from nats.protocol.parser import Parser
+
+MAX_BYTES = 1 << 20  # of what is not yet understood: servers allow 1 MiB for a message, and our own have 4 KiB
+
+
+class BoundedClient(Client):
+    """Connects to the servers that it was given and no others; other exceptions of the reader are `ProtocolError`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ps = _Parser(self)
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        info.pop("connect_urls", None)
+        await super()._process_info(info, initial_connection)
+
+    async def _attempt_reconnect(self) -> None:
+        try:
+            await super()._attempt_reconnect()
+        except Exception as error:  # the task would end, and nobody know that there is no connection any more
+            await self._error_cb(error)
+            await self._close(Client.CLOSED)
+
+
+class _Parser(Parser):
+    async def parse(self, data: bytes = b"") -> None:
+        try:
+            await super().parse(data)
+            if max(self.needed, len(self.buf)) > MAX_BYTES:
+                raise ProtocolError("nats: too long a message")
+        except Exception as error:
+            await self.nc._error_cb(error)
+            raise ProtocolError(str(error)) from error

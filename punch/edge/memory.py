@@ -1,0 +1,83 @@
+"""How many connections an edge can hold in the memory that it may use.
+
+Every connection is bounded (see `punch.edge.connection`), so their number bounds the memory of the edge. What is
+counted is not what a connection usually needs, but what one needs whose client does its worst: it sends half a TLS
+record and half a frame, and reads nothing of what waits for it, here and in the buffers of the kernel. Linux counts
+those against the limit of the control group, too.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+MIB = 1024 * 1024
+BASE_BYTES = 128 * MIB
+"""The process itself, its table of sources, and what it keeps of its bus."""
+RELAY_BYTES = 160 * MIB
+"""What the pairs of a relay may need beyond that."""
+CONNECTION_BYTES = 196 * 1024
+TLS_CONNECTION_BYTES = 232 * 1024
+MOST = 10_000  # connections, however much memory there is
+_SPARE_DESCRIPTORS = 200
+
+
+def usable_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """The memory that this process may use: the limit of its control group, or three quarters of the machine's."""
+    return min([*_limits(proc / "self" / "cgroup", cgroups), _physical(proc / "meminfo") * 3 // 4])
+
+
+def most_connections(usable: int, *, tls: bool, relays: bool) -> int:
+    """How many connections fit in so many bytes."""
+    return max(0, (usable - bound_bytes(0, tls=tls, relays=relays)) // _each(tls=tls))
+
+
+def bound_bytes(connections: int, *, tls: bool, relays: bool) -> int:
+    """What an edge with so many connections may need."""
+    base = BASE_BYTES + (RELAY_BYTES if relays else 0)
+    return base + connections * _each(tls=tls)
+
+
+def descriptors() -> int:
+    """How many connections this process may have open for the sake of its descriptors."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST if hard == resource.RLIM_INFINITY else max(1, hard - _SPARE_DESCRIPTORS)
+
+
+def _each(*, tls: bool) -> int:
+    return TLS_CONNECTION_BYTES if tls else CONNECTION_BYTES
+
+
+def _limits(membership: Path, cgroups: Path) -> Iterator[int]:
+    """Those of the control groups of this process, of version 1 and 2, and of all groups above them."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        group = PurePosixPath(path)
+        for each in (group, *group.parents):
+            below = str(each).lstrip("/")
+            if controllers == "":
+                files = [cgroups / below / name for name in ("memory.max", "memory.high")]
+            elif "memory" in controllers.split(","):
+                files = [cgroups / "memory" / below / "memory.limit_in_bytes"]
+            else:
+                files = []
+            yield from (found for found in map(_number, files) if found is not None)
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):  # not there, or "max"
+        return None
+
+
+def _physical(meminfo: Path) -> int:
+    for line in meminfo.read_text().splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{meminfo}: no MemTotal")

@@ -1,0 +1,126 @@
+"""HTTP with a gateway device: one request on one connection, and no more of the answer than a device has to say.
+
+Whoever answered a search on the local network is not trusted. So the time and the size of the answer are bounded,
+redirections are not followed, and nobody else is connected to than whoever answered: the libraries for UPnP and HTTP
+that could be used in place of this bound neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from http.client import parse_headers
+from io import BytesIO
+from typing import NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+from punch.endpoint import Endpoint
+from punch.errors import InputError, PortMappingError
+
+TIMEOUT_S = 3.0
+MAX_HEAD = 16_384  # bytes of the status line and the header
+MAX_BODY = 262_144  # bytes; descriptions of gateway devices have some 10,000
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?\r\n")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,6})[ \t]*(?:;[^\r\n]*)?\r\n")
+_PATH = re.compile(r"/[!-~]*")
+
+
+class DeviceUrl(NamedTuple):
+    """`http://` at `server`, and the path with the query."""
+
+    server: Endpoint
+    path: str
+
+    def __str__(self) -> str:
+        return f"http://{self.server}{self.path}"
+
+    @classmethod
+    def parse(cls, text: str, ip: str) -> DeviceUrl:
+        """A URL at the address `ip`. Raises `PortMappingError` for any other one."""
+        try:
+            parts = urlsplit(text)
+            server = Endpoint.parse(f"{parts.hostname}:{parts.port or 80}")
+        except (ValueError, InputError):
+            raise PortMappingError(f"{text[:200]!r} is no URL of a gateway device") from None
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        if parts.scheme != "http" or server.ip != ip or _PATH.fullmatch(path) is None:
+            raise PortMappingError(f"{text[:200]!r} is not at {ip}, where the gateway device is")
+        return cls(server, path)
+
+    def joined(self, reference: str) -> DeviceUrl:
+        """The URL that a document from here refers to, at the same address. Raises `PortMappingError`."""
+        try:
+            return self.parse(urljoin(str(self), reference), self.server.ip)
+        except ValueError:
+            raise PortMappingError(f"{reference[:200]!r} is no URL of a gateway device") from None
+
+
+async def ask(url: DeviceUrl, local_ip: str, body: bytes | None = None, **fields: str) -> tuple[int, bytes]:
+    """Status and body of the answer to a GET, or with a body to a POST, from `local_ip`. Raises `PortMappingError`.
+
+    `fields` are further header fields, named with `_` in place of `-`.
+    """
+    head = [
+        f"{'GET' if body is None else 'POST'} {url.path} HTTP/1.1",
+        f"Host: {url.server}",
+        "Connection: close",
+        *(f"{name.replace('_', '-')}: {value}" for name, value in fields.items()),
+        *(() if body is None else (f"Content-Length: {len(body)}",)),
+        *("", ""),
+    ]
+    writer: asyncio.StreamWriter | None = None
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(
+                *url.server, local_addr=(local_ip, 0), limit=MAX_HEAD, family=url.server.family
+            )
+            writer.write("\r\n".join(head).encode() + (body or b""))
+            return await _answer(reader)
+    except TimeoutError:
+        raise PortMappingError(f"{url}: no answer within {TIMEOUT_S:g} s") from None
+    except OSError as error:
+        raise PortMappingError(f"{url}: {os.strerror(error.errno) if error.errno else error}") from None
+    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
+        raise PortMappingError(f"{url}: not the answer of a gateway device") from None
+    finally:
+        if writer is not None:
+            writer.transport.abort()
+
+
+async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Raises `ValueError` for what is not HTTP, or is too long, and what `StreamReader` raises."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    status = _STATUS.match(head)
+    if status is None:
+        raise ValueError("no status line")
+    fields = parse_headers(BytesIO(head[status.end() :]))
+    if fields.get("Transfer-Encoding", "").strip().lower() == "chunked":
+        return int(status[1]), await _chunks(reader)
+    length = fields.get("Content-Length")
+    if length is None:
+        return int(status[1]), await _to_the_end(reader)
+    if not (length.isascii() and length.isdigit() and len(length) <= 9 and int(length) <= MAX_BODY):
+        raise ValueError("no length, or too long")
+    return int(status[1]), await reader.readexactly(int(length))
+
+
+async def _to_the_end(reader: asyncio.StreamReader) -> bytes:
+    body = b""
+    while data := await reader.read(MAX_HEAD):
+        body += data
+        if len(body) > MAX_BODY:
+            raise ValueError("too long")
+    return body
+
+
+async def _chunks(reader: asyncio.StreamReader) -> bytes:
+    """RFC 9112 section 7.1; trailers are not read."""
+    body = b""
+    while True:
+        size = _CHUNK.fullmatch(await reader.readuntil(b"\r\n"))
+        if size is None or len(body) + int(size[1], 16) > MAX_BODY:
+            raise ValueError("no chunk, or too long")
+        if int(size[1], 16) == 0:
+            return body
+        body += (await reader.readexactly(int(size[1], 16) + 2))[:-2]
