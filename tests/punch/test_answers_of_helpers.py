@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from punch.client import quota
 from punch.client import relayed as relayed_module
 from punch.client.relayed import relayed
 from punch.client.rendezvous import Rendezvous
@@ -44,7 +45,7 @@ def url_of(servers: Servers, answer: Answer) -> EdgeUrl:
 
 
 def test_whatever_a_relay_answers_there_is_no_tunnel(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relayed_module, "OPEN_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(relayed_module, "CONNECT_S", 3.0)
     monkeypatch.setattr(relayed_module, "TIMEOUT_S", 10.0)
 
     async def reason(answer: Answer) -> str:
@@ -90,7 +91,7 @@ def test_whatever_answers_at_the_ipv6_address_of_an_edge_nothing_is_seen(servers
         try:
             with bound_socket(Endpoint("::1", 0)) as sock:
                 local = Endpoint.of(sock.getsockname())
-            return await sight(rendezvous, local)
+            return await sight(rendezvous, local, quota.Servers())
         finally:
             await rendezvous.close()
 

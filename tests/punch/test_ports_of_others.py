@@ -139,7 +139,7 @@ def test_a_relay_that_is_none_takes_the_same_time(behavior: str, monkeypatch: py
         with third_party(behavior, "127.0.0.7") as (there,):
             begun = time.monotonic()
             with pytest.raises(PunchFailedError, match=r"^no_rendezvous: relay ws://127.0.0.7"):
-                async with relayed(EdgeUrl(*there), "0" * 64):
+                async with relayed(EdgeUrl(*there), "0" * 64, "0" * 32):
                     pass
             assert time.monotonic() - begun >= 0.5
 
@@ -154,7 +154,7 @@ def test_a_relay_that_no_edge_may_name_takes_the_same_time(ip: str, why: str, mo
         named = Named(Reach(Endpoint("192.168.1.2", 41000), "11.0.0.1", frozenset(), ()), Servers())
         begun = time.monotonic()
         with pytest.raises(PunchFailedError, match=why):
-            async with relayed(EdgeUrl(ip, 80), "0" * 64, named):
+            async with relayed(EdgeUrl(ip, 80), "0" * 64, "0" * 32, named):
                 pass
         assert time.monotonic() - begun >= 0.5
 
