@@ -17,8 +17,8 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from punch.client.puncher import Connection
 from punch.endpoint import EdgeUrl, Endpoint
 from punch.errors import FrameError, PunchFailedError
-from punch.fields import printable
 from punch.relay import MAX_MESSAGE, PATH, parse_joined, relay_frame
+from punch.text import printable
 from punch.websocket import abort, open_websocket, resolve, until_deaf
 
 PING_S = 10.0  # a dead relay is noticed within two of these

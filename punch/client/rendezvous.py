@@ -16,7 +16,6 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from punch.client.sockets import bound_socket, choose_local, die_with_the_path
 from punch.endpoint import EdgeUrl, Endpoint
 from punch.errors import EdgeLostError, EdgeUnreachableError, FrameError, InputError, PunchFailedError, SignalError
-from punch.fields import printable
 from punch.frames import (
     Peer,
     Register,
@@ -28,6 +27,7 @@ from punch.frames import (
     signal_frame,
 )
 from punch.sighting import HEADER
+from punch.text import printable
 from punch.websocket import close_by_reset, open_websocket, resolve, why
 
 CONNECT_TIMEOUT_S = 5.0

@@ -36,7 +36,6 @@ from punch.edge.bus.interface import Callback, Unsubscribe
 from punch.edge.bus.memory import Kept, Memory
 from punch.errors import FrameError
 from punch.events import Reporter
-from punch.fields import printable
 from punch.frames import (
     MAX_FRAME,
     Body,
@@ -48,6 +47,7 @@ from punch.frames import (
     parse_hello,
     parse_message,
 )
+from punch.text import printable
 
 RESEND_S = 1.0
 RESEND_OLD_S = 5.0  # messages that are as old
