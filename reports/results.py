@@ -11,7 +11,7 @@ from typing import NoReturn, cast
 
 from lab.errors import InputError
 from lab.pressure import SPARE
-from punch.text import LONGEST, printable_parts
+from punch.text import printable_parts
 
 SCHEMA = 1
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -31,6 +31,8 @@ PREDICTIONS = ("direct", "fails", "depends")
 
 _DEEPEST = 100
 """Levels of nested objects and arrays in a record."""
+_SHORT_LINE = 4096
+"""Bytes of a line in which no text is too long to be shown."""
 _LARGEST = sys.float_info.max  # JSON can say 1e999, which Python reads as infinity
 
 
@@ -136,8 +138,8 @@ def read_run(run_dir: Path, name: str = "") -> Run:
     """Read `results.jsonl`, and `run.json` if present. `name` is what the report calls the run.
 
     A last line that has no line end and is no complete JSON object is what a killed run leaves: it is ignored, and
-    `cut_short` says so. Every text of a record is printable (`punch.text`). Raises `InputError`, naming the file and the
-    line, for every other line that is no result record, and for a folder without results.
+    `cut_short` says so. Every text of a record is made printable (`punch.text`). Raises `InputError`, naming the file
+    and the line, for every other line that is no result record, and for a folder without results.
     """
     path = run_dir / "results.jsonl"
     try:
@@ -208,7 +210,7 @@ def _printable(text: bytes, value: dict[str, object]) -> dict[str, object]:
 
     A record is from outside: a client under test has worded its reason, and runs are passed on.
     """
-    if text.isascii() and not any(part in text for part in (b"\\", b"\x7f", b"##")) and len(text) <= LONGEST:
+    if text.isascii() and not any(part in text for part in (b"\\", b"\x7f", b"##")) and len(text) <= _SHORT_LINE:
         return value  # nothing to escape, as in most lines of a long run
     return cast("dict[str, object]", printable_parts(value))
 

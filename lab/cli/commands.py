@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lab import numbers, programs
 from lab.choices import one_of
 from lab.errors import InputError, LabError, MissingCapabilityError
+from punch.text import printable
 
 if TYPE_CHECKING:
     from lab.campaign import Executor
@@ -44,7 +45,7 @@ def run_command(given: argparse.Namespace) -> int:
     progress.summary()
     if records:
         _write_parquet(folder)
-    print(f"results: {folder}; draw them with: punchlab report {shlex.quote(str(folder))}")
+    print(printable(f"results: {folder}; draw them with: punchlab report {shlex.quote(str(folder))}"))
     return 1 if any(record["outcome"] == "lab_error" for record in records) else 0
 
 
@@ -179,7 +180,7 @@ def report_command(given: argparse.Namespace) -> int:
     import reports
 
     paths = reports.write(*given.directory, out=given.out)
-    print(f"report: {paths.page}")
+    print(printable(f"report: {paths.page}"))
     if paths.parquet is None:
         print(reports.NO_PARQUET)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -19,6 +19,7 @@ from lab.campaign import Campaign
 from lab.cli.heartbeat import Heartbeat
 from lab.cli.screen import screen
 from lab.results import Record
+from punch.text import printable
 
 _MATRICES = 6
 """So many matrices are printed at the end; of more, only the totals: the report has all."""
@@ -117,15 +118,14 @@ class RunProgress:
             for combination in self._nats:
                 console.print(self._matrix(combination))
         console.print(f"{self._done} trials, {len(self._odd)} disagree with the oracle, {len(self._broken)} lab errors")
-        for record in self._odd:
-            predicted = record["prediction"]
-            console.print(
-                f"disagreement: {record['id']}: {record['outcome']} ({record['reason']}); predicted "
-                f"{predicted['outcome']}: {predicted['reason']}; control dial: {record['control']}",
-                soft_wrap=True,
-            )
-        for record in self._broken:
-            console.print(f"lab error: {record['id']}: {record['reason']}", soft_wrap=True)
+        lines = [
+            f"disagreement: {record['id']}: {record['outcome']} ({record['reason']}); predicted "
+            f"{_predicted(record.get('prediction'))}; control dial: {record.get('control')}"
+            for record in self._odd
+        ]
+        lines += [f"lab error: {record['id']}: {record['reason']}" for record in self._broken]
+        for line in lines:
+            console.print(printable(line), soft_wrap=True)
 
     def _picture(self) -> RenderableType:
         parts: list[RenderableType] = []
@@ -193,6 +193,13 @@ class RunProgress:
             tallies = (self._pairs.get((combination, (one, other))) for other in columns)
             table.add_row(one, *(Text("") if tally is None else tally.text() for tally in tallies))
         return Group(title, table)
+
+
+def _predicted(prediction: object) -> str:
+    """What was predicted, in words; the record may come from a file that anyone has written."""
+    if not isinstance(prediction, Mapping):
+        return "nothing"
+    return f"{prediction.get('outcome')}: {prediction.get('reason')}"
 
 
 def _clock(seconds: float) -> str:

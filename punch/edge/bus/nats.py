@@ -155,7 +155,7 @@ class NatsBus:
             self._at = None
 
     async def _on_error(self, error: Exception) -> None:
-        self._report("bus_trouble", reason=printable(str(error) or type(error).__name__)[:200])
+        self._report("bus_trouble", reason=printable(str(error) or type(error).__name__, 200))
 
     async def _write(self, client: Client) -> None:
         while True:
