@@ -22,7 +22,10 @@ PACKAGES = ("punch", "lab", "topologies", "reports", "scenarios", "bench")
 GUARDED = {
     "rich.console.Console": {"lab/cli/screen.py", "punch/client/progress.py"},
     "punch.stdio.unguarded": {"lab/cli/screen.py", "punch/client/progress.py"},
-    "punch.stdio.settle": {"lab/cli/__init__.py", "punch/cli/__init__.py"},
+    "punch.stdio.settle": {  # in every process of ours that has the terminal
+        *("lab/cli/__init__.py", "punch/cli/__init__.py"),
+        *("lab/workers.py", "lab/campaign/machines/runner.py"),
+    },
     "rich.print": set[str](),
     "html.escape": {"reports/words.py"},
     "csv.writer": {"reports/table.py"},
