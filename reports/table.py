@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from io import StringIO
@@ -15,8 +16,6 @@ _NUMBER = r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 _FORMULA = re.compile(rf"((?:^|;)\s*)(?=[=+@\uff0b\uff0d\uff1d\uff20-])(?!{_NUMBER}\s*(?:;|$))")
 """Where a spreadsheet would see a formula begin: at the start of a cell, or after `;`, which separates cells in many
 countries; not before a number. After OWASP, "CSV Injection", which also names the fullwidth forms of the four signs."""
-
-
 _NUMBERS = (int, float, bool)
 
 
@@ -35,15 +34,15 @@ def table_csv(table: Sequence[Mapping[str, object]]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(map(_text, names))
     for cells in lines(table, names):
-        writer.writerow(map(_cell, cells))
+        writer.writerow([None if cell is None else _text(cell) if type(cell) is str else _cell(cell) for cell in cells])
     return out.getvalue()
 
 
-def _cell(value: object) -> str | None:
-    if value is None or type(value) in _NUMBERS:
-        return None if value is None else as_text(value)
-    return _text(value if type(value) is str else as_text(value))
+def _cell(value: object) -> str:
+    text = as_text(value)
+    return text if type(value) in _NUMBERS else _text(text)
 
 
+@functools.lru_cache(maxsize=4096)  # most cells of a long run are the same few texts
 def _text(text: str) -> str:
     return _FORMULA.sub(r"\1'", printable(text, None))
