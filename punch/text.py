@@ -49,6 +49,11 @@ def printable(text: str, longest: int | None = LONGEST) -> str:
     return text if longest is None or len(text) <= longest else f"{text[: longest - 1]}…"
 
 
+def printable_lines(text: str) -> str:
+    """The text with every line of it as `printable` makes it, of any length; for what may have several lines."""
+    return "\n".join(printable(line, None) for line in text.split("\n"))
+
+
 def disarmed(text: str) -> str:
     """The text without what begins a command in the log of a CI run; a JSON document means the same."""
     return _COMMAND.sub(r"#\\u0023", text) if "##" in text else text

@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from punch.stdio import unguarded
-from punch.text import printable
+from punch.text import printable_lines
 
 WIDTH = 120
 """Columns of an output that is no terminal."""
@@ -27,8 +27,7 @@ class Screen(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """The segments of a renderable, with their text made printable."""
         for text, style, control in super().render(renderable, options):
-            safe = text if control else "\n".join(printable(line, None) for line in text.split("\n"))
-            yield Segment(safe, style, control)
+            yield Segment(text if control else printable_lines(text), style, control)
 
 
 def screen(stream: TextIO) -> Screen:

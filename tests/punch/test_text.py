@@ -14,7 +14,7 @@ from punch import stdio
 from punch.client.names import FileError, check_name
 from punch.errors import InputError, PunchError, PunchFailedError
 from punch.events import human_reporter, json_reporter
-from punch.text import LONGEST, printable, safe_json, shown
+from punch.text import LONGEST, printable, printable_lines, safe_json, shown
 from tests.plain import ATTACKS, HOSTILE, assert_plain, assert_plain_line, is_plain
 
 ANY_TEXT = st.text(st.characters() | st.sampled_from("#[:\x1b\u202e\n\udcff"), max_size=60)
@@ -50,6 +50,11 @@ def test_what_is_escaped_can_be_read() -> None:
         r"a\x1b[1m\tb\u202e\U000e0041\udcff #\u0023[error]"
     )
     assert printable("x" * 50, 10) == f"{'x' * 9}…"
+
+
+@given(ANY_TEXT)
+def test_text_of_several_lines_keeps_them(text: str) -> None:
+    assert printable_lines(text).split("\n") == [printable(line) for line in text.split("\n")]
 
 
 @given(st.recursive(ANY_TEXT | st.integers() | st.none(), lambda inner: st.dictionaries(ANY_TEXT, inner, max_size=3)))
