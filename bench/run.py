@@ -16,6 +16,7 @@ from bench.store import Found, Store, replace
 from lab import sandbox
 from lab.errors import InputError, MissingCapabilityError
 from lab.versions import versions
+from punch.text import printable
 
 _ROUNDS_OF_MACHINES = 2
 
@@ -193,7 +194,7 @@ _PARTS: dict[str, Callable[[argparse.Namespace], Found]] = {
 
 
 def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text, None), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

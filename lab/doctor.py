@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from lab import programs, sandbox
 from lab.errors import LabError, MissingCapabilityError
 from lab.nat.portmapping import DAEMON
+from punch.text import printable
 
 _APT = "apt-get install"
 _REFUSED = "punchlab: sandbox: "
@@ -31,7 +32,7 @@ class Finding:
     def __str__(self) -> str:
         mark = "found  " if self.found else ("MISSING" if self.needed else "missing")
         line = f"{mark}  {self.name:18} {self.detail}"
-        return line if self.found or not self.remedy else f"{line}; to get it: {self.remedy}"
+        return printable(line if self.found or not self.remedy else f"{line}; to get it: {self.remedy}")
 
 
 def examine() -> list[Finding]:

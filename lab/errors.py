@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self
 
-_LONGEST = 300
-"""Characters of a value that an error shows."""
+from punch.text import LONGEST_VALUE, printable, shown
 
 
 class PunchlabError(Exception):
-    """Base of every error that this project raises on purpose; its text is one clear line."""
+    """Base of every error that this project raises on purpose; its text is one clear line, whatever it quotes."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(printable(text))
 
 
 class InputError(PunchlabError, ValueError):
@@ -18,8 +20,8 @@ class InputError(PunchlabError, ValueError):
 
     def __init__(self, field: str, value: object, expected: str) -> None:
         self.field, self.value, self.expected = field, value, expected
-        problem = "missing" if value is None else f"{_shown(value)} cannot be used"
-        super().__init__(_on_one_line(f"{field}: {problem}; expected {expected}"))
+        problem = "missing" if value is None else f"{shown(value)} cannot be used"
+        super().__init__(f"{printable(field, LONGEST_VALUE)}: {problem}; expected {expected}")
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, object, str]]:
         return type(self), (self.field, self.value, self.expected)
@@ -30,7 +32,7 @@ class SeveralInputsError(PunchlabError, ValueError):
 
     def __init__(self, errors: Sequence[InputError]) -> None:
         self.errors = tuple(errors)
-        super().__init__("\n".join(map(str, self.errors)))
+        Exception.__init__(self, "\n".join(map(str, self.errors)))
 
     def __reduce__(self) -> tuple[type[Self], tuple[tuple[InputError, ...]]]:
         return type(self), (self.errors,)
@@ -46,19 +48,3 @@ class ClientError(PunchlabError):
 
 class LabError(PunchlabError):
     """The lab itself broke: never to be counted as a failed punch."""
-
-
-def _shown(value: object) -> str:
-    """The value as Python writes it, cut off after `_LONGEST` characters."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python converts no whole number of more than 4,300 digits
-        return "a whole number of thousands of digits"
-    except RecursionError:
-        return "a deeply nested value"
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
-def _on_one_line(text: str) -> str:
-    """The text with line ends and other control characters escaped."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

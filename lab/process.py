@@ -23,6 +23,7 @@ from lab.forked import ForkedProcess, Function
 from lab.node import Node, Process
 from lab.output import Output
 from lab.priority import CLIENT, favor
+from punch.text import printable
 
 __all__ = ["Event", "EventProcess", "end", "wait_for"]
 
@@ -130,13 +131,14 @@ class EventProcess:
 
     @property
     def errors(self) -> str:
-        """The end of what it wrote to standard error."""
+        """The end of what it wrote to standard error, every line of it printable."""
         if self._errors is not None:
             return self._errors
         # Without a seek, for the command writes at the same offset.
         file = self._stderr.fileno()
         start = max(0, os.fstat(file).st_size - _STDERR_TAIL)
-        return os.pread(file, _STDERR_TAIL, start).decode(errors="replace").strip()
+        text = os.pread(file, _STDERR_TAIL, start).decode(errors="replace").strip()
+        return "\n".join(map(printable, text.splitlines()))
 
     @property
     def last_words(self) -> str:

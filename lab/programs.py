@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from punch.text import shown
+
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 """Exit statuses of a shell for a command that it cannot run."""
 
@@ -48,17 +50,18 @@ def explain(name: str) -> tuple[int, str]:
     return NOT_FOUND, "no such program in PATH"
 
 
-def refusal(name: str) -> str:
+def _refusal(name: str, reason: str | None) -> str:
     """One line about a command that cannot be run."""
-    return f"punchlab: command: {name!r} cannot be used; expected a program that can be run ({explain(name)[1]})"
+    return f"punchlab: command: {shown(name)} cannot be used; expected a program that can be run ({reason})"
 
 
 def replace(command: Sequence[str], environment: Mapping[str, str] | None = None) -> NoReturn:
     """Become that command, as `exec` of a shell does; where it cannot be run, end with 127 or 126 and one line."""
     path = find(command[0])
     if path is None:
-        print(refusal(command[0]), file=sys.stderr, flush=True)
-        os._exit(explain(command[0])[0])
+        status, reason = explain(command[0])
+        print(_refusal(command[0], reason), file=sys.stderr, flush=True)
+        os._exit(status)
     # The interpreter ignores these two, and a program inherits what is ignored.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
@@ -72,11 +75,7 @@ def replace(command: Sequence[str], environment: Mapping[str, str] | None = None
             # A script without a first line that names its interpreter.
             os.execve("/bin/sh", ["sh", path, *command[1:]], given)
     except OSError as error:
-        print(
-            f"punchlab: command: {command[0]!r} cannot be used; expected a program that can be run ({error.strerror})",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(_refusal(command[0], error.strerror), file=sys.stderr, flush=True)
         os._exit(NOT_EXECUTABLE)
 
 

@@ -11,6 +11,7 @@ from lab.options import Options
 from lab.trial import Trial
 from lab.versions import versions
 from punch.nat.oracle import Prediction
+from punch.text import printable
 
 SCHEMA = 1
 
@@ -56,7 +57,7 @@ def lab_error(
         **_asked(options, pair, started, more),
         **({} if path is None else _path(path)),
         "outcome": "lab_error",
-        "reason": str(error),
+        "reason": printable(str(error)),
         "agrees": None,
         "versions": dict(versions()),
     }

@@ -16,6 +16,7 @@ from typing import Any
 
 from lab.errors import InputError, LabError
 from lab.files import write_error, write_file
+from punch.text import safe_json
 
 Record = Mapping[str, Any]
 _FIELDS = {"id", "nat_a", "nat_b", "outcome", "reason", "agrees"}
@@ -44,7 +45,8 @@ class Results:
             record = {**record, "capture": f"{self.captures.name}/{record['id']}.pcapng"}
             file = self.path / record["capture"]
             write_file(file, capture, "capture")
-        line = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode(errors="replace") + b"\n"
+        document = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode(errors="replace").decode()
+        line = f"{safe_json(document)}\n".encode()
         try:
             with self._alone():
                 before = os.fstat(self._file.fileno()).st_size

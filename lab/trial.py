@@ -31,6 +31,7 @@ from lab.options import Options
 from lab.process import Event
 from lab.verdict import Side
 from punch.nat.oracle import Dial, Prediction
+from punch.text import printable
 
 _LAST_FRAMES_S = 0.1
 """How long the frames that end a connection may take, beyond twice the delay of the path, to be captured."""
@@ -188,7 +189,7 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
         background_per_s=lab.background_per_s,
         started=started,
         outcome=outcome,
-        reason=reason,
+        reason=None if reason is None else printable(reason),  # a client may have worded it
         transferred=arrived,
         delivery=proof,
         sides=sides,

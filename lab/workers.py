@@ -13,6 +13,8 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.synchronize import Semaphore
 
+from punch.stdio import settle
+
 _PRELOAD = ["punchlab_entry", "lab.trial", "lab.record", "lab.capture.tap", "lab.capture.pcapng", "mininet.topo"]
 _WAITING_PER_JOB = 2
 """Trials that may wait for their deadlines, for each that is at work."""
@@ -55,4 +57,5 @@ def at_work() -> Iterator[Callable[[], None]]:
 def _start(semaphore: Semaphore) -> None:
     global _at_work
     _at_work = semaphore
+    settle()  # what a worker says on standard error is about a client's output as often as not
     signal.signal(signal.SIGINT, signal.SIG_IGN)

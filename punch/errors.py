@@ -22,13 +22,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-MAX_SHOWN = 200  # characters of a value in an error message
+from punch.text import LONGEST_VALUE, printable, shown
 
 Outcome = Literal["no_rendezvous", "punch_timeout", "refused", "hopeless", "wrong_peer", "declined", "client_error"]
 
 
 class PunchError(Exception):
-    """Base of every error that `punch` raises on purpose; its text is one clear line."""
+    """Base of every error that `punch` raises on purpose; its text is one clear line, whatever it quotes."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(printable(text))
 
 
 class InputError(PunchError, ValueError):
@@ -36,13 +39,8 @@ class InputError(PunchError, ValueError):
 
     def __init__(self, field: str, value: object, expected: str) -> None:
         self.field, self.value, self.expected = field, value, expected
-        problem = "missing" if value is None else f"{_shortened(value)} cannot be used"
-        super().__init__(f"{field}: {problem}; expected {expected}")
-
-
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+        problem = "missing" if value is None else f"{shown(value)} cannot be used"
+        super().__init__(f"{printable(field, LONGEST_VALUE)}: {problem}; expected {expected}")
 
 
 class FrameError(PunchError, ValueError):
@@ -101,7 +99,7 @@ class PunchFailedError(PunchError):
 
     def __init__(self, outcome: Outcome, reason: str) -> None:
         self.outcome: Outcome = outcome
-        self.reason = reason
+        self.reason = printable(reason)
         super().__init__(f"{outcome}: {reason}")
 
 

@@ -10,7 +10,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import TextIO, cast
+
+from punch.text import printable_parts
 
 Reporter = Callable[..., None]
 """Called as `report(event, t=None, **fields)`; `t` is an instant of `time.monotonic()`, now if not given."""
@@ -45,11 +47,14 @@ def unfailing(report: Reporter) -> Reporter:
 
 
 def human_reporter(sentences: dict[str, Sentence], stream: TextIO | None = None) -> Reporter:
-    """Reports those events that have a sentence, on `stream` (standard output)."""
+    """Reports those events that have a sentence, on `stream` (standard output).
+
+    A sentence gets its fields with every text in them printable: it may be from outside.
+    """
 
     def report(event: str, /, t: float | None = None, **fields: object) -> None:  # noqa: ARG001 (people need no instants)
         sentence = sentences.get(event)
-        text = sentence(fields) if sentence else None
+        text = sentence(cast("dict[str, object]", printable_parts(fields))) if sentence else None
         if text is not None:
             print(text, file=stream or sys.stdout, flush=True)
 

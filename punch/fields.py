@@ -96,11 +96,6 @@ def ipv6_field(fields: Json, name: str) -> Endpoint:
     return endpoint
 
 
-def printable(text: str) -> str:
-    """What somebody else wrote, for a terminal: what is not printable is a question mark."""
-    return "".join(each if each.isprintable() else "?" for each in text)
-
-
 def short(value: object) -> str:
     """`value` for a message: bounded (a WebSocket close reason holds 123 bytes) and in ASCII."""
     text = ascii(value)

@@ -1,4 +1,4 @@
-"""The events in words, for people."""
+"""The events in words, for people. The fields come from `punch.events`, with every text in them printable."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from punch.events import Sentence
-from punch.fields import printable
+from punch.text import printable
 
 _LONGEST_NAME = 120  # characters
 
@@ -80,7 +80,7 @@ def _done(fields: Mapping[str, Any]) -> str:
 
 
 def _skipped(fields: Mapping[str, Any]) -> str:
-    lines = [f"Not sent: {printable(each['name'])} ({each['reason']})" for each in fields["entries"][:SHOWN]]
+    lines = [f"Not sent: {each['name']} ({each['reason']})" for each in fields["entries"][:SHOWN]]
     more = len(fields["entries"]) - SHOWN
     return "\n".join([*lines, f"Not sent: {more} more"] if more > 0 else lines)
 

@@ -29,9 +29,9 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import Event, State
 
 from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import MAX_SHOWN, NoConnectionError, PunchError
-from punch.fields import printable
+from punch.errors import NoConnectionError, PunchError
 from punch.frames import MAX_FRAME
+from punch.text import LONGEST_VALUE, printable
 
 MAX_UNSENT = 65_536
 """Bytes that may wait until the other end reads them. Pongs are the only ones that nobody waits for."""
@@ -180,7 +180,7 @@ async def resolve(url: EdgeUrl, *families: socket.AddressFamily) -> Endpoint:
     try:
         found = await loop.getaddrinfo(url.host, url.port, family=first, type=socket.SOCK_STREAM)
     except UnicodeError:  # no name of a host (RFC 1123)
-        raise OSError(f"{url.host[:MAX_SHOWN]} is not the name of a host") from None
+        raise OSError(f"{url.host[:LONGEST_VALUE]} is not the name of a host") from None
     except OSError:
         if not others:
             raise
@@ -206,7 +206,7 @@ def protocol_violation(closed: ConnectionClosed) -> str | None:
     """What the other end did against RFC 6455, or against our limits, if that is why the connection was ended by us."""
     if closed.sent is None or closed.rcvd_then_sent or closed.sent.code not in _VIOLATIONS:
         return None
-    return printable(closed.sent.reason)[:MAX_SHOWN] or "a frame that cannot be read"
+    return printable(closed.sent.reason, LONGEST_VALUE) or "a frame that cannot be read"
 
 
 def close_by_reset(sock: socket.socket, yes: bool) -> None:
@@ -248,7 +248,7 @@ def _unusable(error: BaseException) -> NoConnectionError:
         cause = f"HTTP status {status}" + (", a redirection, which is not followed" if 300 <= status < 400 else "")
     else:
         error = error.__cause__ if isinstance(error, InvalidMessage) and error.__cause__ is not None else error
-        cause = printable(str(error))[:MAX_SHOWN] or type(error).__name__
+        cause = printable(str(error), LONGEST_VALUE) or type(error).__name__
     return NoConnectionError(f"it does not answer as an edge ({cause})", status=status)
 
 
@@ -257,7 +257,7 @@ def _refusal(error: InvalidStatus) -> str | None:
     if error.response.status_code not in _REFUSALS:
         return None
     text = bytes(error.response.body or b"").decode(errors="replace").strip()
-    return printable(text) if text and len(text) <= MAX_SHOWN and "\n" not in text else None
+    return printable(text) if text and len(text) <= LONGEST_VALUE and "\n" not in text else None
 
 
 def _quiet() -> logging.Logger:

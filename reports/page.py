@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 from reports.contest import CHOOSER, Comparison, Contest, verdict
@@ -13,7 +12,7 @@ from reports.groups import Group, PairTrials, Trials, totals
 from reports.look import CSS
 from reports.results import Run, Trial
 from reports.summary import control_words, trial_name
-from reports.words import agreement, count, milliseconds, percent, percent_range, predicted, ratio
+from reports.words import agreement, count, escape, milliseconds, percent, percent_range, predicted, ratio
 
 if TYPE_CHECKING:
     from reports.charts import Charts

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lab.errors import InputError, MissingCapabilityError
 from lab.pressure import SPARE
+from punch.text import printable
 from reports import parquet
 from reports.contest import compare, contests
 from reports.files import put_files
@@ -60,7 +61,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def _write(run_dirs: Sequence[Path], out: Path | None) -> ReportPaths:
-    names = _names(run_dirs)
+    names = [printable(name) for name in _names(run_dirs)]
     runs = [read_run(run_dir, name) for run_dir, name in zip(run_dirs, names, strict=True)]
     trials = [trial for run in runs for trial in run.trials]
     groups = group_trials(trials)

@@ -11,6 +11,7 @@ from typing import NoReturn, cast
 
 from lab.errors import InputError
 from lab.pressure import SPARE
+from punch.text import printable_parts
 
 SCHEMA = 1
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -30,6 +31,8 @@ PREDICTIONS = ("direct", "fails", "depends")
 
 _DEEPEST = 100
 """Levels of nested objects and arrays in a record."""
+_SHORT_LINE = 4096
+"""Bytes of a line in which no text is too long to be shown."""
 _LARGEST = sys.float_info.max  # JSON can say 1e999, which Python reads as infinity
 
 
@@ -135,8 +138,8 @@ def read_run(run_dir: Path, name: str = "") -> Run:
     """Read `results.jsonl`, and `run.json` if present. `name` is what the report calls the run.
 
     A last line that has no line end and is no complete JSON object is what a killed run leaves: it is ignored, and
-    `cut_short` says so. Raises `InputError`, naming the file and the line, for every other line that is no result
-    record, and for a folder without results.
+    `cut_short` says so. Every text of a record is made printable (`punch.text`). Raises `InputError`, naming the file
+    and the line, for every other line that is no result record, and for a folder without results.
     """
     path = run_dir / "results.jsonl"
     try:
@@ -158,7 +161,7 @@ def _read_lines(path: Path, content: bytes, name: str) -> tuple[list[Trial], boo
     cut_short = False
     for number, line in enumerate([*lines, tail] if tail else lines, start=1):
         try:
-            record = _json_object(line)
+            record = _printable(line, _json_object(line))
         except ValueError:
             if number > len(lines):
                 cut_short = True
@@ -177,7 +180,8 @@ def _read_lines(path: Path, content: bytes, name: str) -> tuple[list[Trial], boo
 
 def _read_parameters(path: Path) -> Mapping[str, object]:
     try:
-        return _json_object(path.read_bytes())
+        content = path.read_bytes()
+        return _printable(content, _json_object(content))
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -199,6 +203,16 @@ def _json_object(text: bytes) -> dict[str, object]:
     if text.count(b"{") + text.count(b"[") > _DEEPEST and _depth(value) > _DEEPEST:
         raise ValueError("nested too deeply")
     return value
+
+
+def _printable(text: bytes, value: dict[str, object]) -> dict[str, object]:
+    """The object with every text in it as `punch.text.printable` makes it; `text` is what it was read from.
+
+    A record is from outside: a client under test has worded its reason, and runs are passed on.
+    """
+    if text.isascii() and not any(part in text for part in (b"\\", b"\x7f", b"##")) and len(text) <= _SHORT_LINE:
+        return value  # nothing to escape, as in most lines of a long run
+    return cast("dict[str, object]", printable_parts(value))
 
 
 def _depth(value: object) -> int:

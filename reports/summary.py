@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from punch.text import printable
 from reports.contest import Comparison, Contest, verdict
 from reports.groups import Group, Trials, totals
 from reports.results import Trial
@@ -150,6 +151,6 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _escaped(text: str) -> str:
     """The text as Markdown shows it literally, on one line."""
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()), None)
     text = re.sub(r"[\\`*\[\]|#~$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,17 +1,29 @@
-"""`results.csv`."""
+"""`results.csv`: a spreadsheet that opens it evaluates nothing in it."""
 
 from __future__ import annotations
 
 import csv
+import functools
+import re
 from collections.abc import Mapping, Sequence
 from io import StringIO
 
+from punch.text import printable
 from reports.results import Trial
 from reports.schema import as_text, columns, lines, rows
 
+_NUMBER = r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
+_FORMULA = re.compile(rf"((?:^|;)\s*)(?=[=+@\uff0b\uff0d\uff1d\uff20-])(?!{_NUMBER}\s*(?:;|$))")
+"""Where a spreadsheet would see a formula begin: at the start of a cell, or after `;`, which separates cells in many
+countries; not before a number. After OWASP, "CSV Injection", which also names the fullwidth forms of the four signs."""
+_NUMBERS = (int, float, bool)
+
 
 def results_csv(trials: Sequence[Trial]) -> str:
-    """One row a trial, columns as in `reports.schema`; null is an empty cell."""
+    """One row a trial, columns as in `reports.schema`; null is an empty cell.
+
+    Numbers are as they are. Text is printable, and gets a `'` where it would begin a formula.
+    """
     return table_csv(rows(trials))
 
 
@@ -20,7 +32,17 @@ def table_csv(table: Sequence[Mapping[str, object]]) -> str:
     names = list(columns(table))
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(names)
+    writer.writerow(map(_text, names))
     for cells in lines(table, names):
-        writer.writerow([cell if cell is None or type(cell) is str else as_text(cell) for cell in cells])
+        writer.writerow([None if cell is None else _text(cell) if type(cell) is str else _cell(cell) for cell in cells])
     return out.getvalue()
+
+
+def _cell(value: object) -> str:
+    text = as_text(value)
+    return text if type(value) in _NUMBERS else _text(text)
+
+
+@functools.lru_cache(maxsize=4096)  # most cells of a long run are the same few texts
+def _text(text: str) -> str:
+    return _FORMULA.sub(r"\1'", printable(text, None))

@@ -1,10 +1,12 @@
-"""Figures as text, the same in every chart, table and page."""
+"""Figures and names as text, the same in every chart, table and page."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 
 from lab.statistics import Interval
+from punch.text import printable
 from reports.groups import PairTrials
 
 NOT_MEASURED = "\N{EN DASH}"
@@ -15,6 +17,11 @@ MEANINGS: Mapping[str, str] = {
     "fails": "predicted to fail",
     "depends": "depends on timing or chance",
 }
+
+
+def escape(text: str) -> str:
+    """The text as HTML shows it literally, attributes included, on one line."""
+    return html.escape(printable(text, None))
 
 
 def percent(rate: float | None) -> str:

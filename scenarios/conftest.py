@@ -17,6 +17,7 @@ from lab.errors import InputError, PunchlabError
 from lab.record import record
 from lab.results import Results, RunFolder
 from lab.trial import Trial
+from punch.text import printable
 from topologies import TOPOLOGIES
 
 _SHAPE = ("unsolicited", "port_mapping", "delay", "loss", "cgn")
@@ -155,4 +156,4 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         try:
             reports.write(directory)
         except (PunchlabError, OSError) as error:
-            pytest.exit(f"report: {error}", returncode=pytest.ExitCode.INTERNAL_ERROR)
+            pytest.exit(printable(f"report: {error}"), returncode=pytest.ExitCode.INTERNAL_ERROR)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import io
 import os
 import sys
 import tempfile
@@ -13,13 +12,15 @@ from collections.abc import Sequence
 from lab import sandbox
 from lab.cli import arguments
 from lab.errors import InputError, MissingCapabilityError, PunchlabError, SeveralInputsError
+from punch.stdio import settle
+from punch.text import printable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `punchlab ARGUMENTS`; the exit status: 0 fine, 1 it failed, 2 what was asked for cannot be done."""
-    _settle_streams()
+    settle()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         try:
@@ -29,13 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except SeveralInputsError as errors:
         for each in errors.errors:
-            print(f"punchlab: {each}", file=sys.stderr)
+            _complain(each)
         return 2
     except (InputError, MissingCapabilityError) as error:
-        print(f"punchlab: {error}", file=sys.stderr)
+        _complain(error)
         return 2
     except PunchlabError as error:
-        print(f"punchlab: {error}", file=sys.stderr)
+        _complain(error)
         return 1
     except BrokenPipeError:  # nobody reads the output any more
         _discard_output()
@@ -44,29 +45,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in _FULL:
             raise
         _discard_output()
-        print(f"punchlab: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
+        _complain(f"{error.filename or 'standard output'}: {error.strerror}")
         return 1
     except KeyboardInterrupt:
-        print("punchlab: interrupted", file=sys.stderr)
+        _complain("interrupted")
         return 130
+
+
+def _complain(what: object) -> None:
+    """Say on one line of standard error what is wrong."""
+    print(f"punchlab: {printable(str(what))}", file=sys.stderr)
 
 
 def _discard_output() -> None:
     """Keep the interpreter from flushing standard output at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _settle_streams() -> None:
-    """Standard streams that are there, here and in children, and that take every character.
-
-    One that was closed becomes /dev/null: otherwise the next socket or namespace would get its descriptor.
-    """
-    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 (open until the process ends)
-            os.set_inheritable(number, True)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _run(given: argparse.Namespace) -> int:

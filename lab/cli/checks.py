@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from lab.cli.heartbeat import Heartbeat
+from lab.cli.screen import screen
 from lab.nat.check import Check, Row
 from punch.nat.requirements import Verdict
 
@@ -30,7 +30,7 @@ class CheckProgress:
 
     def __init__(self) -> None:
         columns = (TextColumn("probing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        console = Console(file=sys.stderr)
+        console = screen(sys.stderr)
         self._bar = Progress(*columns, console=console)
         self._task = self._bar.add_task("probing", total=None)
         self._done = "probing"
@@ -59,9 +59,7 @@ class CheckProgress:
             for number, row in enumerate(check.rows):
                 table.add_row(name if number == 0 else "", row.transport, row.field.replace("_", " "), _cell(row))
             table.add_section()
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=120)
+        console = screen(sys.stdout)
         console.print(table)
         if any(check.requirements for check in checks.values()):
             console.print(_requirements(checks))
@@ -82,13 +80,14 @@ def _requirements(checks: Mapping[str, Check]) -> Table:
     for name, check in checks.items():
         for number, row in enumerate(check.requirements):
             about, style = row.requirement, _STYLES[row.verdict]
-            verdict = f"[{style}]{row.verdict}[/]{f': {row.note}' if row.note else ''}"
+            verdict = Text.assemble((str(row.verdict), style), f": {row.note}" if row.note else "")
             table.add_row(name if number == 0 else "", str(about.rfc), about.name, about.level, about.text, verdict)
         table.add_section()
     return table
 
 
-def _cell(row: Row) -> str:
-    if row.agrees is None:
-        return f"[magenta]{escape(row.found)}[/] (claimed: {row.claimed})"
-    return row.found if row.agrees else f"[bold red]{row.found}[/] (claimed: {row.claimed})"
+def _cell(row: Row) -> Text:
+    if row.agrees:
+        return Text(row.found)
+    style = "magenta" if row.agrees is None else "bold red"
+    return Text.assemble((row.found, style), f" (claimed: {row.claimed})")

@@ -15,6 +15,7 @@ from lab.choices import one_of
 from lab.confinement import view
 from lab.confinement.view import Plan
 from lab.errors import InputError, LabError, MissingCapabilityError
+from punch.text import printable
 
 if TYPE_CHECKING:
     from lab.campaign import Executor
@@ -46,7 +47,7 @@ def run_command(given: argparse.Namespace) -> int:
     progress.summary()
     if records:
         _write_parquet(folder)
-    print(f"results: {folder}; draw them with: punchlab report {shlex.quote(str(folder))}")
+    print(printable(f"results: {folder}; draw them with: punchlab report {shlex.quote(str(folder))}"))
     return 1 if any(record["outcome"] == "lab_error" for record in records) else 0
 
 
@@ -186,7 +187,7 @@ def report_command(given: argparse.Namespace) -> int:
     import reports
 
     paths = reports.write(*given.directory, out=given.out)
-    print(f"report: {paths.page}")
+    print(printable(f"report: {paths.page}"))
     if paths.parquet is None:
         print(reports.NO_PARQUET)
     return 0

@@ -18,6 +18,7 @@ from lab.errors import InputError, PunchlabError
 from lab.lab import Lab
 from lab.numbers import of_text
 from punch.nat.behavior import BehaviorError
+from punch.text import printable
 
 USAGE = {
     "nat": "nat NAME reboot [SECONDS] | flush | address [ADDRESS] | down | up | behave PRESET | background RATE",
@@ -73,7 +74,7 @@ class Console:
             try:
                 status, text = 0, carry_out(self._lab, words)
             except (PunchlabError, BehaviorError) as error:
-                status, text = 2, f"{words[0]}: {error}"
+                status, text = 2, printable(f"{words[0]}: {error}")
             channel.sendall(json.dumps({"status": status, "text": text}).encode())
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -17,7 +17,9 @@ from rich.text import Text
 
 from lab.campaign import Campaign
 from lab.cli.heartbeat import Heartbeat
+from lab.cli.screen import screen
 from lab.results import Record
+from punch.text import printable
 
 _MATRICES = 6
 """So many matrices are printed at the end; of more, only the totals: the report has all."""
@@ -67,7 +69,7 @@ class RunProgress:
         self._done, self._here, self._expected = 0, 0, 0
         self._began: float | None = None
         self._budget_s = budget_s
-        self._console = Console(file=sys.stderr)
+        self._console = screen(sys.stderr)
         self._live = Live(console=self._console, get_renderable=self._picture, transient=True)
         self._heartbeat = Heartbeat(self._line)
 
@@ -108,9 +110,7 @@ class RunProgress:
 
     def summary(self) -> None:
         """Print direct/trials for every pair, and what did not go as predicted."""
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=120)
+        console = screen(sys.stdout)
         several = len(self._nats) > 1
         if several:
             console.print(self._overview(list(self._nats)))
@@ -118,16 +118,14 @@ class RunProgress:
             for combination in self._nats:
                 console.print(self._matrix(combination))
         console.print(f"{self._done} trials, {len(self._odd)} disagree with the oracle, {len(self._broken)} lab errors")
-        for record in self._odd:
-            predicted = record["prediction"]
-            console.print(
-                f"disagreement: {record['id']}: {record['outcome']} ({record['reason']}); predicted "
-                f"{predicted['outcome']}: {predicted['reason']}; control dial: {record['control']}",
-                soft_wrap=True,
-                markup=False,
-            )
-        for record in self._broken:
-            console.print(f"lab error: {record['id']}: {record['reason']}", soft_wrap=True, markup=False)
+        lines = [
+            f"disagreement: {record['id']}: {record['outcome']} ({record['reason']}); predicted "
+            f"{_predicted(record.get('prediction'))}; control dial: {record.get('control')}"
+            for record in self._odd
+        ]
+        lines += [f"lab error: {record['id']}: {record['reason']}" for record in self._broken]
+        for line in lines:
+            console.print(printable(line), soft_wrap=True)
 
     def _picture(self) -> RenderableType:
         parts: list[RenderableType] = []
@@ -151,26 +149,26 @@ class RunProgress:
         return grid
 
     def _line(self) -> str:
-        return ", ".join(Text.from_markup(word).plain for word in self._words())
+        return ", ".join(word.plain for word in self._words())
 
-    def _words(self) -> list[str]:
-        """How far the run is, in rich's markup."""
+    def _words(self) -> list[Text]:
+        """How far the run is."""
         if self._began is None:
-            return ["waiting for the first trial"]
+            return [Text("waiting for the first trial")]
         elapsed_s = time.monotonic() - self._began
-        words = [f"{self._done}/{self._expected}", f"{self._total.direct} direct"]
+        words = [Text(f"{self._done}/{self._expected}"), Text(f"{self._total.direct} direct")]
         if self._total.disagreeing:
-            words.append(f"[bold red]{self._total.disagreeing} disagree[/]")
+            words.append(Text(f"{self._total.disagreeing} disagree", "bold red"))
         if self._broken:
-            words.append(f"[red]{len(self._broken)} lab errors[/]")
+            words.append(Text(f"{len(self._broken)} lab errors", "red"))
         left_s = None if self._budget_s is None else max(0.0, self._budget_s - elapsed_s)
         if self._here and elapsed_s:
-            words.append(f"{self._here / elapsed_s:.1f}/s")
+            words.append(Text(f"{self._here / elapsed_s:.1f}/s"))
             needed_s = (self._expected - self._done) * elapsed_s / self._here
             left_s = needed_s if left_s is None else min(left_s, needed_s)
-        words.append(f"{_clock(elapsed_s)} gone")
+        words.append(Text(f"{_clock(elapsed_s)} gone"))
         if left_s is not None:
-            words.append(f"{_clock(left_s)} left")
+            words.append(Text(f"{_clock(left_s)} left"))
         return words
 
     def _overview(self, combinations: Sequence[str]) -> Table:
@@ -195,6 +193,13 @@ class RunProgress:
             tallies = (self._pairs.get((combination, (one, other))) for other in columns)
             table.add_row(one, *(Text("") if tally is None else tally.text() for tally in tallies))
         return Group(title, table)
+
+
+def _predicted(prediction: object) -> str:
+    """What was predicted, in words; the record may come from a file that anyone has written."""
+    if not isinstance(prediction, Mapping):
+        return "nothing"
+    return f"{prediction.get('outcome')}: {prediction.get('reason')}"
 
 
 def _clock(seconds: float) -> str:

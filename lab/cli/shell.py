@@ -22,7 +22,11 @@ _RELAYED = sandbox.PASSED_ON
 _ON = """#!/bin/sh
 [ $# -ge 2 ] || { echo "usage: on NODE CMD..." >&2; exit 2; }
 names=$(ls /run/netns | xargs)
-[ -e "/run/netns/$1" ] || { echo "on: node: '$1' cannot be used; expected one of $names" >&2; exit 2; }
+[ -e "/run/netns/$1" ] || {
+    printf "on: node: '%s' cannot be used; expected one of %s" "$1" "$names" | LC_ALL=C tr -c ' -~' '?' >&2
+    echo >&2
+    exit 2
+}
 exec ip netns exec "$@"
 """
 

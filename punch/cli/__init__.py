@@ -9,13 +9,14 @@ import os
 import sys
 
 from punch.cli import edge, files, probe, streams
-from punch.cli.terminal import Parser, complain, settle_streams
+from punch.cli.terminal import Parser, complain
 from punch.errors import EdgeUnreachableError, InputError, PunchFailedError
+from punch.stdio import settle
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: that of the process) and return its exit status."""
-    settle_streams()
+    settle()
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)

@@ -9,8 +9,8 @@ import termios
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-from punch.fields import printable
 from punch.sentences import offer_text
+from punch.text import printable, printable_lines
 
 _YES, _NO = ("y", "yes"), ("", "n", "no")
 _LONGEST = 4096  # bytes of an answer; a terminal has no longer lines
@@ -77,7 +77,7 @@ class Terminal:
 
     async def _say(self, text: str) -> None:
         loop = asyncio.get_running_loop()
-        data = memoryview(text.encode(errors="replace"))
+        data = memoryview(printable_lines(text).encode())
         while data:
             try:
                 data = data[os.write(self._fd, data) :]

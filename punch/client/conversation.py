@@ -7,7 +7,7 @@ import contextlib
 
 from punch.client.channel import Channel, Kind
 from punch.errors import ChannelError, ConnectionLostError, PunchFailedError, TamperedError, TunnelBrokenError
-from punch.fields import printable
+from punch.text import printable
 
 FAREWELL_S = 5.0  # how long to wait for the other end's FINAL once all is said
 INTERRUPTED_S = 1.0  # how long an interrupted end tries to say so

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 from punch.client.partial import is_partial_name
 from punch.errors import PunchError
+from punch.text import unsuitable_in_names
 
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 1024
 MAX_DEPTH = 32  # parts of one name
-_DANGEROUS = {"Cc", "Zl", "Zp"}  # control characters, line and paragraph separators
-_BIDI_CONTROLS = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # they make a name look like another
 
 
 class FileError(PunchError):
@@ -25,8 +22,8 @@ def check_name(name: str) -> None:
         raise FileError(f"{shown} is not a plain file name")
     if any("\ud800" <= each <= "\udfff" for each in name):  # what Python makes of bytes that are not UTF-8
         raise FileError(f"{shown} is not UTF-8")
-    if any(unicodedata.category(each) in _DANGEROUS or each in _BIDI_CONTROLS for each in name):
-        raise FileError(f"{shown} has control characters in it")
+    if (found := unsuitable_in_names(name)) is not None:
+        raise FileError(f"{shown} has a control character or an invisible one in it ({ascii(found)[1:-1]})")
     if len(name.encode()) > MAX_NAME_BYTES:
         raise FileError(f"{shown} is longer than {MAX_NAME_BYTES} bytes")
 

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from punch.events import Reporter
+from punch.stdio import unguarded
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -28,7 +29,7 @@ class Progress:
             from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
             columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar = Progress(*columns, console=Console(file=unguarded(sys.stderr)), transient=True)
             self._task = self._bar.add_task("", total=total)
 
     def __enter__(self) -> Self:

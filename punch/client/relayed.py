@@ -23,8 +23,8 @@ from punch.client.named import Named
 from punch.client.puncher import Connection
 from punch.endpoint import EdgeUrl, Endpoint
 from punch.errors import FrameError, NoConnectionError, PunchFailedError
-from punch.fields import printable
 from punch.relay import MAX_MESSAGE, PATH, parse_joined, relay_frame
+from punch.text import printable
 from punch.websocket import abort, open_websocket, protocol_violation, resolve, until_deaf, why
 
 PING_S = 10.0  # a dead relay is noticed within two of these

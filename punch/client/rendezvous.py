@@ -23,7 +23,6 @@ from punch.errors import (
     PunchFailedError,
     SignalError,
 )
-from punch.fields import printable
 from punch.frames import (
     Peer,
     Register,
@@ -35,6 +34,7 @@ from punch.frames import (
     signal_frame,
 )
 from punch.sighting import HEADER
+from punch.text import printable
 from punch.websocket import abort, close_by_reset, open_websocket, protocol_violation
 
 CONNECT_TIMEOUT_S = 5.0

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TypeVar
 
+from punch.text import shown
+
 
 class BehaviorError(ValueError):
     """A value that a field cannot have, or a combination of behaviors that no NAT can have or that this project cannot
@@ -20,7 +22,7 @@ class BehaviorError(ValueError):
 
 
 def _refused(name: str, value: object, expected: str) -> BehaviorError:
-    return BehaviorError(f"{name}: {value!r:.300} cannot be used; expected {expected}")
+    return BehaviorError(f"{name}: {shown(value)} cannot be used; expected {expected}")
 
 
 def _whole(name: str, value: object, least: int, most: int) -> int:

@@ -17,13 +17,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from punch.endpoint import Endpoint
-from punch.errors import MAX_SHOWN, PortMappingError
-from punch.fields import printable
+from punch.errors import PortMappingError
 from punch.portmap.gateway import default_gateway
 from punch.portmap.igd import Igd
 from punch.portmap.natpmp import NatPmp
 from punch.portmap.pcp import Pcp
 from punch.portmap.protocol import Mapper, Mapping
+from punch.text import LONGEST_VALUE, printable
 
 LIFETIME_S = 120
 RENEWAL_S = 10.0
@@ -132,4 +132,4 @@ async def _contained(asking: Awaitable[T]) -> T:
         return await asking
     except Exception as error:
         told = str(error) if isinstance(error, PortMappingError) else f"{type(error).__name__}: {error}"
-        raise PortMappingError(printable(told)[:MAX_SHOWN]) from None
+        raise PortMappingError(printable(told, LONGEST_VALUE)) from None

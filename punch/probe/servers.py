@@ -29,7 +29,6 @@ from punch.client.reach import Reach
 from punch.client.sockets import source_address
 from punch.endpoint import HOST_NAME, EdgeUrl, Endpoint
 from punch.errors import EdgeUnreachableError, FrameError, InputError, NoConnectionError
-from punch.fields import printable
 from punch.nat.probe import NotTested
 from punch.probe import stun
 from punch.probe.frames import (
@@ -44,6 +43,7 @@ from punch.probe.frames import (
     parse_vantage,
 )
 from punch.probe.udpsocket import UdpSocket
+from punch.text import printable
 from punch.websocket import abort, open_websocket, protocol_violation, resolve, why
 
 CONNECT_TIMEOUT_S = 5.0

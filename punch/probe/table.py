@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from punch.nat.probe import NotTested, Report, Value
+from punch.text import printable
 
 _GAP = 2
 
@@ -17,7 +18,7 @@ def table(report: Report) -> str:
         rows.append((name, _cell(udp), _cell(tcp)))
         for transport, value in (("UDP", udp), ("TCP", tcp)):
             if isinstance(value, NotTested):
-                notes.append(f"{name} ({transport}) {value}")
+                notes.append(printable(f"{name} ({transport}) {value}"))
     widths = [max(len(cell) for cell in column) + _GAP for column in zip(*rows, strict=True)]
     lines = ["".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([f"This host is {where}.", "", *lines, *(["", *notes] if notes else [])])
@@ -34,4 +35,4 @@ def _cell(value: Value) -> str:
         case float():
             return f"{value:.3f} s"
         case _:
-            return str(value)
+            return printable(str(value))

@@ -107,7 +107,7 @@ def test_what_an_edge_says_cannot_command_the_terminal(file: Path, code: int) ->
         stack.callback(hostile.shutdown)
         with send(f"ws://127.0.0.1:{hostile.socket.getsockname()[1]}", file) as sender:
             assert sender.finish() == 1
-    assert sender.wait_for("failed")["reason"] == "the edge ended the session: ?]0;owned?"
+    assert sender.wait_for("failed")["reason"] == r"the edge ended the session: \x1b]0;owned\x07"
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 
 from lab import workers
 from lab.campaign.execute import Finished, submit
+from punch.stdio import settle
 
 
 def serve(connection: Connection, jobs: int) -> None:
@@ -47,4 +48,5 @@ def _answer(connection: Connection, lock: threading.Lock, number: int, future: F
 
 
 if __name__ == "__main__":
+    settle()
     serve(Connection(int(sys.argv[1])), int(sys.argv[2]))

@@ -26,10 +26,10 @@ from websockets.exceptions import ConnectionClosed
 from punch.edge.bus.interface import Callback, Unsubscribe
 from punch.edge.bus.memory import Kept, Memory
 from punch.endpoint import EdgeUrl
-from punch.errors import MAX_SHOWN, FrameError, NoConnectionError
+from punch.errors import FrameError, NoConnectionError
 from punch.events import Reporter
-from punch.fields import printable
 from punch.frames import Body, Hello, SessionId, hello_frame, message_frame, parse_hello, parse_message
+from punch.text import LONGEST_VALUE, printable
 from punch.websocket import abort, open_websocket, protocol_violation, until_deaf
 
 PATH = "/mesh"
@@ -89,7 +89,7 @@ class Mesh:
 
         def reject(why: str) -> None:
             nonlocal told, reason
-            reason = printable(why)[:MAX_SHOWN]
+            reason = printable(why, LONGEST_VALUE)
             if reason != told:
                 self._report("not_joined", edge=str(url), reason=reason)
                 told = reason

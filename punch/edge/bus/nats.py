@@ -38,7 +38,6 @@ from punch.edge.bus.memory import Kept, Memory
 from punch.edge.bus.natsclient import BoundedClient
 from punch.errors import FrameError
 from punch.events import Reporter
-from punch.fields import printable
 from punch.frames import (
     MAX_FRAME,
     Body,
@@ -50,6 +49,7 @@ from punch.frames import (
     parse_hello,
     parse_message,
 )
+from punch.text import printable
 
 RESEND_S = 1.0
 RESEND_OLD_S = 5.0  # messages that are as old
@@ -167,7 +167,7 @@ class NatsBus:
             self._at = None
 
     async def _on_error(self, error: Exception) -> None:
-        self._report("bus_trouble", reason=printable(str(error) or type(error).__name__)[:200])
+        self._report("bus_trouble", reason=printable(str(error) or type(error).__name__, 200))
 
     async def _write(self, client: Client) -> None:
         while True:

@@ -1,0 +1,106 @@
+"""Standard streams of a command: they are there, take every character, and command neither a terminal nor a CI run.
+
+Whatever a command prints passes here: sentences, errors, usage, warnings, logs of libraries and tracebacks. So none of
+them has to think of it. Only what draws on a terminal (`rich`) writes to the streams below, by `unguarded`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+from typing import Any, TextIO, cast
+
+from punch.text import disarmed, printable
+
+_UNSAFE = re.compile(r"[^\n\t -~]+")
+_STARTS_COMMAND = re.compile(r"^([^\S\n]*)::", re.MULTILINE)
+
+
+class _Guard(io.TextIOBase):
+    """A text stream in front of another. Everything but `write` is that of the other.
+
+    Lines may end, and have tabs; all else that `punch.text` calls not safe is escaped. A line that begins with `::`
+    would be a command of GitHub Actions, and is written with `\\x3a:`.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self._blank = True
+        """Whether the line that is being written has nothing but blanks so far."""
+
+    def write(self, text: str) -> int:
+        """Write the text; the number of its characters, as given."""
+        self.stream.write(self._safe(text))
+        return len(text)
+
+    def _safe(self, text: str) -> str:
+        safe = disarmed(_UNSAFE.sub(_escaped, text))
+        if "::" in safe:
+            safe = _STARTS_COMMAND.sub(self._unless_within, safe)
+        *before, last = safe.rpartition("\n")
+        self._blank = (any(before) or self._blank) and not last.strip()
+        return safe
+
+    def _unless_within(self, found: re.Match[str]) -> str:
+        if found.start() == 0 and not self._blank:
+            return found[0]
+        return rf"{found[1]}\x3a:"
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    def writable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """The stream below is closed by whoever opened it."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the stream below is."""
+        return self.stream.closed
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """That of the stream below."""
+        return self.stream.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        """What the stream below does with characters that its encoding lacks."""
+        return self.stream.errors
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return printable(found[0], None)
+
+
+def unguarded(stream: TextIO) -> TextIO:
+    """The stream below a guard, or the stream itself: for a library that commands the terminal on purpose."""
+    return unguarded(stream.stream) if isinstance(stream, _Guard) else stream
+
+
+def settle() -> None:
+    """From now on the standard streams of this process are what this module says.
+
+    One that was closed becomes /dev/null, here and in children: otherwise the next socket or namespace would get its
+    descriptor.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 (open until the process ends)
+            os.set_inheritable(number, True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = (cast("TextIO", _Guard(unguarded(stream))) for stream in (sys.stdout, sys.stderr))

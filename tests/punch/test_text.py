@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import io
+import json
+import sys
+import unicodedata
+from collections.abc import Callable
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from punch import stdio
+from punch.client.names import FileError, check_name
+from punch.errors import InputError, PunchError, PunchFailedError
+from punch.events import human_reporter, json_reporter
+from punch.text import LONGEST, printable, printable_lines, safe_json, shown
+from tests.plain import ATTACKS, HOSTILE, assert_plain, assert_plain_line, is_plain
+
+ANY_TEXT = st.text(st.characters() | st.sampled_from("#[:\x1b\u202e\n\udcff"), max_size=60)
+
+
+def test_of_all_characters_none_gets_through_that_is_not_plain() -> None:
+    text = "".join(map(chr, range(sys.maxunicode + 1)))
+    assert all(map(is_plain, printable(text, None)))
+    assert all(map(is_plain, safe_json(json.dumps(text, ensure_ascii=False))))
+
+
+@given(ANY_TEXT)
+@example("####[a")
+@example("##\udcff[")
+@example("x" * (LONGEST - 1) + "\x1b")
+def test_text_is_one_line_and_stays_as_it_is_when_made_printable_again(text: str) -> None:
+    once = printable(text)
+    assert_plain(once.replace("::", ""))  # `::` is a command only where it begins a line of an output
+    assert "\n" not in once
+    assert len(once) <= LONGEST
+    assert printable(once) == once
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "naïve 日本語 (€)", "a\u3000b", "10:00\u202fAM", "C:\\new", "a::b", "# [x]", "é"]
+)
+def test_plain_text_stays_as_it_is(text: str) -> None:
+    assert printable(text) == text
+
+
+def test_what_is_escaped_can_be_read() -> None:
+    assert printable("a\x1b[1m\tb\u202e\U000e0041\udcff ##[error]") == (
+        r"a\x1b[1m\tb\u202e\U000e0041\udcff #\u0023[error]"
+    )
+    assert printable("x" * 50, 10) == f"{'x' * 9}…"
+
+
+@given(ANY_TEXT)
+def test_text_of_several_lines_keeps_them(text: str) -> None:
+    assert printable_lines(text).split("\n") == [printable(line) for line in text.split("\n")]
+
+
+@given(st.recursive(ANY_TEXT | st.integers() | st.none(), lambda inner: st.dictionaries(ANY_TEXT, inner, max_size=3)))
+def test_json_means_the_same_and_is_plain(value: object) -> None:
+    for ascii_only in (True, False):
+        document = safe_json(json.dumps(value, ensure_ascii=ascii_only))
+        assert_plain(document.replace("::", ""))
+        assert json.loads(document) == value
+
+
+@pytest.mark.parametrize("value", [HOSTILE, [HOSTILE], {HOSTILE: 1}, 10**5000, HOSTILE.encode()], ids=type)
+def test_values_of_any_kind_are_shown_in_bounds(value: object) -> None:
+    assert_plain(shown(value))
+    assert len(shown(value)) <= 300
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PunchError(HOSTILE),
+        InputError(HOSTILE, HOSTILE, HOSTILE),
+        PunchFailedError("refused", HOSTILE),
+        PunchFailedError("refused", "x" * 10**6),
+    ],
+)
+def test_an_error_is_one_plain_line_whatever_it_quotes(error: PunchError) -> None:
+    assert_plain_line(f"{error}\n")
+    assert len(str(error)) <= LONGEST
+
+
+def written(write: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What comes out of standard output while `write` writes to it."""
+    below = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    monkeypatch.setattr(sys, "stdout", below)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    stdio.settle()
+    stdio.settle()  # twice is once
+    assert stdio.unguarded(sys.stdout) is below
+    write()
+    assert isinstance(below.buffer, io.BytesIO)
+    return below.buffer.getvalue().decode()
+
+
+def test_a_standard_stream_lets_nothing_through_but_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write() -> None:
+        for attack in (*ATTACKS, HOSTILE):
+            print(attack, "naïve\t日本語", sep="\n")
+
+    text = written(write, monkeypatch)
+    assert_plain(text)
+    assert text.count("naïve\t日本語\n") == len(ATTACKS) + 1
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        (["::error::x"], r"\x3a:error::x"),
+        (["a\n", "\xa0 ::error::x"], "a\n\xa0 " + r"\x3a:error::x"),
+        (["  ", "::error::x"], r"  \x3a:error::x"),
+        (["a\n\n::error::x"], "a\n\n" + r"\x3a:error::x"),
+        (["at ", "::1"], "at ::1"),
+        (["at ", "::1\n::1"], "at ::1\n" + r"\x3a:1"),
+        (["a ::error::x"], "a ::error::x"),
+    ],
+)
+def test_a_line_that_begins_with_a_command_is_none(
+    parts: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write() -> None:
+        for part in parts:
+            sys.stdout.write(part)
+
+    assert written(write, monkeypatch) == expected
+
+
+def test_a_sentence_gets_printable_fields_and_json_the_true_ones() -> None:
+    heard: list[object] = []
+    fields = {"reason": HOSTILE, "names": [HOSTILE], "size": 3, HOSTILE: ("a",)}
+    human_reporter({"event": lambda given: heard.append(given)}, io.StringIO())("event", **fields)
+    assert heard == [
+        {"reason": printable(HOSTILE), "names": [printable(HOSTILE)], "size": 3, printable(HOSTILE): ["a"]}
+    ]
+    stream = io.StringIO()
+    json_reporter(stream)("event", **fields)
+    assert json.loads(stream.getvalue())["reason"] == HOSTILE
+    assert stream.getvalue().isascii()
+
+
+@pytest.mark.parametrize(
+    "char",
+    [
+        *("\u200e", "\u200f", "\u061c", "\u202a", "\u202e", "\u2066", "\u2069"),
+        *("\x00", "\t", "\x7f", "\x85", "\x9b", "\u2028", "\u2029"),
+        *("\u00ad", "\u200b", "\u2060", "\ufeff", "\u034f", "\u115f", "\u3164", "\uffa0", "\U000e0041"),
+        *("\ufdd0", "\ufffe", "\U0010ffff", "\udcff"),
+    ],
+)
+def test_a_name_with_what_nobody_sees_is_refused(char: str) -> None:
+    for name in (char, f"a{char}.txt", f"{char}a", f"a{char}"):
+        with pytest.raises(FileError) as caught:
+            check_name(name)
+        assert str(caught.value).isascii()
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "👩\u200d👧.png",
+        "❤\ufe0f",
+        "葛\U000e0100城",
+        "\u0600",
+        "Screenshot 10.00\u202fAM.png",
+        "a\u3000b",
+    ],
+)
+def test_a_name_has_the_joiners_and_blanks_that_its_language_needs(name: str) -> None:
+    check_name(name)
+
+
+def test_names_have_no_bidirectional_control_of_any_kind() -> None:
+    bidi = {"LRE", "LRO", "RLE", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    controls = {chr(code) for code in range(sys.maxunicode + 1) if unicodedata.bidirectional(chr(code)) in bidi}
+    for char in controls | set("\u200e\u200f\u061c"):
+        with pytest.raises(FileError):
+            check_name(f"a{char}b")
