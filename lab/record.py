@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import datetime
+import traceback
+from pathlib import Path
 from typing import Any
 
 from lab.control import Control
-from lab.lab import Path
+from lab.errors import PunchlabError
+from lab.lab import Path as LabPath
 from lab.options import Options
 from lab.trial import Trial
 from lab.versions import versions
 from punch.nat.oracle import Prediction
 
 SCHEMA = 1
+_REASON_CHARACTERS = 2000
 
 
 def record(trial: Trial, **more: Any) -> dict[str, Any]:
@@ -48,7 +52,7 @@ def lab_error(
     started: datetime.datetime,
     error: Exception,
     *,
-    path: Path | None = None,
+    path: LabPath | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """The record of a trial in which the lab itself broke: nothing was measured. `path` if the topology was read."""
@@ -56,10 +60,21 @@ def lab_error(
         **_asked(options, pair, started, more),
         **({} if path is None else _path(path)),
         "outcome": "lab_error",
-        "reason": str(error),
+        "reason": _words(error),
         "agrees": None,
         "versions": dict(versions()),
     }
+
+
+def _words(error: Exception) -> str:
+    """What the error says; of one that nobody raised on purpose also its type and the line of code."""
+    text = str(error)
+    if not isinstance(error, PunchlabError | OSError):
+        place = traceback.extract_tb(error.__traceback__)[-1:]
+        text = ", ".join(
+            [f"{type(error).__name__}: {text}", *(f"{Path(at.filename).name}:{at.lineno}" for at in place)]
+        )
+    return text if len(text) <= _REASON_CHARACTERS else f"{text[: _REASON_CHARACTERS - 1]}…"
 
 
 def _asked(options: Options, pair: tuple[str, str], started: datetime.datetime, more: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +91,7 @@ def _asked(options: Options, pair: tuple[str, str], started: datetime.datetime, 
     }
 
 
-def _path(path: Path) -> dict[str, Any]:
+def _path(path: LabPath) -> dict[str, Any]:
     return {
         "delay_s": path.delay_s,
         "jitter_s": path.jitter_s,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import os
 import secrets
-import tempfile
+import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from lab.edges import EdgeNetwork
 from lab.errors import ClientError, InputError
 from lab.exchange import Delivery, Exchange, Pair, delivery
 from lab.exchange import Side as ExchangeSide
+from lab.files import scratch_folder
 from lab.forecast import forecast_with_private
 from lab.lab import Lab
 from lab.lab import Path as LabPath
@@ -127,9 +129,9 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
     edges = edge_network(lab, options.client)
     dialled = control.dial(lab, one, other)  # while the edges start
     broken = _what_breaks(edges.wait)
-    with tempfile.TemporaryDirectory(prefix="punchlab-", dir="/run") as folder:
-        sent, inbox = Path(folder) / "sent.bin", Path(folder) / "inbox"
-        sent.write_bytes(secrets.token_bytes(options.file_size))
+    with scratch_folder() as folder:
+        sent, inbox = folder / "sent.bin", folder / "inbox"
+        digest = _write_random(sent, options.file_size)
         inbox.mkdir()
         path = lab.path(one, other)
         with Recorder(_capture_points(lab, one, other), full=options.full_capture) as recorder:
@@ -140,7 +142,7 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
                 sides, pressure = (Side(one, [], None, ""), Side(other, [], None, "")), None
             exchange = _settled(recorder, pair_of(lab, one, other), path)
             recording = recorder.stop()
-        arrived = _same_content(sent, inbox / sent.name)
+        arrived = _holds(inbox / sent.name, options.file_size, digest)
     broken = broken or edges.contract_error
     if len(recording.frames) != len(exchange.frames):
         exchange = Exchange(recording.frames, exchange.pair)
@@ -158,7 +160,7 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
     if broken is None and outcome not in ("direct", "relayed"):
         broken = edges.trouble()
     if broken is not None:
-        outcome, reason = "client_error", broken
+        outcome, reason = "client_error", verdict.legible(broken)
     prediction = forecast_with_private(
         lab,
         one,
@@ -280,11 +282,20 @@ def _capture_points(lab: Lab, one: str, other: str) -> list[CapturePoint]:
     ]
 
 
-def _same_content(sent: Path, received: Path) -> bool:
-    if not received.is_file():
+def _write_random(file: Path, size: int) -> bytes:
+    """Fill the file with random bytes; their SHA-256, for what is in the file later is up to the sender."""
+    content = secrets.token_bytes(size)
+    file.write_bytes(content)
+    return hashlib.sha256(content).digest()
+
+
+def _holds(received: Path, size: int, digest: bytes) -> bool:
+    """Whether there is a file of that size and SHA-256. It is the receiver's: it may be a link, a pipe, or endless."""
+    try:
+        descriptor = os.open(received, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
         return False
-    digests = []
-    for path in (sent, received):
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").digest())
-    return digests[0] == digests[1]
+    with os.fdopen(descriptor, "rb") as file:
+        there = os.fstat(descriptor)
+        same_size = stat.S_ISREG(there.st_mode) and there.st_size == size
+        return same_size and hashlib.file_digest(file, "sha256").digest() == digest

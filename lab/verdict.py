@@ -38,8 +38,17 @@ OUTCOMES = (
 EDGE_OVERHEAD = 32 * 1024
 """Bytes from the sender through edges to the receiver that a direct trial may have, for rendezvous messages."""
 
+_REASON_CHARACTERS = 1000
+"""Of what a client wrote, in a reason."""
+
 _CLIENT_OUTCOMES = frozenset(OUTCOMES) - {"direct", "relayed", "lab_error"}
 """What a client may report."""
+
+
+def legible(text: str) -> str:
+    """What a client wrote as one line of bounded length that does nothing to a terminal."""
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[: _REASON_CHARACTERS + 1])
+    return shown if len(shown) <= _REASON_CHARACTERS else f"{shown[: _REASON_CHARACTERS - 1]}…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +111,7 @@ def judge(
     """
     proof = delivery(exchange, {tuple(way) for way in (nats, shortcut) if way is not None})
     if (broken := next((side.broken for side in sides if side.broken is not None), None)) is not None:
-        return "client_error", broken
+        return "client_error", legible(broken)
     if all(side.returncode == 0 for side in sides):
         if not arrived:
             return "client_error", "both clients ended with exit status 0, but the file that was sent did not arrive"
@@ -160,14 +169,16 @@ def _cause(sides: Sequence[Side], exchange: Exchange) -> tuple[str, str]:
 def _failure(side: Side) -> _Failure:
     failed = side.last("failed")
     if failed is not None and failed.get("outcome") in _CLIENT_OUTCOMES:
-        return _Failure(side, str(failed["outcome"]), f"{side.host}: {failed.get('reason')}", side.last_time("failed"))
+        return _Failure(
+            side, str(failed["outcome"]), f"{side.host}: {legible(str(failed.get('reason')))}", side.last_time("failed")
+        )
     ended = "it did not end in time" if side.returncode is None else f"exit status {side.returncode}"
     words = side.errors.splitlines()[-1] if side.errors else ended
-    return _Failure(side, "client_error", f"{side.host}: {words}", side.ended_s)
+    return _Failure(side, "client_error", f"{side.host}: {legible(words)}", side.ended_s)
 
 
 def timings(sides: Sequence[Side], begun: float) -> dict[str, float]:
-    """The durations between the clients' events, in seconds; only of what happened on both sides.
+    """The durations between the clients' events, in seconds; only of what happened on both sides, in that order.
 
     `rendezvous`: from `begun`, when the clients were started, to the later peer_known; `first_syn`: from there to the
     later first SYN; `connected`, `agreed` and `transferred`: from the earlier first SYN to the later side's event;
@@ -191,4 +202,4 @@ def timings(sides: Sequence[Side], begun: float) -> dict[str, float]:
         for key, event in (("connected", "connected"), ("agreed", "agreed"), ("transferred", "done")):
             moment = later(event)
             measured[key] = None if moment is None else moment - min(instants)
-    return {key: value for key, value in measured.items() if value is not None}
+    return {key: value for key, value in measured.items() if value is not None and value >= 0}
