@@ -12,9 +12,9 @@ LINE_BYTES, OUTPUT_BYTES, ERROR_BYTES = 1 << 20, 16 << 20, 64 << 20
 """The most that a command may write in one line of standard output, to all of it, and to standard error."""
 
 EVENTS_BYTES = 48 << 20
-"""The most memory that its events may take: 40,000 of 150 bytes with six fields each."""
+"""The most memory that its events may take, about: 40,000 of 130 bytes with six fields each."""
 
-_EVENT_BYTES, _VALUE_BYTES = 200, 64
+_EVENT_BYTES, _VALUE_BYTES = 350, 64
 """Of memory, about: for an event, and for each of its names, values, arrays and objects."""
 _TAIL_BYTES = 2000
 """Kept of standard error."""
