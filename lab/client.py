@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lab import words as syntax
+from lab.confinement import view
+from lab.confinement.view import Plan, Share
 from lab.contract import EDGE, PLACEHOLDERS, RECEIVER, SENDER
 from lab.errors import InputError
 from lab.forked import Function
@@ -34,6 +36,10 @@ class Client:
     in the event `code`, and the receiver gets it on a line of standard input; otherwise the lab chooses {code}. With
     `function` the commands are its arguments.
 
+    A client is confined (`lab.confinement`): it sees the programs and libraries of the machine, the working directory
+    and the folders of the files that its commands name, read-only, and writes to private folders and {directory}.
+    `reads` and `writes` are further files and folders (absolute paths) for it to read, and to read and change.
+
     Raises `InputError` that names the client and the field for a value of a wrong type. A trial that uses the client
     checks the placeholders of its commands (`check`).
     """
@@ -45,6 +51,8 @@ class Client:
     strategies: Sequence[str]
     tells_code: bool
     function: Function | None = None
+    reads: Sequence[str] = ()
+    writes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not _is_name(self.name):
@@ -56,6 +64,10 @@ class Client:
         names = self.strategies
         if isinstance(names, str) or not isinstance(names, Collection) or not names or not all(map(_is_name, names)):
             raise InputError(f"client {self.name}, strategies", names, "a sequence of names, at least one")
+        for field in ("reads", "writes"):
+            paths = getattr(self, field)
+            if isinstance(paths, str) or not isinstance(paths, Sequence) or not all(map(_is_path, paths)):
+                raise InputError(f"client {self.name}, {field}", paths, "a sequence of absolute paths")
         for role in (EDGE, SENDER, RECEIVER):
             self._check_types(role)
 
@@ -74,6 +86,13 @@ class Client:
     def uses(self, role: str, placeholder: str) -> bool:
         """Whether the command of a role has that placeholder."""
         return any(placeholder in syntax.placeholders(part) for part, _optional in _each(self.command_of(role)))
+
+    def view(self, role: str, given: Iterable[Share] = ()) -> Plan:
+        """What the client sees in that role of the machine's files, with what it is `given` in a trial."""
+        words = [word for word, _optional in _each(self.command_of(role)) if not syntax.placeholders(word)]
+        program = [] if self.function is not None else words[:1]
+        own = [*(Share(path) for path in self.reads), *(Share(path, writable=True) for path in self.writes)]
+        return view.plan([*view.needed(program, words), *own, *given], under=map(Share, view.SYSTEM))
 
     def check(self) -> None:
         """Raise `InputError` that names client and role for a placeholder that the command of the role cannot have."""
@@ -109,6 +128,10 @@ def _each(words: Words) -> list[tuple[str, bool]]:
         else:
             found += [(part, True) for part in word]
     return found
+
+
+def _is_path(path: object) -> bool:
+    return isinstance(path, str) and path.startswith("/") and "\0" not in path
 
 
 def _is_name(name: object) -> bool:

@@ -120,7 +120,8 @@ class EdgeNetwork:
         return self._processes[name]
 
     def start(self, name: str, through: Sequence[str] = ()) -> None:
-        """Start an edge, again if it was killed; `through` are words of a command that runs its own command.
+        """Start an edge, again if it was killed; `through` are words of a command that runs its own command, which
+        is not confined then.
 
         A command that cannot be started is reported by `wait`. Raises `InputError`.
         """
@@ -131,12 +132,13 @@ class EdgeNetwork:
         self._frozen.discard(name)
         self._unstarted.pop(name, None)
         words, function = self._words(name, self._client), self._client.function
+        confined = None if through else self._client.view(EDGE)
         if through:
             words = [*through, *(words if function is None else function.as_command(words))]
             function = None
         speaker = Speaker(self._client.name, EDGE, name)
         try:
-            self._processes[name] = EventProcess(node, words, function, speaker=speaker)
+            self._processes[name] = EventProcess(node, words, function, speaker=speaker, confined=confined)
         except ClientError as error:
             self._unstarted[name] = str(error)
 
@@ -145,7 +147,7 @@ class EdgeNetwork:
         process = self.process(name)
         self._down.add(name)
         self._frozen.discard(name)
-        leftovers.kill(process.members())
+        process.kill()
         process.read()
 
     def freeze(self, name: str) -> None:

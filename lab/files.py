@@ -1,17 +1,10 @@
-"""Files that are written aside and renamed: each has its old content or the whole new one, also on a full disk.
-
-And folders for what other programs write (`scratch_folder`).
-"""
+"""Files that are written aside and renamed: each has its old content or the whole new one, also on a full disk."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from lab.errors import InputError, LabError, PunchlabError
@@ -53,16 +46,3 @@ def write_file(path: Path, content: bytes, field: str = "out") -> None:
                 draft.unlink()
     except OSError as error:
         raise write_error(field, path, error) from error
-
-
-@contextlib.contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A folder on the sandbox's own file system, removed after the block with whatever programs have put there."""
-    folder = Path(tempfile.mkdtemp(prefix="punchlab-", dir="/run"))
-    try:
-        yield folder
-    finally:
-        try:
-            shutil.rmtree(folder)
-        except (OSError, RecursionError):  # folders deeper than Python recurses or a path can name
-            subprocess.run(["rm", "-rf", "--", str(folder)], check=False, capture_output=True)

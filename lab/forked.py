@@ -1,7 +1,8 @@
-"""Processes forked from a server that has imported the client: `start` is `subprocess.Popen` for a Python function.
+"""Processes forked from a server that has imported the client: `start` is `subprocess.Popen` for Python functions.
 
-One server per function, started at first use by whoever needs it; it ends with its starter. Processes of one campaign
-share it (`addresses`, `adopt`), each over a connection of its own, which takes its clients along when it ends.
+Commands that are confined are started that way, too. There is one server per function, and one for commands, started at
+first use; it ends with its starter. Processes of one campaign share it (`prepare`, `adopt`), each over a connection of
+its own, which takes its clients along when it ends.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from pathlib import Path
 from typing import IO
 
 from lab import programs
+from lab.confinement import view
 from lab.errors import ClientError, InputError, LabError
 from lab.forkserver import DESCRIPTORS, REQUEST_BYTES, STATUS
 from lab.namespace import Namespace
 
 _END_S = 2.0
+_KILL_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +57,16 @@ class Function:
 class ForkedProcess:
     """A running function: the part of `subprocess.Popen` that the lab uses. Streams are unbuffered."""
 
-    def __init__(self, pid: int, pidfd: int, status: int, stdin: IO[bytes], stdout: IO[bytes]) -> None:
+    def __init__(
+        self, pid: int, pidfd: int, first: int | None, status: int, stdin: IO[bytes], stdout: IO[bytes]
+    ) -> None:
         self.pid, self.stdin, self.stdout, self.stderr = pid, stdin, stdout, None
         self.returncode: int | None = None
         self._pidfd, self._status = pidfd, status
+        self.confined = first is not None
+        """Whether it has a PID namespace of its own, in which everything is that it has started."""
+        self._first = first
+        """The pidfd of the first process of that namespace."""
 
     def end_of(self) -> int:
         """A descriptor that can be read from when it has ended; the caller closes it."""
@@ -84,6 +93,22 @@ class ForkedProcess:
         """SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
+    def end_namespace(self) -> None:
+        """Kill it with everything that it has started, if it is confined, and wait until that has ended; idempotent.
+
+        Raises `LabError` for a process that does not end.
+        """
+        if self._first is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._first, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(self._first, select.POLLIN)
+        if not poll.poll(_KILL_S * 1000):
+            raise LabError(f"process {self.pid} does not end")
+        os.close(self._first)
+        self._first = None
+
     def _wait(self, timeout: float | None) -> int | None:
         if self.returncode is None:
             poll = select.poll()
@@ -106,9 +131,9 @@ class _Servers:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._addresses: dict[Function, str] = {}
-        self._adopted: set[Function] = set()
-        self._connections: dict[Function, socket.socket] = {}
+        self._addresses: dict[Function | None, str] = {}
+        self._adopted: set[Function | None] = set()
+        self._connections: dict[Function | None, socket.socket] = {}
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def forget(self) -> None:
@@ -119,16 +144,17 @@ class _Servers:
             process.returncode = 0  # not ours to wait for
         self._begin()
 
-    def start(self, function: Function) -> str:
-        """The address of the function's server, which gets ready meanwhile."""
+    def start(self, function: Function | None) -> str:
+        """The address of the server of the function, or of commands without one; it gets ready meanwhile."""
         with self._lock:
             if function not in self._addresses:
                 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
                     listener.bind("")  # an abstract name that is free, in this network namespace only
                     listener.listen(socket.SOMAXCONN)
-                    words = [json.dumps(sys.path), str(listener.fileno()), function.name, *function.preload]
+                    words = [json.dumps(sys.path), str(listener.fileno())]
+                    words += [""] if function is None else [function.name, *function.preload]
                     process = subprocess.Popen(
-                        [*programs.python("lab.forkserver"), *words],
+                        [*programs.python("lab.forkserver", isolated=function is None), *words],
                         stdin=subprocess.PIPE,
                         stdout=subprocess.DEVNULL,
                         pass_fds=[listener.fileno()],
@@ -138,7 +164,7 @@ class _Servers:
                     self._addresses[function] = listener.getsockname()
             return self._addresses[function]
 
-    def adopt(self, addresses: Mapping[Function, str]) -> None:
+    def adopt(self, addresses: Mapping[Function | None, str]) -> None:
         """Use servers that another process has started, those of functions that are new here."""
         with self._lock:
             for function, address in addresses.items():
@@ -146,8 +172,11 @@ class _Servers:
                     self._adopted.add(function)
                     self._addresses[function] = address
 
-    def ask(self, function: Function, request: bytes, descriptors: Sequence[int]) -> tuple[int, int]:
-        """Process id and pidfd of a new process. Raises `LabError`; `ClientError` for a function that is not there."""
+    def ask(self, function: Function | None, request: bytes, descriptors: Sequence[int]) -> tuple[int, list[int]]:
+        """Process id and pidfds of a new process.
+
+        Raises `LabError`; `ClientError` for a function that is not there, or a command that cannot be started.
+        """
         address = self.start(function)
         with self._lock:
             connection = self._connections.get(function)
@@ -159,7 +188,7 @@ class _Servers:
                     connection.connect(address)
                 socket.send_fds(connection, [request], descriptors)
                 answer, received, _flags, _address = socket.recv_fds(
-                    connection, REQUEST_BYTES, 1, socket.MSG_CMSG_CLOEXEC
+                    connection, REQUEST_BYTES, 2, socket.MSG_CMSG_CLOEXEC
                 )
                 if not answer:
                     raise ConnectionResetError(errno.ECONNRESET, "it has ended")
@@ -168,14 +197,16 @@ class _Servers:
                 connection.close()
                 if isinstance(error, OSError):
                     self._addresses.pop(function)  # so that the next one gets a new server
-                    raise LabError(f"client: {function.name}: its fork server: {error.strerror}") from error
+                    raise LabError(f"{_name(function)}: its fork server: {error.strerror}") from error
                 raise
         result = json.loads(answer)
         if "unusable" in result:
             raise ClientError(result["unusable"])
+        if "refused" in result:
+            raise ClientError(result["refused"])
         if "error" in result:
-            raise LabError(f"client: {function.name}: its fork server: {result['error']}")
-        return int(result["pid"]), received[0]
+            raise LabError(f"{_name(function)}: its fork server: {result['error']}")
+        return int(result["pid"]), received
 
     def stop(self) -> None:
         """End the servers that were started here, and what runs in them."""
@@ -196,19 +227,38 @@ os.register_at_fork(after_in_child=_SERVERS.forget)
 prepare, adopt = _SERVERS.start, _SERVERS.adopt
 
 
-def start(function: Function, arguments: Sequence[str], namespace: Namespace, stderr: IO[bytes]) -> ForkedProcess:
-    """Run the function in a process of its own in the namespace, standard input and output being pipes.
+def start(
+    function: Function | None,
+    arguments: Sequence[str],
+    namespace: Namespace,
+    stderr: IO[bytes],
+    confined: view.Plan | None = None,
+) -> ForkedProcess:
+    """Run the function in a process of its own in the network namespace, standard input and output being pipes.
 
-    Working directory and environment are this process's. Raises `ClientError` for a function that cannot be imported,
-    `LabError`.
+    Without a function the arguments are the words of a command. Working directory and environment are this process's.
+    A process that is `confined` sees what is planned and no other files, and has few privileges (`lab.confinement`).
+    Raises `ClientError` for a function that cannot be imported or a command that cannot be started, `LabError`.
     """
-    wanted = {"arguments": list(arguments), "directory": _directory(), "environment": dict(os.environ)}
-    request = json.dumps(wanted).encode()
-    if len(request) > REQUEST_BYTES:
-        raise LabError(
-            f"client: {len(request)} bytes of arguments and environment; at most {REQUEST_BYTES} can be passed on"
-        )
+    wanted: dict[str, object] = {
+        "arguments": list(arguments),
+        "directory": _directory(),
+        "environment": dict(os.environ) if confined is None else view.environment(os.environ),
+        "confined": None,
+    }
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+        trees: Sequence[view.Tree] = []
+        if confined is not None:
+            trees = theirs.enter_context(view.opened(confined))
+            wanted["confined"] = {
+                "trees": [(tree.path, tree.folder) for tree in trees],
+                "links": list(confined.links),
+            }
+        request = json.dumps(wanted).encode()
+        if len(request) > REQUEST_BYTES:
+            raise LabError(
+                f"client: {len(request)} bytes of arguments and environment; at most {REQUEST_BYTES} can be passed on"
+            )
         pipes = [os.pipe() for _ in range(3)]
         (their_stdin, stdin), (stdout, their_stdout), (status, their_status) = pipes
         for descriptor in (their_stdin, their_stdout, their_status):
@@ -217,9 +267,14 @@ def start(function: Function, arguments: Sequence[str], namespace: Namespace, st
             ours.callback(os.close, descriptor)
         handed = [namespace.fd, their_stdin, their_stdout, stderr.fileno(), their_status]
         assert len(handed) == DESCRIPTORS
-        pid, pidfd = _SERVERS.ask(function, request, handed)
+        pid, pidfds = _SERVERS.ask(function, request, [*handed, *(tree.descriptor for tree in trees)])
         ours.pop_all()
-    return ForkedProcess(pid, pidfd, status, os.fdopen(stdin, "wb", 0), os.fdopen(stdout, "rb", 0))
+    first = pidfds[1] if len(pidfds) > 1 else None
+    return ForkedProcess(pid, pidfds[0], first, status, os.fdopen(stdin, "wb", 0), os.fdopen(stdout, "rb", 0))
+
+
+def _name(function: Function | None) -> str:
+    return "client" if function is None else f"client: {function.name}"
 
 
 def _directory() -> str:

@@ -1,22 +1,29 @@
-"""The process that Python clients are forked from: it has imported them, and waits.
+"""The process that clients are forked from: it has imported those that are Python functions, and waits.
 
-A client that starts as a command spends a quarter of a second on imports; forked, it is at work after two or three
+A Python client that starts as a command spends a quarter of a second on imports; forked, it is at work after a few
 milliseconds. It is a real process all the same, with arguments, streams, environment and network namespace of its own.
+The server that has no function starts commands.
 
-The server is single-threaded and speaks JSON over a SOCK_SEQPACKET socket, descriptors beside it (SCM_RIGHTS):
+The server is single-threaded and speaks JSON over a SOCK_SEQPACKET socket, descriptors with it (SCM_RIGHTS):
 
-    {"arguments": […], "directory": …, "environment": {…}}  with: network namespace, stdin, stdout, stderr, status pipe
-        -> {"pid": N} with a pidfd, or {"error": "…"}, or {"unusable": "…"} for a function that cannot be imported
+    {"arguments": […], "directory": …, "environment": {…}, "confined": null}
+        with: network namespace, stdin, stdout, stderr, status pipe
+        -> {"pid": N} with a pidfd; {"error": "…"}; {"refused": "…"} for a command that cannot be started;
+           or {"unusable": "…"} for a function that cannot be imported
 
-When the process ends, its wait status (int, native) is written to the status pipe. What was started over a connection
-is killed when the connection ends; the server ends with its standard input.
+A confined client also has mount, PID and IPC namespaces of its own, in which it is not the first process:
+
+    "confined": {"trees": [[path, is a folder], …], "links": [[path, target], …]}
+        with, in addition: the detached trees -> {"pid": N} with the pidfds of the client and of the first process
+
+When the client ends, its wait status (int, native) is written to the status pipe. When the first process is killed, so
+is everything in its namespace. What was started over a connection is killed when the connection ends; the server ends
+with its standard input.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -26,33 +33,40 @@ import signal
 import socket
 import struct
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
+
+from lab import forkchild
+from lab.confinement import roles
+from lab.forkchild import Function
 
 REQUEST_BYTES, DESCRIPTORS = 1 << 17, 5
-STATUS = struct.Struct("=i")
-_CLONE_NEWNET, _PR_SET_PDEATHSIG = 0x40000000, 1
-_libc = ctypes.CDLL(None, use_errno=True)
+MOST_DESCRIPTORS = 200
+"""With the trees of a confined client; the kernel passes on 253 at a time."""
 
-Function = Callable[[], object]
+STATUS = struct.Struct("=i")
+_ERROR_BYTES = 4096
 
 
 @dataclass(eq=False)
 class _Connection:
     socket: socket.socket
     children: dict[int, int] = field(default_factory=dict)
-    """pidfd -> process id of what runs."""
+    """pidfd -> process id of what runs: clients, and the first processes of their namespaces."""
 
 
 class Server:
-    """Serves at `listener` until standard input ends. `target` is the function, or what is wrong with it."""
+    """Serves at `listener` until standard input ends.
 
-    def __init__(self, listener: socket.socket, target: Function | str, name: str) -> None:
+    `target` is the function, what is wrong with it, or None: then the arguments are the words of a command.
+    """
+
+    def __init__(self, listener: socket.socket, target: Function | str | None, name: str) -> None:
         self._listener, self._target, self._name = listener, target, name
         self._selector = selectors.DefaultSelector()
-        self._statuses: dict[int, int] = {}  # pidfd -> status pipe
+        self._statuses: dict[int, int] = {}  # pidfd of a client -> status pipe
+        self._roles = roles.Roles()
 
     def run(self) -> None:
         """Serve. In a forked child this does not return."""
@@ -72,7 +86,7 @@ class Server:
     def _serve(self, connection: _Connection) -> None:
         try:
             request, descriptors, _flags, _address = socket.recv_fds(
-                connection.socket, REQUEST_BYTES, DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+                connection.socket, REQUEST_BYTES, MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
             )
         except ConnectionError:
             request, descriptors = b"", []
@@ -82,35 +96,49 @@ class Server:
             for child in connection.children.values():
                 os.kill(child, signal.SIGKILL)
             return
-        *streams, status = descriptors
         if isinstance(self._target, str):
             for descriptor in descriptors:
                 os.close(descriptor)
             self._answer(connection, {"unusable": self._target})
             return
-        pid = self._fork(self._target, json.loads(request), streams, status)
-        for descriptor in streams:
-            os.close(descriptor)
-        if isinstance(pid, str):
-            os.close(status)
-            self._answer(connection, {"error": pid})
-            return
-        pidfd = os.pidfd_open(pid)
-        self._statuses[pidfd] = status
-        connection.children[pidfd] = pid
-        self._selector.register(pidfd, selectors.EVENT_READ, lambda: self._reap(connection, pidfd))
-        self._answer(connection, {"pid": pid}, pidfd)
-
-    def _fork(self, target: Function, request: dict[str, Any], streams: Sequence[int], status: int) -> int | str:
-        """The process id of a new client, or why there is none."""
         try:
-            pid = os.fork()
+            self._start(connection, self._target, json.loads(request), descriptors)
         except OSError as error:
-            return f"fork: {error.strerror}"
-        if pid == 0:
-            os.close(status)
-            self._become(target, request, streams)
-        return pid
+            self._answer(connection, {"error": error.strerror})
+        finally:
+            for descriptor in {*descriptors} - {*self._statuses.values()}:
+                os.close(descriptor)
+
+    def _start(
+        self, connection: _Connection, target: Function | None, request: dict[str, Any], descriptors: Sequence[int]
+    ) -> None:
+        """Fork a client, and answer. Raises OSError if that cannot be."""
+        space, *streams, status = descriptors[:DESCRIPTORS]
+        trees = descriptors[DESCRIPTORS:]
+        settled, settling = os.pipe()
+        own = [key.fd for key in self._selector.get_map().values() if key.fd != 0]
+        with os.fdopen(settled, "rb") as outcome:
+            with os.fdopen(settling, "wb", 0) as report:
+
+                def become() -> None:
+                    """In the child: leave everything of the server behind, and be the client."""
+                    for descriptor in (*own, *self._statuses.values(), status, settled):
+                        os.close(descriptor)
+                    forkchild.become(target, self._name, request, space, streams, trees, self._roles, report)
+
+                first, pid = (None, _fork(become)) if request["confined"] is None else self._roles.fork(become)
+            said = outcome.read(_ERROR_BYTES)
+        pidfds = [os.pidfd_open(each) for each in (pid, first) if each is not None]
+        for pidfd, each in zip(pidfds, (pid, first), strict=False):
+            connection.children[pidfd] = each or 0
+            self._selector.register(pidfd, selectors.EVENT_READ, lambda ended=pidfd: self._reap(connection, ended))
+        if said:
+            if first is not None:
+                os.kill(first, signal.SIGKILL)
+            self._answer(connection, json.loads(said))
+            return
+        self._statuses[pidfds[0]] = status
+        self._answer(connection, {"pid": pid}, *pidfds)
 
     def _answer(self, connection: _Connection, answer: dict[str, Any], *descriptors: int) -> None:
         with contextlib.suppress(ConnectionError):  # who asked has ended; that is read next
@@ -119,75 +147,20 @@ class Server:
     def _reap(self, connection: _Connection, pidfd: int) -> None:
         self._selector.unregister(pidfd)
         _pid, wait_status = os.waitpid(connection.children.pop(pidfd), 0)
-        status = self._statuses.pop(pidfd)
-        with contextlib.suppress(BrokenPipeError):  # nobody wants to know
-            os.write(status, STATUS.pack(wait_status))
-        for descriptor in (status, pidfd):
-            os.close(descriptor)
-
-    def _become(self, target: Function, request: dict[str, Any], streams: Sequence[int]) -> NoReturn:
-        """In the child: leave everything of the server behind, and be the client."""
-        status = 1
-        try:
-            for key in list(self._selector.get_map().values()):
-                if key.fd != 0:
-                    os.close(key.fd)
-            self._selector.close()
-            for pipe in self._statuses.values():
-                os.close(pipe)
-            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            _settle(request, streams)
-            sys.argv = [self._name, *request["arguments"]]
-            status = _call(target)
-        except BaseException:  # whatever it is, the server's loop must not go on in here
-            sys.excepthook(*sys.exc_info())
-        finally:
-            os._exit(_wind_up(status))
+        os.close(pidfd)
+        status = self._statuses.pop(pidfd, None)
+        if status is not None:
+            with contextlib.suppress(BrokenPipeError):  # nobody wants to know
+                os.write(status, STATUS.pack(wait_status))
+            os.close(status)
 
 
-def _settle(request: dict[str, Any], descriptors: Sequence[int]) -> None:
-    """Namespace, streams, directory and environment as asked for."""
-    space, *streams = descriptors
-    if _libc.setns(space, _CLONE_NEWNET) != 0:
-        raise OSError(ctypes.get_errno(), "setns")
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-    for descriptor in descriptors:
-        os.close(descriptor)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - descriptors, open until the process ends
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - as above
-    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115 - as above
-    os.environ.clear()
-    os.environ.update(request["environment"])
-    os.chdir(request["directory"])
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _call(target: Function) -> int:
-    """Its exit status, as the interpreter would have it."""
-    try:
-        result = target()
-    except SystemExit as ended:
-        result = ended.code
-    except KeyboardInterrupt:
-        result = 130
-    if result is None or isinstance(result, int):
-        return int(result or 0) & 0xFF
-    print(result, file=sys.stderr)
-    return 1
-
-
-def _wind_up(status: int) -> int:
-    """What the interpreter does at its end and a client may count on: threads, exit functions, buffers."""
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
-    atexit._run_exitfuncs()
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return status or 1
-    return status
+def _fork(become: Callable[[], None]) -> int:
+    """The process id of a child that becomes something else."""
+    pid = os.fork()
+    if pid == 0:
+        become()
+    return pid
 
 
 def resolve(name: str, preload: Sequence[str]) -> Function | str:
@@ -206,10 +179,15 @@ def resolve(name: str, preload: Sequence[str]) -> Function | str:
 
 
 def main(search_path: str, listener: str, name: str, *preload: str) -> None:
-    """Be the server: the starter's `sys.path` in JSON, the descriptor to listen on, the function, the modules."""
-    sys.path[:] = json.loads(search_path)
+    """Be the server: the starter's `sys.path` in JSON, the descriptor to listen on, the function, the modules.
+
+    Without a function, its name is empty.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    target = resolve(name, preload)
+    target: Function | str | None = None
+    if name:
+        sys.path[:] = json.loads(search_path)
+        target = resolve(name, preload)
     gc.collect()
     gc.freeze()  # what is shared stays shared: the collector would write to every object
     Server(socket.socket(fileno=int(listener)), target, name.partition(":")[0]).run()

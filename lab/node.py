@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from lab import forked, leftovers
+from lab.confinement import view
 from lab.errors import LabError
 from lab.graph import GraphNode, Interface
 from lab.namespace import Namespace
@@ -113,10 +114,16 @@ class Node:
         self._processes.append(process)
         return process
 
-    def fork(self, function: forked.Function, arguments: Sequence[str], stderr: IO[bytes]) -> forked.ForkedProcess:
-        """Run a Python function inside the node, as a process of its own with pipes; see `lab.forked`."""
+    def fork(
+        self,
+        function: forked.Function | None,
+        arguments: Sequence[str],
+        stderr: IO[bytes],
+        confined: view.Plan | None = None,
+    ) -> forked.ForkedProcess:
+        """Run a Python function or a command inside the node, as a process of its own with pipes; see `lab.forked`."""
         self._used = True
-        process = forked.start(function, arguments, self.namespace, stderr)
+        process = forked.start(function, arguments, self.namespace, stderr, confined)
         self._processes.append(process)
         return process
 
@@ -166,6 +173,8 @@ class Node:
 
     def forget(self, process: Process) -> None:
         """Wait for the end of a process that was started here, and let go of its streams; idempotent."""
+        if isinstance(process, forked.ForkedProcess):
+            process.end_namespace()
         process.wait()
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:

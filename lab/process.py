@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import IO
 
 from lab import leftovers
+from lab.confinement.view import Plan
 from lab.contract import Event, Speaker
 from lab.errors import ClientError, LabError
 from lab.forked import ForkedProcess, Function
@@ -61,8 +62,9 @@ class EventProcess:
     It has ended when its main process has, also if another process holds its output open. `events` grows while
     `wait_for` runs; lines that are no events are passed over. With a `speaker` the events are checked by
     `lab.contract`, and the first that breaks it, or output without bounds, is in `contract_error`: nothing that comes
-    later is taken in. Standard input is at its end, but with `reads_input` it is open for `tell`. Raises `ClientError`
-    if the command cannot be started.
+    later is taken in. Standard input is at its end, but with `reads_input` it is open for `tell`. With a plan of what
+    it sees of the file system it is `confined` (`lab.confinement`). Raises `ClientError` if the command cannot be
+    started.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class EventProcess:
         *,
         speaker: Speaker | None = None,
         reads_input: bool = False,
+        confined: Plan | None = None,
     ) -> None:
         self.node, self.command = node, command
         self.speaker = speaker or Speaker(None, None, node.name)
@@ -80,7 +83,7 @@ class EventProcess:
         self.ended_s: float | None = None
         """When its end was seen, CLOCK_MONOTONIC seconds."""
         self._settled = False
-        self.before = node.present()
+        self.before = frozenset() if confined is not None else node.present()
         """What ran in the node before it."""
         self._output = Output(self.speaker, time.monotonic())
         # No file, which would take as much memory as the command writes until it is looked at.
@@ -88,7 +91,7 @@ class EventProcess:
         self._stderr = os.fdopen(errors, "rb", 0)
         try:
             with os.fdopen(theirs, "wb", 0) as stderr:
-                self.process = self._start(function, reads_input, stderr)
+                self.process = self._start(function, reads_input, stderr, confined)
             favor(self.process.pid, CLIENT)
         except BaseException:
             self._stderr.close()
@@ -96,10 +99,12 @@ class EventProcess:
         self._ended = _end_of(self.process)
         self._pipes = _Pipe(self.stdout, self._output.take), _Pipe(self._stderr, self._output.take_errors)
 
-    def _start(self, function: Function | None, reads_input: bool, stderr: IO[bytes]) -> Process:
+    def _start(
+        self, function: Function | None, reads_input: bool, stderr: IO[bytes], confined: Plan | None
+    ) -> Process:
         try:
-            if function is not None:
-                process: Process = self.node.fork(function, self.command, stderr)
+            if function is not None or confined is not None:
+                process: Process = self.node.fork(function, self.command, stderr, confined)
                 if not reads_input and process.stdin is not None:
                     process.stdin.close()
                 return process
@@ -113,7 +118,8 @@ class EventProcess:
                 start_new_session=True,
             )
         except ClientError as error:
-            raise ClientError(f"{self.speaker}: {error}") from error
+            who = str(self.speaker) if function is not None else f"{self.speaker}: {self.command[0]}"
+            raise ClientError(f"{who}: {error}") from error
         except OSError as error:
             raise ClientError(f"{self.speaker}: {self.command[0]}: {error.strerror}") from error
 
@@ -201,6 +207,11 @@ class EventProcess:
             elif registered and not wanted:
                 selector.unregister(source)
 
+    def kill(self) -> None:
+        """Kill it with everything that it has started."""
+        if not _end_namespace(self.process):
+            leftovers.kill(self.members())
+
     def members(self) -> set[int]:
         """The process ids of the command and of everything that it has started, as far as it runs."""
         return _members([self])
@@ -226,15 +237,16 @@ def end(processes: Sequence[EventProcess], grace_s: float = 2.0) -> None:
     """Ask all of them to stop, then kill them, with everything that they have started."""
     running = [process for process in processes if process.returncode is None]
     # Now, for a process that has joined another network namespace is found only as long as its parent runs.
-    started = leftovers.started_by(process.process.pid for process in running)
+    started = leftovers.started_by(process.process.pid for process in running if not _is_confined(process.process))
     for process in running:
         with contextlib.suppress(ProcessLookupError):
             process.process.send_signal(signal.SIGTERM)
             process.process.send_signal(signal.SIGCONT)
     wait_for(running, lambda: all(process.returncode is not None for process in running), grace_s)
-    leftovers.kill(process.process.pid for process in running if process.returncode is None)
+    scattered = [process for process in processes if not _end_namespace(process.process)]
+    leftovers.kill(process.process.pid for process in scattered if process.returncode is None)
     leftovers.kill(pid for pid, known in started.items() if leftovers.is_still(pid, known))
-    unfinished = [process for process in processes if process.node.namespace.fd >= 0]
+    unfinished = [process for process in scattered if process.node.namespace.fd >= 0]
     while left := _members(unfinished):
         leftovers.kill(left)
     for process in processes:
@@ -273,6 +285,18 @@ def _members(processes: Sequence[EventProcess]) -> set[int]:
         if pid in own or (status is not None and status.session != by_hand and not leftovers.descends(pid, others)):
             members.add(pid)
     return members
+
+
+def _is_confined(process: Process) -> bool:
+    return isinstance(process, ForkedProcess) and process.confined
+
+
+def _end_namespace(process: Process) -> bool:
+    """Kill everything in the PID namespace of a confined process; false for one that is not confined."""
+    if not isinstance(process, ForkedProcess) or not process.confined:
+        return False
+    process.end_namespace()
+    return True
 
 
 def _end_of(process: Process) -> int:

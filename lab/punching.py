@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.contract import HOSTS, RECEIVER, Speaker
+from lab.confinement.view import Share
+from lab.contract import HOSTS, RECEIVER, SENDER, Speaker
 from lab.edges import PORT
 from lab.errors import ClientError
 from lab.lab import Lab
@@ -56,6 +57,7 @@ def punch(
     commands = [
         client.command(role, values | {"start_at": instant}) for role, instant in zip(HOSTS, instants, strict=True)
     ]
+    given = {SENDER: Share(str(sent)), RECEIVER: Share(str(inbox), writable=True)}
     processes: list[EventProcess] = []
     unstarted: dict[str, str] = {}
     share = None
@@ -64,8 +66,11 @@ def punch(
             reads_input = client.tells_code and role == RECEIVER
             speaker = Speaker(client.name, role, host)
             try:
+                confined = client.view(role, [given[role]])
                 processes.append(
-                    EventProcess(lab[host], words, client.function, speaker=speaker, reads_input=reads_input)
+                    EventProcess(
+                        lab[host], words, client.function, speaker=speaker, reads_input=reads_input, confined=confined
+                    )
                 )
             except ClientError as error:
                 unstarted[host] = str(error)

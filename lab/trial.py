@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import os
 import secrets
 import stat
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import control, punching, verdict
+from lab import control, mounts, punching, verdict
 from lab.capture.frame import CapturePoint, Recording
 from lab.capture.recorder import Recorder
 from lab.client import Client
@@ -21,7 +23,6 @@ from lab.edges import EdgeNetwork
 from lab.errors import ClientError, InputError
 from lab.exchange import Delivery, Exchange, Pair, delivery
 from lab.exchange import Side as ExchangeSide
-from lab.files import scratch_folder
 from lab.forecast import forecast_with_private
 from lab.lab import Lab
 from lab.lab import Path as LabPath
@@ -33,6 +34,8 @@ from punch.nat.oracle import Dial, Prediction
 
 _LAST_FRAMES_S = 0.1
 """How long the frames that end a connection may take, beyond twice the delay of the path, to be captured."""
+
+_SPARE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +132,12 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
     edges = edge_network(lab, options.client)
     dialled = control.dial(lab, one, other)  # while the edges start
     broken = _what_breaks(edges.wait)
-    with scratch_folder() as folder:
-        sent, inbox = folder / "sent.bin", folder / "inbox"
-        digest = _write_random(sent, options.file_size)
-        inbox.mkdir()
-        path = lab.path(one, other)
+    path = lab.path(one, other)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="punchlab-", dir="/run"))
+        sent, inbox = Path(folder) / "sent.bin", Path(folder) / "inbox"
+        sent.write_bytes(secrets.token_bytes(options.file_size))
+        stack.enter_context(_inbox(inbox, options.file_size))
         with Recorder(_capture_points(lab, one, other), full=options.full_capture) as recorder:
             begun = time.monotonic()
             if broken is None:
@@ -142,7 +146,7 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
                 sides, pressure = (Side(one, [], None, ""), Side(other, [], None, "")), None
             exchange = _settled(recorder, pair_of(lab, one, other), path)
             recording = recorder.stop()
-        arrived = _holds(inbox / sent.name, options.file_size, digest)
+        arrived = _same_content(sent, inbox / sent.name)
     broken = broken or edges.contract_error
     if len(recording.frames) != len(exchange.frames):
         exchange = Exchange(recording.frames, exchange.pair)
@@ -282,20 +286,27 @@ def _capture_points(lab: Lab, one: str, other: str) -> list[CapturePoint]:
     ]
 
 
-def _write_random(file: Path, size: int) -> bytes:
-    """Fill the file with random bytes; their SHA-256, for what is in the file later is up to the sender."""
-    content = secrets.token_bytes(size)
-    file.write_bytes(content)
-    return hashlib.sha256(content).digest()
-
-
-def _holds(received: Path, size: int, digest: bytes) -> bool:
-    """Whether there is a file of that size and SHA-256. It is the receiver's: it may be a link, a pipe, or endless."""
+def _same_content(sent: Path, received: Path) -> bool:
+    """Whether that was received, in a file that the client has made: a link would lead to a file of the lab's."""
     try:
-        descriptor = os.open(received, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        found = os.open(received, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
-    with os.fdopen(descriptor, "rb") as file:
-        there = os.fstat(descriptor)
-        same_size = stat.S_ISREG(there.st_mode) and there.st_size == size
-        return same_size and hashlib.file_digest(file, "sha256").digest() == digest
+    with os.fdopen(found, "rb") as arrived, sent.open("rb") as original:
+        status = os.fstat(arrived.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size != os.fstat(original.fileno()).st_size:
+            return False
+        digests = {hashlib.file_digest(file, "sha256").digest() for file in (arrived, original)}
+    return len(digests) == 1
+
+
+@contextlib.contextmanager
+def _inbox(folder: Path, file_size: int) -> Iterator[None]:
+    """Make the folder, with room for twice such a file: a client cannot fill the memory of the sandbox."""
+    folder.mkdir()
+    size = 2 * file_size + _SPARE_BYTES
+    mounts.mount("tmpfs", str(folder), "tmpfs", mounts.NOSUID | mounts.NODEV, f"mode=700,size={size}")
+    try:
+        yield
+    finally:
+        mounts.unmount(str(folder))

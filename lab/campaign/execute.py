@@ -89,7 +89,7 @@ class LocalExecutor:
 def submit(pool: ProcessPoolExecutor, job: Job) -> Future[Finished]:
     """Queue a job for the workers of a pool (`lab.workers`). Raises `BrokenExecutor` once one of them was killed."""
     function = job.cell.options.client.function
-    servers = {} if function is None else {function: forked.prepare(function)}
+    servers = {function: forked.prepare(function)}
     return pool.submit(_run_with, servers, job)
 
 
@@ -131,7 +131,7 @@ def run_job(job: Job) -> Finished:
         return Finished(broken, None, time.monotonic() - began)
 
 
-def _run_with(servers: Mapping[Function, str], job: Job) -> Finished:
+def _run_with(servers: Mapping[Function | None, str], job: Job) -> Finished:
     """In a worker: all share the fork servers of the process that started them."""
     forked.adopt(servers)
     return run_job(job)

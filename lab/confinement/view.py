@@ -1,0 +1,233 @@
+"""The file system that a confined program sees: programs and libraries of the machine, and what it is given, read-only.
+
+It is made of an allowlist, so that what a machine has in places that nobody thought of is not in it: sockets, other
+disks, the homes of users. A share is seen under the path that it has on the machine, with the links on the way to it.
+Everything that can be written is private, a tmpfs of its own: /run, /tmp, /dev/shm, and HOME, which is /run/home.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from lab import mounts, programs
+
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu", "/snap")
+"""Where distributions keep programs, libraries and their settings."""
+
+HOME = "/run/home"
+
+_PRIVATE = ("/tmp", "/run", "/dev", "/proc", "/sys", "/var")  # noqa: S108 - made private here
+_OF_THE_KERNEL = ("/dev", "/proc", "/sys")
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_COMMAND_DEVICES = ("tty", "net/tun")
+_LINKS = {
+    "/dev/fd": "/proc/self/fd",
+    **{f"/dev/{name}": f"/proc/self/fd/{number}" for number, name in enumerate(("stdin", "stdout", "stderr"))},
+    "/var/run": "/run",
+    "/var/lock": "/run/lock",
+    "/var/tmp": "/tmp",  # noqa: S108 - as above
+}
+_OF_THE_USER = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "TMPDIR")
+_PROGRAM_FOLDERS = ("bin", "sbin", "shims")
+_MOST_LINKS = 40  # as many as the kernel follows
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Share:
+    """A file or folder of the machine; with `writable` the program may change it."""
+
+    path: str
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is attached where: `shares` by their real paths, parents first, and the symbolic links that lead to them."""
+
+    shares: Sequence[Share]
+    links: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A detached tree of mounts for that path, and whether it is a folder."""
+
+    path: str
+    folder: bool
+    descriptor: int
+
+
+def plan(shares: Iterable[Share], under: Iterable[Share] = ()) -> Plan:
+    """What has to be attached so that the shares are seen; what lies in another one, or in one `under` it, is not.
+
+    Paths that do not exist are left out.
+    """
+    kept: list[Share] = []
+    links: dict[str, str] = {}
+    there = [Share(_resolve(share.path)[0], share.writable) for share in under]
+    resolved = ((*_resolve(share.path), share.writable) for share in shares if os.path.lexists(share.path))
+    for real, passed, writable in sorted(resolved, key=lambda each: (each[0], not each[2])):
+        links.update(passed)
+        covered = any(_contains(each.path, real) and each.writable >= writable for each in (*there, *kept))
+        if not covered and os.path.exists(real):
+            kept.append(Share(real, writable))
+    return Plan(kept, list(links.items()))
+
+
+def needed(program: Sequence[str], words: Sequence[str]) -> list[Share]:
+    """What a program needs that the system's folders do not have.
+
+    The working directory; the interpreter and the packages of this process; what PATH leads to; the folders of the
+    `program` (a name or a path, or none) and of the files whose absolute paths are among the `words` of its command. A
+    folder as wide as a home is none of them: there it is the file alone.
+    """
+    folders = [_working_directory(), *_of_python(), *_of_path(os.environ.get("PATH", os.defpath))]
+    files = [found for found in (programs.find(word) for word in program) if found is not None]
+    files += [word for word in words if word.startswith("/") and os.path.exists(word)]
+    files = [file for file in files if not any(_contains(each, file) for each in _OF_THE_KERNEL)]
+    for file in (os.path.abspath(each) for each in files):
+        real = os.path.realpath(file)
+        for each in (file, real):
+            folder = each if os.path.isdir(each) else os.path.dirname(each)
+            folders.append(each if _is_wide(folder) else folder)
+    return [Share(folder) for folder in dict.fromkeys(folders) if not _is_wide(folder)]
+
+
+@contextlib.contextmanager
+def opened(planned: Plan) -> Iterator[list[Tree]]:
+    """The trees of a plan, to be attached once; they are closed at the end of the block. Raises OSError."""
+    with contextlib.ExitStack() as stack:
+        trees = []
+        for share in planned.shares:
+            descriptor = stack.enter_context(mounts.cloned(share.path))
+            mounts.restrict(descriptor, read_only=not share.writable)
+            trees.append(Tree(share.path, stat.S_ISDIR(os.fstat(descriptor).st_mode), descriptor))
+        yield trees
+
+
+def attach(trees: Iterable[Tree], links: Iterable[tuple[str, str]], root: str = "") -> None:
+    """Attach trees, parents first, below a root that can be written, and make the links to them. Raises OSError."""
+    for path, target in links:
+        # It is there already if a tree contains it.
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(os.path.dirname(root + path), exist_ok=True)
+            os.symlink(target, root + path)
+    for tree in trees:
+        _make_mount_point(root + tree.path, folder=tree.folder)
+        mounts.attach(tree.descriptor, root + tree.path)
+
+
+def build(root: str, planned: Plan, *, command: bool = False) -> None:
+    """Make the file system over the folder `root` of this mount namespace. Raises OSError.
+
+    It has the system's folders, what is planned, this namespace's /proc and /sys, and devices that hold nothing. What
+    is private is missing (see `make_private`) but for a `command`, which also gets a terminal and TUN devices.
+    """
+    system = plan([Share(path) for path in SYSTEM])
+    with contextlib.ExitStack() as stack:
+        # Before anything is mounted, which may hide what is to be in it.
+        trees = [*stack.enter_context(opened(system)), *stack.enter_context(opened(planned))]
+        for name in (*_DEVICES, *(_COMMAND_DEVICES if command else ())):
+            if os.path.exists(f"/dev/{name}"):
+                trees.append(Tree(f"/dev/{name}", False, stack.enter_context(mounts.cloned(f"/dev/{name}"))))  # noqa: PERF401
+        trees += [Tree(path, True, stack.enter_context(mounts.cloned(path))) for path in ("/proc", "/sys")]
+        mounts.mount("tmpfs", root, "tmpfs", mounts.NOSUID, "mode=755,size=4m")
+        for folder in ("/tmp", "/run", "/dev/shm", "/var", "/proc", "/sys"):  # noqa: S108 - mount points
+            os.makedirs(root + folder)
+        for path, target in _LINKS.items():
+            os.symlink(target, root + path)
+        if command:
+            make_private(root)
+            _make_terminals(root)
+        attach(sorted(trees, key=lambda tree: tree.path), [*system.links, *planned.links], root)
+
+
+def make_private(root: str = "", options: str = "") -> None:
+    """Mount one tmpfs, with those further options, where programs write. Raises OSError."""
+    mounts.mount("tmpfs", f"{root}/run", "tmpfs", mounts.NOSUID | mounts.NODEV, f"mode=755{options}")
+    for name, mode in (("tmp", 0o1777), ("shm", 0o1777), ("home", 0o700), ("lock", 0o755)):
+        os.mkdir(f"{root}/run/{name}")
+        os.chmod(f"{root}/run/{name}", mode)
+    mounts.mount(f"{root}/run/tmp", f"{root}/tmp", None, mounts.BIND)
+    mounts.mount(f"{root}/run/shm", f"{root}/dev/shm", None, mounts.BIND)
+
+
+def environment(given: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a program that sees it: its HOME, and nothing that names folders of the user's."""
+    return {name: value for name, value in given.items() if name not in _OF_THE_USER} | {"HOME": HOME}
+
+
+def _make_terminals(root: str) -> None:
+    """Pseudoterminals of its own (devpts)."""
+    os.mkdir(f"{root}/dev/pts")
+    mounts.mount("devpts", f"{root}/dev/pts", "devpts", mounts.NOSUID | mounts.NOEXEC, "newinstance,ptmxmode=0666")
+    os.symlink("pts/ptmx", f"{root}/dev/ptmx")
+
+
+def _make_mount_point(path: str, *, folder: bool) -> None:
+    if folder:
+        os.makedirs(path, exist_ok=True)
+    elif not os.path.exists(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _resolve(path: str) -> tuple[str, dict[str, str]]:
+    """The real path, and the symbolic links (path -> target) on the way."""
+    links: dict[str, str] = {}
+    current, left = "/", [*PurePosixPath(path).parts[1:]]
+    while left:
+        part = left.pop(0)
+        if part == "..":
+            current = os.path.dirname(current)
+            continue
+        step = os.path.join(current, part)
+        if not os.path.islink(step) or len(links) > _MOST_LINKS:
+            current = step
+            continue
+        target = os.readlink(step)
+        links[step] = target
+        if target.startswith("/"):
+            current = "/"
+        left = [part for part in target.split("/") if part not in ("", ".")] + left
+    return current, links
+
+
+def _of_python() -> list[str]:
+    prefixes = (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix)
+    return [*prefixes, *(os.path.abspath(path) for path in sys.path if path)]
+
+
+@functools.lru_cache(maxsize=8)
+def _of_path(search_path: str) -> list[str]:
+    found = []
+    for folder in search_path.split(os.pathsep):
+        path = PurePosixPath(folder)
+        if path.is_absolute() and os.path.isdir(folder):
+            parent = str(path.parent)
+            found.append(parent if path.name in _PROGRAM_FOLDERS and not _is_wide(parent) else folder)
+    return found
+
+
+def _is_wide(path: str) -> bool:
+    """Whether more than a project or a program can be in the folder: a home, a folder of homes, or what is private."""
+    homes = {os.environ.get("HOME", ""), os.path.expanduser("~root")} - {""}
+    return any(_contains(path, each) for each in (*homes, *_PRIVATE))
+
+
+def _contains(folder: str, path: str) -> bool:
+    return path == folder or path.startswith(f"{folder.rstrip('/')}/")
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it was removed
+        return "/"
