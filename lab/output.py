@@ -54,15 +54,17 @@ class Output:
     def take(self, chunk: bytes, received: float) -> None:
         """Take in what came on standard output at that time."""
         self._received += len(chunk)
-        first, *rest = chunk.split(b"\n")
+        first, end, rest = chunk.partition(b"\n")
         self._add(first)
-        if rest:
+        if end:
             self.finish(received)
-            for line in rest[:-1]:
-                if contract.MARK in line or len(line) > LINE_BYTES:  # else millions of short lines would take minutes
-                    self._add(line)
-                    self.finish(received)
-            self._add(rest[-1])
+            lines, _end, last = rest.rpartition(b"\n")
+            if contract.MARK in lines or len(lines) > LINE_BYTES:  # else millions of short lines would take minutes
+                for line in lines.split(b"\n"):
+                    if contract.MARK in line or len(line) > LINE_BYTES:
+                        self._add(line)
+                        self.finish(received)
+            self._add(last)
         if self._received > OUTPUT_BYTES:
             self.exceed(f"more than {OUTPUT_BYTES >> 20} MiB on standard output")
 
