@@ -289,12 +289,13 @@ def _capture_points(lab: Lab, one: str, other: str) -> list[CapturePoint]:
 def _same_content(sent: Path, received: Path) -> bool:
     """Whether that was received, in a file that the client has made: a link would lead to a file of the lab's."""
     try:
+        if not stat.S_ISREG(received.lstat().st_mode):
+            return False
         found = os.open(received, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     with os.fdopen(found, "rb") as arrived, sent.open("rb") as original:
-        status = os.fstat(arrived.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size != os.fstat(original.fileno()).st_size:
+        if os.fstat(arrived.fileno()).st_size != os.fstat(original.fileno()).st_size:
             return False
         digests = {hashlib.file_digest(file, "sha256").digest() for file in (arrived, original)}
     return len(digests) == 1
