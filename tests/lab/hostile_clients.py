@@ -1,6 +1,6 @@
-"""Clients that misbehave, a trial of each in one campaign: `python -m tests.lab.hostile_clients FOLDER` inside a sandbox.
+"""Clients that misbehave, a trial of each in one campaign: `python -m tests.lab.hostile_clients FOLDER`.
 
-It prints what the campaign cost and left behind, as JSON. With PUNCHLAB_HOSTILE=all there is a trial for every odd
+It runs inside a sandbox, and prints what the campaign cost and left behind, as JSON. With PUNCHLAB_HOSTILE=all there is a trial for every odd
 event, which takes a quarter of an hour, and otherwise for some.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lab import campaign
 from lab.campaign.cells import Campaign, Cell
-from lab.client import Client, Words
+from lab.client import Client
 from lab.options import Options
 from tests.lab.hostile import Case, cases
 from topologies import AB
@@ -97,7 +97,7 @@ CLIENTS: Mapping[str, Hostile] = {
     ),
     "leaves daemons that hold the pipes": Hostile(NOTHING_ARRIVED, _DAEMONS + ARRIVES, _DAEMONS + ARRIVES),
     "leaves a daemon that prints": Hostile(NOTHING_ARRIVED, "setsid yes & exit 0", "setsid yes >&2 & exit 0"),
-    "ignores signals": Hostile("b: exit status 1", f"trap '' TERM HUP INT QUIT; while :; do sleep 1; done"),
+    "ignores signals": Hostile("b: exit status 1", "trap '' TERM HUP INT QUIT; while :; do sleep 1; done"),
     "stops itself": Hostile("b: exit status 1", "kill -STOP $$"),
     "forks without end": Hostile("b: exit status 1", "bomb() { bomb | bomb & }; bomb; sleep 1000"),
     "outruns its killer": Hostile(
@@ -148,23 +148,17 @@ def odd_events() -> Iterator[tuple[str, Hostile]]:
             if case.role == "edge":
                 yield str(case), Hostile("", f"sleep 0.5; {GIVES_UP}", edge=f"{LISTENS}{prints}; {WAITS}")
             else:
-                yield str(case), Hostile("", **{case.role: f"{prints}; {GIVES_UP}"})
+                scripts = {"sender": GIVES_UP, "receiver": GIVES_UP, case.role: f"{prints}; {GIVES_UP}"}
+                yield str(case), Hostile("", scripts["sender"], scripts["receiver"])
 
 
 def client_of(name: str, hostile: Hostile) -> Client:
     """The client that does it."""
-    scripts = {"edge": hostile.edge, "sender": hostile.sender, "receiver": hostile.receiver}
-    commands: dict[str, Words] = {
-        role: (
-            "sh",
-            "-c",
-            script.replace("{", "{{").replace("}", "}}"),
-            "sh",
-            *(["{directory}"] if role == "receiver" else []),
-        )
-        for role, script in scripts.items()
-    }
-    return Client(name.replace("/", ""), **commands, strategies=("x",), tells_code=hostile.tells_code)
+    sender, receiver, edge = (
+        ("sh", "-c", script.replace("{", "{{").replace("}", "}}"), "sh", *given)
+        for script, given in ((hostile.sender, ()), (hostile.receiver, ("{directory}",)), (hostile.edge, ()))
+    )
+    return Client(name, edge, sender, receiver, ("x",), hostile.tells_code)
 
 
 def cells() -> Iterator[Cell]:
