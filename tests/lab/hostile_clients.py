@@ -1,7 +1,7 @@
 """Clients that misbehave, a trial of each in one campaign: `python -m tests.lab.hostile_clients FOLDER`.
 
-It runs inside a sandbox, and prints what the campaign cost and left behind, as JSON. With PUNCHLAB_HOSTILE=all there is a trial for every odd
-event, which takes a quarter of an hour, and otherwise for some.
+It runs inside a sandbox, and prints what the campaign cost and left behind, as JSON. With PUNCHLAB_HOSTILE=all there is
+a trial for every odd event, which takes a quarter of an hour, and otherwise for some.
 """
 
 from __future__ import annotations
@@ -137,19 +137,23 @@ CLIENTS: Mapping[str, Hostile] = {
 }
 
 
-def odd_events() -> Iterator[tuple[str, Hostile]]:
-    """Clients that print an odd event and then fail: of each event of each role one, another each time, or all."""
+def odd_events() -> Iterator[tuple[str, Case]]:
+    """Odd events by the names of the clients that print them: of each event of each role two, or all."""
     found: dict[tuple[str, str], list[Case]] = {}
     for case in cases():
         found.setdefault((case.role, case.event), []).append(case)
     for number, group in enumerate(found.values()):
         for case in group if ALL else [group[(7 * number + 3) % len(group)], group[(11 * number + 20) % len(group)]]:
-            prints = _print(case.line + b"\n")
-            if case.role == "edge":
-                yield str(case), Hostile("", f"sleep 0.5; {GIVES_UP}", edge=f"{LISTENS}{prints}; {WAITS}")
-            else:
-                scripts = {"sender": GIVES_UP, "receiver": GIVES_UP, case.role: f"{prints}; {GIVES_UP}"}
-                yield str(case), Hostile("", scripts["sender"], scripts["receiver"])
+            yield str(case), case
+
+
+def that_prints(case: Case) -> Hostile:
+    """What prints the event and then fails, or, if it is an edge, comes up."""
+    prints = _print(case.line + b"\n")
+    if case.role == "edge":
+        return Hostile("", GIVES_UP, ARRIVES, f"{prints}; {LISTENS}{WAITS}")
+    fails = f"{prints}; {GIVES_UP}"
+    return Hostile("", fails, ARRIVES) if case.role == "sender" else Hostile("", ARRIVES, fails)
 
 
 def client_of(name: str, hostile: Hostile) -> Client:
@@ -163,7 +167,8 @@ def client_of(name: str, hostile: Hostile) -> Client:
 
 def cells() -> Iterator[Cell]:
     """A cell for each client."""
-    for name, hostile in (*CLIENTS.items(), *odd_events()):
+    odd = [(name, that_prints(case)) for name, case in odd_events()]
+    for name, hostile in (*CLIENTS.items(), *odd):
         options = Options(client=client_of(name, hostile), strategy="x", deadline_s=0.3, transfer_s=1)
         yield Cell("ab", AB, ("a", "b"), ("full_cone", "full_cone"), shape={"delay": "0ms"}, options=options)
 

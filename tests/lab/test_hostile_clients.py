@@ -1,0 +1,75 @@
+"""A campaign of clients that misbehave ends with a verdict on each; nothing is left, and the memory is bounded."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import sandbox, verdict
+from lab.campaign.cells import Job
+from lab.campaign.execute import run_job
+from lab.contract import Speaker
+from lab.output import Output
+from tests.commands import punchlab, run
+from tests.lab.hostile import RECEIVED, STARTED, Case
+from tests.lab.hostile_clients import CLIENTS, cells, odd_events
+
+PATIENCE_S = 600
+PEAK_MIB = 300
+"""A worker has 100 MiB before it has run a trial, and the events of three commands are within 48 MiB each."""
+
+
+def expected(case: Case, name: str, record: Mapping[str, Any]) -> tuple[str, str]:
+    """The outcome and the reason of a client that prints this and then fails with exit status 1."""
+    output = Output(Speaker(name, case.role, "edge1"), STARTED)
+    output.take(case.line + b"\n", RECEIVED)
+    host = "b" if case.role == "receiver" else "a"
+    if output.error is None and (failed := output.first("failed")) is not None and case.role != "edge":
+        return failed["outcome"], record["reason"]
+    return "client_error", output.error or f"{host}: exit status 1"
+
+
+def test_a_campaign_of_clients_that_misbehave_ends_and_leaves_nothing(tmp_path: Path) -> None:
+    out, report = tmp_path / "out", tmp_path / "report"
+    words = [sys.executable, "-m", "tests.lab.hostile_clients", str(out)]
+    done = run(sandbox.command_inside(words), timeout=PATIENCE_S)
+    assert done.returncode == 0, done
+    figures = json.loads(done.stdout)
+    records = {record["client"]: record for record in map(json.loads, (out / "results.jsonl").read_text().splitlines())}
+    assert figures["trials"] == len(list(cells())) == len(records)
+    assert figures["files"] == figures["processes"] == []
+    assert figures["peak_mib"] < PEAK_MIB
+
+    for record in records.values():
+        assert record["reason"].isprintable()
+        assert len(json.dumps(record)) < 10_000
+        assert (out / record["capture"]).stat().st_size
+    wrong = {
+        name: (records[name]["outcome"], records[name]["reason"])
+        for name, hostile in CLIENTS.items()
+        if records[name]["outcome"] != hostile.outcome or hostile.reason not in records[name]["reason"]
+    }
+    assert wrong == {}
+    for name, case in odd_events():
+        record = records[name]
+        assert (record["outcome"], record["reason"]) == expected(case, name, record), name
+
+    drawn = run(punchlab("report", str(out), "--out", str(report)))
+    assert drawn.returncode == 0, drawn
+    assert "\x1b" not in (report / "index.html").read_text()
+
+
+def test_a_mistake_in_the_lab_costs_one_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    def judge(*_sides: object, **_evidence: object) -> None:
+        raise ZeroDivisionError("x" * 10_000)
+
+    monkeypatch.setattr(verdict, "judge", judge)
+    record = run_job(Job(next(cells()), 1, "auto", 0)).record
+    assert record["outcome"] == "lab_error"
+    assert record["reason"].startswith("ZeroDivisionError: xxx")
+    assert len(record["reason"]) < 3000
