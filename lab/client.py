@@ -95,7 +95,11 @@ class Client:
         return view.plan([*view.needed(program, words), *own, *given], under=map(Share, view.SYSTEM))
 
     def check(self) -> None:
-        """Raise `InputError` that names client and role for a placeholder that the command of the role cannot have."""
+        """Raise `InputError` for a path that is not there, or a placeholder that its role cannot have."""
+        for field in ("reads", "writes"):
+            for path in getattr(self, field):
+                if not os.path.exists(path):  # noqa: PTH110 - text
+                    raise InputError(f"client {self.name}, {field}", path, "a file or folder that exists")
         for role in (EDGE, SENDER, RECEIVER):
             field = f"client {self.name}, {role}"
             known = [

@@ -41,6 +41,7 @@ def become(
             _settle(request, space, streams)
             if request["confined"] is not None:
                 confinement.enter(request["confined"], trees)
+            confinement.close()
             _enter_directory(request["directory"], confined=request["confined"] is not None)
             if request["confined"] is not None:
                 privileges.reduce()

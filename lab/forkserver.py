@@ -122,6 +122,7 @@ class Server:
 
                 def become() -> None:
                     """In the child: leave everything of the server behind, and be the client."""
+                    self._selector.close()
                     for descriptor in (*own, *self._statuses.values(), status, settled):
                         os.close(descriptor)
                     forkchild.become(target, self._name, request, space, streams, trees, self._roles, report)

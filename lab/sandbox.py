@@ -1,4 +1,4 @@
-"""The private sandbox around a whole run: network, mount and PID namespaces (and a user namespace without root).
+"""The private sandbox around a whole run: namespaces of its own (network, mount, PID, IPC, UTS; user without root).
 
 A program moves into its sandbox by `enter`, which forks: the program goes on in a child, inside, and the process that
 the user knows waits outside and ends as the child does. The kernel frees every namespace, link, rule, mount and process
@@ -10,12 +10,16 @@ when the run ends, however it ends; the host is never touched, and no packet can
 When the user's process is killed, so is the keeper, and with it init and everything inside. The keeper is a process of
 its own, because only a process with a single thread may make a user namespace. (util-linux `unshare` does most of this,
 but keeps SIGTERM to itself.)
+
+A program that is confined sees what `lab.confinement.view` makes, and is in a user namespace below the one in which
+that was made, for root as well: the kernel lets nobody change mounts that come from above.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import select
 import signal
@@ -25,14 +29,20 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
-from lab import programs
+from lab import mounts, programs
+from lab.confinement import privileges, view
+from lab.confinement.seccomp import Kind
 from lab.errors import LabError, MissingCapabilityError
 
 _MARKER = Path("/run/punchlab-sandbox")
-"""Holds the inode of the sandbox's network namespace. On the sandbox's own tmpfs, so it cannot outlive it."""
+"""Holds the inode of the sandbox's network namespace, and the user's id outside.
+
+On the sandbox's own tmpfs, so it cannot outlive it.
+"""
 
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x00020000, 0x10000000, 0x20000000, 0x40000000
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
+_CLONE_NEWIPC, _CLONE_NEWUTS = 0x08000000, 0x04000000
+_SPACES = _CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS
 _PR_SET_PDEATHSIG = 1
 _ADMINISTRATION = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 PASSED_ON = signal.valid_signals() - {
@@ -51,7 +61,7 @@ _READY = b"ready"
 def inside() -> bool:
     """Whether this thread runs in the network namespace that a sandbox made for the run."""
     try:
-        return _MARKER.read_text() == str(_netns_inode())
+        return _MARKER.read_text().split()[0] == str(_netns_inode())
     except OSError:
         return False
 
@@ -66,14 +76,16 @@ def require() -> None:
 
 
 def user() -> int:
-    """The id that the user of this process has outside of its user namespace."""
-    inner, outer, _count = map(int, Path("/proc/self/uid_map").read_text().split()[:3])
-    return outer + os.geteuid() - inner
+    """The id that the user of this process has outside of its sandbox."""
+    if inside():
+        return int(_MARKER.read_text().split()[1])
+    return _outer_user()
 
 
-def enter() -> None:
+def enter(confined: view.Plan | None = None) -> None:
     """Move this program into a new sandbox: return inside, in a child with all that the program has in memory.
 
+    With a plan of what it sees of the file system, the program is confined from then on; see `lab.confinement`.
     This process itself stays outside, passes signals on, and ends with the child's exit status (128 + N if signal N
     killed it), so it never returns from here. Raises `MissingCapabilityError` where the machine cannot make a sandbox,
     and `LabError` where the program has other threads, which a fork would lose.
@@ -97,7 +109,7 @@ def enter() -> None:
         for descriptor in (outcome, order):
             os.close(descriptor)
         try:
-            _keep(own, tell, orders)
+            _keep(own, tell, orders, confined)
         except BaseException as error:  # after any error the program must not go on here
             with contextlib.suppress(OSError):
                 os.write(tell, f"sandbox: {error}".encode())
@@ -136,25 +148,15 @@ def exit_status(status: int) -> int:
     return 128 - code if code < 0 else code
 
 
-def mount(source: str, target: str, kind: str | None, flags: int = 0, options: str | None = None) -> None:
-    """mount(2). Raises OSError naming the target."""
-    words = [None if text is None else text.encode() for text in (source, target, kind, options)]
-    _checked(_libc().mount(*words[:3], ctypes.c_ulong(flags), words[3]), f"mount {target}")
-
-
-def unmount(target: str) -> None:
-    """Take away what was last mounted there, with everything below. Raises OSError naming the target."""
-    mnt_detach = 2
-    _checked(_libc().umount2(target.encode(), mnt_detach), f"unmount {target}")
-
-
-def _keep(parent: int, tell: int, orders: int) -> None:
+def _keep(parent: int, tell: int, orders: int, confined: view.Plan | None) -> None:
     """The keeper: make the namespaces, and wait for what runs in them. Returns only in the program."""
     try:
         _checked(_libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), "prctl")
         if os.getppid() != parent:  # it ended before its death could be noticed
             os._exit(1)
         _make_namespaces()
+        if confined is None:
+            _make_private()
     except OSError as error:
         os.write(tell, _explain(error).encode())
         os._exit(2)
@@ -162,49 +164,55 @@ def _keep(parent: int, tell: int, orders: int) -> None:
     init = _fork()
     if init == 0:
         os.close(answer)
-        _init(tell, orders, asked)
+        _init(tell, orders, asked, confined)
         return
     os.write(answer, b"1")
-    _let_go_of_files()
+    _let_go_of_files(keep=answer)
     _, status = os.waitpid(init, 0)
     os._exit(exit_status(status))
 
 
 def _make_namespaces() -> None:
-    flags = _CLONE_NEWNS | _CLONE_NEWPID | _CLONE_NEWNET
     own, group = os.geteuid(), os.getegid()
     if own == 0:
-        _checked(_libc().unshare(flags), "unshare")
+        _checked(_libc().unshare(_SPACES | _CLONE_NEWPID), "unshare")
     else:
-        _checked(_libc().unshare(flags | _CLONE_NEWUSER), "unshare")
+        _checked(_libc().unshare(_SPACES | _CLONE_NEWPID | _CLONE_NEWUSER), "unshare")
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"0 {own} 1")
         Path("/proc/self/gid_map").write_text(f"0 {group} 1")
-    mount("none", "/", None, _MS_REC | _MS_PRIVATE)
-    mount("tmpfs", "/run", "tmpfs", options="mode=755")
+    mounts.mount("none", "/", None, mounts.REC | mounts.PRIVATE)
+
+
+def _make_private() -> None:
+    """The private folders of a program that sees all of the file system."""
+    mounts.mount("tmpfs", "/run", "tmpfs", options="mode=755")
     # Where multiprocessing keeps semaphores, which nobody removes after a kill.
-    mount("tmpfs", "/dev/shm", "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=1777")  # noqa: S108 - this makes it private
+    mounts.mount("tmpfs", "/dev/shm", "tmpfs", mounts.NOSUID | mounts.NODEV, "mode=1777")  # noqa: S108 - made private
+    mounts.mount("sysfs", "/sys", "sysfs", mounts.NOSUID | mounts.NODEV | mounts.NOEXEC | mounts.READ_ONLY)
     # What a daemon of the lab tells syslog, or the console where there is none.
     for ear in ("/dev/log", "/dev/console"):
         if Path(ear).exists():
-            mount("/dev/null", ear, None, _MS_BIND)
+            mounts.mount("/dev/null", ear, None, mounts.BIND)
+    Path("/run/lock").mkdir()
 
 
-def _init(tell: int, orders: int, asked: int) -> None:
+def _init(tell: int, orders: int, asked: int, confined: view.Plan | None) -> None:
     """PID 1 of the sandbox: set it up, fork the program, reap orphans. Returns only in the program."""
     try:
-        _checked(_libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), "prctl")
-        if os.read(asked, 1) == b"":  # the keeper ended before its death could be noticed
-            os._exit(1)
-        os.close(asked)
-        mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+        _end_with_keeper(asked)
+        outer = _outer_user()
+        mounts.mount("proc", "/proc", "proc", mounts.NOSUID | mounts.NODEV | mounts.NOEXEC)
+        if confined is not None:
+            _confine(confined)
+            _end_with_keeper(asked)  # which the change of credentials undid
         Path("/run/netns").mkdir()
-        Path("/run/lock").mkdir()
         _bring_loopback_up()
-        _MARKER.write_text(str(_netns_inode()))
+        _MARKER.write_text(f"{_netns_inode()} {outer}")
     except OSError as error:
         os.write(tell, _explain(error).encode())
         os._exit(2)
+    os.close(asked)
     # Debian gives ordinary users a PATH without the folders where iptables, nft and tc are.
     folders = os.environ.get("PATH", os.defpath)
     os.environ["PATH"] = os.pathsep.join([*([folders] if folders else []), *_ADMINISTRATION])
@@ -217,6 +225,76 @@ def _init(tell: int, orders: int, asked: int) -> None:
     os.write(tell, _READY)
     _let_go_of_files(keep=orders)
     os._exit(_serve(program, orders, early))
+
+
+def _end_with_keeper(asked: int) -> None:
+    """Have the kernel kill this process when the keeper ends; end it if the keeper has ended already."""
+    _checked(_libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), "prctl")
+    # The keeper writes one byte, and never closes its end while it lives.
+    ready = select.poll()
+    ready.register(asked, select.POLLIN)
+    ((_descriptor, events),) = ready.poll()
+    if events & select.POLLHUP:
+        os._exit(1)
+
+
+def _confine(planned: view.Plan) -> None:
+    """Give this process, which has a /proc of its own, the planned view, in a user namespace that cannot change it."""
+    directory = os.getcwd()  # noqa: PTH109 - text
+    root = _outer_user() == 0
+    processes = os.open("/proc", os.O_DIRECTORY | os.O_CLOEXEC)
+    sysctls = mounts.clone("/proc/sys/net") if root else None
+    flags = mounts.NOSUID | mounts.NODEV | mounts.NOEXEC | mounts.READ_ONLY
+    if root:
+        # Without capabilities, too, root may write to /proc/sys/kernel: for root /proc is read-only but for the
+        # sysctls of network namespaces. A /proc that can be written must not be left, not even below another one.
+        mounts.unmount("/proc")
+        mounts.mount("proc", "/proc", "proc", flags)
+    mounts.mount("sysfs", "/sys", "sysfs", flags)
+    view.build("/run", planned, command=True)
+    mounts.change_root("/run")
+    mounts.make_read_only("/")
+    _enter_user_namespace(processes)
+    os.close(processes)
+    if sysctls is not None:
+        mounts.attach(sysctls, "/proc/sys/net")
+        os.close(sysctls)
+    os.chdir(directory)
+    seen = view.environment(os.environ)
+    os.environ.clear()
+    os.environ.update(seen)
+    privileges.gain_none(Kind.COMMAND)
+
+
+def _enter_user_namespace(processes: int) -> None:
+    """A new user namespace with the same users, and namespaces that belong to it. `processes` is a writable /proc."""
+    maps = {}
+    for name in ("uid_map", "gid_map"):
+        lines = [line.split() for line in Path("/proc/self", name).read_text().splitlines()]
+        maps[name] = "\n".join(f"{inner} {inner} {count}" for inner, _outer, count in lines)
+    entered, entering = os.pipe()
+    own = os.getpid()
+    mapper = _fork()
+    if mapper == 0:
+        # Only a process of the namespace above may map more than one user.
+        status = 1
+        try:
+            os.read(entered, 1)
+            for name, text in maps.items():
+                with open(os.open(f"{own}/{name}", os.O_WRONLY, dir_fd=processes), "w") as file:  # noqa: PTH123
+                    file.write(text)
+            status = 0
+        finally:
+            os._exit(status)
+    try:
+        _checked(_libc().unshare(_SPACES | _CLONE_NEWUSER), "unshare")
+    finally:
+        os.write(entering, b"1")
+        _pid, status = os.waitpid(mapper, 0)
+        for descriptor in (entered, entering):
+            os.close(descriptor)
+    if status != 0:
+        raise OSError(errno.EPERM, "the users of the user namespace cannot be mapped")
 
 
 def _serve(program: int, orders: int, early: set[signal.Signals]) -> int:
@@ -331,6 +409,11 @@ def _bring_loopback_up() -> None:
     siocsifflags, iff_up = 0x8914, 1
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, siocsifflags, struct.pack("16sH14x", b"lo", iff_up))
+
+
+def _outer_user() -> int:
+    inner, outer, _count = map(int, Path("/proc/self/uid_map").read_text().split()[:3])
+    return outer + os.geteuid() - inner
 
 
 def _netns_inode() -> int:

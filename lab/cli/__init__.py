@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 
 from lab import sandbox
@@ -77,6 +78,10 @@ def _run(given: argparse.Namespace) -> int:
     if check is not None:
         check(given)
     if given.needs_sandbox and not sandbox.inside():
-        sandbox.enter()
+        see = getattr(commands, f"view_{given.command}", None)
+        sandbox.enter(None if see is None else see(given))
+        if see is None:
+            # On the sandbox's own tmpfs, which does not outlive a run that is killed.
+            os.environ["TMPDIR"] = tempfile.tempdir = "/run"
     status: int = command(given)
     return status

@@ -53,10 +53,12 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
     """The words for punchlab itself, and those of the command to run, in which nothing is looked for."""
     match words:
-        case ["sandbox", "--", *command]:
-            return ["sandbox"], command
-        case ["sandbox", first, *_rest] if not first.startswith("-"):
-            return ["sandbox"], words[1:]
+        case ["sandbox", *rest]:
+            own = words[: 2 if rest[:1] == ["--unconfined"] else 1]
+            command = words[len(own) :]
+            if command[:1] == ["--"]:
+                return own, command[1:]
+            return (own, command) if command and not command[0].startswith("-") else (words, [])
         case ["up", *_rest] if "--" in words:
             where = words.index("--")
             return words[:where], words[where + 1 :]
@@ -109,6 +111,7 @@ def parser() -> argparse.ArgumentParser:
     up = _command(commands, "up", "build a topology and open a shell in which `on NODE CMD` runs commands in its nodes")
     _topology(up, several=False)
     _nats(up, several=False)
+    _unconfined(up)
     up.set_defaults(shell=[])
     up.usage = f"{up.format_usage().removeprefix('usage: ').rstrip()} [-- CMD...]"
 
@@ -123,9 +126,19 @@ def parser() -> argparse.ArgumentParser:
 
     box = _command(commands, "sandbox", "run a command inside a fresh sandbox")
     box.set_defaults(shell=[])
+    _unconfined(box)
     box.usage = f"{box.format_usage().removeprefix('usage: ').rstrip()} [CMD...]"
     box.epilog = "CMD and the words after it are the command, e.g. mn or tcpdump; without CMD it is $SHELL."
     return root
+
+
+def _unconfined(command: argparse._ActionsContainer) -> None:
+    command.add_argument(
+        "--unconfined",
+        action="store_true",
+        help="leave the host's files as they are; otherwise the command sees programs and the current directory,"
+        " writes only there, and has a HOME and a /tmp of its own",
+    )
 
 
 def _jobs(command: argparse._ActionsContainer) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from lab import numbers, programs
 from lab.choices import one_of
+from lab.confinement import view
+from lab.confinement.view import Plan
 from lab.errors import InputError, LabError, MissingCapabilityError
 
 if TYPE_CHECKING:
@@ -142,6 +144,11 @@ def check_up(given: argparse.Namespace) -> None:
     one_of("links", given.links, CHOICES)
 
 
+def view_up(given: argparse.Namespace) -> Plan | None:
+    """What `punchlab up` shows its shell of the file system; None for all of it."""
+    return None if given.unconfined else _view(given.shell)
+
+
 def up_command(given: argparse.Namespace) -> int:
     """`punchlab up`: a lab, its nodes named for `ip netns`, and a shell."""
     from lab.cli import shell
@@ -209,9 +216,22 @@ def doctor_command(_given: argparse.Namespace) -> int:
     return 0 if all(finding.found or not finding.needed for finding in findings) else 2
 
 
+def view_sandbox(given: argparse.Namespace) -> Plan | None:
+    """What `punchlab sandbox` shows its command of the file system; None for all of it."""
+    return None if given.unconfined else _view(given.shell)
+
+
 def sandbox_command(given: argparse.Namespace) -> int:
     """`punchlab sandbox CMD`: this process becomes the command."""
     programs.replace(given.shell or [os.environ.get("SHELL") or "/bin/sh"])
+
+
+def _view(command: list[str]) -> Plan:
+    """What the command sees: it may change what is in the working directory, unless that is the root."""
+    here = view.Share(str(Path.cwd()), writable=True)
+    files = [str(Path(word).absolute()) for word in command if os.path.exists(word)]  # noqa: PTH110 - "" is none
+    shares = [*view.needed(command[:1], files), *([here] if here.path != "/" else [])]
+    return view.plan(shares, under=map(view.Share, view.SYSTEM))
 
 
 def _class(given: argparse.Namespace) -> type[Internet]:

@@ -12,13 +12,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from lab import programs, sandbox
+from lab import mounts, programs, sandbox
 from lab.cli.console import USAGE, Console
 from lab.lab import Lab
-from lab.sandbox import mount, unmount
 
 _NAMES = "/run/netns"  # where `ip netns` has them
-_MS_BIND = 4096
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 _RELAYED = sandbox.PASSED_ON
 _ON = """#!/bin/sh
@@ -32,18 +30,18 @@ exec ip netns exec "$@"
 def run(lab: Lab, command: list[str]) -> int:
     """Run the command, or an interactive shell, beside the lab's nodes; its exit status."""
     # Over the names of another lab, if this one is in its shell.
-    mount("tmpfs", _NAMES, "tmpfs", options="mode=755")
+    mounts.mount("tmpfs", _NAMES, "tmpfs", options="mode=755")
     try:
         return _run_named(lab, command)
     finally:
-        unmount(_NAMES)
+        mounts.unmount(_NAMES)
 
 
 def _run_named(lab: Lab, command: list[str]) -> int:
     for node in lab:
         name = Path(_NAMES) / node.name
         name.touch()
-        mount(f"/proc/self/fd/{node.namespace.fd}", str(name), None, _MS_BIND)
+        mounts.mount(f"/proc/self/fd/{node.namespace.fd}", str(name), None, mounts.BIND)
     with tempfile.TemporaryDirectory(prefix="punchlab-", dir="/run") as folder:
         script = Path(folder) / "on"
         script.write_text(_ON)

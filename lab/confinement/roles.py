@@ -77,8 +77,14 @@ class Roles:
         given = zip(asked["trees"], trees, strict=True)
         view.attach([view.Tree(path, folder, tree) for (path, folder), tree in given], asked["links"])
         mounts.make_read_only("/")
-        for descriptor in (self._view, self._own, *trees):
-            os.close(descriptor)
+        for tree in trees:
+            os.close(tree)
+
+    def close(self) -> None:
+        """In a child: leave what belongs to the server."""
+        for descriptor in (self._view, self._own):
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def _make_view() -> int:

@@ -90,7 +90,8 @@ def needed(program: Sequence[str], words: Sequence[str]) -> list[Share]:
     """
     folders = [_working_directory(), *_of_python(), *_of_path(os.environ.get("PATH", os.defpath))]
     files = [found for found in (programs.find(word) for word in program) if found is not None]
-    files += [word for word in words if word.startswith("/") and os.path.exists(word)]
+    named = [part for word in words for part in (word, word.partition("=")[2])]  # as in --config=/a/file
+    files += [part for part in named if part.startswith("/") and os.path.exists(part)]
     files = [file for file in files if not any(_contains(each, file) for each in _OF_THE_KERNEL)]
     for file in (os.path.abspath(each) for each in files):
         real = os.path.realpath(file)
@@ -155,8 +156,8 @@ def make_private(root: str = "", options: str = "") -> None:
     for name, mode in (("tmp", 0o1777), ("shm", 0o1777), ("home", 0o700), ("lock", 0o755)):
         os.mkdir(f"{root}/run/{name}")
         os.chmod(f"{root}/run/{name}", mode)
-    mounts.mount(f"{root}/run/tmp", f"{root}/tmp", None, mounts.BIND)
-    mounts.mount(f"{root}/run/shm", f"{root}/dev/shm", None, mounts.BIND)
+    for name, target in (("tmp", "/tmp"), ("shm", "/dev/shm")):  # noqa: S108 - made private here
+        mounts.mount(f"{root}/run/{name}", root + target, None, mounts.BIND)
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +50,16 @@ def runs(pid: int) -> bool:
         return False
 
 
+def running_with(word: str) -> list[str]:
+    """The ids of the processes whose command has that word."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if word.encode() in (folder / "cmdline").read_bytes():
+                found.append(folder.name)
+    return found
+
+
 def shell(lab: RunningLab, words: str, host: str = "a") -> EventProcess:
     return EventProcess(lab[host], ["sh", "-c", words], speaker=Speaker("mine", "sender", host))
 
@@ -63,14 +76,15 @@ def client(host: str, edge: str = "", *, tells_code: bool = False) -> Client:
 
 @pytest.mark.parametrize("kind", CHILDREN)
 def test_what_a_client_starts_ends_with_the_trial(lab: RunningLab, kind: str, tmp_path: Path) -> None:
-    mine = client(f"({CHILDREN[kind]}) | head -1 >> {tmp_path / 'pids'}; {CHILDREN[kind]}")
+    seconds = f"1000.{uuid.uuid4().int}"
+    child = CHILDREN[kind].replace("1000", seconds)
+    mine = replace(client(f"({child}) | head -1 >> {tmp_path / 'pids'}; {child}"), writes=(str(tmp_path),))
     began = time.monotonic()
     trial = lab.punch("a", "b", client=mine, strategy="plain")
     assert time.monotonic() - began < PATIENCE_S
     assert [side.returncode for side in trial.sides] == [0, 0], trial.sides
-    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
-    assert len(pids) == 2
-    assert not any(map(runs, pids))
+    assert len((tmp_path / "pids").read_text().split()) == 2
+    assert running_with(seconds) == []
     assert lab["a"].present() == lab["b"].present() == frozenset()
     assert lab["edge1"].present() != frozenset()
 

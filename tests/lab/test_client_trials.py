@@ -131,7 +131,7 @@ def test_a_function_that_is_not_there_is_an_error_of_the_client(lab: RunningLab)
 def tells(sender: Words, folder: Path) -> Client:
     """The receiver writes down what it reads from standard input."""
     reads = ("sh", "-c", f"cat > {folder / 'read'}; exec sleep 1000")
-    return replace(MINE, sender=sender, receiver=reads, tells_code=True)
+    return replace(MINE, sender=sender, receiver=reads, tells_code=True, writes=(str(folder),))
 
 
 def test_the_code_is_one_line_of_standard_input(lab: RunningLab, tmp_path: Path) -> None:
@@ -275,22 +275,29 @@ def test_edges_that_do_not_come_up_are_an_error_of_the_client(
     json.dumps(record(trial))
 
 
-def kills(file: Path) -> str:
-    """Shell words that kill the process whose id is in the file, and wait until it has ended."""
-    return f"pid=$(cat {file}); kill -9 $pid; while grep -q ') [^Z]' /proc/$pid/stat 2>/dev/null; do :; done"
+def ends(folder: Path) -> str:
+    """Shell words that kill the shell when the folder has a file `over`, and then make the file `gone`."""
+    waits = f"until [ -e {folder}/over ]; do sleep 0.01; done; rm {folder}/over"
+    return f"(pid=$$; {waits}; kill -9 $pid; while kill -0 $pid 2>&-; do :; done; touch {folder}/gone) & "
+
+
+def lets_end(folder: Path) -> str:
+    """Shell words that let it be killed, and wait until it has ended."""
+    return f"touch {folder}/over; until [ -e {folder}/gone ]; do sleep 0.01; done; rm {folder}/gone"
 
 
 def test_an_edge_that_ends_during_a_trial_is_the_cause_of_its_failure_and_is_started_again(
     lab: RunningLab, tmp_path: Path
 ) -> None:
-    edge = ("sh", "-c", f"echo $$ > {tmp_path / 'pid'}; echo stumbled >&2; {EDGE[2]}")
-    mine = replace(MINE, edge=edge, sender=says(then=f"{kills(tmp_path / 'pid')}; exit 1"))
+    edge = ("sh", "-c", f"{ends(tmp_path)} echo stumbled >&2; {EDGE[2]}")
+    mine = replace(MINE, edge=edge, sender=says(then=f"{lets_end(tmp_path)}; exit 1"), writes=(str(tmp_path),))
     first = None
     for _ in range(2):
         trial = punch(lab, mine)
         reason = "client mine, edge edge1: it ended with exit status -9: stumbled"
         assert (trial.outcome, trial.reason) == ("client_error", reason)
-        pid = (tmp_path / "pid").read_text()
+        assert lab.edge_network is not None
+        pid = lab.edge_network.process("edge1").process.pid
         assert pid != first
         first = pid
     assert punch(lab, PUNCH).direct
@@ -300,10 +307,10 @@ def test_an_edge_that_ends_after_the_file_arrived_does_not_change_what_is_proved
     lab: RunningLab, tmp_path: Path
 ) -> None:
     punch_edge = " ".join(word for word in PLAIN.edge[1:] if isinstance(word, str))
-    edge = ("sh", "-c", f"echo $$ > {tmp_path / 'pid'}; exec {sys.executable} {punch_edge}")
+    edge = ("sh", "-c", f"{ends(tmp_path)} exec {sys.executable} {punch_edge}")
     sends = " ".join(word for word in PLAIN.sender if isinstance(word, str))
-    sender = ("sh", "-c", f"{sends} && {kills(tmp_path / 'pid')}")
-    mine = replace(PLAIN, name="mine", edge=edge, sender=sender)
+    sender = ("sh", "-c", f"{sends} && {{ {lets_end(tmp_path)}; }}")
+    mine = replace(PLAIN, name="mine", edge=edge, sender=sender, writes=(str(tmp_path),))
     for _ in range(2):
         trial = lab.punch("a", "b", client=mine)
         assert trial.direct, trial

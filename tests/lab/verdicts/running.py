@@ -33,6 +33,7 @@ def toy(plan: Plan, log: Path) -> Client:
         receiver=(*_TOY, "receive", "file={directory}", *words),
         strategies=("toy",),
         tells_code=False,
+        writes=(str(log),),
     )
 
 
@@ -49,10 +50,12 @@ def run(case: Case, folder: Path) -> tuple[Trial, Counts, float]:
             for host in "ab":
                 lab[host].run(["sysctl", "-qw", _FAST_OPEN])
         where = places(lab)
+        log = folder / "log"
+        log.mkdir()
         with Wiretap(lab, ["a", "b", *dict.fromkeys(where.nats.values())], folder) as wiretap:
             begun = time.monotonic()
             options = {**case.trial, "file_size": case.size}
-            trial = lab.punch("a", "b", client=toy(plan, folder / "log"), strategy="toy", **options)
+            trial = lab.punch("a", "b", client=toy(plan, log), strategy="toy", **options)
             took = time.monotonic() - begun
         assert not _left_behind(folder), "processes outlive the trial"
         return trial, count(wiretap.packets(), where), took
