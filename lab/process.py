@@ -99,9 +99,7 @@ class EventProcess:
         self._ended = _end_of(self.process)
         self._pipes = _Pipe(self.stdout, self._output.take), _Pipe(self._stderr, self._output.take_errors)
 
-    def _start(
-        self, function: Function | None, reads_input: bool, stderr: IO[bytes], confined: Plan | None
-    ) -> Process:
+    def _start(self, function: Function | None, reads_input: bool, stderr: IO[bytes], confined: Plan | None) -> Process:
         try:
             if function is not None or confined is not None:
                 process: Process = self.node.fork(function, self.command, stderr, confined)

@@ -70,10 +70,8 @@ def _words(error: Exception) -> str:
     """What the error says; of one that nobody raised on purpose also its type and the line of code."""
     text = str(error)
     if not isinstance(error, PunchlabError | OSError):
-        place = traceback.extract_tb(error.__traceback__)[-1:]
-        text = ", ".join(
-            [f"{type(error).__name__}: {text}", *(f"{Path(at.filename).name}:{at.lineno}" for at in place)]
-        )
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"{type(error).__name__} at {Path(at.filename).name}:{at.lineno}: {text}"
     return text if len(text) <= _REASON_CHARACTERS else f"{text[: _REASON_CHARACTERS - 1]}…"
 
 

@@ -32,6 +32,9 @@ from lab.process import Event
 from lab.verdict import Side
 from punch.nat.oracle import Dial, Prediction
 
+RECORDING_BYTES = 128 << 20
+"""The most memory that the recording of a trial may take, beyond twice the file at each capture point."""
+
 _LAST_FRAMES_S = 0.1
 """How long the frames that end a connection may take, beyond twice the delay of the path, to be captured."""
 
@@ -138,7 +141,9 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
         sent, inbox = Path(folder) / "sent.bin", Path(folder) / "inbox"
         sent.write_bytes(secrets.token_bytes(options.file_size))
         stack.enter_context(_inbox(inbox, options.file_size))
-        with Recorder(_capture_points(lab, one, other), full=options.full_capture) as recorder:
+        points = _capture_points(lab, one, other)
+        most = RECORDING_BYTES + 2 * options.file_size * len(points)
+        with Recorder(points, full=options.full_capture, most_bytes=most) as recorder:
             begun = time.monotonic()
             if broken is None:
                 sides, pressure = punching.punch(lab, one, other, options, sent, inbox, waiting)
@@ -148,6 +153,8 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
             recording = recorder.stop()
         arrived = _same_content(sent, inbox / sent.name)
     broken = broken or edges.contract_error
+    if broken is None and recording.excessive:
+        broken = f"client {options.client.name}: packets that take more than {most >> 20} MiB of memory to record"
     if len(recording.frames) != len(exchange.frames):
         exchange = Exchange(recording.frames, exchange.pair)
     proof = delivery(exchange, ways(path))

@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from lab import sandbox, verdict
-from lab.campaign.cells import Job
+from lab import sandbox, trial, verdict
+from lab.campaign.cells import Cell, Job
 from lab.campaign.execute import run_job
 from lab.contract import Speaker
+from lab.options import Options
 from lab.output import Output
 from tests.commands import punchlab, run
 from tests.lab.hostile import RECEIVED, STARTED, Case
 from tests.lab.hostile_clients import CLIENTS, cells, odd_events
+from topologies import AB
 
 PATIENCE_S = 600
 PEAK_MIB = 300
@@ -71,5 +73,13 @@ def test_a_mistake_in_the_lab_costs_one_trial(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(verdict, "judge", judge)
     record = run_job(Job(next(cells()), 1, "auto", 0)).record
     assert record["outcome"] == "lab_error"
-    assert record["reason"].startswith("ZeroDivisionError: xxx")
+    assert record["reason"].startswith("ZeroDivisionError at test_hostile_clients.py:")
     assert len(record["reason"]) < 3000
+
+
+def test_a_client_that_sends_more_than_can_be_recorded_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "RECORDING_BYTES", 1000)
+    cell = Cell("ab", AB, ("a", "b"), ("full_cone", "full_cone"), options=Options(file_size=1))
+    record = run_job(Job(cell, 1, "auto", 0)).record
+    assert (record["outcome"], record["agrees"]) == ("client_error", None)
+    assert record["reason"] == "client punch: packets that take more than 0 MiB of memory to record"
