@@ -92,6 +92,8 @@ class Client:
         words = [word for word, _optional in _each(self.command_of(role)) if not syntax.placeholders(word)]
         program = [] if self.function is not None else words[:1]
         own = [*(Share(path) for path in self.reads), *(Share(path, writable=True) for path in self.writes)]
+        if self.function is not None:
+            own += view.of_module(self.function.name.partition(":")[0].partition(".")[0])
         return view.plan([*view.needed(program, words), *own, *given], under=map(Share, view.SYSTEM))
 
     def check(self) -> None:

@@ -14,7 +14,10 @@ from typing import NoReturn
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 """Exit statuses of a shell for a command that it cannot run."""
 
-_ENTRY = Path(__file__).resolve().parents[1] / "punchlab_entry.py"
+PROJECT = Path(__file__).resolve().parents[1]
+"""The folder that has this project's packages."""
+
+_ENTRY = PROJECT / "punchlab_entry.py"
 
 
 def python(module: str, *, isolated: bool = False) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import os
 import stat
 import sys
@@ -99,6 +100,19 @@ def needed(program: Sequence[str], words: Sequence[str]) -> list[Share]:
             folder = each if os.path.isdir(each) else os.path.dirname(each)
             folders.append(each if _is_wide(folder) else folder)
     return [Share(folder) for folder in dict.fromkeys(folders) if not _is_wide(folder)]
+
+
+def of_module(name: str) -> list[Share]:
+    """The folders that a top-level module of this process is imported from; none for one that cannot be found."""
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        return []
+    packages = [os.path.dirname(folder) for folder in found.submodule_search_locations or ()]
+    files = [os.path.dirname(found.origin)] if found.origin is not None and found.has_location else []
+    return [Share(folder) for folder in packages or files if not _is_wide(folder)]
 
 
 @contextlib.contextmanager
@@ -203,7 +217,7 @@ def _resolve(path: str) -> tuple[str, dict[str, str]]:
 
 def _of_python() -> list[str]:
     prefixes = (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix)
-    return [*prefixes, *(os.path.abspath(path) for path in sys.path if path)]
+    return [*prefixes, str(programs.PROJECT), *(path for path in sys.path if os.path.isabs(path))]
 
 
 @functools.lru_cache(maxsize=8)
