@@ -116,16 +116,21 @@ class Server:
         space, *streams, status = descriptors[:DESCRIPTORS]
         trees = descriptors[DESCRIPTORS:]
         settled, settling = os.pipe()
-        own = [key.fd for key in self._selector.get_map().values() if key.fd != 0]
+        # Held, for a selector that is closed lets go of the sockets, which would be closed twice.
+        keys = list(self._selector.get_map().values())
         with os.fdopen(settled, "rb") as outcome:
             with os.fdopen(settling, "wb", 0) as report:
 
                 def become() -> None:
                     """In the child: leave everything of the server behind, and be the client."""
-                    self._selector.close()
-                    for descriptor in (*own, *self._statuses.values(), status, settled):
-                        os.close(descriptor)
-                    forkchild.become(target, self._name, request, space, streams, trees, self._roles, report)
+                    try:
+                        own = [key.fd for key in keys if key.fd != 0]
+                        self._selector.close()
+                        for descriptor in (*own, *self._statuses.values(), status, settled):
+                            os.close(descriptor)
+                        forkchild.become(target, self._name, request, space, streams, trees, self._roles, report)
+                    finally:
+                        os._exit(1)  # whatever it is, the server's loop must not go on in here
 
                 first, pid = (None, _fork(become)) if request["confined"] is None else self._roles.fork(become)
             said = outcome.read(_ERROR_BYTES)
