@@ -16,7 +16,8 @@ from lab.campaign.execute import run_job
 from lab.contract import Speaker
 from lab.options import Options
 from lab.output import Output
-from tests.commands import punchlab, run
+from reports.results import read_run
+from tests.commands import run
 from tests.lab.hostile import RECEIVED, STARTED, Case
 from tests.lab.hostile_clients import CLIENTS, cells, odd_events
 from topologies import AB
@@ -37,7 +38,7 @@ def expected(case: Case, name: str, record: Mapping[str, Any]) -> tuple[str, str
 
 
 def test_a_campaign_of_clients_that_misbehave_ends_and_leaves_nothing(tmp_path: Path) -> None:
-    out, report = tmp_path / "out", tmp_path / "report"
+    out = tmp_path / "out"
     words = [sys.executable, "-m", "tests.lab.hostile_clients", str(out)]
     done = run(sandbox.command_inside(words), timeout=PATIENCE_S)
     assert done.returncode == 0, done
@@ -61,9 +62,7 @@ def test_a_campaign_of_clients_that_misbehave_ends_and_leaves_nothing(tmp_path: 
         record = records[name]
         assert (record["outcome"], record["reason"]) == expected(case, name, record), name
 
-    drawn = run(punchlab("report", str(out), "--out", str(report)))
-    assert drawn.returncode == 0, drawn
-    assert "\x1b" not in (report / "index.html").read_text()
+    assert len(read_run(out).trials) == len(records)  # what a report is drawn from
 
 
 def test_a_mistake_in_the_lab_costs_one_trial(monkeypatch: pytest.MonkeyPatch) -> None:
