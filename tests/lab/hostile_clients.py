@@ -119,7 +119,7 @@ CLIENTS: Mapping[str, Hostile] = {
     "receives a folder": Hostile(NOTHING_ARRIVED, ARRIVES, 'mkdir "$1/sent.bin"; exit 0'),
     "receives deep folders": Hostile(NOTHING_ARRIVED, ARRIVES, f"exec {sys.executable} -c '{_DEEP_FOLDERS}' \"$1\""),
     "has a code of several lines": Hostile(
-        "field 'code'", f"{_event(event='code', code='a' + chr(10))}; {WAITS}", tells_code=True
+        "field 'code'", f"{_event(event='code', code='a' + chr(10))}; {WAITS}", WAITS, tells_code=True
     ),
     "has many codes": Hostile(MEMORY, """yes '{"event":"code","code":"x"}'""", WAITS, tells_code=True),
     "has an edge that prints lines": Hostile(OUTPUT, "sleep 3; exit 1", "sleep 3; exit 1", LISTENS + "yes"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +15,8 @@ import pytest
 from lab import sandbox, trial, verdict
 from lab.campaign.cells import Cell, Job
 from lab.campaign.execute import run_job
+from lab.client import Client
+from lab.confinement.roles import MOST_PROCESSES
 from lab.contract import Speaker
 from lab.options import Options
 from lab.output import Output
@@ -22,6 +26,7 @@ from tests.lab.hostile import RECEIVED, STARTED, Case
 from tests.lab.hostile_clients import CLIENTS, cells, odd_events
 from topologies import AB
 
+EDGE = ("sh", "-c", """echo '{{"event": "listening"}}'; exec sleep 1000""")
 PATIENCE_S = 600
 PEAK_MIB = 300
 """A worker has 100 MiB before it has run a trial, and the events of three commands are within 48 MiB each."""
@@ -82,3 +87,26 @@ def test_a_client_that_sends_more_than_can_be_recorded_breaks(monkeypatch: pytes
     record = run_job(Job(cell, 1, "auto", 0)).record
     assert (record["outcome"], record["agrees"]) == ("client_error", None)
     assert record["reason"] == "client punch: packets that take more than 0 MiB of memory to record"
+
+
+@pytest.mark.skipif(
+    tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) < (6, 14),
+    reason="before Linux 6.14 a PID namespace has no limit of its own",
+)
+def test_a_client_has_a_limit_of_processes_and_the_machine_keeps_its_own() -> None:
+    limit = Path("/proc/sys/kernel/pid_max")
+    before = limit.read_text()
+    script = """
+import os, sys, time
+for number in range(10_000):
+    try:
+        if os.fork() == 0:
+            time.sleep(1000)
+    except BlockingIOError:
+        sys.exit(f"{{number}} processes")
+"""
+    client = Client("many", EDGE, ("{python}", "-c", script), ("true",), ("x",), tells_code=False)
+    cell = Cell("ab", AB, ("a", "b"), ("full_cone", "full_cone"), options=Options(client=client, strategy="x"))
+    reason = run_job(Job(cell, 1, "auto", 0)).record["reason"]
+    assert MOST_PROCESSES / 2 < int(reason.removeprefix("a: ").removesuffix(" processes")) < MOST_PROCESSES
+    assert limit.read_text() == before
