@@ -89,12 +89,12 @@ class Client:
 
     def view(self, role: str, given: Iterable[Share] = ()) -> Plan:
         """What the client sees in that role of the machine's files, with what it is `given` in a trial."""
-        words = [word for word, _optional in _each(self.command_of(role)) if not syntax.placeholders(word)]
-        program = [] if self.function is not None else words[:1]
+        words = tuple(word for word, _optional in _each(self.command_of(role)) if not syntax.placeholders(word))
+        program = () if self.function is not None else words[:1]
+        module = None if self.function is None else self.function.name.partition(":")[0].partition(".")[0]
         own = [*(Share(path) for path in self.reads), *(Share(path, writable=True) for path in self.writes)]
-        if self.function is not None:
-            own += view.of_module(self.function.name.partition(":")[0].partition(".")[0])
-        return view.plan([*view.needed(program, words), *own, *given], under=map(Share, view.SYSTEM))
+        needed = view.needed(program, words, module)
+        return view.plan([*needed, *own, *given])
 
     def check(self) -> None:
         """Raise `InputError` for a path that is not there, or a placeholder that its role cannot have."""

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from lab import programs, sandbox
-from lab.errors import MissingCapabilityError
+from lab.errors import LabError, MissingCapabilityError
 from lab.nat.portmapping import DAEMON
 
 _APT = "apt-get install"
 _REFUSED = "punchlab: sandbox: "
+_PATIENCE_S = 10.0
 _OPTIONAL = (DAEMON, "nats-server", "mnexec", "tshark")
 
 
@@ -59,6 +60,7 @@ def _examine_inside() -> list[Finding]:
         "netem": lambda: _impairment("netem", needed=not _works("nfqueue")),
         "nfqueue": lambda: _impairment("nfqueue", needed=not _works("netem")),
         "scapy capture": _capture,
+        "confinement": _confinement,
         DAEMON: _port_mapper,
         "nats-server": lambda: optional(
             "nats-server", ["nats-server", "--version"], "nats-server", "only for edges with `--bus nats`"
@@ -138,6 +140,26 @@ def _capture() -> Finding:
         return f"scapy {scapy.VERSION}"
 
     return _attempt("scapy capture", listen, f"{_APT} libpcap0.8")
+
+
+def _confinement() -> Finding:
+    def confine() -> str:
+        import tempfile
+
+        from lab import forked, namespace
+        from lab.confinement import view
+
+        (made,) = namespace.create(1)
+        with tempfile.TemporaryFile() as errors:
+            process = forked.start(None, ["true"], made, errors, view.plan([]))
+            status = process.wait(_PATIENCE_S)
+            process.end_namespace()
+        made.close()
+        if status != 0:
+            raise LabError(f"a confined program ended with status {status}")
+        return "clients have mount, PID and IPC namespaces of their own"
+
+    return _attempt("confinement", confine, "a kernel of Linux 5.12 or later")
 
 
 def _port_mapper() -> Finding:

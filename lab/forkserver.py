@@ -64,7 +64,7 @@ class Server:
 
     def __init__(self, listener: socket.socket, target: Function | str | None, name: str) -> None:
         self._listener, self._target, self._name = listener, target, name
-        self._selector = selectors.DefaultSelector()
+        self._selector = selectors.EpollSelector()
         self._statuses: dict[int, int] = {}  # pidfd of a client -> status pipe
         self._roles = roles.Roles()
 
@@ -116,16 +116,13 @@ class Server:
         space, *streams, status = descriptors[:DESCRIPTORS]
         trees = descriptors[DESCRIPTORS:]
         settled, settling = os.pipe()
-        # Held, for a selector that is closed lets go of the sockets, which would be closed twice.
-        keys = list(self._selector.get_map().values())
+        own = [self._selector.fileno(), *(key.fd for key in self._selector.get_map().values() if key.fd != 0)]
         with os.fdopen(settled, "rb") as outcome:
             with os.fdopen(settling, "wb", 0) as report:
 
                 def become() -> None:
                     """In the child: leave everything of the server behind, and be the client."""
                     try:
-                        own = [key.fd for key in keys if key.fd != 0]
-                        self._selector.close()
                         for descriptor in (*own, *self._statuses.values(), status, settled):
                             os.close(descriptor)
                         forkchild.become(target, self._name, request, space, streams, trees, self._roles, report)

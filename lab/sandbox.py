@@ -241,24 +241,21 @@ def _end_with_keeper(asked: int) -> None:
 def _confine(planned: view.Plan) -> None:
     """Give this process, which has a /proc of its own, the planned view, in a user namespace that cannot change it."""
     directory = os.getcwd()  # noqa: PTH109 - text
-    root = _outer_user() == 0
     processes = os.open("/proc", os.O_DIRECTORY | os.O_CLOEXEC)
-    sysctls = mounts.clone("/proc/sys/net") if root else None
+    sysctls = mounts.clone("/proc/sys/net")
     flags = mounts.NOSUID | mounts.NODEV | mounts.NOEXEC | mounts.READ_ONLY
-    if root:
-        # Without capabilities, too, root may write to /proc/sys/kernel: for root /proc is read-only but for the
-        # sysctls of network namespaces. A /proc that can be written must not be left, not even below another one.
-        mounts.unmount("/proc")
-        mounts.mount("proc", "/proc", "proc", flags)
+    # Root may write to /proc/sys/kernel without any capability: /proc is read-only, but for the sysctls of network
+    # namespaces. A /proc that can be written must not be left, not even below another one.
+    mounts.unmount("/proc")
+    mounts.mount("proc", "/proc", "proc", flags)
     mounts.mount("sysfs", "/sys", "sysfs", flags)
     view.build("/run", planned, command=True)
     mounts.change_root("/run")
     mounts.make_read_only("/")
     _enter_user_namespace(processes)
     os.close(processes)
-    if sysctls is not None:
-        mounts.attach(sysctls, "/proc/sys/net")
-        os.close(sysctls)
+    mounts.attach(sysctls, "/proc/sys/net")
+    os.close(sysctls)
     os.chdir(directory)
     seen = view.environment(os.environ)
     os.environ.clear()

@@ -231,7 +231,7 @@ def _view(command: list[str]) -> Plan:
     here = view.Share(str(Path.cwd()), writable=True)
     files = [str(Path(word).absolute()) for word in command if os.path.exists(word)]  # noqa: PTH110 - "" is none
     shares = [*view.needed(command[:1], files), *([here] if here.path != "/" else [])]
-    return view.plan(shares, under=map(view.Share, view.SYSTEM))
+    return view.plan(shares)
 
 
 def _class(given: argparse.Namespace) -> type[Internet]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import struct
 from dataclasses import dataclass
@@ -85,6 +86,7 @@ _KEYRINGS = ("add_key", "request_key", "keyctl")
 _KERNEL = ("bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "io_uring_enter", "io_uring_register")
 
 
+@functools.cache
 def program(machine: str, kind: Kind) -> bytes | None:
     """The filter for a machine (as `os.uname` names it): an array of struct sock_filter; None for other machines."""
     known = _MACHINES.get(machine)

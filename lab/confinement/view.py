@@ -65,14 +65,22 @@ class Tree:
     descriptor: int
 
 
-def plan(shares: Iterable[Share], under: Iterable[Share] = ()) -> Plan:
-    """What has to be attached so that the shares are seen; what lies in another one, or in one `under` it, is not.
+def plan(shares: Iterable[Share]) -> Plan:
+    """What has to be attached, besides the system's folders, so that the shares are seen.
 
-    Paths that do not exist are left out.
+    What lies in another one is seen with it. Paths that do not exist are left out.
     """
+    return _plan(shares, _system().shares)
+
+
+@functools.cache
+def _system() -> Plan:
+    return _plan([Share(path) for path in SYSTEM], [])
+
+
+def _plan(shares: Iterable[Share], there: Sequence[Share]) -> Plan:
     kept: list[Share] = []
     links: dict[str, str] = {}
-    there = [Share(_resolve(share.path)[0], share.writable) for share in under]
     resolved = ((*_resolve(share.path), share.writable) for share in shares if os.path.lexists(share.path))
     for real, passed, writable in sorted(resolved, key=lambda each: (each[0], not each[2])):
         links.update(passed)
@@ -82,14 +90,25 @@ def plan(shares: Iterable[Share], under: Iterable[Share] = ()) -> Plan:
     return Plan(kept, list(links.items()))
 
 
-def needed(program: Sequence[str], words: Sequence[str]) -> list[Share]:
+def needed(program: Sequence[str], words: Sequence[str], module: str | None = None) -> list[Share]:
     """What a program needs that the system's folders do not have.
 
     The working directory; the interpreter and the packages of this process; what PATH leads to; the folders of the
-    `program` (a name or a path, or none) and of the files whose absolute paths are among the `words` of its command. A
-    folder as wide as a home is none of them: there it is the file alone.
+    `program` (a name or a path, or none) and of the files whose absolute paths are among the `words` of its command;
+    the folder of a `module`, imported as this process does. A folder as wide as a home is none of them: there it is the
+    file alone.
     """
-    folders = [_working_directory(), *_of_python(), *_of_path(os.environ.get("PATH", os.defpath))]
+    paths = (_working_directory(), os.environ.get("PATH", os.defpath), os.environ.get("HOME"))
+    return _needed(tuple(program), tuple(words), module, paths, tuple(sys.path))
+
+
+@functools.lru_cache(maxsize=64)
+def _needed(
+    program: Sequence[str], words: Sequence[str], module: str | None, paths: tuple[str, str, str | None], _path: object
+) -> list[Share]:
+    """As `needed`, which gives all that the result depends on, but for the files of the machine."""
+    directory, search_path, _home = paths
+    folders = [directory, *_of_python(), *_of_path(search_path), *([] if module is None else _of_module(module))]
     files = [found for found in (programs.find(word) for word in program) if found is not None]
     named = [part for word in words for part in (word, word.partition("=")[2])]  # as in --config=/a/file
     files += [part for part in named if part.startswith("/") and os.path.exists(part)]
@@ -100,19 +119,6 @@ def needed(program: Sequence[str], words: Sequence[str]) -> list[Share]:
             folder = each if os.path.isdir(each) else os.path.dirname(each)
             folders.append(each if _is_wide(folder) else folder)
     return [Share(folder) for folder in dict.fromkeys(folders) if not _is_wide(folder)]
-
-
-def of_module(name: str) -> list[Share]:
-    """The folders that a top-level module of this process is imported from; none for one that cannot be found."""
-    try:
-        found = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        found = None
-    if found is None:
-        return []
-    packages = [os.path.dirname(folder) for folder in found.submodule_search_locations or ()]
-    files = [os.path.dirname(found.origin)] if found.origin is not None and found.has_location else []
-    return [Share(folder) for folder in packages or files if not _is_wide(folder)]
 
 
 @contextlib.contextmanager
@@ -145,13 +151,19 @@ def build(root: str, planned: Plan, *, command: bool = False) -> None:
     It has the system's folders, what is planned, this namespace's /proc and /sys, and devices that hold nothing. What
     is private is missing (see `make_private`) but for a `command`, which also gets a terminal and TUN devices.
     """
-    system = plan([Share(path) for path in SYSTEM])
+    system = _system()
     with contextlib.ExitStack() as stack:
         # Before anything is mounted, which may hide what is to be in it.
         trees = [*stack.enter_context(opened(system)), *stack.enter_context(opened(planned))]
-        for name in (*_DEVICES, *(_COMMAND_DEVICES if command else ())):
-            if os.path.exists(f"/dev/{name}"):
-                trees.append(Tree(f"/dev/{name}", False, stack.enter_context(mounts.cloned(f"/dev/{name}"))))  # noqa: PERF401
+        devices = {f"/dev/{name}": f"/dev/{name}" for name in (*_DEVICES, *(_COMMAND_DEVICES if command else ()))}
+        terminal = _terminal() if command else None
+        if terminal is not None:
+            devices["/dev/console"] = terminal  # where C libraries look for the name of a terminal, too
+        trees += [
+            Tree(path, False, stack.enter_context(mounts.cloned(device)))
+            for path, device in devices.items()
+            if os.path.exists(device)
+        ]
         trees += [Tree(path, True, stack.enter_context(mounts.cloned(path))) for path in ("/proc", "/sys")]
         mounts.mount("tmpfs", root, "tmpfs", mounts.NOSUID, "mode=755,size=4m")
         for folder in ("/tmp", "/run", "/dev/shm", "/var", "/proc", "/sys"):  # noqa: S108 - mount points
@@ -177,6 +189,14 @@ def make_private(root: str = "", options: str = "") -> None:
 def environment(given: Mapping[str, str]) -> dict[str, str]:
     """The environment of a program that sees it: its HOME, and nothing that names folders of the user's."""
     return {name: value for name, value in given.items() if name not in _OF_THE_USER} | {"HOME": HOME}
+
+
+def _terminal() -> str | None:
+    """The terminal that this process's standard streams belong to."""
+    for descriptor in range(3):
+        with contextlib.suppress(OSError):  # it is none
+            return os.ttyname(descriptor)
+    return None
 
 
 def _make_terminals(root: str) -> None:
@@ -220,7 +240,18 @@ def _of_python() -> list[str]:
     return [*prefixes, str(programs.PROJECT), *(path for path in sys.path if os.path.isabs(path))]
 
 
-@functools.lru_cache(maxsize=8)
+def _of_module(name: str) -> list[str]:
+    """The folders that a top-level module of this process is imported from; none for one that cannot be found."""
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        return []
+    packages = [os.path.dirname(folder) for folder in found.submodule_search_locations or ()]
+    return packages or ([os.path.dirname(found.origin)] if found.origin is not None and found.has_location else [])
+
+
 def _of_path(search_path: str) -> list[str]:
     found = []
     for folder in search_path.split(os.pathsep):

@@ -141,3 +141,53 @@ def test_programs_of_the_administrator_are_found_without_their_folders_in_the_pa
 def test_what_a_daemon_of_the_lab_logs_does_not_reach_the_machine(ear: str) -> None:
     if Path(ear).exists():
         assert Path(ear).stat().st_rdev == Path("/dev/null").stat().st_rdev
+
+
+USERS = {"root": (), "ordinary": ("unshare", "--user", "--map-user=1000", "--map-group=1000")}
+"""Words that run a command as that user."""
+
+SANDBOXED = """
+    touch inside && echo wrote here
+    for each in / /usr /etc {project}; do touch $each/{mark} 2>&1 | grep -q 'Read-only' && echo no: $each; done
+    umount /proc 2>/dev/null || echo no: unmount
+    mount -o remount,rw,bind /usr 2>/dev/null || echo no: remount
+    { echo 1 > /proc/sys/kernel/panic; } 2>/dev/null || echo no: sysctl
+    test -e {secret} || echo no: secret
+    touch $HOME/{mark} /tmp/{mark} /run/{mark} && echo wrote to private folders
+    ip link add dummy0 type veth && sysctl -qw net.ipv4.ip_forward=1 && echo changed its network
+"""
+
+
+@pytest.mark.parametrize("words", [("sandbox",), ("up", "ab", "--")], ids=" ".join)
+@pytest.mark.parametrize("user", USERS)
+def test_a_command_changes_the_current_directory_and_nothing_else(
+    user: str, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    mark = f"mark-{tmp_path.parent.name}"
+    here = tmp_path / "here"
+    here.mkdir()
+    (tmp_path / "secret").write_text("a secret")
+    values = {"project": ROOT, "mark": mark, "secret": tmp_path / "secret"}
+    script = SANDBOXED
+    for name, value in values.items():
+        script = script.replace(f"{{{name}}}", str(value))
+    done = run(punchlab(*words, "sh", "-c", script, under=USERS[user]), cwd=here)
+    assert done.stdout.splitlines() == [
+        "wrote here",
+        *(f"no: {folder}" for folder in ("/", "/usr", "/etc", ROOT)),
+        *("no: unmount", "no: remount", "no: sysctl", "no: secret"),
+        "wrote to private folders",
+        "changed its network",
+    ], done
+    assert (here / "inside").exists()
+    found = run(["find", "/", "-xdev", "-name", mark, "-not", "-path", "/proc/*"])
+    assert found.stdout == ""
+
+
+@pytest.mark.parametrize("words", [("sandbox", "--unconfined"), ("up", "ab", "--unconfined", "--")], ids=" ".join)
+def test_an_unconfined_command_sees_the_files_of_the_machine(words: tuple[str, ...], tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    done = run(punchlab(*words, "sh", "-c", f"echo $HOME; touch {tmp_path}/outside"), cwd=here)
+    assert (done.returncode, done.stdout) == (0, f"{os.environ['HOME']}\n"), done
+    assert (tmp_path / "outside").exists()
