@@ -17,7 +17,7 @@ from lab.contract import EVENTS, FAILURES, Speaker
 from lab.output import LINE_BYTES, OUTPUT_BYTES, Output
 from lab.verdict import OUTCOMES, Side
 from tests.examples import EXAMPLES
-from tests.lab.hostile import RECEIVED, STARTED, trial_of
+from tests.lab.odd_events import RECEIVED, STARTED, trial_of
 
 SENDER = Speaker("mine", "sender", "a")
 README = (Path(__file__).parents[2] / "README.md").read_text()

@@ -22,8 +22,8 @@ from lab.options import Options
 from lab.output import Output
 from reports.results import read_run
 from tests.commands import run
-from tests.lab.hostile import RECEIVED, STARTED, Case
-from tests.lab.hostile_clients import CLIENTS, cells, odd_events
+from tests.lab.misbehaving import CLIENTS, cells, odd_events
+from tests.lab.odd_events import RECEIVED, STARTED, Case
 from topologies import AB
 
 EDGE = ("sh", "-c", """echo '{{"event": "listening"}}'; exec sleep 1000""")
@@ -44,7 +44,7 @@ def expected(case: Case, name: str, record: Mapping[str, Any]) -> tuple[str, str
 
 def test_a_campaign_of_clients_that_misbehave_ends_and_leaves_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = [sys.executable, "-m", "tests.lab.hostile_clients", str(out)]
+    words = [sys.executable, "-m", "tests.lab.misbehaving", str(out)]
     done = run(sandbox.command_inside(words), timeout=PATIENCE_S)
     assert done.returncode == 0, done
     figures = json.loads(done.stdout)
@@ -77,7 +77,7 @@ def test_a_mistake_in_the_lab_costs_one_trial(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(verdict, "judge", judge)
     record = run_job(Job(next(cells()), 1, "auto", 0)).record
     assert record["outcome"] == "lab_error"
-    assert record["reason"].startswith("ZeroDivisionError at test_hostile_clients.py:")
+    assert record["reason"].startswith("ZeroDivisionError at test_misbehaving_clients.py:")
     assert len(record["reason"]) < 3000
 
 

@@ -1,6 +1,6 @@
-"""Clients that misbehave, a trial of each in one campaign: `python -m tests.lab.hostile_clients FOLDER`.
+"""Clients that misbehave, a trial of each in one campaign: `python -m tests.lab.misbehaving FOLDER`.
 
-It runs inside a sandbox, and prints what the campaign cost and left behind, as JSON. With PUNCHLAB_HOSTILE=all there is
+It runs inside a sandbox, and prints what the campaign cost and left behind, as JSON. With PUNCHLAB_ODD_EVENTS=all there is
 a trial for every odd event, which takes a quarter of an hour, and otherwise for some.
 """
 
@@ -21,10 +21,10 @@ from lab import campaign
 from lab.campaign.cells import Campaign, Cell
 from lab.client import Client
 from lab.options import Options
-from tests.lab.hostile import Case, cases
+from tests.lab.odd_events import Case, cases
 from topologies import AB
 
-ALL = os.environ.get("PUNCHLAB_HOSTILE") == "all"
+ALL = os.environ.get("PUNCHLAB_ODD_EVENTS") == "all"
 JOBS = 2
 
 LISTENS = """echo '{"event": "listening"}'; """

@@ -19,7 +19,7 @@ from lab.record import record
 from lab.results import Results
 from lab.verdict import Side, timings
 from reports.results import read_run
-from tests.lab.hostile import RECEIVED, STARTED, Case, cases, trial_of
+from tests.lab.odd_events import RECEIVED, STARTED, Case, cases, trial_of
 
 CASES = tuple(cases())
 SPEAKERS = {role: Speaker("mine", role, node) for role, node in (("edge", "edge1"), ("sender", "a"), ("receiver", "b"))}
