@@ -1,7 +1,7 @@
 """Clients that misbehave, a trial of each in one campaign: `python -m tests.lab.misbehaving FOLDER`.
 
-It runs inside a sandbox, and prints what the campaign cost and left behind, as JSON. With PUNCHLAB_ODD_EVENTS=all there is
-a trial for every odd event, which takes a quarter of an hour, and otherwise for some.
+It runs inside a sandbox, and prints what the campaign cost and left behind, as JSON. With PUNCHLAB_ODD_EVENTS=all
+there is a trial for every odd event, which takes a quarter of an hour, otherwise for some.
 """
 
 from __future__ import annotations
