@@ -3,6 +3,9 @@
 A command prints one JSON object a line on standard output. An object with an `event` of this table is checked by it;
 other events, other objects and lines that are no JSON are passed over. `EVENTS` and `PLACEHOLDERS` are the only
 definition: validation is derived from them, and README has them as tables (`events_table`, `placeholders_table`).
+
+A command is a program that nobody trusts. Whatever its line holds, `event_on` returns an event that can be written to
+any file (no lone surrogates), nested at most `DEEPEST` levels, or raises `ClientError`.
 """
 
 from __future__ import annotations
@@ -28,7 +31,12 @@ FAILURES = ("wrong_peer", "client_error", "no_rendezvous", "hopeless", "refused"
 MARK = b'"event"'
 """In every line with an event."""
 
-_CODE_CHARACTERS = 1024
+DEEPEST = 100
+"""Levels of objects and arrays in an event."""
+
+_CODE_CHARACTERS, _TEXT_CHARACTERS = 1024, 1000
+_SCOPE_CHARACTERS = 15
+"""Of the name of an interface (IFNAMSIZ less the final NUL)."""
 _INT_DIGITS = 400
 """More than any float has."""
 
@@ -58,7 +66,8 @@ def _instant(value: object) -> float:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError
-    return value.encode(errors="replace").decode()  # without lone surrogates, which no file and no terminal takes
+    text: str = _without_surrogates(value[:_TEXT_CHARACTERS])
+    return text
 
 
 def _code(value: object) -> str:
@@ -77,7 +86,11 @@ def _endpoint(value: object) -> str:
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 1 << 16):
         raise ValueError
     if host.startswith("[") and host.endswith("]"):
-        address6 = ipaddress.IPv6Address(host[1:-1])
+        # The interface of a link-local address (RFC 4007) is no part of what the capture shows.
+        plain, percent, scope = host[1:-1].partition("%")
+        if percent and not (scope.isascii() and scope.isprintable() and 0 < len(scope) <= _SCOPE_CHARACTERS):
+            raise ValueError
+        address6 = ipaddress.IPv6Address(plain)
         # A socket for both families gives an IPv4 endpoint in this form.
         return f"{address6.ipv4_mapped}:{int(port)}" if address6.ipv4_mapped else f"[{address6}]:{int(port)}"
     return f"{ipaddress.IPv4Address(host)}:{int(port)}"
@@ -90,7 +103,7 @@ def _failure(value: object) -> str:
 
 
 INSTANT = Kind("a number of seconds of CLOCK_MONOTONIC", _instant)
-TEXT = Kind("text", _text)
+TEXT = Kind(f"text, of which the first {_TEXT_CHARACTERS} characters are taken", _text)
 CODE = Kind(f"one line of 1 to {_CODE_CHARACTERS} characters", _code)
 ENDPOINT = Kind("an endpoint such as 11.0.0.1:7000 or [2a11::1]:7000", _endpoint)
 FAILURE = Kind(f"one of {', '.join(FAILURES)}", _failure)
@@ -199,32 +212,33 @@ class Speaker:
         return ClientError(f"{self}: {what}")
 
 
-def parse(line: bytes) -> dict[str, Any] | None:
-    """The event on a line of output, unchecked; None for a line that has none."""
-    if MARK not in line:
-        return None
-    try:
-        found = _DECODER.decode(line.decode(errors="replace").removeprefix("\ufeff"))
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) and isinstance(found.get("event"), str) else None
-
-
-def checked(event: Mapping[str, Any], speaker: Speaker, started: float, received: float) -> Event:
-    """The event with a float `t`, and with the fields of its rule as the lab takes them.
+def event_on(line: bytes, speaker: Speaker, started: float, received: float) -> Event | None:
+    """The event on a line of output, with a float `t` and the fields of its rule as the lab takes them; else None.
 
     `started` and `received` are the times (CLOCK_MONOTONIC) of the start of the command and of the receipt of the line.
     An event that is none of the speaker's by `EVENTS` may have any fields. Raises `ClientError` that names client, role
     and field.
     """
+    if MARK not in line:
+        return None
+    try:
+        event = _DECODER.decode(line.decode(errors="replace").removeprefix("\ufeff"))
+    except RecursionError:
+        raise speaker.error(_TOO_DEEP) from None
+    except ValueError:
+        return None
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        return None
+    if line.count(b"[") + line.count(b"{") > DEEPEST and _depth(event) > DEEPEST:
+        raise speaker.error(_TOO_DEEP)
+    taken: dict[str, Any] = _without_surrogates(event) if b"\\u" in line else {**event}
     rule = EVENTS.get(event["event"])
     if rule is None or speaker.role not in rule.roles:
         try:
-            moment = _instant(event.get("t"))
+            taken["t"] = _instant(event.get("t"))
         except ValueError:
-            moment = received
-        return {**event, "t": moment}
-    taken = {**event}
+            taken["t"] = received
+        return taken
     for field in (TIME, *rule.fields):
         taken[field.name] = _taken(event, field, speaker)
     moment = taken["t"]
@@ -245,11 +259,32 @@ def _taken(event: Event, field: Field, speaker: Speaker) -> object:
         raise speaker.error(f"{place}: {wrong}; expected {field.kind.words}") from None
 
 
+def _depth(value: object) -> int:
+    """Levels of objects and arrays, counted without recursion."""
+    deepest, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        deepest += 1
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return deepest
+
+
+def _without_surrogates(value: Any) -> Any:
+    """A value of JSON with a question mark for each lone surrogate, which no file and no terminal takes."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, dict):
+        return {_without_surrogates(name): _without_surrogates(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_without_surrogates(each) for each in value]
+    return value
+
+
 def _int(digits: str) -> int | float:
     return int(digits) if len(digits) <= _INT_DIGITS else float(digits)
 
 
 _DECODER = json.JSONDecoder(parse_int=_int)
+_TOO_DEEP = f"a line with an event is nested more than {DEEPEST} levels"
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 2, 60, 60, 60
 

@@ -214,7 +214,7 @@ class EdgeNetwork:
             links = len(self._nodes) - len(self._down) - 1
         for name, process in self._processes.items():
             for event, times in (("listening", 1), ("joined", links)):
-                found = sum(each["event"] == event for each in process.events)
+                found = process.count(event)
                 if name not in self._down and found < times:
                     who = Speaker(self._client.name, EDGE, name)
                     return f"{who}: event {event!r}: {found} within {_START_S:g} s; expected {times}"

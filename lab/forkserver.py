@@ -122,9 +122,12 @@ class Server:
 
                 def become() -> None:
                     """In the child: leave everything of the server behind, and be the client."""
-                    for descriptor in (*own, *self._statuses.values(), status, settled):
-                        os.close(descriptor)
-                    forkchild.become(target, self._name, request, space, streams, trees, self._roles, report)
+                    try:
+                        for descriptor in (*own, *self._statuses.values(), status, settled):
+                            os.close(descriptor)
+                        forkchild.become(target, self._name, request, space, streams, trees, self._roles, report)
+                    finally:
+                        os._exit(1)  # whatever it is, the server's loop must not go on in here
 
                 first, pid = (None, _fork(become)) if request["confined"] is None else self._roles.fork(become)
             said = outcome.read(_ERROR_BYTES)

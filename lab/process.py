@@ -9,7 +9,6 @@ import selectors
 import signal
 import struct
 import subprocess
-import tempfile
 import termios
 import time
 from collections.abc import Callable, Sequence
@@ -23,19 +22,38 @@ from lab.forked import ForkedProcess, Function
 from lab.node import Node, Process
 from lab.output import Output
 from lab.priority import CLIENT, favor
-from punch.text import printable
 
 __all__ = ["Event", "EventProcess", "end", "wait_for"]
 
-ERROR_BYTES = 64 << 20
-"""The most that a command may write to standard error."""
-
-_STDERR_TAIL = 2000
 _CHUNK = 1 << 16
 _CHUNKS = 16
-"""How many of them are taken in before others have their turn."""
+"""How many of them are taken in from a pipe before others have their turn."""
 _LOOK_S = 0.25
-"""How often the size of standard error is looked at."""
+"""How often a condition is looked at while nothing is written."""
+
+
+class _Pipe:
+    """The end of a pipe that a command writes to; `take` gets what comes, and when (CLOCK_MONOTONIC)."""
+
+    def __init__(self, stream: IO[bytes], take: Callable[[bytes, float], None]) -> None:
+        self.stream, self._take = stream, take
+        self.silent = False
+        """Whether nothing more can come."""
+        os.set_blocking(stream.fileno(), False)
+
+    def read(self, most: int) -> int:
+        """Take in a chunk of what is there, at most so many bytes; how many that was."""
+        chunk = None if self.silent else self.stream.read(min(most, _CHUNK))
+        if chunk is None:
+            return 0
+        self.silent = not chunk
+        self._take(chunk, time.monotonic())
+        return len(chunk)
+
+    def held(self) -> int:
+        """How many bytes are there."""
+        (count,) = struct.unpack("i", fcntl.ioctl(self.stream, termios.FIONREAD, b"\0" * 4))
+        return int(count)
 
 
 class EventProcess:
@@ -64,25 +82,27 @@ class EventProcess:
         self.open = True
         self.ended_s: float | None = None
         """When its end was seen, CLOCK_MONOTONIC seconds."""
-        self._silent = False
-        self._errors: str | None = None
+        self._settled = False
         self.before = frozenset() if confined is not None else node.present()
         """What ran in the node before it."""
-        self._stderr: IO[bytes] = tempfile.TemporaryFile(dir="/run")  # noqa: SIM115 - closed in `end`
+        self._output = Output(self.speaker, time.monotonic())
+        # No file, which would take as much memory as the command writes until it is looked at.
+        errors, theirs = os.pipe()
+        self._stderr = os.fdopen(errors, "rb", 0)
         try:
-            self._output = Output(self.speaker, time.monotonic())
-            self.process = self._start(function, reads_input, confined)
+            with os.fdopen(theirs, "wb", 0) as stderr:
+                self.process = self._start(function, reads_input, stderr, confined)
             favor(self.process.pid, CLIENT)
         except BaseException:
             self._stderr.close()
             raise
         self._ended = _end_of(self.process)
-        os.set_blocking(self.stdout.fileno(), False)
+        self._pipes = _Pipe(self.stdout, self._output.take), _Pipe(self._stderr, self._output.take_errors)
 
-    def _start(self, function: Function | None, reads_input: bool, confined: Plan | None) -> Process:
+    def _start(self, function: Function | None, reads_input: bool, stderr: IO[bytes], confined: Plan | None) -> Process:
         try:
             if function is not None or confined is not None:
-                process: Process = self.node.fork(function, self.command, self._stderr, confined)
+                process: Process = self.node.fork(function, self.command, stderr, confined)
                 if not reads_input and process.stdin is not None:
                     process.stdin.close()
                 return process
@@ -90,7 +110,7 @@ class EventProcess:
                 self.command,
                 stdin=subprocess.PIPE if reads_input else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=self._stderr,
+                stderr=stderr,
                 bufsize=0,
                 # A session of its own tells what it starts from what is started by hand.
                 start_new_session=True,
@@ -131,14 +151,8 @@ class EventProcess:
 
     @property
     def errors(self) -> str:
-        """The end of what it wrote to standard error, every line of it printable."""
-        if self._errors is not None:
-            return self._errors
-        # Without a seek, for the command writes at the same offset.
-        file = self._stderr.fileno()
-        start = max(0, os.fstat(file).st_size - _STDERR_TAIL)
-        text = os.pread(file, _STDERR_TAIL, start).decode(errors="replace").strip()
-        return "\n".join(map(printable, text.splitlines()))
+        """The end of what it wrote to standard error, as far as that was taken in."""
+        return self._output.errors
 
     @property
     def last_words(self) -> str:
@@ -150,7 +164,11 @@ class EventProcess:
 
     def first(self, name: str) -> Event | None:
         """The first event of that name, None if there was none."""
-        return next((event for event in self.events if event.get("event") == name), None)
+        return self._output.first(name)
+
+    def count(self, name: str) -> int:
+        """How many events of that name there were."""
+        return self._output.count(name)
 
     def tell(self, line: str) -> None:
         """Write a line to its standard input and close that."""
@@ -164,17 +182,11 @@ class EventProcess:
         """Take in what has come; `open` turns false when it has ended and everything it said was taken in."""
         if not self.open:
             return
-        ended = self.returncode is not None  # before reading: what it said by then is in the pipe
-        left = _readable(self.stdout) if ended else _CHUNK * _CHUNKS
-        while left > 0 and not self._silent and not self._output.excessive:
-            chunk = self.stdout.read(min(left, _CHUNK))
-            if chunk is None:
-                break
-            self._silent = not chunk
-            left -= len(chunk)
-            self._output.take(chunk, time.monotonic())
-        if os.fstat(self._stderr.fileno()).st_size > ERROR_BYTES:
-            self._output.exceed(f"more than {ERROR_BYTES >> 20} MiB on standard error")
+        ended = self.returncode is not None  # before reading: what it said by then is in the pipes
+        for pipe in self._pipes:
+            left = pipe.held() if ended else _CHUNK * _CHUNKS
+            while left > 0 and not self._output.excessive and (count := pipe.read(left)):
+                left -= count
         if self._output.excessive:
             self.process.kill()
             self.open = False
@@ -185,7 +197,8 @@ class EventProcess:
 
     def listen(self, selector: selectors.BaseSelector) -> None:
         """Register what tells of output and of its end, or unregister what does not any more."""
-        for source, wanted in ((self.stdout, self.open and not self._silent), (self._ended, self.open)):
+        wanted_of: dict[IO[bytes] | int, bool] = {each.stream: self.open and not each.silent for each in self._pipes}
+        for source, wanted in (wanted_of | {self._ended: self.open}).items():
             registered = source in selector.get_map()
             if wanted and not registered:
                 selector.register(source, selectors.EVENT_READ, self)
@@ -207,12 +220,12 @@ class EventProcess:
 
     def let_go(self) -> None:
         """Let go of what it wrote and of its streams, once it has ended; idempotent."""
-        if self._errors is None:
+        if not self._settled:
+            self._settled = True
             self.process.wait()
             if not self.stdout.closed:  # as it is after the lab has ended
                 self.read()
             self.open = False
-            self._errors = self.errors
             self._stderr.close()
             os.close(self._ended)
             self.node.forget(self.process)
@@ -248,8 +261,7 @@ def wait_for(processes: Sequence[EventProcess], condition: Callable[[], bool], t
             left = deadline - time.monotonic()
             if left <= 0 or not selector.get_map():
                 return False
-            ready = {key.data for key, _events in selector.select(min(left, _LOOK_S))}
-            for process in ready or processes:
+            for process in {key.data for key, _events in selector.select(min(left, _LOOK_S))}:
                 process.read()
                 process.listen(selector)
     return True
@@ -288,9 +300,3 @@ def _end_namespace(process: Process) -> bool:
 def _end_of(process: Process) -> int:
     """A descriptor that can be read from when the process has ended."""
     return process.end_of() if isinstance(process, ForkedProcess) else os.pidfd_open(process.pid)
-
-
-def _readable(stream: IO[bytes]) -> int:
-    """How many bytes are in a pipe."""
-    (count,) = struct.unpack("i", fcntl.ioctl(stream, termios.FIONREAD, b"\0" * 4))
-    return int(count)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import traceback
+from pathlib import Path
 from typing import Any
 
 from lab.control import Control
-from lab.lab import Path
+from lab.errors import PunchlabError
+from lab.lab import Path as LabPath
 from lab.options import Options
 from lab.trial import Trial
 from lab.versions import versions
@@ -49,7 +52,7 @@ def lab_error(
     started: datetime.datetime,
     error: Exception,
     *,
-    path: Path | None = None,
+    path: LabPath | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """The record of a trial in which the lab itself broke: nothing was measured. `path` if the topology was read."""
@@ -57,10 +60,19 @@ def lab_error(
         **_asked(options, pair, started, more),
         **({} if path is None else _path(path)),
         "outcome": "lab_error",
-        "reason": printable(str(error)),
+        "reason": _words(error),
         "agrees": None,
         "versions": dict(versions()),
     }
+
+
+def _words(error: Exception) -> str:
+    """What the error says; of one that nobody raised on purpose also its type and the line of code."""
+    text = str(error)
+    if not isinstance(error, PunchlabError | OSError):
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"{type(error).__name__} at {Path(at.filename).name}:{at.lineno}: {text}"
+    return printable(text)
 
 
 def _asked(options: Options, pair: tuple[str, str], started: datetime.datetime, more: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +89,7 @@ def _asked(options: Options, pair: tuple[str, str], started: datetime.datetime, 
     }
 
 
-def _path(path: Path) -> dict[str, Any]:
+def _path(path: LabPath) -> dict[str, Any]:
     return {
         "delay_s": path.delay_s,
         "jitter_s": path.jitter_s,

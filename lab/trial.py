@@ -33,6 +33,9 @@ from lab.verdict import Side
 from punch.nat.oracle import Dial, Prediction
 from punch.text import printable
 
+RECORDING_BYTES = 128 << 20
+"""The most memory that the recording of a trial may take, beyond twice the file at each capture point."""
+
 _LAST_FRAMES_S = 0.1
 """How long the frames that end a connection may take, beyond twice the delay of the path, to be captured."""
 
@@ -139,7 +142,9 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
         sent, inbox = Path(folder) / "sent.bin", Path(folder) / "inbox"
         sent.write_bytes(secrets.token_bytes(options.file_size))
         stack.enter_context(_inbox(inbox, options.file_size))
-        with Recorder(_capture_points(lab, one, other), full=options.full_capture) as recorder:
+        points = _capture_points(lab, one, other)
+        most = RECORDING_BYTES + 2 * options.file_size * len(points)
+        with Recorder(points, full=options.full_capture, most_bytes=most) as recorder:
             begun = time.monotonic()
             if broken is None:
                 sides, pressure = punching.punch(lab, one, other, options, sent, inbox, waiting)
@@ -149,6 +154,8 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
             recording = recorder.stop()
         arrived = _same_content(sent, inbox / sent.name)
     broken = broken or edges.contract_error
+    if broken is None and recording.excessive:
+        broken = f"client {options.client.name}: packets that take more than {most >> 20} MiB of memory to record"
     if len(recording.frames) != len(exchange.frames):
         exchange = Exchange(recording.frames, exchange.pair)
     proof = delivery(exchange, ways(path))
@@ -165,7 +172,7 @@ def run(lab: Lab, one: str, other: str, options: Options, *, waiting: Callable[[
     if broken is None and outcome not in ("direct", "relayed"):
         broken = edges.trouble()
     if broken is not None:
-        outcome, reason = "client_error", broken
+        outcome, reason = "client_error", printable(broken, verdict.REASON_CHARACTERS)
     prediction = forecast_with_private(
         lab,
         one,
@@ -290,12 +297,13 @@ def _capture_points(lab: Lab, one: str, other: str) -> list[CapturePoint]:
 def _same_content(sent: Path, received: Path) -> bool:
     """Whether that was received, in a file that the client has made: a link would lead to a file of the lab's."""
     try:
+        if not stat.S_ISREG(received.lstat().st_mode):
+            return False
         found = os.open(received, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     with os.fdopen(found, "rb") as arrived, sent.open("rb") as original:
-        status = os.fstat(arrived.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size != os.fstat(original.fileno()).st_size:
+        if os.fstat(arrived.fileno()).st_size != os.fstat(original.fileno()).st_size:
             return False
         digests = {hashlib.file_digest(file, "sha256").digest() for file in (arrived, original)}
     return len(digests) == 1

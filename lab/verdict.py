@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from lab.exchange import Delivery, Exchange, delivery
 from lab.process import Event
+from punch.text import printable
 
 OUTCOMES = (
     "direct",
@@ -37,6 +38,9 @@ OUTCOMES = (
 
 EDGE_OVERHEAD = 32 * 1024
 """Bytes from the sender through edges to the receiver that a direct trial may have, for rendezvous messages."""
+
+REASON_CHARACTERS = 1000
+"""Of what a client wrote, in a reason."""
 
 _CLIENT_OUTCOMES = frozenset(OUTCOMES) - {"direct", "relayed", "lab_error"}
 """What a client may report."""
@@ -102,7 +106,7 @@ def judge(
     """
     proof = delivery(exchange, {tuple(way) for way in (nats, shortcut) if way is not None})
     if (broken := next((side.broken for side in sides if side.broken is not None), None)) is not None:
-        return "client_error", broken
+        return "client_error", printable(broken, REASON_CHARACTERS)
     if all(side.returncode == 0 for side in sides):
         if not arrived:
             return "client_error", "both clients ended with exit status 0, but the file that was sent did not arrive"
@@ -160,14 +164,19 @@ def _cause(sides: Sequence[Side], exchange: Exchange) -> tuple[str, str]:
 def _failure(side: Side) -> _Failure:
     failed = side.last("failed")
     if failed is not None and failed.get("outcome") in _CLIENT_OUTCOMES:
-        return _Failure(side, str(failed["outcome"]), f"{side.host}: {failed.get('reason')}", side.last_time("failed"))
+        return _Failure(
+            side,
+            str(failed["outcome"]),
+            f"{side.host}: {printable(str(failed.get('reason')), REASON_CHARACTERS)}",
+            side.last_time("failed"),
+        )
     ended = "it did not end in time" if side.returncode is None else f"exit status {side.returncode}"
     words = side.errors.splitlines()[-1] if side.errors else ended
-    return _Failure(side, "client_error", f"{side.host}: {words}", side.ended_s)
+    return _Failure(side, "client_error", f"{side.host}: {printable(words, REASON_CHARACTERS)}", side.ended_s)
 
 
 def timings(sides: Sequence[Side], begun: float) -> dict[str, float]:
-    """The durations between the clients' events, in seconds; only of what happened on both sides.
+    """The durations between the clients' events, in seconds; only of what happened on both sides, in that order.
 
     `rendezvous`: from `begun`, when the clients were started, to the later peer_known; `first_syn`: from there to the
     later first SYN; `connected`, `agreed` and `transferred`: from the earlier first SYN to the later side's event;
@@ -191,4 +200,4 @@ def timings(sides: Sequence[Side], begun: float) -> dict[str, float]:
         for key, event in (("connected", "connected"), ("agreed", "agreed"), ("transferred", "done")):
             moment = later(event)
             measured[key] = None if moment is None else moment - min(instants)
-    return {key: value for key, value in measured.items() if value is not None}
+    return {key: value for key, value in measured.items() if value is not None and value >= 0}

@@ -7,12 +7,15 @@ deadline costs nothing and makes way for another.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.util
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.synchronize import Semaphore
 
+from lab import sandbox
 from punch.stdio import settle
 
 _PRELOAD = ["punchlab_entry", "lab.trial", "lab.record", "lab.capture.tap", "lab.capture.pcapng", "mininet.topo"]
@@ -30,6 +33,8 @@ def count(jobs: int) -> int:
 
 def pool(jobs: int) -> ProcessPoolExecutor:
     """Workers for so many trials at work."""
+    if sandbox.inside():  # else it is only to be seen whether there can be a pool
+        _make_temporary_folder()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
     return ProcessPoolExecutor(count(jobs), context, initializer=_start, initargs=(context.Semaphore(jobs),))
@@ -52,6 +57,19 @@ def at_work() -> Iterator[Callable[[], None]]:
         yield make_way
     finally:
         make_way()
+
+
+def _make_temporary_folder() -> None:
+    """Have multiprocessing's folder, where its fork server listens, in the sandbox, and not in the machine's /tmp.
+
+    There it would stay after the run was killed.
+    """
+    usual = tempfile.tempdir
+    tempfile.tempdir = "/run"
+    try:
+        multiprocessing.util.get_temp_dir()
+    finally:
+        tempfile.tempdir = usual
 
 
 def _start(semaphore: Semaphore) -> None:

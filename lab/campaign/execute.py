@@ -14,7 +14,7 @@ from typing import Protocol, Self
 
 from lab import forked, workers
 from lab.campaign.cells import Job
-from lab.errors import InputError, LabError, PunchlabError
+from lab.errors import InputError, LabError
 from lab.forked import Function
 from lab.results import Record
 
@@ -124,7 +124,7 @@ def run_job(job: Job) -> Finished:
         return Finished(record.record(result, **known), capture, time.monotonic() - began)
     except InputError:
         raise
-    except (PunchlabError, OSError) as error:
+    except Exception as error:  # also a mistake of ours: it costs this trial, not the campaign
         broken = record.lab_error(
             cell.options, cell.pair, started, error, path=path, background_per_s=cell.background, **known
         )

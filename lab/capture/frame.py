@@ -71,11 +71,13 @@ class Recording:
     """Interface -> frames that the kernel had to drop because its buffer was full. Empty when nothing is missing."""
     clock_offset_ns: int = 0
     """CLOCK_REALTIME minus CLOCK_MONOTONIC when the capture began."""
+    excessive: bool = False
+    """Whether it ended early, for there was too much to record."""
 
     @property
     def complete(self) -> bool:
         """Whether every frame that passed the filter is here. An argument from silence needs a complete recording."""
-        return not self.drops
+        return not self.drops and not self.excessive
 
     def monotonic(self, time_ns: int) -> float:
         """A frame's time as `time.monotonic()` seconds, the clock of the clients' events."""

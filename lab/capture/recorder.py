@@ -28,18 +28,23 @@ FILTER = (
 """What opens, closes and refuses connections; a trial has some dozens of these."""
 UDP_FILTER = f"{FILTER} or udp"
 """The same and UDP, for points with `udp`."""
+_FRAME_BYTES = 200
+"""Of memory, about, that a frame takes besides its data."""
 FULL_FILTER = "ip or (ip6 and (tcp or udp or (icmp6 and ip6[40] < 128)))"
 
 
 class Recorder:
     """Records the points from `start` to `stop`; `full` keeps all of IP, not just what opens and closes connections.
 
+    It ends early, and the recording is `excessive`, when the frames take more than `most_bytes` of memory, about.
+
     One thread runs between the two: fork first, start the recorder afterwards. As a context manager it starts on entry
     and lets go of its sockets on exit, whatever happened in between.
     """
 
-    def __init__(self, points: Sequence[CapturePoint], *, full: bool = False) -> None:
+    def __init__(self, points: Sequence[CapturePoint], *, full: bool = False, most_bytes: int | None = None) -> None:
         self._points = tuple(points)
+        self._most_bytes, self._bytes = most_bytes, 0
         self._full = full
         self._taps: list[Tap] = []
         self._frames: list[Frame] = []
@@ -67,7 +72,7 @@ class Recorder:
             raise LabError("capture: started already")
         from lab.capture.tap import Tap, await_timestamps, compiled  # scapy: 0.15 s of CPU, once
 
-        self._frames, self._failure = [], None
+        self._frames, self._failure, self._bytes = [], None, 0
         self._clock_offset_ns = clock_offset_ns()
         try:
             filters = (FULL_FILTER, FULL_FILTER) if self._full else (FILTER, UDP_FILTER)
@@ -101,7 +106,7 @@ class Recorder:
             self._close()
         frames = tuple(sorted(self._frames, key=lambda frame: frame.time_ns))
         interfaces = tuple(point.interface for point in self._points)
-        return Recording(frames, interfaces, drops, self._clock_offset_ns)
+        return Recording(frames, interfaces, drops, self._clock_offset_ns, self._excessive)
 
     def so_far(self) -> tuple[Frame, ...]:
         """The frames that were captured until now, in the order of time; the capture continues."""
@@ -113,12 +118,16 @@ class Recorder:
         with self._more:
             return self._more.wait_for(lambda: len(self._frames) > count, timeout_s)
 
+    @property
+    def _excessive(self) -> bool:
+        return self._most_bytes is not None and self._bytes > self._most_bytes
+
     def _drain_until_woken(self) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake, selectors.EVENT_READ)
             for tap in self._taps:
                 selector.register(tap, selectors.EVENT_READ, tap)
-            while self._failure is None:
+            while self._failure is None and not self._excessive:
                 ready = [key.data for key, _events in selector.select()]
                 if None in ready:
                     return
@@ -128,8 +137,9 @@ class Recorder:
         try:
             for tap in taps:
                 frames = []
-                while (frame := tap.read()) is not None:
+                while not self._excessive and (frame := tap.read()) is not None:
                     frames.append(frame)
+                    self._bytes += len(frame.data) + _FRAME_BYTES
                 with self._more:
                     self._frames += frames
                     self._more.notify_all()

@@ -7,8 +7,10 @@ leaves behind, and when it is killed, the kernel kills everything in the namespa
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import re
 import signal
 import struct
 from collections.abc import Callable, Sequence
@@ -21,6 +23,10 @@ from lab.confinement.seccomp import Kind
 PRIVATE_BYTES = 256 << 20
 """What a client may have in its private folders, in total."""
 
+MOST_PROCESSES = 1024
+"""Processes and threads of a client at a time (Linux 6.14 or later)."""
+
+_PID_MAX = "/proc/sys/kernel/pid_max"
 _CLONE_NEWNS, _CLONE_NEWPID, _CLONE_NEWIPC = 0x00020000, 0x20000000, 0x08000000
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -117,12 +123,23 @@ def _be_first() -> NoReturn:
         _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
         _libc.prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(0))  # out of reach of ptrace(2) and /proc/1
         os.closerange(0, os.sysconf("SC_OPEN_MAX"))
+        _limit_processes()
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps them
         while True:
             signal.pause()
     finally:
         os._exit(1)
+
+
+def _limit_processes() -> None:
+    """Limit the process ids of this namespace; before Linux 6.14 the limit would be that of the machine."""
+    version = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
+    if version >= (6, 14):
+        with contextlib.suppress(OSError):  # /proc/sys that cannot be written
+            limit = os.open(_PID_MAX, os.O_WRONLY | os.O_CLOEXEC)
+            os.write(limit, str(MOST_PROCESSES).encode())
+            os.close(limit)
 
 
 def _checked(result: int, what: str) -> None:

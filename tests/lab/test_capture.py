@@ -355,3 +355,14 @@ def test_a_file_that_is_no_capture_is_refused(tmp_path: Path, content: bytes) ->
     file.write_bytes(content)
     with pytest.raises(InputError, match="pcapng"):
         pcapng.read(file)
+
+
+def test_a_recording_ends_when_it_takes_too_much_memory(wire: Wire) -> None:
+    recorder = Recorder(wire.points, most_bytes=1000)
+    recorder.start()
+    for _ in range(10):
+        wire.connect_and_close()
+    recording = recorder.stop()
+    assert recording.excessive
+    assert not recording.complete
+    assert 0 < len(recording.frames) <= 4

@@ -23,8 +23,30 @@ RUN = ["run", "ab", "--nat-a", "none,full_cone", "--nat-b", "none,full_cone", "-
 PLANNED = 12
 
 
-def traces(mark: str) -> dict[str, str]:
-    """What a run could leave behind on the machine that it ran on; its processes have the mark in their environment."""
+OTHERS = ("/dev/shm", "/run", "/tmp")
+"""Folders of a machine that programs of all users write to."""
+
+
+def on_a_machine(folder: Path, *words: str) -> list[str]:
+    """The words on a machine of which `OTHERS` are in that folder, where nobody else writes."""
+    mounts = []
+    (folder / "run" / "mount").mkdir(parents=True)  # where mount(8) keeps its table
+    for other in OTHERS:
+        there = folder / other.strip("/")
+        there.mkdir(parents=True, exist_ok=True)
+        if ROOT.is_relative_to(other):
+            project = there / ROOT.relative_to(other)
+            project.mkdir(parents=True)
+            mounts.append(f"mount --rbind {ROOT} {project}")
+        mounts.append(f"mount --rbind {there} {other}")  # /tmp last, for the folder is in it
+    return ["unshare", "--mount", "sh", "-c", f'{" && ".join(mounts)} && exec "$@"', "sh", *words]
+
+
+def traces(mark: str, folder: Path) -> dict[str, str]:
+    """What a run could leave behind on the machine that it ran on; its processes have the mark in their environment.
+
+    The folder is that of `on_a_machine`; the run is to write to `out` in its /tmp.
+    """
     commands = {
         "netns": ["ip", "netns", "list"],
         "links": ["ip", "-brief", "link"],
@@ -36,7 +58,9 @@ def traces(mark: str) -> dict[str, str]:
         name: "\n".join(line for line in run(command).stdout.splitlines() if not line.startswith("#"))
         for name, command in commands.items()
     }
-    return found | {"processes": " ".join(marked(mark))}
+    there = [path.relative_to(folder) for path in folder.rglob("*")]
+    files = sorted(str(path) for path in there if not path.is_relative_to("tmp/out"))
+    return found | {"processes": " ".join(marked(mark)), "files": "\n".join(files)}
 
 
 def marked(mark: str) -> Iterator[str]:
@@ -73,23 +97,25 @@ def test_the_exit_status_of_a_command_comes_through() -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_leaves_nothing_and_the_next_one_goes_on(number: signal.Signals, tmp_path: Path) -> None:
     mark = f"PUNCHLAB_TEST={tmp_path}"
-    before = traces(mark)
-    out = tmp_path / "out"
+    machine = tmp_path / "machine"
+    out = machine / "tmp" / "out"
+    words = [sys.executable, "-m", "lab.cli", *RUN, "--out", "/tmp/out"]
     # As from a terminal: what a script starts in the background ignores interrupts.
-    command = punchlab(*RUN, "--out", str(out), under=["env", "--default-signal=INT", mark])
+    command = on_a_machine(machine, "env", "--default-signal=INT", mark, *words)
+    before = traces(mark, machine)
     moment = random.Random(int(number)).randint(1, 4)
     running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0)
     while len(records(out)) < moment:
         assert running.poll() is None
         time.sleep(0.01)
-    assert traces(mark)["processes"]
+    assert traces(mark, machine)["processes"]
     # The terminal sends an interrupt to the whole group; whoever kills, kills the one process that he started.
     (os.killpg if number is signal.SIGINT else os.kill)(running.pid, number)
     running.wait(30)
     deadline = time.monotonic() + 10
-    while traces(mark) != before and time.monotonic() < deadline:
+    while traces(mark, machine) != before and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert traces(mark) == before
+    assert traces(mark, machine) == before
     kept = records(out)
     assert len(kept) < PLANNED
     assert run(command).returncode == 0
