@@ -1,11 +1,8 @@
-"""The two text frames of a relay, and the token by which two clients find each other there."""
+"""The two text frames of a relay, with the token by which two clients find each other there (`punch.client.keys`)."""
 
 from __future__ import annotations
 
 import re
-
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from punch.errors import FrameError
 from punch.fields import decode, encode
@@ -14,11 +11,6 @@ from punch.frames import MAX_FRAME
 PATH = "/relay"
 MAX_MESSAGE = MAX_FRAME  # bytes of a binary message; an edge takes no longer ones
 _TOKEN = re.compile(r"[0-9a-f]{64}")
-
-
-def token(session_key: bytes) -> str:
-    """What only those who hold the session key can name; it does not give the key away."""
-    return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"punch relay token").derive(session_key).hex()
 
 
 def relay_frame(token: str) -> str:

@@ -113,10 +113,11 @@ def preshared(arguments: argparse.Namespace) -> Callable[[], KeyExchange] | None
 
 
 def pake(code: Code, role: Role) -> Callable[[], KeyExchange]:
-    """Makes exchanges by a code."""
+    """Makes exchanges by a code, which share one budget of guesses."""
+    from punch.client.guesses import Guesses
     from punch.client.keys import PakeExchange
 
-    return partial(PakeExchange, code, role)
+    return partial(PakeExchange, code, role, Guesses())
 
 
 def run_client(work: Coroutine[None, None, None], report: Reporter) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +12,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from spake2 import SPAKE2_A, SPAKE2_B
 
+from punch.client.channel import MEETING_TAG_BYTES
+from punch.client.guesses import Guesses
 from punch.code import Code
 from punch.errors import InputError, WrongPeerError
 from punch.frames import Role, SessionId
@@ -21,12 +25,14 @@ _PAKE_MESSAGE_BYTES = 33  # side, and an element of the Ed25519 group
 class KeyExchange(Protocol):
     """A session and the key that comes of it.
 
-    `message` goes to the peer through the edge (None: no need); `code` is what people pass on (None: nothing).
+    `message` goes to the peer through the edge (None: no need); `code` is what people pass on (None: nothing);
+    `guesses` is the budget of all exchanges of the same session.
     """
 
     session: SessionId
     message: str | None
     code: Code | None
+    guesses: Guesses
 
     def finish(self, peer_message: str | None) -> bytes:
         """The 32-byte session key. May take tens of milliseconds of CPU. Raises `WrongPeerError`."""
@@ -35,8 +41,9 @@ class KeyExchange(Protocol):
 class PakeExchange:
     """SPAKE2 on the words of a code: who does not know them ends up with another key."""
 
-    def __init__(self, code: Code, role: Role) -> None:
+    def __init__(self, code: Code, role: Role, guesses: Guesses | None = None) -> None:
         self.code: Code | None = code
+        self.guesses = Guesses() if guesses is None else guesses
         self.session = code.session
         kind = SPAKE2_A if role == "sender" else SPAKE2_B
         self._spake = kind(
@@ -67,6 +74,7 @@ class PresharedKey:
     code: Code | None = None
 
     def __init__(self, key: bytes) -> None:
+        self.guesses = Guesses(None)
         self.session = SessionId(_derive(key, b"punch session name", 10).hex())
         self._key = key
         self._fresh = os.urandom(KEY_BYTES)
@@ -80,14 +88,39 @@ class PresharedKey:
         return _derive(self._key + b"".join(sorted((self._fresh, message))), b"punch session key", KEY_BYTES)
 
 
-def bound_key(key: bytes, role: Role, own_traits: str | None, peer_traits: str | None) -> bytes:
-    """The key of a session whose clients have told each other these traits.
+@dataclass(frozen=True)
+class Introduced:
+    """What two clients have been told of each other by their edges, which both know, and no stranger.
 
-    Who has been told others than the peer has sent ends up with another key.
+    It is bound into their session key: if they have been told different things, they end up with different keys.
     """
-    traits = (own_traits, peer_traits) if role == "sender" else (peer_traits, own_traits)
-    told = b"".join(len(each).to_bytes(4, "big") + each for each in ((text or "").encode() for text in traits))
-    return _derive(key, b"punch traits" + told, KEY_BYTES)
+
+    session: SessionId
+    digest: bytes
+
+    @classmethod
+    def of(
+        cls, session: SessionId, role: Role, own: tuple[str | None, str | None], peer: tuple[str | None, str | None]
+    ) -> Introduced:
+        """Of the key-exchange message and the traits that each has sent."""
+        sender, receiver = (own, peer) if role == "sender" else (peer, own)
+        parts = [(text or "").encode() for text in (session, *sender, *receiver)]
+        return cls(session, hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest())
+
+    @property
+    def tags(self) -> dict[Role, bytes]:
+        """What each role's hello shows, so that a stranger is found out at once."""
+        roles: tuple[Role, Role] = ("sender", "receiver")
+        return {role: _derive(self.digest, f"punch hello of the {role}".encode(), MEETING_TAG_BYTES) for role in roles}
+
+    @property
+    def relay_token(self) -> str:
+        """What the two name at a relay. It depends on no secret, so that no guess can be tested by it."""
+        return _derive(self.digest, b"punch relay token", KEY_BYTES).hex()
+
+    def bound(self, key: bytes) -> bytes:
+        """The session key, of the key that came of the exchange."""
+        return _derive(key, b"punch session key of " + self.digest, KEY_BYTES)
 
 
 def read_key_file(path: Path, *, field: str = "key-file") -> bytes:

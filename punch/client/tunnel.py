@@ -14,7 +14,8 @@ from typing import Any
 from punch.client.agreement import Agreement
 from punch.client.candidates import beside, candidates, of_one_lan
 from punch.client.channel import Channel, Kind
-from punch.client.keys import KeyExchange, bound_key
+from punch.client.guesses import Exposure
+from punch.client.keys import Introduced, KeyExchange
 from punch.client.liveness import notice_a_dead_path
 from punch.client.puncher import Connection, Puncher
 from punch.client.sighting import Sighting
@@ -22,7 +23,7 @@ from punch.client.signals import Signals
 from punch.client.sockets import mend_round_trip
 from punch.client.staying import StayingRendezvous
 from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import ChannelError, ConnectionLostError, PunchFailedError, TunnelBrokenError, WrongPeerError
+from punch.errors import ChannelError, ConnectionLostError, PunchFailedError, TunnelBrokenError
 from punch.events import Reporter
 from punch.fields import Json
 from punch.frames import Contact, Peer, Register, Role, Welcome
@@ -65,7 +66,8 @@ async def open_tunnel(options: Options, exchange: KeyExchange, role: Role) -> As
         edges = (options.edge, *options.other_edges)
         rendezvous = await StayingRendezvous.connect_any(edges, options.bind, options.report)
         stack.push_async_callback(rendezvous.close)
-        agreement = Agreement(exchange.session, role)
+        exposure = Exposure(exchange.guesses)
+        agreement = Agreement(role, exposure)
         puncher = Puncher(rendezvous.local, options.max_attempts, agreement.examine, options.report)
         sighting = Sighting(rendezvous, options.bind)
         stack.push_async_callback(sighting.close)
@@ -78,20 +80,20 @@ async def open_tunnel(options: Options, exchange: KeyExchange, role: Role) -> As
                 rendezvous.local6 = sighting.local
             welcome, peer = await _meet(options, exchange, role, rendezvous, traits, seen)
             known = time.monotonic()
-            key = functools.partial(_key, exchange, role, rendezvous.traits, peer.contact)
-            begin = functools.partial(agreement.begin, key)
-            signals = Signals(rendezvous, role, agreement.session_key)
+            own, other = (exchange.message, rendezvous.traits), (peer.contact.pake, peer.contact.traits)
+            introduced = Introduced.of(exchange.session, role, own, other)
+            key = functools.partial(_key, exchange, introduced, peer.contact)
+            begin = functools.partial(agreement.begin, introduced, key)
+            signals = Signals(rendezvous, role, agreement.session_key, exposure)
+            stack.push_async_callback(signals.close)
             meeting = _aim(options, role, rendezvous, welcome, peer, puncher, signals, begin, known)
             agreement.prefer(of_one_lan(meeting.targets, peer.contact, welcome.public))
             try:
-                connection, channel = await _punch(options, meeting, agreement)
-                through: Json = {}
-            except PunchFailedError as error:
-                url = _relay(options, meeting, error)
-                await puncher.close()  # nothing that comes too late may be agreed on any more
-                options.report("relaying", relay=str(url), reason=error.reason)
-                connection, channel = await _through_relay(url, meeting, agreement, stack)
-                through = {"relay": str(url)}
+                connection, channel, through = await _connect(options, meeting, agreement, introduced, stack)
+            except PunchFailedError:
+                if exchange.guesses.spent:
+                    raise PunchFailedError("wrong_peer", str(exchange.guesses.error())) from None
+                raise
             stack.callback(channel.close)
             options.report("agreed", local=str(connection.local), remote=str(connection.remote), **through)
         finally:
@@ -106,6 +108,23 @@ async def open_tunnel(options: Options, exchange: KeyExchange, role: Role) -> As
         yield channel
 
 
+async def _connect(
+    options: Options,
+    meeting: Meeting,
+    agreement: Agreement,
+    introduced: Introduced,
+    stack: contextlib.AsyncExitStack,
+) -> tuple[Connection, Channel, Json]:
+    """A connection that both agree on, and the relay that it goes through, if any. Raises `PunchFailedError`."""
+    try:
+        return *await _punch(options, meeting, agreement), {}
+    except PunchFailedError as error:
+        url = _relay(options, meeting, error)
+        await meeting.puncher.close()  # nothing that comes too late may be agreed on any more
+        options.report("relaying", relay=str(url), reason=error.reason)
+        return *await _through_relay(url, introduced.relay_token, meeting, agreement, stack), {"relay": str(url)}
+
+
 async def _learn(options: Options, rendezvous: StayingRendezvous) -> str | None:
     """The traits of the network as it is now; what was learned before is given up."""
     await options.strategy.close()
@@ -113,9 +132,9 @@ async def _learn(options: Options, rendezvous: StayingRendezvous) -> str | None:
     return await prepare(Preparation(rendezvous.url, rendezvous.local, options.report, rendezvous.outdate))
 
 
-def _key(exchange: KeyExchange, role: Role, traits: str | None, peer: Contact) -> bytes:
+def _key(exchange: KeyExchange, introduced: Introduced, peer: Contact) -> bytes:
     """The key that only clients have who have been told the same. Raises `WrongPeerError`."""
-    return bound_key(exchange.finish(peer.pake), role, traits, peer.traits)
+    return introduced.bound(exchange.finish(peer.pake))
 
 
 async def _meet(
@@ -182,11 +201,11 @@ async def _punch(options: Options, meeting: Meeting, agreement: Agreement) -> tu
         deadline = max(deadline, options.start_at + options.deadline_s)
     dialling = asyncio.create_task(options.strategy.punch(meeting))
     dialling6 = asyncio.create_task(meeting.dial_beside())
-    ends: set[asyncio.Future[Any]] = {agreement.chosen, meeting.puncher.broken}
+    ends: set[asyncio.Future[Any]] = {agreement.chosen, meeting.puncher.broken, agreement.exposure.over}
     given_up: PunchFailedError | None = None
     try:
         await asyncio.wait({*ends, dialling}, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
-        if dialling.done() and not agreement.chosen.done():
+        if dialling.done() and not any(each.done() for each in ends):
             dialling.result()
             await asyncio.wait(ends, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
     except PunchFailedError as error:
@@ -198,24 +217,31 @@ async def _punch(options: Options, meeting: Meeting, agreement: Agreement) -> tu
             task.cancel()
         await asyncio.gather(dialling, dialling6, return_exceptions=True)
     await agreement.settled()
-    if given_up is not None and not agreement.chosen.done():
-        raise given_up
-    return _outcome(options.deadline_s, agreement, meeting.puncher)
+    return _outcome(options.deadline_s, agreement, meeting.puncher, given_up)
 
 
-def _outcome(deadline_s: float, agreement: Agreement, puncher: Puncher) -> tuple[Connection, Channel]:
+def _outcome(
+    deadline_s: float, agreement: Agreement, puncher: Puncher, given_up: PunchFailedError | None
+) -> tuple[Connection, Channel]:
     """The one connection that both sides agree on. Raises `PunchFailedError`."""
     if agreement.chosen.done():
         connection, channel = agreement.chosen.result()
         puncher.release(connection)
         return connection, channel
+    _refuse_wrong_peers(agreement)
+    if given_up is not None:
+        raise given_up
     if puncher.broken.done():
         raise PunchFailedError("client_error", f"cannot punch: {puncher.broken.exception()}")
+    outcome, told = puncher.failure()
+    raise PunchFailedError(outcome, f"no connection within {deadline_s:g} s: {told}")
+
+
+def _refuse_wrong_peers(agreement: Agreement) -> None:
+    """Raises `PunchFailedError` if somebody was there who is not the peer."""
     if agreement.wrong_peers:
         told = "; ".join(f"{remote}: {why}" for remote, why in agreement.wrong_peers.items())
         raise PunchFailedError("wrong_peer", told)
-    outcome, told = puncher.failure()
-    raise PunchFailedError(outcome, f"no connection within {deadline_s:g} s: {told}")
 
 
 def _relay(options: Options, meeting: Meeting, error: PunchFailedError) -> EdgeUrl:
@@ -235,22 +261,19 @@ def _relay(options: Options, meeting: Meeting, error: PunchFailedError) -> EdgeU
 
 
 async def _through_relay(
-    url: EdgeUrl, meeting: Meeting, agreement: Agreement, stack: contextlib.AsyncExitStack
+    url: EdgeUrl, token: str, meeting: Meeting, agreement: Agreement, stack: contextlib.AsyncExitStack
 ) -> tuple[Connection, Channel]:
     """The tunnel by way of an edge. Raises `PunchFailedError`."""
     from punch.client.relayed import relayed
-    from punch.relay import token
 
     meeting.begin_key()
-    try:
-        key = await agreement.session_key()
-    except WrongPeerError as error:
-        raise PunchFailedError("wrong_peer", str(error)) from None
-    connection = await stack.enter_async_context(relayed(url, token(key)))
+    connection = await stack.enter_async_context(relayed(url, token))
     on_this = agreement.afresh()  # whatever has become of a punched connection, it is not the relayed one
     verdict = await on_this.examine(connection)
-    if verdict != "kept":
-        raise PunchFailedError("client_error", "the tunnel through the relay was lost at once")
+    if not on_this.chosen.done():
+        _refuse_wrong_peers(on_this)
+        lost = "was lost at once" if verdict == "lost" else "does not lead to the peer"
+        raise PunchFailedError("client_error", f"the tunnel through the relay {lost}")
     return on_this.chosen.result()
 
 

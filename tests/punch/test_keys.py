@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from punch.client.keys import PakeExchange, PresharedKey, bound_key, read_key_file
+from punch.client.keys import Introduced, PakeExchange, PresharedKey, read_key_file
 from punch.code import Code
 from punch.errors import InputError, WrongPeerError
-from punch.frames import SESSION_ID
+from punch.frames import SESSION_ID, SessionId
 
 CODE = Code.parse("k7x2mq-amber-falcon-tulip")
 
@@ -67,12 +67,29 @@ def test_no_two_sessions_of_a_key_file_have_the_same_key() -> None:
     assert one.finish(other.message) != later.finish(other.message)
 
 
-def test_who_was_told_other_traits_has_another_key() -> None:
-    key = bytes(32)
-    agreed = bound_key(key, "sender", "mine", "yours")
-    assert bound_key(key, "receiver", "yours", "mine") == agreed
-    others = [("mine", "your"), ("mine", None), ("yours", "mine"), ("miney", "ours"), (None, None)]
-    assert agreed not in [bound_key(key, "sender", *traits) for traits in others]
+def test_who_was_told_something_else_has_another_key_other_tags_and_another_relay_token() -> None:
+    session, other = SessionId("k7x2mq"), SessionId("k7x2mr")
+    sender, receiver = ("11", "mine"), ("22", "yours")
+    agreed = Introduced.of(session, "sender", sender, receiver)
+    assert Introduced.of(session, "receiver", receiver, sender) == agreed
+    others = [
+        Introduced.of(other, "sender", sender, receiver),
+        Introduced.of(session, "receiver", sender, receiver),
+        Introduced.of(session, "sender", ("12", "mine"), receiver),
+        Introduced.of(session, "sender", sender, ("22", "your")),
+        Introduced.of(session, "sender", sender, ("22", None)),
+        Introduced.of(session, "sender", ("11m", "ine"), receiver),
+        Introduced.of(session, "sender", ("11", "miney"), ("22", "ours")),
+    ]
+    derived = [(each.bound(bytes(32)), *each.tags.values(), each.relay_token) for each in (agreed, *others)]
+    assert len({value for values in derived for value in values}) == 4 * len(derived)
+
+
+def test_the_relay_token_and_the_tags_depend_on_no_secret() -> None:
+    """An edge that takes the peer's place could test a guess by them otherwise."""
+    made = [PakeExchange(CODE, "sender"), PakeExchange(Code.parse("k7x2mq-amber-falcon-zebra"), "sender")]
+    introduced = [Introduced.of(each.session, "sender", ("11", None), ("22", None)) for each in made]
+    assert introduced[0] == introduced[1]
 
 
 def test_a_peer_with_a_code_does_not_fit_a_key_file() -> None:

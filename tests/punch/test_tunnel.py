@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from punch.client.candidates import Candidate
-from punch.client.channel import HEADER_BYTES, HELLO_BYTES, PROOF_BYTES, TAG_BYTES
+from punch.client.channel import HELLO_BYTES, PROOF_BYTES
 from punch.client.keys import PresharedKey
 from punch.client.tunnel import Options, open_tunnel
 from punch.edge.relay import RelayOffer
@@ -24,8 +24,6 @@ from tests.punch.edges import run, running
 from tests.punch.recorder import Recorder
 
 DEADLINE_S = 1.5
-HANDSHAKE_BYTES = HELLO_BYTES + PROOF_BYTES
-CONFIRM_BYTES = HEADER_BYTES + TAG_BYTES
 NO_RELAY = EdgeUrl("127.0.0.1", 9)
 """It is offered, but there is nobody."""
 
@@ -110,7 +108,7 @@ def test_a_choice_that_is_confirmed_too_late_for_the_deadline_holds_and_nobody_g
             late.set()
 
         settings = Settings(relay=RelayOffer(NO_RELAY, 1e6))
-        async with running(settings=settings) as edge, between(target, HANDSHAKE_BYTES, late) as through:
+        async with running(settings=settings) as edge, between(target, HELLO_BYTES, late) as through:
             sender = client(edge.url, "sender", Dials(through, target))
             await asyncio.gather(sender, client(edge.url, "receiver", Accepts()), be_late())
         for log in logs.values():
@@ -132,7 +130,7 @@ def test_a_tunnel_that_breaks_as_soon_as_it_is_agreed_on_can_be_punched_again() 
                     pass
             assert log.all("agreed")
 
-        async with running() as edge, between(target, HANDSHAKE_BYTES + CONFIRM_BYTES) as through:
+        async with running() as edge, between(target, HELLO_BYTES + PROOF_BYTES) as through:
             sender = client(edge.url, "sender", Dials(through, target))
             await asyncio.gather(sender, client(edge.url, "receiver", Accepts()))
 
