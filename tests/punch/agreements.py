@@ -16,11 +16,20 @@ from punch.frames import Role
 from tests.punch.wires import INTRODUCED, KEY, SESSION, TAGS
 
 
-def pair(key: bytes = KEY, other_key: bytes = KEY, *, guesses: Guesses | None = None) -> tuple[Agreement, Agreement]:
+def pair(
+    key: bytes = KEY,
+    other_key: bytes = KEY,
+    *,
+    guesses: Guesses | None = None,
+    receiver_guesses: Guesses | None = None,
+) -> tuple[Agreement, Agreement]:
     agreements = []
-    roles: tuple[Role, Role] = ("sender", "receiver")
-    for role, its_key in zip(roles, (key, other_key), strict=True):
-        agreements.append(Agreement(role, Exposure(guesses if role == "sender" and guesses else Guesses())))
+    sides: tuple[tuple[Role, bytes, Guesses | None], ...] = (
+        ("sender", key, guesses),
+        ("receiver", other_key, receiver_guesses),
+    )
+    for role, its_key, budget in sides:
+        agreements.append(Agreement(role, Exposure(Guesses() if budget is None else budget)))
         agreements[-1].begin(INTRODUCED, functools.partial(bytes, its_key))
     return agreements[0], agreements[1]
 

@@ -19,7 +19,7 @@ from punch.errors import PunchFailedError
 from punch.relay import joined_frame, relay_frame
 from tests.punch.edges import closing_reason, run, running
 
-TOKEN = "ab" * 32
+TOKEN = "cd" * 32
 RATE = 50e6
 
 
