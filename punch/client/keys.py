@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +22,10 @@ from punch.errors import InputError, WrongPeerError
 from punch.frames import Role, SessionId
 
 KEY_BYTES = 32
+NAME_S = 600.0
+"""How long a session of a key file has the same name, and by how much the clocks of both clients may differ."""
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _PAKE_MESSAGE_BYTES = 33  # side, and an element of the Ed25519 group
 
 
@@ -33,6 +40,9 @@ class KeyExchange(Protocol):
     message: str | None
     code: Code | None
     guesses: Guesses
+
+    def rename(self) -> float | None:
+        """Bring `session` up to date, before it is used; for how many seconds it serves (None: for ever)."""
 
     def finish(self, peer_message: str | None) -> bytes:
         """The 32-byte session key. May take tens of milliseconds of CPU. Raises `WrongPeerError`."""
@@ -53,6 +63,10 @@ class PakeExchange:
         )
         self.message: str | None = self._spake.start().hex()
 
+    def rename(self) -> float | None:
+        """See `KeyExchange.rename`: a code has its own."""
+        return None
+
     def finish(self, peer_message: str | None) -> bytes:
         """See `KeyExchange.finish`."""
         message = bytes.fromhex(peer_message or "")
@@ -66,19 +80,31 @@ class PakeExchange:
 
 
 class PresharedKey:
-    """Both clients hold the same 32 random bytes. The session's name is derived from them, so no code is needed.
+    """Both clients hold the same 32 random bytes, so no code is needed.
+
+    The session's name is derived from them and from the time, as the time-based passwords of RFC 6238 are: there is no
+    other way to a fresh name for two that share nothing else yet. A client that waits takes the next name when its time
+    comes, so two clients whose clocks differ by less than `NAME_S` meet, at the latest after as long as they differ.
+    An edge cannot tell that two names of different times are of one key, nor foresee the next.
 
     Each sends 32 fresh bytes, so that no two sessions have the same key.
     """
 
     code: Code | None = None
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, clock: Callable[[], float] = time.time) -> None:
         self.guesses = Guesses(None)
-        self.session = SessionId(_derive(key, b"punch session name", 10).hex())
         self._key = key
+        self._clock = clock
         self._fresh = os.urandom(KEY_BYTES)
         self.message: str | None = self._fresh.hex()
+        self.rename()
+
+    def rename(self) -> float | None:
+        """See `KeyExchange.rename`."""
+        number, passed_s = divmod(self._clock(), NAME_S)
+        self.session = SessionId(_derive(self._key, f"punch session name {number:.0f}".encode(), 10).hex())
+        return NAME_S - passed_s
 
     def finish(self, peer_message: str | None) -> bytes:
         """See `KeyExchange.finish`."""
@@ -124,16 +150,36 @@ class Introduced:
 
 
 def read_key_file(path: Path, *, field: str = "key-file") -> bytes:
-    """The 32 bytes of a key file. Raises `InputError`."""
+    """The 32 bytes of a key file that nobody but its owner may use. Raises `InputError`."""
     try:
         with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
             key = file.read(KEY_BYTES + 1)
     except OSError as error:
         raise InputError(field, str(path), f"a readable file of {KEY_BYTES} bytes ({error.strerror})") from None
+    if mode & _OTHERS:
+        expected = f"a file that only its owner may use (chmod 600), found mode {stat.S_IMODE(mode):04o}"
+        raise InputError(field, str(path), expected)
     if len(key) != KEY_BYTES:
         found = f"{len(key)}" if len(key) < KEY_BYTES else "more"
         raise InputError(field, str(path), f"a file of exactly {KEY_BYTES} random bytes, found {found}")
     return key
+
+
+def write_key_file(path: Path, *, field: str = "FILE") -> None:
+    """Make a key file, which may not be there yet, with mode 0600. Raises `InputError`."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, os.urandom(KEY_BYTES))
+            os.fsync(descriptor)
+        except BaseException:
+            path.unlink()
+            raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise InputError(field, str(path), f"a name for a new file ({error.strerror})") from None
 
 
 def _derive(key: bytes, purpose: bytes, length: int) -> bytes:

@@ -15,7 +15,7 @@ from punch.client.agreement import Agreement
 from punch.client.candidates import beside, candidates, of_one_lan
 from punch.client.channel import Channel, Kind
 from punch.client.guesses import Exposure
-from punch.client.keys import Introduced, KeyExchange
+from punch.client.keys import NAME_S, Introduced, KeyExchange
 from punch.client.liveness import notice_a_dead_path
 from punch.client.puncher import Connection, Puncher
 from punch.client.sighting import Sighting
@@ -26,7 +26,7 @@ from punch.endpoint import EdgeUrl, Endpoint
 from punch.errors import ChannelError, ConnectionLostError, PunchFailedError, TunnelBrokenError
 from punch.events import Reporter
 from punch.fields import Json
-from punch.frames import Contact, Peer, Register, Role, Welcome
+from punch.frames import Contact, Peer, Register, Role, SessionId, Welcome
 from punch.sighting import Seen
 from punch.strategy.meeting import Meeting, Preparation, Strategy
 
@@ -132,6 +132,12 @@ async def _learn(options: Options, rendezvous: StayingRendezvous) -> str | None:
     return await prepare(Preparation(rendezvous.url, rendezvous.local, options.report, rendezvous.outdate))
 
 
+def _rename(exchange: KeyExchange) -> tuple[SessionId, float | None]:
+    """The name of the session now, and for how long."""
+    serves_s = exchange.rename()
+    return exchange.session, serves_s
+
+
 def _key(exchange: KeyExchange, introduced: Introduced, peer: Contact) -> bytes:
     """The key that only clients have who have been told the same. Raises `WrongPeerError`."""
     return introduced.bound(exchange.finish(peer.pake))
@@ -146,14 +152,17 @@ async def _meet(
     seen: Seen | None,
 ) -> tuple[Welcome, Peer]:
     """Register, and wait until the edge knows the peer."""
-    session, local = exchange.session, rendezvous.local
-    register = Register(session, role, (local,), exchange.message, traits)
+    local = rendezvous.local
+    register = Register(exchange.session, role, (local,), exchange.message, traits)
+    rendezvous.rename = functools.partial(_rename, exchange)
+    if exchange.rename() is not None:
+        rendezvous.hint = f" (the clocks of both sides must agree within {NAME_S / 60:g} minutes)"
     also = {}
     if seen is not None:
         register = replace(register, public6=seen.public, proof6=seen.proof)
         also["public6"] = str(seen.public)
     welcome = await rendezvous.register(register)
-    public = str(welcome.public)
+    public, session = str(welcome.public), exchange.session
     options.report("registered", local=str(local), public=public, edge=welcome.edge, session=session, **also)
     if role == "sender" and exchange.code is not None:
         options.report("code", code=str(exchange.code), session=session)

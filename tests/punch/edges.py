@@ -11,6 +11,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from punch.client.keys import PresharedKey
 from punch.edge.server import Edge, Settings
 from punch.endpoint import EdgeUrl, Endpoint
 from punch.probe.responder import StunAddresses
@@ -18,6 +19,11 @@ from scenarios.hostile.clients import registration as registration
 from tests.punch.recorder import PATIENCE_S, Recorder
 
 ANY_PORT = Endpoint("127.0.0.1", 0)
+
+
+def preshared(key: bytes) -> PresharedKey:
+    """An exchange of a key file at a time that stands still, so that its session keeps its name."""
+    return PresharedKey(key, lambda: 0.0)
 
 
 class Running:

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from punch.client.keys import PresharedKey
 from punch.client.tunnel import Options, open_tunnel
 from punch.endpoint import Endpoint
 from punch.frames import Role
@@ -52,7 +51,7 @@ async def meet(edge: Running, *sides: tuple[Role, Strategy, Recorder]) -> None:
     everyone = asyncio.Barrier(len(sides))
 
     async def one(role: Role, strategy: Strategy, log: Recorder) -> None:
-        async with open_tunnel(Options(edge.url, strategy, log), PresharedKey(key), role):
+        async with open_tunnel(Options(edge.url, strategy, log), preshared(key), role):
             await everyone.wait()
 
     await asyncio.gather(*(one(*side) for side in sides))
