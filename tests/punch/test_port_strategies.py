@@ -21,7 +21,7 @@ from punch.strategy.allocation import Allocation
 from punch.strategy.meeting import Preparation, Strategy
 from punch.strategy.portmap import Portmap
 from punch.strategy.reuse import Reuse
-from tests.punch.edges import Running, run, running
+from tests.punch.edges import Running, preshared, run, running
 from tests.punch.recorder import Recorder
 
 TOLD_S = 0.3
