@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from punch.cli.client import pake
 from punch.client import session
 from punch.client.channel import PROOF_BYTES, Stream, introduce
 from punch.client.guesses import MAX_GUESSES, Exposure, Guesses
@@ -278,6 +279,12 @@ def test_a_client_ends_when_a_code_is_being_guessed_and_says_so(file: Path) -> N
         assert guesser.learned.proofs == MAX_GUESSES
 
     run(test)
+
+
+def test_all_meetings_of_a_command_share_one_budget() -> None:
+    new_exchange = pake(RIGHT, "sender")
+    assert new_exchange().guesses is new_exchange().guesses
+    assert pake(RIGHT, "sender")().guesses is not new_exchange().guesses
 
 
 def test_nothing_is_proved_when_nothing_is_left() -> None:

@@ -52,17 +52,29 @@ def test_a_peer_that_is_announced_at_the_last_moment_is_met() -> None:
     """The edge has given each the other: one of them must not be gone by then."""
     peer = Peer(Contact(Endpoint("127.0.0.1", 9), (), None), "local")
 
-    async def edge(connection: ServerConnection) -> None:
-        await connection.recv()
-        await connection.send(welcome_frame(Welcome("e", Endpoint(*connection.remote_address))))
-        await connection.send(peer_frame(peer))
-        await connection.wait_closed()
-
     async def test() -> None:
+        leaving, announced = asyncio.Event(), asyncio.Event()
+
+        async def edge(connection: ServerConnection) -> None:
+            await connection.recv()
+            await connection.send(welcome_frame(Welcome("e", Endpoint(*connection.remote_address))))
+            await leaving.wait()
+            await connection.send(peer_frame(peer))
+            announced.set()
+            await connection.wait_closed()
+
         async with serve(edge, "127.0.0.1", 0) as server:
             url = EdgeUrl("127.0.0.1", server.sockets[0].getsockname()[1])
             rendezvous = await StayingRendezvous.connect_any([url], None, Recorder())
-            rendezvous.rename = lambda: (SessionId("name"), 1e-9)
+            close = rendezvous._connection.close
+
+            async def leave(code: int = 1000, reason: str = "") -> None:
+                leaving.set()
+                await announced.wait()
+                await close(code, reason)
+
+            rendezvous._connection.close = leave  # type: ignore[method-assign]
+            rendezvous.rename = lambda: (SessionId("name"), 0.01)
             await rendezvous.register(Register(SessionId("name"), "sender", (rendezvous.local,), None))
             assert await rendezvous.listen() == peer
             await rendezvous.close()
