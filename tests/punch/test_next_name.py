@@ -54,9 +54,12 @@ def test_a_peer_that_is_announced_at_the_last_moment_is_met() -> None:
 
     async def test() -> None:
         leaving, announced = asyncio.Event(), asyncio.Event()
+        registered = 0
 
         async def edge(connection: ServerConnection) -> None:
+            nonlocal registered
             await connection.recv()
+            registered += 1
             await connection.send(welcome_frame(Welcome("e", Endpoint(*connection.remote_address))))
             await leaving.wait()
             await connection.send(peer_frame(peer))
@@ -78,6 +81,7 @@ def test_a_peer_that_is_announced_at_the_last_moment_is_met() -> None:
             await rendezvous.register(Register(SessionId("name"), "sender", (rendezvous.local,), None))
             assert await rendezvous.listen() == peer
             await rendezvous.close()
+        assert registered == 1
 
     run(test)
 
