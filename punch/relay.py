@@ -1,15 +1,12 @@
-"""The two text frames of a relay, and the token by which two clients find each other there.
+"""The two text frames of a relay.
 
-A relay is for clients that have met at its edge, who show the ticket that it gave them. The token, which no edge knows
-before, keeps others who may have seen the ticket (edges on the way) from taking the place of one of the two.
+A relay is for clients that have met at its edge, who show the ticket that it gave them. By the token
+(`punch.client.keys`) the two find each other there.
 """
 
 from __future__ import annotations
 
 import re
-
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from punch.errors import FrameError
 from punch.fields import decode, encode, token_field
@@ -18,11 +15,6 @@ from punch.frames import MAX_FRAME
 PATH = "/relay"
 MAX_MESSAGE = MAX_FRAME  # bytes of a binary message; an edge takes no longer ones
 _TOKEN = re.compile(r"[0-9a-f]{64}")
-
-
-def token(session_key: bytes) -> str:
-    """What only those who hold the session key can name; it does not give the key away."""
-    return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"punch relay token").derive(session_key).hex()
 
 
 def relay_frame(token: str, ticket: str) -> str:

@@ -25,7 +25,7 @@ from punch.client.sockets import bound_socket
 from punch.endpoint import Endpoint
 from scenarios.hostile.clients import ANSWERED_PINGS, Attackers, drain, flood, memory_kib
 from scenarios.hostile.edge import GUESS, Json, Tamper, is_detected, malicious, one_bit, other_traits, own_exchange
-from scenarios.hostile.thief import assert_nothing_was_learnt, overhear
+from scenarios.hostile.thief import assert_nothing_was_learnt, overhear, thief_of
 from scenarios.pairs import PATIENCE_S, Pair, events
 from topologies import Siege
 
@@ -182,13 +182,14 @@ def test_who_knows_a_session_but_not_its_code_never_gets_a_byte_of_the_file(besi
         with connect(f"ws://{besieged.attackers.edge}", sock=to_edge, proxy=None) as client:
             client.send(json.dumps({"type": "register", **register}))
             client.recv()
-            public = Endpoint.parse(json.loads(client.recv())["public"])
+            peer = json.loads(client.recv())
+        public, introduced = Endpoint.parse(peer["public"]), thief_of(thief.session, thief.message, peer)
         assert public.ip == besieged.lab["nat_a"].address
         listener.settimeout(PATIENCE_S)
         sock, address = listener.accept()
         with sock:
             assert Endpoint(*address) == public
-            heard.append(overhear(sock))
+            heard.append(overhear(sock, introduced))
     assert besieged.ended(sender)["outcome"] == "wrong_peer"
     assert not events(sender, "agreed")
     assert_nothing_was_learnt(heard, besieged.content)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab import Lab
+from punch.client.channel import HELLO_BYTES
 from punch.endpoint import Endpoint
 from scenarios.conftest import Punch
 from scenarios.hostile.thief import assert_nothing_was_learnt, overhear
@@ -74,6 +75,7 @@ def test_whoever_has_the_peer_s_private_address_is_not_taken_for_the_peer(tmp_pa
         receiver, sender = pair.receive("b"), pair.send("a")
         pair.meet(sender, receiver)
         assert_nothing_was_learnt([heard.result()], pair.content)
+        assert len(heard.result()) == HELLO_BYTES  # and no proof, which would be a guess less
         (agreed,) = events(sender, "agreed")
         assert Endpoint.parse(agreed["remote"]).ip == lab["cgn1"].address
         taken = [event["remote"] for event in events(sender, "connected")]

@@ -1,4 +1,4 @@
-"""The command `punch`: `edge`, `send`, `receive`, `pipe`, `forward`, `probe`.
+"""The command `punch`: `edge`, `send`, `receive`, `pipe`, `forward`, `key`, `probe`.
 
 Exit status: 0 done, 1 failed, 2 bad input (or an edge that cannot be reached), 129, 130 and 143 interrupted.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from punch.cli import edge, files, probe, streams
+from punch.cli import edge, files, key, probe, streams
 from punch.cli.terminal import Parser, complain
 from punch.errors import EdgeUnreachableError, InputError, PunchFailedError
 from punch.stdio import settle
@@ -39,6 +39,6 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="punch", description="Send files straight to another computer, through the NATs of both.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    for module in (edge, files, streams, probe):
+    for module in (edge, files, streams, key, probe):
         module.add_to(commands)
     return parser

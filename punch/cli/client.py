@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from punch.argument import path
 from punch.cli.terminal import complain
-from punch.cli.values import EDGE_VARIABLE, count, edges, seconds
+from punch.cli.values import CODE_VARIABLE, EDGE_VARIABLE, count, edges, seconds
 from punch.errors import InputError, PunchFailedError
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from punch.frames import Role
 
 
+CODE_HELP = f"{{}}; - reads it from standard input; arguments can be seen by every user (default: ${CODE_VARIABLE})"
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add their options."""
     parser.add_argument(
@@ -35,7 +38,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         f"is lost (default: ${EDGE_VARIABLE})",
     )
     parser.add_argument(
-        "--key-file", metavar="F", type=path, help="file of 32 random bytes on both sides, instead of a code"
+        "--key-file", metavar="F", type=path, help="key file that both sides have (see `punch key`), instead of a code"
     )
     parser.add_argument(
         "--bind", metavar="IP:PORT", help="local address to punch from, port 0 or from 1024 (default: any)"
@@ -125,10 +128,11 @@ def preshared(arguments: argparse.Namespace) -> Callable[[], KeyExchange] | None
 
 
 def pake(code: Code, role: Role) -> Callable[[], KeyExchange]:
-    """Makes exchanges by a code."""
+    """Makes exchanges by a code, which share one budget of guesses."""
+    from punch.client.guesses import Guesses
     from punch.client.keys import PakeExchange
 
-    return partial(PakeExchange, code, role)
+    return partial(PakeExchange, code, role, Guesses())
 
 
 def run_client(work: Coroutine[None, None, None], report: Reporter) -> int:

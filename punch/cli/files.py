@@ -9,8 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from punch.argument import path
-from punch.cli.client import add_common, key_of, options_of, pake, preshared, run_client
+from punch.cli.client import CODE_HELP, add_common, key_of, options_of, pake, preshared, run_client
 from punch.cli.terminal import Parser
+from punch.cli.values import STDIN, checked_code, code_given, read_code
 from punch.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         "files", metavar="FILE", type=path, nargs="+", help="a file or a directory, or - for standard input"
     )
     send.add_argument("--name", metavar="NAME", help=f"what to call standard input (default: {STDIN_NAME})")
-    send.add_argument("--code", help="use this code instead of a fresh one")
+    send.add_argument("--code", help="use this code instead of a fresh one; - reads it from standard input")
     add_common(send)
     send.set_defaults(run=_send)
 
@@ -49,7 +50,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         description="Receive files with the sender's code. Shows what is offered and asks at the terminal whether to "
         "store it; nothing of it is received before. If the answer is no, both sides end with exit status 1.",
     )
-    receive.add_argument("code", metavar="CODE", nargs="?", help="the sender's code, or - to read it from stdin")
+    receive.add_argument("code", metavar="CODE", nargs="?", help=CODE_HELP.format("the sender's code"))
     receive.add_argument("--dir", metavar="D", type=path, help="directory to store the files in (default: this one)")
     receive.add_argument(
         "--force", action="store_true", help="overwrite files that exist; fill up directories that exist"
@@ -74,11 +75,14 @@ def _send(arguments: argparse.Namespace) -> int:
 
     if arguments.code is not None and arguments.key_file is not None:
         raise InputError("code", arguments.code, "no code beside --key-file")
+    checked_code(arguments.code)
     with _outgoing(arguments) as outgoing:
         exchange = preshared(arguments)
-        if exchange is None:
-            exchange = pake(Code.generate() if arguments.code is None else Code.parse(arguments.code), "sender")
         options = options_of(arguments)
+        if exchange is None:
+            stdin_is = "what is sent" if STDIN in arguments.files else None
+            code = Code.generate() if arguments.code is None else read_code(arguments.code, stdin_is=stdin_is)
+            exchange = pake(code, "sender")
         if outgoing.skipped:
             options.report("skipped", entries=[each._asdict() for each in outgoing.skipped])
         return run_client(send(options, exchange, outgoing), options.report)
@@ -90,9 +94,9 @@ def _outgoing(arguments: argparse.Namespace) -> Outgoing | Piped:
     from punch.client.outgoing import Outgoing
     from punch.client.piped import Piped
 
-    if "-" in arguments.files:
+    if STDIN in arguments.files:
         if len(arguments.files) > 1:
-            raise InputError("FILE", "-", "standard input alone, without other files (a file of that name is ./-)")
+            raise InputError("FILE", STDIN, "standard input alone, without other files (a file of that name is ./-)")
         return Piped(STDIN_NAME if arguments.name is None else arguments.name, 0)
     if arguments.name is not None:
         raise InputError("name", arguments.name, "no name but that of standard input (-)")
@@ -105,25 +109,24 @@ def _receive(arguments: argparse.Namespace) -> int:
     from punch.client.outlet import Outlet
     from punch.client.owner import Owner
     from punch.client.session import receive
-    from punch.code import Code
 
-    if (arguments.code is None) == (arguments.key_file is None):
-        raise InputError("code", arguments.code, "either a code or --key-file")
+    given = code_given(arguments)
+    if (given is None) == (arguments.key_file is None):
+        raise InputError("code", given, "either a code or --key-file")
     if arguments.stdout and (arguments.dir is not None or arguments.force):
         raise InputError("stdout", arguments.dir or "--force", "neither --dir nor --force beside --stdout")
     with contextlib.ExitStack() as stack:
         target = _target(arguments)
         stack.enter_context(target)
         key = key_of(arguments)
-        code = Code.parse(arguments.code) if key is None and arguments.code != "-" else None
         terminal = stack.enter_context(_terminal(arguments))
         options = options_of(arguments, sys.stderr if arguments.stdout else None)
         exchange: Callable[[], KeyExchange]
         if key is not None:
             owner, exchange = Owner.of_key(key), partial(PresharedKey, key)
         else:
-            # Everything else has been checked before the code is read.
-            code = code or Code.parse(sys.stdin.readline())
+            assert given is not None
+            code = read_code(given)  # everything else has been checked before
             owner, exchange = Owner.of_code(code), pake(code, "receiver")
         consent = None
         if not isinstance(target, Outlet):

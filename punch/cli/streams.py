@@ -6,8 +6,9 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from punch.cli.client import add_common, options_of, pake, preshared, run_client
+from punch.cli.client import CODE_HELP, add_common, options_of, pake, preshared, run_client
 from punch.cli.terminal import Parser
+from punch.cli.values import CODE_VARIABLE, checked_code, code_given, read_code
 from punch.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,13 +18,17 @@ if TYPE_CHECKING:
 def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the commands."""
     pipe = commands.add_parser("pipe", help="join standard input and output of two computers")
-    pipe.add_argument("code", metavar="CODE", nargs="?", help="the code that the other side was told")
+    pipe.add_argument(
+        "code", metavar="CODE", nargs="?", help=f"the code that the other side was told (default: ${CODE_VARIABLE})"
+    )
     pipe.add_argument("--new", action="store_true", help="begin: make a code (told on stderr), or use --key-file")
     add_common(pipe)
     pipe.set_defaults(run=_pipe)
 
     forward = commands.add_parser("forward", help="a TCP port of the other computer, at this one")
-    forward.add_argument("code", metavar="CODE", nargs="?", help="the code that the side with --to was told")
+    forward.add_argument(
+        "code", metavar="CODE", nargs="?", help=CODE_HELP.format("the code that the side with --to was told")
+    )
     forward.add_argument("--to", metavar="HOST:PORT", help="(one side) let the other side connect there from here")
     forward.add_argument("--listen", metavar="IP:PORT", help="(other side) where to take connections; port 0: any")
     add_common(forward)
@@ -34,12 +39,14 @@ def _pipe(arguments: argparse.Namespace) -> int:
     from punch.client.pipe import pipe
     from punch.code import Code
 
-    if sum((arguments.code is not None, arguments.new or arguments.key_file is not None)) != 1:
-        raise InputError("code", arguments.code, "either a code, or --new on the side that begins, or --key-file")
+    given = arguments.code if arguments.new else code_given(arguments)
+    if sum((given is not None, arguments.new or arguments.key_file is not None)) != 1:
+        raise InputError("code", given, "either a code, or --new on the side that begins, or --key-file")
     role: Role = "sender" if arguments.new else "receiver"
     exchange = preshared(arguments)
     if exchange is None:
-        exchange = pake(Code.generate() if arguments.new else Code.parse(arguments.code), role)
+        code = Code.generate() if given is None else read_code(given, stdin_is="what is sent")
+        exchange = pake(code, role)
     options = options_of(arguments, sys.stderr, "pipe {code}")
     return run_client(pipe(options, exchange(), role, 0, 1), options.report)
 
@@ -57,14 +64,17 @@ def _forward(arguments: argparse.Namespace) -> int:
         if arguments.code is not None and exchange is not None:
             raise InputError("code", arguments.code, "no code beside --key-file")
         target = parse_target(arguments.to)
-        if exchange is None:
-            exchange = pake(Code.generate() if arguments.code is None else Code.parse(arguments.code), "sender")
+        checked_code(arguments.code)
         options = options_of(arguments, other=other)
+        if exchange is None:
+            exchange = pake(Code.generate() if arguments.code is None else read_code(arguments.code), "sender")
         return run_client(expose(options, exchange(), target), options.report)
-    if (arguments.code is None) == (exchange is None):
-        raise InputError("code", arguments.code, "either a code or --key-file")
+    given = code_given(arguments)
+    if (given is None) == (exchange is None):
+        raise InputError("code", given, "either a code or --key-file")
     at = Endpoint.parse(arguments.listen, field="listen", any_port=True)
-    if exchange is None:
-        exchange = pake(Code.parse(arguments.code), "receiver")
     options = options_of(arguments, other=other)
+    if given is not None:  # everything else has been checked before the code is read
+        exchange = pake(read_code(given), "receiver")
+    assert exchange is not None
     return run_client(listen(options, exchange(), at), options.report)

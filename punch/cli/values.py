@@ -5,11 +5,19 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
+from typing import TYPE_CHECKING
 
 from punch.errors import InputError
 
+if TYPE_CHECKING:
+    from punch.code import Code
+
 MAX_SECONDS = 1e9
 EDGE_VARIABLE = "PUNCH_EDGE"
+CODE_VARIABLE = "PUNCH_CODE"
+STDIN = "-"
+_MAX_LINE = 200  # of a code on standard input
 
 
 def seconds(text: str, field: str) -> float:
@@ -41,3 +49,41 @@ def edges(arguments: argparse.Namespace) -> list[str]:
             raise InputError(EDGE_VARIABLE, default, "the URL of an edge")
         given = [default]
     return [url for urls in given for url in urls.split(",")]
+
+
+def code_given(arguments: argparse.Namespace) -> str | None:
+    """The code of the other side that was given, or else that of the environment, unless there is a key file.
+
+    Not for the side that makes the code: a variable that was left over would be used in each of its sessions.
+    """
+    if arguments.code is not None or arguments.key_file is not None:
+        return checked_code(arguments.code)
+    default = os.environ.get(CODE_VARIABLE)
+    if default == "":
+        raise InputError(CODE_VARIABLE, default, "a code")
+    return checked_code(default)
+
+
+def checked_code(text: str | None) -> str | None:
+    """What `read_code` will take, unless it is to come on standard input."""
+    from punch.code import Code
+
+    if text not in (None, STDIN):
+        Code.parse(text)
+    return text
+
+
+def read_code(text: str, *, stdin_is: str | None = None) -> Code:
+    """The code that was given, which is the first line of standard input for `-`, unless that is something else."""
+    from punch.code import Code
+
+    if text != STDIN:
+        return Code.parse(text)
+    if stdin_is is not None:
+        raise InputError("code", text, f"a code, or {CODE_VARIABLE} in the environment: standard input is {stdin_is}")
+    if sys.stdin.isatty():
+        print("Code: ", end="", file=sys.stderr, flush=True)
+    try:
+        return Code.parse(sys.stdin.readline(_MAX_LINE))
+    except UnicodeDecodeError:
+        raise InputError("code", text, "a code on standard input, found bytes that are no text") from None

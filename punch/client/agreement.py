@@ -1,9 +1,11 @@
 """How two clients settle on one of the connections that hole punching may give them.
 
-Every connection is authenticated. The sender chooses the first that is, and says so on it; the receiver confirms on
-it. If the chosen one dies before it is confirmed, the sender chooses the next.
+On every connection the two exchange hellos. The sender chooses the first on which that is done, by sending its proof on
+it; the receiver verifies that and answers by its own, and this is the connection. If the chosen one dies before the
+answer, the sender chooses the next. If the answer takes long, it chooses the next as well, and takes the answer that
+comes first; the receiver answers once.
 
-A receiver that has confirmed counts on that connection. So a sender whose time is up while it waits for the answer has
+A receiver that has answered counts on that connection. So a sender whose time is up while it waits for the answer has
 to wait on for a while, or each would go its own way (`settled`). For the receiver there is no such moment: where it
 gives up before it is asked, it closes the connection, and the sender sees that.
 
@@ -20,84 +22,84 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 
-from punch.client.channel import Channel, Kind, Stream, handshake
+from punch.client.channel import Channel, Introduction, Proofs, Stream, introduce
+from punch.client.guesses import Exposure
+from punch.client.keys import Introduced
 from punch.client.puncher import Connection, Verdict
 from punch.endpoint import Endpoint
 from punch.errors import ChannelError, ConnectionLostError, WrongPeerError
-from punch.frames import Role, SessionId
+from punch.frames import Role
 
 PREFERENCE_S = 0.05
-CONFIRM_S = 3.0
+ANSWER_S = 3.0
 """A round trip of the slowest path, and a segment that is lost and sent again."""
 
 
 class Agreement:
     """The choice of one connection among those that `examine` is called with; `chosen` gets it.
 
-    `wrong_peers` says who spoke our protocol but does not hold the secret, by remote endpoint.
+    `wrong_peers` says who spoke our protocol but does not hold the secret, by remote endpoint. What proofs take from
+    the budget of guesses is in `exposure`.
     """
 
-    def __init__(self, session: SessionId, role: Role) -> None:
-        self._session = session
+    def __init__(self, role: Role, exposure: Exposure) -> None:
         self._role = role
+        self.exposure = exposure
         self._choosing = asyncio.Lock()
         self._undecided = 0
         self._decided = asyncio.Event()
         self._hopes: set[Endpoint] = set()
         self._hope_ended = asyncio.Event()
-        self._begun = False
+        self._introduced: Introduced | None = None
         self.chosen: asyncio.Future[tuple[Connection, Channel]] = asyncio.get_running_loop().create_future()
         self.wrong_peers: dict[str, str] = {}
 
-    def begin(self, finish_exchange: Callable[[], bytes]) -> None:
+    def begin(self, introduced: Introduced, finish_exchange: Callable[[], bytes]) -> None:
         """Compute the session key, in a thread, once. Call it before the first `examine`."""
-        if self._begun:
+        if self._introduced is not None:
             return
-        self._begun = True
+        self._introduced = introduced
         self._session_key = asyncio.get_running_loop().run_in_executor(None, finish_exchange)
         self._session_key.add_done_callback(_retrieve)
 
     def afresh(self) -> Agreement:
         """With the same key, another agreement, on other connections. Call `begin` before."""
-        other = Agreement(self._session, self._role)
-        other._begun, other._session_key = True, self._session_key
+        other = Agreement(self._role, self.exposure)
+        other._introduced, other._session_key = self._introduced, self._session_key
         return other
 
     def prefer(self, remotes: Iterable[Endpoint]) -> None:
-        """Give connections with these a moment's chance against those that are authenticated before them."""
+        """Give connections with these a moment's chance against those that come before them."""
         self._hopes = set(remotes)
 
     async def settled(self) -> None:
-        """Return when no choice is under way, `CONFIRM_S` from now at the latest."""
+        """Return when no choice is under way, `ANSWER_S` from now at the latest."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CONFIRM_S):
+            async with asyncio.timeout(ANSWER_S):
                 while self._undecided:
                     self._decided.clear()
                     await self._decided.wait()
 
     async def session_key(self) -> bytes:
         """The session key, once it is computed. Call `begin` before. Raises `WrongPeerError`."""
-        return await asyncio.shield(self._session_key)
+        return await asyncio.shield(self._session_key)  # a connection that ends must not take the key with it
 
     async def examine(self, connection: Connection) -> Verdict:
         """Authenticate a connection and offer it for the choice."""
+        assert self._introduced is not None
         try:
-            key = asyncio.shield(self._session_key)  # a connection that ends must not take the key with it
-            channel = await handshake(Stream(connection.sock), self._session, self._role, key)
+            introduction = await introduce(Stream(connection.sock), self._role, self._introduced.tags)
             if self._role == "sender":
                 with self._deciding():
-                    await self._choose(connection.remote, channel)
+                    await self._choose(connection, introduction)
             else:
-                await channel.expect(Kind.CHOOSE)
-                await channel.send(Kind.CONFIRM)
+                await self._answer(connection, introduction)
         except ConnectionLostError:
             return "lost"
         except ChannelError as error:
             if isinstance(error, WrongPeerError):
                 self.wrong_peers[str(connection.remote)] = str(error)
             return "stranger"
-        if not self.chosen.done():
-            self.chosen.set_result((connection, channel))
         return "kept"
 
     @contextlib.contextmanager
@@ -109,7 +111,55 @@ class Agreement:
             self._undecided -= 1
             self._decided.set()
 
-    async def _choose(self, remote: Endpoint, channel: Channel) -> None:
+    async def _choose(self, connection: Connection, introduction: Introduction) -> None:
+        """Prove, in turn, and hear the answer."""
+        proofs = await self._proofs(introduction)
+        await self._give_hopes_a_moment(connection.remote)
+        async with contextlib.AsyncExitStack() as turn:
+            await turn.enter_async_context(self._choosing)
+            if self.chosen.done():
+                return
+            async with self.exposure.proving():
+                await proofs.prove()
+                answer = asyncio.ensure_future(self._verify(proofs))
+                try:
+                    await asyncio.wait((answer,), timeout=ANSWER_S)
+                    await turn.aclose()
+                    self._settle(connection, await answer)
+                finally:
+                    answer.cancel()
+
+    async def _answer(self, connection: Connection, introduction: Introduction) -> None:
+        """Prove to who has proved."""
+        proofs = await self._proofs(introduction)
+        try:
+            channel = await self._verify(proofs)
+        except WrongPeerError:
+            await proofs.refuse()
+            raise
+        async with self._choosing:
+            if not self.chosen.done():
+                await proofs.prove()
+                self._settle(connection, channel)
+
+    async def _proofs(self, introduction: Introduction) -> Proofs:
+        assert self._introduced is not None
+        return introduction.agree(self._introduced.session, await self.session_key())
+
+    async def _verify(self, proofs: Proofs) -> Channel:
+        try:
+            channel = await proofs.verify()
+        except WrongPeerError:
+            self.exposure.refute()
+            raise
+        self.exposure.confirm()
+        return channel
+
+    def _settle(self, connection: Connection, channel: Channel) -> None:
+        if not self.chosen.done():
+            self.chosen.set_result((connection, channel))
+
+    async def _give_hopes_a_moment(self, remote: Endpoint) -> None:
         if remote in self._hopes:
             self._hopes.clear()  # it has come
             self._hope_ended.set()
@@ -117,11 +167,6 @@ class Agreement:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PREFERENCE_S):
                     await self._hope_ended.wait()
-        async with self._choosing:
-            if self.chosen.done():
-                return
-            await channel.send(Kind.CHOOSE)
-            await channel.expect(Kind.CONFIRM)
 
 
 def _retrieve(future: asyncio.Future[bytes]) -> None:

@@ -4,20 +4,27 @@ Theory of operation
 -------------------
 Both clients hold a session key (from SPAKE2, or from a key file) that nobody else holds. A TCP connection, on the
 other hand, may lead anywhere: to the peer, to a wrong host that has the peer's private address in this network, to a
-stranger that dialled our listener, or to ourselves. So each connection starts with a handshake of two fixed-length
-messages in each direction, sent without waiting for one's turn (nobody is the server of a simultaneous open):
+stranger that dialled our listener, or to ourselves. So each connection starts with a handshake of fixed-length
+messages. Both hellos are sent without waiting for one's turn (nobody is the server of a simultaneous open):
 
-    hello   "punch/1\\n", the role ("S" or "R"), a fresh X25519 public key         41 bytes
-    proof   HMAC-SHA256(confirmation key of one's role, transcript)               32 bytes
+    hello   "punch/2\n", the role ("S" or "R"), the meeting's tag of that role, a fresh X25519 public key    57 bytes
+    proof   HMAC-SHA256(confirmation key of one's role, transcript)                                          32 bytes
 
     transcript = SHA-256(session name, sender's hello, receiver's hello)
     confirmation keys and traffic keys, one per direction =
         HKDF-SHA256(X25519 secret + session key, salt = transcript)
 
+The tags are derived from what the two clients have been told of each other (`punch.client.keys`). They are no secret
+from an edge; without them a stranger is found out before anything depends on the secret.
+
+The sender proves first, on the connection that it chooses, and the receiver answers by its own proof: that is how they
+agree (`punch.client.agreement`), and why nobody gets a receiver's proof without knowing the secret (a wrong one is
+answered by 32 zero bytes). What others may learn from a sender's proof is bounded by `punch.client.guesses`.
+
 The fresh public keys serve as the nonces of both sides: no proof of another connection fits, and a key file that is
 stolen later opens no recording. The roles are in the hello, in the transcript and in the keys: a message sent back to
 its sender is the wrong one, and a connection to oneself is seen at the hello. Before both proofs are checked nothing
-is read but those 73 bytes, and nothing else is said.
+is read but those 89 bytes, and nothing else is said.
 
 After that, each direction is a sequence of frames:
 
@@ -30,11 +37,11 @@ repeated or reordered unnoticed. The last frame is FINAL: an end of the connecti
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
-import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum, unique
 
 from cryptography.exceptions import InvalidTag
@@ -46,9 +53,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from punch.errors import ConnectionLostError, StrangerError, TamperedError, WrongPeerError
 from punch.frames import Role, SessionId
 
-MAGIC = b"punch/1\n"
+MAGIC = b"punch/2\n"
 KEY_BYTES = 32
-HELLO_BYTES = len(MAGIC) + 1 + KEY_BYTES
+MEETING_TAG_BYTES = 16
+HELLO_BYTES = len(MAGIC) + 1 + MEETING_TAG_BYTES + KEY_BYTES
 PROOF_BYTES = 32
 HEADER_BYTES = 4
 TAG_BYTES = 16
@@ -63,8 +71,6 @@ _LETTERS: dict[Role, bytes] = {"sender": b"S", "receiver": b"R"}
 class Kind(IntEnum):
     """What a frame says."""
 
-    CHOOSE = 1  # sender: let us use this connection
-    CONFIRM = 2  # receiver: yes
     NONCE = 3  # 32 fresh bytes
     ECHO = 4  # the same 32 bytes
     OFFER = 5  # sender: one file to come
@@ -168,7 +174,7 @@ class Stream:
 
 
 class Channel:
-    """An authenticated stream of frames. Made by `handshake`."""
+    """An authenticated stream of frames. Made by `Introduction`."""
 
     def __init__(self, stream: Stream, send_key: bytes, receive_key: bytes) -> None:
         self._stream = stream
@@ -225,55 +231,82 @@ class Channel:
         self._stream.close()
 
 
-async def handshake(stream: Stream, session: SessionId, role: Role, session_key: Awaitable[bytes]) -> Channel:
-    """Authenticate the other end; `session_key` is awaited once our hello is out.
+class Introduction:
+    """Two ends that have heard each other's hello, and proved nothing yet. Made by `introduce`."""
 
-    Raises `StrangerError` if the other end is nobody we could be looking for, `WrongPeerError` if it does not hold the
-    secret or `session_key` says so, `ConnectionLostError` if it went away before that was known. The stream is left
-    open.
+    def __init__(self, stream: Stream, role: Role, hellos: Mapping[Role, bytes], shared: bytes) -> None:
+        self._stream = stream
+        self._role = role
+        self._hellos = hellos
+        self._shared = shared
+
+    def agree(self, session: SessionId, session_key: bytes) -> Proofs:
+        """The proofs of this connection, by the key of that session."""
+        name = session.encode()
+        transcript = hashlib.sha256(
+            bytes([len(name)]) + name + self._hellos["sender"] + self._hellos["receiver"]
+        ).digest()
+        material = HKDF(algorithm=SHA256(), length=4 * KEY_BYTES, salt=transcript, info=b"punch channel 2").derive(
+            self._shared + session_key
+        )
+        keys = [material[start : start + KEY_BYTES] for start in range(0, len(material), KEY_BYTES)]
+        proofs = [hmac.digest(key, transcript, "sha256") for key in keys[:2]]
+        own, other = (0, 1) if self._role == "sender" else (1, 0)
+        return Proofs(self._stream, (proofs[own], proofs[other]), (keys[2 + own], keys[2 + other]))
+
+
+class Proofs:
+    """What each end of one connection says to prove that it holds the secret, and the channel that comes of it.
+
+    Both pairs are of one's own and of the other end.
+    """
+
+    def __init__(self, stream: Stream, proofs: tuple[bytes, bytes], traffic: tuple[bytes, bytes]) -> None:
+        self._stream = stream
+        self._own, self._other = proofs
+        self._traffic = traffic
+
+    async def prove(self) -> None:
+        """Send our proof. Raises `ConnectionLostError`."""
+        await self._stream.write(self._own)
+
+    async def refuse(self) -> None:
+        """Send a proof that cannot fit: if we hung up instead, the other end would take it for a lost connection."""
+        with contextlib.suppress(ConnectionLostError):
+            await self._stream.write(bytes(PROOF_BYTES))
+
+    async def verify(self) -> Channel:
+        """Read the other end's proof. Raises `WrongPeerError`, and `ConnectionLostError` if none comes."""
+        try:
+            proof = await self._stream.read(PROOF_BYTES)
+        except ConnectionLostError:
+            raise ConnectionLostError("connection lost before the other end proved anything") from None
+        if not hmac.compare_digest(proof, self._other):
+            raise WrongPeerError("the other end does not hold the secret of this session")
+        return Channel(self._stream, *self._traffic)
+
+
+async def introduce(stream: Stream, role: Role, tags: Mapping[Role, bytes]) -> Introduction:
+    """Exchange the hellos; `tags` are those of the meeting.
+
+    Raises `StrangerError` if the other end is nobody we could be looking for, `WrongPeerError` if it takes part in
+    another meeting, `ConnectionLostError` if it went away before that was known. The stream is left open.
     """
     own_key = X25519PrivateKey.generate()
-    own_hello = MAGIC + _LETTERS[role] + own_key.public_key().public_bytes_raw()
+    own_hello = MAGIC + _LETTERS[role] + tags[role] + own_key.public_key().public_bytes_raw()
     await stream.write(own_hello)
-    peer_hello = bytes(await stream.read(HELLO_BYTES))
-    peer_role: Role = "receiver" if role == "sender" else "sender"
-    if not peer_hello.startswith(MAGIC):
+    peer_hello = bytes(await stream.read(len(MAGIC)))
+    if peer_hello != MAGIC:
         raise StrangerError("the other end speaks another protocol")
-    if not peer_hello.startswith(MAGIC + _LETTERS[peer_role]):
+    peer_hello += bytes(await stream.read(HELLO_BYTES - len(MAGIC)))
+    peer_role: Role = "receiver" if role == "sender" else "sender"
+    greeting = MAGIC + _LETTERS[peer_role]
+    if not peer_hello.startswith(greeting):
         raise StrangerError(f"the other end is a {role} too, or this is a connection to oneself")
+    if not peer_hello.startswith(greeting + tags[peer_role]):
+        raise WrongPeerError("the other end is of another session, or an edge has changed what the two were told")
     try:
         shared = own_key.exchange(X25519PublicKey.from_public_bytes(peer_hello[-KEY_BYTES:]))
     except ValueError:
         raise StrangerError("the other end sent a public key that cannot be") from None
-
-    no_key: WrongPeerError | None = None
-    try:
-        key = await session_key
-    except WrongPeerError as error:
-        # A proof that cannot fit: were we to hang up instead, the other end would take it for a lost connection.
-        no_key, key = error, os.urandom(KEY_BYTES)
-
-    hellos = {role: own_hello, peer_role: peer_hello}
-    name = session.encode()
-    transcript = hashlib.sha256(bytes([len(name)]) + name + hellos["sender"] + hellos["receiver"]).digest()
-    material = HKDF(algorithm=SHA256(), length=4 * KEY_BYTES, salt=transcript, info=b"punch channel 1").derive(
-        shared + key
-    )
-    keys = [material[start : start + KEY_BYTES] for start in range(0, len(material), KEY_BYTES)]
-    confirmation: dict[Role, bytes] = {"sender": keys[0], "receiver": keys[1]}
-    traffic: dict[Role, bytes] = {"sender": keys[2], "receiver": keys[3]}
-
-    try:
-        await stream.write(_proof(confirmation[role], transcript))
-        proof = await stream.read(PROOF_BYTES)
-    except ConnectionLostError:
-        raise no_key or ConnectionLostError("connection lost before the other end proved anything") from None
-    if no_key is not None:
-        raise no_key
-    if not hmac.compare_digest(proof, _proof(confirmation[peer_role], transcript)):
-        raise WrongPeerError("the other end does not hold the secret of this session")
-    return Channel(stream, traffic[role], traffic[peer_role])
-
-
-def _proof(key: bytes, transcript: bytes) -> bytes:
-    return hmac.digest(key, transcript, "sha256")
+    return Introduction(stream, role, {role: own_hello, peer_role: peer_hello}, shared)

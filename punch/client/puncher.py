@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from punch.client.candidates import Candidate
-from punch.client.sockets import bound_socket, connect_result, errno_name, mortal_syn
+from punch.client.sockets import accepted, bound_socket, connect_result, errno_name, mortal_syn
 from punch.endpoint import Endpoint
 from punch.errors import Outcome
 from punch.events import Reporter
@@ -269,10 +269,9 @@ class Puncher:
             self.broken.set_exception(error)
 
     async def _accept(self, listener: socket.socket, local: Endpoint) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             try:
-                sock, address = await loop.sock_accept(listener)
+                sock, remote = await accepted(listener)
             except OSError:  # the connection was gone before we took it, or we have no descriptor for it now
                 await asyncio.sleep(RETRY_S[0])
                 continue
@@ -282,7 +281,7 @@ class Puncher:
             self._sockets.add(sock)
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._spawn(self._examine_accepted(Connection(sock, local, Endpoint.of(address), "accept")))
+            self._spawn(self._examine_accepted(Connection(sock, local, remote, "accept")))
 
     async def _examine_accepted(self, connection: Connection) -> None:
         self._strangers += 1

@@ -57,6 +57,8 @@ class Rendezvous:
         self._closing: asyncio.Task[None] | None = None
         self.trouble = ""
         """What keeps the peer from being heard of, if anything does, to be added to a sentence."""
+        self.hint = ""
+        """What may be wrong where no peer comes, to be added to a sentence."""
 
     @classmethod
     async def connect(cls, url: EdgeUrl, bind: Endpoint | None) -> Self:
@@ -91,7 +93,7 @@ class Rendezvous:
             async with asyncio.timeout(wait_s):
                 return await self.listen()
         except TimeoutError:
-            raise PunchFailedError("no_rendezvous", f"no peer within {wait_s:g} s{self.trouble}") from None
+            raise PunchFailedError("no_rendezvous", f"no peer within {wait_s:g} s{self.trouble}{self.hint}") from None
 
     async def listen(self) -> Peer:
         """As `peer`, but wait as long as it takes."""

@@ -2,7 +2,7 @@
 
 A tunnel can die under a transfer: a NAT reboots, a computer changes its network, the other process is killed. Then
 both sides meet at the edge again, under the same code or key, punch a new tunnel and go on. Each meeting is a key
-exchange of its own, so whoever wants to guess a code gets one more guess for each; a guess that fails ends the session.
+exchange of its own; the budget of guesses (`punch.client.guesses`) is one for all of them.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from punch.events import Reporter
 from punch.frames import Role
 
 RETRY_S = 1.0  # between two attempts at a new tunnel
-MAX_TUNNELS = 1000  # each costs an attacker of the code one guess
+MAX_TUNNELS = 1000
 TELL_AGAIN_S = 30.0
 """How long a receiver that has stored everything stays for a sender that may not have heard so: a path that has died is
 noticed within some ten seconds, and then the sender comes again."""
 
 NewExchange = Callable[[], KeyExchange]
-"""Makes a fresh key exchange of the same code or key: each serves one meeting."""
+"""Makes a fresh key exchange of the same code or key, with the same budget of guesses: each serves one meeting."""
 
 
 async def send(options: Options, new_exchange: NewExchange, outgoing: Outgoing | Piped) -> None:

@@ -112,6 +112,24 @@ async def connect_result(sock: socket.socket) -> int:
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
 
+async def accepted(listener: socket.socket) -> tuple[socket.socket, Endpoint]:
+    """The next connection and where it comes from; none is lost when this is cancelled. Raises `OSError`."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            sock, address = listener.accept()
+        except BlockingIOError:
+            ready: asyncio.Future[None] = loop.create_future()
+            descriptor = listener.fileno()
+            loop.add_reader(descriptor, _settle, ready)
+            try:
+                await ready
+            finally:
+                loop.remove_reader(descriptor)
+        else:
+            return sock, Endpoint.of(address)
+
+
 def _settle(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)

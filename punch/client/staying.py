@@ -5,6 +5,8 @@ ping any more, it connects again from the same local address: to the next edge o
 address, which leads elsewhere once the dead edge is no longer announced. There it registers as the same client, and the
 edges go on with its session.
 
+A session may have to take another name meanwhile (`rename`): then the client leaves and registers under that.
+
 A lost connection may also mean that the network has changed: a NAT has rebooted, or has another address. So everything
 that was learned from the network is learned again before the client registers again.
 """
@@ -12,6 +14,7 @@ that was learned from the network is learned again before the client registers a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
@@ -27,8 +30,8 @@ from punch.client.sighting import sight
 from punch.endpoint import EdgeUrl, Endpoint
 from punch.errors import EdgeLostError, EdgeUnreachableError, PunchFailedError
 from punch.events import Reporter
-from punch.frames import Peer, Register, Welcome
-from punch.websocket import abort, until_deaf
+from punch.frames import Peer, Register, SessionId, Welcome
+from punch.websocket import abort, close_by_reset, until_deaf
 
 PING_S = (4.0, 4.0)
 """Pause between two pings, and how long an answer may take, in seconds."""
@@ -56,9 +59,12 @@ class StayingRendezvous(Rendezvous):
     """The count of the IPv6 addresses that edges name."""
     learn: Callable[[], Awaitable[str | None]] | None = None
     """Returns the traits of the network as it is now; called before each registration but the first."""
+    rename: Callable[[], tuple[SessionId, float | None]] | None = None
+    """Returns the name of the session, and for how many seconds it serves (None: for ever)."""
     welcome: Welcome
     """The answer to the latest registration."""
     _waits = _outdated = False
+    _name_for_s: float | None = None
 
     @classmethod
     async def connect_any(cls, edges: Sequence[EdgeUrl], bind: Endpoint | None, report: Reporter) -> Self:
@@ -90,9 +96,11 @@ class StayingRendezvous(Rendezvous):
     async def register(self, register: Register) -> Welcome:
         """See `Rendezvous.register`."""
         self._register = register
+        self._take_name()
         try:
-            self.welcome = await super().register(register)
+            self.welcome = await super().register(self._register)
         except EdgeLostError as lost:
+            self._report("edge_lost", reason=lost.reason)
             await self._register_again(lost)
         return self.welcome
 
@@ -104,10 +112,17 @@ class StayingRendezvous(Rendezvous):
             if self._outdated:
                 abort(self._connection)
             try:
-                return await super().listen()
+                async with asyncio.timeout(self._name_for_s):
+                    return await super().listen()
             except EdgeLostError as lost:
                 self._waits = False
+                self._report("edge_lost", reason=lost.reason)
                 await self._register_again(lost)
+            except TimeoutError:
+                self._waits = False
+                with contextlib.suppress(PunchFailedError):
+                    return await self._last_word()
+                await self._register_again(EdgeLostError("no_rendezvous", "the session's next name"), self.url)
             finally:
                 self._waits = False
                 watch.cancel()
@@ -119,6 +134,17 @@ class StayingRendezvous(Rendezvous):
                 session=self._register.session,
                 **({} if self._register.public6 is None else {"public6": str(self._register.public6)}),
             )
+
+    def _take_name(self) -> None:
+        if self.rename is not None:
+            name, self._name_for_s = self.rename()
+            self._register = replace(self._register, session=name)
+
+    async def _last_word(self) -> Peer:
+        """Leave; the peer, if the edge has told of it before it knew. Raises `PunchFailedError` if not."""
+        close_by_reset(self._connection.transport.get_extra_info("socket"), True)
+        await self._connection.close(1000, "the session's next name")
+        return await super().listen()
 
     async def _show_again(self) -> None:
         """What one edge has seen, another does not know."""
@@ -137,12 +163,11 @@ class StayingRendezvous(Rendezvous):
         await until_deaf(connection, *PING_S)
         abort(connection)
 
-    async def _register_again(self, lost: EdgeLostError) -> None:
-        """Register at the next edge that can be reached. Raises `PunchFailedError`."""
-        self._report("edge_lost", reason=lost.reason)
+    async def _register_again(self, lost: EdgeLostError, *before: EdgeUrl) -> None:
+        """Register at the next edge that can be reached, `before` all others. Raises `PunchFailedError`."""
         give_up, pause = time.monotonic() + GIVE_UP_S, _BACKOFF_S[0]
         self.trouble = f": {lost.reason}"
-        for number, url in enumerate(self._edges, start=1):
+        for number, url in enumerate(itertools.chain(before, self._edges), start=1):
             abort(self._connection)
             try:
                 timeout_s = min(_DIAL_S[0] * 2 ** ((number - 1) // self._count), _DIAL_S[1])
@@ -150,6 +175,7 @@ class StayingRendezvous(Rendezvous):
                 self.url, self.edge_ip = url, Endpoint.of(self._connection.remote_address).ip
                 await self._show_again()
                 await self._learn_again()
+                self._take_name()
                 self.welcome = await super().register(self._register)
             except (EdgeLostError, EdgeUnreachableError) as error:
                 self.trouble = f": {lost.reason}, and no other could be had: {error.reason}"

@@ -16,7 +16,8 @@ from punch.client.admission import Admission
 from punch.client.agreement import Agreement
 from punch.client.candidates import beside, candidates, of_one_lan
 from punch.client.channel import Channel, Kind
-from punch.client.keys import KeyExchange, bound_key
+from punch.client.guesses import Exposure
+from punch.client.keys import NAME_S, Introduced, KeyExchange
 from punch.client.liveness import notice_a_dead_path
 from punch.client.named import Named
 from punch.client.puncher import Connection, Puncher
@@ -27,10 +28,10 @@ from punch.client.signals import Signals
 from punch.client.sockets import mend_round_trip
 from punch.client.staying import StayingRendezvous
 from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import ChannelError, ConnectionLostError, PunchFailedError, TunnelBrokenError, WrongPeerError
+from punch.errors import ChannelError, ConnectionLostError, PunchFailedError, TunnelBrokenError
 from punch.events import Reporter
 from punch.fields import Json
-from punch.frames import Contact, Peer, Register, Role, Welcome
+from punch.frames import Contact, Peer, Register, Role, SessionId, Welcome
 from punch.sighting import Seen
 from punch.strategy.meeting import Meeting, Preparation, Strategy
 
@@ -72,7 +73,8 @@ async def open_tunnel(options: Options, exchange: KeyExchange, role: Role) -> As
         edges = (options.edge, *options.other_edges)
         rendezvous = await StayingRendezvous.connect_any(edges, options.bind, options.report)
         stack.push_async_callback(rendezvous.close)
-        agreement = Agreement(exchange.session, role)
+        exposure = Exposure(exchange.guesses)
+        agreement = Agreement(role, exposure)
         puncher = Puncher(rendezvous.local, options.max_attempts, agreement.examine, options.report)
         sighting = Sighting(rendezvous, options.bind, options.quota.ipv6)
         stack.push_async_callback(sighting.close)
@@ -85,22 +87,22 @@ async def open_tunnel(options: Options, exchange: KeyExchange, role: Role) -> As
                 rendezvous.local6, rendezvous.servers6 = sighting.local, options.quota.ipv6
             welcome, peer = await _meet(options, exchange, role, rendezvous, traits, seen)
             known = time.monotonic()
-            key = functools.partial(_key, exchange, role, rendezvous.traits, peer.contact)
-            begin = functools.partial(agreement.begin, key)
-            signals = Signals(rendezvous, role, agreement.session_key)
+            own, other = (exchange.message, rendezvous.traits), (peer.contact.pake, peer.contact.traits)
+            introduced = Introduced.of(exchange.session, role, own, other)
+            key = functools.partial(_key, exchange, introduced, peer.contact)
+            begin = functools.partial(agreement.begin, introduced, key)
+            signals = Signals(rendezvous, role, agreement.session_key, exposure)
+            stack.push_async_callback(signals.close)
             meeting = _aim(options, role, rendezvous, welcome, peer, puncher, signals, begin, known)
             if neighbors.concerned(rendezvous.local, welcome.public, peer.contact):
                 meeting = await _ask_neighbor(meeting, exchange)
             agreement.prefer(of_one_lan(meeting.targets, peer.contact, welcome.public))
             try:
-                connection, channel = await _punch(options, meeting, agreement)
-                through: Json = {}
-            except PunchFailedError as error:
-                url, ticket = _relay(options, meeting, error)
-                await puncher.close()  # nothing that comes too late may be agreed on any more
-                options.report("relaying", relay=str(url), reason=error.reason)
-                connection, channel = await _through_relay(url, ticket, meeting, agreement, stack, options.quota)
-                through = {"relay": str(url)}
+                connection, channel, through = await _connect(options, meeting, agreement, introduced, stack)
+            except PunchFailedError:
+                if exchange.guesses.spent:
+                    raise PunchFailedError("wrong_peer", str(exchange.guesses.error())) from None
+                raise
             stack.callback(channel.close)
             if not through:
                 options.quota.prove(connection.remote.ip)
@@ -117,6 +119,25 @@ async def open_tunnel(options: Options, exchange: KeyExchange, role: Role) -> As
         yield channel
 
 
+async def _connect(
+    options: Options,
+    meeting: Meeting,
+    agreement: Agreement,
+    introduced: Introduced,
+    stack: contextlib.AsyncExitStack,
+) -> tuple[Connection, Channel, Json]:
+    """A connection that both agree on, and the relay that it goes through, if any. Raises `PunchFailedError`."""
+    try:
+        return *await _punch(options, meeting, agreement), {}
+    except PunchFailedError as error:
+        url, ticket = _relay(options, meeting, error)
+        await meeting.puncher.close()  # nothing that comes too late may be agreed on any more
+        options.report("relaying", relay=str(url), reason=error.reason)
+        token = introduced.relay_token
+        through = await _through_relay(url, ticket, token, meeting, agreement, stack, options.quota)
+        return *through, {"relay": str(url)}
+
+
 async def _learn(options: Options, rendezvous: StayingRendezvous) -> str | None:
     """The traits of the network as it is now; what was learned before is given up."""
     await options.strategy.close()
@@ -125,9 +146,15 @@ async def _learn(options: Options, rendezvous: StayingRendezvous) -> str | None:
     return await prepare(Preparation(rendezvous.url, rendezvous.local, options.report, rendezvous.outdate, stun))
 
 
-def _key(exchange: KeyExchange, role: Role, traits: str | None, peer: Contact) -> bytes:
+def _rename(exchange: KeyExchange) -> tuple[SessionId, float | None]:
+    """The name of the session now, and for how long."""
+    serves_s = exchange.rename()
+    return exchange.session, serves_s
+
+
+def _key(exchange: KeyExchange, introduced: Introduced, peer: Contact) -> bytes:
     """The key that only clients have who have been told the same. Raises `WrongPeerError`."""
-    return bound_key(exchange.finish(peer.pake), role, traits, peer.traits)
+    return introduced.bound(exchange.finish(peer.pake))
 
 
 async def _meet(
@@ -139,14 +166,17 @@ async def _meet(
     seen: Seen | None,
 ) -> tuple[Welcome, Peer]:
     """Register, and wait until the edge knows the peer."""
-    session, local = exchange.session, rendezvous.local
-    register = Register(session, role, (local,), exchange.message, traits)
+    local = rendezvous.local
+    register = Register(exchange.session, role, (local,), exchange.message, traits)
+    rendezvous.rename = functools.partial(_rename, exchange)
+    if exchange.rename() is not None:
+        rendezvous.hint = f" (the clocks of both sides must agree within {NAME_S / 60:g} minutes)"
     also = {}
     if seen is not None:
         register = replace(register, public6=seen.public, proof6=seen.proof)
         also["public6"] = str(seen.public)
     welcome = await rendezvous.register(register)
-    public = str(welcome.public)
+    public, session = str(welcome.public), exchange.session
     options.report("registered", local=str(local), public=public, edge=welcome.edge, session=session, **also)
     if role == "sender" and exchange.code is not None:
         options.report("code", code=str(exchange.code), session=session)
@@ -211,11 +241,11 @@ async def _punch(options: Options, meeting: Meeting, agreement: Agreement) -> tu
         deadline = max(deadline, options.start_at + options.deadline_s)
     dialling = asyncio.create_task(options.strategy.punch(meeting))
     dialling6 = asyncio.create_task(meeting.dial_beside())
-    ends: set[asyncio.Future[Any]] = {agreement.chosen, meeting.puncher.broken}
+    ends: set[asyncio.Future[Any]] = {agreement.chosen, meeting.puncher.broken, agreement.exposure.over}
     given_up: PunchFailedError | None = None
     try:
         await asyncio.wait({*ends, dialling}, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
-        if dialling.done() and not agreement.chosen.done():
+        if dialling.done() and not any(each.done() for each in ends):
             dialling.result()
             await asyncio.wait(ends, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
     except PunchFailedError as error:
@@ -227,24 +257,31 @@ async def _punch(options: Options, meeting: Meeting, agreement: Agreement) -> tu
             task.cancel()
         await asyncio.gather(dialling, dialling6, return_exceptions=True)
     await agreement.settled()
-    if given_up is not None and not agreement.chosen.done():
-        raise given_up
-    return _outcome(options.deadline_s, agreement, meeting.puncher)
+    return _outcome(options.deadline_s, agreement, meeting.puncher, given_up)
 
 
-def _outcome(deadline_s: float, agreement: Agreement, puncher: Puncher) -> tuple[Connection, Channel]:
+def _outcome(
+    deadline_s: float, agreement: Agreement, puncher: Puncher, given_up: PunchFailedError | None
+) -> tuple[Connection, Channel]:
     """The one connection that both sides agree on. Raises `PunchFailedError`."""
     if agreement.chosen.done():
         connection, channel = agreement.chosen.result()
         puncher.release(connection)
         return connection, channel
+    _refuse_wrong_peers(agreement)
+    if given_up is not None:
+        raise given_up
     if puncher.broken.done():
         raise PunchFailedError("client_error", f"cannot punch: {puncher.broken.exception()}")
+    outcome, told = puncher.failure()
+    raise PunchFailedError(outcome, f"no connection within {deadline_s:g} s: {told}")
+
+
+def _refuse_wrong_peers(agreement: Agreement) -> None:
+    """Raises `PunchFailedError` if somebody was there who is not the peer."""
     if agreement.wrong_peers:
         told = "; ".join(f"{remote}: {why}" for remote, why in agreement.wrong_peers.items())
         raise PunchFailedError("wrong_peer", told)
-    outcome, told = puncher.failure()
-    raise PunchFailedError(outcome, f"no connection within {deadline_s:g} s: {told}")
 
 
 def _relay(options: Options, meeting: Meeting, error: PunchFailedError) -> tuple[EdgeUrl, str]:
@@ -266,6 +303,7 @@ def _relay(options: Options, meeting: Meeting, error: PunchFailedError) -> tuple
 async def _through_relay(
     url: EdgeUrl,
     ticket: str,
+    token: str,
     meeting: Meeting,
     agreement: Agreement,
     stack: contextlib.AsyncExitStack,
@@ -273,19 +311,16 @@ async def _through_relay(
 ) -> tuple[Connection, Channel]:
     """The tunnel by way of an edge. Raises `PunchFailedError`."""
     from punch.client.relayed import relayed
-    from punch.relay import token
 
     meeting.begin_key()
-    try:
-        key = await agreement.session_key()
-    except WrongPeerError as error:
-        raise PunchFailedError("wrong_peer", str(error)) from None
     named = Named(Reach.of(meeting.rendezvous.local, meeting.rendezvous.edge_ip), quota.relays)
-    connection = await stack.enter_async_context(relayed(url, token(key), ticket, named))
+    connection = await stack.enter_async_context(relayed(url, token, ticket, named))
     on_this = agreement.afresh()  # whatever has become of a punched connection, it is not the relayed one
     verdict = await on_this.examine(connection)
-    if verdict != "kept":
-        raise PunchFailedError("client_error", "the tunnel through the relay was lost at once")
+    if not on_this.chosen.done():
+        _refuse_wrong_peers(on_this)
+        lost = "was lost at once" if verdict == "lost" else "does not lead to the peer"
+        raise PunchFailedError("client_error", f"the tunnel through the relay {lost}")
     return on_this.chosen.result()
 
 

@@ -125,13 +125,12 @@ def agreement_s(sender_s: float, receiver_s: float, delay_s: float) -> float:
     soon as its sender has what it needs, S the sender's and R the receiver's time:
 
         hello      both, once connected                          at S+d with the receiver, at R+d with the sender
-        proof      in answer to the other's hello                the receiver's is with the sender at max(R, S+d) + d
-        CHOOSE     sender, in answer to the receiver's proof     sent at C = max(R+d, S+2d)
-        CONFIRM    receiver, in answer to CHOOSE                 the receiver has agreed at C+d, the sender at C+2d
+        proof      sender, in answer to the receiver's hello     sent at C = max(S, R+d), with the receiver at C+d
+        proof      receiver, in answer to the sender's proof     the receiver has agreed at C+d, the sender at C+2d
 
-    So the later one, always the sender, has agreed at max(R + 3d, S + 4d).
+    So the later one, always the sender, has agreed at max(S + 2d, R + 3d).
     """
-    return max(receiver_s + 3 * delay_s, sender_s + 4 * delay_s)
+    return max(sender_s + 2 * delay_s, receiver_s + 3 * delay_s)
 
 
 def predict(a: NatBehavior | None, b: NatBehavior | None, dial: Dial) -> Prediction:

@@ -6,18 +6,29 @@ import contextlib
 import os
 import socket
 
-from punch.client.channel import HELLO_BYTES, MAGIC, PROOF_BYTES
+from punch.client.channel import HELLO_BYTES, MAGIC, MEETING_TAG_BYTES, PROOF_BYTES
+from punch.client.keys import Introduced
+from punch.fields import Json
+from punch.frames import SessionId
 
-PROOFLESS = MAGIC + b"R" + os.urandom(32) + os.urandom(PROOF_BYTES) + os.urandom(1000)
-"""What he says on a connection to a sender."""
 _TRACE = 16  # bytes of a file that are in random bytes by no chance
 
 
-def overhear(sock: socket.socket) -> bytes:
-    """Speak as if one were the receiver; all that the other end says until it goes away."""
+def thief_of(session: SessionId, own_message: str | None, peer: Json) -> Introduced:
+    """What he shares with a sender that was told of him, and he of it (`peer`)."""
+    return Introduced.of(session, "receiver", (own_message, None), (peer["pake"], peer.get("traits")))
+
+
+def overhear(sock: socket.socket, introduced: Introduced | None = None) -> bytes:
+    """Speak as if one were the receiver; all that the other end says until it goes away.
+
+    Without `introduced` he does not know what the two have been told of each other.
+    """
     heard = bytearray()
+    tag = os.urandom(MEETING_TAG_BYTES) if introduced is None else introduced.tags["receiver"]
+    hello = MAGIC + b"R" + tag + os.urandom(32)
     with contextlib.suppress(OSError):
-        sock.sendall(PROOFLESS)
+        sock.sendall(hello + os.urandom(PROOF_BYTES) + os.urandom(1000))
         while piece := sock.recv(65536):
             heard += piece
     return bytes(heard)

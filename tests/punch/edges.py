@@ -11,6 +11,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from punch.client.keys import PresharedKey
 from punch.edge.http import THIS_MACHINE, Access
 from punch.edge.server import Edge, Settings
 from punch.endpoint import EdgeUrl, Endpoint
@@ -21,6 +22,11 @@ from tests.punch.recorder import PATIENCE_S, Recorder
 ANY_PORT = Endpoint("127.0.0.1", 0)
 JOINED = Access(mesh=THIS_MACHINE)
 """Other edges on this machine may join."""
+
+
+def preshared(key: bytes) -> PresharedKey:
+    """An exchange of a key file at a time that stands still, so that its session keeps its name."""
+    return PresharedKey(key, lambda: 0.0)
 
 
 class Running:

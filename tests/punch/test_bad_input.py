@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import socket
 import subprocess
 import sys
@@ -43,6 +44,17 @@ BAD_INPUT = [
     (["receive", "1234", "--edge", "{edge}"], "code: '1234'"),
     (["receive", "-", "--yes", "--edge", "{edge}"], "code: ''"),
     (["receive", "--edge", "{edge}"], "code: missing; expected"),
+    (["send", "{file}", "--code", "-", "--edge", "{edge}"], "code: ''"),
+    (["send", "-", "--code", "-", "--edge", "{edge}"], "code: '-'"),
+    (["pipe", "-", "--edge", "{edge}"], "code: '-' cannot be used; expected a code, or PUNCH_CODE in the environment"),
+    (["pipe", "-", "--new", "--edge", "{edge}"], "code: '-'"),
+    (["pipe", "--edge", "{edge}"], "code: missing; expected"),
+    (["forward", "-", "--listen", "127.0.0.1:0", "--edge", "{edge}"], "code: ''"),
+    (["forward", "-", "--to", "127.0.0.1:9", "--edge", "{edge}"], "code: ''"),
+    (["forward", "--listen", "127.0.0.1:0", "--edge", "{edge}"], "code: missing; expected"),
+    (["key", "{file}"], "FILE: "),
+    (["key", "{directory}/none/key"], "FILE: "),
+    (["key", ""], "FILE: ''"),
     (["receive", CODE, "--edge", "{edge}", "--dir", "{directory}/none"], "dir: "),
     (["receive", CODE, "--edge", "{edge}", "--dir", "{file}"], "dir: "),
     (["edge", "--listen", "8080"], "listen: '8080'"),
@@ -106,7 +118,8 @@ def test_bad_input_is_one_line_and_status_2(
         words = [word.format(file=file, directory=file.parent, edge=edge) for word in arguments]
         before = sorted(file.parent.iterdir())
         monkeypatch.setattr(sys, "stdin", io.StringIO())
-        monkeypatch.delenv("PUNCH_EDGE", raising=False)
+        for variable in ("PUNCH_EDGE", "PUNCH_CODE"):
+            monkeypatch.delenv(variable, raising=False)
         try:
             status: object = main(words)
         except SystemExit as ended:
@@ -133,6 +146,17 @@ def test_an_edge_variable_that_is_empty_is_bad_input(
         assert "'' cannot be used" in line
 
 
+@pytest.mark.parametrize("value", ["", "1234", "k7x2mq-amber-falcon-ambre"])
+def test_a_code_variable_that_holds_no_code_is_bad_input(
+    value: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUNCH_CODE", value)
+    for words in (["receive"], ["pipe"], ["forward", "--listen", "127.0.0.1:0"]):
+        assert main([*words, "--edge", "ws://127.0.0.1:9"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{value!r} cannot be used" in line
+
+
 def test_an_empty_name_sends_nothing_and_stores_nothing(
     edge: str, file: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +167,17 @@ def test_an_empty_name_sends_nothing_and_stores_nothing(
             assert command.events == []
             assert "'' cannot be used; expected a path" in command.errors[0]
     assert sorted(file.parent.iterdir()) == [out, file]
+
+
+def test_a_code_that_is_no_text_is_bad_input(edge: str) -> None:
+    command = [sys.executable, "-m", "punch", "receive", "-", "--edge", edge]
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    ended = subprocess.run(
+        command, input=b"\xff\n", capture_output=True, timeout=PATIENCE_S, check=False, env=environment
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(b"punch: code: ")
+    assert len(ended.stderr.splitlines()) == 1
 
 
 def test_a_code_from_a_closed_standard_input_is_bad_input(edge: str) -> None:

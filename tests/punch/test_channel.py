@@ -19,13 +19,14 @@ from punch.client.channel import (
     PROOF_BYTES,
     TAG_BYTES,
     Kind,
-    handshake,
 )
+from punch.client.keys import Introduced
 from punch.errors import ChannelError, ConnectionLostError, StrangerError, TamperedError, WrongPeerError
 from punch.frames import Role, SessionId
-from tests.punch.wires import KEY, SESSION, channels, run, shake, tapped, wire
+from tests.punch.wires import KEY, SESSION, TAGS, channels, passages, run, shake, tapped, wire
 
 FRAME = HEADER_BYTES + TAG_BYTES
+SENDER, RECEIVER = MAGIC + b"S" + TAGS["sender"], MAGIC + b"R" + TAGS["receiver"]
 
 
 def test_what_is_sent_arrives_in_order_both_ways() -> None:
@@ -98,7 +99,7 @@ def test_a_proof_reflected_under_the_other_role_does_not_authenticate() -> None:
         async with wire() as (one, mirror):
             shaking = asyncio.create_task(shake(one, "sender"))
             hello = bytes(await mirror.read(HELLO_BYTES))
-            await mirror.write(MAGIC + b"R" + hello[-32:])
+            await mirror.write(RECEIVER + hello[-32:])
             await mirror.write(bytes(await mirror.read(PROOF_BYTES)))
             with pytest.raises(WrongPeerError):
                 await shaking
@@ -111,11 +112,10 @@ def test_a_recorded_handshake_does_not_authenticate_again() -> None:
         async with wire() as (one, one_tap), wire() as (other, other_tap):
             shaking = asyncio.gather(shake(one, "sender"), shake(other, "receiver"))
             recorded = b""
-            for count in (HELLO_BYTES, PROOF_BYTES):
-                for source, target in ((one_tap, other_tap), (other_tap, one_tap)):
-                    piece = bytes(await source.read(count))
-                    recorded += piece if source is one_tap else b""
-                    await target.write(piece)
+            for source, target, count in passages(one_tap, other_tap):
+                piece = bytes(await source.read(count))
+                recorded += piece if source is one_tap else b""
+                await target.write(piece)
             await shaking
         async with wire() as (fresh, attacker):
             again = asyncio.create_task(shake(fresh, "receiver"))
@@ -129,10 +129,11 @@ def test_a_recorded_handshake_does_not_authenticate_again() -> None:
 @pytest.mark.parametrize(
     "hello",
     [
-        b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n" + b" " * 41,
-        b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n" + b" " * 41,
-        MAGIC + b"X" + bytes(32),
-        MAGIC + b"R" + bytes(32),
+        b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n" + b" " * HELLO_BYTES,
+        b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n" + b" " * HELLO_BYTES,
+        MAGIC + b"X" + TAGS["receiver"] + bytes(32),
+        b"punch/1\n" + RECEIVER[len(MAGIC) :] + bytes(32),
+        RECEIVER + bytes(32),
     ],
 )
 def test_who_speaks_something_else_is_a_stranger(hello: bytes) -> None:
@@ -149,7 +150,7 @@ def test_who_speaks_something_else_is_a_stranger(hello: bytes) -> None:
 def test_a_connection_that_ends_in_the_handshake_is_lost(length: int) -> None:
     async def test() -> None:
         async with wire() as (one, other):
-            await other.write((MAGIC + b"R" + b"\x09" + bytes(31) + bytes(32))[:length])
+            await other.write((RECEIVER + b"\x09" + bytes(31) + bytes(32))[:length])
             other.close()
             with pytest.raises(ConnectionLostError):
                 await shake(one, "sender")
@@ -157,11 +158,11 @@ def test_a_connection_that_ends_in_the_handshake_is_lost(length: int) -> None:
     run(test)
 
 
-def test_nothing_but_73_bytes_is_said_or_read_before_the_other_end_has_proved_itself() -> None:
+def test_nothing_but_89_bytes_is_said_or_read_before_the_other_end_has_proved_itself() -> None:
     async def test() -> None:
         async with wire() as (one, other):
             shaking = asyncio.create_task(shake(one, "sender"))
-            await other.write(MAGIC + b"R" + b"\x09" + bytes(31))
+            await other.write(RECEIVER + b"\x09" + bytes(31))
             await other.read(HELLO_BYTES + PROOF_BYTES)
             await other.write(bytes(PROOF_BYTES))
             with pytest.raises(WrongPeerError):
@@ -173,31 +174,39 @@ def test_nothing_but_73_bytes_is_said_or_read_before_the_other_end_has_proved_it
     run(test)
 
 
-def test_a_session_key_that_cannot_be_had_makes_a_wrong_peer() -> None:
-    async def no_key() -> bytes:
-        raise WrongPeerError("no key")
-
+def test_a_receiver_proves_nothing_before_the_sender_has() -> None:
     async def test() -> None:
         async with wire() as (one, other):
-            await other.write(MAGIC + b"R" + b"\x09" + bytes(31) + bytes(PROOF_BYTES))
-            with pytest.raises(WrongPeerError, match="no key"):
-                await handshake(one, SESSION, "sender", no_key())
+            shaking = asyncio.create_task(shake(one, "receiver"))
+            await other.write(SENDER + b"\x09" + bytes(31))
+            await other.read(HELLO_BYTES)
+            await other.write(bytes(PROOF_BYTES))
+            with pytest.raises(WrongPeerError):
+                await shaking
+            assert bytes(await other.read(PROOF_BYTES)) == bytes(PROOF_BYTES)
+            one.close()
+            with pytest.raises(ConnectionLostError):
+                await other.read(1)
 
     run(test)
 
 
-def test_who_has_no_session_key_lets_the_other_end_know_before_it_hangs_up() -> None:
-    async def no_key() -> bytes:
-        raise WrongPeerError("no key")
-
-    async def a_key() -> bytes:
-        return bytes(32)
+@pytest.mark.parametrize("change", ["session", "own message", "peer's message", "own traits", "peer's traits"])
+def test_who_was_told_something_else_is_found_out_by_both_before_anything_depends_on_the_secret(change: str) -> None:
+    told = [SESSION, "11" * 33, None, "22" * 33, None]
+    places = ["session", "own message", "own traits", "peer's message", "peer's traits"]
+    told[places.index(change)] = SessionId("other")
+    session, *rest = told
+    other_tags = Introduced.of(SessionId(session or ""), "sender", (rest[0], rest[1]), (rest[2], rest[3])).tags
 
     async def test() -> None:
         async with wire() as (one, other):
-            ends = (handshake(one, SESSION, "sender", no_key()), handshake(other, SESSION, "receiver", a_key()))
+            ends = (shake(one, "sender"), shake(other, "receiver", tags=other_tags))
             found = await asyncio.gather(*ends, return_exceptions=True)
-        assert [type(each) for each in found] == [WrongPeerError, WrongPeerError]
+            assert [type(each) for each in found] == [WrongPeerError, WrongPeerError]
+            one.close()
+            with pytest.raises(ConnectionLostError):
+                await other.read(1)
 
     run(test)
 
@@ -287,8 +296,8 @@ def test_a_frame_that_must_not_come_now_is_refused() -> None:
     async def test() -> None:
         async with channels() as (sender, receiver):
             await sender.send(Kind.DATA, b"x")
-            with pytest.raises(ChannelError, match="expected CHOOSE, got DATA"):
-                await receiver.expect(Kind.CHOOSE)
+            with pytest.raises(ChannelError, match="expected NONCE, got DATA"):
+                await receiver.expect(Kind.NONCE)
 
     run(test)
 

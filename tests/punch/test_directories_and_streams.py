@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from punch.client.channel import Kind
-from punch.client.keys import PresharedKey
+from punch.client.keys import PresharedKey, write_key_file
 from punch.client.offer import FileInfo, write_offer
 from punch.client.tunnel import Options, open_tunnel
 from punch.endpoint import EdgeUrl
@@ -291,7 +291,7 @@ async def _send_and_leave(url: str, key: bytes, file: Path) -> None:
 
 @pytest.mark.parametrize("what_comes", ["the sender", "an interrupt", "nothing"])
 def test_a_sender_that_may_not_have_heard_is_waited_for(edge: str, tmp_path: Path, out: Path, what_comes: str) -> None:
-    (tmp_path / "key").write_bytes(os.urandom(32))
+    write_key_file(tmp_path / "key")
     (tmp_path / "a").write_bytes(b"content")
     options: list[str | Path] = ["--key-file", tmp_path / "key", "--strategy", "keep"]
     with receive(edge, *options, "--dir", out, "--resume-for", "0.5" if what_comes == "nothing" else "30") as receiver:
@@ -320,7 +320,7 @@ async def _take_and_leave(url: str, key: bytes) -> None:
 
 
 def test_a_sender_to_which_nobody_comes_again_says_what_it_does_not_know(edge: str, tmp_path: Path) -> None:
-    (tmp_path / "key").write_bytes(os.urandom(32))
+    write_key_file(tmp_path / "key")
     (tmp_path / "a").write_bytes(b"content")
     words: list[str | Path] = ["--key-file", tmp_path / "key", "--strategy", "keep", "--resume-for", "0.5"]
     with send(edge, tmp_path / "a", *words) as sender:

@@ -98,7 +98,7 @@ def test_a_file_of_another_size_or_content_is_not_kept(tmp_path: Path, chunks: l
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", [Kind.CHOOSE, Kind.NONCE, Kind.OFFER, Kind.FINAL])
+@pytest.mark.parametrize("kind", [Kind.ECHO, Kind.NONCE, Kind.OFFER, Kind.FINAL])
 def test_a_frame_that_must_not_come_leaves_nothing(tmp_path: Path, kind: Kind) -> None:
     async def test() -> None:
         async with accepted(tmp_path, force=True) as (sender, received):

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from punch.client.keys import PakeExchange, PresharedKey, bound_key, read_key_file
+from punch.cli import main
+from punch.client.keys import NAME_S, Introduced, PakeExchange, PresharedKey, read_key_file, write_key_file
 from punch.code import Code
 from punch.errors import InputError, WrongPeerError
-from punch.frames import SESSION_ID
+from punch.frames import SESSION_ID, SessionId
 
 CODE = Code.parse("k7x2mq-amber-falcon-tulip")
 
@@ -54,12 +55,31 @@ def test_one_s_own_message_back_is_a_wrong_peer() -> None:
 
 def test_a_key_file_gives_both_sides_the_same_session_and_key() -> None:
     key = os.urandom(32)
-    one, other = PresharedKey(key), PresharedKey(key)
+    one, other = PresharedKey(key, _noon), PresharedKey(key, _noon)
     assert one.session == other.session
     assert SESSION_ID.fullmatch(one.session)
     assert one.finish(other.message) == other.finish(one.message)
     assert key not in (one.finish(other.message), one.session.encode())
-    assert PresharedKey(os.urandom(32)).session != one.session
+    assert PresharedKey(os.urandom(32), _noon).session != one.session
+
+
+def _noon() -> float:
+    return 72 * NAME_S
+
+
+def test_a_session_of_a_key_file_has_another_name_each_time() -> None:
+    now, key = 5 * NAME_S + 1.5, os.urandom(32)
+    exchange = PresharedKey(key, lambda: now)
+    names = [exchange.session]
+    for _ in range(10):
+        now += NAME_S - 2
+        serves_s = exchange.rename()
+        assert (serves_s, exchange.session) == (0.5, names[-1])
+        now += 2
+        assert exchange.rename() == NAME_S - 1.5
+        names.append(exchange.session)
+    assert len(set(names)) == len(names)
+    assert PresharedKey(key, lambda: 5 * NAME_S).session == names[0]
 
 
 def test_no_two_sessions_of_a_key_file_have_the_same_key() -> None:
@@ -67,12 +87,29 @@ def test_no_two_sessions_of_a_key_file_have_the_same_key() -> None:
     assert one.finish(other.message) != later.finish(other.message)
 
 
-def test_who_was_told_other_traits_has_another_key() -> None:
-    key = bytes(32)
-    agreed = bound_key(key, "sender", "mine", "yours")
-    assert bound_key(key, "receiver", "yours", "mine") == agreed
-    others = [("mine", "your"), ("mine", None), ("yours", "mine"), ("miney", "ours"), (None, None)]
-    assert agreed not in [bound_key(key, "sender", *traits) for traits in others]
+def test_who_was_told_something_else_has_another_key_other_tags_and_another_relay_token() -> None:
+    session, other = SessionId("k7x2mq"), SessionId("k7x2mr")
+    sender, receiver = ("11", "mine"), ("22", "yours")
+    agreed = Introduced.of(session, "sender", sender, receiver)
+    assert Introduced.of(session, "receiver", receiver, sender) == agreed
+    others = [
+        Introduced.of(other, "sender", sender, receiver),
+        Introduced.of(session, "receiver", sender, receiver),
+        Introduced.of(session, "sender", ("12", "mine"), receiver),
+        Introduced.of(session, "sender", sender, ("22", "your")),
+        Introduced.of(session, "sender", sender, ("22", None)),
+        Introduced.of(session, "sender", ("11m", "ine"), receiver),
+        Introduced.of(session, "sender", ("11", "miney"), ("22", "ours")),
+    ]
+    derived = [(each.bound(bytes(32)), *each.tags.values(), each.relay_token) for each in (agreed, *others)]
+    assert len({value for values in derived for value in values}) == 4 * len(derived)
+
+
+def test_the_relay_token_and_the_tags_depend_on_no_secret() -> None:
+    """An edge that takes the peer's place could test a guess by them otherwise."""
+    made = [PakeExchange(CODE, "sender"), PakeExchange(Code.parse("k7x2mq-amber-falcon-zebra"), "sender")]
+    introduced = [Introduced.of(each.session, "sender", ("11", None), ("22", None)) for each in made]
+    assert introduced[0] == introduced[1]
 
 
 def test_a_peer_with_a_code_does_not_fit_a_key_file() -> None:
@@ -83,11 +120,50 @@ def test_a_peer_with_a_code_does_not_fit_a_key_file() -> None:
 @pytest.mark.parametrize("size", [0, 31, 33, 1000])
 def test_a_key_file_has_exactly_32_bytes(tmp_path: Path, size: int) -> None:
     path = tmp_path / "key"
+    path.touch(0o600)
     path.write_bytes(bytes(size))
     with pytest.raises(InputError, match=r"^key-file: .*32"):
         read_key_file(path)
     path.write_bytes(bytes(range(32)))
     assert read_key_file(path) == bytes(range(32))
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o601, 0o644, 0o444, 0o777])
+def test_a_key_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "key"
+    write_key_file(path)
+    path.chmod(mode)
+    with pytest.raises(InputError, match=rf"^key-file: .*only its owner may use \(chmod 600\), found mode {mode:04o}$"):
+        read_key_file(path)
+    path.chmod(0o400)
+    assert len(read_key_file(path)) == 32
+
+
+def test_a_key_may_come_from_a_pipe() -> None:
+    """As the shell's <(...) makes one."""
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, bytes(range(32)))
+        os.close(writing)
+        assert read_key_file(Path(f"/dev/fd/{reading}")) == bytes(range(32))
+    finally:
+        os.close(reading)
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
+def test_a_key_file_is_made_for_its_owner_alone_whatever_the_mask(tmp_path: Path, mask: int) -> None:
+    path = tmp_path / "key"
+    before = os.umask(mask)
+    try:
+        assert main(["key", str(path)]) == 0
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o600
+    key = read_key_file(path)
+    assert main(["key", str(path)]) == 2
+    assert read_key_file(path) == key
+    assert main(["key", str(tmp_path / "another")]) == 0
+    assert read_key_file(tmp_path / "another") != key
 
 
 def test_a_key_file_that_is_not_there(tmp_path: Path) -> None:

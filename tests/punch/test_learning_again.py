@@ -7,14 +7,13 @@ import os
 
 import pytest
 
-from punch.client.keys import PresharedKey
 from punch.client.tunnel import Options, open_tunnel
 from punch.endpoint import EdgeUrl
 from punch.frames import Role
 from punch.strategy.auto import Auto
 from punch.strategy.meeting import Meeting, Preparation, Strategy
 from punch.strategy.reuse import Reuse
-from tests.punch.edges import run, running
+from tests.punch.edges import preshared, run, running
 from tests.punch.recorder import Recorder
 
 
@@ -44,7 +43,7 @@ class Numbered(Reuse):
 async def client(role: Role, key: bytes, strategy: Strategy, log: Recorder, *edges: EdgeUrl) -> None:
     first, *others = edges
     options = Options(first, strategy, log, other_edges=tuple(others))
-    async with open_tunnel(options, PresharedKey(key), role):
+    async with open_tunnel(options, preshared(key), role):
         pass
 
 

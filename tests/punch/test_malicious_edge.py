@@ -16,7 +16,7 @@ from websockets.sync.client import connect
 
 from punch.client.keys import PakeExchange
 from scenarios.hostile.edge import GUESS, TAMPERINGS, Json, Tamper, honestly, is_detected, malicious
-from scenarios.hostile.thief import assert_nothing_was_learnt, overhear
+from scenarios.hostile.thief import assert_nothing_was_learnt, overhear, thief_of
 from tests.punch.processes import CODE, url_of
 from tests.punch.recorder import PATIENCE_S, Command
 
@@ -74,13 +74,15 @@ def test_who_knows_the_session_but_not_its_code_never_gets_a_byte_of_the_file(fi
                 register: Json = {"session": thief.session, "role": "receiver", "private": [], "pake": thief.message}
                 client.send(json.dumps({"type": "register", **register}))
                 client.recv()
-                ip, _, port = json.loads(client.recv())["public"].partition(":")
+                peer = json.loads(client.recv())
+                ip, _, port = peer["public"].partition(":")
+            introduced = thief_of(thief.session, thief.message, peer)
             sender.wait_for("first_syn")
             heard: list[bytes] = []
             with contextlib.suppress(ConnectionRefusedError):
                 while True:
                     with socket.create_connection((ip, int(port)), timeout=PATIENCE_S) as sock:
-                        heard.append(overhear(sock))
+                        heard.append(overhear(sock, introduced))
             assert sender.finish() == 1
             assert sender.wait_for("failed")["outcome"] == "wrong_peer"
             assert not sender.all("agreed")

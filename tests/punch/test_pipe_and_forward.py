@@ -59,6 +59,16 @@ def test_each_direction_of_a_pipe_ends_by_itself(edge: str) -> None:
         assert one.wait(PATIENCE_S) == other.wait(PATIENCE_S) == 0
 
 
+def test_the_code_of_a_pipe_can_come_from_the_environment(edge: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pipe(edge, ONE, "--new") as one:
+        monkeypatch.setenv("PUNCH_CODE", code_of(one))
+        with pipe(edge, OTHER) as other:
+            _say(one, b"question")
+            assert _read_exactly(other, 8) == b"question"
+            _say(other, b"")
+            assert one.wait(PATIENCE_S) == other.wait(PATIENCE_S) == 0
+
+
 def _say(process: subprocess.Popen[bytes], text: bytes) -> None:
     """All of it, and then the end of standard input."""
     assert process.stdin is not None

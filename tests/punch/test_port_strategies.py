@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from punch.client.keys import PresharedKey
 from punch.client.tunnel import Options, open_tunnel
 from punch.endpoint import Endpoint
 from punch.frames import Role
@@ -22,7 +21,7 @@ from punch.strategy.allocation import Allocation
 from punch.strategy.meeting import Preparation, Strategy
 from punch.strategy.portmap import Portmap
 from punch.strategy.reuse import Reuse
-from tests.punch.edges import Running, run, running
+from tests.punch.edges import Running, preshared, run, running
 from tests.punch.recorder import Recorder
 
 TOLD_S = 0.3
@@ -52,7 +51,7 @@ async def meet(edge: Running, *sides: tuple[Role, Strategy, Recorder]) -> None:
     everyone = asyncio.Barrier(len(sides))
 
     async def one(role: Role, strategy: Strategy, log: Recorder) -> None:
-        async with open_tunnel(Options(edge.url, strategy, log), PresharedKey(key), role):
+        async with open_tunnel(Options(edge.url, strategy, log), preshared(key), role):
             await everyone.wait()
 
     await asyncio.gather(*(one(*side) for side in sides))

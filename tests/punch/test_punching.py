@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -14,14 +13,16 @@ import pytest
 from punch.client import agreement
 from punch.client.agreement import Agreement
 from punch.client.candidates import Candidate, candidates, of_one_lan
-from punch.client.channel import Kind, Stream
+from punch.client.channel import PROOF_BYTES, Stream, introduce
+from punch.client.guesses import MAX_GUESSES, Exposure, Guesses
 from punch.client.puncher import Connection, Puncher, Verdict, sleep_until
 from punch.client.sockets import PORTS, choose_local
 from punch.endpoint import Endpoint
 from punch.errors import InputError, WrongPeerError
-from punch.frames import Contact, Role
+from punch.frames import Contact
+from tests.punch.agreements import connections, hear_proof, pair
 from tests.punch.recorder import Recorder
-from tests.punch.wires import KEY, SESSION, run, shake
+from tests.punch.wires import INTRODUCED, KEY, SESSION, TAGS, run
 
 EDGE = Endpoint("127.0.0.1", 9)
 OWN_PUBLIC = Endpoint("11.0.0.3", 41000)
@@ -236,28 +237,6 @@ def test_waiting_for_an_instant_is_not_early() -> None:
     run(test)
 
 
-def pair(key: bytes = KEY, other_key: bytes = KEY) -> tuple[Agreement, Agreement]:
-    agreements = []
-    roles: tuple[Role, Role] = ("sender", "receiver")
-    for role, its_key in zip(roles, (key, other_key), strict=True):
-        agreements.append(Agreement(SESSION, role))
-        agreements[-1].begin(functools.partial(bytes, its_key))
-    return agreements[0], agreements[1]
-
-
-@contextlib.contextmanager
-def connections(count: int) -> Iterator[list[tuple[Connection, Connection]]]:
-    with contextlib.ExitStack() as stack:
-        made = []
-        for index in range(count):
-            ends = [stack.enter_context(end) for end in socket.socketpair()]
-            for end in ends:
-                end.setblocking(False)
-            here, there = Endpoint("127.0.0.2", index + 1), Endpoint("127.0.0.3", index + 1)
-            made.append((Connection(ends[0], here, there, "connect"), Connection(ends[1], there, here, "accept")))
-        yield made
-
-
 def test_of_several_connections_both_agree_on_the_same() -> None:
     async def test() -> None:
         with connections(3) as made:
@@ -273,20 +252,59 @@ def test_of_several_connections_both_agree_on_the_same() -> None:
     run(test)
 
 
-def test_if_the_chosen_connection_dies_unconfirmed_the_next_is_chosen() -> None:
+def test_if_the_chosen_connection_dies_unanswered_the_next_is_chosen() -> None:
+    async def test() -> None:
+        with connections(2) as made:
+            (first, its_end), (second, other_end) = made
+            guesses = Guesses()
+            sender, receiver = pair(guesses=guesses)
+            examining = asyncio.create_task(sender.examine(first))
+            await hear_proof(Stream(its_end.sock))
+            its_end.sock.close()
+            assert await examining == "lost"
+            both = asyncio.gather(sender.examine(second), receiver.examine(other_end))
+            assert tuple(await both) == ("kept", "kept")
+            assert (await sender.chosen)[0] is second
+            assert [guesses.take() for _ in range(MAX_GUESSES + 1)] == [True] * MAX_GUESSES + [False]
+
+    run(test)
+
+
+def test_an_answer_that_takes_long_keeps_nobody_else_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement, "ANSWER_S", 0.01)
+
     async def test() -> None:
         with connections(2) as made:
             (first, its_end), (second, other_end) = made
             sender, receiver = pair()
             examining = asyncio.create_task(sender.examine(first))
-            # A receiver that authenticates on the first connection, and is gone instead of confirming.
-            channel = await shake(Stream(its_end.sock), "receiver")
-            await channel.expect(Kind.CHOOSE)
-            channel.close()
-            assert await examining == "lost"
+            late = await hear_proof(Stream(its_end.sock))
             both = asyncio.gather(sender.examine(second), receiver.examine(other_end))
             assert tuple(await both) == ("kept", "kept")
             assert (await sender.chosen)[0] is second
+            await late.prove()
+            assert await examining == "kept"
+            assert (await sender.chosen)[0] is second
+
+    run(test)
+
+
+def test_a_receiver_answers_once() -> None:
+    async def test() -> None:
+        with connections(2) as made:
+            _, receiver = pair()
+            examining = [asyncio.create_task(receiver.examine(other)) for _, other in made]
+            for end, _ in made:
+                introduction = await introduce(Stream(end.sock), "sender", TAGS)
+                await introduction.agree(SESSION, KEY).prove()
+            assert await asyncio.gather(*examining) == ["kept", "kept"]
+            chosen = (await receiver.chosen)[0]
+            for end, other in made:
+                if other is chosen:
+                    assert len(end.sock.recv(1000)) == PROOF_BYTES
+                else:
+                    with pytest.raises(BlockingIOError):
+                        end.sock.recv(1)
 
     run(test)
 
@@ -333,25 +351,24 @@ def test_what_is_better_but_does_not_come_is_given_the_same_moment_whatever_is_t
     run(test)
 
 
-@pytest.mark.parametrize("confirms", [True, False])
-def test_a_choice_that_is_under_way_is_settled_by_the_receiver(confirms: bool) -> None:
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_choice_that_is_under_way_is_settled_by_the_receiver(answers: bool) -> None:
     async def test() -> None:
         with connections(1) as made:
             ((one, end),) = made
             sender, _ = pair()
             examining = asyncio.create_task(sender.examine(one))
-            channel = await shake(Stream(end.sock), "receiver")
-            await channel.expect(Kind.CHOOSE)
+            proofs = await hear_proof(Stream(end.sock))
             settled = asyncio.create_task(sender.settled())
             await asyncio.sleep(0)
             assert not settled.done()
-            if confirms:
-                await channel.send(Kind.CONFIRM)
+            if answers:
+                await proofs.prove()
             else:
-                channel.close()
+                end.sock.close()
             await settled
-            assert sender.chosen.done() is confirms
-            assert await examining == ("kept" if confirms else "lost")
+            assert sender.chosen.done() is answers
+            assert await examining == ("kept" if answers else "lost")
             await sender.settled()  # at once
 
     run(test)
@@ -390,12 +407,11 @@ def test_a_key_exchange_that_fails_makes_everybody_a_wrong_peer() -> None:
     async def test() -> None:
         with connections(1) as made:
             ((one, other),) = made
-            broken, (_, receiver) = Agreement(SESSION, "sender"), pair()
-            broken.begin(fail)
-            examining = asyncio.create_task(receiver.examine(other))
-            assert await broken.examine(one) == "stranger"
-            assert list(broken.wrong_peers.values()) == ["makes no sense"]
+            broken = Agreement("sender", Exposure(Guesses()))
+            broken.begin(INTRODUCED, fail)
+            examining = asyncio.create_task(broken.examine(one))
+            await introduce(Stream(other.sock), "receiver", TAGS)
             assert await examining == "stranger"
-            assert list(receiver.wrong_peers) == [str(other.remote)]
+            assert list(broken.wrong_peers.values()) == ["makes no sense"]
 
     run(test)

@@ -20,10 +20,10 @@ from punch.edge.relay import RelayOffer, RelayTerms
 from punch.edge.server import Settings
 from punch.endpoint import EdgeUrl
 from punch.errors import PunchFailedError
-from punch.relay import joined_frame, relay_frame, token
+from punch.relay import joined_frame, relay_frame
 from tests.punch.edges import closing_reason, registration, run, running, said, ticket
 
-TOKEN = token(b"a session key of thirty-two byte")
+TOKEN = "cd" * 32
 RATE = 50e6
 
 

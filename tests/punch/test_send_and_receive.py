@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from punch.client.keys import write_key_file
 from tests.punch.processes import CODE, receive, running_edge, send
-from tests.punch.recorder import PATIENCE_S, Event
+from tests.punch.recorder import PATIENCE_S, Command, Event
 
 OTHER_SECRET = "k7x2mq-amber-falcon-zebra"
 
@@ -106,13 +107,13 @@ def test_a_receiver_that_does_not_know_the_words_gets_nothing(edge: str, file: P
 
 def test_a_key_file_does_without_a_code(edge: str, tmp_path: Path, file: Path, out: Path) -> None:
     key = tmp_path / "key"
-    key.write_bytes(os.urandom(32))
+    write_key_file(key)
     with send(edge, file, "--key-file", key) as sender:
-        session = sender.wait_for("registered")["session"]
+        sender.wait_for("registered")
         with receive(edge, "--key-file", key, "--dir", out) as receiver:
             assert receiver.finish() == 0
             assert sender.finish() == 0
-    assert receiver.wait_for("registered")["session"] == session
+    assert receiver.all("registered")[-1]["session"] == sender.all("registered")[-1]["session"]
     assert not sender.all("code")
     assert (out / "report.pdf").read_bytes() == file.read_bytes()
 
@@ -121,6 +122,30 @@ def test_the_code_can_come_on_standard_input(edge: str, file: Path, out: Path) -
     with send(edge, file, "--code", CODE) as sender, receive(edge, "-", "--dir", out, stdin=f"{CODE}\n") as receiver:
         assert receiver.finish() == 0
         assert sender.finish() == 0
+    assert (out / "report.pdf").read_bytes() == file.read_bytes()
+
+
+def test_the_sender_s_code_can_come_on_standard_input(edge: str, file: Path, out: Path) -> None:
+    with (
+        Command("send", file, "--code", "-", "--edge", edge, "--bind", "127.0.0.2:0", stdin=f"{CODE}\n") as sender,
+        receive(edge, CODE, "--dir", out) as receiver,
+    ):
+        assert receiver.finish() == 0
+        assert sender.finish() == 0
+    assert sender.wait_for("code")["code"] == CODE
+
+
+def test_the_code_can_come_from_the_environment_of_the_receiver_alone(
+    edge: str, file: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUNCH_CODE", CODE)
+    with send(edge, file) as sender:
+        code = sender.wait_for("code")["code"]
+        assert code != CODE
+        monkeypatch.setenv("PUNCH_CODE", code)
+        with receive(edge, "--dir", out) as receiver:
+            assert receiver.finish() == 0
+            assert sender.finish() == 0
     assert (out / "report.pdf").read_bytes() == file.read_bytes()
 
 

@@ -11,8 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from punch.client.candidates import Candidate
-from punch.client.channel import HEADER_BYTES, HELLO_BYTES, PROOF_BYTES, TAG_BYTES
-from punch.client.keys import PresharedKey
+from punch.client.channel import HELLO_BYTES, PROOF_BYTES
 from punch.client.tunnel import Options, open_tunnel
 from punch.edge.relay import RelayOffer
 from punch.edge.server import Settings
@@ -20,12 +19,10 @@ from punch.endpoint import EdgeUrl, Endpoint
 from punch.errors import PunchFailedError, TunnelBrokenError
 from punch.frames import Role
 from punch.strategy.meeting import Meeting, Strategy
-from tests.punch.edges import run, running
+from tests.punch.edges import preshared, run, running
 from tests.punch.recorder import Recorder
 
 DEADLINE_S = 1.5
-HANDSHAKE_BYTES = HELLO_BYTES + PROOF_BYTES
-CONFIRM_BYTES = HEADER_BYTES + TAG_BYTES
 NO_RELAY = EdgeUrl("127.0.0.1", 9)
 """It is offered, but there is nobody."""
 
@@ -101,7 +98,7 @@ def test_a_choice_that_is_confirmed_too_late_for_the_deadline_holds_and_nobody_g
 
         async def client(edge: EdgeUrl, role: Role, strategy: Strategy) -> None:
             options = Options(edge, strategy, logs[role], deadline_s=DEADLINE_S, relay=True)
-            async with open_tunnel(options, PresharedKey(key), role):
+            async with open_tunnel(options, preshared(key), role):
                 await both.wait()
 
         async def be_late() -> None:
@@ -110,7 +107,7 @@ def test_a_choice_that_is_confirmed_too_late_for_the_deadline_holds_and_nobody_g
             late.set()
 
         settings = Settings(relay=RelayOffer(NO_RELAY))
-        async with running(settings=settings) as edge, between(target, HANDSHAKE_BYTES, late) as through:
+        async with running(settings=settings) as edge, between(target, HELLO_BYTES, late) as through:
             sender = client(edge.url, "sender", Dials(through, target))
             await asyncio.gather(sender, client(edge.url, "receiver", Accepts()), be_late())
         for log in logs.values():
@@ -128,11 +125,11 @@ def test_a_tunnel_that_breaks_as_soon_as_it_is_agreed_on_can_be_punched_again() 
         async def client(edge: EdgeUrl, role: Role, strategy: Strategy) -> None:
             log = Recorder()
             with pytest.raises(TunnelBrokenError, match="broke at once"):
-                async with open_tunnel(Options(edge, strategy, log), PresharedKey(key), role):
+                async with open_tunnel(Options(edge, strategy, log), preshared(key), role):
                     pass
             assert log.all("agreed")
 
-        async with running() as edge, between(target, HANDSHAKE_BYTES + CONFIRM_BYTES) as through:
+        async with running() as edge, between(target, HELLO_BYTES + PROOF_BYTES) as through:
             sender = client(edge.url, "sender", Dials(through, target))
             await asyncio.gather(sender, client(edge.url, "receiver", Accepts()))
 
@@ -146,7 +143,7 @@ def test_a_strategy_that_gets_no_socket_fails_in_one_line() -> None:
         async def client(edge: EdgeUrl, role: Role, strategy: Strategy, reason: str) -> None:
             options = Options(edge, strategy, Recorder(), deadline_s=DEADLINE_S)
             with pytest.raises(PunchFailedError, match=reason):
-                async with open_tunnel(options, PresharedKey(key), role):
+                async with open_tunnel(options, preshared(key), role):
                     pass
 
         async with running() as edge:

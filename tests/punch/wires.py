@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
-from punch.client.channel import HELLO_BYTES, PROOF_BYTES, Channel, Stream, handshake
+from punch.client.channel import HELLO_BYTES, PROOF_BYTES, Channel, Stream, introduce
+from punch.client.keys import Introduced
+from punch.errors import WrongPeerError
 from punch.frames import Role, SessionId
 
 SESSION = SessionId("k7x2mq")
 KEY = bytes(range(32))
+INTRODUCED = Introduced.of(SESSION, "sender", ("11" * 33, None), ("22" * 33, None))
+TAGS = INTRODUCED.tags
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -32,12 +36,21 @@ async def wire() -> AsyncIterator[tuple[Stream, Stream]]:
         yield Stream(one), Stream(other)
 
 
-def shake(
-    stream: Stream, role: Role, *, key: bytes = KEY, session: SessionId = SESSION
-) -> Coroutine[Any, Any, Channel]:
-    known: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-    known.set_result(key)
-    return handshake(stream, session, role, known)
+async def shake(
+    stream: Stream, role: Role, *, key: bytes = KEY, session: SessionId = SESSION, tags: Mapping[Role, bytes] = TAGS
+) -> Channel:
+    """What a client does on the only connection that there is."""
+    proofs = (await introduce(stream, role, tags)).agree(session, key)
+    if role == "sender":
+        await proofs.prove()
+        return await proofs.verify()
+    try:
+        channel = await proofs.verify()
+    except WrongPeerError:
+        await proofs.refuse()
+        raise
+    await proofs.prove()
+    return channel
 
 
 @contextlib.asynccontextmanager
@@ -46,13 +59,20 @@ async def channels() -> AsyncIterator[tuple[Channel, Channel]]:
         yield await asyncio.gather(shake(one, "sender"), shake(other, "receiver"))
 
 
+def passages(one: Stream, other: Stream) -> Iterator[tuple[Stream, Stream, int]]:
+    """What is said until both ends are authenticated, by the sender at `one` and the receiver at `other`: who, to whom,
+    how many bytes."""
+    for count in (HELLO_BYTES, PROOF_BYTES):
+        yield one, other, count
+        yield other, one, count
+
+
 @contextlib.asynccontextmanager
 async def tapped() -> AsyncIterator[tuple[Channel, Stream, Channel, Stream]]:
     """Two channels and the streams of whoever sits between them: sender, its wire, receiver, its wire."""
     async with wire() as (one, one_tap), wire() as (other, other_tap):
         shaking = asyncio.gather(shake(one, "sender"), shake(other, "receiver"))
-        for count in (HELLO_BYTES, PROOF_BYTES):
-            for source, target in ((one_tap, other_tap), (other_tap, one_tap)):
-                await target.write(bytes(await source.read(count)))
+        for source, target, count in passages(one_tap, other_tap):
+            await target.write(bytes(await source.read(count)))
         sender, receiver = await shaking
         yield sender, one_tap, receiver, other_tap

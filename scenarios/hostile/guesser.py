@@ -1,0 +1,249 @@
+"""An edge that guesses a code: it takes the peer's place, takes a proof of the code, and disconnects without its own.
+
+In the meetings that `plan` calls a guess it tells the victim of itself, at many addresses at once, dials the victim as
+well, and offers a relay of its own. In the others it brings the victim together with its true peer, by way of itself,
+and cuts their tunnel after a while, so that they have to meet again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
+
+from punch.client.channel import Stream, introduce
+from punch.client.keys import Introduced, PakeExchange
+from punch.code import Code
+from punch.endpoint import Endpoint
+from punch.errors import ConnectionLostError, StrangerError, WrongPeerError
+from punch.fields import Json
+from punch.frames import MAX_PRIVATE, Role
+from punch.relay import joined_frame
+from scenarios.hostile.edge import OTHER
+
+IP = "127.0.0.7"
+ADDRESSES = 1 + MAX_PRIVATE
+DIALS = 8
+_PAUSE_S = 0.02
+
+Step = Literal["cut", "guess", "whole"]
+"""A meeting with the true peer, whose tunnel is cut; with the attacker; and one that is left alone."""
+
+
+@dataclass
+class Learned:
+    """What the attacker has got."""
+
+    proofs: int = 0
+    """How often something came on a connection that tests a guess."""
+    signals: set[int] = field(default_factory=set)
+    """The meetings in which a sealed signal came, which tests a guess as well."""
+    meetings: int = 0
+    found: bool = False
+    """Whether the guess was right."""
+
+
+@dataclass(eq=False)
+class _Client:
+    """One registration."""
+
+    connection: ServerConnection
+    register: Json
+
+    @property
+    def address(self) -> Endpoint:
+        return Endpoint(*self.connection.remote_address[:2])
+
+    async def tell(self, public: Endpoint, private: Sequence[Endpoint], told: Json) -> None:
+        contact = {"public": str(public), "private": [str(each) for each in private], **told}
+        await self.connection.send(json.dumps({"type": "peer", **contact, "via": "local"}))
+
+
+class Guesser:
+    """See the top of this module. The last step of `plan` is repeated for ever.
+
+    A guess takes `per_meeting` proofs at most; `told` are fields that the contact of the attacker has besides.
+    """
+
+    def __init__(
+        self, victim: Role, guess: Code, plan: Sequence[Step], *, per_meeting: int, cut_after: int, told: Json
+    ) -> None:
+        self.learned = Learned()
+        self._victim, self._guess = victim, guess
+        self._plan, self._per_meeting, self._cut_after, self._told = plan, per_meeting, cut_after, told
+        self._peers: asyncio.Queue[_Client] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._proxies: contextlib.AsyncExitStack
+        self._left = 0
+        self._at_once = asyncio.Semaphore(per_meeting)
+        self._attack: tuple[Introduced, bytes] | None = None
+        self._listeners = [socket.create_server((IP, 0)) for _ in range(ADDRESSES)]
+        self.url = ""
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serve until the context ends."""
+        async with contextlib.AsyncExitStack() as stack:
+            self._proxies = stack
+            for each in self._listeners:
+                stack.enter_context(each).setblocking(False)
+                self._spawn(self._accept(each))
+            server = await serve(self._serve, "127.0.0.1", 0)
+            self.url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            try:
+                yield
+            finally:
+                server.close()
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        self._tasks.append(asyncio.create_task(work))
+
+    async def _serve(self, connection: ServerConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            if connection.request is not None and connection.request.path == "/relay":
+                await self._relay(connection)
+                return
+            client = _Client(connection, json.loads(await connection.recv()))
+            public = str(client.address)
+            await connection.send(json.dumps({"type": "welcome", "edge": "guesser", "public": public}))
+            if client.register["role"] != self._victim:
+                self._peers.put_nowait(client)
+                await connection.wait_closed()
+                return
+            number = self.learned.meetings
+            self.learned.meetings += 1
+            step = self._plan[min(number, len(self._plan) - 1)]
+            await (self._try_a_guess(client, number) if step == "guess" else self._introduce(client, cut=step == "cut"))
+
+    async def _try_a_guess(self, client: _Client, number: int) -> None:
+        exchange = PakeExchange(self._guess, OTHER[self._victim])
+        own, theirs = (
+            (exchange.message, self._told.get("traits")),
+            (client.register["pake"], client.register.get("traits")),
+        )
+        introduced = Introduced.of(exchange.session, OTHER[self._victim], own, theirs)
+        key = introduced.bound(exchange.finish(client.register["pake"]))
+        self._attack, self._left = (introduced, key), self._per_meeting
+        public, *private = (Endpoint(*each.getsockname()) for each in self._listeners)
+        relay = {"relay": self.url} if self._told.get("relay") else {}
+        await client.tell(public, private, {"pake": exchange.message, **self._told, **relay})
+        for _ in range(DIALS):
+            self._spawn(self._dial(client.address, client.connection))
+        async for frame in client.connection:
+            if json.loads(frame)["type"] == "signal":
+                self.learned.signals.add(number)
+
+    async def _dial(self, victim: Endpoint, as_long_as: ServerConnection) -> None:
+        loop = asyncio.get_running_loop()
+        while as_long_as.state is State.OPEN:
+            with socket.socket() as sock:
+                sock.setblocking(False)
+                with contextlib.suppress(OSError):
+                    await loop.sock_connect(sock, victim)
+                    await self._take_a_proof(sock)
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            sock, _ = await loop.sock_accept(listener)
+            sock.setblocking(False)
+
+            async def serve_one(sock: socket.socket) -> None:
+                with sock:
+                    await self._take_a_proof(sock)
+
+            self._spawn(serve_one(sock))
+
+    async def _take_a_proof(self, sock: socket.socket) -> None:
+        """Wait for the victim's proof, look what it says of the guess, and hang up."""
+        async with self._at_once:
+            if self._attack is None or self._left <= 0:
+                return
+            introduced, key = self._attack
+            try:
+                introduction = await introduce(Stream(sock), OTHER[self._victim], introduced.tags)
+                await introduction.agree(introduced.session, key).verify()
+            except (ConnectionLostError, StrangerError):
+                return
+            except WrongPeerError:
+                pass
+            else:
+                self.learned.found = True
+            self._left -= 1
+            self.learned.proofs += 1
+
+    async def _relay(self, connection: ServerConnection) -> None:
+        await connection.recv()
+        await connection.send(joined_frame())
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            theirs.setblocking(False)
+            loop = asyncio.get_running_loop()
+
+            async def out() -> None:
+                while data := await loop.sock_recv(theirs, 4096):
+                    await connection.send(data)
+
+            async def back() -> None:
+                async for message in connection:
+                    await loop.sock_sendall(theirs, message if isinstance(message, bytes) else message.encode())
+                theirs.shutdown(socket.SHUT_WR)
+
+            carrying = [asyncio.create_task(out()), asyncio.create_task(back())]
+            await self._take_a_proof(ours)
+            for each in carrying:
+                each.cancel()
+            await asyncio.gather(*carrying, return_exceptions=True)
+
+    async def _introduce(self, client: _Client, *, cut: bool) -> None:
+        """Bring the victim together with its peer, by way of a proxy that only the victim dials."""
+        peer = await self._peers.get()
+        nowhere = Endpoint(IP, 9)
+
+        async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: int | None) -> None:
+            while data := await reader.read(4096):
+                writer.write(data)
+                await writer.drain()
+                count = None if count is None else count - len(data)
+                if count is not None and count <= 0:
+                    raise ConnectionError
+            writer.close()
+
+        async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError):
+                peer_reader, peer_writer = await asyncio.open_connection(*peer.address)
+                count = self._cut_after if cut else None
+                try:
+                    await asyncio.gather(carry(reader, peer_writer, count), carry(peer_reader, writer, count))
+                finally:
+                    writer.transport.abort()
+                    peer_writer.transport.abort()
+
+        proxy = await self._proxies.enter_async_context(await asyncio.start_server(between, IP, 0))
+        at = Endpoint(*proxy.sockets[0].getsockname())
+        fields = [{name: each.register.get(name) for name in ("pake", "traits")} for each in (client, peer)]
+        await peer.tell(nowhere, [], fields[0])
+        await client.tell(at, [], fields[1])
+        for pair in ((client, peer), (peer, client)):
+            self._spawn(_pass_on(*pair))
+        await client.connection.wait_closed()
+
+
+async def _pass_on(source: _Client, target: _Client) -> None:
+    """Signals, as they are."""
+    with contextlib.suppress(ConnectionClosed):
+        async for frame in source.connection:
+            await target.connection.send(frame)

@@ -1,0 +1,299 @@
+"""How many guesses of a code an attacker gets who takes a proof and disconnects, in whatever way he goes about it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from punch.cli.client import pake
+from punch.client import session
+from punch.client.channel import PROOF_BYTES, Stream, introduce
+from punch.client.guesses import MAX_GUESSES, Exposure, Guesses
+from punch.client.inbox import Inbox
+from punch.client.keys import PakeExchange
+from punch.client.outgoing import Outgoing
+from punch.client.tunnel import Options
+from punch.code import Code
+from punch.endpoint import EdgeUrl, Endpoint
+from punch.errors import PunchFailedError, WrongPeerError
+from punch.fields import Json
+from punch.frames import Role
+from punch.strategy.catalog import STRATEGIES
+from punch.strategy.keep import Keep
+from punch.strategy.meeting import Meeting
+from scenarios.hostile.edge import GUESS, OTHER
+from scenarios.hostile.guesser import Guesser, Learned, Step
+from tests.punch.agreements import connections, pair
+from tests.punch.processes import CODE
+from tests.punch.recorder import PATIENCE_S, Command, Recorder
+from tests.punch.wires import TAGS, run
+
+RIGHT = Code.parse(CODE)
+SIZE = 2_000_000
+CUT_AFTER = 300_000
+DEADLINE_S = 3.0
+HOPELESS: Json = {"traits": "hopeless"}
+"""What the edge says of the attacker's NAT, so that few seconds are spent in meetings that fail."""
+
+
+def left_of(guesses: Guesses) -> int:
+    count = 0
+    while guesses.take():
+        count += 1
+    guesses.give_back(count)
+    return count
+
+
+def test_of_many_connections_at_once_two_get_a_proof() -> None:
+    """Each is of somebody who disconnects when he has it."""
+
+    async def attack(stream: Stream) -> bool:
+        await introduce(stream, "receiver", TAGS)
+        try:
+            await stream.read(PROOF_BYTES)
+        finally:
+            stream.close()
+        return True
+
+    async def test() -> None:
+        with connections(9) as made:
+            guesses = Guesses()
+            sender, _ = pair(guesses=guesses)
+            examining = [asyncio.create_task(sender.examine(one)) for one, _ in made]
+            attacks = [asyncio.create_task(attack(Stream(end.sock))) for _, end in made]
+            await sender.exposure.over
+            await asyncio.gather(*examining)
+            done, waiting = await asyncio.wait(attacks, timeout=0.1)
+            assert len(done) == MAX_GUESSES
+            for each in waiting:
+                each.cancel()
+            assert any("someone may be guessing" in why for why in sender.wrong_peers.values())
+            assert guesses.spent
+
+    run(test)
+
+
+def test_what_is_drawn_for_the_peer_is_returned() -> None:
+    async def test() -> None:
+        guesses = Guesses()
+        for _ in range(5 * MAX_GUESSES):
+            with connections(1) as made:
+                ((one, other),) = made
+                sender, receiver = pair(guesses=guesses)
+                await asyncio.gather(sender.examine(one), receiver.examine(other))
+                assert sender.chosen.done()
+        assert left_of(guesses) == MAX_GUESSES
+
+    run(test)
+
+
+def test_a_wrong_proof_is_one_guess_on_either_side() -> None:
+    async def test() -> None:
+        with connections(3) as made:
+            budgets = Guesses(), Guesses()
+            sender, receiver = pair(bytes(32), guesses=budgets[0], receiver_guesses=budgets[1])
+            for one, other in made[:1]:
+                await asyncio.gather(sender.examine(one), receiver.examine(other))
+            assert [left_of(each) for each in budgets] == [1, 1]
+
+    run(test)
+
+
+def test_a_secret_that_cannot_be_guessed_has_no_budget() -> None:
+    async def test() -> None:
+        exposure = Exposure(Guesses(None))
+        for _ in range(100):
+            async with exposure.proving():
+                pass
+        assert not exposure.over.done()
+
+    run(test)
+
+
+class Lied(Keep):
+    """Dials, and gives up soon if the peer is said to be behind a NAT that makes it hopeless, as `auto` does."""
+
+    async def punch(self, meeting: Meeting) -> None:
+        await super().punch(meeting)
+        if meeting.peer.contact.traits == "hopeless":
+            await asyncio.sleep(0.5)
+            raise PunchFailedError("hopeless", "so says the edge")
+
+
+class Attacked:
+    """A transfer of which one side, the victim, is attacked: its file, the logs of both, and what the attacker got."""
+
+    def __init__(self, tmp_path: Path, victim: Role, guesser: Guesser, strategy: str, relay: bool) -> None:
+        self._victim, self._guesser, self._strategy, self._relay = victim, guesser, strategy, relay
+        self._file, self._out = tmp_path / "file", tmp_path / "out"
+        self._out.mkdir()
+        self._file.write_bytes(os.urandom(SIZE))
+        self.logs: dict[Role, Recorder] = {"sender": Recorder(), "receiver": Recorder()}
+
+    def run(self, role: Role) -> asyncio.Task[None]:
+        kind = Lied if self._strategy == "lied" else STRATEGIES[self._strategy]
+        bind = Endpoint("127.0.0.2" if role == "sender" else "127.0.0.3", 0)
+        options = Options(
+            EdgeUrl.parse(self._guesser.url), kind(), self.logs[role], bind, deadline_s=DEADLINE_S, relay=self._relay
+        )
+        exchange = partial(PakeExchange, RIGHT, role, Guesses())
+        return asyncio.create_task(self._send(options, exchange) if role == "sender" else self._get(options, exchange))
+
+    async def _send(self, options: Options, exchange: partial[PakeExchange]) -> None:
+        with Outgoing([self._file]) as outgoing:
+            await session.send(options, exchange, outgoing)
+
+    async def _get(self, options: Options, exchange: partial[PakeExchange]) -> None:
+        with Inbox(self._out, force=False) as inbox:
+            await session.receive(options, exchange, inbox)
+
+    def arrived(self) -> bool:
+        (stored,) = self._out.iterdir()
+        return stored.read_bytes() == self._file.read_bytes()
+
+
+@contextlib.asynccontextmanager
+async def attacked(
+    tmp_path: Path,
+    victim: Role,
+    plan: Sequence[Step],
+    *,
+    guess: Code = GUESS,
+    per_meeting: int = 1,
+    strategy: str = "lied",
+    relay: bool = False,
+    told: Json | None = None,
+) -> AsyncIterator[tuple[asyncio.Task[None], Attacked, Learned]]:
+    """The victim's run; its true peer's goes on beside it."""
+    guesser = Guesser(
+        victim, guess, plan, per_meeting=per_meeting, cut_after=CUT_AFTER, told=HOPELESS if told is None else told
+    )
+    async with guesser.running():
+        transfer = Attacked(tmp_path, victim, guesser, strategy, relay)
+        both = [transfer.run(victim), transfer.run(OTHER[victim])]
+        try:
+            yield both[0], transfer, guesser.learned
+        finally:
+            for each in both:
+                each.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+
+
+@pytest.mark.parametrize("victim", ["sender", "receiver"])
+def test_a_right_guess_is_found_out_by_a_sender_s_proof_and_not_by_a_receiver(tmp_path: Path, victim: Role) -> None:
+    """The attacker of these tests would learn that it is right, if it were."""
+
+    async def test() -> None:
+        async with attacked(tmp_path, victim, ["guess"], guess=RIGHT) as (running, _, learned):
+            with pytest.raises(PunchFailedError):
+                await running
+            assert learned.found is (victim == "sender")
+            assert learned.proofs == (1 if victim == "sender" else 0)
+
+    run(test)
+
+
+@pytest.mark.parametrize("per_meeting", [1, 100])
+@pytest.mark.parametrize(
+    ("strategy", "relay", "told"),
+    [
+        ("lied", False, HOPELESS),
+        ("sync", False, {}),
+        ("lied", True, {**HOPELESS, "relay": True}),
+    ],
+)
+def test_over_all_meetings_of_a_sender_two_proofs_are_to_be_had(
+    tmp_path: Path, per_meeting: int, strategy: str, relay: bool, told: Json
+) -> None:
+    """However many honest tunnels lie between, and whatever the edge says of NATs and relays."""
+    plan: list[Step] = ["cut", "guess", "cut", "guess", "cut", "guess", "cut", "guess", "whole"]
+
+    async def test() -> None:
+        attack = attacked(tmp_path, "sender", plan, per_meeting=per_meeting, strategy=strategy, relay=relay, told=told)
+        async with attack as (running, transfer, learned):
+            with pytest.raises(PunchFailedError, match="someone may be guessing the code") as caught:
+                await asyncio.wait_for(running, PATIENCE_S)
+            assert caught.value.outcome == "wrong_peer"
+            assert learned.proofs + len(learned.signals) == MAX_GUESSES
+            assert not learned.found
+            assert transfer.logs["sender"].all("agreed")
+
+    run(test)
+
+
+def test_over_all_meetings_of_a_receiver_no_proof_is_to_be_had(tmp_path: Path) -> None:
+    async def test() -> None:
+        plan: list[Step] = ["cut", "guess", "cut", "guess", "guess", "whole"]
+        async with attacked(tmp_path, "receiver", plan, per_meeting=100) as (running, transfer, learned):
+            await asyncio.wait_for(running, PATIENCE_S)
+            assert learned.meetings == len(plan)
+            assert learned.proofs == 0
+            assert transfer.arrived()
+
+    run(test)
+
+
+def test_over_all_meetings_of_a_receiver_two_signals_are_to_be_had(tmp_path: Path) -> None:
+    """With `sync` the receiver speaks first."""
+
+    async def test() -> None:
+        plan: list[Step] = ["cut", "guess"]
+        async with attacked(tmp_path, "receiver", plan, strategy="sync") as (running, _, learned):
+            with pytest.raises(PunchFailedError, match="someone may be guessing the code"):
+                await asyncio.wait_for(running, PATIENCE_S)
+            assert learned.proofs + len(learned.signals) == MAX_GUESSES
+
+    run(test)
+
+
+@pytest.mark.parametrize("victim", ["sender", "receiver"])
+def test_one_proof_that_was_lost_breaks_no_transfer(tmp_path: Path, victim: Role) -> None:
+    async def test() -> None:
+        plan: list[Step] = ["cut", "guess", "cut", "cut", "whole"]
+        async with attacked(tmp_path, victim, plan) as (running, transfer, learned):
+            await asyncio.wait_for(running, PATIENCE_S)
+            assert learned.proofs == (1 if victim == "sender" else 0)
+            assert learned.meetings == len(plan)
+            assert transfer.arrived()
+
+    run(test)
+
+
+def test_a_client_ends_when_a_code_is_being_guessed_and_says_so(file: Path) -> None:
+    async def test() -> None:
+        guesser = Guesser("sender", GUESS, ["guess"], per_meeting=100, cut_after=0, told={})
+        async with guesser.running():
+            words = ("send", file, "--edge", guesser.url, "--bind", "127.0.0.2:0", "--code", CODE)
+            with Command(*words) as sender:
+                assert await asyncio.to_thread(sender.finish) == 1
+        failed = sender.wait_for("failed")
+        assert failed["outcome"] == "wrong_peer"
+        assert "someone may be guessing the code" in failed["reason"]
+        assert "new code" in failed["reason"]
+        assert guesser.learned.proofs == MAX_GUESSES
+
+    run(test)
+
+
+def test_all_meetings_of_a_command_share_one_budget() -> None:
+    new_exchange = pake(RIGHT, "sender")
+    assert new_exchange().guesses is new_exchange().guesses
+    assert pake(RIGHT, "sender")().guesses is not new_exchange().guesses
+
+
+def test_nothing_is_proved_when_nothing_is_left() -> None:
+    async def test() -> None:
+        guesses = Guesses()
+        while guesses.take():
+            pass
+        with pytest.raises(WrongPeerError, match="2 authentications ended without the peer's valid proof"):
+            async with Exposure(guesses).proving():
+                pass
+
+    run(test)
