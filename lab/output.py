@@ -50,7 +50,8 @@ class Output:
     @property
     def errors(self) -> str:
         """The end of standard error, every line of it printable."""
-        return "\n".join(map(printable, self._tail.decode(errors="replace").strip().splitlines()))
+        text = "\n".join(map(printable, self._tail.decode(errors="replace").strip().splitlines()))
+        return text[-_TAIL_BYTES:]
 
     def take(self, chunk: bytes, received: float) -> None:
         """Take in what came on standard output at that time."""

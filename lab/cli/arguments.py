@@ -129,7 +129,10 @@ def parser() -> argparse.ArgumentParser:
     box.set_defaults(shell=[])
     _unconfined(box)
     box.usage = f"{box.format_usage().removeprefix('usage: ').rstrip()} [CMD...]"
-    box.epilog = "CMD and the words after it are the command, e.g. mn or tcpdump; without CMD it is $SHELL."
+    box.epilog = (
+        "CMD and the words after it are the command, e.g. tcpdump, or mn with --unconfined, as it mounts /sys; without"
+        " CMD it is $SHELL."
+    )
     return root
 
 
