@@ -19,6 +19,7 @@ PARTS: dict[str, Sequence[str]] = {
     "machines": ("machines",),
     "throughput": (),
     "edges": ("clients",),
+    "confinement": ("confined",),
     "reports": (),
 }
 """What is measured, in this order, and the options on which it depends."""
@@ -32,6 +33,7 @@ _COUNTS = (
     ("punches", 5, "timed, per pair of NATs and delay"),
     ("refused", 10, "per start skew, with NATs that answer RST"),
     ("clients", 1000, "of an edge, whose memory is measured"),
+    ("confined", 5, "rounds of trials with confined and with other clients"),
     ("machines", 8, "per pair, on one and on two Dask workers"),
 )
 

@@ -173,6 +173,12 @@ def _edges(given: argparse.Namespace) -> Found:
     return {"edges": edges.compare(given.clients, _tell)}
 
 
+def _confinement(given: argparse.Namespace) -> Found:
+    from bench import confinement
+
+    return {"confinement": confinement.compare(given.confined, _tell)}
+
+
 def _reports(_given: argparse.Namespace) -> Found:
     from bench import reporting
 
@@ -188,6 +194,7 @@ _PARTS: dict[str, Callable[[argparse.Namespace], Found]] = {
     "machines": _machines,
     "throughput": _throughput,
     "edges": _edges,
+    "confinement": _confinement,
     "reports": _reports,
 }
 """Name -> how it is measured."""
