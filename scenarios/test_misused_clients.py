@@ -201,7 +201,7 @@ def test_no_more_addresses_are_dialled_in_a_session_however_often_its_tunnel_bre
         watched(scene.lab["a"].entered) as sent,
     ):
         clients = [
-            scene.start("b", "receive", CODE, "--dir", str(inbox), *common),
+            scene.start("b", "receive", CODE, "--yes", "--dir", str(inbox), *common),
             scene.start("a", "send", str(scene.content), "--code", CODE, *common),
         ]
         try:

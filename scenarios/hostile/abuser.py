@@ -29,6 +29,7 @@ Mapped = Callable[[Endpoint, int], Endpoint]
 """What a STUN server says of a client, from where it sees it and how often it was asked before."""
 
 _ETH_P_IP, _ETH_P_IPV6 = 0x0800, 0x86DD
+_TICKET = "ab" * 16
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 
 
@@ -128,7 +129,7 @@ class Abuser:
         self._hear("register")
         role: Role = OTHER[register["role"]]
         public = str(self._lies.public or Endpoint.of(connection.remote_address))
-        relay = {} if self._lies.relay is None else {"relay": self._lies.relay}
+        relay = {} if self._lies.relay is None else {"relay": self._lies.relay, "ticket": _TICKET}
         _say(connection, "welcome", edge="evil", public=public, **relay)
         pake = PakeExchange(GUESS, role).message
         _say(connection, "peer", **self._lies.contact, pake=pake, via="local", **relay)
@@ -201,7 +202,8 @@ class Breaker(Abuser):
 
     def _serve_client(self, connection: ServerConnection) -> None:
         register = json.loads(connection.recv(PATIENCE_S))
-        _say(connection, "welcome", edge="evil", public=str(Endpoint.of(connection.remote_address)), relay=self._url)
+        relayed = {"relay": self._url, "ticket": _TICKET}
+        _say(connection, "welcome", edge="evil", public=str(Endpoint.of(connection.remote_address)), **relayed)
         self._registers[register["role"]] = register
         first = self._both.wait() == 0
         other = self._registers[OTHER[register["role"]]]
@@ -209,7 +211,7 @@ class Breaker(Abuser):
         fields = {name: other[name] for name in ("pake", "traits") if name in other}
         self._told.wait()
         self.meetings += first
-        _say(connection, "peer", public=victim, private=[], via="local", relay=self._url, **fields)
+        _say(connection, "peer", public=victim, private=[], via="local", **relayed, **fields)
         with contextlib.suppress(ConnectionClosed):
             connection.recv()
 

@@ -115,15 +115,21 @@ class Attackers:
             return drain(sock)
 
     def first_frame(self, sent: bytes, ip: str | None = None) -> bytes:
-        """The payload of the first (short) frame in the answer."""
+        """The payload of the first frame in the answer, of at most 65535 bytes (RFC 6455, section 5.2)."""
         with self.dial(ip) as sock:
             sock.sendall(sent)
             data = b""
-            while len(frame := data.partition(b"\r\n\r\n")[2]) < 2 or len(frame) < 2 + frame[1]:
+            while True:
+                frame = data.partition(b"\r\n\r\n")[2]
+                extended = len(frame) > 1 and frame[1] == 126
+                start = 4 if extended else 2
+                if len(frame) >= start:
+                    end = start + (int.from_bytes(frame[2:4], "big") if extended else frame[1])
+                    if len(frame) >= end:
+                        return frame[start:end]
                 piece = sock.recv(65536)
                 assert piece, data
                 data += piece
-            return frame[2 : 2 + frame[1]]
 
     def assault(self, attacks: list[bytes]) -> None:
         """All of `attacks`, each on a connection of its own, at once; returns when the edge has closed all of them."""
