@@ -94,16 +94,19 @@ def _make_view() -> int:
     made, making = os.pipe()
     pid = os.fork()
     if pid == 0:
-        error = 0
         try:
-            _checked(_libc.unshare(_CLONE_NEWNS), "unshare")
-            mounts.mount("none", "/", None, mounts.REC | mounts.PRIVATE)
-            view.build("/run", view.plan([]))
-            mounts.change_root("/run")
-        except OSError as problem:
-            error = problem.errno or -1
-        os.write(making, struct.pack("i", error))
-        signal.pause()
+            error = 0
+            try:
+                _checked(_libc.unshare(_CLONE_NEWNS), "unshare")
+                mounts.mount("none", "/", None, mounts.REC | mounts.PRIVATE)
+                view.build("/run", view.plan([]))
+                mounts.change_root("/run")
+            except OSError as problem:
+                error = problem.errno or -1
+            os.write(making, struct.pack("i", error))
+            signal.pause()  # until it is killed
+        finally:
+            os._exit(1)
     os.close(making)
     try:
         said = os.read(made, 4)

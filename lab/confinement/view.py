@@ -25,6 +25,7 @@ SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc"
 HOME = "/run/home"
 
 _PRIVATE = ("/tmp", "/run", "/dev", "/proc", "/sys", "/var")  # noqa: S108 - made private here
+_HOMES = "/home"
 _OF_THE_KERNEL = ("/dev", "/proc", "/sys")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _COMMAND_DEVICES = ("tty", "net/tun")
@@ -264,7 +265,9 @@ def _of_path(search_path: str) -> list[str]:
 
 def _is_wide(path: str) -> bool:
     """Whether more than a project or a program can be in the folder: a home, a folder of homes, or what is private."""
-    homes = {os.environ.get("HOME", ""), os.path.expanduser("~root")} - {""}
+    if os.path.dirname(path) == _HOMES:  # of any user: root may work in another's
+        return True
+    homes = {os.environ.get("HOME", ""), os.path.expanduser("~root"), _HOMES} - {""}
     return any(_contains(path, each) for each in (*homes, *_PRIVATE))
 
 
