@@ -23,6 +23,7 @@ import errno
 import os
 import select
 import signal
+import stat
 import sys
 import threading
 import warnings
@@ -43,7 +44,7 @@ On the sandbox's own tmpfs, so it cannot outlive it.
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x00020000, 0x10000000, 0x20000000, 0x40000000
 _CLONE_NEWIPC, _CLONE_NEWUTS = 0x08000000, 0x04000000
 _SPACES = _CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _ADMINISTRATION = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 PASSED_ON = signal.valid_signals() - {
     # Nobody can catch these two.
@@ -240,6 +241,7 @@ def _end_with_keeper(asked: int) -> None:
 def _confine(planned: view.Plan, asked: int) -> None:
     """Give this process, which has a /proc of its own, the planned view, in a user namespace that cannot change it."""
     directory = os.getcwd()  # noqa: PTH109 - text
+    _let_go_of_folders()
     processes = os.open("/proc", os.O_DIRECTORY | os.O_CLOEXEC)
     sysctls = mounts.clone("/proc/sys/net")
     flags = mounts.NOSUID | mounts.NODEV | mounts.NOEXEC | mounts.READ_ONLY
@@ -265,11 +267,24 @@ def _confine(planned: view.Plan, asked: int) -> None:
     privileges.gain_none(Kind.COMMAND)
 
 
+def _let_go_of_folders() -> None:
+    """Close descriptors of folders, which lead to all other files; a standard stream becomes /dev/null."""
+    for number in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - numbers
+        with contextlib.suppress(OSError):  # that of the list itself
+            if stat.S_ISDIR(os.fstat(number).st_mode):
+                os.close(number)
+                if number < 3:
+                    os.open(os.devnull, os.O_RDWR)
+
+
 def _become_first_again() -> None:
     """Go on as the first process of a PID namespace that belongs to this user namespace; the parent waits for it."""
     _checked(_libc().unshare(_CLONE_NEWPID), "unshare")
     first = _fork()
     if first != 0:
+        # What is left of it in the sandbox can be used for nothing.
+        _libc().prctl(_PR_SET_DUMPABLE, 0)
+        privileges.gain_none(Kind.COMMAND)
         _let_go_of_files()
         os._exit(exit_status(os.waitpid(first, 0)[1]))
     _checked(_libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), "prctl")

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import importlib.util
 import os
+import pwd
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,13 +20,19 @@ from pathlib import PurePosixPath
 
 from lab import mounts, programs
 
-SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu", "/snap")
+SYSTEM = (
+    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/snap"),
+    # Without the sockets of their daemons.
+    *("/nix/store", "/nix/var/nix/profiles", "/gnu/store"),
+)
 """Where distributions keep programs, libraries and their settings."""
 
 HOME = "/run/home"
 
 _PRIVATE = ("/tmp", "/run", "/dev", "/proc", "/sys", "/var")  # noqa: S108 - made private here
 _HOMES = "/home"
+_VERSIONS = (".pyenv", ".rbenv", ".nodenv", ".asdf")
+"""Folders of a home with programs in many versions, which those in `shims` start."""
 _OF_THE_KERNEL = ("/dev", "/proc", "/sys")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _COMMAND_DEVICES = ("tty", "net/tun")
@@ -259,16 +266,34 @@ def _of_path(search_path: str) -> list[str]:
         path = PurePosixPath(folder)
         if path.is_absolute() and os.path.isdir(folder):
             parent = str(path.parent)
-            found.append(parent if path.name in _PROGRAM_FOLDERS and not _is_wide(parent) else folder)
+            found.append(parent if path.name in _PROGRAM_FOLDERS and not _is_private(parent) else folder)
     return found
+
+
+def _is_private(folder: str) -> bool:
+    """Whether a folder above programs may hold what is not for others, as ~/.local and ~/.cargo do."""
+    return _is_wide(folder) or (_is_home(os.path.dirname(folder)) and os.path.basename(folder) not in _VERSIONS)
 
 
 def _is_wide(path: str) -> bool:
     """Whether more than a project or a program can be in the folder: a home, a folder of homes, or what is private."""
-    if os.path.dirname(path) == _HOMES:  # of any user: root may work in another's
-        return True
-    homes = {os.environ.get("HOME", ""), os.path.expanduser("~root"), _HOMES} - {""}
-    return any(_contains(path, each) for each in (*homes, *_PRIVATE))
+    return _is_home(path) or any(_contains(path, each) for each in (*_homes(), *_PRIVATE))
+
+
+def _is_home(path: str) -> bool:
+    return path in _homes() or os.path.dirname(path) == _HOMES
+
+
+def _homes() -> set[str]:
+    """The homes of this machine's users, for root may work in another's, and the folder that they are in."""
+    return {os.environ.get("HOME", _HOMES), _HOMES, *_of_people()} - {"", "/"}
+
+
+@functools.cache
+def _of_people() -> frozenset[str]:
+    """The homes of root and of accounts that are no system's, by the usual ranges of their ids."""
+    people = (entry for entry in pwd.getpwall() if entry.pw_uid == 0 or 1000 <= entry.pw_uid < 65534)
+    return frozenset(entry.pw_dir for entry in people)
 
 
 def _contains(folder: str, path: str) -> bool:

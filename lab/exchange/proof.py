@@ -63,11 +63,14 @@ class _Ledger:
             )
             if count is not None
         ]
+        # A flow in one direction is none: its datagrams may be those of an edge with another's source address.
+        answered = min(udp_sent.received, udp_received.received) > 0
+        flowed = min(udp_sent.sent, udp_received.received) if answered else 0
         return Delivery(
-            direct_bytes=sum(count or 0 for count in counts.values()) + min(udp_sent.sent, udp_received.received),
+            direct_bytes=sum(count or 0 for count in counts.values()) + flowed,
             edge_bytes=min(known, default=0),
             carrier=max(counts, key=lambda each: (counts[each] or 0, each.lifetime), default=None),
-            connected=bool(counts) or min(udp_sent.received, udp_received.received) > 0,
+            connected=bool(counts) or answered,
             udp=udp_sent.sent + udp_received.sent > 0,
             complete=None not in (*counts.values(), to_edges, from_edges),
         )

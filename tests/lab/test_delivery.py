@@ -152,7 +152,7 @@ def test_of_what_goes_through_an_edge_the_part_that_arrives_counts() -> None:
 
 
 @pytest.mark.parametrize("answer", [True, False])
-def test_udp_between_the_hosts_is_counted_and_connects_them_if_it_is_answered(answer: bool) -> None:
+def test_udp_between_the_hosts_counts_and_connects_them_if_it_is_answered(answer: bool) -> None:
     with Lab(AB(nat_a="full_cone", nat_b="none")) as lab, recorded(lab) as found, contextlib.ExitStack() as stack:
         a, b = (stack.enter_context(server(lab[host], socket.SOCK_DGRAM)) for host in "ab")
         for size in (0, 1, 1200, 9000):  # the last one is fragmented
@@ -163,7 +163,8 @@ def test_udp_between_the_hosts_is_counted_and_connects_them_if_it_is_answered(an
             b.sendto(b"x", source)
             assert a.recv(10) == b"x"
     (proof,) = found
-    assert (proof.direct_bytes, proof.edge_bytes) == (10_201, 0)
+    # Datagrams in one direction prove nothing: an edge could send them with the other's source address.
+    assert (proof.direct_bytes, proof.edge_bytes) == (10_201 if answer else 0, 0)
     assert proof.connected is answer
     assert proof.udp
     assert proof.carrier is None

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from lab import Lab
-from tests.commands import ROOT, punchlab, run
+from tests.commands import HIDE_SANDBOX, ROOT, punchlab, run
 from topologies import AB
 
 RUN = ["run", "ab", "--nat-a", "none,full_cone", "--nat-b", "none,full_cone", "--trials", "3", "--seed", "7"]
@@ -200,3 +200,27 @@ def test_a_command_builds_labs_with_clients_in_them(user: str) -> None:
     )
     done = run(punchlab("sandbox", sys.executable, "-c", program, under=USERS[user]))
     assert done.stdout == "True\n", done
+
+
+def test_no_descriptor_of_a_folder_comes_into_the_sandbox(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("")
+    here = tmp_path / "here"
+    here.mkdir()
+    words = punchlab("sandbox", "sh", "-c", "ls /proc/self/fd/9/")
+    done = run(["sh", "-c", f'exec "$@" 9< {tmp_path}', "sh", *words], cwd=here)
+    assert "there" not in done.stdout + done.stderr
+    assert "/proc/self/fd/9" in done.stderr
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_of_a_home_a_command_sees_no_more_than_its_programs(user: str, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    home = "mount -t tmpfs none /home; mkdir -p /home/alice/.ssh /home/alice/.local/bin /home/alice/.local/share"
+    files = "echo a key > /home/alice/.ssh/id; echo a token > /home/alice/.local/share/token; cp /bin/true $program"
+    program = "program=/home/alice/.local/bin/mine"
+    path = "PATH=/home/alice/.local/bin:$PATH"
+    under = ["unshare", "--mount", "sh", "-c", f'{program}; {home}; {files}; export {path}; exec "$@"', "sh"]
+    words = punchlab("sandbox", "sh", "-c", "mine && echo runs; cat /home/alice/.*/id /home/alice/.local/share/*")
+    done = run([*under, *words[: len(HIDE_SANDBOX)], *USERS[user], *words[len(HIDE_SANDBOX) :]], cwd=here)
+    assert done.stdout == "runs\n", done
