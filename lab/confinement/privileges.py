@@ -20,6 +20,7 @@ KEPT = (
 
 _CAPBSET_DROP, _SET_NO_NEW_PRIVS, _CAP_AMBIENT, _CAP_AMBIENT_CLEAR_ALL = 24, 38, 47, 4
 _CAPABILITY_VERSION_3 = 0x20080522
+_CAPABILITIES = struct.Struct("6I")  # effective, permitted, inheritable: the first 32 of each, then the others
 _NO_CORE = 1
 """A limit of 0 does not keep the kernel from piping a core to a program of the host, but this does (core(5))."""
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -31,10 +32,13 @@ def reduce() -> None:
     while _prctl(_CAPBSET_DROP, capability) if capability not in KEPT else True:
         capability += 1
     _prctl(_CAP_AMBIENT, _CAP_AMBIENT_CLEAR_ALL)
-    kept = sum(1 << each for each in KEPT)
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
-    # Effective, permitted and inheritable, of 32 capabilities each.
-    if _libc.capset(header, struct.pack("6I", kept, kept, 0, 0, 0, 0)) != 0:
+    held = ctypes.create_string_buffer(_CAPABILITIES.size)
+    if _libc.capget(header, held) != 0:
+        raise _last_error("capget")
+    _effective, permitted, *_others = _CAPABILITIES.unpack(held.raw)
+    kept = permitted & sum(1 << each for each in KEPT)
+    if _libc.capset(header, _CAPABILITIES.pack(kept, kept, 0, 0, 0, 0)) != 0:
         raise _last_error("capset")
     resource.setrlimit(resource.RLIMIT_CORE, (_NO_CORE, _NO_CORE))
     gain_none(Kind.CLIENT)

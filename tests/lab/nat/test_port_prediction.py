@@ -26,9 +26,10 @@ DEVIATIONS = 4
 
 MEASURE = """
 import asyncio, sys
+from punch.client.quota import Servers
 from punch.endpoint import EdgeUrl
 from punch.strategy.allocation import measure
-print(asyncio.run(measure(EdgeUrl.parse(sys.argv[1]))).allocation.encode())
+print(asyncio.run(measure(EdgeUrl.parse(sys.argv[1]), Servers())).allocation.encode())
 """
 
 
