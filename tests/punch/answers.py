@@ -26,9 +26,10 @@ ACCEPTED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnectio
 
 def accept(request: bytes, *more: bytes) -> bytes:
     """The correct response to the request, with more header lines."""
-    key = next(line for line in request.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key:"))
+    lines = request.split(b"\r\n")
+    key = next((line for line in lines if line.lower().startswith(b"sec-websocket-key:")), b":")  # none in plain HTTP
     digest = hashlib.sha1(key.split(b":", 1)[1].strip() + _GUID, usedforsecurity=False).digest()
-    lines = (b"Sec-WebSocket-Accept: " + base64.b64encode(digest), *more)
+    lines = [b"Sec-WebSocket-Accept: " + base64.b64encode(digest), *more]
     return ACCEPTED + b"\r\n".join(lines) + b"\r\n\r\n"
 
 
