@@ -302,12 +302,15 @@ class Servers:
         return Server(server, requests)
 
     async def _end(self) -> None:
-        for server in self._servers:
-            server.close()
+        # A server that closes leaves open what asyncio has accepted and not yet made a transport of.
+        for sock in (each for server in self._servers for each in server.sockets):
+            self._loop.remove_reader(sock.fileno())
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in others:
                 task.cancel()
             await asyncio.wait(others)
+        for server in self._servers:
+            server.close()
         for transport in self._transports:
             transport.abort()  # what nobody reads would keep it open
         await asyncio.sleep(0)  # a transport closes in the next round
