@@ -7,6 +7,7 @@ server has taken it. It has no options against that, so that its methods are ext
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from nats.aio.client import Client, Srv
@@ -22,6 +23,7 @@ class BoundedClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self._ps = _Parser(self)
+        self._given_up = False
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         info.pop("connect_urls", None)
@@ -30,13 +32,20 @@ class BoundedClient(Client):
     async def _connect_to_server(self, s: Srv) -> None:
         self._close_transport()
         await super()._connect_to_server(s)
+        if self._given_up:  # wait_for, in the library, may swallow the cancellation (gh-86296)
+            self._close_transport()
+            raise asyncio.CancelledError
 
     async def close(self) -> None:
         """Close the connection, also one that the library has given up."""
+        self._given_up = True
         try:
             await super().close()
         finally:
             self._close_transport()
+            for each in self._subs.values():  # made after the library had closed this client by itself
+                if each._wait_for_msgs_task is not None:
+                    each._wait_for_msgs_task.cancel()
 
     def _close_transport(self) -> None:
         if self._transport is not None:
