@@ -20,7 +20,7 @@ RELAY_BYTES = 160 * MIB
 CONNECTION_BYTES = 196 * 1024
 TLS_CONNECTION_BYTES = 232 * 1024
 MOST = 10_000  # connections, however much memory there is
-_SPARE_DESCRIPTORS = 200
+_SPARE_DESCRIPTORS = 200  # or a quarter of all, if there are few: for listeners, links, STUN and the log
 
 
 def usable_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
@@ -42,7 +42,7 @@ def bound_bytes(connections: int, *, tls: bool, relays: bool) -> int:
 def descriptors() -> int:
     """How many connections this process may have open for the sake of its descriptors."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST if hard == resource.RLIM_INFINITY else max(1, hard - _SPARE_DESCRIPTORS)
+    return MOST if hard == resource.RLIM_INFINITY else max(1, hard - min(_SPARE_DESCRIPTORS, hard // 4))
 
 
 def _each(*, tls: bool) -> int:

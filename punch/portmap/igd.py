@@ -14,8 +14,10 @@ from punch.endpoint import Endpoint
 from punch.errors import InputError, PortMappingError
 from punch.portmap.http import DeviceUrl, ask
 from punch.portmap.ssdp import gateway_device
+from punch.text import printable
 
 _DESCRIPTION = "punch"
+_LONGEST_REASON = 100  # characters, as shown
 _SERVICES = tuple(
     f"urn:schemas-upnp-org:service:{name}" for name in ("WANIPConnection:2", "WANIPConnection:1", "WANPPPConnection:1")
 )
@@ -90,8 +92,10 @@ class Igd:
         )
         said = dict(texts(answer)) if answer else {}
         if status != 200:
-            told = f"{said.get('errorCode', '')} {said.get('errorDescription', '')}".strip()[:100]
-            raise PortMappingError(f"{action} is refused: {told or f'HTTP status {status}'}")
+            told = f"{said.get('errorCode', '')} {said.get('errorDescription', '')}".strip()
+            raise PortMappingError(
+                f"{action} is refused: {printable(told, _LONGEST_REASON) or f'HTTP status {status}'}"
+            )
         return said
 
 

@@ -13,8 +13,9 @@ import itertools
 import socket
 import struct
 import threading
+import weakref
 import zlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Self
 
 Answer = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -26,9 +27,10 @@ ACCEPTED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnectio
 
 def accept(request: bytes, *more: bytes) -> bytes:
     """The correct response to the request, with more header lines."""
-    key = next(line for line in request.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key:"))
+    lines = request.split(b"\r\n")
+    key = next((line for line in lines if line.lower().startswith(b"sec-websocket-key:")), b":")  # none in plain HTTP
     digest = hashlib.sha1(key.split(b":", 1)[1].strip() + _GUID, usedforsecurity=False).digest()
-    lines = (b"Sec-WebSocket-Accept: " + base64.b64encode(digest), *more)
+    lines = [b"Sec-WebSocket-Accept: " + base64.b64encode(digest), *more]
     return ACCEPTED + b"\r\n".join(lines) + b"\r\n\r\n"
 
 
@@ -259,6 +261,7 @@ class Servers:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._transports: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
         self._servers: list[asyncio.Server] = []
 
     def __enter__(self) -> Self:
@@ -279,10 +282,7 @@ class Servers:
         requests: list[bytes] = []
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            self._tasks.add(task)
-            with _closing(writer), contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
+            with contextlib.closing(writer), contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
                 request = await reader.readuntil(b"\r\n\r\n") if asked else b""
                 requests.append(request)
                 await answer(request, reader, writer)
@@ -290,23 +290,27 @@ class Servers:
                     writer.write_eof()  # closed with bytes unread, it would send a RST
                     async with asyncio.timeout(1):
                         await reader.read()
-            self._tasks.discard(task)
 
-        server = await asyncio.start_server(serve, host, port)
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._transports.add(writer.transport)
+            task = asyncio.ensure_future(serve(reader, writer))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        server = await asyncio.start_server(connected, host, port)
         self._servers.append(server)
         return Server(server, requests)
 
     async def _end(self) -> None:
+        # A server that closes leaves open what asyncio has accepted and not yet made a transport of.
+        for sock in (each for server in self._servers for each in server.sockets):
+            self._loop.remove_reader(sock.fileno())
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
         for server in self._servers:
             server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-@contextlib.contextmanager
-def _closing(writer: asyncio.StreamWriter) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        writer.close()
+        for transport in self._transports:
+            transport.abort()  # what nobody reads would keep it open
+        await asyncio.sleep(0)  # a transport closes in the next round

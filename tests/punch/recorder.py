@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -107,10 +108,12 @@ class Command:
         return [line.rstrip("\n") for line in self._errors]
 
     def wait_for(self, name: str, /, **fields: object) -> Event:
+        until = time.monotonic() + 2 * PATIENCE_S  # other events may come without end
         while True:
             for event in self.events:
                 if matches(event, name, fields):
                     return event
+            assert time.monotonic() < until, f"no event {name} {fields}: {self.events}"
             line = self._lines.get(timeout=PATIENCE_S)
             assert line is not None, f"ended without {name}: {self.events} {self._errors}"
             self.events.append(json.loads(line))

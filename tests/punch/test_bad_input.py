@@ -170,7 +170,7 @@ def test_an_empty_name_sends_nothing_and_stores_nothing(
 
 
 def test_a_code_that_is_no_text_is_bad_input(edge: str) -> None:
-    command = [sys.executable, "-m", "punch", "receive", "-", "--edge", edge]
+    command = [sys.executable, "-m", "punch", "receive", "-", "--yes", "--edge", edge]
     environment = {**os.environ, "PYTHONUTF8": "1"}
     ended = subprocess.run(
         command, input=b"\xff\n", capture_output=True, timeout=PATIENCE_S, check=False, env=environment

@@ -117,7 +117,7 @@ def meet(url: str, number: int, folder: Path) -> None:
     out.mkdir()
     with Command("send", file, "--edge", url, "--bind", "127.0.0.2:0", "--code", CODE) as sender:
         sender.wait_for("code")
-        with Command("receive", CODE, "--edge", url, "--bind", "127.0.0.3:0", "--dir", out) as receiver:
+        with Command("receive", CODE, "--yes", "--edge", url, "--bind", "127.0.0.3:0", "--dir", out) as receiver:
             assert (sender.finish(), receiver.finish()) == (0, 0), (sender.events, receiver.events)
     assert (out / file.name).read_bytes() == file.read_bytes()
 

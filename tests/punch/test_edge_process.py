@@ -8,6 +8,7 @@ import resource
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from punch.endpoint import Endpoint
@@ -53,23 +54,49 @@ def test_an_edge_takes_as_many_clients_as_the_hard_limit_of_descriptors_allows(f
         assert not edge.all("overloaded")
 
 
-def test_an_edge_out_of_descriptors_says_so_once_and_recovers(file: Path, out: Path) -> None:
-    command = ["prlimit", "--nofile=64:64", sys.executable, "-m", "punch", "edge", "--listen", "127.0.0.1:0", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as edge:
-        assert edge.stdout is not None
-        assert edge.stderr is not None
+@contextlib.contextmanager
+def edge_of_64_descriptors(*options: str) -> Iterator[tuple[subprocess.Popen[str], Endpoint]]:
+    edge = [sys.executable, "-m", "punch", "edge", "--listen", "127.0.0.1:0", "--json", *options]
+    with subprocess.Popen(
+        ["prlimit", "--nofile=64:64", *edge], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
         try:
-            address = Endpoint.parse(json.loads(edge.stdout.readline())["address"])
-            with contextlib.ExitStack() as stack:
-                for _ in range(100):
-                    stack.enter_context(socket.create_connection(address))
-                told = json.loads(edge.stdout.readline())
-                assert (told["event"], told["reason"]) == ("overloaded", "Too many open files")
-            with send(f"ws://{address}", file, "--code", CODE) as sender:
-                with receive(f"ws://{address}", CODE, "--dir", out) as receiver:
-                    assert receiver.finish() == 0
-                assert sender.finish() == 0
+            yield process, Endpoint.parse(json.loads(process.stdout.readline())["address"])
         finally:
-            edge.terminate()
-        assert "overloaded" not in edge.stdout.read()
-        assert edge.stderr.read() == ""
+            process.terminate()
+        assert "overloaded" not in process.stdout.read()
+        assert process.stderr.read() == ""
+
+
+@contextlib.contextmanager
+def silent_connections(address: Endpoint) -> Iterator[None]:
+    """More than 64, of several clients: none of them has more than one client may have."""
+    with contextlib.ExitStack() as stack:
+        for number in range(100):
+            source = (f"127.9.0.{1 + number % 4}", 0)
+            stack.enter_context(socket.create_connection(address, source_address=source))
+        yield
+
+
+def meet(address: Endpoint, file: Path, out: Path) -> None:
+    with send(f"ws://{address}", file, "--code", CODE) as sender:
+        with receive(f"ws://{address}", CODE, "--dir", out) as receiver:
+            assert receiver.finish() == 0
+        assert sender.finish() == 0
+
+
+def test_an_edge_with_few_descriptors_keeps_some_and_ends_silent_connections_for_others(file: Path, out: Path) -> None:
+    with edge_of_64_descriptors() as (_, address), silent_connections(address):
+        meet(address, file, out)
+
+
+def test_an_edge_out_of_descriptors_says_so_once_and_recovers(file: Path, out: Path) -> None:
+    """Which it can be only where more connections are allowed than there are descriptors."""
+    with edge_of_64_descriptors("--max-connections", "1000") as (edge, address):
+        with silent_connections(address):
+            assert edge.stdout is not None
+            told = json.loads(edge.stdout.readline())
+            assert (told["event"], told["reason"]) == ("overloaded", "Too many open files")
+        meet(address, file, out)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import socket
 import subprocess
 import sys
@@ -190,7 +191,7 @@ def test_names_of_files_are_names_in_the_log_of_a_ci_run(tmp_path: Path, out: Pa
     for name in names:
         (tmp_path / name).write_bytes(b"x")
     with running_edge() as (_, url):
-        words = ["receive", CODE, "--edge", url, "--dir", str(out), "--bind", "127.0.0.3:0"]
+        words = ["receive", CODE, "--yes", "--edge", url, "--dir", str(out), "--bind", "127.0.0.3:0"]
         with subprocess.Popen(
             [*PUNCH, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as receiver:
@@ -208,12 +209,12 @@ BAD_WORDS: Sequence[list[str]] = [
     *([HOSTILE], ["send"], ["send", HOSTILE], ["send", "-", "--name", HOSTILE], ["send", "x", HOSTILE, "--nonsense"]),
     *(["receive", HOSTILE], ["receive", CODE, "--edge", HOSTILE], ["receive", CODE, "--edge", f"ws://{HOSTILE}:1"]),
     *(
-        ["receive", CODE, "--edge", "ws://x:1", "--strategy", HOSTILE],
+        ["receive", CODE, "--yes", "--edge", "ws://x:1", "--strategy", HOSTILE],
         ["receive", CODE, "--dir", f"/nonexistent/{HOSTILE}"],
     ),
     *(
-        ["receive", CODE, "--edge", "ws://x:1", "--bind", HOSTILE],
-        ["receive", CODE, "--edge", "ws://x:1", "--wait", HOSTILE],
+        ["receive", CODE, "--yes", "--edge", "ws://x:1", "--bind", HOSTILE],
+        ["receive", CODE, "--yes", "--edge", "ws://x:1", "--wait", HOSTILE],
     ),
     *(["pipe", "--key-file", HOSTILE], ["forward", "--to", HOSTILE], ["forward", CODE, "--listen", HOSTILE]),
     *(["edge", "--listen", HOSTILE], ["edge", "--listen", "127.0.0.1:0", "--name", HOSTILE]),
@@ -263,7 +264,7 @@ def test_on_a_terminal_only_the_progress_bar_commands_it(tmp_path: Path, out: Pa
 
     reading = threading.Thread(target=read)
     with running_edge() as (_, url), send(url, file, "--code", CODE) as sender:
-        words = [*PUNCH, "receive", CODE, "--edge", url, "--dir", str(out), "--bind", "127.0.0.3:0"]
+        words = [*PUNCH, "receive", CODE, "--yes", "--edge", url, "--dir", str(out), "--bind", "127.0.0.3:0"]
         with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs) as receiver:
             os.close(theirs)
             reading.start()
@@ -271,8 +272,6 @@ def test_on_a_terminal_only_the_progress_bar_commands_it(tmp_path: Path, out: Pa
         assert sender.finish() == 0
     reading.join(PATIENCE_S)
     os.close(ours)
-    import re
-
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", b"".join(heard).decode())
     assert_plain(text)
     assert r"#\u0023[error]::error::x (3.0 MB)" in text

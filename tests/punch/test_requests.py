@@ -59,7 +59,7 @@ def requests() -> Iterator[tuple[str, bytes]]:
 
 
 async def exchange(to: Endpoint, source: str, sent: bytes, how: str) -> bytes:
-    """What an edge answers; `how` it is sent: whole, in halves, open (no end), or with a RST after it (reset)."""
+    """All that an edge answers; `how` it is sent: whole, in halves, open (no end), or with a RST after it (reset)."""
     received = b""
     async with asyncio.timeout(PATIENCE_S):
         reader, writer = await asyncio.open_connection(*to, local_addr=(source, 0))
@@ -74,7 +74,8 @@ async def exchange(to: Endpoint, source: str, sent: bytes, how: str) -> bytes:
             else:
                 if how != "open":
                     writer.write_eof()
-                received = await reader.read(1 << 20)
+                while more := await reader.read(65_536):
+                    received += more
         except OSError:  # closed before it had read all
             pass
         finally:

@@ -1,15 +1,16 @@
 """nats-py's client for servers that are not trusted: what one says ends at worst the connection with it.
 
 The library leaves its tasks by exceptions that nobody handles when a server breaks the protocol, reads messages of any
-size, and connects to whatever servers one of them names. It has no options against that, so that its methods are
-extended here.
+size, connects to whatever servers one of them names, and leaves a connection open that comes to nothing before the
+server has taken it. It has no options against that, so that its methods are extended here.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
@@ -22,10 +23,33 @@ class BoundedClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self._ps = _Parser(self)
+        self._given_up = False
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         info.pop("connect_urls", None)
         await super()._process_info(info, initial_connection)
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        self._close_transport()
+        await super()._connect_to_server(s)
+        if self._given_up:  # wait_for, in the library, may swallow the cancellation (gh-86296)
+            self._close_transport()
+            raise asyncio.CancelledError
+
+    async def close(self) -> None:
+        """Close the connection, also one that the library has given up."""
+        self._given_up = True
+        try:
+            await super().close()
+        finally:
+            self._close_transport()
+            for each in self._subs.values():  # made after the library had closed this client by itself
+                if each._wait_for_msgs_task is not None:
+                    each._wait_for_msgs_task.cancel()
+
+    def _close_transport(self) -> None:
+        if self._transport is not None:
+            self._transport.close()  # type: ignore[no-untyped-call]
 
     async def _attempt_reconnect(self) -> None:
         try:
