@@ -18,7 +18,7 @@ WIDTH = 120
 class Screen(Console):
     """A console of rich on the stream. Strings are no markup: what is to have a style is a `rich.text.Text`.
 
-    Rich passes most control characters on, so everything that is drawn is made printable here, whoever drew it.
+    Rich passes most control characters on, so everything that is drawn is made printable here.
     """
 
     def __init__(self, stream: TextIO, width: int | None = None) -> None:

@@ -74,7 +74,7 @@ def _send(arguments: argparse.Namespace) -> int:
     from punch.code import Code
 
     if arguments.code is not None and arguments.key_file is not None:
-        raise InputError("code", arguments.code, "no code beside --key-file")
+        raise InputError("code", arguments.code, "no code together with --key-file")
     checked_code(arguments.code)
     with _outgoing(arguments) as outgoing:
         exchange = preshared(arguments)
@@ -114,7 +114,7 @@ def _receive(arguments: argparse.Namespace) -> int:
     if (given is None) == (arguments.key_file is None):
         raise InputError("code", given, "either a code or --key-file")
     if arguments.stdout and (arguments.dir is not None or arguments.force):
-        raise InputError("stdout", arguments.dir or "--force", "neither --dir nor --force beside --stdout")
+        raise InputError("stdout", arguments.dir or "--force", "neither --dir nor --force together with --stdout")
     with contextlib.ExitStack() as stack:
         target = _target(arguments)
         stack.enter_context(target)

@@ -18,17 +18,13 @@ if TYPE_CHECKING:
 def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the commands."""
     pipe = commands.add_parser("pipe", help="join standard input and output of two computers")
-    pipe.add_argument(
-        "code", metavar="CODE", nargs="?", help=f"the code that the other side was told (default: ${CODE_VARIABLE})"
-    )
+    pipe.add_argument("code", metavar="CODE", nargs="?", help=f"the code of the other side (default: ${CODE_VARIABLE})")
     pipe.add_argument("--new", action="store_true", help="begin: make a code (told on stderr), or use --key-file")
     add_common(pipe)
     pipe.set_defaults(run=_pipe)
 
     forward = commands.add_parser("forward", help="a TCP port of the other computer, at this one")
-    forward.add_argument(
-        "code", metavar="CODE", nargs="?", help=CODE_HELP.format("the code that the side with --to was told")
-    )
+    forward.add_argument("code", metavar="CODE", nargs="?", help=CODE_HELP.format("the code of the side with --to"))
     forward.add_argument("--to", metavar="HOST:PORT", help="(one side) let the other side connect there from here")
     forward.add_argument("--listen", metavar="IP:PORT", help="(other side) where to take connections; port 0: any")
     add_common(forward)
@@ -62,7 +58,7 @@ def _forward(arguments: argparse.Namespace) -> int:
     exchange = preshared(arguments)
     if arguments.to is not None:
         if arguments.code is not None and exchange is not None:
-            raise InputError("code", arguments.code, "no code beside --key-file")
+            raise InputError("code", arguments.code, "no code together with --key-file")
         target = parse_target(arguments.to)
         checked_code(arguments.code)
         options = options_of(arguments, other=other)

@@ -12,8 +12,8 @@ gives up before it is asked, it closes the connection, and the sender sees that.
 Two hosts behind one address may meet on their LAN, or by way of the NAT, which turns them back: longer, and slower if
 the NAT is a small box. Whichever is first is a matter of luck, so the sender gives the LAN a moment (`prefer`), as long
 as others wait for what they like better: the Resolution Delay of RFC 8305 section 3, the pace of the checks of RFC 8445
-section 14.2. On a LAN that is many round trips. All others choose at once. That moment is the same whoever answers at
-the peer's private address: the edge, which names that address, sees when the client leaves.
+section 14.2. On a LAN that is many round trips. All others choose at once. That moment does not depend on what answers
+at the peer's private address: the edge, which names that address, sees when the client leaves.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ messages. Both hellos are sent without waiting for one's turn (nobody is the ser
     confirmation keys and traffic keys, one per direction =
         HKDF-SHA256(X25519 secret + session key, salt = transcript)
 
-The tags are derived from what the two clients have been told of each other (`punch.client.keys`). They are no secret
-from an edge; without them a stranger is found out before anything depends on the secret.
+The tags are derived from what the edges have said to the two clients about each other (`punch.client.keys`). They are no
+secret from an edge; without them a stranger is found out before anything depends on the secret.
 
 The sender proves first, on the connection that it chooses, and the receiver answers by its own proof: that is how they
 agree (`punch.client.agreement`), and why nobody gets a receiver's proof without knowing the secret (a wrong one is
@@ -258,7 +258,7 @@ class Introduction:
 class Proofs:
     """What each end of one connection says to prove that it holds the secret, and the channel that comes of it.
 
-    Both pairs are of one's own and of the other end.
+    The first of each pair is ours, the second is that of the other end.
     """
 
     def __init__(self, stream: Stream, proofs: tuple[bytes, bytes], traffic: tuple[bytes, bytes]) -> None:
@@ -304,7 +304,7 @@ async def introduce(stream: Stream, role: Role, tags: Mapping[Role, bytes]) -> I
     if not peer_hello.startswith(greeting):
         raise StrangerError(f"the other end is a {role} too, or this is a connection to oneself")
     if not peer_hello.startswith(greeting + tags[peer_role]):
-        raise WrongPeerError("the other end is of another session, or an edge has changed what the two were told")
+        raise WrongPeerError("the other end is of another session, or an edge has changed what the two sent")
     try:
         shared = own_key.exchange(X25519PublicKey.from_public_bytes(peer_hello[-KEY_BYTES:]))
     except ValueError:

@@ -8,7 +8,7 @@ learns whether it is right from the first thing that depends on the session key:
 signal, or our answer to such a thing of theirs. All of that is one guess as long as the key exchange is the same.
 
 So nothing that depends on the session key leaves before it is drawn from the budget. The first thing of the peer's that
-authenticates confirms the key of that meeting: whoever is there knows the code, what was drawn in the meeting is
+authenticates confirms the key of that meeting: who is there knows the code, what was drawn in the meeting is
 returned, and nothing more is drawn. What is not confirmed is lost for the life of the session, over all of its
 meetings. The budget counts proofs, not key exchanges, and so more than guesses.
 

@@ -116,9 +116,9 @@ class PresharedKey:
 
 @dataclass(frozen=True)
 class Introduced:
-    """What two clients have been told of each other by their edges, which both know, and no stranger.
+    """What the edges have said to two clients about each other, which both know, and no stranger.
 
-    It is bound into their session key: if they have been told different things, they end up with different keys.
+    It is bound into their session key: if the edges have said different things, they end up with different keys.
     """
 
     session: SessionId

@@ -2,7 +2,7 @@
 
 The names of unfinished files are derived from the secret of the session, the code or the key. So a sender of another
 session, which chooses the names and sizes in its offer, cannot name such a file: it cannot measure, replace or delete
-it. A code has few bits, and whoever can list the names could try all codes: the files are in a directory of mode 0700,
+it. A code has few bits, and who can list the names could try all codes: the files are in a directory of mode 0700,
 whose own name is derived from what the edge knows as well.
 """
 

@@ -72,7 +72,7 @@ class Signals:
             self._hearing = asyncio.create_task(self._hear())
 
     async def _hear(self) -> None:
-        """Put what comes into the queue, for whoever asks."""
+        """Put what comes into the queue."""
         while True:
             try:
                 said = await self._next()

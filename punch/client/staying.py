@@ -141,7 +141,7 @@ class StayingRendezvous(Rendezvous):
             self._register = replace(self._register, session=name)
 
     async def _last_word(self) -> Peer:
-        """Leave; the peer, if the edge has told of it before it knew. Raises `PunchFailedError` if not."""
+        """Leave; the peer, if the edge has named it before it knew. Raises `PunchFailedError` if not."""
         close_by_reset(self._connection.transport.get_extra_info("socket"), True)
         await self._connection.close(1000, "the session's next name")
         return await super().listen()

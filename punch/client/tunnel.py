@@ -46,8 +46,8 @@ class Options:
     """How to meet and how to punch. Instants are of `time.monotonic()`, spans in seconds.
 
     `other_edges` are for when `edge` cannot be reached, or is lost before the peer is known. With `relay` an edge may
-    relay if nothing else helps, and if the peer allows it as well. `quota` is of the session: whoever meets again under
-    the same code or key takes the same.
+    relay if nothing else helps, and if the peer allows it as well. `quota` is of the session: a client that meets
+    again under the same code or key takes the same.
     """
 
     edge: EdgeUrl

@@ -222,4 +222,4 @@ def _settle(future: asyncio.Future[Any], result: object, error: BaseException | 
     else:
         future.set_exception(error)
         with contextlib.suppress(asyncio.CancelledError):
-            future.exception()  # whoever waited for it may have been cancelled
+            future.exception()  # the task that waited for it may have been cancelled

@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-Nobody who comes to an edge can be told from anybody else but by address. An IPv4 address is one source. An IPv6 address
+Nobody who comes to an edge can be distinguished but by address. An IPv4 address is one source. An IPv6 address
 counts in its /64, /56 and /48 networks: RFC 6177 gives a customer between a /64 and a /48, so a /64 may use as much as
 an IPv4 address, a /56 twice, and a /48 four times as much. An IPv4-mapped IPv6 address counts as the IPv4 address. Many
 honest clients may share a source (a carrier's NAT, RFC 6888), so the defaults are far above what one household needs
@@ -106,7 +106,7 @@ class _Use:
 
 
 class Admission:
-    """One connection that was let in. `end` ends it at once; whoever has the connection sets it."""
+    """One connection that was let in. `end` ends it at once; the owner of the connection sets it."""
 
     __slots__ = ("_descriptor", "_gate", "_inside", "_ip", "_pending", "end")
 

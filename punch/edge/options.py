@@ -117,7 +117,7 @@ def _tls(arguments: argparse.Namespace) -> ServerTls | None:
         return None
     if certificate is None or key is None:
         missing, given = ("tls-cert", "--tls-key") if certificate is None else ("tls-key", "--tls-cert")
-        raise InputError(missing, None, f"a file beside {given}")
+        raise InputError(missing, None, f"a file together with {given}")
     from punch.edge.tls import ServerTls
 
     return ServerTls(Path(certificate), Path(key))

@@ -1,8 +1,8 @@
 """HTTP with a gateway device: one request on one connection, and no more of the answer than a device has to say.
 
-Whoever answered a search on the local network is not trusted. So the time and the size of the answer are bounded,
-redirections are not followed, and nobody else is connected to than whoever answered: the libraries for UPnP and HTTP
-that could be used in place of this bound neither.
+The device that answered a search on the local network is not trusted. So the time and the size of the answer are
+bounded, redirections are not followed, and it connects to no other host than the one that answered: the libraries for
+UPnP and HTTP that could be used in place of this bound neither.
 """
 
 from __future__ import annotations

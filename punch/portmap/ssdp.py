@@ -1,6 +1,6 @@
 """SSDP, by which UPnP devices are found (UPnP Device Architecture 1.1, section 1.3).
 
-Anybody on the local network may answer. So a URL that leads elsewhere than to whoever answered is not believed.
+Anybody on the local network may answer. So a URL that leads elsewhere than to the host that answered is not believed.
 """
 
 from __future__ import annotations
