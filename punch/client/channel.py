@@ -14,8 +14,8 @@ messages. Both hellos are sent without waiting for one's turn (nobody is the ser
     confirmation keys and traffic keys, one per direction =
         HKDF-SHA256(X25519 secret + session key, salt = transcript)
 
-The tags are derived from what the edges have said to the two clients about each other (`punch.client.keys`). They are no
-secret from an edge; without them a stranger is found out before anything depends on the secret.
+The tags are derived from what the edges have said to the two clients about each other (`punch.client.keys`). They are
+no secret from an edge; without them a stranger is found out before anything depends on the secret.
 
 The sender proves first, on the connection that it chooses, and the receiver answers by its own proof: that is how they
 agree (`punch.client.agreement`), and why nobody gets a receiver's proof without knowing the secret (a wrong one is
