@@ -138,10 +138,10 @@ def _receive(arguments: argparse.Namespace) -> int:
 
 def _terminal(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[Terminal | None]:
     """Where to ask whether to store what is offered; None if there is no question. Raises `InputError`."""
-    from punch.cli.asking import Terminal
-
     if arguments.yes or arguments.stdout:
         return contextlib.nullcontext()
+    from punch.cli.asking import Terminal
+
     terminal = Terminal.open()
     if terminal is None:
         raise InputError("yes", None, "--yes, as there is no terminal to ask whether to store what is offered")
