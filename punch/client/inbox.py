@@ -168,7 +168,7 @@ class Inbox:
             return Incoming(self._partials, info, None)
         held = self._held.get(info) if isinstance(info, FileInfo) else None
         if held is None or held.size != start:
-            raise FileError(f"{info.name!r} cannot go on from byte {start}")
+            raise OfferError(f"{info.name!r} cannot go on from byte {start}")
         return Incoming(self._partials, info, held)
 
     def already_stored(self, info: FileInfo | StreamInfo, sha256: bytes) -> FileDone | None:
