@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from punch.text import LONGEST_VALUE, printable, shown
+from punch.text import LONGEST, LONGEST_VALUE, printable, shown
 
 Outcome = Literal["no_rendezvous", "punch_timeout", "refused", "hopeless", "wrong_peer", "declined", "client_error"]
 
@@ -101,6 +101,11 @@ class PunchFailedError(PunchError):
         self.outcome: Outcome = outcome
         self.reason = printable(reason)
         super().__init__(f"{outcome}: {reason}")
+
+    def add(self, more: str) -> None:
+        """Append a sentence to the reason, which is shortened if it leaves no room for that."""
+        self.reason = f"{printable(self.reason, LONGEST - len(more) - 30)}; {more}"
+        self.args = (f"{self.outcome}: {self.reason}",)
 
 
 class EdgeLostError(PunchFailedError):

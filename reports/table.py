@@ -13,9 +13,11 @@ from reports.results import Trial
 from reports.schema import as_text, columns, lines, rows
 
 _NUMBER = r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
-_FORMULA = re.compile(rf"((?:^|;)\s*)(?=[=+@\uff0b\uff0d\uff1d\uff20-])(?!{_NUMBER}\s*(?:;|$))")
+_SKIPPED = r"[\s\"']*"
+_FORMULA = re.compile(rf"((?:^|;){_SKIPPED})(?=[=+@\uff0b\uff0d\uff1d\uff20-])(?!{_NUMBER}{_SKIPPED}(?:;|$))")
 """Where a spreadsheet would see a formula begin: at the start of a cell, or after `;`, which separates cells in many
-countries; not before a number. After OWASP, "CSV Injection", which also names the fullwidth forms of the four signs."""
+countries; quotes there may be taken for those of a cell; not before a number. After OWASP, "CSV Injection", which also
+names the fullwidth forms of the four signs."""
 _NUMBERS = (int, float, bool)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 from punch.argument import path
 from punch.cli.terminal import complain
 from punch.cli.values import CODE_VARIABLE, EDGE_VARIABLE, count, edges, seconds
+from punch.client.quota import CONNECTS
 from punch.errors import InputError, PunchFailedError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--deadline", metavar="S", default="10", help="seconds to try to punch (%(default)s)")
     parser.add_argument(
-        "--max-attempts", metavar="N", help="connects per address of the peer (default, and at most: 60)"
+        "--max-attempts", metavar="N", help=f"connects per address of the peer (default, and at most: {CONNECTS})"
     )
     parser.add_argument("--start-at", metavar="T", help="CLOCK_MONOTONIC instant of the first connect, in seconds")
     parser.add_argument("--wait", metavar="S", default="600", help="seconds to wait for the peer (%(default)s)")

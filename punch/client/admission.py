@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from punch.client.candidates import Candidate
+from punch.client.candidates import MAX_HOST_CANDIDATES, Candidate
 from punch.client.quota import Quota
 from punch.client.reach import Reach
 from punch.endpoint import Endpoint
 from punch.events import Reporter
 
 LIMIT_REACHED = "the limit for addresses at which the peer has not been found"
+TOO_MANY_NEIGHBORS = f"one of more than {MAX_HOST_CANDIDATES} endpoints in the client's own IPv6 network"
 
 
 class Admission:
@@ -23,6 +24,7 @@ class Admission:
     def __init__(self, quota: Quota, reaches: Collection[Reach], report: Reporter) -> None:
         self._quota, self._reaches, self._report = quota, reaches, report
         self._confirmed: set[Endpoint] = set()
+        self._neighbors: set[Endpoint] = set()
         self._reported: set[str] = set()
         quota.begin_meeting()
 
@@ -36,7 +38,7 @@ class Admission:
 
     def connects(self, target: Candidate, wanted: int | None) -> int:
         """How many of the wanted connects (None: no limit) a dial may make; 0 for none."""
-        if self._refusal(target) is not None:
+        if self._refusal(target) is not None or not self._takes_neighbor(target.address):
             return 0
         granted = self._quota.connects(target, wanted)
         if not granted:
@@ -45,7 +47,18 @@ class Admission:
 
     def datagrams(self, target: Candidate, count: int) -> bool:
         """Whether so many datagrams may be sent to the address."""
-        return self._refusal(target) is None and self._quota.datagrams(target.address.ip, count)
+        refused = self._refusal(target) is not None or not self._takes_neighbor(target.address)
+        return not refused and self._quota.datagrams(target.address.ip, count)
+
+    def _takes_neighbor(self, address: Endpoint) -> bool:
+        """Count an endpoint of the client's own IPv6 network, whatever it is named as: as few as host candidates."""
+        if address in self._confirmed or not any(each.is_neighbor(address) for each in self._reaches):
+            return True
+        if address not in self._neighbors and len(self._neighbors) >= MAX_HOST_CANDIDATES:
+            self._refused(address.ip, str(address), TOO_MANY_NEIGHBORS)
+            return False
+        self._neighbors.add(address)
+        return True
 
     def _refusal(self, target: Candidate) -> str | None:
         address = target.address

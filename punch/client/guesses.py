@@ -10,7 +10,8 @@ signal, or our answer to such a thing of theirs. All of that is one guess as lon
 So nothing that depends on the session key leaves before it is drawn from the budget. The first thing of the peer's that
 authenticates confirms the key of that meeting: who is there knows the code, what was drawn in the meeting is
 returned, and nothing more is drawn. What is not confirmed is lost for the life of the session, over all of its
-meetings. The budget counts proofs, not key exchanges, and so more than guesses.
+meetings, and a failure of the session after that says so (`Guesses.warning`). The budget counts proofs, not key
+exchanges, and so more than guesses.
 
 The sender proves first, on one connection at a time, and the receiver proves nothing to who has not: on an honest path
 a proof is lost only if the path dies in the round trip between the two proofs, in a meeting that fails.
@@ -20,15 +21,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
-from punch.errors import WrongPeerError
+from punch.errors import PunchFailedError, WrongPeerError
 
 MAX_GUESSES = 2
 SPENT = (
     "{count} authentications ended without the peer's valid proof: someone may be guessing the code; start both sides "
     "again with a new code"
 )
+TESTED = "someone may have tested a guess of the code: use a new code"
 
 
 class Guesses:
@@ -53,6 +55,17 @@ class Guesses:
     def give_back(self, count: int) -> None:
         """Return what was drawn for a peer that knows the code."""
         self._used -= count
+
+    @contextlib.contextmanager
+    def warning(self) -> Iterator[None]:
+        """Add `TESTED` to the reason of a failure if something that was drawn has not been confirmed."""
+        try:
+            yield
+        except PunchFailedError as error:
+            told = TESTED in error.reason or str(self.error()) in error.reason
+            if self._limit is not None and self._used and not told:
+                error.add(TESTED)
+            raise
 
     def error(self) -> WrongPeerError:
         """Why the session is over."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from punch.client.descent import descended
-from punch.client.names import FileError, check_path
+from punch.client.names import FileError, OfferError, check_path
 from punch.client.naming import Naming, cannot, is_there, locked, recover
 from punch.client.offer import DirectoryInfo, FileDone, FileInfo, Offered, StreamInfo, check_distinct
 from punch.client.owner import Owner
@@ -168,14 +168,14 @@ class Inbox:
             return Incoming(self._partials, info, None)
         held = self._held.get(info) if isinstance(info, FileInfo) else None
         if held is None or held.size != start:
-            raise FileError(f"{info.name!r} cannot go on from byte {start}")
+            raise OfferError(f"{info.name!r} cannot go on from byte {start}")
         return Incoming(self._partials, info, held)
 
     def already_stored(self, info: FileInfo | StreamInfo, sha256: bytes) -> FileDone | None:
         """What became of a file that an earlier connection of this process brought in full. Raises `FileError`."""
         done = self._stored.get(info)
         if done is not None and done.sha256 != sha256.hex():
-            raise FileError(f"{info.name!r} has changed since it was stored")
+            raise OfferError(f"{info.name!r} has changed since it was stored")
         return done
 
     def store(self, offered: Sequence[Offered], arrived: Sequence[Incoming]) -> None:
@@ -259,7 +259,7 @@ class Incoming:
         """Append `data`, within the size that was offered."""
         self._size += len(data)
         if self._expected is not None and self._size > self._expected:
-            raise FileError(f"{self.info.name!r} is longer than the {self._expected} bytes that were offered")
+            raise OfferError(f"{self.info.name!r} is longer than the {self._expected} bytes that were offered")
         self._hash.update(data)
         try:
             written = os.write(self._fd, data)
@@ -271,7 +271,7 @@ class Incoming:
     def verify(self, sha256: bytes) -> None:
         """The file is complete: keep it, still under its temporary name."""
         if self._expected not in (None, self._size) or self._hash.digest() != sha256:
-            raise FileError(f"{self.info.name!r} arrived damaged")
+            raise OfferError(f"{self.info.name!r} arrived damaged")
         self._set_mode()
         self._identity = identity(self._fd)
         self._done = FileDone(self.info.name, self._size, sha256.hex())

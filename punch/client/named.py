@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from punch.client.quota import Servers
-from punch.client.reach import Reach
+from punch.client.reach import Reach, refuses_server_port
+from punch.endpoint import Endpoint
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class Named:
         if why is None and ip != self.reach.edge and not self.uses.take(ip):
             return "tried too often in this session"
         return why
+
+    def refuses_at(self, address: Endpoint) -> str | None:
+        """The same, of one port there."""
+        return refuses_server_port(address.port) or self.refuses(address.ip)
 
     def answered(self, ip: str) -> None:
         """It has answered as what it was said to be."""

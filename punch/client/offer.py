@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from punch.client.names import FileError
+from punch.client.names import OfferError
 from punch.errors import TamperedError
 
 MAX_ENTRIES = 10_000
@@ -80,7 +80,7 @@ class Entries:
             self._names.add(above)
             above = above.rpartition("/")[0]
         if max(self._added, len(self._names)) > MAX_ENTRIES:
-            raise FileError(f"more than {MAX_ENTRIES} files and directories")
+            raise OfferError(f"more than {MAX_ENTRIES} files and directories")
 
     def __len__(self) -> int:
         return len(self._names)
@@ -100,9 +100,9 @@ def check_distinct(offered: Sequence[Offered]) -> None:
     # Nothing sorts between a name with its slash and the first of the names below it.
     for one, other in itertools.pairwise(names):
         if one == other:
-            raise FileError(f"{one[:-1]!r} is offered twice")
+            raise OfferError(f"{one[:-1]!r} is offered twice")
         if other.startswith(one):
-            raise FileError(f"{one[:-1]!r} is offered, and so is something below it")
+            raise OfferError(f"{one[:-1]!r} is offered, and so is something below it")
 
 
 def write_offer(info: Offered, *, last: bool) -> bytes:

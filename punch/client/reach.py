@@ -11,7 +11,8 @@ every address that is named, before a packet goes there (`Reach`):
 - An address of this computer only if the edge is on this computer.
 - A host candidate (`private`) only in the networks of the interface that the client punches from, and not the address
   of such a network itself, or its broadcast address. There it may be of any block that is allowed at all.
-- No port below 1024 of a peer: a NAT keeps those apart (RFC 4787 REQ-3), and services listen there.
+- No port below 1024 of a peer: a NAT keeps those apart (RFC 4787 REQ-3), and services listen there. Of a server that
+  an edge names, 80 and 443 besides.
 
 A client whose own address is on the loopback network dials there and nowhere else, since from there nothing else is
 reached; this is how two clients and an edge on one computer are tried.
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import socket
 from dataclasses import dataclass
 
 from punch.client.interfaces import Network, addresses
@@ -29,6 +31,8 @@ from punch.endpoint import Endpoint
 
 SHARED = ipaddress.ip_network("100.64.0.0/10")
 """The inside of carriers' NATs (RFC 6598)."""
+
+_WEB_PORTS = (80, 443)
 
 _LOOPBACK = ("127.0.0.0/8", "::1/128")
 _PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")  # RFC 1918, RFC 4193
@@ -93,7 +97,7 @@ class Reach:
             return f"a port below {LOWEST_PORT}"
         if self.own.is_loopback or address.is_loopback:
             return self._refuses_loopback(address)
-        if _is_never(address.ip):
+        if is_never(address.ip):
             return "an address that no peer has"
         if self._is_ours(address.ip):
             return "an address of this computer"
@@ -105,14 +109,21 @@ class Reach:
             return "the address of a network, or its broadcast address"
         return None
 
+    def is_neighbor(self, address: Endpoint) -> bool:
+        """Whether an IPv6 address, but for the loopback one, is in the client's own network, or in the same /64."""
+        if address.family != socket.AF_INET6 or self.own.family != socket.AF_INET6 or self.own.is_loopback:
+            return False
+        ip = ipaddress.ip_address(address.ip)
+        link = ipaddress.ip_network((self.own.ip, 64), strict=False)  # DHCPv6 (RFC 8415) gives a /128 on it
+        return any(network.version == 6 and ip in network for network in (link, *self.networks))
+
     def refuses_server(self, ip: str) -> str | None:
         """Why a client does not connect to `ip` as another address of its edge, or a relay; None if it does."""
         if ip == self.edge:
             return None
-        if _is_never(ip):
+        if is_never(ip):
             return "an address that no host has"
-        block, edge_block = _block(ip), _block(self.edge)
-        if block is not None and not _are_alike(block, edge_block):
+        if not knows(self.edge, ip):
             return "not an address that its edge can know, which is in another network"
         if self._is_ours(ip):
             return "an address of this computer"
@@ -136,6 +147,22 @@ def _block(ip: str) -> Network | None:
     return next((block for block in _BLOCKS if address.version == block.version and address in block), None)
 
 
+def refuses_server_port(port: int) -> str | None:
+    """Why a client does not connect to that port of a server that its edge names; None if it does."""
+    return None if port >= LOWEST_PORT or port in _WEB_PORTS else f"a port below {LOWEST_PORT}, and not 80 or 443"
+
+
+def knows(edge: str, ip: str) -> bool:
+    """Whether an edge that is reached at `edge` can know clients at `ip`: it is global, or in the same block."""
+    block = _block(ip)
+    return block is None or _are_alike(block, _block(edge))
+
+
+def is_global(ip: str) -> bool:
+    """Whether an address is in none of the blocks above, and a host may have it."""
+    return _block(ip) is None and not is_never(ip)
+
+
 def _are_alike(block: Network, edge_block: Network | None) -> bool:
     """Whether they are one, or of one kind and different families: an edge may have an address of each."""
     if edge_block is None:
@@ -144,7 +171,8 @@ def _are_alike(block: Network, edge_block: Network | None) -> bool:
 
 
 @functools.lru_cache(256)
-def _is_never(ip: str) -> bool:
+def is_never(ip: str) -> bool:
+    """Whether no client or server has the address."""
     address = ipaddress.ip_address(ip)
     if any(address.version == block.version and address in block for block in _NEVER):
         return True

@@ -99,7 +99,7 @@ async def _connect(url: EdgeUrl, named: Named | None) -> ClientConnection:
         raise NoConnectionError(f"no answer within {CONNECT_S:g} s") from None
     except OSError as error:
         raise NoConnectionError(why(error)) from None
-    if named is not None and (refusal := named.refuses(address.ip)) is not None:
+    if named is not None and (refusal := named.refuses_at(address)) is not None:
         raise NoConnectionError(f"{address}: {refusal}")
     websocket = await open_websocket(url, PATH, timeout_s=CONNECT_S, at=address)
     if named is not None:

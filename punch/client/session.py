@@ -100,11 +100,12 @@ async def _run(
         start = time.monotonic() if start is None else start
         return await work(channel)
 
-    try:
-        async with open_tunnel(options, exchange, role) as channel:
-            done = await timed(channel)
-    except TunnelBrokenError as error:
-        done = await _resume(options, new_exchange, role, timed, error)
+    with exchange.guesses.warning():
+        try:
+            async with open_tunnel(options, exchange, role) as channel:
+                done = await timed(channel)
+        except TunnelBrokenError as error:
+            done = await _resume(options, new_exchange, role, timed, error)
     _report_done(options.report, done, start or time.monotonic())
 
 

@@ -74,7 +74,7 @@ async def sight(rendezvous: Rendezvous, local: Endpoint, servers: Servers) -> Se
 async def _show(rendezvous: Rendezvous, local: Endpoint, servers: Servers) -> Seen | None:
     edge = rendezvous.ipv6
     named = Named(Reach.of(local, rendezvous.edge_ip), servers)
-    if edge is None or named.refuses(edge.ip) is not None:
+    if edge is None or named.refuses_at(edge) is not None:
         return None
 
     def make(_edge: Endpoint) -> socket.socket:

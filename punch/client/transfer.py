@@ -5,7 +5,7 @@
 
 The receiver looks at the whole offer before a byte of a file moves, and its user may be asked (`punch.client.consent`).
 It says STORED only when every file has its name; so when the sender says done, it is done. A side that cannot go on
-says ABORT and why.
+says ABORT and why; but why files cannot be stored, which depends on what the receiver has, only the receiver's user sees.
 
 HELD names a file of which an earlier tunnel, that broke, has brought the beginning: how many bytes, and their SHA-256.
 If the sender's file begins so, RESUME says that it goes on from there; if not, it comes again from the start. A tunnel
@@ -32,7 +32,7 @@ from punch.client.channel import MAX_PAYLOAD, Channel, Kind
 from punch.client.consent import Consent, DeclinedError
 from punch.client.conversation import INTERRUPTED_S, AbortedError, abort, decline, failure, farewell, hear, hear_only
 from punch.client.inbox import Inbox
-from punch.client.names import FileError, check_path
+from punch.client.names import FileError, OfferError, check_path
 from punch.client.offer import (
     MAX_ENTRIES,
     DirectoryInfo,
@@ -54,6 +54,9 @@ from punch.errors import ChannelError, ConnectionLostError, PunchFailedError, Ta
 
 DISCARD_S = 3.0
 """How long an interrupted receiver removes what is unfinished; the rest stays hidden."""
+
+NOT_STORED = "what was offered cannot be stored there"
+"""All that a sender learns of it, but for what is wrong with the offer or the contents themselves."""
 
 ONCE = "what comes from standard input cannot be sent again"
 
@@ -108,7 +111,7 @@ async def receive_files(
             files = await _receive(channel, inbox, worker, arriving, offered, progress, consent)
         except FileError as error:
             await arriving.discard(offered)
-            await abort(channel, str(error))
+            await abort(channel, str(error) if isinstance(error, OfferError) else NOT_STORED)
             raise PunchFailedError("client_error", str(error)) from None
         except AbortedError as error:
             await arriving.discard(offered)
@@ -183,7 +186,7 @@ async def receive_offer(channel: Channel) -> list[Offered]:
         try:
             entries.add(info.name)
         except FileError:
-            raise FileError(f"more than {MAX_ENTRIES} files and directories are offered") from None
+            raise OfferError(f"more than {MAX_ENTRIES} files and directories are offered") from None
         offered.append(info)
     if len(offered) > 1 and any(isinstance(info, StreamInfo) for info in offered):
         raise TamperedError("a stream is offered, and not alone")

@@ -69,6 +69,7 @@ class Options:
 async def open_tunnel(options: Options, exchange: KeyExchange, role: Role) -> AsyncIterator[Channel]:
     """A tried tunnel to the peer. Raises `PunchFailedError` and `InputError`."""
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(exchange.guesses.warning())  # of what fails in the tunnel, too
         stack.push_async_callback(options.strategy.close)
         edges = (options.edge, *options.other_edges)
         rendezvous = await StayingRendezvous.connect_any(edges, options.bind, options.report)

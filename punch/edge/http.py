@@ -4,6 +4,9 @@ An edge tells two clients at which addresses it sees them, so it must see them: 
 the proxy's address, and nobody can be punched. Proxies give themselves away by header fields; a request that has one
 of those gets no WebSocket for a client. (`X-Forwarded-For` is no help: anybody can write anything into it, and so make
 a third party a target; and it has no port.)
+
+No client of an edge is a browser, and a page must not use its visitor's address or network to speak with an edge: a
+request with `Origin`, which every browser sends for a WebSocket (RFC 6455 section 4.1), gets none.
 """
 
 from __future__ import annotations
@@ -101,6 +104,10 @@ class Front:
         return self._socket(connection, request, public, path)
 
     def _socket(self, connection: ServerConnection, request: Request, public: Endpoint, path: str) -> Response | None:
+        if "Origin" in request.headers:
+            told = "a browser (Origin), and those are no clients of an edge"
+            self._report("rejected", public=str(public), reason=told, kind="origin")
+            return connection.respond(HTTPStatus.FORBIDDEN, f"{told}\n")
         if path == MESH_PATH:
             if _within(public.ip, self._access.mesh):
                 return None

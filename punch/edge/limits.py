@@ -39,7 +39,7 @@ BURST_S = 10.0
 SHARES = ((64, 1), (56, 2), (48, 4))
 """The IPv6 networks in which an address counts, by prefix length, and how often the limit of an address each has."""
 
-Held = Literal["connections", "pending", "registrations", "stun_connections", "pairs"]
+Held = Literal["connections", "pending", "registrations", "stun_connections", "waiting", "pairs"]
 Rate = Literal["connection_rate", "frame_rate", "stun_rate"]
 Limit = Held | Rate | Literal["edge_connections"]
 
@@ -50,6 +50,7 @@ _TEXTS: dict[Limit, str] = {
     "pending": "too many connections from {source} that have not registered (at most {most:g})",
     "registrations": "too many clients at {source} wait for their peers (at most {most:g})",
     "stun_connections": "too many STUN connections from {source} (at most {most:g})",
+    "waiting": "too many clients at {source} wait at the relay (at most {most:g})",
     "pairs": "too many pairs of {source} are relayed (at most {most:g})",
     "connection_rate": "too many connections from {source} in a short time (at most {most:g} a second)",
     "frame_rate": "too many frames from {source} in a short time (at most {most:g} a second)",
@@ -66,6 +67,7 @@ class Limits:
     pending: int = 50
     registrations: int = 50
     stun_connections: int = 50
+    waiting: int = 20
     pairs: int = 10
     connection_rate: float = 20.0
     frame_rate: float = 20.0
@@ -94,6 +96,7 @@ class _Use:
     pending: int = 0
     registrations: int = 0
     stun_connections: int = 0
+    waiting: int = 0
     pairs: int = 0
     connection_rate: float = 0.0
     frame_rate: float = 0.0
@@ -102,7 +105,7 @@ class _Use:
 
     @property
     def holds(self) -> int:
-        return self.connections + self.registrations + self.stun_connections + self.pairs
+        return self.connections + self.registrations + self.stun_connections + self.waiting + self.pairs
 
 
 class Admission:

@@ -100,12 +100,15 @@ def _relay(arguments: argparse.Namespace) -> RelayOffer | None:
     )
     if arguments.relay is None:
         return None
+    from punch.client.reach import refuses_server_port
     from punch.endpoint import EdgeUrl
     from punch.frames import MAX_URL
 
     url = EdgeUrl.parse(arguments.relay, field="relay")
     if len(str(url)) > MAX_URL:
         raise InputError("relay", arguments.relay, f"at most {MAX_URL} characters")
+    if refuses_server_port(url.port) is not None:
+        raise InputError("relay", arguments.relay, "port 80, 443 or one from 1024: clients connect to no other")
     return RelayOffer(url, terms)
 
 

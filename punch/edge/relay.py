@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from websockets.exceptions import ConnectionClosed
 
 from punch.edge.connection import POLICY_VIOLATION, EdgeConnection
-from punch.edge.limits import Gate
+from punch.edge.limits import Gate, Held
 from punch.edge.listener import widen
 from punch.edge.tickets import Tickets
 from punch.endpoint import EdgeUrl, Endpoint
@@ -32,7 +32,7 @@ from punch.errors import RefusedError
 from punch.events import Reporter
 from punch.relay import joined_frame, parse_relay
 
-MAX_WAITING = 1000  # clients whose peer has not come
+MAX_WAITING = 1000  # clients whose peer has not come; for one more, that which has waited for longest is ended
 MAX_OF_TICKET = 4  # of those, with one ticket
 MAX_PAIRS = 200
 FRAME_TIMEOUT_S = 10.0
@@ -122,23 +122,30 @@ class Relay:
             await self._join(ticket, first, connection)
 
     async def _wait(self, ticket: str, token: str, connection: EdgeConnection) -> None:
-        if len(self._waiting) >= MAX_WAITING:
-            raise RefusedError("this relay has too many clients")
         if sum(each == ticket for each, _ in self._waiting) >= MAX_OF_TICKET:
             raise RefusedError("too many clients with this ticket")
-        connection.settle()
-        waiting = self._waiting[ticket, token] = _Waiting(connection)
-        gone = asyncio.create_task(connection.wait_closed())
-        try:
-            await asyncio.wait((waiting.peer, gone), timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED)
-            if waiting.peer.done():
-                await waiting.over.wait()  # the peer's task does the work
-            elif not gone.done():
-                raise RefusedError(f"the peer did not come to the relay within {WAIT_S:g} s")
-        finally:
-            gone.cancel()
-            if self._waiting.get((ticket, token)) is waiting:
-                del self._waiting[ticket, token]
+        with self._held("waiting", connection):
+            if len(self._waiting) >= MAX_WAITING:
+                self._end_oldest()
+            connection.settle()
+            waiting = self._waiting[ticket, token] = _Waiting(connection)
+            gone = asyncio.create_task(connection.wait_closed())
+            try:
+                await asyncio.wait((waiting.peer, gone), timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+                if not waiting.peer.done() and not gone.done():
+                    raise RefusedError(f"the peer did not come to the relay within {WAIT_S:g} s")
+            finally:
+                gone.cancel()
+                if self._waiting.get((ticket, token)) is waiting:
+                    del self._waiting[ticket, token]
+        if waiting.peer.done():
+            waiting.peer.result()
+            await waiting.over.wait()  # the peer's task does the work
+
+    def _end_oldest(self) -> None:
+        oldest = self._waiting.pop(next(iter(self._waiting)))
+        oldest.peer.set_exception(RefusedError("this relay has too many clients"))
+        oldest.peer.exception()  # seen, or asyncio would report it if that client is just leaving
 
     async def _join(self, ticket: str, first: _Waiting, second: EdgeConnection) -> None:
         first.peer.set_result(second)
@@ -160,15 +167,25 @@ class Relay:
             raise RefusedError("this relay has too many sessions")
         with contextlib.ExitStack() as stack:
             for each in connections:
-                if each.remote_address is not None:
-                    ip = Endpoint.of(each.remote_address).ip
-                    self._gate.hold("pairs", ip)
-                    stack.callback(self._gate.release, "pairs", ip)
+                stack.enter_context(self._held("pairs", each))
             self._pairs += 1
             try:
                 yield
             finally:
                 self._pairs -= 1
+
+    @contextlib.contextmanager
+    def _held(self, what: Held, connection: EdgeConnection) -> Iterator[None]:
+        """Count something of the address of a connection. Raises `LimitError`."""
+        if connection.remote_address is None:  # gone already
+            yield
+            return
+        ip = Endpoint.of(connection.remote_address).ip
+        self._gate.hold(what, ip)
+        try:
+            yield
+        finally:
+            self._gate.release(what, ip)
 
     async def _relay(self, one: EdgeConnection, other: EdgeConnection) -> None:
         self._report("relaying", pairs=self._pairs)

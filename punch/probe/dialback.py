@@ -1,9 +1,10 @@
 """The edge's side of probing: it knocks at the client that asks for it, and tells what came of it.
 
 No third party can be made a target. A client names a port only; the address is the one that the edge itself sees the
-client at, over a connection that the client keeps open. Each address gets `BURST` knocks, and then one every
-`REFILL_S` seconds; a knock is one SYN with the kernel's retransmissions for as long as the client is patient, or three
-datagrams of 20 bytes. A probing client counts as one that waits for its peer does, and so do its frames.
+client at, over a connection that the client keeps open, if `punch.probe.targets` allows it. Each address gets `BURST`
+knocks, and then one every `REFILL_S` seconds; a knock is one SYN with the kernel's retransmissions for as long as the
+client is patient, or three datagrams of 20 bytes. A probing client counts as one that waits for its peer does, and so
+do its frames.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from collections.abc import Callable
 
 from websockets.exceptions import ConnectionClosed
 
+from punch.client.interfaces import addresses
+from punch.client.reach import is_global
 from punch.client.sockets import connect_result, errno_name
 from punch.edge.connection import EdgeConnection
 from punch.edge.limits import Gate
 from punch.endpoint import Endpoint
 from punch.events import Reporter
+from punch.portmap.gateway import default_gateway
 from punch.probe.frames import (
     CONNECTED,
     SILENCE,
@@ -38,6 +42,7 @@ from punch.probe.frames import (
 from punch.probe.patience import within
 from punch.probe.responder import StunServer
 from punch.probe.stun import Message, MessageClass
+from punch.probe.targets import refuses_target
 from punch.probe.udpsocket import IP_RECVERR
 
 BURST = 24
@@ -114,6 +119,15 @@ class DialBack:
     def _objection(self, dial: Dial, public: Endpoint) -> str | None:
         if dial.ip not in self._stun.addresses.ips:
             return f"this edge is not at {dial.ip}"
+        try:
+            computer = {each.ip for each in addresses()}
+        except OSError as error:
+            return f"this edge has no socket for it ({error.strerror})"
+        why = refuses_target(Endpoint(public.ip, dial.port), dial.ip, computer)
+        if why is None and public.ip == default_gateway() and not is_global(public.ip):
+            why = "the gateway of this edge, behind which it cannot see its clients"
+        if why is not None:
+            return f"{public.ip}:{dial.port} is not dialled: {why}"
         if not self._allowance.take(public.ip):
             return f"too many knocks at {public.ip}; one every {REFILL_S:g} s"
         return None

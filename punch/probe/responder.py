@@ -1,7 +1,8 @@
 """A STUN server for behavior discovery (RFC 5780 section 6): two ports at one address, or at each of two, UDP and TCP.
 
 Over UDP it answers from where CHANGE-REQUEST wants and to the port that RESPONSE-PORT wants, but only ever to the
-address that the request came from. Over TCP it answers on the connection.
+address that the request came from; `punch.probe.targets` says to which ports of which addresses. Over TCP it answers on
+the connection.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from punch.endpoint import Endpoint
 from punch.errors import FrameError, InputError
 from punch.probe import stun
 from punch.probe.stun import Change, Message, MessageClass
+from punch.probe.targets import refuses_target
 
 MAX_CONNECTIONS = 1000
 FIRST_S = 10.0  # how long the first request of a TCP connection may take
@@ -74,6 +76,10 @@ def answer(
     refused = list(request.not_understood)
     if request.change not in (None, _STAY) and not (datagram and addresses.alternated):
         refused.append(stun.CHANGE_REQUEST)
+    wanted = request.response_port if datagram else None
+    elsewhere = Endpoint(source.ip, wanted) if wanted and wanted != source.port else None
+    if elsewhere is not None and refuses_target(elsewhere, at.ip, addresses.ips) is not None:
+        refused.append(stun.RESPONSE_PORT)
     if refused:
         error = (stun.UNKNOWN_ATTRIBUTE, "Unknown Attribute")
         return (
@@ -88,7 +94,7 @@ def answer(
             source,
         )
     origin = addresses.changed(at, request.change or _STAY)
-    port = request.response_port if datagram and request.response_port is not None else source.port
+    port = source.port if wanted is None else wanted
     response = Message(
         MessageClass.SUCCESS,
         request.transaction,

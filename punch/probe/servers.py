@@ -25,7 +25,7 @@ from websockets.exceptions import ConnectionClosed
 
 from punch.client.named import Named
 from punch.client.quota import Servers as Uses
-from punch.client.reach import Reach
+from punch.client.reach import Reach, refuses_server_port
 from punch.client.sockets import source_address
 from punch.endpoint import HOST_NAME, EdgeUrl, Endpoint
 from punch.errors import EdgeUnreachableError, FrameError, InputError, NoConnectionError
@@ -202,7 +202,8 @@ async def find(wanted: Sequence[EdgeUrl | StunUri], uses: Uses | None = None) ->
             else:
                 found.append((*await _ask(each), None))
         servers = [
-            (_usable(endpoints, named := Named(reach, uses)), named, knocker) for endpoints, reach, knocker in found
+            (_usable(endpoints, named := Named(reach, uses), typed=knocker is None), named, knocker)
+            for endpoints, reach, knocker in found
         ]
         for url, (usable, *_others) in zip(wanted, servers, strict=True):
             if not usable:
@@ -220,10 +221,15 @@ async def find(wanted: Sequence[EdgeUrl | StunUri], uses: Uses | None = None) ->
     return Servers(first[0], other_port, other_address, other_both, changes=alone, knockers=knockers, named=named)
 
 
-def _usable(endpoints: Sequence[Endpoint], named: Named) -> list[Endpoint]:
-    """Those of a server's endpoints that packets may go to, with this once more."""
+def _usable(endpoints: Sequence[Endpoint], named: Named, *, typed: bool) -> list[Endpoint]:
+    """Those of a server's endpoints that packets may go to, with this once more; the user may have `typed` the first.
+
+    An address with a port that none may go to is left out as a whole: two ports belong together.
+    """
     ips = list(dict.fromkeys(each.ip for each in endpoints))[:MAX_ADDRESSES]
-    allowed = {ip for ip in ips if named.refuses(ip) is None}
+    others = endpoints[1:] if typed else endpoints
+    strange = {each.ip for each in others if refuses_server_port(each.port) is not None}
+    allowed = {ip for ip in ips if ip not in strange and named.refuses(ip) is None}
     return [each for each in endpoints if each.ip in allowed]
 
 

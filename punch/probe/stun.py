@@ -51,6 +51,7 @@ class _Attribute(IntEnum):
 
 
 CHANGE_REQUEST = int(_Attribute.CHANGE_REQUEST)
+RESPONSE_PORT = int(_Attribute.RESPONSE_PORT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,3 +168,27 @@ def test_an_interruption_at_the_question_is_told_the_sender(tmp_path: Path) -> N
 
     run(test)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("asks", [True, False])
+@pytest.mark.parametrize(
+    ("name", "size", "seen"),
+    [("taken", 8, "'taken' exists already"), ("a", 1 << 62, "no space for"), ("taken/a", 8, "'taken' exists already")],
+)
+def test_a_sender_learns_nothing_of_what_the_receiver_has(
+    tmp_path: Path, name: str, size: int, seen: str, asks: bool
+) -> None:
+    (tmp_path / "taken").write_bytes(b"")
+    consent = Consent(Recorder(), Answers() if asks else None)
+
+    async def test() -> None:
+        with Inbox(tmp_path, force=False) as inbox:
+            async with channels() as (sender, receiver):
+                received = asyncio.create_task(receive_files(receiver, inbox, bar, consent))
+                await sender.send(Kind.OFFER, offer(name, size))
+                assert await sender.expect(Kind.ABORT) == b"what was offered cannot be stored there"
+                sender.close()
+                with pytest.raises(PunchFailedError, match=seen):
+                    await received
+
+    run(test)

@@ -66,6 +66,7 @@ def test_a_directory_goes_into_one_that_exists_only_with_force(edge: str, tmp_pa
     with send(edge, tmp_path / "d", "--code", CODE) as sender, receive(edge, CODE, "--dir", out) as receiver:
         assert receiver.finish() == sender.finish() == 1
     assert "'d' exists already" in receiver.wait_for("failed")["reason"]
+    assert sender.wait_for("failed")["reason"] == "the receiver stopped: what was offered cannot be stored there"
     assert names_in(out) == ["d/", "d/mine"]
     with send(edge, tmp_path / "d", "--code", CODE) as sender, receive(edge, CODE, "--dir", out, "--force") as receiver:
         assert receiver.finish() == sender.finish() == 0

@@ -14,9 +14,12 @@ from websockets.exceptions import InvalidStatus
 
 from punch.cli import main
 from punch.edge.http import Access, parse_networks
+from punch.edge.relay import RelayOffer
 from punch.edge.server import Settings
-from punch.endpoint import Endpoint
-from tests.punch.edges import Running, closing_reason, registered, registration, run, running, said
+from punch.endpoint import EdgeUrl, Endpoint
+from punch.probe.responder import StunAddresses
+from tests.punch.edges import JOINED, Running, closing_reason, registered, registration, run, running, said
+from tests.punch.probe.ports import fresh_ports
 from tests.punch.processes import CODE
 from tests.punch.recorder import Command
 
@@ -165,6 +168,22 @@ def test_behind_a_proxy_that_hides_clients_nobody_is_registered(field: str) -> N
     run(test)
 
 
+@pytest.mark.parametrize("path", ["/", "/sighting", "/mesh", "/probe", "/relay"])
+@pytest.mark.parametrize("origin", ["https://example.org", "null", ""])
+def test_no_browser_gets_a_websocket(path: str, origin: str) -> None:
+    async def test() -> None:
+        settings = Settings(access=JOINED, relay=RelayOffer(EdgeUrl("127.0.0.1", 7000)))
+        stun = StunAddresses(("127.0.0.1",), fresh_ports())
+        async with running(settings=settings, stun=stun) as edge:
+            with pytest.raises(InvalidStatus) as caught:
+                await connect(f"{edge.url}{path}", proxy=None, additional_headers={"Origin": origin})
+            response = caught.value.response
+            assert (response.status_code, b"browser" in (response.body or b"")) == (403, True)
+            await edge.log.wait_for("rejected", kind="origin")
+
+    run(test)
+
+
 def test_a_client_says_why_the_edge_does_not_take_it(capsys: pytest.CaptureFixture[str]) -> None:
     with Command("edge", "--listen", "127.0.0.1:0", "--max-connections-per-address", "1") as edge:
         address = edge.wait_for("listening")["address"]
@@ -196,6 +215,7 @@ def test_nobody_joins_the_mesh_who_is_not_named() -> None:
         (["--metrics-to", "10.0.0.1/8"], "metrics-to: '10.0.0.1/8'"),
         (["--max-connections", "0"], "max-connections: '0'"),
         (["--max-connections", "999999999"], "max-connections: '999999999' cannot be used; expected at most "),
+        (["--relay", "ws://192.0.2.1:22"], "relay: 'ws://192.0.2.1:22' cannot be used; expected port 80, 443 or one "),
         (["--relay-lifetime", "0"], "relay-lifetime: '0'"),
         (["--connection-rate", "nan"], "connection-rate: 'nan'"),
         (["--drain", "-1"], "drain: '-1'"),

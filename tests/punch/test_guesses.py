@@ -13,20 +13,22 @@ import pytest
 
 from punch.cli.client import pake
 from punch.client import session
-from punch.client.channel import PROOF_BYTES, Stream, introduce
-from punch.client.guesses import MAX_GUESSES, Exposure, Guesses
+from punch.client.channel import PROOF_BYTES, Channel, Stream, introduce
+from punch.client.guesses import MAX_GUESSES, TESTED, Exposure, Guesses
 from punch.client.inbox import Inbox
-from punch.client.keys import PakeExchange
+from punch.client.keys import KeyExchange, PakeExchange
+from punch.client.offer import FileDone
 from punch.client.outgoing import Outgoing
 from punch.client.tunnel import Options
 from punch.code import Code
 from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import PunchFailedError, WrongPeerError
+from punch.errors import PunchFailedError, TunnelBrokenError, WrongPeerError
 from punch.fields import Json
 from punch.frames import Role
 from punch.strategy.catalog import STRATEGIES
 from punch.strategy.keep import Keep
 from punch.strategy.meeting import Meeting
+from punch.text import printable
 from scenarios.hostile.edge import GUESS, OTHER
 from scenarios.hostile.guesser import Guesser, Learned, Step
 from tests.punch.agreements import connections, pair
@@ -277,6 +279,80 @@ def test_a_client_ends_when_a_code_is_being_guessed_and_says_so(file: Path) -> N
         assert "someone may be guessing the code" in failed["reason"]
         assert "new code" in failed["reason"]
         assert guesser.learned.proofs == MAX_GUESSES
+
+    run(test)
+
+
+def test_a_failure_after_which_a_proof_is_lost_says_so_and_stays_what_it_is(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with attacked(tmp_path, "sender", ["guess"]) as (running, _, learned):
+            with pytest.raises(PunchFailedError, match=f"so says the edge; {TESTED}$") as caught:
+                await running
+            assert (caught.value.outcome, learned.proofs) == ("hopeless", 1)
+
+    run(test)
+
+
+def test_a_failure_of_a_later_meeting_says_so_too(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with attacked(tmp_path, "sender", ["cut", "guess"]) as (_, transfer, _learned):
+            failed = await transfer.logs["sender"].wait_for("not_resumed")
+            assert (failed["outcome"], TESTED in failed["reason"]) == ("hopeless", True)
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("limit", "drawn", "confirmed", "warned"),
+    [
+        (MAX_GUESSES, 1, False, True),
+        (MAX_GUESSES, 1, True, False),
+        (MAX_GUESSES, 0, False, False),
+        (None, 1, False, False),
+    ],
+)
+@pytest.mark.parametrize("broken", [False, True])
+def test_only_what_was_drawn_from_a_budget_and_not_confirmed_is_warned_of(
+    limit: int | None, drawn: int, confirmed: bool, warned: bool, broken: bool
+) -> None:
+    error = TunnelBrokenError("it broke") if broken else PunchFailedError("refused", "x" * 5000)
+    outcome = error.outcome
+
+    async def test() -> None:
+        guesses = Guesses(limit)
+        exposure = Exposure(guesses)
+        for _ in range(drawn):
+            async with exposure.proving():
+                pass
+        if confirmed:
+            exposure.confirm()
+        with pytest.raises(type(error)) as caught, guesses.warning(), guesses.warning():
+            raise error
+        assert caught.value is error
+        assert (error.outcome, error.reason.count(TESTED), str(error).count(TESTED)) == (outcome, warned, warned)
+        assert printable(error.reason) == error.reason
+
+    run(test)
+
+
+def test_a_session_that_is_not_resumed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    new_exchange, tunnels = pake(RIGHT, "receiver"), iter([True, False])
+
+    @contextlib.asynccontextmanager
+    async def open_tunnel(_options: Options, exchange: KeyExchange, _role: Role) -> AsyncIterator[None]:
+        if not next(tunnels, False):
+            exchange.guesses.take()
+            raise PunchFailedError("punch_timeout", "nobody")
+        yield
+
+    async def work(_channel: Channel) -> list[FileDone]:
+        raise TunnelBrokenError("it broke")
+
+    async def test() -> None:
+        monkeypatch.setattr(session, "open_tunnel", open_tunnel)
+        options = Options(EdgeUrl("127.0.0.1", 1), Keep(), Recorder(), resume_for_s=0.1)
+        with pytest.raises(PunchFailedError, match=f"no new tunnel within 0.1 s; {TESTED}$"):
+            await session._run(options, new_exchange, "receiver", work)
 
     run(test)
 

@@ -25,7 +25,8 @@ from punch.client.relayed import relayed
 from punch.client.sockets import PORTS
 from punch.client.staying import StayingRendezvous
 from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import PunchFailedError
+from punch.errors import NoConnectionError, PunchFailedError
+from punch.probe import servers
 from punch.probe.patience import answer_or_silence
 from punch.strategy import allocation, traits
 from scenarios.hostile.abuser import Abuser, Heard, Lies
@@ -146,15 +147,20 @@ def test_a_relay_that_is_none_takes_the_same_time(behavior: str, monkeypatch: py
     run(test)
 
 
-@pytest.mark.parametrize(("ip", "why"), [("10.0.0.1", "another network"), ("169.254.1.1", "no host has")])
-def test_a_relay_that_no_edge_may_name_takes_the_same_time(ip: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("ip", "port", "why"),
+    [("10.0.0.1", 80, "another network"), ("169.254.1.1", 80, "no host has"), ("11.0.0.2", 22, "a port below 1024")],
+)
+def test_a_relay_that_no_edge_may_name_takes_the_same_time(
+    ip: str, port: int, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(relayed_module, "CONNECT_S", 0.5)
 
     async def test() -> None:
         named = Named(Reach(Endpoint("192.168.1.2", 41000), "11.0.0.1", frozenset(), ()), Servers())
         begun = time.monotonic()
         with pytest.raises(PunchFailedError, match=why):
-            async with relayed(EdgeUrl(ip, 80), "0" * 64, "0" * 32, named):
+            async with relayed(EdgeUrl(ip, port), "0" * 64, "0" * 32, named):
                 pass
         assert time.monotonic() - begun >= 0.5
 
@@ -187,6 +193,39 @@ def test_an_ipv6_address_at_which_there_is_no_edge_takes_the_same_time(behavior:
                     await rendezvous.close()
 
     run(test)
+
+
+@pytest.mark.parametrize(("port", "connects"), [(22, 0), (1023, 0), (80, 1), (443, 1), (1024, 1)])
+def test_an_edge_cannot_have_its_ipv6_address_at_a_port_of_other_services(
+    port: int, connects: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Endpoint] = []
+
+    async def open_websocket(*_how: object, at: Endpoint, **_more: object) -> None:
+        tried.append(at)
+        raise NoConnectionError("not for tests")
+
+    monkeypatch.setattr(sighting, "open_websocket", open_websocket)
+
+    async def test() -> None:
+        async with running() as edge:
+            rendezvous = await Misled.connect_any((edge.url,), None, Recorder())
+            rendezvous.told = Endpoint("127.0.0.7", port)
+            try:
+                assert await sighting.sight(rendezvous, Endpoint("127.0.0.9", PORTS[-1]), Servers()) is None
+            finally:
+                await rendezvous.close()
+        assert len(tried) == connects
+
+    run(test)
+
+
+def test_nor_a_stun_server_that_an_edge_names() -> None:
+    named = Named(Reach(Endpoint("192.168.1.2", 41000), "11.0.0.1", frozenset(), ()), Servers())
+    good = [Endpoint("11.0.0.2", port) for port in (443, 3478)]
+    bad = [Endpoint("11.0.0.1", port) for port in (22, 3478)]
+    assert servers._usable([*bad, *good], named, typed=False) == good
+    assert servers._usable([*bad, *good], named, typed=True) == [*bad, *good]
 
 
 @pytest.mark.parametrize("error", [ConnectionRefusedError, EOFError])

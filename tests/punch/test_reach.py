@@ -8,8 +8,9 @@ import subprocess
 
 import pytest
 
-from punch.client.admission import LIMIT_REACHED, Admission
-from punch.client.candidates import Candidate
+from punch.cli import main
+from punch.client.admission import LIMIT_REACHED, TOO_MANY_NEIGHBORS, Admission
+from punch.client.candidates import Candidate, Kind
 from punch.client.interfaces import addresses
 from punch.client.named import Named
 from punch.client.quota import (
@@ -217,6 +218,27 @@ def test_datagrams_are_counted_too() -> None:
     assert sent == SESSION_DATAGRAMS
 
 
+def neighbor(number: int, kind: Kind = "public") -> Candidate:
+    return Candidate(Endpoint(f"2a00:1::{number:x}", 41000), kind)
+
+
+@pytest.mark.parametrize("network", ["2a00:1::/64", "2a00:1::2/128"])
+def test_two_endpoints_of_the_own_ipv6_network_are_dialled_in_a_meeting_whatever_they_are_called(network: str) -> None:
+    log, quota = Recorder(), Quota()
+    rules = Reach(HOME6, "2a00:9::1", COMPUTER, (ipaddress.ip_network(network),))
+    for first in (10, 20):
+        admission = Admission(quota, (reach(), rules), log)
+        kinds: tuple[Kind, ...] = ("public", "predicted", "guess", "mapped", "reversed")
+        granted = [admission.connects(neighbor(first + number, kind), 1) for number, kind in enumerate(kinds)]
+        assert granted == [1, 1, 0, 0, 0]
+        assert not admission.datagrams(neighbor(first + 3), 1)
+        assert admission.connects(neighbor(first), 1) == 1  # the same one again
+        assert admission.connects(Candidate(Endpoint("2a00:2::1", 41000), "public"), 1) == 1
+        assert admission.connects(public("11.0.0.2"), 1) == 1
+        reasons = {each["reason"] for each in log.all("candidate_refused")}
+        assert reasons == {TOO_MANY_NEIGHBORS}
+
+
 def test_what_is_refused_is_reported_once_and_why() -> None:
     log = Recorder()
     admission = Admission(Quota(), (reach(),), log)
@@ -243,5 +265,13 @@ def test_other_addresses_of_an_edge_are_few_and_tried_a_few_times() -> None:
     assert [named.refuses(used[0]) is None for _ in range(3)] == [True] * (SERVER_USES - 1) + [False] * (
         4 - SERVER_USES
     )
+    for port, allowed in ((22, False), (1023, False), (80, True), (443, True), (1024, True)):
+        assert (named.refuses_at(Endpoint(EDGE, port)) is None) is allowed
     named.answered(used[1])
     assert sum(named.refuses(used[1]) is None for _ in range(1000)) == SERVER_USES_ANSWERED - 1
+
+
+def test_the_help_names_the_limit_of_attempts(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["send", "--help"])
+    assert f"(default, and at most: {CONNECTS})" in " ".join(capsys.readouterr().out.split())

@@ -11,9 +11,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from punch.client.relayed import LAST_S, relayed
+from punch.edge import relay
+from punch.edge.limits import Limits
 from punch.edge.relay import RelayOffer, RelayTerms
 from punch.edge.server import Settings
 from punch.endpoint import EdgeUrl, Endpoint
@@ -138,3 +141,61 @@ def test_messages_that_nobody_takes_yet_need_little_more_than_their_bytes() -> N
 
     with running_edge("e1", "--relay", "ws://127.0.0.1:7000") as (edge, url):
         run(lambda: test(edge, url))
+
+
+@contextlib.asynccontextmanager
+async def waiting(edge: Running, count: int, ip: str = "127.0.0.1") -> AsyncIterator[list[ClientConnection]]:
+    """Clients from one address that wait at the relay, each with a ticket of its own."""
+    async with contextlib.AsyncExitStack() as stack:
+        made = []
+        for number in range(count):
+            shown = await stack.enter_async_context(ticket(edge.url, f"wait{ip.rpartition('.')[2]}x{number}"))
+            client = await stack.enter_async_context(connect(f"{edge.url}/relay", proxy=None, local_addr=(ip, 0)))
+            await client.send(relay_frame(TOKEN, shown))
+            with contextlib.suppress(ConnectionClosed):
+                await (await client.ping())  # so the edge has read the frame
+            made.append(client)
+        yield made
+
+
+def waiting_settings(**limits: int) -> Settings:
+    roomy = Limits(connections=500, pending=500, registrations=500, connection_rate=1e6, **limits)
+    return Settings(limits=roomy, relay=RelayOffer(EdgeUrl("127.0.0.1", 7000)))
+
+
+def test_one_address_fills_only_its_share_of_the_places_at_a_relay() -> None:
+    async def test() -> None:
+        most = Limits().waiting
+        async with running(settings=waiting_settings()) as edge, waiting(edge, most + 1) as clients:
+            reason = f"too many clients at 127.0.0.1 wait at the relay (at most {most})"
+            assert await closing_reason(clients[-1]) == (1008, reason)
+            async with waiting(edge, 1, "127.0.0.5") as others:
+                assert others[0].close_code is clients[0].close_code is None
+
+    run(test)
+
+
+def test_a_pair_that_is_relayed_has_no_place_among_those_that_wait() -> None:
+    async def test() -> None:
+        async with running(settings=waiting_settings(waiting=1)) as edge, ticket(edge.url) as shown:
+            url = f"{edge.url}/relay"
+            async with connect(url, proxy=None) as one, connect(url, proxy=None) as other:
+                for client in (one, other):
+                    await client.send(relay_frame(TOKEN, shown))
+                for client in (one, other):
+                    assert await client.recv() == joined_frame()
+                async with waiting(edge, 1) as clients:
+                    assert clients[0].close_code is None
+
+    run(test)
+
+
+def test_a_full_relay_ends_who_has_waited_for_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "MAX_WAITING", 2)
+
+    async def test() -> None:
+        async with running(settings=waiting_settings()) as edge, waiting(edge, 3) as clients:
+            assert await closing_reason(clients[0]) == (1008, "this relay has too many clients")
+            assert clients[1].close_code is clients[2].close_code is None
+
+    run(test)

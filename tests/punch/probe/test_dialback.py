@@ -14,10 +14,12 @@ from websockets.exceptions import InvalidStatus
 from punch.endpoint import EdgeUrl, Endpoint
 from punch.errors import EdgeUnreachableError
 from punch.nat.probe import NotTested
+from punch.probe import dialback
 from punch.probe.dialback import BURST, REFILL_S, Allowance
 from punch.probe.frames import Dialled
 from punch.probe.responder import StunAddresses
 from punch.probe.servers import Knocker, Servers, find
+from punch.probe.targets import refuses_target
 from tests.punch.edges import closing_reason, run, running, said
 from tests.punch.probe.ports import fresh_ports
 
@@ -137,7 +139,7 @@ def test_a_malformed_wish_ends_the_connection(wrong: dict[str, object]) -> None:
 def test_an_edge_dials_only_from_its_own_addresses_and_not_too_often() -> None:
     async def test() -> None:
         async with knocker() as made:
-            target = Endpoint("127.0.0.1", 9)
+            target = Endpoint("127.0.0.1", fresh_ports()[0])
             elsewhere = await made.knock("udp", "127.0.0.3", target, 0.1)
             assert isinstance(elsewhere, NotTested)
             assert "127.0.0.3" in elsewhere.why
@@ -145,6 +147,46 @@ def test_an_edge_dials_only_from_its_own_addresses_and_not_too_often() -> None:
             assert all(isinstance(each, Dialled) for each in told[:BURST])
             assert isinstance(told[BURST], NotTested)
             assert "too many" in str(told[BURST])
+
+    run(test)
+
+
+def test_no_service_of_the_address_is_dialled() -> None:
+    async def test() -> None:
+        async with knocker() as made:
+            for transport in ("tcp", "udp"):
+                told = await made.knock(transport, "127.0.0.1", Endpoint("127.0.0.1", 1023), 0.1)
+                assert isinstance(told, NotTested)
+                assert "127.0.0.1:1023 is not dialled: a port below 1024" in told.why
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("origin", "ip", "dialled"),
+    [
+        *(("11.0.0.1", "11.0.0.2", True), ("11.0.0.1", "8.8.8.8", True), ("10.0.0.1", "11.0.0.2", True)),
+        *(("10.0.0.1", "10.9.9.9", True), ("127.0.0.1", "127.0.0.2", True), ("127.0.0.1", "127.0.0.1", True)),
+        *(("11.0.0.1", "172.17.0.1", False), ("11.0.0.1", "127.0.0.1", False), ("10.0.0.1", "127.0.0.1", False)),
+        *(("127.0.0.1", "10.0.0.2", False), ("10.0.0.1", "192.168.1.1", False), ("11.0.0.1", "169.254.1.1", False)),
+        *(("169.254.1.1", "169.254.1.2", False), ("11.0.0.1", "11.0.0.1", False), ("10.0.0.1", "10.0.0.1", False)),
+    ],
+)
+def test_only_clients_that_are_seen_where_they_are_get_packets(origin: str, ip: str, dialled: bool) -> None:
+    computer = {"11.0.0.1", "10.0.0.1", "127.0.0.1"}
+    assert (refuses_target(Endpoint(ip, 1024), origin, computer) is None) is dialled
+    assert refuses_target(Endpoint(ip, 1023), origin, computer)
+
+
+def test_a_client_behind_the_private_gateway_of_the_edge_is_not_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose userland proxy hides its clients."""
+    monkeypatch.setattr(dialback, "default_gateway", lambda: "127.0.0.1")
+
+    async def test() -> None:
+        async with knocker() as made:
+            told = await made.knock("tcp", "127.0.0.1", Endpoint("127.0.0.1", 41000), 0.1)
+            assert isinstance(told, NotTested)
+            assert "the gateway of this edge" in told.why
 
     run(test)
 

@@ -19,7 +19,7 @@ from tests.punch.probe.ports import fresh_ports
 PRIMARY, ALTERNATE = Endpoint("192.0.2.1", 3478), Endpoint("192.0.2.2", 3479)
 BOTH = StunAddresses.of(PRIMARY, ALTERNATE)
 ALONE = StunAddresses.of(PRIMARY, None)
-SOURCE = Endpoint("203.0.113.9", 41000)
+SOURCE = Endpoint("192.0.2.9", 41000)
 
 
 def ask(addresses: StunAddresses, request: Message, *, datagram: bool = True) -> tuple[Message, Endpoint, Endpoint]:
@@ -66,8 +66,22 @@ def test_over_tcp_there_is_no_change() -> None:
 
 
 def test_another_port_may_be_answered_but_no_other_address() -> None:
-    _reply, _origin, to = ask(BOTH, Message(MessageClass.REQUEST, response_port=5))
-    assert to == (SOURCE.ip, 5)
+    _reply, _origin, to = ask(BOTH, Message(MessageClass.REQUEST, response_port=5000))
+    assert to == (SOURCE.ip, 5000)
+
+
+@pytest.mark.parametrize(
+    ("source", "port"),
+    [
+        *((SOURCE.ip, 1023), ("198.51.100.9", 5000), ("172.17.0.1", 5000), ("127.0.0.1", 5000)),
+        *(("169.254.0.1", 5000), (ALTERNATE.ip, 5000)),
+    ],
+)
+def test_no_answer_goes_to_a_service_or_into_the_edge_s_own_networks(source: str, port: int) -> None:
+    request, at = Message(MessageClass.REQUEST, response_port=port), Endpoint(source, 41000)
+    replied = answer(request, at, PRIMARY, BOTH, datagram=True)
+    assert replied is not None
+    assert (replied[0].kind, replied[0].unknown, replied[2]) == (MessageClass.ERROR, (0x0027,), at)
 
 
 def test_an_attribute_that_has_to_be_understood_and_is_not_is_named() -> None:
