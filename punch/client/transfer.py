@@ -5,7 +5,8 @@
 
 The receiver looks at the whole offer before a byte of a file moves, and its user may be asked (`punch.client.consent`).
 It says STORED only when every file has its name; so when the sender says done, it is done. A side that cannot go on
-says ABORT and why; but why files cannot be stored, which depends on what the receiver has, only the receiver's user sees.
+says ABORT and why; but why files cannot be stored, which depends on what the receiver has, only the receiver's user
+sees.
 
 HELD names a file of which an earlier tunnel, that broke, has brought the beginning: how many bytes, and their SHA-256.
 If the sender's file begins so, RESUME says that it goes on from there; if not, it comes again from the start. A tunnel
