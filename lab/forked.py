@@ -108,6 +108,7 @@ class ForkedProcess:
             raise LabError(f"process {self.pid} does not end")
         os.close(self._first)
         self._first = None
+        self._wait(_KILL_S)  # until the server has reaped it
 
     def _wait(self, timeout: float | None) -> int | None:
         if self.returncode is None:

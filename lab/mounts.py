@@ -60,6 +60,11 @@ def restrict(tree: int, *, read_only: bool) -> None:
     _set_attributes(tree, "", _AT_EMPTY_PATH | _AT_RECURSIVE, attributes)
 
 
+def protect(tree: int) -> None:
+    """Let nobody change the mode or the owner of a detached device; it can be written all the same."""
+    _set_attributes(tree, "", _AT_EMPTY_PATH, _ATTR_RDONLY)
+
+
 def make_read_only(path: str) -> None:
     """Make the mount at the path read-only, but not those below it. Raises OSError that names the path."""
     _set_attributes(_AT_FDCWD, path, 0, _ATTR_RDONLY)

@@ -91,10 +91,10 @@ def _plan(shares: Iterable[Share], there: Sequence[Share]) -> Plan:
     links: dict[str, str] = {}
     resolved = ((*_resolve(share.path), share.writable) for share in shares if os.path.lexists(share.path))
     for real, passed, writable in sorted(resolved, key=lambda each: (each[0], not each[2])):
-        links.update(passed)
         covered = any(_contains(each.path, real) and each.writable >= writable for each in (*there, *kept))
         if not covered and os.path.exists(real):
             kept.append(Share(real, writable))
+        links.update(passed)
     return Plan(kept, list(links.items()))
 
 
@@ -120,13 +120,37 @@ def _needed(
     files = [found for found in (programs.find(word) for word in program) if found is not None]
     named = [part for word in words for part in (word, word.partition("=")[2])]  # as in --config=/a/file
     files += [part for part in named if part.startswith("/") and os.path.exists(part)]
-    files = [file for file in files if not any(_contains(each, file) for each in _OF_THE_KERNEL)]
     for file in (os.path.abspath(each) for each in files):
         real = os.path.realpath(file)
-        for each in (file, real):
+        for each in () if _strays(file, directory) else (file, real):
             folder = each if os.path.isdir(each) else os.path.dirname(each)
             folders.append(each if _is_wide(folder) else folder)
-    return [Share(folder) for folder in dict.fromkeys(folders) if not _is_wide(folder)]
+    return [Share(folder) for folder in dict.fromkeys(folders) if _may_be_seen(folder, directory)]
+
+
+def _may_be_seen(path: str, directory: str) -> bool:
+    """Whether a program may see what it needs there."""
+    real = os.path.realpath(path)
+    return not (_strays(path, directory) or _is_wide(path) or _is_wide(real) or _is_special(real))
+
+
+def _strays(path: str, directory: str) -> bool:
+    """Whether a path in the working directory leads out of it, by a link.
+
+    A program that could change the directory may have made it, so that the next one sees what it leads to.
+    """
+    return _contains(directory, path) and not _contains(os.path.realpath(directory), os.path.realpath(path))
+
+
+def _is_special(real: str) -> bool:
+    """Whether the path is of the kernel or of running programs, or of something else than a file or a folder."""
+    if any(_contains(each, real) for each in (*_OF_THE_KERNEL, "/run", "/var/run")):
+        return True
+    try:
+        mode = os.stat(real).st_mode
+    except OSError:
+        return True
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 @contextlib.contextmanager
@@ -167,21 +191,23 @@ def build(root: str, planned: Plan, *, command: bool = False) -> None:
         terminal = _terminal() if command else None
         if terminal is not None:
             devices["/dev/console"] = terminal  # where C libraries look for the name of a terminal, too
-        trees += [
-            Tree(path, False, stack.enter_context(mounts.cloned(device)))
-            for path, device in devices.items()
-            if os.path.exists(device)
-        ]
+        for path, device in devices.items():
+            if os.path.exists(device):
+                tree = stack.enter_context(mounts.cloned(device))
+                mounts.protect(tree)  # root could change its mode, which is the machine's
+                trees.append(Tree(path, False, tree))
         trees += [Tree(path, True, stack.enter_context(mounts.cloned(path))) for path in ("/proc", "/sys")]
         mounts.mount("tmpfs", root, "tmpfs", mounts.NOSUID, "mode=755,size=4m")
         for folder in ("/tmp", "/run", "/dev/shm", "/var", "/proc", "/sys"):  # noqa: S108 - mount points
             os.makedirs(root + folder)
-        for path, target in _LINKS.items():
-            os.symlink(target, root + path)
         if command:
             make_private(root)
             _make_terminals(root)
         attach(sorted(trees, key=lambda tree: tree.path), [*system.links, *planned.links], root)
+        # Last, for a link to /tmp leads to that of the machine before this is the root.
+        for path, target in _LINKS.items():
+            with contextlib.suppress(FileExistsError):
+                os.symlink(target, root + path)
 
 
 def make_private(root: str = "", options: str = "") -> None:
@@ -266,7 +292,10 @@ def _of_path(search_path: str) -> list[str]:
         path = PurePosixPath(folder)
         if path.is_absolute() and os.path.isdir(folder):
             parent = str(path.parent)
-            found.append(parent if path.name in _PROGRAM_FOLDERS and not _is_private(parent) else folder)
+            whole = (
+                path.name in _PROGRAM_FOLDERS and not _is_private(parent) and not _is_private(os.path.realpath(parent))
+            )
+            found.append(parent if whole else folder)
     return found
 
 

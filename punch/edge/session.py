@@ -27,8 +27,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from punch.edge.bus.interface import Bus
 from punch.errors import RefusedError
@@ -50,6 +51,10 @@ from punch.frames import (
 )
 
 MAX_SESSIONS = 10_000
+MAX_NAMES, MAX_ANSWERS = 64, 8
+"""Names of clients at other endpoints, and answers, that a session remembers. An honest one needs a few."""
+
+T = TypeVar("T", bound=Hashable)
 
 
 @dataclass(eq=False)
@@ -113,8 +118,31 @@ class Registration:
         return self.since <= time.monotonic() - age_s
 
 
+class Recent(Generic[T]):
+    """The last ones of what was added, each once, oldest first; `most` at a time."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: dict[T, None] = {}
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._kept)
+
+    def __contains__(self, each: object) -> bool:
+        return each in self._kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, each: T) -> None:
+        """Add it, in the place of the oldest one if there are too many."""
+        self._kept[each] = None
+        if len(self._kept) > self._most:
+            del self._kept[next(iter(self._kept))]
+
+
 class Session:
-    """One session, seen from one endpoint."""
+    """One session, seen from one endpoint. What it remembers of others is bounded."""
 
     def __init__(self, identity: SessionId, edge: str, bus: Bus, report: Reporter) -> None:
         self._id = identity
@@ -123,9 +151,9 @@ class Session:
         self._report = report
         self._here: dict[Role, Registration] = {}
         self._elsewhere: dict[str, str] = {}  # receivers at other endpoints: registration -> client
-        self._asked: set[tuple[str, str]] = set()  # (registration, asker)
-        self._answers: list[Answer] = []
-        self._gone: set[str] = set()
+        self._asked: Recent[tuple[str, str]] = Recent(MAX_NAMES)  # (registration, asker)
+        self._answers: Recent[Answer] = Recent(MAX_ANSWERS)
+        self._gone: Recent[str] = Recent(MAX_NAMES)
         self._senders: list[Ask] = []  # those that asked for the receiver here; it is promised to the first
         self._unsubscribe = bus.subscribe(identity, self._on_message)
 
@@ -223,7 +251,7 @@ class Session:
                 self._on_here(body)
             case Answer():
                 if body not in self._answers:
-                    self._answers.append(body)
+                    self._answers.add(body)
                     self._on_answer(age_s)
             case Gone(registration):
                 self._gone.add(registration)
@@ -241,6 +269,8 @@ class Session:
             # It has registered elsewhere since; the connection here is dead, which nobody has noticed yet.
             self._replace(receiver)
         self._elsewhere[registration] = client
+        if len(self._elsewhere) > MAX_NAMES:
+            del self._elsewhere[next(iter(self._elsewhere))]
         self._match()
 
     def _on_ask(self, ask: Ask) -> None:
@@ -268,7 +298,7 @@ class Session:
         if sender and sender.id == found.asker and not sender.met:
             self._meet_over_bus(sender, found.contact, found.client)
             answer = Answer(found.client, sender.client, found.contact, sender.contact)
-            self._answers.append(answer)
+            self._answers.add(answer)
             self._bus.publish(self._id, answer)
         elif receiver and receiver.id == found.asker and not receiver.met:
             receiver.dismiss(f"session {self._id} already has a receiver")

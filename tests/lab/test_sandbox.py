@@ -224,3 +224,29 @@ def test_of_a_home_a_command_sees_no_more_than_its_programs(user: str, tmp_path:
     words = punchlab("sandbox", "sh", "-c", "mine && echo runs; cat /home/alice/.*/id /home/alice/.local/share/*")
     done = run([*under, *words[: len(HIDE_SANDBOX)], *USERS[user], *words[len(HIDE_SANDBOX) :]], cwd=here)
     assert done.stdout == "runs\n", done
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_a_command_cannot_choose_what_the_next_one_sees(user: str, tmp_path: Path) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    (here / "bin").mkdir(parents=True)
+    (here / "input").write_text("an input\n")
+    elsewhere.mkdir()
+    (elsewhere / "secret").write_text("a secret\n")
+    path = f"PATH={here / 'bin'}:{os.environ['PATH']}"
+    under = [*USERS[user], "env", path]
+    replaces = f"rm -r input bin; ln -s {elsewhere}/secret input; ln -s {elsewhere} bin"
+    assert run(punchlab("sandbox", "sh", "-c", f"cat input; {replaces}", "input", under=under), cwd=here).stdout
+    for name in ("input", str(here / "input")):
+        script = f"cat {name} bin/secret {elsewhere}/secret"
+        done = run(punchlab("sandbox", "sh", "-c", script, name, under=under), cwd=here)
+        assert (done.returncode, done.stdout) == (1, ""), done
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_a_command_changes_no_device(user: str) -> None:
+    devices = "/dev/null /dev/zero /dev/full /dev/tty /dev/net/tun"
+    script = f"for each in {devices}; do chmod 666 $each 2>&-; done; echo x > /dev/null"
+    before = {each: Path(each).stat().st_ctime_ns for each in ("/dev/null", "/dev/zero", "/dev/full")}
+    assert run(punchlab("sandbox", "sh", "-c", script, under=USERS[user])).returncode == 0
+    assert {each: Path(each).stat().st_ctime_ns for each in before} == before

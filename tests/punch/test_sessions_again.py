@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from punch.edge.bus.local import LocalBus
-from punch.edge.session import Directory
+from punch.edge.session import Directory, Recent
 from punch.frames import Answer, Role
 from tests.punch.sessions import OLD_S, SESSION, Client, Wire, again, endpoint, ignore
 
@@ -106,3 +106,11 @@ def test_an_answer_that_comes_late_from_an_earlier_round_dismisses_nobody() -> N
     assert not sender.dismissals
     wire.deliver(SESSION, Answer("cc" * 8, "dd" * 8, old, old), 0.0)
     assert sender.dismissals == [f"session {SESSION} already has a sender"]
+
+
+def test_what_a_session_remembers_of_others_is_bounded() -> None:
+    recent: Recent[int] = Recent(3)
+    for number in (1, 2, 3, 2, 4, 5):
+        recent.add(number)
+    assert list(recent) == [3, 4, 5]
+    assert 1 not in recent

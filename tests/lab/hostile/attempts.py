@@ -175,6 +175,10 @@ def devices() -> Achieved:
             path = f"/run/home/node{number}"
             os.mknod(path, 0o600 | mode, os.makedev(int(major), int(minor)))
             yield f"made the device {name}"
+    for path in ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"):
+        with refused():
+            os.chmod(path, 0o666)
+            yield f"changed the mode of {path}"
     for path in glob.glob("/dev/**/*", recursive=True):
         with refused():
             if stat.S_ISBLK(os.stat(path).st_mode):
