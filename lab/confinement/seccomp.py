@@ -139,7 +139,7 @@ _Instruction = tuple[int, int, int, int]
 
 
 def _rule(number: int, then: list[_Instruction]) -> list[_Instruction]:
-    """What is to be done for a system call of that number; it has to end with a verdict."""
+    """Apply these instructions, which end with a verdict, to the system call of that number."""
     return [(_EQUAL, 0, len(then), number), *then]
 
 
