@@ -131,10 +131,12 @@ class Server:
 
                 first, pid = (None, _fork(become)) if request["confined"] is None else self._roles.fork(become)
             said = outcome.read(_ERROR_BYTES)
-        pidfds = [os.pidfd_open(each) for each in (pid, first) if each is not None]
-        for pidfd, each in zip(pidfds, (pid, first), strict=False):
-            connection.children[pidfd] = each or 0
+        pidfds = []
+        for process in (pid,) if first is None else (pid, first):
+            pidfd = os.pidfd_open(process)
+            connection.children[pidfd] = process
             self._selector.register(pidfd, selectors.EVENT_READ, lambda ended=pidfd: self._reap(connection, ended))
+            pidfds.append(pidfd)
         if said:
             if first is not None:
                 os.kill(first, signal.SIGKILL)

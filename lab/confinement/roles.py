@@ -40,7 +40,7 @@ class Roles:
         self._own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
     def fork(self, become: Callable[[], None]) -> tuple[int, int]:
-        """The process ids of the first process of a new PID namespace, and of a child in it that is to be a client.
+        """The process ids of the first process of a new PID namespace, and of a child in it that becomes a client.
 
         The child has to `enter`. Raises OSError.
         """

@@ -185,7 +185,7 @@ def build(root: str, planned: Plan, *, command: bool = False) -> None:
     """
     system = _system()
     with contextlib.ExitStack() as stack:
-        # Before anything is mounted, which may hide what is to be in it.
+        # Before anything is mounted: a mount may hide what belongs into the view.
         trees = [*stack.enter_context(opened(system)), *stack.enter_context(opened(planned))]
         devices = {f"/dev/{name}": f"/dev/{name}" for name in (*_DEVICES, *(_COMMAND_DEVICES if command else ()))}
         terminal = _terminal() if command else None
