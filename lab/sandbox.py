@@ -30,7 +30,7 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
-from lab import mounts, programs
+from lab import mounts, programs, supervision
 from lab.confinement import privileges, view
 from lab.confinement.seccomp import Kind
 from lab.errors import LabError, MissingCapabilityError
@@ -46,16 +46,6 @@ _CLONE_NEWIPC, _CLONE_NEWUTS = 0x08000000, 0x04000000
 _SPACES = _CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _ADMINISTRATION = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-PASSED_ON = signal.valid_signals() - {
-    # Nobody can catch these two.
-    *(signal.SIGKILL, signal.SIGSTOP),
-    # The terminal stops the whole process group, and the program stops with it.
-    *(signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
-    # These are about this process alone.
-    *(signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGXCPU),
-    *(signal.SIGILL, signal.SIGTRAP, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGSYS),
-}
-"""Signals that a process gets which runs a program in the user's place, and that are for the program."""
 _READY = b"ready"
 
 
@@ -130,10 +120,10 @@ def enter(confined: view.Plan | None = None) -> None:
         raise MissingCapabilityError(said.decode() or "sandbox: it ended while it was made")
     status = 1
     try:
-        _pass_on_to_init(order)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask - PASSED_ON)
+        supervision.pass_on(order)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask - supervision.PASSED_ON)
         _let_go_of_files(keep=order)
-        status = exit_status(os.waitpid(keeper, 0)[1])
+        status = supervision.exit_status(os.waitpid(keeper, 0)[1])
     finally:
         os._exit(status)
 
@@ -141,12 +131,6 @@ def enter(confined: view.Plan | None = None) -> None:
 def command_inside(command: list[str]) -> list[str]:
     """The words that run `command` inside a new sandbox, for `subprocess`."""
     return [*programs.python("lab.sandbox", isolated=True), *command]
-
-
-def exit_status(status: int) -> int:
-    """What a shell makes of a wait status: the exit status, or 128 + N for a process that signal N killed."""
-    code = os.waitstatus_to_exitcode(status)
-    return 128 - code if code < 0 else code
 
 
 def _keep(parent: int, tell: int, orders: int, confined: view.Plan | None) -> None:
@@ -170,7 +154,7 @@ def _keep(parent: int, tell: int, orders: int, confined: view.Plan | None) -> No
     os.write(answer, b"1")
     _let_go_of_files(keep=answer)
     _, status = os.waitpid(init, 0)
-    os._exit(exit_status(status))
+    os._exit(supervision.exit_status(status))
 
 
 def _make_namespaces() -> None:
@@ -224,7 +208,7 @@ def _init(tell: int, orders: int, asked: int, confined: view.Plan | None) -> Non
         return
     os.write(tell, _READY)
     _let_go_of_files(keep=orders)
-    os._exit(_serve(program, orders, early))
+    os._exit(supervision.serve(program, orders, early))
 
 
 def _end_with_keeper(asked: int) -> None:
@@ -286,7 +270,7 @@ def _become_first_again() -> None:
         _libc().prctl(_PR_SET_DUMPABLE, 0)
         privileges.gain_none(Kind.COMMAND)
         _let_go_of_files()
-        os._exit(exit_status(os.waitpid(first, 0)[1]))
+        os._exit(supervision.exit_status(os.waitpid(first, 0)[1]))
     _checked(_libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), "prctl")
 
 
@@ -319,79 +303,6 @@ def _enter_user_namespace(processes: int) -> None:
             os.close(descriptor)
     if status != 0:
         raise OSError(errno.EPERM, "the users of the user namespace cannot be mapped")
-
-
-def _serve(program: int, orders: int, early: set[signal.Signals]) -> int:
-    """Pass signals on to the program, reap what ends, and return the program's exit status.
-
-    `early` are signals from before there was a program.
-    """
-    received, wakes = os.pipe()
-    for descriptor in (received, wakes, orders):
-        os.set_blocking(descriptor, False)
-    signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
-    for passed_on in (*PASSED_ON, signal.SIGCHLD):
-        signal.signal(passed_on, lambda _received, _frame: None)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    ready = select.poll()
-    ready.register(received, select.POLLIN)
-    ready.register(orders, select.POLLIN)
-    direct = {*(_contents(received) or b"")} - early
-    while True:
-        while (ended := _reaped()) is not None:
-            if ended[0] == program:
-                return exit_status(ended[1])
-        ordered = _contents(orders) if any(descriptor == orders for descriptor, _event in ready.poll()) else None
-        # Afterwards: a signal that came with an order is known by now, even if not to that poll.
-        direct.update(_contents(received) or b"")
-        if ordered == b"":
-            ready.unregister(orders)  # the user's process has ended, and SIGKILL comes to this one
-        for number in ordered or b"":
-            # What was sent to the whole process group has reached the program by itself.
-            shared = number in direct and _group(program) == os.getpgrp()
-            direct.discard(number)
-            if not shared:
-                with contextlib.suppress(ProcessLookupError):  # it has just ended
-                    os.kill(program, number)
-
-
-def _contents(pipe: int) -> bytes | None:
-    """What is in the pipe; empty when its other end is closed, None when there is nothing yet."""
-    try:
-        return os.read(pipe, 4096)
-    except BlockingIOError:
-        return None
-
-
-def _reaped() -> tuple[int, int] | None:
-    """The process id and wait status of a child that has ended."""
-    try:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-    except ChildProcessError:
-        return None
-    return (pid, status) if pid else None
-
-
-def _group(pid: int) -> int | None:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return None
-
-
-def _pass_on_to_init(order: int) -> None:
-    """Have this process write the numbers of the signals that it gets there."""
-
-    def write(number: int, _frame: object) -> None:
-        # A signal for the whole process group is sent under the kernel's lock of all processes. To change a group
-        # takes that lock too: after this call, which changes nothing, init has the signal as well.
-        with contextlib.suppress(OSError):
-            os.setpgid(0, os.getpgrp())
-        with contextlib.suppress(OSError):  # the sandbox has just ended
-            os.write(order, bytes([number]))
-
-    for number in PASSED_ON:
-        signal.signal(number, write)
 
 
 def _let_go_of_files(keep: int | None = None) -> None:

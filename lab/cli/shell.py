@@ -12,13 +12,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from lab import mounts, programs, sandbox
+from lab import mounts, programs, supervision
 from lab.cli.console import USAGE, Console
 from lab.lab import Lab
 
 _NAMES = "/run/netns"  # where `ip netns` has them
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
-_RELAYED = sandbox.PASSED_ON
+_RELAYED = supervision.PASSED_ON
 _ON = """#!/bin/sh
 [ $# -ge 2 ] || { echo "usage: on NODE CMD..." >&2; exit 2; }
 names=$(ls /run/netns | xargs)
