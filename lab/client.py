@@ -176,7 +176,8 @@ PUNCH = Client(
     function=Function(
         "punch.cli:main",
         preload=(
-            *("punch.client.session", "punch.edge.process", "punch.sentences", "punch.strategy.catalog"),
+            *("punch.client.session", "punch.sentences", "punch.strategy.catalog"),
+            *("punch.edge.process", "punch.edge.memory", "punch.edge.bus.address"),
             *("punch.strategy.auto", "punch.strategy.reuse", "punch.strategy.sync", "punch.strategy.lowttl"),
             # What those import late.
             *("concurrent.futures.thread", "cryptography.hazmat.backends.openssl.backend", "encodings.idna"),

@@ -39,6 +39,7 @@ from typing import Any
 
 from lab import forkchild
 from lab.confinement import roles
+from lab.confinement.pidspace import PidSpaces
 from lab.forkchild import Function
 
 REQUEST_BYTES, DESCRIPTORS = 1 << 17, 5
@@ -52,8 +53,10 @@ _ERROR_BYTES = 4096
 @dataclass(eq=False)
 class _Connection:
     socket: socket.socket
-    children: dict[int, int] = field(default_factory=dict)
-    """pidfd -> process id of what runs: clients, and the first processes of their namespaces."""
+    clients: dict[int, int] = field(default_factory=dict)
+    """pidfd -> process id."""
+    spaces: set[int] = field(default_factory=set)
+    """pidfds of the first processes of the clients' PID namespaces."""
 
 
 class Server:
@@ -62,11 +65,11 @@ class Server:
     `target` is the function, what is wrong with it, or None: then the arguments are the words of a command.
     """
 
-    def __init__(self, listener: socket.socket, target: Function | str | None, name: str) -> None:
+    def __init__(self, listener: socket.socket, target: Function | str | None, name: str, spaces: PidSpaces) -> None:
         self._listener, self._target, self._name = listener, target, name
         self._selector = selectors.EpollSelector()
         self._statuses: dict[int, int] = {}  # pidfd of a client -> status pipe
-        self._roles = roles.Roles()
+        self._roles = roles.Roles(spaces)
 
     def run(self) -> None:
         """Serve. In a forked child this does not return."""
@@ -93,8 +96,8 @@ class Server:
         if not request:
             self._selector.unregister(connection.socket)
             connection.socket.close()
-            for child in connection.children.values():
-                os.kill(child, signal.SIGKILL)
+            for process in (*connection.clients, *connection.spaces):
+                _kill(process)
             return
         if isinstance(self._target, str):
             for descriptor in descriptors:
@@ -131,33 +134,44 @@ class Server:
 
                 first, pid = (None, _fork(become)) if request["confined"] is None else self._roles.fork(become)
             said = outcome.read(_ERROR_BYTES)
-        pidfds = []
-        for process in (pid,) if first is None else (pid, first):
-            pidfd = os.pidfd_open(process)
-            connection.children[pidfd] = process
-            self._selector.register(pidfd, selectors.EVENT_READ, lambda ended=pidfd: self._reap(connection, ended))
-            pidfds.append(pidfd)
+        client = os.pidfd_open(pid)
+        connection.clients[client] = pid
+        self._selector.register(client, selectors.EVENT_READ, lambda: self._reap(connection, client))
+        if first is not None:
+            connection.spaces.add(first)
+            self._selector.register(first, selectors.EVENT_READ, lambda: self._forget(connection, first))
         if said:
             if first is not None:
-                os.kill(first, signal.SIGKILL)
+                _kill(first)
             self._answer(connection, json.loads(said))
             return
-        self._statuses[pidfds[0]] = status
-        self._answer(connection, {"pid": pid}, *pidfds)
+        self._statuses[client] = status
+        self._answer(connection, {"pid": pid}, client, *(() if first is None else (first,)))
 
     def _answer(self, connection: _Connection, answer: dict[str, Any], *descriptors: int) -> None:
         with contextlib.suppress(ConnectionError):  # who asked has ended; that is read next
             socket.send_fds(connection.socket, [json.dumps(answer).encode()], descriptors)
 
+    def _forget(self, connection: _Connection, first: int) -> None:
+        """A first process has ended, which is not this process's child."""
+        connection.spaces.remove(first)
+        self._selector.unregister(first)
+        os.close(first)
+
     def _reap(self, connection: _Connection, pidfd: int) -> None:
         self._selector.unregister(pidfd)
-        _pid, wait_status = os.waitpid(connection.children.pop(pidfd), 0)
+        _pid, wait_status = os.waitpid(connection.clients.pop(pidfd), 0)
         os.close(pidfd)
         status = self._statuses.pop(pidfd, None)
         if status is not None:
             with contextlib.suppress(BrokenPipeError):  # nobody wants to know
                 os.write(status, STATUS.pack(wait_status))
             os.close(status)
+
+
+def _kill(pidfd: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended already
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
 def _fork(become: Callable[[], None]) -> int:
@@ -189,13 +203,14 @@ def main(search_path: str, listener: str, name: str, *preload: str) -> None:
     Without a function, its name is empty.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    spaces = PidSpaces()  # before this process grows
     target: Function | str | None = None
     if name:
         sys.path[:] = json.loads(search_path)
         target = resolve(name, preload)
     gc.collect()
     gc.freeze()  # what is shared stays shared: the collector would write to every object
-    Server(socket.socket(fileno=int(listener)), target, name.partition(":")[0]).run()
+    Server(socket.socket(fileno=int(listener)), target, name.partition(":")[0], spaces).run()
 
 
 if __name__ == "__main__":

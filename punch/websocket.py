@@ -17,7 +17,6 @@ import logging
 import os
 import socket
 import ssl
-import struct
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -28,6 +27,7 @@ from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatu
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import Event, State
 
+from punch.closing import abort_transport, close_by_reset
 from punch.endpoint import EdgeUrl, Endpoint
 from punch.errors import NoConnectionError, PunchError
 from punch.frames import MAX_FRAME
@@ -61,7 +61,7 @@ class Contained(Connection):
             try:
                 super().data_received(data[start : start + MAX_FRAME])
             except Exception:  # a fault of the library that these bytes have found
-                self.transport.abort()
+                abort_transport(self.transport)
             if self.transport.get_write_buffer_size() > self.most_unsent:
                 self.cut("does not read what it is sent")
 
@@ -70,7 +70,7 @@ class Contained(Connection):
         try:
             super().eof_received()
         except Exception:
-            self.transport.abort()
+            abort_transport(self.transport)
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -97,12 +97,12 @@ class Contained(Connection):
             self.protocol.fail(CloseCode.POLICY_VIOLATION, reason)
             self.send_data()
             self.transport.pause_reading()
-            self.loop.call_later(_FAREWELL_S, self.transport.abort)
+            self.loop.call_later(_FAREWELL_S, abort_transport, self.transport)
 
     def cut(self, reason: str) -> None:
         """End the connection at once, and drop what is not yet sent."""
         self.overrun = self.overrun or reason
-        self.transport.abort()
+        abort_transport(self.transport)
 
 
 class _Outgoing(Contained, ClientConnection):
@@ -209,18 +209,13 @@ def protocol_violation(closed: ConnectionClosed) -> str | None:
     return printable(closed.sent.reason, LONGEST_VALUE) or "a frame that cannot be read"
 
 
-def close_by_reset(sock: socket.socket, yes: bool) -> None:
-    """Whether closing the socket sends a RST, and forgets the connection at once, or a FIN."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", yes, 0))
-
-
 def abort(connection: Connection) -> None:
     """End a connection at once, by a RST: nothing of it stays that would keep its addresses from being used again."""
     sock = connection.transport.get_extra_info("socket")
     if sock is not None and sock.fileno() >= 0:
         with contextlib.suppress(OSError):  # it has ended already
             close_by_reset(sock, True)
-    connection.transport.abort()
+    abort_transport(connection.transport)
 
 
 def why(error: OSError) -> str:

@@ -7,17 +7,25 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
-from punch.cli import edge, files, key, probe, streams
+from punch.cli.edge import EDGE
+from punch.cli.files import RECEIVE, SEND
+from punch.cli.key import KEY
+from punch.cli.probe import PROBE
+from punch.cli.streams import FORWARD, PIPE
 from punch.cli.terminal import Parser, complain
 from punch.errors import EdgeUnreachableError, InputError, PunchFailedError
 from punch.stdio import settle
+
+_COMMANDS = (EDGE, SEND, RECEIVE, PIPE, FORWARD, KEY, PROBE)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: that of the process) and return its exit status."""
     settle()
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = _parser(words).parse_args(words)
     try:
         status: int = arguments.run(arguments)
     except (InputError, EdgeUnreachableError) as error:
@@ -36,9 +44,13 @@ def main(argv: list[str] | None = None) -> int:
     return status
 
 
-def _parser() -> Parser:
+def _parser(words: Sequence[str]) -> Parser:
+    """A parser of `words`. Of the commands that they do not name it has no options: each option costs start-up time."""
     parser = Parser(prog="punch", description="Send files straight to another computer, through the NATs of both.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    for module in (edge, files, streams, key, probe):
-        module.add_to(commands)
+    for command in _COMMANDS:
+        added = commands.add_parser(command.name, help=command.help, description=command.description)
+        if command.name in words:
+            command.add_options(added)
+            added.set_defaults(run=command.run)
     return parser

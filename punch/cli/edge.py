@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from punch.cli.terminal import Parser
+from punch.cli.terminal import Command, Parser
 from punch.cli.values import seconds
 from punch.edge.options import add_options
 from punch.errors import InputError
@@ -15,43 +15,36 @@ if TYPE_CHECKING:
     from punch.probe.responder import StunAddresses
 
 
-def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Add the command."""
-    edge = commands.add_parser(
-        "edge",
-        help="run an edge endpoint, where clients meet",
-        description="Run an edge endpoint: it introduces clients to each other, and carries no files unless it relays.",
-    )
-    edge.add_argument(
+def _add_options_of_edge(parser: Parser) -> None:
+    parser.add_argument(
         "--listen",
         metavar="IP:PORT",
         action="append",
         required=True,
         help="address to listen at, again for another, as in [::]:7001 for IPv6; port 0 is any free one",
     )
-    edge.add_argument("--name", help="what to call this endpoint (default: its address)")
-    edge.add_argument("--join", metavar="URL", action="append", default=[], help="link to another endpoint")
-    edge.add_argument(
+    parser.add_argument("--name", help="what to call this endpoint (default: its address)")
+    parser.add_argument("--join", metavar="URL", action="append", default=[], help="link to another endpoint")
+    parser.add_argument(
         "--bus",
         metavar="BUS",
         default="mesh",
         help="how edges talk: mesh (default; see --join), or nats://HOST:PORT[,…], the servers of a NATS cluster",
     )
-    edge.add_argument(
+    parser.add_argument(
         "--session-lifetime",
         metavar="S",
         default="600",
         help="seconds a client may wait for its peer (%(default)s)",
     )
-    edge.add_argument(
+    parser.add_argument(
         "--stun", metavar="IP:PORT", help="answer STUN there and at the next port, and dial back for `punch probe`"
     )
-    edge.add_argument(
+    parser.add_argument(
         "--stun-alternate", metavar="IP:PORT", help="a second address and port of this machine, for RFC 5780"
     )
-    add_options(edge)
-    edge.add_argument("--json", action="store_true", help="one JSON event per line")
-    edge.set_defaults(run=_edge)
+    add_options(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON event per line")
 
 
 def _edge(arguments: argparse.Namespace) -> int:
@@ -114,3 +107,12 @@ def _ipv4(text: str, field: str) -> Endpoint:
     if endpoint.family != socket.AF_INET:
         raise InputError(field, text, "an IPv4 address and a port, such as 192.0.2.1:3478")
     return endpoint
+
+
+EDGE = Command(
+    "edge",
+    help="run an edge endpoint, where clients meet",
+    description="Run an edge endpoint: it introduces clients to each other, and carries no files unless it relays.",
+    add_options=_add_options_of_edge,
+    run=_edge,
+)

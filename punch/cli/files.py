@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from punch.argument import path
 from punch.cli.client import CODE_HELP, add_common, key_of, options_of, pake, preshared, run_client
-from punch.cli.terminal import Parser
+from punch.cli.terminal import Command, Parser
 from punch.cli.values import STDIN, checked_code, code_given, read_code
 from punch.errors import InputError
 
@@ -27,46 +27,32 @@ if TYPE_CHECKING:
 STDIN_NAME = "stdin"
 
 
-def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Add the commands."""
-    send = commands.add_parser(
-        "send",
-        help="send files, directories or standard input; prints the code for the receiver",
-        description="Send files and directories, or standard input; prints the code for the receiver. A directory is "
-        "sent with everything in it, empty directories and executable bits included. Symbolic links, FIFOs, sockets "
-        "and devices in it are not sent, nor is anything outside of it; what is left out is listed.",
-    )
-    send.add_argument(
+def _add_options_of_send(parser: Parser) -> None:
+    parser.add_argument(
         "files", metavar="FILE", type=path, nargs="+", help="a file or a directory, or - for standard input"
     )
-    send.add_argument("--name", metavar="NAME", help=f"what to call standard input (default: {STDIN_NAME})")
-    send.add_argument("--code", help="use this code instead of a fresh one; - reads it from standard input")
-    add_common(send)
-    send.set_defaults(run=_send)
+    parser.add_argument("--name", metavar="NAME", help=f"what to call standard input (default: {STDIN_NAME})")
+    parser.add_argument("--code", help="use this code instead of a fresh one; - reads it from standard input")
+    add_common(parser)
 
-    receive = commands.add_parser(
-        "receive",
-        help="receive files with the sender's code",
-        description="Receive files with the sender's code. Shows what is offered and asks at the terminal whether to "
-        "store it; nothing of it is received before. If the answer is no, both sides end with exit status 1.",
-    )
-    receive.add_argument("code", metavar="CODE", nargs="?", help=CODE_HELP.format("the sender's code"))
-    receive.add_argument("--dir", metavar="D", type=path, help="directory to store the files in (default: this one)")
-    receive.add_argument(
+
+def _add_options_of_receive(parser: Parser) -> None:
+    parser.add_argument("code", metavar="CODE", nargs="?", help=CODE_HELP.format("the sender's code"))
+    parser.add_argument("--dir", metavar="D", type=path, help="directory to store the files in (default: this one)")
+    parser.add_argument(
         "--force", action="store_true", help="overwrite files that exist; fill up directories that exist"
     )
-    receive.add_argument(
+    parser.add_argument(
         "--yes",
         action="store_true",
         help="store what is offered without a question; required where there is no terminal to ask at",
     )
-    receive.add_argument(
+    parser.add_argument(
         "--stdout",
         action="store_true",
         help="write the one file that comes to standard output, and everything else that is said to standard error",
     )
-    add_common(receive)
-    receive.set_defaults(run=_receive)
+    add_common(parser)
 
 
 def _send(arguments: argparse.Namespace) -> int:
@@ -157,3 +143,22 @@ def _target(arguments: argparse.Namespace) -> Inbox | Outlet:
     if arguments.stdout:
         return Outlet(1)
     return Inbox(Path("." if arguments.dir is None else arguments.dir), force=arguments.force)
+
+
+SEND = Command(
+    "send",
+    help="send files, directories or standard input; prints the code for the receiver",
+    description="Send files and directories, or standard input; prints the code for the receiver. A directory is "
+    "sent with everything in it, empty directories and executable bits included. Symbolic links, FIFOs, sockets "
+    "and devices in it are not sent, nor is anything outside of it; what is left out is listed.",
+    add_options=_add_options_of_send,
+    run=_send,
+)
+RECEIVE = Command(
+    "receive",
+    help="receive files with the sender's code",
+    description="Receive files with the sender's code. Shows what is offered and asks at the terminal whether to "
+    "store it; nothing of it is received before. If the answer is no, both sides end with exit status 1.",
+    add_options=_add_options_of_receive,
+    run=_receive,
+)

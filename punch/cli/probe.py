@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import argparse
 
-from punch.cli.terminal import Parser
+from punch.cli.terminal import Command, Parser
 from punch.cli.values import EDGE_VARIABLE, edges, seconds
 from punch.errors import InputError
 
 
-def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Add the command."""
-    probe = commands.add_parser("probe", help="find out what NAT this computer is behind")
-    probe.add_argument(
+def _add_options_of_probe(parser: Parser) -> None:
+    parser.add_argument(
         "--edge",
         metavar="SERVER",
         action="append",
         help="ws://HOST:PORT of an edge with --stun, or stun:HOST[:PORT] of a STUN server; a second one, at another "
         f"address, serves where the first has only one address (default: ${EDGE_VARIABLE})",
     )
-    probe.add_argument("--patience", metavar="S", default="2", help="silence for so long means no (%(default)s)")
-    probe.add_argument("--lifetime", metavar="S", help="find out how long idle mappings live, up to S seconds")
-    probe.add_argument(
+    parser.add_argument("--patience", metavar="S", default="2", help="silence for so long means no (%(default)s)")
+    parser.add_argument("--lifetime", metavar="S", help="find out how long idle mappings live, up to S seconds")
+    parser.add_argument(
         "--time-scale", metavar="N", default="1", help="the NAT's clock runs N times faster (%(default)s)"
     )
-    probe.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    probe.set_defaults(run=_probe)
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 
 
 def _probe(arguments: argparse.Namespace) -> int:
@@ -53,3 +50,8 @@ def _probe(arguments: argparse.Namespace) -> int:
 
         print(table(report))
     return 0
+
+
+PROBE = Command(
+    "probe", help="find out what NAT this computer is behind", add_options=_add_options_of_probe, run=_probe
+)

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from punch.cli.client import CODE_HELP, add_common, options_of, pake, preshared, run_client
-from punch.cli.terminal import Parser
+from punch.cli.terminal import Command, Parser
 from punch.cli.values import CODE_VARIABLE, checked_code, code_given, read_code
 from punch.errors import InputError
 
@@ -15,20 +15,19 @@ if TYPE_CHECKING:
     from punch.frames import Role
 
 
-def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Add the commands."""
-    pipe = commands.add_parser("pipe", help="join standard input and output of two computers")
-    pipe.add_argument("code", metavar="CODE", nargs="?", help=f"the code of the other side (default: ${CODE_VARIABLE})")
-    pipe.add_argument("--new", action="store_true", help="begin: make a code (told on stderr), or use --key-file")
-    add_common(pipe)
-    pipe.set_defaults(run=_pipe)
+def _add_options_of_pipe(parser: Parser) -> None:
+    parser.add_argument(
+        "code", metavar="CODE", nargs="?", help=f"the code of the other side (default: ${CODE_VARIABLE})"
+    )
+    parser.add_argument("--new", action="store_true", help="begin: make a code (told on stderr), or use --key-file")
+    add_common(parser)
 
-    forward = commands.add_parser("forward", help="a TCP port of the other computer, at this one")
-    forward.add_argument("code", metavar="CODE", nargs="?", help=CODE_HELP.format("the code of the side with --to"))
-    forward.add_argument("--to", metavar="HOST:PORT", help="(one side) let the other side connect there from here")
-    forward.add_argument("--listen", metavar="IP:PORT", help="(other side) where to take connections; port 0: any")
-    add_common(forward)
-    forward.set_defaults(run=_forward)
+
+def _add_options_of_forward(parser: Parser) -> None:
+    parser.add_argument("code", metavar="CODE", nargs="?", help=CODE_HELP.format("the code of the side with --to"))
+    parser.add_argument("--to", metavar="HOST:PORT", help="(one side) let the other side connect there from here")
+    parser.add_argument("--listen", metavar="IP:PORT", help="(other side) where to take connections; port 0: any")
+    add_common(parser)
 
 
 def _pipe(arguments: argparse.Namespace) -> int:
@@ -74,3 +73,11 @@ def _forward(arguments: argparse.Namespace) -> int:
         exchange = pake(read_code(given), "receiver")
     assert exchange is not None
     return run_client(listen(options, exchange(), at), options.report)
+
+
+PIPE = Command(
+    "pipe", help="join standard input and output of two computers", add_options=_add_options_of_pipe, run=_pipe
+)
+FORWARD = Command(
+    "forward", help="a TCP port of the other computer, at this one", add_options=_add_options_of_forward, run=_forward
+)

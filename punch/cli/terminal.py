@@ -1,10 +1,12 @@
-"""What a command says is wrong, in one line each."""
+"""Commands of the command line, and their errors, one line each."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NoReturn
 
 from punch.text import printable
@@ -22,3 +24,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""
         self.exit(2, f"{self.prog}: {printable(message)}\n")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of `punch`."""
+
+    name: str
+    help: str
+    """One line, for the list of commands."""
+    add_options: Callable[[Parser], object]
+    run: Callable[[argparse.Namespace], int]
+    """Returns the exit status."""
+    description: str | None = None

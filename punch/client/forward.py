@@ -8,20 +8,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import struct
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 from punch.client.keys import KeyExchange
 from punch.client.streams import ByteStream, Streams
 from punch.client.tunnel import Options, open_tunnel
+from punch.closing import abort_transport, close_by_reset
 from punch.endpoint import Endpoint
 from punch.errors import ChannelError, ConnectionLostError, InputError, PunchFailedError, TunnelBrokenError
 from punch.frames import Role
 
 BLOCK = 65_000
 CONNECT_TIMEOUT_S = 10.0
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 Target = tuple[str, int]
 _T = TypeVar("_T")
@@ -190,5 +189,5 @@ async def _inward(stream: ByteStream, writer: asyncio.StreamWriter) -> None:
 def _reset(writer: asyncio.StreamWriter) -> None:
     sock = writer.get_extra_info("socket")
     with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-    writer.transport.abort()
+        close_by_reset(sock, True)
+    abort_transport(writer.transport)

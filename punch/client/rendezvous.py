@@ -13,6 +13,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from punch.client.sockets import bound_socket, choose_local, die_with_the_path
+from punch.closing import close_by_reset
 from punch.endpoint import EdgeUrl, Endpoint
 from punch.errors import (
     EdgeLostError,
@@ -35,7 +36,7 @@ from punch.frames import (
 )
 from punch.sighting import HEADER
 from punch.text import printable
-from punch.websocket import abort, close_by_reset, open_websocket, protocol_violation
+from punch.websocket import abort, open_websocket, protocol_violation
 
 CONNECT_TIMEOUT_S = 5.0
 WELCOME_TIMEOUT_S = 10.0

@@ -23,10 +23,11 @@ from punch.client.quota import Servers
 from punch.client.reach import Reach
 from punch.client.rendezvous import Rendezvous
 from punch.client.sockets import bound_socket, choose_local
+from punch.closing import close_by_reset
 from punch.endpoint import WILDCARDS, Endpoint
 from punch.errors import FrameError, InputError, NoConnectionError
 from punch.sighting import PATH, Seen, parse_seen
-from punch.websocket import abort, close_by_reset, open_websocket
+from punch.websocket import abort, open_websocket
 
 TIMEOUT_S = 1.0
 _PATIENCE = 2.0  # times as long as the first connection took, and:

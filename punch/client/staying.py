@@ -27,11 +27,12 @@ from websockets.asyncio.client import ClientConnection
 from punch.client.quota import Servers
 from punch.client.rendezvous import CONNECT_TIMEOUT_S, Rendezvous, dial
 from punch.client.sighting import sight
+from punch.closing import close_by_reset
 from punch.endpoint import EdgeUrl, Endpoint
 from punch.errors import EdgeLostError, EdgeUnreachableError, PunchFailedError
 from punch.events import Reporter
 from punch.frames import Peer, Register, SessionId, Welcome
-from punch.websocket import abort, close_by_reset, until_deaf
+from punch.websocket import abort, until_deaf
 
 PING_S = (4.0, 4.0)
 """Pause between two pings, and how long an answer may take, in seconds."""

@@ -15,6 +15,7 @@ from io import BytesIO
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
+from punch.closing import abort_transport
 from punch.endpoint import Endpoint
 from punch.errors import InputError, PortMappingError
 
@@ -85,7 +86,7 @@ async def ask(url: DeviceUrl, local_ip: str, body: bytes | None = None, **fields
         raise PortMappingError(f"{url}: not the answer of a gateway device") from None
     finally:
         if writer is not None:
-            writer.transport.abort()
+            abort_transport(writer.transport)
 
 
 async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:

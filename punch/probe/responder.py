@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from punch.closing import abort_transport
 from punch.edge.limits import Gate, LimitError, Limits
 from punch.edge.listener import BACKLOG, GatedListener, OnRefused
 from punch.endpoint import Endpoint
@@ -219,7 +220,7 @@ class StunServer:
             while len(self._asking) >= MAX_CONNECTIONS:
                 longest_silent = next(iter(self._asking))
                 del self._asking[longest_silent]
-                longest_silent.transport.abort()
+                abort_transport(longest_silent.transport)
             yield
         finally:
             self._asking.pop(writer, None)

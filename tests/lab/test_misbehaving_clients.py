@@ -16,7 +16,7 @@ from lab import sandbox, trial, verdict
 from lab.campaign.cells import Cell, Job
 from lab.campaign.execute import run_job
 from lab.client import Client
-from lab.confinement.roles import MOST_PROCESSES
+from lab.confinement.pidspace import MOST_PROCESSES
 from lab.contract import Speaker
 from lab.options import Options
 from lab.output import Output

@@ -10,13 +10,14 @@ import base64
 import contextlib
 import hashlib
 import itertools
-import socket
 import struct
 import threading
 import weakref
 import zlib
 from collections.abc import Awaitable, Callable
 from typing import Self
+
+from punch.closing import abort_transport, close_by_reset
 
 Answer = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -106,8 +107,8 @@ async def silence(_request: bytes, reader: asyncio.StreamReader, _writer: asynci
 
 
 async def reset(_request: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
+    close_by_reset(writer.get_extra_info("socket"), True)
+    abort_transport(writer.transport)
 
 
 async def redirect_to_itself(request: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -312,5 +313,5 @@ class Servers:
         for server in self._servers:
             server.close()
         for transport in self._transports:
-            transport.abort()  # what nobody reads would keep it open
+            abort_transport(transport)  # what nobody reads would keep it open
         await asyncio.sleep(0)  # a transport closes in the next round
