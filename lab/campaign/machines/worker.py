@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -58,7 +59,9 @@ class Runner:
         with self._lock:
             number = next(self._numbers)
             self._waiting[number] = future
-            self._connection.send((number, job))
+            # Without a runner there is no result: the reader ends this process, so that the job is lost, not failed.
+            with contextlib.suppress(ConnectionError):
+                self._connection.send((number, job))
         return future.result()
 
     def _read(self) -> None:
