@@ -54,8 +54,9 @@ class DaskExecutor:
             from distributed import Client
         except ImportError:
             raise MissingCapabilityError(INSTALL) from None
-        for name in ("distributed", "distributed.client"):  # the second has a level of its own
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # errors that matter are raised here
+        # Dask sets the level of the second logger separately. Errors that matter are raised here.
+        for name in ("distributed", "distributed.client"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
             self._client = Client(self._address, timeout=_CONNECT_S, set_as_default=False)
         except (OSError, TimeoutError):
