@@ -13,9 +13,9 @@ from typing import Any
 from mininet.topo import Topo
 
 from bench.peers import BUILDERS
-from lab import Lab
-from topologies import AB
-from topologies.town import Town
+from punchlab import Lab
+from punchlab.topologies import AB
+from punchlab.topologies.many_homes import Town
 
 NAT = "port_restricted_cone"
 _LABS_FOR_MEMORY = 40

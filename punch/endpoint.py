@@ -7,7 +7,7 @@ import re
 import socket
 from typing import Any, NamedTuple
 
-from punch.errors import InputError
+from punchlab.punch.errors import InputError
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"  # RFC 1123 section 2.1
 HOST_NAME = rf"{_LABEL}(?:\.{_LABEL})*"

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from punch.text import LONGEST, LONGEST_VALUE, printable, shown
+from punchlab.punch.text import LONGEST, LONGEST_VALUE, printable, shown
 
 Outcome = Literal["no_rendezvous", "punch_timeout", "refused", "hopeless", "wrong_peer", "declined", "client_error"]
 

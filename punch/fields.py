@@ -7,8 +7,8 @@ import re
 import socket
 from typing import Any, cast
 
-from punch.endpoint import Endpoint
-from punch.errors import FrameError, InputError
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import FrameError, InputError
 
 Json = dict[str, Any]
 

@@ -11,8 +11,8 @@ from operator import attrgetter
 from statistics import median
 from typing import Any
 
-from lab.statistics import Interval, wilson_interval
-from reports.results import OUTCOMES, TIMES, Trial
+from punchlab.lab.campaign.statistics import Interval, wilson_interval
+from punchlab.reports.results import OUTCOMES, TIMES, Trial
 
 SEPARATOR = " · "
 """Between the conditions of a label."""

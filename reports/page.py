@@ -7,16 +7,16 @@ from base64 import b64encode
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from reports.contest import CHOOSER, Comparison, Contest, verdict
-from reports.groups import Group, PairTrials, Trials, totals
-from reports.look import CSS
-from reports.results import Run, Trial
-from reports.summary import control_words, trial_name
-from reports.words import agreement, count, escape, milliseconds, percent, percent_range, predicted, ratio
+from punchlab.reports.groups import Group, PairTrials, Trials, totals
+from punchlab.reports.results import Run, Trial
+from punchlab.reports.strategy_comparison import CHOOSER, Comparison, Contest, verdict
+from punchlab.reports.style import CSS
+from punchlab.reports.summary import control_words, trial_name
+from punchlab.reports.words import agreement, count, escape, milliseconds, percent, percent_range, predicted, ratio
 
 if TYPE_CHECKING:
-    from reports.charts import Charts
-    from reports.charts.figure import Chart
+    from punchlab.reports.charts import Charts
+    from punchlab.reports.charts.figure import Chart
 
 # Nothing may be loaded, whatever a record says: the browser itself holds the page to that.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, cast
 
-from lab.errors import InputError
-from lab.pressure import SPARE
-from punch.text import printable_parts
+from punchlab.lab.errors import InputError
+from punchlab.lab.kernel.pressure import SPARE
+from punchlab.punch.text import printable_parts
 
 SCHEMA = 1
 TIMES = "\N{MULTIPLICATION SIGN}"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from punch.text import printable
-from reports.contest import Comparison, Contest, verdict
-from reports.groups import Group, Trials, totals
-from reports.results import Trial
-from reports.words import MEANINGS, SYMBOLS, count, milliseconds, percent, percent_range, ratio
+from punchlab.punch.text import printable
+from punchlab.reports.groups import Group, Trials, totals
+from punchlab.reports.results import Trial
+from punchlab.reports.strategy_comparison import Comparison, Contest, verdict
+from punchlab.reports.words import MEANINGS, SYMBOLS, count, milliseconds, percent, percent_range, ratio
 
 _LISTED = 30
 """Trials listed one by one, at most; a job summary holds 1 MiB."""

@@ -9,16 +9,19 @@ from typing import Any, Protocol
 
 import pytest
 
-import reports  # here, before a module of the user's project can have that name
-from lab import Lab
-from lab.cli.arguments import path
-from lab.edges import BUSES
-from lab.errors import InputError, PunchlabError
-from lab.record import record
-from lab.results import Results, RunFolder
-from lab.trial import Trial
-from punch.text import printable
-from topologies import TOPOLOGIES
+from punchlab import (
+    Lab,
+    reports,  # here, before a module of the user's project can have that name
+)
+from punchlab.lab.campaign.results import Results, RunFolder
+from punchlab.lab.capture import pcapng
+from punchlab.lab.cli.arguments import path
+from punchlab.lab.client.edges import BUSES
+from punchlab.lab.errors import InputError, PunchlabError
+from punchlab.lab.trial.record import record
+from punchlab.lab.trial.trial import Trial
+from punchlab.punch.text import printable
+from punchlab.topologies import TOPOLOGIES
 
 _SHAPE = ("unsolicited", "port_mapping", "delay", "loss", "cgn")
 """Options that are the topology's, not the trial's."""
@@ -98,7 +101,7 @@ def punch(request: pytest.FixtureRequest, results: Results | None, bus: str) -> 
             trial = lab.punch(one, other, **options)
             if results is not None:
                 name = re.sub(r"[^\w-]+", "-", f"{request.node.name}-{count:03}").strip("-")
-                trial.recording.write(results.captures / f"{name}.pcapng")
+                pcapng.write(results.captures / f"{name}.pcapng", trial.recording)
                 results.append(
                     record(
                         trial,

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lab import Lab
-from lab.process import wait_for
+from punchlab import Lab
+from punchlab.lab.client.processes import wait_for
+from punchlab.topologies import ABCD, CD
 from scenarios.pairs import PATIENCE_S, Pair, events, where
 from scenarios.requirements import needs
-from topologies import ABCD, CD
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from lab import Lab
-from lab.process import EventProcess, wait_for
+from punchlab import Lab
+from punchlab.lab.client.processes import EventProcess, wait_for
+from punchlab.topologies import AB, Home
 from tests.commands import line, punchlab, run, started
-from topologies import AB, Home
 
 PROJECT = Path(__file__).parent.parent
 OPTION = r"(?<![\w-])--[a-z][a-z-]*"
@@ -88,7 +88,11 @@ def test_the_cheap_commands_do_what_they_say(clone: Path) -> None:
 
 
 def punch_commands() -> list[list[str]]:
-    return [[sys.executable, "-m", *line.split(), "--json"] for line in commands() if line.startswith("punch ")]
+    return [
+        [sys.executable, "-m", "punchlab.punch", *line.split()[1:], "--json"]
+        for line in commands()
+        if line.startswith("punch ")
+    ]
 
 
 def probes(words: list[str]) -> bool:
@@ -166,7 +170,7 @@ def test_the_example_passes(source: str) -> None:
 
 
 def test_every_field_of_a_result_is_in_the_readme(clone: Path) -> None:
-    command = [sys.executable, "-m", "lab.cli", "trial", "ab", "--nat-a", "none", "--nat-b", "none", "--json"]
+    command = [sys.executable, "-m", "punchlab.lab.cli", "trial", "ab", "--nat-a", "none", "--nat-b", "none", "--json"]
     record = json.loads(subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True).stdout)
     table = README.split("| field | meaning |")[1].split("\n\n")[0]
     rows = [row.split("|")[1:3] for row in table.splitlines()[2:]]
@@ -195,7 +199,7 @@ FOREIGN = {
 
 
 def test_every_option_is_in_the_readme_and_every_option_in_the_readme_exists() -> None:
-    known = options("lab.cli") | options("punch")
+    known = options("punchlab.lab.cli") | options("punchlab.punch")
     written = set(re.findall(OPTION, re.sub(r"^```text.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)))
     assert known - written == set()
     assert written - known - FOREIGN == set()

@@ -5,16 +5,16 @@ carrier's NAT), `Firewalls` (no translation), `DualStack` (IPv6 beside NATs); `H
 `Siege` (with attackers); `Lookalikes` (private addresses that are another host's as well).
 """
 
-from topologies.ab import AB
-from topologies.abcd import ABCD
-from topologies.carrier import Carrier
-from topologies.cd import CD
-from topologies.dual_stack import DualStack
-from topologies.firewalls import Firewalls
-from topologies.home import Home
-from topologies.lookalikes import Lookalikes
-from topologies.same_nat import SameNat
-from topologies.siege import Siege
+from punchlab.topologies.ab import AB
+from punchlab.topologies.abcd import ABCD
+from punchlab.topologies.carrier import Carrier
+from punchlab.topologies.cd import CD
+from punchlab.topologies.dual_stack import DualStack
+from punchlab.topologies.firewalls import Firewalls
+from punchlab.topologies.home import Home
+from punchlab.topologies.lookalikes import Lookalikes
+from punchlab.topologies.same_nat import SameNat
+from punchlab.topologies.under_attack import Siege
 
 TOPOLOGIES = {
     "ab": AB,

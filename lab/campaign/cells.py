@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lab import numbers
-from lab.errors import InputError
-from lab.impair import CHOICES, Impairment
-from lab.options import Options
-from lab.statistics import trials_that_suffice
+from punchlab.lab.campaign.statistics import trials_that_suffice
+from punchlab.lab.errors import InputError
+from punchlab.lab.impair import CHOICES, Impairment
+from punchlab.lab.inputs import numbers
+from punchlab.lab.trial.options import Options
 
 if TYPE_CHECKING:
     from mininet.topo import Topo

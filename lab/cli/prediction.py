@@ -7,14 +7,14 @@ import json
 import math
 from dataclasses import asdict
 
-from lab import numbers
-from lab.impair import Impairment
-from lab.nat import presets
-from lab.nat.background import check_rate
-from lab.options import Options
-from punch.nat.behavior import NatBehavior
-from punch.nat.oracle import Dial, Outcome, Prediction
-from punch.nat.strategies import Guessing, Pair, predict
+from punchlab.lab.events.background import check_rate
+from punchlab.lab.impair import Impairment
+from punchlab.lab.inputs import numbers
+from punchlab.lab.nat import presets
+from punchlab.lab.oracle.outcome import Dial, Outcome, Prediction
+from punchlab.lab.oracle.strategies import Guessing, Pair, predict
+from punchlab.lab.trial.options import Options
+from punchlab.punch.nat.behavior import NatBehavior
 
 
 def question(given: argparse.Namespace) -> tuple[NatBehavior | None, NatBehavior | None, Dial]:

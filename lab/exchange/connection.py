@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from lab.exchange.pair import Pair
-from lab.exchange.segment import Hop, Segment
-from lab.exchange.wire import Kind
+from punchlab.lab.exchange.pair import Pair
+from punchlab.lab.exchange.segment import Hop, Segment
+from punchlab.lab.exchange.wire import Kind
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,11 @@ import statistics
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from lab.capture.frame import Frame
-from lab.exchange.connection import Connection, connect
-from lab.exchange.pair import Pair, Side
-from lab.exchange.segment import Hop, Segment, follow
-from lab.exchange.timeline import render
-from lab.exchange.wire import Kind, address_of
+from punchlab.lab.capture.frame import Frame
+from punchlab.lab.exchange.connection import Connection, connect
+from punchlab.lab.exchange.pair import Pair, Side
+from punchlab.lab.exchange.segment import Hop, Segment, follow
+from punchlab.lab.exchange.wire import Kind, address_of
 
 
 class Exchange:
@@ -222,10 +221,6 @@ class Exchange:
             "icmp": refusals.count(Kind.ICMP),
             "dropped": len(self.dropped),
         }
-
-    def timeline(self) -> str:
-        """The story in words: one line per event, in milliseconds since the first punch SYN."""
-        return render(self)
 
     @cached_property
     def _syns(self) -> tuple[Segment, ...]:

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lab.nat.allocation import block_chains, drawn_port, sequence
-from lab.nat.site import CLASH, DYNAMIC, HAIRPIN, IPV4, Family, Site
-from punch.nat.behavior import Filtering, Hairpinning, Mapping, NatBehavior, PortAllocation, Refresh
+from punchlab.lab.nat.allocation import block_chains, drawn_port, sequence
+from punchlab.lab.nat.site import CLASH, DYNAMIC, HAIRPIN, IPV4, Family, Site
+from punchlab.punch.nat.behavior import Filtering, Hairpinning, Mapping, NatBehavior, PortAllocation, Refresh
 
 _KEY = (
     ("ipv4_addr", "ct original ip saddr"),

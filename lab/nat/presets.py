@@ -6,11 +6,19 @@ from collections.abc import Mapping as ReadOnlyDict
 from dataclasses import replace
 from types import MappingProxyType
 
-from lab.choices import one_of
-from lab.errors import InputError
-from lab.nat.preset import Confidence, Preset
-from lab.nat.zoo import ZOO
-from punch.nat.behavior import BehaviorError, Filtering, Mapping, NatBehavior, PortAllocation, PortMapping, Unsolicited
+from punchlab.lab.errors import InputError
+from punchlab.lab.inputs.choices import one_of
+from punchlab.lab.nat.devices import ZOO
+from punchlab.lab.nat.preset import Confidence, Preset
+from punchlab.punch.nat.behavior import (
+    BehaviorError,
+    Filtering,
+    Mapping,
+    NatBehavior,
+    PortAllocation,
+    PortMapping,
+    Unsolicited,
+)
 
 _TERMS = "RFC 3489 section 5, in the words of RFC 4787"
 

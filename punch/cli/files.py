@@ -8,21 +8,21 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from punch.argument import path
-from punch.cli.client import CODE_HELP, add_common, key_of, options_of, pake, preshared, run_client
-from punch.cli.terminal import Command, Parser
-from punch.cli.values import STDIN, checked_code, code_given, read_code
-from punch.errors import InputError
+from punchlab.punch.argument import path
+from punchlab.punch.cli.client import CODE_HELP, add_common, key_of, options_of, pake, preshared, run_client
+from punchlab.punch.cli.terminal import Command, Parser
+from punchlab.punch.cli.values import STDIN, checked_code, code_given, read_code
+from punchlab.punch.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from punch.cli.asking import Terminal
-    from punch.client.inbox import Inbox
-    from punch.client.keys import KeyExchange
-    from punch.client.outgoing import Outgoing
-    from punch.client.outlet import Outlet
-    from punch.client.piped import Piped
+    from punchlab.punch.cli.asking import Terminal
+    from punchlab.punch.secure.keys import KeyExchange
+    from punchlab.punch.transfer.file_sink import Inbox
+    from punchlab.punch.transfer.outgoing import Outgoing
+    from punchlab.punch.transfer.stdin_source import Piped
+    from punchlab.punch.transfer.stdout_sink import Outlet
 
 STDIN_NAME = "stdin"
 
@@ -56,8 +56,8 @@ def _add_options_of_receive(parser: Parser) -> None:
 
 
 def _send(arguments: argparse.Namespace) -> int:
-    from punch.client.session import send
-    from punch.code import Code
+    from punchlab.punch.secure.code import Code
+    from punchlab.punch.transfer.session import send
 
     if arguments.code is not None and arguments.key_file is not None:
         raise InputError("code", arguments.code, "no code together with --key-file")
@@ -77,8 +77,8 @@ def _send(arguments: argparse.Namespace) -> int:
 def _outgoing(arguments: argparse.Namespace) -> Outgoing | Piped:
     from pathlib import Path
 
-    from punch.client.outgoing import Outgoing
-    from punch.client.piped import Piped
+    from punchlab.punch.transfer.outgoing import Outgoing
+    from punchlab.punch.transfer.stdin_source import Piped
 
     if STDIN in arguments.files:
         if len(arguments.files) > 1:
@@ -90,11 +90,11 @@ def _outgoing(arguments: argparse.Namespace) -> Outgoing | Piped:
 
 
 def _receive(arguments: argparse.Namespace) -> int:
-    from punch.client.consent import Consent
-    from punch.client.keys import PresharedKey
-    from punch.client.outlet import Outlet
-    from punch.client.owner import Owner
-    from punch.client.session import receive
+    from punchlab.punch.secure.keys import PresharedKey
+    from punchlab.punch.transfer.consent import Consent
+    from punchlab.punch.transfer.owner import Owner
+    from punchlab.punch.transfer.session import receive
+    from punchlab.punch.transfer.stdout_sink import Outlet
 
     given = code_given(arguments)
     if (given is None) == (arguments.key_file is None):
@@ -126,7 +126,7 @@ def _terminal(arguments: argparse.Namespace) -> contextlib.AbstractContextManage
     """Where to ask whether to store what is offered; None if there is no question. Raises `InputError`."""
     if arguments.yes or arguments.stdout:
         return contextlib.nullcontext()
-    from punch.cli.asking import Terminal
+    from punchlab.punch.cli.asking import Terminal
 
     terminal = Terminal.open()
     if terminal is None:
@@ -137,8 +137,8 @@ def _terminal(arguments: argparse.Namespace) -> contextlib.AbstractContextManage
 def _target(arguments: argparse.Namespace) -> Inbox | Outlet:
     from pathlib import Path
 
-    from punch.client.inbox import Inbox
-    from punch.client.outlet import Outlet
+    from punchlab.punch.transfer.file_sink import Inbox
+    from punchlab.punch.transfer.stdout_sink import Outlet
 
     if arguments.stdout:
         return Outlet(1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from punch.cli.terminal import Command, Parser
-from punch.cli.values import EDGE_VARIABLE, edges, seconds
-from punch.errors import InputError
+from punchlab.punch.cli.terminal import Command, Parser
+from punchlab.punch.cli.values import EDGE_VARIABLE, edges, seconds
+from punchlab.punch.errors import InputError
 
 
 def _add_options_of_probe(parser: Parser) -> None:
@@ -28,9 +28,9 @@ def _add_options_of_probe(parser: Parser) -> None:
 def _probe(arguments: argparse.Namespace) -> int:
     import asyncio
 
-    from punch.probe.frames import MAX_PATIENCE_S
-    from punch.probe.servers import parse_server
-    from punch.probe.session import Options, run
+    from punchlab.punch.probe.frames import MAX_PATIENCE_S
+    from punchlab.punch.probe.servers import parse_server
+    from punchlab.punch.probe.session import Options, run
 
     servers = edges(arguments)
     patience = seconds(arguments.patience, "patience")
@@ -46,7 +46,7 @@ def _probe(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(report.to_json())
     else:
-        from punch.probe.table import table
+        from punchlab.punch.probe.table import table
 
         print(table(report))
     return 0

@@ -6,13 +6,13 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from punch.cli.client import CODE_HELP, add_common, options_of, pake, preshared, run_client
-from punch.cli.terminal import Command, Parser
-from punch.cli.values import CODE_VARIABLE, checked_code, code_given, read_code
-from punch.errors import InputError
+from punchlab.punch.cli.client import CODE_HELP, add_common, options_of, pake, preshared, run_client
+from punchlab.punch.cli.terminal import Command, Parser
+from punchlab.punch.cli.values import CODE_VARIABLE, checked_code, code_given, read_code
+from punchlab.punch.errors import InputError
 
 if TYPE_CHECKING:
-    from punch.frames import Role
+    from punchlab.punch.frames import Role
 
 
 def _add_options_of_pipe(parser: Parser) -> None:
@@ -31,8 +31,8 @@ def _add_options_of_forward(parser: Parser) -> None:
 
 
 def _pipe(arguments: argparse.Namespace) -> int:
-    from punch.client.pipe import pipe
-    from punch.code import Code
+    from punchlab.punch.secure.code import Code
+    from punchlab.punch.transfer.pipe import pipe
 
     given = arguments.code if arguments.new else code_given(arguments)
     if sum((given is not None, arguments.new or arguments.key_file is not None)) != 1:
@@ -47,9 +47,9 @@ def _pipe(arguments: argparse.Namespace) -> int:
 
 
 def _forward(arguments: argparse.Namespace) -> int:
-    from punch.client.forward import expose, listen, parse_target
-    from punch.code import Code
-    from punch.endpoint import Endpoint
+    from punchlab.punch.endpoint import Endpoint
+    from punchlab.punch.secure.code import Code
+    from punchlab.punch.transfer.forward import expose, listen, parse_target
 
     if (arguments.to is None) == (arguments.listen is None):
         raise InputError("to", arguments.to, "either --to HOST:PORT, or a code and --listen IP:PORT")

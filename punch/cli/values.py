@@ -8,10 +8,10 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from punch.errors import InputError
+from punchlab.punch.errors import InputError
 
 if TYPE_CHECKING:
-    from punch.code import Code
+    from punchlab.punch.secure.code import Code
 
 MAX_SECONDS = 1e9
 EDGE_VARIABLE = "PUNCH_EDGE"
@@ -66,7 +66,7 @@ def code_given(arguments: argparse.Namespace) -> str | None:
 
 def checked_code(text: str | None) -> str | None:
     """What `read_code` will take, unless it is to come on standard input."""
-    from punch.code import Code
+    from punchlab.punch.secure.code import Code
 
     if text not in (None, STDIN):
         Code.parse(text)
@@ -75,7 +75,7 @@ def checked_code(text: str | None) -> str | None:
 
 def read_code(text: str, *, stdin_is: str | None = None) -> Code:
     """The code that was given, which is the first line of standard input for `-`, unless that is something else."""
-    from punch.code import Code
+    from punchlab.punch.secure.code import Code
 
     if text != STDIN:
         return Code.parse(text)

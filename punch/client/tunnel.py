@@ -11,29 +11,29 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from punch.client import neighbors
-from punch.client.admission import Admission
-from punch.client.agreement import Agreement
-from punch.client.candidates import beside, candidates, of_one_lan
-from punch.client.channel import Channel, Kind
-from punch.client.guesses import Exposure
-from punch.client.keys import NAME_S, Introduced, KeyExchange
-from punch.client.liveness import notice_a_dead_path
-from punch.client.named import Named
-from punch.client.puncher import Connection, Puncher
-from punch.client.quota import Quota
-from punch.client.reach import Reach
-from punch.client.sighting import Sighting
-from punch.client.signals import Signals
-from punch.client.sockets import mend_round_trip
-from punch.client.staying import StayingRendezvous
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import ChannelError, ConnectionLostError, PunchFailedError, TunnelBrokenError
-from punch.events import Reporter
-from punch.fields import Json
-from punch.frames import Contact, Peer, Register, Role, SessionId, Welcome
-from punch.sighting import Seen
-from punch.strategy.meeting import Meeting, Preparation, Strategy
+from punchlab.punch.client import neighbors
+from punchlab.punch.client.liveness import notice_a_dead_path
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import ChannelError, ConnectionLostError, PunchFailedError, TunnelBrokenError
+from punchlab.punch.events import Reporter
+from punchlab.punch.fields import Json
+from punchlab.punch.frames import Contact, Peer, Register, Role, SessionId, Welcome
+from punchlab.punch.net.reach import Reach
+from punchlab.punch.net.sockets import mend_round_trip
+from punchlab.punch.punching.admission import Admission
+from punchlab.punch.punching.agreement import Agreement
+from punchlab.punch.punching.candidates import beside, candidates, of_one_lan
+from punchlab.punch.punching.named import Named
+from punchlab.punch.punching.puncher import Connection, Puncher
+from punchlab.punch.punching.quota import Quota
+from punchlab.punch.reflexive import Seen
+from punchlab.punch.rendezvous.reconnecting import StayingRendezvous
+from punchlab.punch.rendezvous.reflexive import Sighting
+from punchlab.punch.rendezvous.signals import Signals
+from punchlab.punch.secure.channel import Channel, Kind
+from punchlab.punch.secure.guesses import Exposure
+from punchlab.punch.secure.keys import NAME_S, Introduced, KeyExchange
+from punchlab.punch.strategy.meeting import Meeting, Preparation, Strategy
 
 NONCE_BYTES = 32
 RELAYABLE = ("punch_timeout", "refused", "hopeless")
@@ -311,7 +311,7 @@ async def _through_relay(
     quota: Quota,
 ) -> tuple[Connection, Channel]:
     """The tunnel by way of an edge. Raises `PunchFailedError`."""
-    from punch.client.relayed import relayed
+    from punchlab.punch.client.relayed import relayed
 
     meeting.begin_key()
     named = Named(Reach.of(meeting.rendezvous.local, meeting.rendezvous.edge_ip), quota.relays)

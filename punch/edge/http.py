@@ -19,12 +19,12 @@ from http import HTTPStatus
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
-from punch.edge.bus.mesh import PATH as MESH_PATH
-from punch.edge.metrics import CONTENT_TYPE, Metrics
-from punch.endpoint import Endpoint
-from punch.errors import InputError
-from punch.events import Reporter
-from punch.probe.frames import PATH as PROBE_PATH
+from punchlab.punch.edge.bus.mesh import PATH as MESH_PATH
+from punchlab.punch.edge.metrics import CONTENT_TYPE, Metrics
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import InputError
+from punchlab.punch.events import Reporter
+from punchlab.punch.probe.frames import PATH as PROBE_PATH
 
 CLIENT_PATH = "/"
 HEALTH_PATH = "/healthz"

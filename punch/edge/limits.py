@@ -31,7 +31,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
-from punch.errors import RefusedError
+from punchlab.punch.errors import RefusedError
 
 TABLE = 20_000  # sources
 QUIET_S = 10.0  # of what one source is refused, so much is between two lines of the log

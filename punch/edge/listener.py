@@ -19,8 +19,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from punch.edge.limits import Admission, Gate, LimitError
-from punch.endpoint import Endpoint
+from punchlab.punch.edge.limits import Admission, Gate, LimitError
+from punchlab.punch.endpoint import Endpoint
 
 RECEIVE_BYTES = 8_192
 SEND_BYTES = 16_384

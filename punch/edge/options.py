@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from punch.argument import path
-from punch.errors import InputError
+from punchlab.punch.argument import path
+from punchlab.punch.errors import InputError
 
 if TYPE_CHECKING:
-    from punch.edge.relay import RelayOffer
-    from punch.edge.server import Settings
-    from punch.edge.tls import ServerTls
+    from punchlab.punch.edge.relay import RelayOffer
+    from punchlab.punch.edge.server import Settings
+    from punchlab.punch.edge.tls import ServerTls
 
 _Number = TypeVar("_Number", int, float)
 
@@ -50,9 +50,9 @@ def add_options(edge: argparse.ArgumentParser) -> None:
 
 def settings(arguments: argparse.Namespace) -> Settings:
     """What was chosen. Raises `InputError`."""
-    from punch.edge.http import THIS_MACHINE, Access, parse_networks
-    from punch.edge.limits import Limits
-    from punch.edge.server import Settings
+    from punchlab.punch.edge.http import THIS_MACHINE, Access, parse_networks
+    from punchlab.punch.edge.limits import Limits
+    from punchlab.punch.edge.server import Settings
 
     tls, relay = _tls(arguments), _relay(arguments)
     limits = Limits(
@@ -73,7 +73,7 @@ def settings(arguments: argparse.Namespace) -> Settings:
 
 def _connections(text: str | None, *, tls: bool, relays: bool) -> int:
     """How many connections there may be: no more than fit in the memory that this process may use."""
-    from punch.edge.memory import MIB, MOST, bound_bytes, descriptors, most_connections, usable_bytes
+    from punchlab.punch.edge.memory import MIB, MOST, bound_bytes, descriptors, most_connections, usable_bytes
 
     usable = usable_bytes()
     most = most_connections(usable, tls=tls, relays=relays)
@@ -90,7 +90,7 @@ def _connections(text: str | None, *, tls: bool, relays: bool) -> int:
 
 
 def _relay(arguments: argparse.Namespace) -> RelayOffer | None:
-    from punch.edge.relay import RelayOffer, RelayTerms
+    from punchlab.punch.edge.relay import RelayOffer, RelayTerms
 
     terms = RelayTerms(
         rate=_positive(arguments.relay_rate, "relay-rate") * 1000,
@@ -100,9 +100,9 @@ def _relay(arguments: argparse.Namespace) -> RelayOffer | None:
     )
     if arguments.relay is None:
         return None
-    from punch.client.reach import refuses_server_port
-    from punch.endpoint import EdgeUrl
-    from punch.frames import MAX_URL
+    from punchlab.punch.endpoint import EdgeUrl
+    from punchlab.punch.frames import MAX_URL
+    from punchlab.punch.net.reach import refuses_server_port
 
     url = EdgeUrl.parse(arguments.relay, field="relay")
     if len(str(url)) > MAX_URL:
@@ -121,7 +121,7 @@ def _tls(arguments: argparse.Namespace) -> ServerTls | None:
     if certificate is None or key is None:
         missing, given = ("tls-cert", "--tls-key") if certificate is None else ("tls-key", "--tls-cert")
         raise InputError(missing, None, f"a file together with {given}")
-    from punch.edge.tls import ServerTls
+    from punchlab.punch.edge.tls import ServerTls
 
     return ServerTls(Path(certificate), Path(key))
 

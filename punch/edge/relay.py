@@ -23,14 +23,14 @@ from dataclasses import dataclass, field
 
 from websockets.exceptions import ConnectionClosed
 
-from punch.edge.connection import POLICY_VIOLATION, EdgeConnection
-from punch.edge.limits import Gate, Held
-from punch.edge.listener import widen
-from punch.edge.tickets import Tickets
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import RefusedError
-from punch.events import Reporter
-from punch.relay import joined_frame, parse_relay
+from punchlab.punch.edge.connection import POLICY_VIOLATION, EdgeConnection
+from punchlab.punch.edge.limits import Gate, Held
+from punchlab.punch.edge.listener import widen
+from punchlab.punch.edge.tickets import Tickets
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import RefusedError
+from punchlab.punch.events import Reporter
+from punchlab.punch.relay import joined_frame, parse_relay
 
 MAX_WAITING = 1000  # clients whose peer has not come; for one more, that which has waited for longest is ended
 MAX_OF_TICKET = 4  # of those, with one ticket

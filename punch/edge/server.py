@@ -15,24 +15,26 @@ from typing import Any, cast
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from punch.edge.bus.interface import Bus
-from punch.edge.bus.mesh import PATH as MESH_PATH
-from punch.edge.bus.mesh import Mesh
-from punch.edge.connection import POLICY_VIOLATION, SETTINGS, EdgeConnection, Outbox
-from punch.edge.contacts import harmless
-from punch.edge.http import CLIENT_PATH, Access, Front
-from punch.edge.limits import Gate, LimitError, Limits
-from punch.edge.listener import BACKLOG, GatedListener, widen
-from punch.edge.metrics import Metrics
-from punch.edge.rejection import rejection
-from punch.edge.relay import Relay, RelayOffer
-from punch.edge.session import Directory, Registration
-from punch.edge.sightings import Sightings
-from punch.edge.tls import HANDSHAKE_TIMEOUT_S, ServerTls, save_memory
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import FrameError, InputError, RefusedError
-from punch.events import Reporter
-from punch.frames import (
+from punchlab.punch.edge.bus.interface import Bus
+from punchlab.punch.edge.bus.mesh import PATH as MESH_PATH
+from punchlab.punch.edge.bus.mesh import Mesh
+from punchlab.punch.edge.connection import POLICY_VIOLATION, SETTINGS, EdgeConnection, Outbox
+from punchlab.punch.edge.contacts import harmless
+from punchlab.punch.edge.http import CLIENT_PATH, Access, Front
+from punchlab.punch.edge.limits import Gate, LimitError, Limits
+from punchlab.punch.edge.listener import BACKLOG, GatedListener, widen
+from punchlab.punch.edge.metrics import Metrics
+from punchlab.punch.edge.probing.dialback import DialBack
+from punchlab.punch.edge.probing.responder import StunAddresses, StunServer
+from punchlab.punch.edge.reflexive import Sightings
+from punchlab.punch.edge.rejection import rejection
+from punchlab.punch.edge.relay import Relay, RelayOffer
+from punchlab.punch.edge.session import Directory, Registration
+from punchlab.punch.edge.tls import HANDSHAKE_TIMEOUT_S, ServerTls, save_memory
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import FrameError, InputError, RefusedError
+from punchlab.punch.events import Reporter
+from punchlab.punch.frames import (
     Contact,
     Peer,
     Register,
@@ -43,11 +45,9 @@ from punch.frames import (
     signal_frame,
     welcome_frame,
 )
-from punch.probe.dialback import DialBack
-from punch.probe.frames import PATH as PROBE_PATH
-from punch.probe.responder import StunAddresses, StunServer
-from punch.relay import PATH as RELAY_PATH
-from punch.sighting import PATH as SIGHTING_PATH
+from punchlab.punch.probe.frames import PATH as PROBE_PATH
+from punchlab.punch.reflexive import PATH as SIGHTING_PATH
+from punchlab.punch.relay import PATH as RELAY_PATH
 
 REGISTER_TIMEOUT_S = 10.0
 DEFAULT_LIFETIME_S = 600.0
@@ -367,7 +367,7 @@ class Edge:
 def nats_bus(servers: Sequence[str], name: str, lifetime_s: float, report: Reporter) -> Bus:
     """The bus through NATS. Raises `InputError` without the library that it needs."""
     try:
-        from punch.edge.bus.nats import NatsBus
+        from punchlab.punch.edge.bus.nats import NatsBus
     except ModuleNotFoundError as error:
         if error.name != "nats":
             raise

@@ -11,7 +11,7 @@ import ssl
 from asyncio import sslproto
 from pathlib import Path
 
-from punch.errors import InputError
+from punchlab.punch.errors import InputError
 
 HANDSHAKE_TIMEOUT_S = 5.0
 READ_BYTES = 4_096  # that one read of a connection brings; OpenSSL takes its records of 16 KiB in pieces

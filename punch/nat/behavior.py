@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TypeVar
 
-from punch.text import shown
+from punchlab.punch.text import shown
 
 
 class BehaviorError(ValueError):

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import count
 
-from punch.nat.behavior import Filtering, IcmpErrors, NatBehavior, Pooling, Unsolicited
+from punchlab.punch.nat.behavior import Filtering, IcmpErrors, NatBehavior, Pooling, Unsolicited
 
 SYN_TIMES_S = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 11.0, 19.0, 35.0)
 """When Linux sends a SYN and its retransmissions (tcp_syn_linear_timeouts = 4, kernels from 6.5 on)."""

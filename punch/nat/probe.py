@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
-from punch.nat.behavior import REQ_4_SILENCE_S, Filtering, Mapping, PortAllocation, Unsolicited
+from punchlab.punch.nat.behavior import REQ_4_SILENCE_S, Filtering, Mapping, PortAllocation, Unsolicited
 
 Address = tuple[str, int]
 """IPv4 address and port."""

@@ -15,9 +15,9 @@ from io import BytesIO
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from punch.closing import abort_transport
-from punch.endpoint import Endpoint
-from punch.errors import InputError, PortMappingError
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import InputError, PortMappingError
+from punchlab.punch.net.closing import abort_transport
 
 TIMEOUT_S = 3.0
 MAX_HEAD = 16_384  # bytes of the status line and the header

@@ -10,11 +10,11 @@ from __future__ import annotations
 from xml.parsers import expat
 from xml.sax.saxutils import escape
 
-from punch.endpoint import Endpoint
-from punch.errors import InputError, PortMappingError
-from punch.portmap.http import DeviceUrl, ask
-from punch.portmap.ssdp import gateway_device
-from punch.text import printable
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import InputError, PortMappingError
+from punchlab.punch.portmap.http import DeviceUrl, ask
+from punchlab.punch.portmap.ssdp import gateway_device
+from punchlab.punch.text import printable
 
 _DESCRIPTION = "punch"
 _LONGEST_REASON = 100  # characters, as shown

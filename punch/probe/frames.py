@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from punch.endpoint import Endpoint
-from punch.errors import FrameError, InputError
-from punch.fields import decode, encode
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import FrameError, InputError
+from punchlab.punch.fields import decode, encode
 
 PATH = "/probe"
 MAX_PATIENCE_S = 30.0

@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import PunchFailedError
-from punch.nat import probe
-from punch.nat.probe import Findings, Lifetime, NotTested, Report
-from punch.probe import servers
-from punch.probe.frames import Dialled
-from punch.probe.lifetime import search
-from punch.probe.servers import Servers, StunUri
-from punch.probe.tcp import TcpTests
-from punch.probe.udp import UdpTests
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import PunchFailedError
+from punchlab.punch.nat import probe
+from punchlab.punch.nat.probe import Findings, Lifetime, NotTested, Report
+from punchlab.punch.probe import servers
+from punchlab.punch.probe.frames import Dialled
+from punchlab.punch.probe.lifetime import search
+from punchlab.punch.probe.servers import Servers, StunUri
+from punchlab.punch.probe.tcp import TcpTests
+from punchlab.punch.probe.udp import UdpTests
 
 Allocations = Sequence[tuple[Endpoint, Endpoint]]
 

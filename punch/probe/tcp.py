@@ -12,18 +12,18 @@ import socket
 from collections.abc import Awaitable, Iterable, Iterator
 from typing import Any
 
-from punch.client.sockets import PORTS, bound_socket, choose_local, connect_result
-from punch.endpoint import Endpoint
-from punch.errors import FrameError
-from punch.nat import probe
-from punch.nat.behavior import Filtering, Mapping
-from punch.nat.probe import NotTested
-from punch.probe import stun
-from punch.probe.frames import CONNECTED, Dialled
-from punch.probe.lifetime import punctually
-from punch.probe.patience import EXPECTED, answer_or_silence, within
-from punch.probe.servers import Servers
-from punch.probe.stun import Message, MessageClass
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import FrameError
+from punchlab.punch.nat import probe
+from punchlab.punch.nat.behavior import Filtering, Mapping
+from punchlab.punch.nat.probe import NotTested
+from punchlab.punch.net.sockets import PORTS, bound_socket, choose_local, connect_result
+from punchlab.punch.probe import stun
+from punchlab.punch.probe.frames import CONNECTED, Dialled
+from punchlab.punch.probe.lifetime import punctually
+from punchlab.punch.probe.patience import EXPECTED, answer_or_silence, within
+from punchlab.punch.probe.servers import Servers
+from punchlab.punch.probe.stun import Message, MessageClass
 
 FRESH_SOCKETS = 8
 

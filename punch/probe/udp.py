@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 
-from punch.client.sockets import PORTS
-from punch.endpoint import Endpoint
-from punch.nat import probe
-from punch.nat.behavior import Filtering, Mapping
-from punch.nat.probe import NotTested
-from punch.probe.frames import Dialled
-from punch.probe.lifetime import punctually
-from punch.probe.patience import EXPECTED, within
-from punch.probe.servers import Servers
-from punch.probe.stun import Change, Message, MessageClass
-from punch.probe.udpsocket import UdpSocket
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.nat import probe
+from punchlab.punch.nat.behavior import Filtering, Mapping
+from punchlab.punch.nat.probe import NotTested
+from punchlab.punch.net.sockets import PORTS
+from punchlab.punch.probe.frames import Dialled
+from punchlab.punch.probe.lifetime import punctually
+from punchlab.punch.probe.patience import EXPECTED, within
+from punchlab.punch.probe.servers import Servers
+from punchlab.punch.probe.stun import Change, Message, MessageClass
+from punchlab.punch.probe.udpsocket import UdpSocket
 
 FRESH_SOCKETS = 8
 _REPEAT_S = 0.3

@@ -6,7 +6,7 @@ of the registration. Then both know the same two NATs and choose the same plan, 
 
 - One host's SYN is admitted as soon as both have dialled: both dial at once (`keep`).
 - The same, but both NATs answer a SYN that comes too early, and that would shut the door; or one does by an ICMP error,
-  which ends the attempt and leaves the door: the trap that `punch.nat.oracle` tells of. `lowttl`.
+  which ends the attempt and leaves the door: the trap that `lab.oracle.outcome` tells of. `lowttl`.
 - A host's own dialling would keep the peer's SYN out, which would be admitted otherwise: only the peer dials.
 - A mapping depends on the destination: a port that was asked for (`portmap`), ports in sequence (`predict`, of one
   host or of both), or many ports against many guesses where the other side's port is known (`birthday`).
@@ -27,14 +27,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from punch.errors import PunchFailedError
-from punch.frames import MAX_TRAITS, Role
-from punch.nat.behavior import Filtering, PortAllocation, Unsolicited
-from punch.nat.dialling import admits_dialled, occupies
-from punch.strategy import traits
-from punch.strategy.catalog import STRATEGIES
-from punch.strategy.meeting import Meeting, Preparation, Strategy
-from punch.strategy.traits import Traits
+from punchlab.punch.errors import PunchFailedError
+from punchlab.punch.frames import MAX_TRAITS, Role
+from punchlab.punch.nat.behavior import Filtering, PortAllocation, Unsolicited
+from punchlab.punch.nat.dialling import admits_dialled, occupies
+from punchlab.punch.strategy import traits
+from punchlab.punch.strategy.catalog import STRATEGIES
+from punchlab.punch.strategy.meeting import Meeting, Preparation, Strategy
+from punchlab.punch.strategy.traits import Traits
 
 HOPELESS_AFTER_S = 1.5
 """How long a hopeless pair dials all the same: a SYN that was lost is sent again in this time."""

@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import asyncio
 
-from punch.client.candidates import Candidate
-from punch.client.hops import MAX_HOPS, mortal_ttl
-from punch.errors import SignalError, TamperedError
-from punch.strategy.meeting import Meeting, Strategy
+from punchlab.punch.errors import SignalError, TamperedError
+from punchlab.punch.net.hops import MAX_HOPS, mortal_ttl
+from punchlab.punch.punching.candidates import Candidate
+from punchlab.punch.strategy.meeting import Meeting, Strategy
 
 READY, OPEN, UNABLE = b"ready", b"open", b"unable"
 

@@ -20,18 +20,18 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any, TypeVar
 
-from punch.client.quota import Servers as Uses
-from punch.client.sockets import bound_socket, choose_local, connect_result
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import EdgeUnreachableError
-from punch.nat import probe
-from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
-from punch.nat.probe import NotTested
-from punch.probe import servers
-from punch.probe.frames import Dialled
-from punch.probe.patience import answer_or_silence
-from punch.probe.servers import Servers
-from punch.probe.tcp import TcpTests, binding
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import EdgeUnreachableError
+from punchlab.punch.nat import probe
+from punchlab.punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
+from punchlab.punch.nat.probe import NotTested
+from punchlab.punch.net.sockets import bound_socket, choose_local, connect_result
+from punchlab.punch.probe import servers
+from punchlab.punch.probe.frames import Dialled
+from punchlab.punch.probe.patience import answer_or_silence
+from punchlab.punch.probe.servers import Servers
+from punchlab.punch.probe.tcp import TcpTests, binding
+from punchlab.punch.punching.quota import Servers as Uses
 
 LIMIT_S = 1.2
 """How long it may take to reach the edge, and how long it may take in all where the edge is near."""

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from reports.charts.figure import ALARM, ORANGE, WIDTH_IN, Chart, finish, new_figure, set_title
-from reports.contest import CHOOSER, Comparison, Contest, Nats, strategy_order
-from reports.groups import SEPARATOR, nat_order
-from reports.words import count
+from punchlab.reports.charts.figure import ALARM, ORANGE, WIDTH_IN, Chart, finish, new_figure, set_title
+from punchlab.reports.groups import SEPARATOR, nat_order
+from punchlab.reports.strategy_comparison import CHOOSER, Comparison, Contest, Nats, strategy_order
+from punchlab.reports.words import count
 
 _CELL_IN, _TIGHT_CELL_IN, _ROW_IN = 0.64, 0.52, 0.27
 _NAMES_IN = 2.5  # the names of both NATs

@@ -18,11 +18,12 @@ from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from lab import namespace
-from lab.capture import CapturePoint, Recorder, Recording
-from lab.exchange import Exchange, Pair, Side
-from lab.namespace import Namespace
-from lab.netlink import RouteSocket, hardware_address
+from punchlab.lab.capture import CapturePoint, Recorder, Recording
+from punchlab.lab.exchange import Exchange, Pair, Side
+from punchlab.lab.exchange.timeline import render
+from punchlab.lab.kernel import namespace
+from punchlab.lab.kernel.namespace import Namespace
+from punchlab.lab.kernel.netlink import RouteSocket, hardware_address
 
 NAT_A, NAT_B = "11.0.1.2", "11.0.2.2"
 A = B = "192.168.1.2"
@@ -191,7 +192,7 @@ def told(recording: Recording, pair: Pair = PAIR) -> Exchange:
     """The exchange in it; the timeline is printed for whoever reads a failure."""
     assert recording.complete
     exchange = Exchange(recording.frames, pair)
-    print(exchange.timeline())
+    print(render(exchange))
     return exchange
 
 

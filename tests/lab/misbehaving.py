@@ -17,12 +17,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import campaign
-from lab.campaign.cells import Campaign, Cell
-from lab.client import Client
-from lab.options import Options
+from punchlab.lab import campaign
+from punchlab.lab.campaign.cells import Campaign, Cell
+from punchlab.lab.client.description import Client
+from punchlab.lab.trial.options import Options
+from punchlab.topologies import AB
 from tests.lab.odd_events import Case, cases
-from topologies import AB
 
 ALL = os.environ.get("PUNCHLAB_ODD_EVENTS") == "all"
 JOBS = 2

@@ -7,16 +7,16 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lab import verdict
-from lab.capture.frame import Recording
-from lab.contract import DEEPEST, EVENTS, TIME, Rule
-from lab.control import Control
-from lab.exchange import Exchange, delivery
-from lab.lab import Path as LabPath
-from lab.options import Options
-from lab.trial import Trial
-from lab.verdict import Side
-from punch.nat.oracle import Outcome, Prediction
+from punchlab.lab.capture.frame import Recording
+from punchlab.lab.client.contract import DEEPEST, EVENTS, TIME, Rule
+from punchlab.lab.exchange import Exchange, delivery
+from punchlab.lab.graph import Path as LabPath
+from punchlab.lab.oracle.outcome import Outcome, Prediction
+from punchlab.lab.trial import verdict
+from punchlab.lab.trial.control import Control
+from punchlab.lab.trial.options import Options
+from punchlab.lab.trial.trial import Trial
+from punchlab.lab.trial.verdict import Side
 from tests.lab.handmade import PAIR
 
 STARTED, RECEIVED = 100.0, 101.0

@@ -8,8 +8,9 @@ from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from lab.capture import Frame
-from lab.exchange import Exchange, Pair, Segment, Side
+from punchlab.lab.capture import Frame
+from punchlab.lab.exchange import Exchange, Pair, Segment, Side
+from punchlab.lab.exchange.timeline import render
 
 A = B = "192.168.1.2:41000"
 OUT_A, OUT_B = "11.0.1.2:41000", "11.0.2.2:41000"
@@ -41,7 +42,7 @@ class Story:
 
     def told(self, pair: Pair = PAIR, agreed: tuple[str, str] | None = None) -> Exchange:
         exchange = Exchange(self.frames, pair, agreed)
-        print(exchange.timeline())
+        print(render(exchange))
         return exchange
 
     def add(self, at_ms: float, places: Sequence[str], ends: Sequence[tuple[str, str]], packet: Packet) -> None:

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab import InputError
-from lab.client import PUNCH, Client, command
-from lab.contract import PLACEHOLDERS
-from lab.forked import Function
-from lab.options import Options
+from punchlab import InputError
+from punchlab.lab.client.contract import PLACEHOLDERS
+from punchlab.lab.client.description import PUNCH, Client, command
+from punchlab.lab.process.forked import Function
+from punchlab.lab.trial.options import Options
 from tests.examples import EXAMPLES
 
 WORDS = ("client",)

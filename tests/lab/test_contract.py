@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab import contract, record
-from lab.contract import EVENTS, FAILURES, Speaker
-from lab.output import LINE_BYTES, OUTPUT_BYTES, Output
-from lab.verdict import OUTCOMES, Side
+from punchlab.lab.client import contract
+from punchlab.lab.client.contract import EVENTS, FAILURES, Speaker
+from punchlab.lab.client.output import LINE_BYTES, OUTPUT_BYTES, Output
+from punchlab.lab.trial import record
+from punchlab.lab.trial.verdict import OUTCOMES, Side
 from tests.examples import EXAMPLES
 from tests.lab.odd_events import RECEIVED, STARTED, trial_of
 

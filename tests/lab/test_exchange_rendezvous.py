@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lab.exchange import Exchange, Pair, Side
+from punchlab.lab.exchange import Exchange, Pair, Side
+from punchlab.lab.exchange.timeline import render
 from tests.lab.story import EDGE, OUT_A, PAIR, A, Story, only
 
 
@@ -39,7 +40,7 @@ def test_a_syn_to_an_edge_is_rendezvous_and_no_punch() -> None:
     assert exchange.syns() == ()
     assert exchange.first_syn("a") is None
     assert exchange.delivered_to(only(exchange.segments)) == "edge1"
-    assert "(rendezvous)" in exchange.timeline()
+    assert "(rendezvous)" in render(exchange)
 
 
 def rendezvous(closed_at_ms: float | None, port: int = 41000) -> Exchange:

@@ -6,7 +6,7 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from lab.exchange import Kind, Pair, follow
+from punchlab.lab.exchange import Kind, Pair, follow
 from tests.lab.story import OUT_A, OUT_B, PAIR, A, B, Story, only
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lab.exchange import Pair, Side
+from punchlab.lab.exchange import Pair, Side
 from tests.lab.story import BACK, FORTH, OUT_A, OUT_B, A, B, Story
 
 

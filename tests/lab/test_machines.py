@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from distributed import Client
 
-from lab.campaign.machines.executor import DaskExecutor
-from lab.errors import LabError
+from punchlab.lab.campaign.machines.executor import DaskExecutor
+from punchlab.lab.errors import LabError
 from tests.commands import assert_one_clear_line, line, punchlab, run, started
 
 DASK = str(Path(sys.executable).parent / "dask")
@@ -25,10 +25,10 @@ TRIALS = 12
 HOPELESS = ("symmetric", "symmetric")
 ONE_TRIAL = """
 import sys
-from lab.campaign.cells import Campaign, Cell
-from lab.campaign.machines.executor import DaskExecutor
-from lab.options import Options
-from topologies.ab import AB
+from punchlab.lab.campaign.cells import Campaign, Cell
+from punchlab.lab.campaign.machines.executor import DaskExecutor
+from punchlab.lab.trial.options import Options
+from punchlab.topologies.ab import AB
 
 cell = Cell("ab", AB, ("a", "b"), ("symmetric", "symmetric"), options=Options(deadline_s=1))
 with DaskExecutor(sys.argv[1], patience_s=10) as executor:
@@ -130,7 +130,7 @@ def test_where_results_are_lost_with_the_last_worker_the_lack_of_workers_is_repo
         stop_and_lose_results(process, address, one)
         process.send_signal(signal.SIGCONT)
         _printed, complaints = process.communicate(timeout=30)
-    assert complaints.splitlines()[-1].startswith(f"lab.errors.LabError: dask: {address} has no workers")
+    assert complaints.splitlines()[-1].startswith(f"punchlab.lab.errors.LabError: dask: {address} has no workers")
 
 
 def test_a_worker_ends_when_its_trial_runner_is_killed_or_the_scheduler_ends() -> None:

@@ -12,19 +12,20 @@ from typing import Any
 
 import pytest
 
-from lab import sandbox, trial, verdict
-from lab.campaign.cells import Cell, Job
-from lab.campaign.execute import run_job
-from lab.client import Client
-from lab.confinement.pidspace import MOST_PROCESSES
-from lab.contract import Speaker
-from lab.options import Options
-from lab.output import Output
-from reports.results import read_run
+from punchlab.lab.campaign.cells import Cell, Job
+from punchlab.lab.campaign.execute import run_job
+from punchlab.lab.client.contract import Speaker
+from punchlab.lab.client.description import Client
+from punchlab.lab.client.output import Output
+from punchlab.lab.confinement import sandbox
+from punchlab.lab.confinement.pidspace import MOST_PROCESSES
+from punchlab.lab.trial import trial, verdict
+from punchlab.lab.trial.options import Options
+from punchlab.reports.results import read_run
+from punchlab.topologies import AB
 from tests.commands import run
 from tests.lab.misbehaving import CLIENTS, cells, odd_events
 from tests.lab.odd_events import RECEIVED, STARTED, Case
-from topologies import AB
 
 EDGE = ("sh", "-c", """echo '{{"event": "listening"}}'; exec sleep 1000""")
 PATIENCE_S = 600

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-import reports
-from lab.contract import DEEPEST, EVENTS, TIME, Speaker
-from lab.output import ERROR_BYTES, EVENTS_BYTES, OUTPUT_BYTES, Output
-from lab.record import record
-from lab.results import Results
-from lab.verdict import Side, timings
-from reports.results import read_run
+from punchlab import reports
+from punchlab.lab.campaign.results import Results
+from punchlab.lab.client.contract import DEEPEST, EVENTS, TIME, Speaker
+from punchlab.lab.client.output import ERROR_BYTES, EVENTS_BYTES, OUTPUT_BYTES, Output
+from punchlab.lab.trial.record import record
+from punchlab.lab.trial.verdict import Side, timings
+from punchlab.reports.results import read_run
 from tests.lab.odd_events import RECEIVED, STARTED, Case, cases, trial_of
 
 CASES = tuple(cases())

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.campaign import Campaign, Cell
-from lab.campaign.order import balanced
-from lab.campaign.plan import Plan
-from lab.cli import arguments, axes
-from lab.options import Options
+from punchlab.lab.campaign import Campaign, Cell
+from punchlab.lab.campaign.order import balanced
+from punchlab.lab.campaign.plan import Plan
+from punchlab.lab.cli import arguments, axes
+from punchlab.lab.trial.options import Options
+from punchlab.topologies import AB
 from tests.examples import EXAMPLES
-from topologies import AB
 
 SWEEP = """\
 topology = ["ab", "cd"]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from mininet.topo import Topo
 
-from lab import InputError, Lab, LabError
-from lab.options import Options
-from punch.nat.behavior import BehaviorError, Filtering, Mapping, NatBehavior, PortAllocation
-from topologies import AB
-from topologies.internet import Internet
+from punchlab import InputError, Lab, LabError
+from punchlab.lab.trial.options import Options
+from punchlab.punch.nat.behavior import BehaviorError, Filtering, Mapping, NatBehavior, PortAllocation
+from punchlab.topologies import AB
+from punchlab.topologies.internet import Internet
 
 POOL = NatBehavior(
     Mapping.ENDPOINT_INDEPENDENT, Filtering.ENDPOINT_INDEPENDENT, PortAllocation.PRESERVING, pool_size=16

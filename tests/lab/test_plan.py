@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.campaign import Campaign, Cell, Job
-from lab.campaign.plan import Plan
-from lab.errors import InputError
-from lab.options import Options
-from lab.statistics import wilson_interval
-from topologies import AB, ABCD
+from punchlab.lab.campaign import Campaign, Cell, Job
+from punchlab.lab.campaign.plan import Plan
+from punchlab.lab.campaign.statistics import wilson_interval
+from punchlab.lab.errors import InputError
+from punchlab.lab.trial.options import Options
+from punchlab.topologies import AB, ABCD
 
 Fate = Callable[[Job], str]
 

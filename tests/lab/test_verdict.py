@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lab.exchange import Exchange
-from lab.verdict import Side, judge, timings
+from punchlab.lab.exchange import Exchange
+from punchlab.lab.trial.verdict import Side, judge, timings
 from tests.lab.handmade import PAIR
 from tests.lab.story import OUT_A, OUT_B, B, Story
 

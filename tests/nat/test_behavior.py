@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from punch.nat.behavior import (
+from punchlab.punch.nat.behavior import (
     BehaviorError,
     Filtering,
     Hairpinning,

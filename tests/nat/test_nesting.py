@@ -8,9 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from punch.nat import nesting, oracle
-from punch.nat.behavior import Filtering, Hairpinning, IcmpErrors, Mapping, NatBehavior, PortAllocation, Unsolicited
-from punch.nat.oracle import Dial, Outcome
+from punchlab.lab.oracle import nesting, outcome
+from punchlab.lab.oracle.outcome import Dial, Outcome
+from punchlab.punch.nat.behavior import (
+    Filtering,
+    Hairpinning,
+    IcmpErrors,
+    Mapping,
+    NatBehavior,
+    PortAllocation,
+    Unsolicited,
+)
 
 CONE = NatBehavior(Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING)
 OPEN = replace(CONE, filtering=Filtering.ENDPOINT_INDEPENDENT)
@@ -39,8 +47,8 @@ def met(*arguments: object, shared: NatBehavior | None = None) -> bool:
 @given(behaviors, behaviors)
 def test_one_nat_each_is_what_the_oracle_says_of_them(a: NatBehavior, b: NatBehavior) -> None:
     once = replace(DIAL, attempts=1)  # further ones are drawn, which takes its time
-    assert nesting.predict([a], [b], once) == oracle.predict(a, b, once)
-    assert nesting.predict([], [b], once) == oracle.predict(None, b, once)
+    assert nesting.predict([a], [b], once) == outcome.predict(a, b, once)
+    assert nesting.predict([], [b], once) == outcome.predict(None, b, once)
 
 
 @given(behaviors)

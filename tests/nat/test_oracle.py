@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.nat import presets
-from punch.nat.behavior import (
+from punchlab.lab.nat import presets
+from punchlab.lab.oracle.outcome import Dial, Outcome, predict
+from punchlab.punch.nat.behavior import (
     BehaviorError,
     Filtering,
     IcmpErrors,
@@ -21,7 +22,6 @@ from punch.nat.behavior import (
     PortAllocation,
     Unsolicited,
 )
-from punch.nat.oracle import Dial, Outcome, predict
 
 KINDS = presets.CLASSICS
 HOPELESS = {

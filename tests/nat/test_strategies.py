@@ -9,12 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.client import CLIENTS
-from lab.nat import presets
-from punch.nat import birthday, nesting
-from punch.nat.behavior import Filtering, Hairpinning, Mapping, NatBehavior, PortAllocation, PortMapping, Unsolicited
-from punch.nat.oracle import Dial, Outcome
-from punch.nat.strategies import STRATEGIES, Guessing, Pair, predict
+from punchlab.lab.client.description import CLIENTS
+from punchlab.lab.nat import presets
+from punchlab.lab.oracle import nesting
+from punchlab.lab.oracle.outcome import Dial, Outcome
+from punchlab.lab.oracle.strategies import STRATEGIES, Guessing, Pair, predict
+from punchlab.punch.nat import birthday
+from punchlab.punch.nat.behavior import (
+    Filtering,
+    Hairpinning,
+    Mapping,
+    NatBehavior,
+    PortAllocation,
+    PortMapping,
+    Unsolicited,
+)
 
 DIAL = Dial(0.02)
 CONES = ("full_cone", "restricted_cone", "port_restricted_cone")

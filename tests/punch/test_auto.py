@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
-from punch.nat.oracle import Dial, Outcome, predict
-from punch.strategy import traits
-from punch.strategy.auto import Side, choose
-from punch.strategy.catalog import STRATEGIES
-from punch.strategy.traits import Traits
+from punchlab.lab.oracle.outcome import Dial, Outcome, predict
+from punchlab.punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
+from punchlab.punch.strategy import traits
+from punchlab.punch.strategy.auto import Side, choose
+from punchlab.punch.strategy.catalog import STRATEGIES
+from punchlab.punch.strategy.traits import Traits
 from tests.punch.edges import running
 
 PLAIN = ("keep", "lowttl", "wait")

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from punch.client import naming, reading, renaming
-from punch.client.ahead import WINDOW as AHEAD
-from punch.client.ahead import Ahead
-from punch.client.channel import Kind
-from punch.client.inbox import Inbox, Incoming
-from punch.client.outgoing import Outgoing
-from punch.client.transfer import receive_files, send_files
-from punch.client.worker import StoppedError, Worker, checkpoint
+from punchlab.punch.secure.channel import Kind
+from punchlab.punch.transfer import naming, reading, renaming
+from punchlab.punch.transfer.ahead import WINDOW as AHEAD
+from punchlab.punch.transfer.ahead import Ahead
+from punchlab.punch.transfer.file_sink import Inbox, Incoming
+from punchlab.punch.transfer.outgoing import Outgoing
+from punchlab.punch.transfer.transfer import receive_files, send_files
+from punchlab.punch.transfer.worker import StoppedError, Worker, checkpoint
 from tests.punch.recorder import PATIENCE_S
 from tests.punch.transfers import OWNER, bar, both, offer
 from tests.punch.wires import channels, run

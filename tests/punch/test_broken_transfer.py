@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from punch.client.channel import Kind
-from punch.client.consent import Consent
-from punch.client.inbox import Inbox
-from punch.client.offer import FileDone
-from punch.client.outgoing import Outgoing
-from punch.client.progress import Progress
-from punch.client.transfer import Received, receive_files, send_files
-from punch.errors import ConnectionLostError, PunchFailedError, TunnelBrokenError
+from punchlab.punch.errors import ConnectionLostError, PunchFailedError, TunnelBrokenError
+from punchlab.punch.secure.channel import Kind
+from punchlab.punch.transfer.consent import Consent
+from punchlab.punch.transfer.file_sink import Inbox
+from punchlab.punch.transfer.offer import FileDone
+from punchlab.punch.transfer.outgoing import Outgoing
+from punchlab.punch.transfer.progress import Progress
+from punchlab.punch.transfer.transfer import Received, receive_files, send_files
 from tests.punch.recorder import Recorder
 from tests.punch.transfers import OWNER, accepted, bar, both, under_way
 from tests.punch.wires import channels, run

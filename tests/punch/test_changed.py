@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from punch.client.channel import Channel, Kind
-from punch.client.inbox import Inbox
-from punch.client.offer import FileDone
-from punch.client.outgoing import Outgoing
-from punch.client.transfer import receive_files, send_files
-from punch.errors import InputError, PunchFailedError
+from punchlab.punch.errors import InputError, PunchFailedError
+from punchlab.punch.secure.channel import Channel, Kind
+from punchlab.punch.transfer.file_sink import Inbox
+from punchlab.punch.transfer.offer import FileDone
+from punchlab.punch.transfer.outgoing import Outgoing
+from punchlab.punch.transfer.transfer import receive_files, send_files
 from tests.punch.processes import CODE, receive, send
 from tests.punch.test_broken_transfer import break_off
 from tests.punch.transfers import bar

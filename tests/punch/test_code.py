@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from punch.code import SECRET_WORDS, WORDS, Code
-from punch.errors import InputError
-from punch.frames import SESSION_ID
+from punchlab.punch.errors import InputError
+from punchlab.punch.frames import SESSION_ID
+from punchlab.punch.secure.code import SECRET_WORDS, WORDS, Code
 
 
 def _mistakes(a: str, b: str) -> int:

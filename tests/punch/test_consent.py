@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from punch.client import consent as consent_module
-from punch.client.channel import Kind
-from punch.client.consent import Consent
-from punch.client.inbox import Inbox
-from punch.client.outgoing import Outgoing
-from punch.client.transfer import receive_files, send_files
-from punch.errors import PunchFailedError, TunnelBrokenError
+from punchlab.punch.errors import PunchFailedError, TunnelBrokenError
+from punchlab.punch.secure.channel import Kind
+from punchlab.punch.transfer import consent as consent_module
+from punchlab.punch.transfer.consent import Consent
+from punchlab.punch.transfer.file_sink import Inbox
+from punchlab.punch.transfer.outgoing import Outgoing
+from punchlab.punch.transfer.transfer import receive_files, send_files
 from tests.punch.recorder import Recorder
 from tests.punch.test_broken_transfer import break_off
 from tests.punch.transfers import OWNER, bar, offer

@@ -8,10 +8,10 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from punch import frames
-from punch.edge.server import Edge
-from punch.errors import InputError
-from punch.frames import MAX_FRAME
+from punchlab.punch import frames
+from punchlab.punch.edge.server import Edge
+from punchlab.punch.errors import InputError
+from punchlab.punch.frames import MAX_FRAME
 from tests.punch.edges import ANY_PORT, closing_reason, registered, registration, run, running, said
 from tests.punch.recorder import Recorder
 

@@ -18,10 +18,10 @@ from typing import Self
 
 import pytest
 
-from punch.cli import main
-from punch.edge import memory
-from punch.edge.memory import MIB, bound_bytes, most_connections, usable_bytes
-from punch.endpoint import Endpoint
+from punchlab.punch.cli import main
+from punchlab.punch.edge import memory
+from punchlab.punch.edge.memory import MIB, bound_bytes, most_connections, usable_bytes
+from punchlab.punch.endpoint import Endpoint
 from scenarios.hostile.clients import Attackers, enough_descriptors, memory_kib, ws_frame
 from tests.punch.certificates import Authority
 from tests.punch.processes import CODE

@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import InputError
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import InputError
 
 
 def test_an_endpoint_reads_back_as_itself() -> None:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from punch.client.inbox import Inbox
-from punch.client.names import FileError, check_name
-from punch.client.offer import FileInfo
-from punch.client.outgoing import Outgoing
-from punch.errors import ConnectionLostError, InputError
+from punchlab.punch.errors import ConnectionLostError, InputError
+from punchlab.punch.transfer.file_sink import Inbox
+from punchlab.punch.transfer.names import FileError, check_name
+from punchlab.punch.transfer.offer import FileInfo
+from punchlab.punch.transfer.outgoing import Outgoing
 from tests.punch.transfers import OWNER
 
 HOSTILE = [

@@ -11,24 +11,24 @@ from pathlib import Path
 
 import pytest
 
-from punch.cli.client import pake
-from punch.client import session
-from punch.client.channel import PROOF_BYTES, Channel, Stream, introduce
-from punch.client.guesses import MAX_GUESSES, TESTED, Exposure, Guesses
-from punch.client.inbox import Inbox
-from punch.client.keys import KeyExchange, PakeExchange
-from punch.client.offer import FileDone
-from punch.client.outgoing import Outgoing
-from punch.client.tunnel import Options
-from punch.code import Code
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import PunchFailedError, TunnelBrokenError, WrongPeerError
-from punch.fields import Json
-from punch.frames import Role
-from punch.strategy.catalog import STRATEGIES
-from punch.strategy.keep import Keep
-from punch.strategy.meeting import Meeting
-from punch.text import printable
+from punchlab.punch.cli.client import pake
+from punchlab.punch.client.tunnel import Options
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import PunchFailedError, TunnelBrokenError, WrongPeerError
+from punchlab.punch.fields import Json
+from punchlab.punch.frames import Role
+from punchlab.punch.secure.channel import PROOF_BYTES, Channel, Stream, introduce
+from punchlab.punch.secure.code import Code
+from punchlab.punch.secure.guesses import MAX_GUESSES, TESTED, Exposure, Guesses
+from punchlab.punch.secure.keys import KeyExchange, PakeExchange
+from punchlab.punch.strategy.catalog import STRATEGIES
+from punchlab.punch.strategy.keep import Keep
+from punchlab.punch.strategy.meeting import Meeting
+from punchlab.punch.text import printable
+from punchlab.punch.transfer import session
+from punchlab.punch.transfer.file_sink import Inbox
+from punchlab.punch.transfer.offer import FileDone
+from punchlab.punch.transfer.outgoing import Outgoing
 from scenarios.hostile.edge import GUESS, OTHER
 from scenarios.hostile.guesser import Guesser, Learned, Step
 from tests.punch.agreements import connections, pair

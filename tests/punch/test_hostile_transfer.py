@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from punch.client.channel import Kind
-from punch.client.inbox import Inbox
-from punch.errors import PunchFailedError, TunnelBrokenError
+from punchlab.punch.errors import PunchFailedError, TunnelBrokenError
+from punchlab.punch.secure.channel import Kind
+from punchlab.punch.transfer.file_sink import Inbox
 from tests.punch.transfers import accepted, offer, receiving, sending, under_way
 from tests.punch.wires import run
 

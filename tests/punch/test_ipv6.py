@@ -12,19 +12,19 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from punch.client.candidates import candidates
-from punch.client.quota import Servers
-from punch.client.sighting import Sighting
-from punch.client.staying import StayingRendezvous
-from punch.edge.contacts import harmless, is_private
-from punch.edge.http import Access, parse_networks
-from punch.edge.limits import Limits
-from punch.edge.server import Settings
-from punch.edge.sightings import Sightings
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import FrameError, InputError
-from punch.frames import Contact, parse_register
-from punch.websocket import resolve
+from punchlab.punch.edge.contacts import harmless, is_private
+from punchlab.punch.edge.http import Access, parse_networks
+from punchlab.punch.edge.limits import Limits
+from punchlab.punch.edge.reflexive import Sightings
+from punchlab.punch.edge.server import Settings
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import FrameError, InputError
+from punchlab.punch.frames import Contact, parse_register
+from punchlab.punch.net.websocket import resolve
+from punchlab.punch.punching.candidates import candidates
+from punchlab.punch.punching.quota import Servers
+from punchlab.punch.rendezvous.reconnecting import StayingRendezvous
+from punchlab.punch.rendezvous.reflexive import Sighting
 from tests.punch.certificates import Authority
 from tests.punch.edges import Running, closing_reason, registered, registration, run, running, said
 from tests.punch.recorder import Command, Recorder

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from punch.cli import main
-from punch.client.keys import NAME_S, Introduced, PakeExchange, PresharedKey, read_key_file, write_key_file
-from punch.code import Code
-from punch.errors import InputError, WrongPeerError
-from punch.frames import SESSION_ID, SessionId
+from punchlab.punch.cli import main
+from punchlab.punch.errors import InputError, WrongPeerError
+from punchlab.punch.frames import SESSION_ID, SessionId
+from punchlab.punch.secure.code import Code
+from punchlab.punch.secure.keys import NAME_S, Introduced, PakeExchange, PresharedKey, read_key_file, write_key_file
 
 CODE = Code.parse("k7x2mq-amber-falcon-tulip")
 

@@ -13,12 +13,12 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from punch.edge import connection, limits
-from punch.edge.connection import MAX_OUTBOX, EdgeConnection, Outbox
-from punch.edge.contacts import harmless
-from punch.edge.limits import Admission, Gate, LimitError, Limits, sources
-from punch.edge.server import Settings
-from punch.endpoint import Endpoint
+from punchlab.punch.edge import connection, limits
+from punchlab.punch.edge.connection import MAX_OUTBOX, EdgeConnection, Outbox
+from punchlab.punch.edge.contacts import harmless
+from punchlab.punch.edge.limits import Admission, Gate, LimitError, Limits, sources
+from punchlab.punch.edge.server import Settings
+from punchlab.punch.endpoint import Endpoint
 from scenarios.hostile.clients import upgrade, ws_frame
 from tests.punch.edges import Running, closing_reason, registered, registration, run, running, said
 

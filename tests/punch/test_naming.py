@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from punch.client import naming, renaming
-from punch.client.inbox import Inbox, Incoming
-from punch.client.names import FileError
-from punch.client.offer import DirectoryInfo, FileInfo, Offered
+from punchlab.punch.transfer import naming, renaming
+from punchlab.punch.transfer.file_sink import Inbox, Incoming
+from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.offer import DirectoryInfo, FileInfo, Offered
 from tests.punch.killed import OFFERED, store, visible
 
 ALL = ["a", "b", "d", "d/empty", "d/sub", "d/sub/y", "d/x", "e", "e/z"]

@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator
 import pytest
 from nats.aio.client import Client
 
-from punch.edge.bus.address import parse_bus
-from punch.edge.server import Edge
-from punch.errors import InputError
+from punchlab.punch.edge.bus.address import parse_bus
+from punchlab.punch.edge.server import Edge
+from punchlab.punch.errors import InputError
 from tests.punch.edges import ANY_PORT, Running, registered, run, said
 from tests.punch.recorder import Recorder
 

@@ -9,13 +9,13 @@ import time
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from punch.client.keys import NAME_S, PresharedKey
-from punch.client.staying import StayingRendezvous
-from punch.client.tunnel import Options, open_tunnel
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import PunchFailedError
-from punch.frames import Contact, Peer, Register, Role, SessionId, Welcome, peer_frame, welcome_frame
-from punch.strategy.keep import Keep
+from punchlab.punch.client.tunnel import Options, open_tunnel
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import PunchFailedError
+from punchlab.punch.frames import Contact, Peer, Register, Role, SessionId, Welcome, peer_frame, welcome_frame
+from punchlab.punch.rendezvous.reconnecting import StayingRendezvous
+from punchlab.punch.secure.keys import NAME_S, PresharedKey
+from punchlab.punch.strategy.keep import Keep
 from tests.punch.edges import run, running
 from tests.punch.recorder import Recorder
 

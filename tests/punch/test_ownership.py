@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from punch.client.channel import Kind
-from punch.client.inbox import Inbox
-from punch.client.names import FileError
-from punch.client.offer import FileInfo
-from punch.client.owner import Owner
-from punch.client.transfer import receive_files
-from punch.code import Code
-from punch.errors import ConnectionLostError, PunchFailedError
+from punchlab.punch.errors import ConnectionLostError, PunchFailedError
+from punchlab.punch.secure.channel import Kind
+from punchlab.punch.secure.code import Code
+from punchlab.punch.transfer.file_sink import Inbox
+from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.offer import FileInfo
+from punchlab.punch.transfer.owner import Owner
+from punchlab.punch.transfer.transfer import receive_files
 from tests.punch.transfers import OWNER, bar, offer
 from tests.punch.wires import channels, run
 

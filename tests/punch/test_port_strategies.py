@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from punch.client.tunnel import Options, open_tunnel
-from punch.endpoint import Endpoint
-from punch.frames import Role
-from punch.strategy.allocation import Allocation
-from punch.strategy.meeting import Preparation, Strategy
-from punch.strategy.portmap import Portmap
-from punch.strategy.reuse import Reuse
+from punchlab.punch.client.tunnel import Options, open_tunnel
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.frames import Role
+from punchlab.punch.strategy.allocation import Allocation
+from punchlab.punch.strategy.meeting import Preparation, Strategy
+from punchlab.punch.strategy.portmap import Portmap
+from punchlab.punch.strategy.reuse import Reuse
 from tests.punch.edges import Running, preshared, run, running
 from tests.punch.recorder import Recorder
 

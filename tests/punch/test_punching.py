@@ -10,16 +10,16 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from punch.client import agreement
-from punch.client.agreement import Agreement
-from punch.client.candidates import Candidate, candidates, of_one_lan
-from punch.client.channel import PROOF_BYTES, Stream, introduce
-from punch.client.guesses import MAX_GUESSES, Exposure, Guesses
-from punch.client.puncher import Connection, Puncher, Verdict, sleep_until
-from punch.client.sockets import PORTS, choose_local
-from punch.endpoint import Endpoint
-from punch.errors import InputError, WrongPeerError
-from punch.frames import Contact
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import InputError, WrongPeerError
+from punchlab.punch.frames import Contact
+from punchlab.punch.net.sockets import PORTS, choose_local
+from punchlab.punch.punching import agreement
+from punchlab.punch.punching.agreement import Agreement
+from punchlab.punch.punching.candidates import Candidate, candidates, of_one_lan
+from punchlab.punch.punching.puncher import Connection, Puncher, Verdict, sleep_until
+from punchlab.punch.secure.channel import PROOF_BYTES, Stream, introduce
+from punchlab.punch.secure.guesses import MAX_GUESSES, Exposure, Guesses
 from tests.punch.agreements import connections, hear_proof, pair
 from tests.punch.recorder import Recorder
 from tests.punch.wires import INTRODUCED, KEY, SESSION, TAGS, run

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from punch.client.channel import Kind
-from punch.client.inbox import Inbox
-from punch.client.names import FileError
-from punch.client.offer import FileInfo, write_offer
-from punch.client.progress import Progress
-from punch.client.transfer import receive_files
-from punch.errors import ConnectionLostError, PunchFailedError
+from punchlab.punch.errors import ConnectionLostError, PunchFailedError
+from punchlab.punch.secure.channel import Kind
+from punchlab.punch.transfer.file_sink import Inbox
+from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.offer import FileInfo, write_offer
+from punchlab.punch.transfer.progress import Progress
+from punchlab.punch.transfer.transfer import receive_files
 from tests.punch.recorder import Recorder
 from tests.punch.transfers import OWNER
 from tests.punch.wires import channels, run

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from punch.client.allowance import write_count
-from punch.client.channel import MAX_PAYLOAD, Channel, Kind
-from punch.client.inbox import Inbox
-from punch.client.names import FileError
-from punch.client.offer import StreamInfo
-from punch.client.outgoing import Outgoing
-from punch.client.outlet import WINDOW, Outlet, receive_to
-from punch.client.piped import Piped
-from punch.client.transfer import Received, receive_files, send_files
-from punch.errors import PunchFailedError, TunnelBrokenError
+from punchlab.punch.errors import PunchFailedError, TunnelBrokenError
+from punchlab.punch.secure.channel import MAX_PAYLOAD, Channel, Kind
+from punchlab.punch.transfer.allowance import write_count
+from punchlab.punch.transfer.file_sink import Inbox
+from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.offer import StreamInfo
+from punchlab.punch.transfer.outgoing import Outgoing
+from punchlab.punch.transfer.stdin_source import Piped
+from punchlab.punch.transfer.stdout_sink import WINDOW, Outlet, receive_to
+from punchlab.punch.transfer.transfer import Received, receive_files, send_files
 from tests.punch.transfers import bar, offer, receiving
 from tests.punch.wires import channels, run
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from punch import stdio
-from punch.client.names import FileError, check_name
-from punch.errors import InputError, PunchError, PunchFailedError
-from punch.events import human_reporter, json_reporter
-from punch.text import LONGEST, printable, printable_lines, safe_json, shown
+from punchlab.punch import stdio
+from punchlab.punch.errors import InputError, PunchError, PunchFailedError
+from punchlab.punch.events import human_reporter, json_reporter
+from punchlab.punch.text import LONGEST, printable, printable_lines, safe_json, shown
+from punchlab.punch.transfer.names import FileError, check_name
 from tests.plain import ATTACKS, HOSTILE, assert_plain, assert_plain_line, is_plain
 
 ANY_TEXT = st.text(st.characters() | st.sampled_from("#[:\x1b\u202e\n\udcff"), max_size=60)

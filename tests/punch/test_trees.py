@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from punch.client.inbox import Inbox, Incoming
-from punch.client.names import MAX_DEPTH, MAX_PATH_BYTES, FileError, check_path
-from punch.client.offer import (
+from punchlab.punch.errors import InputError, TamperedError
+from punchlab.punch.transfer.file_sink import Inbox, Incoming
+from punchlab.punch.transfer.names import MAX_DEPTH, MAX_PATH_BYTES, FileError, check_path
+from punchlab.punch.transfer.offer import (
     MAX_ENTRIES,
     DirectoryInfo,
     Entries,
@@ -28,8 +29,7 @@ from punch.client.offer import (
     read_offer,
     write_offer,
 )
-from punch.client.outgoing import Outgoing
-from punch.errors import InputError, TamperedError
+from punchlab.punch.transfer.outgoing import Outgoing
 from tests.punch.transfers import OWNER
 
 CONTENT = b"content"

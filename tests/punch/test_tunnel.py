@@ -10,15 +10,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from punch.client.candidates import Candidate
-from punch.client.channel import HELLO_BYTES, PROOF_BYTES
-from punch.client.tunnel import Options, open_tunnel
-from punch.edge.relay import RelayOffer
-from punch.edge.server import Settings
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import PunchFailedError, TunnelBrokenError
-from punch.frames import Role
-from punch.strategy.meeting import Meeting, Strategy
+from punchlab.punch.client.tunnel import Options, open_tunnel
+from punchlab.punch.edge.relay import RelayOffer
+from punchlab.punch.edge.server import Settings
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import PunchFailedError, TunnelBrokenError
+from punchlab.punch.frames import Role
+from punchlab.punch.punching.candidates import Candidate
+from punchlab.punch.secure.channel import HELLO_BYTES, PROOF_BYTES
+from punchlab.punch.strategy.meeting import Meeting, Strategy
 from tests.punch.edges import preshared, run, running
 from tests.punch.recorder import Recorder
 

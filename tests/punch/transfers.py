@@ -8,15 +8,15 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from punch.client.channel import Channel, Kind
-from punch.client.consent import Consent
-from punch.client.inbox import Inbox
-from punch.client.offer import FileDone
-from punch.client.outgoing import Outgoing
-from punch.client.owner import Owner
-from punch.client.progress import Progress
-from punch.client.transfer import Received, receive_files, send_files
-from punch.code import Code
+from punchlab.punch.secure.channel import Channel, Kind
+from punchlab.punch.secure.code import Code
+from punchlab.punch.transfer.consent import Consent
+from punchlab.punch.transfer.file_sink import Inbox
+from punchlab.punch.transfer.offer import FileDone
+from punchlab.punch.transfer.outgoing import Outgoing
+from punchlab.punch.transfer.owner import Owner
+from punchlab.punch.transfer.progress import Progress
+from punchlab.punch.transfer.transfer import Received, receive_files, send_files
 from tests.punch.recorder import Recorder
 from tests.punch.wires import channels
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-import reports
-from lab.errors import InputError
+from punchlab import reports
+from punchlab.lab.errors import InputError
 from tests.reports.pages import page
 from tests.reports.sample import lab_error, matrix, record, write_run
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import reports
-from reports.contest import CHOOSER, compare, contests, verdict
-from reports.groups import group_trials
-from reports.results import TIMES, read_run
+from punchlab import reports
+from punchlab.reports.groups import group_trials
+from punchlab.reports.results import TIMES, read_run
+from punchlab.reports.strategy_comparison import CHOOSER, compare, contests, verdict
 from tests.reports.pages import Page
 from tests.reports.sample import Record, record, write_run
 

@@ -12,12 +12,12 @@ from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from lab.campaign.cells import Job
-from lab.campaign.execute import Finished
-from lab.campaign.machines import check_address
-from lab.campaign.machines.identity import resource
-from lab.campaign.machines.worker import INSTALL, run_job
-from lab.errors import LabError, MissingCapabilityError
+from punchlab.lab.campaign.cells import Job
+from punchlab.lab.campaign.execute import Finished
+from punchlab.lab.campaign.machines import check_address
+from punchlab.lab.campaign.machines.identity import resource
+from punchlab.lab.campaign.machines.worker import INSTALL, run_job
+from punchlab.lab.errors import LabError, MissingCapabilityError
 
 if TYPE_CHECKING:
     import distributed

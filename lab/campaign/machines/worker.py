@@ -15,11 +15,12 @@ from concurrent.futures import Future
 from multiprocessing import Pipe
 from typing import TYPE_CHECKING, NoReturn
 
-from lab import programs, sandbox
-from lab.campaign.cells import Job
-from lab.campaign.execute import Finished
-from lab.campaign.machines.identity import resource
-from lab.errors import LabError, MissingCapabilityError
+from punchlab.lab.campaign.cells import Job
+from punchlab.lab.campaign.execute import Finished
+from punchlab.lab.campaign.machines.identity import resource
+from punchlab.lab.confinement import sandbox
+from punchlab.lab.errors import LabError, MissingCapabilityError
+from punchlab.lab.kernel import programs
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -37,7 +38,7 @@ class Runner:
     def __init__(self, jobs: int) -> None:
         self._connection, theirs = Pipe()
         with theirs:
-            words = [*programs.python("lab.campaign.machines.runner"), str(theirs.fileno()), str(jobs)]
+            words = [*programs.python("punchlab.lab.campaign.machines.runner"), str(theirs.fileno()), str(jobs)]
             self._process = subprocess.Popen(
                 sandbox.command_inside(words),
                 pass_fds=[theirs.fileno()],

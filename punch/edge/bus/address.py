@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from punch.errors import InputError
+from punchlab.punch.errors import InputError
 
 _SERVER = re.compile(
     r"(?:nats|tls)://(?:[^\s,/@]+@)?(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251})):(?P<port>[0-9]{1,5})/?"

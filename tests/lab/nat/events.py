@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation
+from punchlab.punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation
 from tests.lab.nat.world import PORT, SILENCE_S, World
 
 TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM

@@ -8,10 +8,10 @@ import socket
 
 import pytest
 
-from lab import Lab
-from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
+from punchlab import Lab
+from punchlab.punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
+from punchlab.topologies.internet import Internet
 from tests.lab.nat.world import PORT, SILENCE_S, World
-from topologies.internet import Internet
 
 
 class Office(Internet):

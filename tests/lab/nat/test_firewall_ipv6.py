@@ -13,13 +13,13 @@ from dataclasses import replace
 
 import pytest
 
-from lab import Lab
-from lab.graph import read
-from lab.nat.script import script
-from punch.nat.behavior import Filtering, IcmpErrors, Mapping, NatBehavior, PortAllocation, Unsolicited
+from punchlab import Lab
+from punchlab.lab.graph import read
+from punchlab.lab.nat.script import script
+from punchlab.punch.nat.behavior import Filtering, IcmpErrors, Mapping, NatBehavior, PortAllocation, Unsolicited
+from punchlab.topologies import AB, Firewalls
+from punchlab.topologies.internet import Internet
 from tests.lab.nat.world import PATIENCE_S, PORT, SILENCE_S, World
-from topologies import AB, Firewalls
-from topologies.internet import Internet
 
 IPV6_RECVERR = 25
 """From linux/in6.h: Python does not name it."""

@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import pytest
 
-from lab import InputError, Lab
-from lab.nat.background import Arrival, schedule
-from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation
+from punchlab import InputError, Lab
+from punchlab.lab.events.background import Arrival, schedule
+from punchlab.punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation
+from punchlab.topologies import AB
 from tests.lab.nat.world import PORT, World, world
-from topologies import AB
 
 TRANSPORTS = pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
 SEQUENTIAL = NatBehavior(

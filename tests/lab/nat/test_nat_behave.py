@@ -13,9 +13,9 @@ from itertools import pairwise
 
 import pytest
 
-from lab import InputError
-from lab.nat import presets
-from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
+from punchlab import InputError
+from punchlab.lab.nat import presets
+from punchlab.punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
 from tests.lab.nat.events import CONE, SEQUENTIAL, TRANSPORTS, UDP, Talk
 from tests.lab.nat.world import PORT, SILENCE_S, World, world
 

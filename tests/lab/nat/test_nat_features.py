@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from lab.nat import presets
-from punch.nat.behavior import (
+from punchlab.lab.nat import presets
+from punchlab.punch.nat.behavior import (
     Filtering,
     Hairpinning,
     IcmpErrors,

@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
+from punchlab.punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
 from tests.lab.nat.world import PATIENCE_S, PORT, SILENCE_S, World, world
 
 Endpoint = tuple[str, int]

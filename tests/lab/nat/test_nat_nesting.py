@@ -13,8 +13,9 @@ from dataclasses import replace
 
 import pytest
 
-from lab import Lab, control
-from punch.nat.behavior import (
+from punchlab import Lab
+from punchlab.lab.trial import control
+from punchlab.punch.nat.behavior import (
     Filtering,
     Hairpinning,
     IcmpErrors,
@@ -24,9 +25,9 @@ from punch.nat.behavior import (
     PortAllocation,
     Unsolicited,
 )
+from punchlab.topologies import Carrier, SameNat
 from tests.lab.nat.world import PATIENCE_S, PORT, SILENCE_S, World, world
 from tests.lab.nat444 import Nat444
-from topologies import Carrier, SameNat
 
 KINDS = [socket.SOCK_STREAM, socket.SOCK_DGRAM]
 TRANSPORTS = pytest.mark.parametrize("kind", KINDS, ids=["tcp", "udp"])
@@ -286,7 +287,7 @@ def sample(seed: int, count: int) -> list[Nested]:
 
 
 def said(home: NatBehavior, cgn: NatBehavior) -> bool:
-    """Whether a single behavior says it all (see `punch.nat.nesting`)."""
+    """Whether a single behavior says it all (see `lab.oracle.nesting`)."""
     by_address = home.filtering is Filtering.ADDRESS_DEPENDENT
     return not (by_address and cgn.filtering is Filtering.ENDPOINT_INDEPENDENT and cgn.destination_dependent)
 

@@ -6,10 +6,10 @@ import itertools
 
 import pytest
 
-from lab.exact import p_value
-from lab.nat import presets
-from punch.nat.behavior import Filtering, IcmpErrors, Mapping, NatBehavior, PortAllocation, Unsolicited
-from punch.nat.oracle import Outcome
+from punchlab.lab.campaign.exact import p_value
+from punchlab.lab.nat import presets
+from punchlab.lab.oracle.outcome import Outcome
+from punchlab.punch.nat.behavior import Filtering, IcmpErrors, Mapping, NatBehavior, PortAllocation, Unsolicited
 from tests.lab.nat.dials import LATE_S, Cell, Dialled, dial_cells
 
 ANSWERS = [Unsolicited.DROP, Unsolicited.RESET, Unsolicited.PORT_UNREACHABLE]

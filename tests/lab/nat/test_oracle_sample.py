@@ -16,11 +16,19 @@ import pytest
 from hypothesis import Phase, assume, given, seed, settings
 from hypothesis import strategies as st
 
-from lab.exact import holm, p_value
-from lab.nat import presets
-from punch.nat.behavior import Filtering, IcmpErrors, Mapping, NatBehavior, Pooling, PortAllocation, Unsolicited
-from punch.nat.dialling import SYN_TIMES_S
-from punch.nat.oracle import Outcome, predict
+from punchlab.lab.campaign.exact import holm, p_value
+from punchlab.lab.nat import presets
+from punchlab.lab.oracle.outcome import Outcome, predict
+from punchlab.punch.nat.behavior import (
+    Filtering,
+    IcmpErrors,
+    Mapping,
+    NatBehavior,
+    Pooling,
+    PortAllocation,
+    Unsolicited,
+)
+from punchlab.punch.nat.dialling import SYN_TIMES_S
 from tests.lab.nat.dials import LATE_S, Cell, Result, dial_cells
 
 pytestmark = pytest.mark.alone

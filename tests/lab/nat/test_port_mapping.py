@@ -15,16 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from lab import Lab, LabError, MissingCapabilityError
-from lab.nat import check, presets
-from lab.nat.script import script
-from punch.nat.behavior import BehaviorError, Filtering, Mapping, NatBehavior, PortAllocation, PortMapping
+from punchlab import Lab, LabError, MissingCapabilityError
+from punchlab.lab.check import check
+from punchlab.lab.nat import presets
+from punchlab.lab.nat.script import script
+from punchlab.punch.nat.behavior import BehaviorError, Filtering, Mapping, NatBehavior, PortAllocation, PortMapping
+from punchlab.topologies import Home
+from punchlab.topologies.internet import Internet
 from tests.commands import assert_one_clear_line, punchlab, run
 from tests.lab.homes import Homes
 from tests.lab.nat.askers import GATEWAY, Asker, Natpmpc, Pcp, Refused, Upnpc, exchange
 from tests.lab.nat.world import PORT, SILENCE_S, World, world
-from topologies import Home
-from topologies.internet import Internet
 
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 TRANSPORTS = pytest.mark.parametrize("transport", KINDS)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 
-from lab import Lab
-from lab.nat import check
-from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
+from punchlab import Lab
+from punchlab.lab.check import check
+from punchlab.punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
 from tests.lab.nat.street import Street, probe_all
 
 ALLOCATIONS = (PortAllocation.PRESERVING, PortAllocation.RANDOM, PortAllocation.SEQUENTIAL)

@@ -12,11 +12,12 @@ from dataclasses import replace
 import pytest
 from scapy.layers.inet import ICMP, TCP
 
-from lab import Lab
-from lab.capture import CapturePoint, Recorder, Recording
-from lab.exchange import Exchange, Pair, Side
-from lab.nat.silence import MOST_HELD, Held
-from punch.nat.behavior import REQ_4_SILENCE_S, Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
+from punchlab import Lab
+from punchlab.lab.capture import CapturePoint, Recorder, Recording
+from punchlab.lab.exchange import Exchange, Pair, Side
+from punchlab.lab.exchange.timeline import render
+from punchlab.lab.nat.silence import MOST_HELD, Held
+from punchlab.punch.nat.behavior import REQ_4_SILENCE_S, Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
 from tests.commands import punchlab, run
 from tests.lab.homes import Homes
 from tests.lab.nat.test_firewall import Office
@@ -99,7 +100,7 @@ def test_for_six_seconds_nothing_then_icmp_and_none_if_a_syn_leaves_after_three(
             Side("a", ("nat_a",), frozenset({outside})), Side("stranger", (), frozenset({lab["stranger"].address}))
         )
         exchange = Exchange(seen.frames, pair)
-        print(exchange.timeline())
+        print(render(exchange))
         assert exchange.simultaneous_open
 
 
@@ -160,7 +161,7 @@ def test_show_names_the_helper_and_so_does_the_script() -> None:
     shown = run(punchlab("nat", "show", "rfc_ideal"))
     assert "helper process: lab.nat.silence" in shown.stdout
     rules = run(punchlab("nat", "show", "rfc_ideal", "--rules", "--outside", "eth9"))
-    assert "python3 -m lab.nat.silence --outside eth9 --silence 6" in rules.stdout
+    assert "python3 -m punchlab.lab.nat.silence --outside eth9 --silence 6" in rules.stdout
     assert "helper" not in run(punchlab("nat", "show", "full_cone", "--rules")).stdout
 
 

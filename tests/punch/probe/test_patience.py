@@ -8,18 +8,18 @@ import time
 
 import pytest
 
-from punch.client.named import Named
-from punch.client.quota import Servers as Uses
-from punch.client.reach import Reach
-from punch.endpoint import Endpoint
-from punch.nat.behavior import Filtering
-from punch.nat.probe import FEWEST_PORTS, NotTested, pooling
-from punch.probe.lifetime import punctually
-from punch.probe.patience import within
-from punch.probe.responder import StunAddresses, answer
-from punch.probe.servers import Servers
-from punch.probe.stun import decode
-from punch.probe.udp import UdpTests
+from punchlab.punch.edge.probing.responder import StunAddresses, answer
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.nat.behavior import Filtering
+from punchlab.punch.nat.probe import FEWEST_PORTS, NotTested, pooling
+from punchlab.punch.net.reach import Reach
+from punchlab.punch.probe.lifetime import punctually
+from punchlab.punch.probe.patience import within
+from punchlab.punch.probe.servers import Servers
+from punchlab.punch.probe.stun import decode
+from punchlab.punch.probe.udp import UdpTests
+from punchlab.punch.punching.named import Named
+from punchlab.punch.punching.quota import Servers as Uses
 
 PATIENCE_S = 0.4
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from punch.nat.behavior import Filtering, Mapping, PortAllocation
-from punch.nat.probe import SEQUENTIAL, Address, NotTested, filtering, mapping, port_allocation
+from punchlab.punch.nat.behavior import Filtering, Mapping, PortAllocation
+from punchlab.punch.nat.probe import SEQUENTIAL, Address, NotTested, filtering, mapping, port_allocation
 
 P, Q, R, S = (("11.16.1.2", port) for port in (40001, 40002, 40003, 40004))
 

@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from punch.edge.limits import Gate, Limits
-from punch.endpoint import Endpoint
-from punch.errors import InputError
-from punch.probe import responder
-from punch.probe.responder import StunAddresses, StunServer, answer
-from punch.probe.stun import Change, Message, MessageClass, decode
-from punch.probe.udpsocket import UdpSocket
+from punchlab.punch.edge.limits import Gate, Limits
+from punchlab.punch.edge.probing import responder
+from punchlab.punch.edge.probing.responder import StunAddresses, StunServer, answer
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import InputError
+from punchlab.punch.probe.stun import Change, Message, MessageClass, decode
+from punchlab.punch.probe.udpsocket import UdpSocket
 from tests.punch.edges import run
 from tests.punch.probe.ports import fresh_ports
 
