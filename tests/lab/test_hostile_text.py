@@ -205,7 +205,7 @@ def test_a_table_shows_text_from_outside_as_text(colours: bool, monkeypatch: pyt
 
 def test_a_test_that_fails_by_what_a_client_said_is_plain_in_the_log_and_in_the_junit_file(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
-        f"from punchlab.lab.errors import ClientError\nSAID = {HOSTILE!r}\ndef test_it():\n    raise ClientError(SAID)\n"
+        f"from punchlab import ClientError\nSAID = {HOSTILE!r}\ndef test_it():\n    raise ClientError(SAID)\n"
     )
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml", "junit.xml", "test_it.py"],

@@ -196,7 +196,8 @@ def test_an_unconfined_command_sees_the_files_of_the_machine(words: tuple[str, .
 
 @pytest.mark.parametrize("user", USERS)
 def test_a_command_builds_labs_with_clients_in_them(user: str) -> None:
-    program = "from punchlab import Lab; from punchlab.topologies import AB; lab = Lab(AB()).__enter__(); print(lab.punch('a', 'b').direct)"
+    program = "from punchlab import Lab; from punchlab.topologies import AB; lab = Lab(AB()).__enter__(); "
+    program += "print(lab.punch('a', 'b').direct)"
     done = run(punchlab("sandbox", sys.executable, "-c", program, under=USERS[user]))
     assert done.stdout == "True\n", done
 

@@ -240,10 +240,9 @@ def test_an_error_quotes_what_was_typed_on_one_plain_line(
 
 
 def test_a_traceback_is_plain_too() -> None:
-    program = f"import punchlab.punch.cli.files\npunchlab.punch.cli.files._send = lambda _: 1 / 0 if 0 else exec({HOSTILE!r})\n"
-    program += "from punchlab.punch.cli import main\n"
+    program = "from punchlab.punch.cli import files, main\n"
     program += f"def fails(_):\n    raise RuntimeError({HOSTILE!r})\n"
-    program += "punch.cli.files._send = fails\nmain(['send', 'x'])\n"
+    program += "files.checked_code = fails\nmain(['send', 'x'])\n"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=PATIENCE_S)
     assert ended.returncode == 1
     assert b"RuntimeError" in ended.stderr
