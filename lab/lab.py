@@ -8,7 +8,7 @@ from typing import Any
 from punchlab.lab.inputs import choices
 from punchlab.lab.network import Network
 from punchlab.lab.trial import trial
-from punchlab.lab.trial.options import Options
+from punchlab.lab.trial.options import TrialOptions
 from punchlab.lab.trial.trial import Trial
 
 
@@ -21,6 +21,6 @@ class Lab(Network):
         Raises `InputError`, also for a topology without an edge, at which the two could meet.
         """
         for name in options:
-            choices.one_of("option", name, [each.name for each in fields(Options)])
+            choices.one_of("option", name, [each.name for each in fields(TrialOptions)])
         self._require_edge()
-        return trial.run(self, one, other, Options(**options))
+        return trial.run(self, one, other, TrialOptions(**options))

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NewType, cast
 
 from punchlab.punch.endpoint import EdgeUrl, Endpoint
-from punchlab.punch.errors import FrameError, InputError
+from punchlab.punch.errors import ArgumentError, FrameError
 from punchlab.punch.fields import (
     Json,
     ascii_field,
@@ -349,7 +349,7 @@ def _relay(fields: Json) -> EdgeUrl | None:
     text = text_field(fields, "relay", MAX_URL)
     try:
         return EdgeUrl.parse(text)
-    except InputError:
+    except ArgumentError:
         raise FrameError(f"relay: {short(text)} cannot be used; expected the URL of an edge") from None
 
 

@@ -74,8 +74,8 @@ def _write(run_dirs: Sequence[Path], out: Path | None) -> ReportPaths:
         for run_dir, run in zip(run_dirs, runs, strict=True)
         if run.cut_short
     ]
-    if everything.hurried:
-        timed = f"{everything.k - everything.hurried:,} of {everything.k:,}"
+    if everything.cpu_starved:
+        timed = f"{everything.k - everything.cpu_starved:,} of {everything.k:,}"
         notes.append(
             f"Latencies are those of {timed} direct trials: in the others tasks waited for a CPU for more than "
             f"{SPARE:.0%} of the punch. Run with --jobs 1 on a machine that has nothing else to do."

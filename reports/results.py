@@ -109,7 +109,7 @@ class Trial:
         return f"{self.nat_a} {TIMES} {self.nat_b}"
 
     @property
-    def hurried(self) -> bool:
+    def cpu_starved(self) -> bool:
         """Whether the machine was too busy for its latencies to count; where that is not known, they do."""
         return self.cpu_pressure is not None and self.cpu_pressure > SPARE
 

@@ -25,7 +25,7 @@ def strategy_order(name: str) -> tuple[int, int, str]:
 
 
 @dataclass(frozen=True)
-class Contest:
+class StrategyComparison:
     """Groups that differ in nothing but the strategy. `label` tells it from the others of the run."""
 
     label: str
@@ -54,13 +54,13 @@ class Contest:
         return {group.condition.strategy or "": group for group in self.groups}
 
 
-def contests(groups: Iterable[Group]) -> list[Contest]:
+def contests(groups: Iterable[Group]) -> list[StrategyComparison]:
     """The conditions under which two strategies or more were run."""
     found: dict[object, list[Group]] = {}
     for group in groups:
         if group.condition.strategy is not None:
             found.setdefault(replace(group.condition, strategy=None), []).append(group)
-    made: list[Contest] = []
+    made: list[StrategyComparison] = []
     slugs: set[str] = set()
     for alike in found.values():
         if len(alike) > 1:
@@ -69,29 +69,29 @@ def contests(groups: Iterable[Group]) -> list[Contest]:
             slug = slug_of(label)
             slug = f"{slug}-{len(slugs)}" if slug in slugs else slug
             slugs.add(slug)
-            made.append(Contest(label, slug, alike))
+            made.append(StrategyComparison(label, slug, alike))
     return made
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The chooser against one other strategy, for one pair of NATs under one condition. `fell`: it is worse."""
+    """The chooser against one other strategy, for one pair of NATs under one condition. `rejected`: it is worse."""
 
-    contest: Contest
+    contest: StrategyComparison
     nats: Nats
     strategy: str
     chooser: PairTrials
     other: PairTrials
     p_value: float
-    fell: bool = False
+    rejected: bool = False
 
 
-def compare(found: Sequence[Contest]) -> list[Comparison]:
+def compare(found: Sequence[StrategyComparison]) -> list[Comparison]:
     """The chooser against every other strategy in every cell: one-sided Fisher's exact tests, all of them one family.
 
     It is never worse than the best strategy if and only if it is worse than none; and so no strategy has to be called
-    the best by the very figures that it is then tested with. A cell `fell` if "the chooser's rate is no lower" cannot
-    be kept at the family-wise `LEVEL` (Holm).
+    the best by the very figures that it is then tested with. A cell is `rejected` if "the chooser's rate is no lower"
+    cannot be kept at the family-wise `LEVEL` (Holm).
     """
     made = [
         Comparison(contest, nats, strategy, chooser, other, fisher_less(chooser.k, chooser.n, other.k, other.n))
@@ -102,7 +102,7 @@ def compare(found: Sequence[Contest]) -> list[Comparison]:
         if strategy != CHOOSER and (other := contest.trials(strategy, nats)) is not None
     ]
     fallen = set(holm([each.p_value for each in made], LEVEL))
-    return [replace(each, fell=number in fallen) for number, each in enumerate(made)]
+    return [replace(each, rejected=number in fallen) for number, each in enumerate(made)]
 
 
 def verdict(comparisons: Sequence[Comparison]) -> str | None:
@@ -111,7 +111,7 @@ def verdict(comparisons: Sequence[Comparison]) -> str | None:
         return None
     cells = len({(id(each.contest), each.nats) for each in comparisons})
     least = min(comparisons, key=lambda each: each.p_value)
-    worse = sorted({_cell(each) for each in comparisons if each.fell})
+    worse = sorted({_cell(each) for each in comparisons if each.rejected})
     how = (
         f"{cells:,} cells, {len(comparisons):,} comparisons with single strategies, one-sided Fisher tests at a "
         f"family-wise {LEVEL:.0%} (Holm); least p = {least.p_value:.2g}"

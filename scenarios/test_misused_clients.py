@@ -26,7 +26,7 @@ from punchlab.punch.punching.quota import (
     SESSION_ADDRESSES,
     SESSION_CONNECTS,
 )
-from punchlab.topologies import DualStack, Siege
+from punchlab.topologies import DualStack, UnderAttack
 from scenarios.hostile.abuser import Abuser, Breaker, Lies, Mapped, Sent, watched
 from scenarios.pairs import CODE, PATIENCE_S, events
 
@@ -140,7 +140,7 @@ class Scene:
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
-    topology = Siege()
+    topology = UnderAttack()
     with Lab(topology) as lab:
         lab["m"].run(["ip", "route", "add", "local", topology.botnet, "dev", "lo"])
         network = topology.botnet.partition("/")[0].rpartition(".")[0]

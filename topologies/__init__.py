@@ -2,7 +2,7 @@
 
 `AB` (near), `CD` (far), `ABCD` (all, with the whole edge network); `SameNat` (one home), `Carrier` (homes below a
 carrier's NAT), `Firewalls` (no translation), `DualStack` (IPv6 beside NATs); `Home` (one host, to look at its NAT);
-`Siege` (with attackers); `Lookalikes` (private addresses that are another host's as well).
+`UnderAttack` (with attackers); `Lookalikes` (private addresses that are another host's as well).
 """
 
 from punchlab.topologies.ab import AB
@@ -14,7 +14,7 @@ from punchlab.topologies.firewalls import Firewalls
 from punchlab.topologies.home import Home
 from punchlab.topologies.lookalikes import Lookalikes
 from punchlab.topologies.same_nat import SameNat
-from punchlab.topologies.under_attack import Siege
+from punchlab.topologies.under_attack import UnderAttack
 
 TOPOLOGIES = {
     "ab": AB,
@@ -38,5 +38,5 @@ __all__ = [
     "Home",
     "Lookalikes",
     "SameNat",
-    "Siege",
+    "UnderAttack",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from punchlab.topologies.internet import Internet
 
 
-class Town(Internet):
+class ManyHomes(Internet):
     """Hosts `h0`, `h1`, … each behind a NAT of its own, one edge, no delays."""
 
     def build(self, homes: int, nat: str = "port_restricted_cone", unsolicited: str = "preset") -> None:

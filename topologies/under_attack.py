@@ -5,7 +5,7 @@ from __future__ import annotations
 from punchlab.topologies.internet import Internet, share
 
 
-class Siege(Internet):
+class UnderAttack(Internet):
     """Two homes, one edge, and the public host `m`; `botnet` is routed to it. `delay` is one way between the two NATs.
 
     What is for an address of `botnet` comes to `m`, which has to take it: `ip route add local BOTNET dev lo`.

@@ -14,7 +14,7 @@ from punchlab.lab.check.examine import Observed
 from punchlab.lab.check.requirements import Facts
 from punchlab.punch.nat.behavior import (
     REQ_4_SILENCE_S,
-    Filtering,
+    FilteringBehavior,
     Hairpinning,
     NatBehavior,
     PortAllocation,
@@ -74,7 +74,7 @@ def examined_claims(behavior: NatBehavior) -> dict[tuple[str, str], str]:
         ("udp", "refresh"): str(behavior.refresh),
         ("udp", "fragments"): "reassembled",
     }
-    if behavior.filtering is Filtering.ADDRESS_AND_PORT_DEPENDENT:
+    if behavior.filtering is FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT:
         promised["tcp", "reset_closes"] = _YES_NO[behavior.reset_closes]
     for each in fields(behavior.timeouts):
         transport, _, _ = each.name.partition("_")

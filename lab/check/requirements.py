@@ -12,8 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from punchlab.punch.nat.behavior import Filtering, Hairpinning, PortAllocation, Refresh, Unsolicited
-from punchlab.punch.nat.behavior import Mapping as MappingBehavior
+from punchlab.punch.nat.behavior import (
+    FilteringBehavior,
+    Hairpinning,
+    MappingBehavior,
+    PortAllocation,
+    Refresh,
+    Unsolicited,
+)
 
 Facts = Mapping[tuple[str, str], str]
 
@@ -87,7 +93,7 @@ class Row:
 
 Fact = Callable[[str], str]
 
-_WIDE = (Filtering.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_DEPENDENT)
+_WIDE = (FilteringBehavior.ENDPOINT_INDEPENDENT, FilteringBehavior.ADDRESS_DEPENDENT)
 
 
 def _seconds(fact: Fact, *names: str) -> int:

@@ -27,7 +27,7 @@ from punchlab.lab.impair import CHOICES, Impairment
 from punchlab.lab.impair.impairment import FASTEST_BIT_S, SLOWEST_BIT_S
 from punchlab.lab.inputs import numbers
 from punchlab.lab.nat import presets
-from punchlab.lab.trial.options import Options
+from punchlab.lab.trial.options import TrialOptions
 from punchlab.punch.nat.behavior import PortMapping, Unsolicited
 from punchlab.topologies import TOPOLOGIES
 from punchlab.topologies.internet import Internet
@@ -356,8 +356,10 @@ def _or_usual(axes: Mapping[str, Sequence[Any]], name: str) -> Sequence[Any]:
 _OPTIONS = ("client", "strategy", "max_attempts", "deadline", "skew_ms")
 
 
-def _options(client: str, strategy: str, max_attempts: int | None, deadline_s: float, skew_ms: float | None) -> Options:
-    return Options(
+def _options(
+    client: str, strategy: str, max_attempts: int | None, deadline_s: float, skew_ms: float | None
+) -> TrialOptions:
+    return TrialOptions(
         client=CLIENTS[client],
         strategy=strategy,
         max_attempts=max_attempts,

@@ -20,7 +20,7 @@ from punchlab.punch.text import printable
 
 if TYPE_CHECKING:
     from punchlab.lab.campaign import Executor
-    from punchlab.lab.trial.options import Options
+    from punchlab.lab.trial.options import TrialOptions
     from punchlab.topologies.internet import Internet
 
 
@@ -298,11 +298,11 @@ def _topology(given: argparse.Namespace) -> Internet:
     return _class(given)(**nats, unsolicited=given.unsolicited, **_parameters(given))
 
 
-def _options(given: argparse.Namespace) -> Options:
+def _options(given: argparse.Namespace) -> TrialOptions:
     from punchlab.lab.client.description import CLIENTS
-    from punchlab.lab.trial.options import Options
+    from punchlab.lab.trial.options import TrialOptions
 
-    return Options(
+    return TrialOptions(
         client=CLIENTS[one_of("client", given.client, CLIENTS)],
         strategy=given.strategy,
         max_attempts=given.max_attempts,

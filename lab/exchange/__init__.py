@@ -11,7 +11,7 @@ Nothing here does input or output, and nothing needs scapy.
 """
 
 from punchlab.lab.exchange.connection import Connection
-from punchlab.lab.exchange.pair import Pair, Side
+from punchlab.lab.exchange.pair import HostPair, HostSide
 from punchlab.lab.exchange.proof import Delivery, delivery
 from punchlab.lab.exchange.segment import Hop, Segment, Translation, follow
 from punchlab.lab.exchange.story import Exchange
@@ -22,10 +22,10 @@ __all__ = [
     "Delivery",
     "Exchange",
     "Hop",
+    "HostPair",
+    "HostSide",
     "Kind",
-    "Pair",
     "Segment",
-    "Side",
     "Translation",
     "delivery",
     "follow",

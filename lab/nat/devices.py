@@ -6,26 +6,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping as ReadOnlyDict
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from punchlab.lab.nat.preset import Confidence, Preset
 from punchlab.punch.nat.behavior import (
-    Filtering,
+    FilteringBehavior,
     Hairpinning,
-    Mapping,
+    MappingBehavior,
     NatBehavior,
     PortAllocation,
     Timeouts,
     Unsolicited,
 )
 
-_EIM = {"mapping": Mapping.ENDPOINT_INDEPENDENT}
-_APDM = {"mapping": Mapping.ADDRESS_AND_PORT_DEPENDENT}
-_EIF = {"filtering": Filtering.ENDPOINT_INDEPENDENT}
-_ADF = {"filtering": Filtering.ADDRESS_DEPENDENT}
-_APDF = {"filtering": Filtering.ADDRESS_AND_PORT_DEPENDENT}
+_EIM = {"mapping": MappingBehavior.ENDPOINT_INDEPENDENT}
+_APDM = {"mapping": MappingBehavior.ADDRESS_AND_PORT_DEPENDENT}
+_EIF = {"filtering": FilteringBehavior.ENDPOINT_INDEPENDENT}
+_ADF = {"filtering": FilteringBehavior.ADDRESS_DEPENDENT}
+_APDF = {"filtering": FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT}
 _PRESERVING = {"port_allocation": PortAllocation.PRESERVING}
 _RANDOM = {"port_allocation": PortAllocation.RANDOM}
 _BLOCKS = {"port_allocation": PortAllocation.BLOCKS}
@@ -69,7 +69,7 @@ _TIMELESS = (
 )
 _HIGH, _MEDIUM, _LOW = Confidence.HIGH, Confidence.MEDIUM, Confidence.LOW
 
-ZOO: ReadOnlyDict[str, Preset] = MappingProxyType(
+ZOO: Mapping[str, Preset] = MappingProxyType(
     {
         "rfc_ideal": _device(
             "RFC 4787, RFC 5382",

@@ -14,11 +14,13 @@ from punchlab.lab.nat import allocation, filtering, mapping, portmapping
 from punchlab.lab.nat.helpers import Program
 from punchlab.lab.nat.mapping import has_doors
 from punchlab.lab.nat.site import IPV6, TRANSPORTS, Site, external_addresses
-from punchlab.punch.nat.behavior import Filtering, NatBehavior, PortAllocation, Unsolicited
-from punchlab.punch.nat.behavior import Mapping as NatMapping
+from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior, NatBehavior, PortAllocation, Unsolicited
 
 IPV6_WALL = NatBehavior(
-    NatMapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING, translates=False
+    MappingBehavior.ENDPOINT_INDEPENDENT,
+    FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT,
+    PortAllocation.PRESERVING,
+    translates=False,
 )
 """What a home router does with IPv6 while it translates IPv4: replies pass, and simultaneous opens (RFC 6092)."""
 

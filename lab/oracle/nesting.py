@@ -26,10 +26,17 @@ from dataclasses import replace
 
 from punchlab.lab.oracle.outcome import Dial, Outcome, Prediction
 from punchlab.lab.oracle.outcome import predict as predict_one_each
-from punchlab.punch.nat.behavior import Filtering, Hairpinning, IcmpErrors, Mapping, NatBehavior, PortAllocation
+from punchlab.punch.nat.behavior import (
+    FilteringBehavior,
+    Hairpinning,
+    IcmpErrors,
+    MappingBehavior,
+    NatBehavior,
+    PortAllocation,
+)
 
-_STRICTER = tuple(Filtering)
-_MORE_DEPENDENT = tuple(Mapping)
+_STRICTER = tuple(FilteringBehavior)
+_MORE_DEPENDENT = tuple(MappingBehavior)
 
 
 def predict(
@@ -79,7 +86,7 @@ def gate(nats: Sequence[NatBehavior]) -> int:
 
     The outermost if all do. `nats` must not be empty.
     """
-    filtering = [place for place, nat in enumerate(nats) if nat.filtering is not Filtering.ENDPOINT_INDEPENDENT]
+    filtering = [place for place, nat in enumerate(nats) if nat.filtering is not FilteringBehavior.ENDPOINT_INDEPENDENT]
     return max(filtering, default=len(nats) - 1)
 
 
@@ -90,11 +97,11 @@ def _below(nats: Sequence[NatBehavior], shared: NatBehavior) -> NatBehavior | No
         return nat
     # The peer's SYN comes from an address that is known and a port that is not. Who asks for the address only admits
     # it, once the host has dialled; it makes no difference that the port is not the one that the host dialled.
-    by_address = nat.filtering is Filtering.ADDRESS_DEPENDENT and not nat.destination_dependent
-    admitted = by_address or nat.filtering is Filtering.ENDPOINT_INDEPENDENT
+    by_address = nat.filtering is FilteringBehavior.ADDRESS_DEPENDENT and not nat.destination_dependent
+    admitted = by_address or nat.filtering is FilteringBehavior.ENDPOINT_INDEPENDENT
     return NatBehavior(
-        Mapping.ENDPOINT_INDEPENDENT if admitted else shared.mapping,
-        nat.filtering if admitted else Filtering.ADDRESS_AND_PORT_DEPENDENT,
+        MappingBehavior.ENDPOINT_INDEPENDENT if admitted else shared.mapping,
+        nat.filtering if admitted else FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT,
         PortAllocation.PRESERVING,
         nat.unsolicited,
         icmp_errors=nat.icmp_errors,

@@ -48,8 +48,14 @@ from math import prod
 from punchlab.lab.oracle import nesting
 from punchlab.lab.oracle.outcome import Dial, Outcome, Prediction
 from punchlab.punch.nat import birthday, port_prediction
-from punchlab.punch.nat.behavior import Filtering, NatBehavior, PortAllocation, PortMapping, Unsolicited
-from punchlab.punch.nat.behavior import Mapping as NatMapping
+from punchlab.punch.nat.behavior import (
+    FilteringBehavior,
+    MappingBehavior,
+    NatBehavior,
+    PortAllocation,
+    PortMapping,
+    Unsolicited,
+)
 from punchlab.punch.nat.dialling import admits_anyone
 
 SYNC_ATTEMPTS = 3
@@ -85,7 +91,7 @@ Nats = Sequence[NatBehavior]
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class Dialling:
     """All that a prediction is made of; `shared` is the innermost NAT in front of both."""
 
     a: Nats
@@ -108,24 +114,24 @@ def _plainly(
     return nesting.predict(a, b, dial, shared)
 
 
-def predict(strategy: str, pair: Pair) -> Prediction:
+def predict(strategy: str, pair: Dialling) -> Prediction:
     """What comes of the strategy. Raises `ValueError` for one that is not in `STRATEGIES`."""
     if strategy not in STRATEGIES:
         raise ValueError(f"{strategy}: nothing is known of this strategy; expected one of {', '.join(STRATEGIES)}")
     return STRATEGIES[strategy](pair)
 
 
-def _plain(pair: Pair) -> Prediction:
+def _plain(pair: Dialling) -> Prediction:
     return pair.plain
 
 
-def _sync(pair: Pair) -> Prediction:
+def _sync(pair: Dialling) -> Prediction:
     if pair.dial.attempts is None:
         return pair.plain
     return replace(pair, dial=replace(pair.dial, attempts=pair.dial.attempts + SYNC_ATTEMPTS)).plain
 
 
-def _lowttl(pair: Pair) -> Prediction:
+def _lowttl(pair: Dialling) -> Prediction:
     silent = replace(pair, a=_dropping(pair.a), b=_dropping(pair.b))
     found = silent.plain
     if found == pair.plain or found.outcome is Outcome.FAILS:
@@ -133,7 +139,7 @@ def _lowttl(pair: Pair) -> Prediction:
     return replace(found, reason=f"SYNs that die on the way are not answered, and {found.reason}")
 
 
-def _predict(pair: Pair) -> Prediction:
+def _predict(pair: Dialling) -> Prediction:
     moving = _moving(pair)
     if all(map(_dependent, (pair.a, pair.b))) and pair.shared is None:
         return _predict_each_other(pair)
@@ -151,7 +157,7 @@ def _predict(pair: Pair) -> Prediction:
     return _better(pair.plain, _guessed(known, hit, "the port in the sequence is told"))
 
 
-def _predict_each_other(pair: Pair) -> Prediction:
+def _predict_each_other(pair: Dialling) -> Prediction:
     sides = (pair.a, pair.b)
     if not all(_allocating(side).sequential for side in sides):
         return pair.plain
@@ -167,13 +173,13 @@ def _predict_each_other(pair: Pair) -> Prediction:
     return _better(pair.plain, _guessed(known, hit, "each host's next port in the sequence is told"))
 
 
-def _wait_s(pair: Pair, side: Nats) -> float:
+def _wait_s(pair: Dialling, side: Nats) -> float:
     """From the look at the sequence of that side until its mapping is made, seconds."""
     measured_s = pair.guessing.measured_s[0 if side is pair.a else 1]
     return 2 * pair.dial.delay_s if measured_s is None else measured_s
 
 
-def _birthday(pair: Pair) -> Prediction:
+def _birthday(pair: Dialling) -> Prediction:
     moving = _moving(pair)
     if moving is None:
         return pair.plain
@@ -188,7 +194,7 @@ def _birthday(pair: Pair) -> Prediction:
     return _better(pair.plain, _guessed(silent.plain, hit, words))
 
 
-def _moving(pair: Pair) -> Nats | None:
+def _moving(pair: Dialling) -> Nats | None:
     """The side whose port must be guessed; None where there is no such side, or not one alone."""
     found = [side for side in (pair.a, pair.b) if _dependent(side)]
     return found[0] if len(found) == 1 and pair.shared is None else None
@@ -216,7 +222,7 @@ def _guessed(known: Prediction, hit: float, words: str) -> Prediction:
     return replace(known, outcome=Outcome.DEPENDS, probability=probability, reason=reason)
 
 
-def _portmap(pair: Pair) -> Prediction:
+def _portmap(pair: Dialling) -> Prediction:
     if pair.shared is not None:
         return pair.plain
     opened = replace(pair, a=_opened(pair.a), b=_opened(pair.b))
@@ -226,14 +232,14 @@ def _portmap(pair: Pair) -> Prediction:
     return _better(pair.plain, replace(found, reason=f"a NAT has mapped a port on request, and {found.reason}"))
 
 
-def _auto(pair: Pair) -> Prediction:
+def _auto(pair: Dialling) -> Prediction:
     found = {name: rule(pair) for name, rule in STRATEGIES.items() if name != "auto"}
     found["wait"] = _wait(pair)
     best = max(found, key=lambda name: found[name].probability)  # the first of equals: the plain ones come first
     return found[best] if found[best].outcome is Outcome.FAILS else _named(best, found[best])
 
 
-def _wait(pair: Pair) -> Prediction:
+def _wait(pair: Dialling) -> Prediction:
     """One host dials, the other, whose NAT admits anyone, does not: so its registered mapping is the only one."""
     if pair.shared is not None or len(pair.a) > 1 or len(pair.b) > 1:
         return pair.plain
@@ -285,10 +291,13 @@ def _like(nat: NatBehavior) -> NatBehavior:
 
 
 _DROPPING = NatBehavior(
-    NatMapping.ENDPOINT_INDEPENDENT, Filtering.ENDPOINT_INDEPENDENT, PortAllocation.PRESERVING, Unsolicited.DROP
+    MappingBehavior.ENDPOINT_INDEPENDENT,
+    FilteringBehavior.ENDPOINT_INDEPENDENT,
+    PortAllocation.PRESERVING,
+    Unsolicited.DROP,
 )
 
-STRATEGIES: Mapping[str, Callable[[Pair], Prediction]] = {
+STRATEGIES: Mapping[str, Callable[[Dialling], Prediction]] = {
     "reuse": _plain,
     "keep": _plain,
     "sync": _sync,

@@ -15,8 +15,8 @@ from punchlab.lab.confinement.view import Share
 from punchlab.lab.errors import ClientError
 from punchlab.lab.kernel.pressure import CpuPressure
 from punchlab.lab.network import Network
-from punchlab.lab.trial.options import Options
-from punchlab.lab.trial.verdict import Side
+from punchlab.lab.trial.options import TrialOptions
+from punchlab.lab.trial.verdict import ClientRun
 
 _START_S = 20.0
 """How long a client may take until it has registered."""
@@ -32,8 +32,8 @@ _GRACE_S = 5.0
 
 
 def punch(
-    lab: Network, one: str, other: str, options: Options, sent: Path, inbox: Path, waiting: Callable[[], None]
-) -> tuple[tuple[Side, Side], float | None]:
+    lab: Network, one: str, other: str, options: TrialOptions, sent: Path, inbox: Path, waiting: Callable[[], None]
+) -> tuple[tuple[ClientRun, ClientRun], float | None]:
     """Run both clients until they end or their time is over: what each side did, and the CPU pressure (see `Trial`).
 
     `sent` is the file, `inbox` the folder for it; `waiting` is as for `lab.trial.trial.run`.
@@ -77,7 +77,7 @@ def punch(
         if not unstarted:
             share = _watch(processes, lab.edge_network.processes if lab.edge_network else [], options, waiting)
         sides = {
-            process.node.name: Side(
+            process.node.name: ClientRun(
                 process.node.name,
                 process.events,
                 process.returncode,
@@ -89,14 +89,14 @@ def punch(
         }
     finally:
         end(processes)
-    missing = {host: Side(host, [], None, "", broken) for host, broken in unstarted.items()}
+    missing = {host: ClientRun(host, [], None, "", broken) for host, broken in unstarted.items()}
     return ((sides | missing)[one], (sides | missing)[other]), share
 
 
 def _watch(
     processes: Sequence[EventProcess],
     edges: Sequence[EventProcess],
-    options: Options,
+    options: TrialOptions,
     waiting: Callable[[], None],
 ) -> float | None:
     """Watch a sender and a receiver until both have ended, or waiting longer is of no use; the CPU pressure meanwhile.

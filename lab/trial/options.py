@@ -13,7 +13,7 @@ MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class TrialOptions:
     """How to punch.
 
     `max_attempts` connect() calls per candidate (None: as many as `deadline_s` allows); with `skew_s` both hosts start

@@ -9,7 +9,7 @@ from punchlab.lab.nat.rules import IPV6_WALL
 from punchlab.lab.network import Network
 from punchlab.lab.oracle import nesting, strategies
 from punchlab.lab.oracle.outcome import Dial, Prediction
-from punchlab.lab.oracle.strategies import Guessing, Pair
+from punchlab.lab.oracle.strategies import Dialling, Guessing
 from punchlab.punch.nat.behavior import NatBehavior
 
 Measured = tuple[float | None, float | None]
@@ -30,7 +30,7 @@ def forecast(
     # From the hosts' clocks to those of the gates: a SYN passes there later, and has less way to go.
     dial = replace(dial, delay_s=dial.delay_s - to_gate_a - to_gate_b, skew_s=dial.skew_s + to_gate_b - to_gate_a)
     guessing = Guessing(background_per_s=lab.background_per_s, measured_s=measured_s)
-    pair = Pair(a, b, dial, None if shared is None else _behavior(lab, shared), guessing)
+    pair = Dialling(a, b, dial, None if shared is None else _behavior(lab, shared), guessing)
     return strategies.predict(strategy if strategy in strategies.STRATEGIES else "reuse", pair)
 
 

@@ -11,7 +11,7 @@ from punchlab.lab.errors import PunchlabError
 from punchlab.lab.graph import Path as LabPath
 from punchlab.lab.oracle.outcome import Prediction
 from punchlab.lab.trial.control import Control
-from punchlab.lab.trial.options import Options
+from punchlab.lab.trial.options import TrialOptions
 from punchlab.lab.trial.trial import Trial
 from punchlab.lab.trial.versions import versions
 from punchlab.punch.text import printable
@@ -47,7 +47,7 @@ def record(trial: Trial, **more: Any) -> dict[str, Any]:
 
 
 def lab_error(
-    options: Options,
+    options: TrialOptions,
     pair: tuple[str, str],
     started: datetime.datetime,
     error: Exception,
@@ -75,7 +75,9 @@ def _words(error: Exception) -> str:
     return printable(text)
 
 
-def _asked(options: Options, pair: tuple[str, str], started: datetime.datetime, more: dict[str, Any]) -> dict[str, Any]:
+def _asked(
+    options: TrialOptions, pair: tuple[str, str], started: datetime.datetime, more: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         **more,

@@ -20,8 +20,7 @@ from punchlab.lab.client.description import Client
 from punchlab.lab.client.edges import EdgeNetwork
 from punchlab.lab.client.processes import Event
 from punchlab.lab.errors import ClientError, InputError
-from punchlab.lab.exchange import Delivery, Exchange, Pair, delivery
-from punchlab.lab.exchange import Side as ExchangeSide
+from punchlab.lab.exchange import Delivery, Exchange, HostPair, HostSide, delivery
 from punchlab.lab.exchange.timeline import render
 from punchlab.lab.graph import Path as LabPath
 from punchlab.lab.kernel import mounts
@@ -30,9 +29,9 @@ from punchlab.lab.network import Network
 from punchlab.lab.oracle.outcome import Dial, Prediction
 from punchlab.lab.trial import clients, control, verdict
 from punchlab.lab.trial.control import Control
-from punchlab.lab.trial.options import Options
+from punchlab.lab.trial.options import TrialOptions
 from punchlab.lab.trial.prediction import forecast_with_private
-from punchlab.lab.trial.verdict import Side
+from punchlab.lab.trial.verdict import ClientRun
 from punchlab.punch.text import printable
 
 RECORDING_BYTES = 128 << 20
@@ -55,7 +54,7 @@ class Trial:
     the clients punched: from when both knew their peer until they agreed on a connection, or one ended.
     """
 
-    options: Options
+    options: TrialOptions
     pair: tuple[str, str]
     path: LabPath
     links: str
@@ -65,7 +64,7 @@ class Trial:
     reason: str | None
     transferred: bool
     delivery: Delivery
-    sides: tuple[Side, Side]
+    sides: tuple[ClientRun, ClientRun]
     control: Control
     prediction: Prediction
     recording: Recording
@@ -123,7 +122,9 @@ class Trial:
         return f"{head}; predicted: {self.prediction.outcome}, for {self.prediction.reason}\n{render(self.exchange)}"
 
 
-def run(lab: Network, one: str, other: str, options: Options, *, waiting: Callable[[], None] = lambda: None) -> Trial:
+def run(
+    lab: Network, one: str, other: str, options: TrialOptions, *, waiting: Callable[[], None] = lambda: None
+) -> Trial:
     """Punch between two hosts. Raises `LabError` where the lab itself breaks, `InputError` for hosts that are none.
 
     `waiting` is called when the clients have gone about it for a while: most of what is left then is waiting.
@@ -150,7 +151,7 @@ def run(lab: Network, one: str, other: str, options: Options, *, waiting: Callab
             if broken is None:
                 sides, pressure = clients.punch(lab, one, other, options, sent, inbox, waiting)
             else:
-                sides, pressure = (Side(one, [], None, ""), Side(other, [], None, "")), None
+                sides, pressure = (ClientRun(one, [], None, ""), ClientRun(other, [], None, "")), None
             exchange = _settled(recorder, pair_of(lab, one, other), path)
             recording = recorder.stop()
         arrived = _same_content(sent, inbox / sent.name)
@@ -216,7 +217,7 @@ def ways(path: LabPath) -> set[tuple[str, ...]]:
     return {tuple(way) for way in (path.nats, path.shortcut) if way is not None}
 
 
-def _settled(recorder: Recorder, pair: Pair, path: LabPath) -> Exchange:
+def _settled(recorder: Recorder, pair: HostPair, path: LabPath) -> Exchange:
     """The exchange when the FINs and RSTs of the clients are there: a link can delay them before the capture."""
     limit = time.monotonic() + 2 * (path.delay_s + path.jitter_s) + _LAST_FRAMES_S
     while True:
@@ -227,13 +228,13 @@ def _settled(recorder: Recorder, pair: Pair, path: LabPath) -> Exchange:
             return exchange
 
 
-def _announced(side: Side) -> tuple[str, str] | None:
+def _announced(side: ClientRun) -> tuple[str, str] | None:
     """The endpoints of the connection that the client reports as agreed."""
     agreed = side.last("agreed")
     return None if agreed is None else (str(agreed["local"]), str(agreed["remote"]))
 
 
-def pair_of(lab: Network, one: str, other: str) -> Pair:
+def pair_of(lab: Network, one: str, other: str) -> HostPair:
     """Who is who between two hosts of the lab, as the exchange needs it."""
     edges = {
         edge.name: frozenset(
@@ -246,20 +247,20 @@ def pair_of(lab: Network, one: str, other: str) -> Pair:
         node = lab[name].graph
         return [node.address] if node.behavior is None else external_addresses(node.address, node.behavior)
 
-    def side(host: str) -> ExchangeSide:
+    def side(host: str) -> HostSide:
         nats = tuple(lab.in_front_of(host))
         outermost = next((name for name in reversed(nats) if lab[name].graph.translates), host)
         inside = [each.address or "" for name in nats for each in lab[name].graph.interfaces[1:]]
         gateways = frozenset(address.partition("/")[0] for address in inside)
         addresses = {*external(outermost), *([lab[host].address6] if lab.graph.nodes[host].address6 else [])}
         near = {lab[host].address, *(address for name in nats for address in external(name))}
-        return ExchangeSide(host, nats, frozenset(addresses), gateways, frozenset(near))
+        return HostSide(host, nats, frozenset(addresses), gateways, frozenset(near))
 
     a, b = side(one), side(other)
     others = frozenset(node.name for node in lab if node.kind == "host") - {one, other}
     elsewhere = {address for name in others for address in (*side(name).addresses, *side(name).inside)}
     known = frozenset().union(*(each.addresses | each.inside for each in (a, b)))
-    return Pair(a, b, edges, others, lab.background_addresses, frozenset(elsewhere) - known)
+    return HostPair(a, b, edges, others, lab.background_addresses, frozenset(elsewhere) - known)
 
 
 def edge_network(lab: Network, client: Client) -> EdgeNetwork:

@@ -47,7 +47,7 @@ _CLIENT_OUTCOMES = frozenset(OUTCOMES) - {"direct", "relayed", "lab_error"}
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class ClientRun:
     """What one host's client did: its events, exit status and the end of its standard error.
 
     `returncode` is None for a client that did not end in time, `ended_s` is when it ended (CLOCK_MONOTONIC seconds).
@@ -84,14 +84,14 @@ class Side:
 class _Failure:
     """Why and when one side failed; `time` is None if that is not known."""
 
-    side: Side
+    side: ClientRun
     outcome: str
     reason: str
     time: float | None
 
 
 def judge(
-    sides: Sequence[Side],
+    sides: Sequence[ClientRun],
     *,
     arrived: bool,
     exchange: Exchange,
@@ -129,7 +129,7 @@ def _way(proof: Delivery, file_size: int, nats: Sequence[str]) -> tuple[str, str
     )
 
 
-def _unfinished(sides: Sequence[Side], proof: Delivery) -> tuple[str, str | None]:
+def _unfinished(sides: Sequence[ClientRun], proof: Delivery) -> tuple[str, str | None]:
     """A trial in which both clients still ran at the end."""
     if proof.edge_bytes > EDGE_OVERHEAD:
         return "relayed", f"the transfer was not finished in time; {proof.edge_bytes} bytes went through edges"
@@ -138,7 +138,7 @@ def _unfinished(sides: Sequence[Side], proof: Delivery) -> tuple[str, str | None
     return "client_error", f"{sides[0].host}: it did not end in time"
 
 
-def _cause(sides: Sequence[Side], exchange: Exchange) -> tuple[str, str]:
+def _cause(sides: Sequence[ClientRun], exchange: Exchange) -> tuple[str, str]:
     """The failure that explains the trial, if at least one side failed and at least one ended."""
     # A client that waits for a peer which has ended is not the cause.
     failed = [_failure(side) for side in sides if side.returncode not in (0, None)]
@@ -161,7 +161,7 @@ def _cause(sides: Sequence[Side], exchange: Exchange) -> tuple[str, str]:
     return chosen.outcome, chosen.reason
 
 
-def _failure(side: Side) -> _Failure:
+def _failure(side: ClientRun) -> _Failure:
     failed = side.last("failed")
     if failed is not None and failed.get("outcome") in _CLIENT_OUTCOMES:
         return _Failure(
@@ -175,7 +175,7 @@ def _failure(side: Side) -> _Failure:
     return _Failure(side, "client_error", f"{side.host}: {printable(words, REASON_CHARACTERS)}", side.ended_s)
 
 
-def timings(sides: Sequence[Side], begun: float) -> dict[str, float]:
+def timings(sides: Sequence[ClientRun], begun: float) -> dict[str, float]:
     """The durations between the clients' events, in seconds; only of what happened on both sides, in that order.
 
     `rendezvous`: from `begun`, when the clients were started, to the later peer_known; `first_syn`: from there to the

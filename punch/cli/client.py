@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, TextIO
 from punchlab.punch.argument import path
 from punchlab.punch.cli.terminal import complain
 from punchlab.punch.cli.values import CODE_VARIABLE, EDGE_VARIABLE, count, edges, seconds
-from punchlab.punch.errors import InputError, PunchFailedError
+from punchlab.punch.errors import ArgumentError, PunchFailedError
 from punchlab.punch.punching.quota import CONNECTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from punchlab.punch.client.tunnel import Options
+    from punchlab.punch.client.tunnel import TunnelOptions
     from punchlab.punch.endpoint import EdgeUrl
     from punchlab.punch.events import Reporter
     from punchlab.punch.frames import Role
@@ -67,9 +67,9 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON event per line")
 
 
-def options_of(arguments: argparse.Namespace, stream: TextIO | None = None, other: str | None = None) -> Options:
-    """What was chosen; events go to `stream`, and `other` is what to type on the other side. Raises `InputError`."""
-    from punchlab.punch.client.tunnel import Options
+def options_of(arguments: argparse.Namespace, stream: TextIO | None = None, other: str | None = None) -> TunnelOptions:
+    """What was chosen; events go to `stream`, and `other` is what to type on the other side. Raises `ArgumentError`."""
+    from punchlab.punch.client.tunnel import TunnelOptions
     from punchlab.punch.endpoint import EdgeUrl, Endpoint
     from punchlab.punch.events import human_reporter, json_reporter
     from punchlab.punch.sentences import CLIENT, client
@@ -77,10 +77,10 @@ def options_of(arguments: argparse.Namespace, stream: TextIO | None = None, othe
 
     urls = [EdgeUrl.parse(url) for url in edges(arguments)]
     if arguments.strategy not in STRATEGIES:
-        raise InputError("strategy", arguments.strategy, " or ".join(STRATEGIES))
+        raise ArgumentError("strategy", arguments.strategy, " or ".join(STRATEGIES))
     bind = arguments.bind
     report = json_reporter(stream) if arguments.json else human_reporter(client(other) if other else CLIENT, stream)
-    options = Options(
+    options = TunnelOptions(
         edge=urls[0],
         strategy=STRATEGIES[arguments.strategy](),
         report=report,
@@ -112,7 +112,7 @@ def _by_distance(urls: list[EdgeUrl], report: Reporter) -> list[EdgeUrl]:
 
 
 def key_of(arguments: argparse.Namespace) -> bytes | None:
-    """The key of a file, if one was given. Raises `InputError`."""
+    """The key of a file, if one was given. Raises `ArgumentError`."""
     from pathlib import Path
 
     from punchlab.punch.secure.keys import read_key_file
@@ -121,7 +121,7 @@ def key_of(arguments: argparse.Namespace) -> bytes | None:
 
 
 def preshared(arguments: argparse.Namespace) -> Callable[[], KeyExchange] | None:
-    """Makes exchanges with the key of a file, if one was given. Raises `InputError`."""
+    """Makes exchanges with the key of a file, if one was given. Raises `ArgumentError`."""
     from punchlab.punch.secure.keys import PresharedKey
 
     key = key_of(arguments)

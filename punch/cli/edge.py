@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from punchlab.punch.cli.terminal import Command, Parser
 from punchlab.punch.cli.values import seconds
 from punchlab.punch.edge.options import add_options
-from punchlab.punch.errors import InputError
+from punchlab.punch.errors import ArgumentError
 
 if TYPE_CHECKING:
     from punchlab.punch.edge.probing.responder import StunAddresses
@@ -62,11 +62,11 @@ def _edge(arguments: argparse.Namespace) -> int:
     join = [EdgeUrl.parse(url, field="join") for url in arguments.join]
     nats = parse_bus(arguments.bus)
     if nats and join:
-        raise InputError("join", arguments.join[0], "no --join beside a --bus of NATS servers")
+        raise ArgumentError("join", arguments.join[0], "no --join beside a --bus of NATS servers")
     lifetime = seconds(arguments.session_lifetime, "session-lifetime")
     name = arguments.name
     if name is not None and not (1 <= len(name) <= 128 and name.isprintable()):
-        raise InputError("name", name, "1 to 128 printable characters")
+        raise ArgumentError("name", name, "1 to 128 printable characters")
     stun = _stun(arguments)
     report = unfailing(json_reporter() if arguments.json else human_reporter(EDGE))
     edge = Edge(
@@ -92,20 +92,20 @@ def _stun(arguments: argparse.Namespace) -> StunAddresses | None:
     )
     if primary is None:
         if alternate is not None:
-            raise InputError("stun-alternate", arguments.stun_alternate, "an address beside that of --stun")
+            raise ArgumentError("stun-alternate", arguments.stun_alternate, "an address beside that of --stun")
         return None
     return StunAddresses.of(primary, alternate)
 
 
 def _ipv4(text: str, field: str) -> Endpoint:
-    """An IPv4 address: what is probed is a NAT. Raises `InputError`."""
+    """An IPv4 address: what is probed is a NAT. Raises `ArgumentError`."""
     import socket
 
     from punchlab.punch.endpoint import Endpoint
 
     endpoint = Endpoint.parse(text, field=field)
     if endpoint.family != socket.AF_INET:
-        raise InputError(field, text, "an IPv4 address and a port, such as 192.0.2.1:3478")
+        raise ArgumentError(field, text, "an IPv4 address and a port, such as 192.0.2.1:3478")
     return endpoint
 
 

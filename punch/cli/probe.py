@@ -6,7 +6,7 @@ import argparse
 
 from punchlab.punch.cli.terminal import Command, Parser
 from punchlab.punch.cli.values import EDGE_VARIABLE, edges, seconds
-from punchlab.punch.errors import InputError
+from punchlab.punch.errors import ArgumentError
 
 
 def _add_options_of_probe(parser: Parser) -> None:
@@ -30,13 +30,13 @@ def _probe(arguments: argparse.Namespace) -> int:
 
     from punchlab.punch.probe.frames import MAX_PATIENCE_S
     from punchlab.punch.probe.servers import parse_server
-    from punchlab.punch.probe.session import Options, run
+    from punchlab.punch.probe.session import ProbeOptions, run
 
     servers = edges(arguments)
     patience = seconds(arguments.patience, "patience")
     if patience > MAX_PATIENCE_S:
-        raise InputError("patience", arguments.patience, f"at most {MAX_PATIENCE_S:g} seconds")
-    options = Options(
+        raise ArgumentError("patience", arguments.patience, f"at most {MAX_PATIENCE_S:g} seconds")
+    options = ProbeOptions(
         servers=[parse_server(each) for each in servers],
         patience_s=patience,
         lifetime_s=None if arguments.lifetime is None else seconds(arguments.lifetime, "lifetime"),

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from punchlab.punch.endpoint import Endpoint
-from punchlab.punch.errors import InputError, SignalError, TamperedError
+from punchlab.punch.errors import ArgumentError, SignalError, TamperedError
 from punchlab.punch.frames import Contact, SessionId
 from punchlab.punch.net.reach import SHARED
 from punchlab.punch.net.sockets import LOWEST_PORT
@@ -70,7 +70,7 @@ def _parse(data: bytes) -> tuple[Endpoint, str]:
         raise ValueError("not an address")
     try:
         return Endpoint.parse(address), computer
-    except InputError as error:
+    except ArgumentError as error:
         raise ValueError(str(error)) from None
 
 

@@ -17,7 +17,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Event, State
 from websockets.server import ServerProtocol
 
-from punchlab.punch.edge.limits import Admission, Gate
+from punchlab.punch.edge.limits import Admission, RateLimiter
 from punchlab.punch.frames import MAX_FRAME
 from punchlab.punch.net.websocket import Contained
 
@@ -57,7 +57,7 @@ class EdgeConnection(Contained, ServerConnection):
     _odd_full_at = 0.0
     _admission: Admission | None = None
 
-    def __init__(self, protocol: ServerProtocol, server: Server, *, gate: Gate, **options: Any) -> None:
+    def __init__(self, protocol: ServerProtocol, server: Server, *, gate: RateLimiter, **options: Any) -> None:
         super().__init__(protocol, server, **options)
         self._gate = gate
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from punchlab.punch.argument import path
-from punchlab.punch.errors import InputError
+from punchlab.punch.errors import ArgumentError
 
 if TYPE_CHECKING:
     from punchlab.punch.edge.relay import RelayOffer
@@ -49,7 +49,7 @@ def add_options(edge: argparse.ArgumentParser) -> None:
 
 
 def settings(arguments: argparse.Namespace) -> Settings:
-    """What was chosen. Raises `InputError`."""
+    """What was chosen. Raises `ArgumentError`."""
     from punchlab.punch.edge.http import THIS_MACHINE, Access, parse_networks
     from punchlab.punch.edge.limits import Limits
     from punchlab.punch.edge.server import Settings
@@ -80,12 +80,14 @@ def _connections(text: str | None, *, tls: bool, relays: bool) -> int:
     if most < 1:
         least = bound_bytes(1, tls=tls, relays=relays) // MIB + 1
         expected = f"at least {least} MiB; raise the limit of the control group (MemoryMax)"
-        raise InputError("memory", f"{usable // MIB} MiB", expected)
+        raise ArgumentError("memory", f"{usable // MIB} MiB", expected)
     if text is None:
         return min(most, descriptors(), MOST)
     wanted = _whole(text, "max-connections")
     if wanted > most:
-        raise InputError("max-connections", text, f"at most {most}, which may need {usable // MIB} MiB, all there is")
+        raise ArgumentError(
+            "max-connections", text, f"at most {most}, which may need {usable // MIB} MiB, all there is"
+        )
     return wanted
 
 
@@ -106,9 +108,9 @@ def _relay(arguments: argparse.Namespace) -> RelayOffer | None:
 
     url = EdgeUrl.parse(arguments.relay, field="relay")
     if len(str(url)) > MAX_URL:
-        raise InputError("relay", arguments.relay, f"at most {MAX_URL} characters")
+        raise ArgumentError("relay", arguments.relay, f"at most {MAX_URL} characters")
     if refuses_server_port(url.port) is not None:
-        raise InputError("relay", arguments.relay, "port 80, 443 or one from 1024: clients connect to no other")
+        raise ArgumentError("relay", arguments.relay, "port 80, 443 or one from 1024: clients connect to no other")
     return RelayOffer(url, terms)
 
 
@@ -120,7 +122,7 @@ def _tls(arguments: argparse.Namespace) -> ServerTls | None:
         return None
     if certificate is None or key is None:
         missing, given = ("tls-cert", "--tls-key") if certificate is None else ("tls-key", "--tls-cert")
-        raise InputError(missing, None, f"a file together with {given}")
+        raise ArgumentError(missing, None, f"a file together with {given}")
     from punchlab.punch.edge.tls import ServerTls
 
     return ServerTls(Path(certificate), Path(key))
@@ -138,7 +140,7 @@ def _number(text: str, field: str, read: Callable[[str], _Number], expected: str
     try:
         value = read(text if text.isascii() and "_" not in text else "")
     except ValueError:
-        raise InputError(field, text, expected) from None
+        raise ArgumentError(field, text, expected) from None
     if not least <= value <= 1e9 or math.isnan(value):
-        raise InputError(field, text, expected)
+        raise ArgumentError(field, text, expected)
     return value

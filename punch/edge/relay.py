@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from websockets.exceptions import ConnectionClosed
 
 from punchlab.punch.edge.connection import POLICY_VIOLATION, EdgeConnection
-from punchlab.punch.edge.limits import Gate, Held
+from punchlab.punch.edge.limits import Held, RateLimiter
 from punchlab.punch.edge.listener import widen
 from punchlab.punch.edge.tickets import Tickets
 from punchlab.punch.endpoint import EdgeUrl, Endpoint
@@ -103,7 +103,7 @@ class _Pair:
 class Relay:
     """Joins clients that have tickets, on these terms."""
 
-    def __init__(self, terms: RelayTerms, gate: Gate, report: Reporter) -> None:
+    def __init__(self, terms: RelayTerms, gate: RateLimiter, report: Reporter) -> None:
         self._terms, self._gate, self._report = terms, gate, report
         self.tickets = Tickets()
         self._waiting: dict[tuple[str, str], _Waiting] = {}  # by ticket and token

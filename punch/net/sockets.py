@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 
 from punchlab.punch.endpoint import WILDCARDS, Endpoint
-from punchlab.punch.errors import InputError
+from punchlab.punch.errors import ArgumentError
 
 IP_RECVERR = 11  # linux/in.h; not in Python's socket module
 
@@ -43,12 +43,12 @@ def choose_local(wanted: Endpoint | None, toward: Endpoint) -> Endpoint:
     """The local address to punch from.
 
     Without a wanted address it is the one the kernel routes by `toward` the edge; without a wanted port, a random
-    free one. Raises `InputError` if the wanted one cannot be had, `OSError` if there is no route.
+    free one. Raises `ArgumentError` if the wanted one cannot be had, `OSError` if there is no route.
     """
     if wanted is not None and wanted.family != toward.family:
-        raise InputError("bind", str(wanted), f"an address of the same family as the edge's, which is {toward.ip}")
+        raise ArgumentError("bind", str(wanted), f"an address of the same family as the edge's, which is {toward.ip}")
     if wanted is not None and 0 < wanted.port < LOWEST_PORT:
-        raise InputError("bind", str(wanted), f"port 0, or one from {LOWEST_PORT} on: a peer dials no other")
+        raise ArgumentError("bind", str(wanted), f"port 0, or one from {LOWEST_PORT} on: a peer dials no other")
     address = wanted.ip if wanted is not None and wanted.ip not in WILDCARDS else source_address(toward)
     try:
         if wanted is not None and wanted.port:
@@ -66,8 +66,8 @@ def choose_local(wanted: Endpoint | None, toward: Endpoint) -> Endpoint:
                 return Endpoint(address, port)
     except OSError as error:
         expected = f"a free port at an address of this machine ({error.strerror})"
-        raise InputError("bind", str(wanted or Endpoint(address, 0)), expected) from None
-    raise InputError("bind", str(wanted or Endpoint(address, 0)), f"an address with a free port in {PORTS}")
+        raise ArgumentError("bind", str(wanted or Endpoint(address, 0)), expected) from None
+    raise ArgumentError("bind", str(wanted or Endpoint(address, 0)), f"an address with a free port in {PORTS}")
 
 
 def _probe(local: Endpoint) -> None:
@@ -85,7 +85,7 @@ def source_address(toward: Endpoint) -> str:
 
 
 @contextlib.contextmanager
-def mortal_syn(sock: socket.socket, ttl: int) -> Iterator[None]:
+def low_ttl_syn(sock: socket.socket, ttl: int) -> Iterator[None]:
     """What `sock` sends within has this time to live; the ICMP error that comes of its end does not end a connect.
 
     An error message quotes the packet as it was when its time had come: with a time to live of 1 or 0. The kernel

@@ -11,7 +11,7 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 from punchlab.punch.endpoint import Endpoint
-from punchlab.punch.errors import InputError, PortMappingError
+from punchlab.punch.errors import ArgumentError, PortMappingError
 from punchlab.punch.portmap.http import DeviceUrl, ask
 from punchlab.punch.portmap.ssdp import gateway_device
 from punchlab.punch.text import printable
@@ -60,7 +60,7 @@ class Igd:
         ip = (await self._call("GetExternalIPAddress")).get("NewExternalIPAddress", "")
         try:
             return Endpoint.parse(f"{ip}:{port}")
-        except InputError as error:
+        except ArgumentError as error:
             raise PortMappingError(str(error)) from None
 
     async def remove(self) -> None:

@@ -24,7 +24,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from punchlab.punch.endpoint import HOST_NAME, EdgeUrl, Endpoint
-from punchlab.punch.errors import EdgeUnreachableError, FrameError, InputError, NoConnectionError
+from punchlab.punch.errors import ArgumentError, EdgeUnreachableError, FrameError, NoConnectionError
 from punchlab.punch.nat.probe import NotTested
 from punchlab.punch.net.reach import Reach, refuses_server_port
 from punchlab.punch.net.sockets import source_address
@@ -64,13 +64,13 @@ class StunUri:
 
 
 def parse_server(text: str) -> EdgeUrl | StunUri:
-    """A server as the user typed it. Raises `InputError`."""
+    """A server as the user typed it. Raises `ArgumentError`."""
     if text.startswith(("ws:", "wss:")):
         return EdgeUrl.parse(text)
     match = _STUN_URI.fullmatch(text)
     port = stun.PORT if match is None or match["port"] is None else int(match["port"])
     if match is None or not 1 <= port <= 65535:
-        raise InputError("edge", text, "ws://HOST:PORT or stun:HOST:PORT")
+        raise ArgumentError("edge", text, "ws://HOST:PORT or stun:HOST:PORT")
     return StunUri(match["host"], port)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.errors import FrameError
 from punchlab.punch.nat import probe
-from punchlab.punch.nat.behavior import Filtering, Mapping
+from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior
 from punchlab.punch.nat.probe import NotTested
 from punchlab.punch.net.sockets import PORTS, bound_socket, choose_local, connect_result
 from punchlab.punch.probe import stun
@@ -50,7 +50,7 @@ class TcpTests:
                 found.append((local, external))
         return found
 
-    async def mapping(self) -> Mapping | NotTested:
+    async def mapping(self) -> MappingBehavior | NotTested:
         """RFC 5780 section 4.3, with one connection to each endpoint, all of them from one local endpoint."""
         local = choose_local(None, self._servers.primary)
         seen: list[Endpoint | None] = []
@@ -63,7 +63,7 @@ class TcpTests:
         first, *others = seen
         return NotTested("no server") if first is None else probe.mapping(first, *others)
 
-    async def filtering(self) -> Filtering | NotTested:
+    async def filtering(self) -> FilteringBehavior | NotTested:
         """As RFC 5780 section 4.4, but by connections from endpoints that nothing was sent to."""
         from_port, from_address = await asyncio.gather(
             self._admits(self._servers.other_port), self._admits(self._servers.other_both)

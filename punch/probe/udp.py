@@ -7,7 +7,7 @@ import random
 
 from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.nat import probe
-from punchlab.punch.nat.behavior import Filtering, Mapping
+from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior
 from punchlab.punch.nat.probe import NotTested
 from punchlab.punch.net.sockets import PORTS
 from punchlab.punch.probe.frames import Dialled
@@ -46,7 +46,7 @@ class UdpTests:
             found.append((sock.local, external))
         return found
 
-    async def mapping(self) -> Mapping | NotTested:
+    async def mapping(self) -> MappingBehavior | NotTested:
         """RFC 5780 section 4.3."""
         seen: list[Endpoint | None] = []
         async with UdpSocket.open(self._servers.primary) as sock:
@@ -59,7 +59,7 @@ class UdpTests:
         first, *others = seen
         return NotTested("no server") if first is None else probe.mapping(first, *others)
 
-    async def filtering(self) -> Filtering | NotTested:
+    async def filtering(self) -> FilteringBehavior | NotTested:
         """RFC 5780 section 4.4; where the server cannot change its address, edges send from theirs."""
         from_port, from_address = await asyncio.gather(
             self._admits(self._servers.other_port, Change(address=False, port=True)),

@@ -29,7 +29,7 @@ from typing import Literal
 from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.errors import Outcome
 from punchlab.punch.events import Reporter
-from punchlab.punch.net.sockets import accepted, bound_socket, connect_result, errno_name, mortal_syn
+from punchlab.punch.net.sockets import accepted, bound_socket, connect_result, errno_name, low_ttl_syn
 from punchlab.punch.punching.candidates import Candidate
 
 RETRY_S = (0.05, 0.15)
@@ -177,7 +177,7 @@ class Puncher:
         Does nothing if that is under way already, is not admitted, or cannot be for want of an address of that family.
 
         `ttl` is the time to live of the first SYN of each attempt; routers' complaints about it do not end the attempt
-        (see `mortal_syn`). `attempts` bounds the connects below what the puncher allows, and `repeats` how often the
+        (see `low_ttl_syn`). `attempts` bounds the connects below what the puncher allows, and `repeats` how often the
         kernel sends the first SYN again. Raises `OSError` where no socket is to be had.
         """
         source = local or self._local
@@ -241,7 +241,7 @@ class Puncher:
     def _connect(self, dial: _Dial, sock: socket.socket) -> int:
         if dial.ttl is None:
             return sock.connect_ex(dial.target.address)
-        with mortal_syn(sock, dial.ttl):
+        with low_ttl_syn(sock, dial.ttl):
             return sock.connect_ex(dial.target.address)
 
     def _open(self, local: Endpoint) -> socket.socket:

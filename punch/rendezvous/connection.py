@@ -14,10 +14,10 @@ from websockets.exceptions import ConnectionClosed
 
 from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import (
+    ArgumentError,
     EdgeLostError,
     EdgeUnreachableError,
     FrameError,
-    InputError,
     NoConnectionError,
     PunchFailedError,
     SignalError,
@@ -63,7 +63,7 @@ class Rendezvous:
 
     @classmethod
     async def connect(cls, url: EdgeUrl, bind: Endpoint | None) -> Self:
-        """Raises `InputError` if `bind` cannot be used, `EdgeUnreachableError` if no edge answers."""
+        """Raises `ArgumentError` if `bind` cannot be used, `EdgeUnreachableError` if no edge answers."""
         begun = time.monotonic()
         made = cls(*await dial(url, bind))
         made.url, made.took_s = url, time.monotonic() - begun
@@ -76,7 +76,7 @@ class Rendezvous:
         told = None if response is None else response.headers.get(HEADER)
         try:
             return None if told is None else Endpoint.parse(told)
-        except InputError:
+        except ArgumentError:
             return None
 
     async def register(self, register: Register) -> Welcome:
@@ -159,7 +159,7 @@ async def dial(
     except NoConnectionError as error:
         if error.number == errno.EADDRNOTAVAIL and bind is not None and not own:
             expected = "a port that has had no connection to this edge in the last minute"
-            raise InputError("bind", str(bind), expected) from None
+            raise ArgumentError("bind", str(bind), expected) from None
         raise EdgeUnreachableError(str(url), str(error)) from None
     try:
         sock = connection.transport.get_extra_info("socket")

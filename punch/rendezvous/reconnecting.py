@@ -47,7 +47,7 @@ addresses, and may spoil the first try in a NAT on the way."""
 _BACKOFF_S = (0.1, 2.0)  # first and longest pause after all edges have been tried in vain
 
 
-class StayingRendezvous(Rendezvous):
+class ReconnectingRendezvous(Rendezvous):
     """A `Rendezvous` at one of several edges at a time. Made by `connect_any`."""
 
     _edges: Iterator[EdgeUrl]

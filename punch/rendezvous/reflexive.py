@@ -19,7 +19,7 @@ import time
 from websockets.exceptions import ConnectionClosed
 
 from punchlab.punch.endpoint import WILDCARDS, Endpoint
-from punchlab.punch.errors import FrameError, InputError, NoConnectionError
+from punchlab.punch.errors import ArgumentError, FrameError, NoConnectionError
 from punchlab.punch.net.closing import close_by_reset
 from punchlab.punch.net.reach import Reach
 from punchlab.punch.net.sockets import bound_socket, choose_local
@@ -101,7 +101,7 @@ def _choose_local(rendezvous: Rendezvous) -> Endpoint | None:
     if edge is None or edge.family == own.family or (edge.is_loopback and not own.is_loopback):
         return None
     for wanted in (Endpoint("::", own.port), None):
-        with contextlib.suppress(OSError, InputError):
+        with contextlib.suppress(OSError, ArgumentError):
             local = choose_local(wanted, edge)
             return None if local.is_link_local else local
     return None

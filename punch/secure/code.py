@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from punchlab.punch.errors import InputError
+from punchlab.punch.errors import ArgumentError
 from punchlab.punch.frames import SESSION_ID, SessionId
 
 # 256 words, told apart by their first four letters and by at least three typing mistakes.
@@ -60,14 +60,16 @@ class Code:
 
     @classmethod
     def parse(cls, text: str, *, field: str = "code") -> Code:
-        """A code as somebody typed it: case and surrounding blanks do not matter. Raises `InputError`."""
+        """A code as somebody typed it: case and surrounding blanks do not matter. Raises `ArgumentError`."""
         expected = f"a session and {SECRET_WORDS} words, such as k7x2mq-amber-falcon-tulip"
         session, *words = text.strip().lower().split("-")
         if SESSION_ID.fullmatch(session) is None or len(words) != SECRET_WORDS:
-            raise InputError(field, _shortened(text), expected)
+            raise ArgumentError(field, _shortened(text), expected)
         for word in words:
             if word not in WORDS:
-                raise InputError(field, _shortened(text), f"known words, but {_shortened(word)!r} is none{_hint(word)}")
+                raise ArgumentError(
+                    field, _shortened(text), f"known words, but {_shortened(word)!r} is none{_hint(word)}"
+                )
         return cls(SessionId(session), "-".join(words))
 
 

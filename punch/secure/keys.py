@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from spake2 import SPAKE2_A, SPAKE2_B
 
-from punchlab.punch.errors import InputError, WrongPeerError
+from punchlab.punch.errors import ArgumentError, WrongPeerError
 from punchlab.punch.frames import Role, SessionId
 from punchlab.punch.secure.channel import MEETING_TAG_BYTES
 from punchlab.punch.secure.code import Code
@@ -150,24 +150,24 @@ class Introduced:
 
 
 def read_key_file(path: Path, *, field: str = "key-file") -> bytes:
-    """The 32 bytes of a key file that nobody but its owner may use. Raises `InputError`."""
+    """The 32 bytes of a key file that nobody but its owner may use. Raises `ArgumentError`."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             key = file.read(KEY_BYTES + 1)
     except OSError as error:
-        raise InputError(field, str(path), f"a readable file of {KEY_BYTES} bytes ({error.strerror})") from None
+        raise ArgumentError(field, str(path), f"a readable file of {KEY_BYTES} bytes ({error.strerror})") from None
     if mode & _OTHERS:
         expected = f"a file that only its owner may use (chmod 600), found mode {stat.S_IMODE(mode):04o}"
-        raise InputError(field, str(path), expected)
+        raise ArgumentError(field, str(path), expected)
     if len(key) != KEY_BYTES:
         found = f"{len(key)}" if len(key) < KEY_BYTES else "more"
-        raise InputError(field, str(path), f"a file of exactly {KEY_BYTES} random bytes, found {found}")
+        raise ArgumentError(field, str(path), f"a file of exactly {KEY_BYTES} random bytes, found {found}")
     return key
 
 
 def write_key_file(path: Path, *, field: str = "FILE") -> None:
-    """Make a key file, which may not be there yet, with mode 0600. Raises `InputError`."""
+    """Make a key file, which may not be there yet, with mode 0600. Raises `ArgumentError`."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -179,7 +179,7 @@ def write_key_file(path: Path, *, field: str = "FILE") -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise InputError(field, str(path), f"a name for a new file ({error.strerror})") from None
+        raise ArgumentError(field, str(path), f"a name for a new file ({error.strerror})") from None
 
 
 def _derive(key: bytes, purpose: bytes, length: int) -> bytes:

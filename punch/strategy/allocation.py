@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import Any
 
 from punchlab.punch.endpoint import EdgeUrl, Endpoint
-from punchlab.punch.errors import EdgeUnreachableError, InputError
+from punchlab.punch.errors import ArgumentError, EdgeUnreachableError
 from punchlab.punch.nat.behavior import PortAllocation
 from punchlab.punch.nat.probe import FEWEST_PORTS, port_allocation
 from punchlab.punch.probe.fast_binding import Look
@@ -96,7 +96,7 @@ async def _look(endpoints: tuple[Endpoint, ...], uses: Servers) -> Sight:
         try:
             fresh = [stack.enter_context(Look(primary)) for _ in range(_FRESH)]
             same = [stack.enter_context(Look(each, fresh[0].local)) for each in others]
-        except (OSError, InputError):
+        except (OSError, ArgumentError):
             return Sight()
         for each in (*fresh, *same):
             each.start()

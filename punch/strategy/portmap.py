@@ -15,7 +15,7 @@ import contextlib
 import socket
 
 from punchlab.punch.endpoint import Endpoint
-from punchlab.punch.errors import InputError, PortMappingError
+from punchlab.punch.errors import ArgumentError, PortMappingError
 from punchlab.punch.punching.candidates import Candidate
 from punchlab.punch.strategy.meeting import Meeting, Preparation, Strategy
 
@@ -61,5 +61,5 @@ def _parse(traits: str | None) -> Endpoint | None:
     """The endpoint that a peer names; None where it says something else, or nothing."""
     try:
         return None if traits is None else Endpoint.parse(traits)
-    except InputError:
+    except ArgumentError:
         return None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from punchlab.punch.errors import ConnectionLostError
-from punchlab.punch.transfer.file_sink import Inbox, Incoming
+from punchlab.punch.transfer.file_sink import FileSink, Incoming
 from punchlab.punch.transfer.names import FileError
 from punchlab.punch.transfer.offer import FileDone, FileInfo, Offered, StreamInfo
 from punchlab.punch.transfer.worker import Worker
@@ -23,7 +23,7 @@ class Arriving:
     `Worker.failure`.
     """
 
-    def __init__(self, worker: Worker, inbox: Inbox) -> None:
+    def __init__(self, worker: Worker, inbox: FileSink) -> None:
         self._worker = worker
         self._inbox = inbox
         self._incoming: Incoming | None = None

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from punchlab.punch.errors import ConnectionLostError, InputError
+from punchlab.punch.errors import ArgumentError, ConnectionLostError
 from punchlab.punch.transfer.names import FileError, OfferError, check_path
 from punchlab.punch.transfer.naming import Naming, cannot, is_there, locked, recover
 from punchlab.punch.transfer.offer import DirectoryInfo, FileDone, FileInfo, Offered, StreamInfo, check_distinct
@@ -33,7 +33,7 @@ class _Held(NamedTuple):
     identity: tuple[int, int, int, int]
 
 
-class Inbox:
+class FileSink:
     """A directory that files arrive in. A context manager. All methods block, and have checkpoints.
 
     `owner` is the session that the files belong to until they have their names; without it nobody finds what stays. A
@@ -44,14 +44,14 @@ class Inbox:
     """
 
     def __init__(self, directory: Path, *, force: bool, owner: Owner | None = None) -> None:
-        """Raises `InputError` if the directory cannot be written to."""
+        """Raises `ArgumentError` if the directory cannot be written to."""
         try:
             self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise InputError("dir", str(directory), f"a directory ({error.strerror})") from None
+            raise ArgumentError("dir", str(directory), f"a directory ({error.strerror})") from None
         if not os.access(directory, os.W_OK | os.X_OK):
             os.close(self._fd)
-            raise InputError("dir", str(directory), "a writable directory")
+            raise ArgumentError("dir", str(directory), "a writable directory")
         self.path = str(directory.resolve())
         self._force = force
         self._partials = Partials(self._fd, owner or Owner.nobody())

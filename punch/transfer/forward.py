@@ -11,9 +11,9 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
-from punchlab.punch.client.tunnel import Options, open_tunnel
+from punchlab.punch.client.tunnel import TunnelOptions, open_tunnel
 from punchlab.punch.endpoint import Endpoint
-from punchlab.punch.errors import ChannelError, ConnectionLostError, InputError, PunchFailedError, TunnelBrokenError
+from punchlab.punch.errors import ArgumentError, ChannelError, ConnectionLostError, PunchFailedError, TunnelBrokenError
 from punchlab.punch.frames import Role
 from punchlab.punch.net.closing import abort_transport, close_by_reset
 from punchlab.punch.secure.keys import KeyExchange
@@ -27,11 +27,11 @@ _T = TypeVar("_T")
 
 
 def parse_target(text: str, *, field: str = "to") -> Target:
-    """`HOST:PORT`, a name or an address. Raises `InputError`."""
+    """`HOST:PORT`, a name or an address. Raises `ArgumentError`."""
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not _may_be_host(host) or not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
-        raise InputError(field, text, "HOST:PORT, such as 127.0.0.1:22")
+        raise ArgumentError(field, text, "HOST:PORT, such as 127.0.0.1:22")
     return host, int(port)
 
 
@@ -43,8 +43,8 @@ def _may_be_host(text: str) -> bool:
         return False
 
 
-async def expose(options: Options, exchange: KeyExchange, target: Target) -> None:
-    """Let the peer connect to `target` until it ends. Raises `PunchFailedError` and `InputError`."""
+async def expose(options: TunnelOptions, exchange: KeyExchange, target: Target) -> None:
+    """Let the peer connect to `target` until it ends. Raises `PunchFailedError` and `ArgumentError`."""
     async with _streams(options, exchange, "sender") as streams:
         await carry_to(streams, target)
 
@@ -56,12 +56,12 @@ async def carry_to(streams: Streams, target: Target) -> None:
             carrying.create_task(_connect(await streams.accept(), target))
 
 
-async def listen(options: Options, exchange: KeyExchange, at: Endpoint) -> None:
-    """Carry what connects to `at` to the peer until it ends. Raises `PunchFailedError` and `InputError`."""
+async def listen(options: TunnelOptions, exchange: KeyExchange, at: Endpoint) -> None:
+    """Carry what connects to `at` to the peer until it ends. Raises `PunchFailedError` and `ArgumentError`."""
     try:
         listener = socket.create_server(at)
     except OSError as error:
-        raise InputError("listen", str(at), f"an address to listen at ({error.strerror})") from None
+        raise ArgumentError("listen", str(at), f"an address to listen at ({error.strerror})") from None
     with listener:
         async with _streams(options, exchange, "receiver") as streams, asyncio.TaskGroup() as carrying:
 
@@ -85,7 +85,7 @@ async def listen(options: Options, exchange: KeyExchange, at: Endpoint) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _streams(options: Options, exchange: KeyExchange, role: Role) -> AsyncIterator[Streams]:
+async def _streams(options: TunnelOptions, exchange: KeyExchange, role: Role) -> AsyncIterator[Streams]:
     """The streams of a new tunnel; the receiver opens them. Ends quietly when the peer does."""
     async with open_tunnel(options, exchange, role) as channel:
         streams = Streams(channel, opens=role == "receiver")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
-from punchlab.punch.errors import InputError
+from punchlab.punch.errors import ArgumentError
 from punchlab.punch.transfer.names import FileError, check_path
 from punchlab.punch.transfer.offer import MAX_ENTRIES, DirectoryInfo, Entries, FileInfo, total_size
 from punchlab.punch.transfer.partial import is_partial_name
@@ -61,7 +61,7 @@ class Outgoing:
     """
 
     def __init__(self, paths: list[Path]) -> None:
-        """Raises `InputError` if something there cannot be read or sent, or two arguments have the same name."""
+        """Raises `ArgumentError` if something there cannot be read or sent, or two arguments have the same name."""
         self.offered: list[FileInfo | DirectoryInfo] = []
         self.skipped: list[Skipped] = []
         self._places: dict[str, _Place] = {}
@@ -73,7 +73,7 @@ class Outgoing:
             # `.` and `..` are called what they are; a link is called what the user calls it.
             name = path.resolve().name if path.name in ("", "..") else path.name
             if name in names:
-                raise InputError("FILE", str(path), "files with different names")
+                raise ArgumentError("FILE", str(path), "files with different names")
             names.add(name)
             self._add(path, name)
 
@@ -132,7 +132,7 @@ class Outgoing:
             fd = os.open(path, _OPEN)
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else "a NUL in its name"
-            raise InputError("FILE", str(path), f"a readable file or directory ({why})") from None
+            raise ArgumentError("FILE", str(path), f"a readable file or directory ({why})") from None
         try:
             mode = os.fstat(fd).st_mode
             if stat.S_ISDIR(mode):
@@ -140,14 +140,14 @@ class Outgoing:
             elif stat.S_ISREG(mode):
                 self._add_file(fd, path, (), name)
             else:
-                raise InputError("FILE", str(path), "a regular file or a directory")
+                raise ArgumentError("FILE", str(path), "a regular file or a directory")
         except OSError as error:
-            raise InputError("FILE", str(path), f"a readable file or directory ({error.strerror})") from None
+            raise ArgumentError("FILE", str(path), f"a readable file or directory ({error.strerror})") from None
         finally:
             os.close(fd)
 
     def _add_directory(self, fd: int, path: Path, below: tuple[str, ...], name: str) -> None:
-        """Everything in the directory of that descriptor. Raises `InputError`."""
+        """Everything in the directory of that descriptor. Raises `ArgumentError`."""
         before = len(self.offered)
         for each in sorted(os.listdir(fd)):
             inner, inner_name = (*below, each), f"{name}/{each}"
@@ -155,7 +155,7 @@ class Outgoing:
                 self._add_entry(fd, path, inner, inner_name)
             except OSError as error:
                 expected = f"a readable file or directory ({error.strerror})"
-                raise InputError("FILE", str(path.joinpath(*inner)), expected) from None
+                raise ArgumentError("FILE", str(path.joinpath(*inner)), expected) from None
         if len(self.offered) == before:
             self._offer(DirectoryInfo(name), path.joinpath(*below))
 
@@ -183,7 +183,7 @@ class Outgoing:
         found, state = os.fstat(fd), State.of(fd)
         if _size_is_unknown(fd, state):
             expected = "a file whose size is known (`punch send -` sends what can be read from it)"
-            raise InputError("FILE", str(path.joinpath(*below)), expected)
+            raise ArgumentError("FILE", str(path.joinpath(*below)), expected)
         self._offer(FileInfo(name, found.st_size, bool(found.st_mode & stat.S_IXUSR)), path.joinpath(*below))
         self._places[name] = _Place(path, below, state)
 
@@ -200,7 +200,7 @@ class Outgoing:
         try:
             self._entries.add(name)
         except FileError:
-            raise InputError("FILE", str(path), f"at most {MAX_ENTRIES} files and directories in all") from None
+            raise ArgumentError("FILE", str(path), f"at most {MAX_ENTRIES} files and directories in all") from None
 
 
 def changed(info: FileInfo) -> FileError:
@@ -219,7 +219,7 @@ def _check(name: str, path: Path) -> None:
     try:
         check_path(name)
     except FileError as error:
-        raise InputError("FILE", str(path), f"a name that can be sent ({error})") from None
+        raise ArgumentError("FILE", str(path), f"a name that can be sent ({error})") from None
 
 
 def _open_below(path: Path, below: tuple[str, ...]) -> int:

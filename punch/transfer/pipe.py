@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from punchlab.punch.client.tunnel import Options, open_tunnel
+from punchlab.punch.client.tunnel import TunnelOptions, open_tunnel
 from punchlab.punch.errors import (
     ChannelError,
     ConnectionLostError,
@@ -22,7 +22,7 @@ from punchlab.punch.transfer.streams import ByteStream, Streams
 BLOCK = 65_000
 
 
-async def pipe(options: Options, exchange: KeyExchange, role: Role, source: int, sink: int) -> None:
+async def pipe(options: TunnelOptions, exchange: KeyExchange, role: Role, source: int, sink: int) -> None:
     """Meet the peer; copy what can be read from `source` to it, and what it sends to `sink`, until both have ended.
 
     Raises `PunchFailedError`, and `BrokenPipeError` if whoever reads `sink` has gone.

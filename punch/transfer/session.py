@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from punchlab.punch.client.tunnel import Options, open_tunnel
+from punchlab.punch.client.tunnel import TunnelOptions, open_tunnel
 from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.errors import PunchFailedError, TunnelBrokenError
 from punchlab.punch.events import Reporter
@@ -21,12 +21,12 @@ from punchlab.punch.frames import Role
 from punchlab.punch.secure.channel import Channel
 from punchlab.punch.secure.keys import KeyExchange
 from punchlab.punch.transfer.consent import Consent
-from punchlab.punch.transfer.file_sink import Inbox
+from punchlab.punch.transfer.file_sink import FileSink
 from punchlab.punch.transfer.offer import FileDone
 from punchlab.punch.transfer.outgoing import Outgoing
 from punchlab.punch.transfer.progress import Progress
-from punchlab.punch.transfer.stdin_source import Piped
-from punchlab.punch.transfer.stdout_sink import Outlet, receive_to
+from punchlab.punch.transfer.stdin_source import StdinSource
+from punchlab.punch.transfer.stdout_sink import StdoutSink, receive_to
 from punchlab.punch.transfer.transfer import receive_files, send_files
 
 RETRY_S = 1.0  # between two attempts at a new tunnel
@@ -39,8 +39,8 @@ NewExchange = Callable[[], KeyExchange]
 """Makes a fresh key exchange of the same code or key, with the same budget of guesses: each serves one meeting."""
 
 
-async def send(options: Options, new_exchange: NewExchange, outgoing: Outgoing | Piped) -> None:
-    """Meet the receiver and send it `outgoing`. Raises `PunchFailedError` and `InputError`."""
+async def send(options: TunnelOptions, new_exchange: NewExchange, outgoing: Outgoing | StdinSource) -> None:
+    """Meet the receiver and send it `outgoing`. Raises `PunchFailedError` and `ArgumentError`."""
 
     async def work(channel: Channel) -> list[FileDone]:
         return await send_files(
@@ -54,9 +54,9 @@ async def send(options: Options, new_exchange: NewExchange, outgoing: Outgoing |
 
 
 async def receive(
-    options: Options, new_exchange: NewExchange, target: Inbox | Outlet, consent: Consent | None = None
+    options: TunnelOptions, new_exchange: NewExchange, target: FileSink | StdoutSink, consent: Consent | None = None
 ) -> None:
-    """Meet the sender and store its files, if the user consents. Raises `PunchFailedError` and `InputError`."""
+    """Meet the sender and store its files, if the user consents. Raises `PunchFailedError` and `ArgumentError`."""
     told = True
 
     def progress(total: int | None) -> Progress:
@@ -64,7 +64,7 @@ async def receive(
 
     async def work(channel: Channel) -> list[FileDone]:
         nonlocal told
-        if isinstance(target, Inbox):
+        if isinstance(target, FileSink):
             files, told = await receive_files(channel, target, progress, consent)
         else:
             files, told = await receive_to(channel, target, progress)
@@ -76,7 +76,7 @@ async def receive(
 
 
 async def _tell_again(
-    options: Options, new_exchange: NewExchange, work: Callable[[Channel], Awaitable[list[FileDone]]]
+    options: TunnelOptions, new_exchange: NewExchange, work: Callable[[Channel], Awaitable[list[FileDone]]]
 ) -> None:
     """Let the sender hear that everything is stored, if it comes again.
 
@@ -90,7 +90,7 @@ async def _tell_again(
 
 
 async def _run(
-    options: Options, new_exchange: NewExchange, role: Role, work: Callable[[Channel], Awaitable[list[FileDone]]]
+    options: TunnelOptions, new_exchange: NewExchange, role: Role, work: Callable[[Channel], Awaitable[list[FileDone]]]
 ) -> None:
     start: float | None = None
     exchange = new_exchange()
@@ -110,7 +110,7 @@ async def _run(
 
 
 async def _resume(
-    options: Options,
+    options: TunnelOptions,
     new_exchange: NewExchange,
     role: Role,
     work: Callable[[Channel], Awaitable[list[FileDone]]],
@@ -127,7 +127,7 @@ async def _resume(
 
 
 async def _next_tunnel(
-    options: Options,
+    options: TunnelOptions,
     new_exchange: NewExchange,
     role: Role,
     work: Callable[[Channel], Awaitable[list[FileDone]]],
@@ -151,7 +151,7 @@ async def _next_tunnel(
     raise PunchFailedError(broken.outcome, f"{broken.reason}; no new tunnel within {options.resume_for_s:g} s")
 
 
-def _again(options: Options, left: float) -> Options:
+def _again(options: TunnelOptions, left: float) -> TunnelOptions:
     """The same, from another port: the old one may have a connection to the edge that is still closing."""
     bind = None if options.bind is None else Endpoint(options.bind.ip, 0)
     return replace(options, bind=bind, start_at=None, wait_s=left)

@@ -6,7 +6,7 @@ import hashlib
 from functools import partial
 from typing import Self
 
-from punchlab.punch.errors import InputError
+from punchlab.punch.errors import ArgumentError
 from punchlab.punch.secure.channel import MAX_PAYLOAD, Channel, Kind
 from punchlab.punch.transfer.allowance import Allowance
 from punchlab.punch.transfer.blocking import in_daemon_thread, read_some
@@ -16,20 +16,20 @@ from punchlab.punch.transfer.outgoing import Skipped
 from punchlab.punch.transfer.progress import Progress
 
 
-class Piped:
+class StdinSource:
     """What can be read from a descriptor, under a name; used like `punch.transfer.outgoing.Outgoing`."""
 
     total = None
     """How many bytes that will be: nobody knows."""
 
     def __init__(self, name: str, source: int) -> None:
-        """Raises `InputError` if no file can have that name."""
+        """Raises `ArgumentError` if no file can have that name."""
         try:
             check_path(name)
             if "/" in name:
                 raise FileError("it has a slash in it")
         except FileError as error:
-            raise InputError("name", name, f"a name that can be sent ({error})") from None
+            raise ArgumentError("name", name, f"a name that can be sent ({error})") from None
         self.offered = [StreamInfo(name)]
         self.skipped: list[Skipped] = []
         self._source = source

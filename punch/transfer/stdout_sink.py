@@ -30,7 +30,7 @@ WINDOW = 4 << 20
 _GRANT = WINDOW // 16  # no CREDIT for less
 
 
-class Outlet:
+class StdoutSink:
     """A descriptor that one file is written to, by a thread, over as many tunnels as that takes. A context manager."""
 
     def __init__(self, sink: int) -> None:
@@ -114,7 +114,7 @@ class Outlet:
         self._moved.set()
 
 
-async def receive_to(channel: Channel, outlet: Outlet, progress: NewProgress) -> Received:
+async def receive_to(channel: Channel, outlet: StdoutSink, progress: NewProgress) -> Received:
     """Receive the one file that is offered into `outlet`. Raises `PunchFailedError`."""
     info: FileInfo | StreamInfo | None = None
     try:
@@ -142,7 +142,7 @@ async def receive_to(channel: Channel, outlet: Outlet, progress: NewProgress) ->
 
 
 async def _receive_granting(
-    channel: Channel, outlet: Outlet, info: FileInfo | StreamInfo, begin: int, bar: Progress
+    channel: Channel, outlet: StdoutSink, info: FileInfo | StreamInfo, begin: int, bar: Progress
 ) -> FileDone:
     """Receive the contents until all is written, and let the sender send more as they are written."""
     granting = asyncio.create_task(_grant(channel, outlet, begin))
@@ -158,7 +158,7 @@ async def _receive_granting(
         await asyncio.gather(granting, receiving, return_exceptions=True)
 
 
-async def _grant(channel: Channel, outlet: Outlet, granted: int) -> None:
+async def _grant(channel: Channel, outlet: StdoutSink, granted: int) -> None:
     while True:
         await outlet.wait_for(granted + _GRANT)
         count = outlet.written - granted
@@ -166,7 +166,9 @@ async def _grant(channel: Channel, outlet: Outlet, granted: int) -> None:
         await channel.send(Kind.CREDIT, write_count(count))
 
 
-async def _receive_contents(channel: Channel, outlet: Outlet, info: FileInfo | StreamInfo, bar: Progress) -> FileDone:
+async def _receive_contents(
+    channel: Channel, outlet: StdoutSink, info: FileInfo | StreamInfo, bar: Progress
+) -> FileDone:
     kind, payload = await hear(channel)
     if outlet.size and isinstance(info, FileInfo):
         if kind is not Kind.RESUME or read_count(payload) != outlet.size:

@@ -42,7 +42,7 @@ from punchlab.punch.transfer.conversation import (
     hear,
     hear_only,
 )
-from punchlab.punch.transfer.file_sink import Inbox
+from punchlab.punch.transfer.file_sink import FileSink
 from punchlab.punch.transfer.names import FileError, OfferError, check_path
 from punchlab.punch.transfer.offer import (
     MAX_ENTRIES,
@@ -59,7 +59,7 @@ from punchlab.punch.transfer.offer import (
 from punchlab.punch.transfer.outgoing import Outgoing
 from punchlab.punch.transfer.progress import Progress
 from punchlab.punch.transfer.reading import Held, Piece, Resumed, read_contents, size_of
-from punchlab.punch.transfer.stdin_source import Piped
+from punchlab.punch.transfer.stdin_source import StdinSource
 from punchlab.punch.transfer.worker import Worker
 
 DISCARD_S = 3.0
@@ -81,7 +81,7 @@ class Received(NamedTuple):
 
 
 async def send_files(
-    channel: Channel, outgoing: Outgoing | Piped, progress: NewProgress, asked: Callable[[], None] = lambda: None
+    channel: Channel, outgoing: Outgoing | StdinSource, progress: NewProgress, asked: Callable[[], None] = lambda: None
 ) -> list[FileDone]:
     """Send `outgoing`; returns when the receiver has stored all of it. Raises `PunchFailedError`.
 
@@ -100,7 +100,7 @@ async def send_files(
     except DeclinedError as error:
         raise PunchFailedError("declined", str(error)) from None
     except ChannelError as error:
-        if isinstance(outgoing, Piped):
+        if isinstance(outgoing, StdinSource):
             raise PunchFailedError("client_error", f"{error}; {ONCE}") from None
         raise failure(error) from None
     except asyncio.CancelledError:
@@ -111,7 +111,7 @@ async def send_files(
 
 
 async def receive_files(
-    channel: Channel, inbox: Inbox, progress: NewProgress, consent: Consent | None = None
+    channel: Channel, inbox: FileSink, progress: NewProgress, consent: Consent | None = None
 ) -> Received:
     """Receive what is offered into `inbox`, if the user consents. Raises `PunchFailedError`."""
     offered: list[Offered] = []
@@ -148,7 +148,7 @@ async def receive_files(
 
 async def _receive(
     channel: Channel,
-    inbox: Inbox,
+    inbox: FileSink,
     worker: Worker,
     arriving: Arriving,
     offered: list[Offered],
@@ -203,7 +203,7 @@ async def receive_offer(channel: Channel) -> list[Offered]:
     return offered
 
 
-async def _send_held(channel: Channel, inbox: Inbox, worker: Worker, offered: Sequence[Offered]) -> None:
+async def _send_held(channel: Channel, inbox: FileSink, worker: Worker, offered: Sequence[Offered]) -> None:
     for index in await worker.run(partial(inbox.begun, offered)):
         info = offered[index]
         held = await worker.run(partial(inbox.held, info)) if isinstance(info, FileInfo) else None
@@ -243,9 +243,9 @@ async def _receive_held(
 
 
 async def _send_contents(
-    channel: Channel, outgoing: Outgoing | Piped, held: Held, allowance: Allowance, bar: Progress
+    channel: Channel, outgoing: Outgoing | StdinSource, held: Held, allowance: Allowance, bar: Progress
 ) -> list[FileDone]:
-    if isinstance(outgoing, Piped):
+    if isinstance(outgoing, StdinSource):
         return await _send_watching(channel, outgoing.send(channel, allowance, bar), allowance)
     count = sum(isinstance(info, FileInfo) for info in outgoing.offered)
     async with Ahead(partial(read_contents, outgoing, held), size_of) as pieces:
@@ -313,7 +313,7 @@ async def _send_pieces(
 
 
 async def _receive_contents(
-    channel: Channel, inbox: Inbox, worker: Worker, arriving: Arriving, offered: Sequence[Offered], bar: Progress
+    channel: Channel, inbox: FileSink, worker: Worker, arriving: Arriving, offered: Sequence[Offered], bar: Progress
 ) -> None:
     """Receive all files, but stop as soon as one cannot be written."""
     receiving = asyncio.create_task(_receive_all(channel, inbox, arriving, offered, bar))
@@ -330,7 +330,7 @@ async def _receive_contents(
 
 
 async def _receive_all(
-    channel: Channel, inbox: Inbox, arriving: Arriving, offered: Sequence[Offered], bar: Progress
+    channel: Channel, inbox: FileSink, arriving: Arriving, offered: Sequence[Offered], bar: Progress
 ) -> None:
     for info in offered:
         if not isinstance(info, DirectoryInfo):
@@ -338,7 +338,7 @@ async def _receive_all(
 
 
 async def _receive_file(
-    channel: Channel, inbox: Inbox, arriving: Arriving, info: FileInfo | StreamInfo, bar: Progress
+    channel: Channel, inbox: FileSink, arriving: Arriving, info: FileInfo | StreamInfo, bar: Progress
 ) -> None:
     kind, payload = await hear(channel)
     start = 0

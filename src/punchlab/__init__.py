@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from punchlab.lab.process.forked import Function
     from punchlab.lab.trial.record import record
     from punchlab.lab.trial.trial import Trial
-    from punchlab.punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation
+    from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior, NatBehavior, PortAllocation
 
 __all__ = [
     "PUNCH",
     "Client",
     "ClientError",
-    "Filtering",
+    "FilteringBehavior",
     "Function",
     "InputError",
     "Lab",
     "LabError",
-    "Mapping",
+    "MappingBehavior",
     "MissingCapabilityError",
     "NatBehavior",
     "PortAllocation",
@@ -45,7 +45,7 @@ _MODULES = {
     "punchlab.lab.process.forked": ("Function",),
     "punchlab.lab.trial.record": ("record",),
     "punchlab.lab.trial.trial": ("Trial",),
-    "punchlab.punch.nat.behavior": ("Filtering", "Mapping", "NatBehavior", "PortAllocation"),
+    "punchlab.punch.nat.behavior": ("FilteringBehavior", "MappingBehavior", "NatBehavior", "PortAllocation"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -18,7 +18,7 @@ from punchlab.lab.kernel.netlink import RouteSocket, hardware_address
 from punchlab.lab.nat.loader import Loader, Wanted
 from punchlab.lab.nat.rules import NatRules
 from punchlab.topologies import AB
-from punchlab.topologies.many_homes import Town
+from punchlab.topologies.many_homes import ManyHomes
 
 
 def open_descriptors() -> set[str]:
@@ -27,7 +27,7 @@ def open_descriptors() -> set[str]:
 
 def test_in_a_lab_of_a_thousand_nodes_every_host_reaches_the_edge() -> None:
     descriptors = open_descriptors()
-    with Lab(Town(homes=499)) as lab, lab["edge1"].socket() as listener:
+    with Lab(ManyHomes(homes=499)) as lab, lab["edge1"].socket() as listener:
         assert len(list(lab)) == 1000
         listener.bind(("0.0.0.0", 5000))
         listener.listen()
@@ -166,9 +166,8 @@ def test_labs_are_built_side_by_side_in_threads() -> None:
 
 def test_a_lab_that_needs_more_open_files_than_allowed_says_so() -> None:
     script = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 300)); "
-    script += (
-        "from punchlab import Lab; from punchlab.topologies.many_homes import Town; Lab(Town(homes=100)).__enter__()"
-    )
+    script += "from punchlab import Lab; from punchlab.topologies.many_homes import ManyHomes; "
+    script += "Lab(ManyHomes(homes=100)).__enter__()"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
     )

@@ -20,7 +20,7 @@ from punchlab.lab.client.contract import CODE, INSTANT
 from punchlab.lab.client.description import PUNCH, Client, Words
 from punchlab.lab.lab import Lab as RunningLab
 from punchlab.lab.process.forked import Function
-from punchlab.lab.trial.options import Options
+from punchlab.lab.trial.options import TrialOptions
 from punchlab.lab.trial.record import record
 from punchlab.lab.trial.trial import Trial
 from punchlab.topologies import AB, CD
@@ -87,7 +87,7 @@ def test_a_wrong_event_is_an_error_of_the_client_at_once(
 
 def test_a_trial_of_a_wrong_event_is_no_error_of_the_lab_in_a_campaign() -> None:
     client = replace(MINE, sender=says({"event": "failed"}))
-    cell = Cell("ab", AB, ("a", "b"), ("full_cone", "full_cone"), options=Options(client=client, strategy="x"))
+    cell = Cell("ab", AB, ("a", "b"), ("full_cone", "full_cone"), options=TrialOptions(client=client, strategy="x"))
     done = run_job(Job(cell, 1, "auto", 0)).record
     assert done["outcome"] == "client_error"
     assert done["reason"].startswith("client mine, sender: event 'failed', field 'outcome': missing; expected one of")

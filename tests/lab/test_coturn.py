@@ -18,7 +18,7 @@ from punchlab import Lab
 from punchlab.lab.client.edges import STUN_PORTS
 from punchlab.lab.nat import presets
 from punchlab.lab.process.node import Node
-from punchlab.punch.nat.behavior import Filtering, Mapping, NatBehavior
+from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior, NatBehavior
 from punchlab.punch.probe.stun import Message, MessageClass
 from punchlab.topologies.internet import Internet
 
@@ -83,7 +83,7 @@ def natdiscovery(node: Node, server: str) -> list[str]:
 
 
 def decisions(words: str) -> dict[str, list[str]]:
-    """ "Mapping" and "Filtering" -> what is decided in that part of the output, word for word."""
+    """ "MappingBehavior" and "FilteringBehavior" -> what is decided in that part of the output, word for word."""
     _head, *parts = re.split(r"-= (\w+) Behavior Discovery =-\n", words)
     return {
         name: re.findall(rf"^{RULE}\n(.+)\n{RULE}$", part, re.MULTILINE)
@@ -93,12 +93,12 @@ def decisions(words: str) -> dict[str, list[str]]:
 
 def expected(behavior: NatBehavior | None) -> dict[str, list[str]]:
     """What the tester must decide. Without a NAT it says so first, and goes on."""
-    none = ["No NAT! (Endpoint Independent Mapping)"] if behavior is None or not behavior.translates else []
-    mapping = Mapping.ENDPOINT_INDEPENDENT if behavior is None else behavior.mapping
-    filtering = Filtering.ENDPOINT_INDEPENDENT if behavior is None else behavior.filtering
+    none = ["No NAT! (Endpoint Independent MappingBehavior)"] if behavior is None or not behavior.translates else []
+    mapping = MappingBehavior.ENDPOINT_INDEPENDENT if behavior is None else behavior.mapping
+    filtering = FilteringBehavior.ENDPOINT_INDEPENDENT if behavior is None else behavior.filtering
     return {
-        "Mapping": [*none, f"NAT with {in_its_words(mapping)} Mapping!"],
-        "Filtering": [*none, f"NAT with {in_its_words(filtering)} Filtering!"],
+        "MappingBehavior": [*none, f"NAT with {in_its_words(mapping)} Mapping!"],
+        "FilteringBehavior": [*none, f"NAT with {in_its_words(filtering)} Filtering!"],
     }
 
 

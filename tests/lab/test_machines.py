@@ -27,10 +27,10 @@ ONE_TRIAL = """
 import sys
 from punchlab.lab.campaign.cells import Campaign, Cell
 from punchlab.lab.campaign.machines.executor import DaskExecutor
-from punchlab.lab.trial.options import Options
+from punchlab.lab.trial.options import TrialOptions
 from punchlab.topologies.ab import AB
 
-cell = Cell("ab", AB, ("a", "b"), ("symmetric", "symmetric"), options=Options(deadline_s=1))
+cell = Cell("ab", AB, ("a", "b"), ("symmetric", "symmetric"), options=TrialOptions(deadline_s=1))
 with DaskExecutor(sys.argv[1], patience_s=10) as executor:
     executor.submit(Campaign([cell], trials=1).job(cell, 1))
     executor.next()

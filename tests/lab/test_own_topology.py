@@ -10,13 +10,16 @@ import pytest
 from mininet.topo import Topo
 
 from punchlab import InputError, Lab, LabError
-from punchlab.lab.trial.options import Options
-from punchlab.punch.nat.behavior import BehaviorError, Filtering, Mapping, NatBehavior, PortAllocation
+from punchlab.lab.trial.options import TrialOptions
+from punchlab.punch.nat.behavior import BehaviorError, FilteringBehavior, MappingBehavior, NatBehavior, PortAllocation
 from punchlab.topologies import AB
 from punchlab.topologies.internet import Internet
 
 POOL = NatBehavior(
-    Mapping.ENDPOINT_INDEPENDENT, Filtering.ENDPOINT_INDEPENDENT, PortAllocation.PRESERVING, pool_size=16
+    MappingBehavior.ENDPOINT_INDEPENDENT,
+    FilteringBehavior.ENDPOINT_INDEPENDENT,
+    PortAllocation.PRESERVING,
+    pool_size=16,
 )
 
 
@@ -252,7 +255,7 @@ def test_what_is_no_topology_is_refused(thing: Any) -> None:
 )
 def test_options_of_a_punch_are_checked_when_they_are_made(options: dict[str, Any], parts: list[str]) -> None:
     with pytest.raises(InputError) as caught:
-        Options(**options)
+        TrialOptions(**options)
     for part in parts:
         assert part in str(caught.value)
 
@@ -300,7 +303,7 @@ def test_what_cannot_happen_to_a_nat_is_refused_and_nothing_has_happened() -> No
         for attempt in attempts:
             with pytest.raises(InputError):
                 attempt()
-        assert (nat.address, nat.behavior.filtering) == ("11.16.1.2", Filtering.ENDPOINT_INDEPENDENT)
+        assert (nat.address, nat.behavior.filtering) == ("11.16.1.2", FilteringBehavior.ENDPOINT_INDEPENDENT)
         assert nat.background_address is None
         assert lab["a"].run(["ping", "-c1", "-W2", lab.anycast])
 

@@ -11,26 +11,28 @@ from hypothesis import strategies as st
 from punchlab.lab.oracle import nesting, outcome
 from punchlab.lab.oracle.outcome import Dial, Outcome
 from punchlab.punch.nat.behavior import (
-    Filtering,
+    FilteringBehavior,
     Hairpinning,
     IcmpErrors,
-    Mapping,
+    MappingBehavior,
     NatBehavior,
     PortAllocation,
     Unsolicited,
 )
 
-CONE = NatBehavior(Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING)
-OPEN = replace(CONE, filtering=Filtering.ENDPOINT_INDEPENDENT)
-BY_ADDRESS = replace(CONE, filtering=Filtering.ADDRESS_DEPENDENT)
-SYMMETRIC = replace(CONE, mapping=Mapping.ADDRESS_AND_PORT_DEPENDENT, port_allocation=PortAllocation.RANDOM)
+CONE = NatBehavior(
+    MappingBehavior.ENDPOINT_INDEPENDENT, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING
+)
+OPEN = replace(CONE, filtering=FilteringBehavior.ENDPOINT_INDEPENDENT)
+BY_ADDRESS = replace(CONE, filtering=FilteringBehavior.ADDRESS_DEPENDENT)
+SYMMETRIC = replace(CONE, mapping=MappingBehavior.ADDRESS_AND_PORT_DEPENDENT, port_allocation=PortAllocation.RANDOM)
 HAIRPIN = replace(OPEN, hairpinning=Hairpinning.EXTERNAL_SOURCE)
 DIAL = Dial(delay_s=0.01)
 
 behaviors = st.builds(
     NatBehavior,
-    st.sampled_from(Mapping),
-    st.sampled_from(Filtering),
+    st.sampled_from(MappingBehavior),
+    st.sampled_from(FilteringBehavior),
     st.just(PortAllocation.PRESERVING),
     st.sampled_from(Unsolicited),
     icmp_errors=st.sampled_from(IcmpErrors),
@@ -57,7 +59,7 @@ def test_a_nat_that_keeps_its_mapping_and_admits_anyone_changes_nothing(nat: Nat
         made = nesting.in_a_row(row)
         assert made is not None
         assert (made.mapping, made.filtering, made.icmp_errors) == (nat.mapping, nat.filtering, nat.icmp_errors)
-        if nat.filtering is not Filtering.ENDPOINT_INDEPENDENT:
+        if nat.filtering is not FilteringBehavior.ENDPOINT_INDEPENDENT:
             assert made.unsolicited is nat.unsolicited
 
 
@@ -84,8 +86,8 @@ def test_a_row_is_silent_for_as_long_as_the_one_that_refuses() -> None:
 def test_a_row_is_as_strict_as_its_strictest_and_as_dependent_as_its_most_dependent(row: list[NatBehavior]) -> None:
     made = nesting.in_a_row(row)
     assert made is not None
-    assert made.filtering is max((nat.filtering for nat in row), key=tuple(Filtering).index)
-    assert made.mapping is max((nat.mapping for nat in row), key=tuple(Mapping).index)
+    assert made.filtering is max((nat.filtering for nat in row), key=tuple(FilteringBehavior).index)
+    assert made.mapping is max((nat.mapping for nat in row), key=tuple(MappingBehavior).index)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_below_a_symmetric_carrier_homes_that_filter_by_address_still_meet() -> 
     assert met([CONE], [BY_ADDRESS], shared=carrier)
     assert met([CONE], [OPEN], shared=carrier)
     assert not met([CONE], [CONE], shared=carrier)
-    assert not met([replace(BY_ADDRESS, mapping=Mapping.ADDRESS_DEPENDENT)], [CONE], shared=carrier)
+    assert not met([replace(BY_ADDRESS, mapping=MappingBehavior.ADDRESS_DEPENDENT)], [CONE], shared=carrier)
 
 
 def test_behind_a_symmetric_carrier_a_cone_at_home_does_not_help() -> None:

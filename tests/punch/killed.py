@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from punchlab.punch.transfer import naming, renaming
-from punchlab.punch.transfer.file_sink import Inbox, Incoming
+from punchlab.punch.transfer.file_sink import FileSink, Incoming
 from punchlab.punch.transfer.names import FileError
 from punchlab.punch.transfer.offer import DirectoryInfo, FileInfo, Offered
 from tests.punch.transfers import OWNER
@@ -34,7 +34,7 @@ OFFERED: list[Offered] = [
 
 def store(directory: Path) -> None:
     """Receive all of it. Raises `FileError`."""
-    with Inbox(directory, force=False, owner=OWNER) as inbox:
+    with FileSink(directory, force=False, owner=OWNER) as inbox:
         inbox.check(OFFERED)
         arrived: list[Incoming] = []
         for info in OFFERED:

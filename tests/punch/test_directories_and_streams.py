@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from punchlab.punch.client.tunnel import Options, open_tunnel
+from punchlab.punch.client.tunnel import TunnelOptions, open_tunnel
 from punchlab.punch.endpoint import EdgeUrl
 from punchlab.punch.secure.channel import Kind
 from punchlab.punch.secure.keys import PresharedKey, write_key_file
@@ -292,7 +292,7 @@ def test_a_side_that_interrupts_standard_input_ends_both(edge: str, out: Path) -
 
 async def _send_and_leave(url: str, key: bytes, file: Path) -> None:
     """A sender that dies with the last word of the receiver on its way to it."""
-    options = Options(EdgeUrl.parse(url), STRATEGIES["keep"](), Recorder())
+    options = TunnelOptions(EdgeUrl.parse(url), STRATEGIES["keep"](), Recorder())
     content = file.read_bytes()
     async with open_tunnel(options, PresharedKey(key), "sender") as channel:
         await channel.send(Kind.OFFER, write_offer(FileInfo(file.name, len(content)), last=True))
@@ -324,7 +324,7 @@ def test_a_sender_that_may_not_have_heard_is_waited_for(edge: str, tmp_path: Pat
 
 async def _take_and_leave(url: str, key: bytes) -> None:
     """A receiver that dies with everything in its hands."""
-    options = Options(EdgeUrl.parse(url), STRATEGIES["keep"](), Recorder())
+    options = TunnelOptions(EdgeUrl.parse(url), STRATEGIES["keep"](), Recorder())
     async with open_tunnel(options, PresharedKey(key), "receiver") as channel:
         await channel.expect(Kind.OFFER)
         await channel.send(Kind.ACCEPT)

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from punchlab.punch.client.tunnel import Options, open_tunnel
+from punchlab.punch.client.tunnel import TunnelOptions, open_tunnel
 from punchlab.punch.endpoint import EdgeUrl
 from punchlab.punch.frames import Role
 from punchlab.punch.strategy.auto import Auto
@@ -42,7 +42,7 @@ class Numbered(Reuse):
 
 async def client(role: Role, key: bytes, strategy: Strategy, log: Recorder, *edges: EdgeUrl) -> None:
     first, *others = edges
-    options = Options(first, strategy, log, other_edges=tuple(others))
+    options = TunnelOptions(first, strategy, log, other_edges=tuple(others))
     async with open_tunnel(options, preshared(key), role):
         pass
 

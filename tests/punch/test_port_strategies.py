@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from punchlab.punch.client.tunnel import Options, open_tunnel
+from punchlab.punch.client.tunnel import TunnelOptions, open_tunnel
 from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.frames import Role
 from punchlab.punch.strategy.allocation import Allocation
@@ -51,7 +51,7 @@ async def meet(edge: Running, *sides: tuple[Role, Strategy, Recorder]) -> None:
     everyone = asyncio.Barrier(len(sides))
 
     async def one(role: Role, strategy: Strategy, log: Recorder) -> None:
-        async with open_tunnel(Options(edge.url, strategy, log), preshared(key), role):
+        async with open_tunnel(TunnelOptions(edge.url, strategy, log), preshared(key), role):
             await everyone.wait()
 
     await asyncio.gather(*(one(*side) for side in sides))

@@ -27,7 +27,7 @@ from punchlab.punch.probe.patience import answer_or_silence
 from punchlab.punch.punching.named import Named
 from punchlab.punch.punching.quota import Servers
 from punchlab.punch.rendezvous import reflexive
-from punchlab.punch.rendezvous.reconnecting import StayingRendezvous
+from punchlab.punch.rendezvous.reconnecting import ReconnectingRendezvous
 from punchlab.punch.strategy import allocation, traits
 from scenarios.hostile.abuser import Abuser, Heard, Lies
 from tests.punch.edges import run, running
@@ -167,7 +167,7 @@ def test_a_relay_that_no_edge_may_name_takes_the_same_time(
     run(test)
 
 
-class Misled(StayingRendezvous):
+class Misled(ReconnectingRendezvous):
     """The edge names this as its IPv6 address."""
 
     told: Endpoint

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from punchlab.punch.endpoint import Endpoint
-from punchlab.punch.errors import InputError, WrongPeerError
+from punchlab.punch.errors import ArgumentError, WrongPeerError
 from punchlab.punch.frames import Contact
 from punchlab.punch.net.sockets import PORTS, choose_local
 from punchlab.punch.punching import agreement
@@ -90,14 +90,14 @@ def test_a_port_of_another_punch_is_not_shared() -> None:
     async def test() -> None:
         local = free("127.0.0.2")
         async with punching(Puncher(local, None, keep, Recorder())):
-            with pytest.raises(InputError, match=r"^bind: .*in use"):
+            with pytest.raises(ArgumentError, match=r"^bind: .*in use"):
                 choose_local(local, EDGE)
 
     run(test)
 
 
 def test_an_address_of_another_machine_cannot_be_bound() -> None:
-    with pytest.raises(InputError, match=r"^bind: '192.0.2.1:0' cannot be used"):
+    with pytest.raises(ArgumentError, match=r"^bind: '192.0.2.1:0' cannot be used"):
         choose_local(Endpoint("192.0.2.1", 0), EDGE)
 
 

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from punchlab.punch import stdio
-from punchlab.punch.errors import InputError, PunchError, PunchFailedError
+from punchlab.punch.errors import ArgumentError, PunchError, PunchFailedError
 from punchlab.punch.events import human_reporter, json_reporter
 from punchlab.punch.text import LONGEST, printable, printable_lines, safe_json, shown
 from punchlab.punch.transfer.names import FileError, check_name
@@ -75,7 +75,7 @@ def test_values_of_any_kind_are_shown_in_bounds(value: object) -> None:
     "error",
     [
         PunchError(HOSTILE),
-        InputError(HOSTILE, HOSTILE, HOSTILE),
+        ArgumentError(HOSTILE, HOSTILE, HOSTILE),
         PunchFailedError("refused", HOSTILE),
         PunchFailedError("refused", "x" * 10**6),
     ],

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from websockets.exceptions import ConnectionClosed
 
 from punchlab.punch.edge.connection import EdgeConnection
-from punchlab.punch.edge.limits import Gate
+from punchlab.punch.edge.limits import RateLimiter
 from punchlab.punch.edge.probing.responder import StunServer
 from punchlab.punch.edge.probing.targets import refuses_target
 from punchlab.punch.endpoint import Endpoint
@@ -77,7 +77,7 @@ class Allowance:
 class DialBack:
     """Serves probing clients from the addresses of a STUN server."""
 
-    def __init__(self, edge: str, stun: StunServer, gate: Gate, report: Reporter) -> None:
+    def __init__(self, edge: str, stun: StunServer, gate: RateLimiter, report: Reporter) -> None:
         self._edge, self._stun, self._gate, self._report = edge, stun, gate, report
         self._allowance = Allowance()
 

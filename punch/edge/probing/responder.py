@@ -13,11 +13,11 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from punchlab.punch.edge.limits import Gate, LimitError, Limits
+from punchlab.punch.edge.limits import LimitError, Limits, RateLimiter
 from punchlab.punch.edge.listener import BACKLOG, GatedListener, OnRefused
 from punchlab.punch.edge.probing.targets import refuses_target
 from punchlab.punch.endpoint import Endpoint
-from punchlab.punch.errors import FrameError, InputError
+from punchlab.punch.errors import ArgumentError, FrameError
 from punchlab.punch.net.closing import abort_transport
 from punchlab.punch.probe import stun
 from punchlab.punch.probe.stun import Change, Message, MessageClass
@@ -39,16 +39,16 @@ class StunAddresses:
 
     @classmethod
     def of(cls, primary: Endpoint, alternate: Endpoint | None) -> StunAddresses:
-        """Those of RFC 5780; without an alternate endpoint, the next port. Raises `InputError`."""
+        """Those of RFC 5780; without an alternate endpoint, the next port. Raises `ArgumentError`."""
         for name, endpoint in (("stun", primary), ("stun-alternate", alternate)):
             if endpoint is not None and not endpoint.is_unicast:
-                raise InputError(name, str(endpoint), "one address of this machine, for answers are sent from it")
+                raise ArgumentError(name, str(endpoint), "one address of this machine, for answers are sent from it")
         if alternate is None:
             if primary.port == 65535:
-                raise InputError("stun", str(primary), "a port below 65535, for the next one is used as well")
+                raise ArgumentError("stun", str(primary), "a port below 65535, for the next one is used as well")
             return cls((primary.ip,), (primary.port, primary.port + 1))
         if primary.ip == alternate.ip or primary.port == alternate.port:
-            raise InputError("stun-alternate", str(alternate), f"another address and another port than {primary}")
+            raise ArgumentError("stun-alternate", str(alternate), f"another address and another port than {primary}")
         return cls((primary.ip, alternate.ip), (primary.port, alternate.port))
 
     @property
@@ -108,7 +108,7 @@ def answer(
 
 
 class StunServer:
-    """Listening from the moment it is made; `start` begins to answer. Raises `InputError` if it cannot listen.
+    """Listening from the moment it is made; `start` begins to answer. Raises `ArgumentError` if it cannot listen.
 
     Connections pass the `gate`, by which they count with all others of the edge; `on_refused` hears of those that do
     not. Of connections that have asked something there are at most `MAX_CONNECTIONS`: for another one, that which has
@@ -116,11 +116,14 @@ class StunServer:
     """
 
     def __init__(
-        self, addresses: StunAddresses, gate: Gate | None = None, on_refused: OnRefused = lambda _public, _error: None
+        self,
+        addresses: StunAddresses,
+        gate: RateLimiter | None = None,
+        on_refused: OnRefused = lambda _public, _error: None,
     ) -> None:
         self.addresses = addresses
-        self._gate = Gate(Limits()) if gate is None else gate
-        self._requests = Gate(self._gate.limits)  # a table of its own: sources of datagrams can be forged
+        self._gate = RateLimiter(Limits()) if gate is None else gate
+        self._requests = RateLimiter(self._gate.limits)  # a table of its own: sources of datagrams can be forged
         self._on_refused = on_refused
         self._udp: dict[Endpoint, socket.socket] = {}
         self._tcp: dict[Endpoint, socket.socket] = {}
@@ -139,7 +142,7 @@ class StunServer:
             except OSError as error:
                 self._close_sockets()
                 expected = f"a free endpoint of this machine ({error.strerror})"
-                raise InputError("stun", str(endpoint), expected) from None
+                raise ArgumentError("stun", str(endpoint), expected) from None
 
     async def start(self) -> None:
         """Answer until `close`."""

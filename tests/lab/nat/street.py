@@ -64,7 +64,7 @@ def probe_all(lab: Lab, hosts: Sequence[str]) -> Mapping[str, Found]:
 
 
 def _probe(lab: Lab, host: str, url: str) -> Found:
-    options = session.Options([EdgeUrl.parse(url)], PATIENCE_S, None, 1.0)
+    options = session.ProbeOptions([EdgeUrl.parse(url)], PATIENCE_S, None, 1.0)
     with lab[host].entered():
         found: Found = json.loads(asyncio.run(session.run(options)).to_json())
     return found

@@ -19,7 +19,14 @@ from punchlab import Lab, LabError, MissingCapabilityError
 from punchlab.lab.check import check
 from punchlab.lab.nat import presets
 from punchlab.lab.nat.script import script
-from punchlab.punch.nat.behavior import BehaviorError, Filtering, Mapping, NatBehavior, PortAllocation, PortMapping
+from punchlab.punch.nat.behavior import (
+    BehaviorError,
+    FilteringBehavior,
+    MappingBehavior,
+    NatBehavior,
+    PortAllocation,
+    PortMapping,
+)
 from punchlab.topologies import Home
 from punchlab.topologies.internet import Internet
 from tests.commands import assert_one_clear_line, punchlab, run
@@ -239,8 +246,8 @@ def test_a_daemon_that_is_missing_wrong_or_does_not_start_is_told_in_one_line(
 def test_a_firewall_that_does_not_translate_cannot_have_it() -> None:
     with pytest.raises(BehaviorError, match=r"translates: .*port_mapping pcp"):
         NatBehavior(
-            Mapping.ENDPOINT_INDEPENDENT,
-            Filtering.ADDRESS_AND_PORT_DEPENDENT,
+            MappingBehavior.ENDPOINT_INDEPENDENT,
+            FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT,
             PortAllocation.PRESERVING,
             translates=False,
             port_mapping=PortMapping.PCP,

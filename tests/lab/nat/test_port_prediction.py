@@ -14,11 +14,11 @@ from punchlab import Lab
 from punchlab.lab.client.description import PUNCH
 from punchlab.lab.client.edges import PORT as EDGE_PORT
 from punchlab.lab.trial.trial import edge_network
-from punchlab.punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation
+from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior, NatBehavior, PortAllocation
 from punchlab.punch.nat.port_prediction import probability
 from punchlab.topologies import AB
 
-DEPENDENT = (Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT)
+DEPENDENT = (MappingBehavior.ADDRESS_AND_PORT_DEPENDENT, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT)
 SEQUENTIAL = NatBehavior(*DEPENDENT, PortAllocation.SEQUENTIAL)
 BACKWARDS = NatBehavior(*DEPENDENT, PortAllocation.SEQUENTIAL, port_delta=-2)
 DEVIATIONS = 4
