@@ -45,7 +45,7 @@ def test_in_a_lab_of_a_thousand_nodes_every_host_reaches_the_edge() -> None:
 MANY = """
 import os, threading, time
 from punchlab import Lab
-from punchlab.lab import namespace
+from punchlab.lab.kernel import namespace
 from punchlab.topologies import AB
 
 def memory_kb():

@@ -162,7 +162,7 @@ def test_a_killed_run_leaves_nothing() -> None:
     script = f"""
 import os
 from punchlab import Lab
-from punchlab.lab import sandbox
+from punchlab.lab.confinement import sandbox
 from punchlab.topologies import AB
 lab = Lab(AB()).__enter__()
 print(lab["a"].run(["sh", "-c", {CHILDREN["daemon"]!r}]).stdout, os.readlink("/proc/self/ns/pid"), flush=True)

@@ -91,7 +91,7 @@ def test_what_a_peer_tells_of_its_allocation_arrives(told: Allocation) -> None:
 @pytest.mark.parametrize(("hard", "had"), [(4096, 1024), (300, 236)])
 def test_the_soft_limit_of_descriptors_is_raised_as_far_as_it_may_be(hard: int, had: int) -> None:
     code = (
-        "import resource; from punch.client.descriptors import available; "
+        "import resource; from punchlab.punch.net.descriptors import available; "
         f"resource.setrlimit(resource.RLIMIT_NOFILE, (256, {hard})); print(available(1024))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -112,7 +112,7 @@ def test_what_an_edge_says_cannot_command_the_terminal(file: Path, code: int) ->
 
 def test_help_imports_nothing_heavy() -> None:
     program = (
-        "import sys; from punch.cli import main\n"
+        "import sys; from punchlab.punch.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "print(sorted({'asyncio', 'websockets', 'cryptography', 'spake2', 'rich'} & set(sys.modules)))"

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 PARENT = """
 import os, sys
-from punchlab.lab import impair, namespace
+from punchlab.lab import impair
+from punchlab.lab.kernel import namespace
 from punchlab.lab.impair.enginehost import HOST
 (space,) = namespace.create(1)
 end = impair.LinkEnd(space, "lo", 1)
