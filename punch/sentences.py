@@ -112,8 +112,8 @@ CLIENT = cast(
         "offered": lambda fields: None if fields["asked"] else offer_text(fields),
         "asked": lambda _fields: "Waiting for the receiver to accept.",
         "skipped": _skipped,
-        "untold": lambda fields: (
-            f"Everything is stored; waiting up to {fields['tell_for_s']:g} s in case the sender has not heard."
+        "unconfirmed": lambda fields: (
+            f"Everything is stored; waiting up to {fields['wait_s']:g} s for a sender that may not know it."
         ),
         "forwarding": lambda fields: f"Forwarding {fields['listen']} to the other side",
         "done": _done,

@@ -1,4 +1,4 @@
-"""From two clients of one session to one tried tunnel between them."""
+"""Opens a tunnel between the two clients of a session and verifies that it works."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ from punchlab.punch.strategy.meeting import Meeting, Preparation, Strategy
 
 NONCE_BYTES = 32
 RELAYABLE = ("punch_timeout", "refused", "hopeless")
-"""Outcomes of a punch that a relay can mend."""
+"""Outcomes of a punch after which a relay is tried."""
 ECHO_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
 class TunnelOptions:
-    """How to meet and how to punch. Instants are of `time.monotonic()`, spans in seconds.
+    """How to reach the peer and how to punch. Instants are of `time.monotonic()`, durations in seconds.
 
-    `other_edges` are for when `edge` cannot be reached, or is lost before the peer is known. With `relay` an edge may
-    relay if nothing else helps, and if the peer allows it as well. `quota` is of the session: a client that meets
-    again under the same code or key takes the same.
+    The client uses `other_edges` if it cannot reach `edge`, or loses it before the peer is known. `relay` allows a
+    relay as last resort, if the peer allows it as well. `quota` belongs to the session: a client that connects again
+    with the same code or key passes the same object.
     """
 
     edge: EdgeUrl
@@ -67,9 +67,9 @@ class TunnelOptions:
 
 @contextlib.asynccontextmanager
 async def open_tunnel(options: TunnelOptions, exchange: KeyExchange, role: Role) -> AsyncIterator[Channel]:
-    """A tried tunnel to the peer. Raises `PunchFailedError` and `ArgumentError`."""
+    """Open a tunnel to the peer and verify it with an echo. Raises `PunchFailedError` and `ArgumentError`."""
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(exchange.guesses.warning())  # of what fails in the tunnel, too
+        stack.enter_context(exchange.guesses.warning())  # covers failures in the tunnel as well
         stack.push_async_callback(options.strategy.close)
         edges = (options.edge, *options.other_edges)
         rendezvous = await ReconnectingRendezvous.connect_any(edges, options.bind, options.report)
@@ -127,12 +127,12 @@ async def _connect(
     introduced: Introduced,
     stack: contextlib.AsyncExitStack,
 ) -> tuple[Connection, Channel, Json]:
-    """A connection that both agree on, and the relay that it goes through, if any. Raises `PunchFailedError`."""
+    """Return the agreed connection, its channel, and the relay that it uses, if any. Raises `PunchFailedError`."""
     try:
         return *await _punch(options, meeting, agreement), {}
     except PunchFailedError as error:
         url, ticket = _relay(options, meeting, error)
-        await meeting.puncher.close()  # nothing that comes too late may be agreed on any more
+        await meeting.puncher.close()  # so that no late connection is agreed on
         options.report("relaying", relay=str(url), reason=error.reason)
         token = introduced.relay_token
         through = await _through_relay(url, ticket, token, meeting, agreement, stack, options.quota)
@@ -140,7 +140,7 @@ async def _connect(
 
 
 async def _learn(options: TunnelOptions, rendezvous: ReconnectingRendezvous) -> str | None:
-    """The traits of the network as it is now; what was learned before is given up."""
+    """Discard earlier measurements and return the traits of the network as it is now."""
     await options.strategy.close()
     prepare = options.strategy.prepare
     stun = options.quota.stun
@@ -148,13 +148,13 @@ async def _learn(options: TunnelOptions, rendezvous: ReconnectingRendezvous) -> 
 
 
 def _rename(exchange: KeyExchange) -> tuple[SessionId, float | None]:
-    """The name of the session now, and for how long."""
+    """Return the current name of the session and how many seconds it is valid (None: forever)."""
     serves_s = exchange.rename()
     return exchange.session, serves_s
 
 
 def _key(exchange: KeyExchange, introduced: Introduced, peer: Contact) -> bytes:
-    """The key that only clients have who have been told the same. Raises `WrongPeerError`."""
+    """Return the key that only clients with the same view of each other have. Raises `WrongPeerError`."""
     return introduced.bound(exchange.finish(peer.pake))
 
 
@@ -166,7 +166,7 @@ async def _meet(
     traits: str | None,
     seen: Seen | None,
 ) -> tuple[Welcome, Peer]:
-    """Register, and wait until the edge knows the peer."""
+    """Register, and wait until the edge sends the peer's contact."""
     local = rendezvous.local
     register = Register(exchange.session, role, (local,), exchange.message, traits)
     rendezvous.rename = functools.partial(_rename, exchange)
@@ -196,7 +196,7 @@ def _aim(
     begin_key: Callable[[], None],
     known: float,
 ) -> Meeting:
-    """Everything between the knowledge of the peer and the strategy's turn: little."""
+    """Prepare the punch; this runs between receiving the peer's contact and starting the strategy."""
     own = [each for each in (rendezvous.local, rendezvous.local6) if each is not None]
     reaches = [Reach.of(each, rendezvous.edge_ip) for each in own]
     admission = Admission(options.quota, reaches, options.report)
@@ -224,7 +224,7 @@ def _aim(
 
 
 async def _ask_neighbor(meeting: Meeting, exchange: KeyExchange) -> Meeting:
-    """The same, with the address that the peer itself names, if it is one that nobody else may name."""
+    """Add the host candidate that the peer itself sends, if only the peer may supply it."""
     local = meeting.rendezvous.local
     named = await neighbors.named_by_peer(local, exchange.session, meeting.signals, meeting.begin_key)
     if named is None or named in meeting.targets or named.address.family != local.family:
@@ -236,7 +236,7 @@ async def _ask_neighbor(meeting: Meeting, exchange: KeyExchange) -> Meeting:
 
 
 async def _punch(options: TunnelOptions, meeting: Meeting, agreement: Agreement) -> tuple[Connection, Channel]:
-    """Let the strategy dial until both sides agree on one connection. Raises `PunchFailedError`."""
+    """Run the strategy until both sides agree on one connection. Raises `PunchFailedError`."""
     deadline = time.monotonic() + options.deadline_s
     if options.start_at is not None:
         deadline = max(deadline, options.start_at + options.deadline_s)
@@ -251,7 +251,7 @@ async def _punch(options: TunnelOptions, meeting: Meeting, agreement: Agreement)
             await asyncio.wait(ends, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
     except PunchFailedError as error:
         given_up = error
-    except OSError as error:  # no socket is to be had
+    except OSError as error:  # no socket is available
         given_up = PunchFailedError("client_error", f"cannot punch: {error}")
     finally:
         for task in (dialling, dialling6):
@@ -264,7 +264,7 @@ async def _punch(options: TunnelOptions, meeting: Meeting, agreement: Agreement)
 def _outcome(
     deadline_s: float, agreement: Agreement, puncher: Puncher, given_up: PunchFailedError | None
 ) -> tuple[Connection, Channel]:
-    """The one connection that both sides agree on. Raises `PunchFailedError`."""
+    """Return the connection that both sides agree on. Raises `PunchFailedError`."""
     if agreement.chosen.done():
         connection, channel = agreement.chosen.result()
         puncher.release(connection)
@@ -274,21 +274,21 @@ def _outcome(
         raise given_up
     if puncher.broken.done():
         raise PunchFailedError("client_error", f"cannot punch: {puncher.broken.exception()}")
-    outcome, told = puncher.failure()
-    raise PunchFailedError(outcome, f"no connection within {deadline_s:g} s: {told}")
+    outcome, text = puncher.failure()
+    raise PunchFailedError(outcome, f"no connection within {deadline_s:g} s: {text}")
 
 
 def _refuse_wrong_peers(agreement: Agreement) -> None:
-    """Raises `PunchFailedError` if somebody was there who is not the peer."""
+    """Raise `PunchFailedError` if a client other than the peer was connected."""
     if agreement.wrong_peers:
-        told = "; ".join(f"{remote}: {why}" for remote, why in agreement.wrong_peers.items())
-        raise PunchFailedError("wrong_peer", told)
+        text = "; ".join(f"{remote}: {why}" for remote, why in agreement.wrong_peers.items())
+        raise PunchFailedError("wrong_peer", text)
 
 
 def _relay(options: TunnelOptions, meeting: Meeting, error: PunchFailedError) -> tuple[EdgeUrl, str]:
-    """The relay that both clients find for themselves, and its ticket: that of the sender's edge, or the receiver's.
+    """Return the relay that both clients choose independently, and its ticket: the sender's edge, or the receiver's.
 
-    Raises `error` where there is none, or none is wanted or would help.
+    Raises `error` if there is no relay, if the options do not allow it, or if it would not help.
     """
     offers: list[Welcome | Contact] = [meeting.own, meeting.peer.contact]
     if meeting.role == "receiver":
@@ -297,7 +297,7 @@ def _relay(options: TunnelOptions, meeting: Meeting, error: PunchFailedError) ->
     if not options.relay or error.outcome not in RELAYABLE:
         raise error
     if found is None:
-        raise PunchFailedError(error.outcome, f"{error.reason}; and no edge here relays") from None
+        raise PunchFailedError(error.outcome, f"{error.reason}; and no edge of this session relays") from None
     return found
 
 
@@ -310,13 +310,13 @@ async def _through_relay(
     stack: contextlib.AsyncExitStack,
     quota: Quota,
 ) -> tuple[Connection, Channel]:
-    """The tunnel by way of an edge. Raises `PunchFailedError`."""
+    """Open the tunnel through a relay. Raises `PunchFailedError`."""
     from punchlab.punch.client.relayed import relayed
 
     meeting.begin_key()
     named = Named(Reach.of(meeting.rendezvous.local, meeting.rendezvous.edge_ip), quota.relays)
     connection = await stack.enter_async_context(relayed(url, token, ticket, named))
-    on_this = agreement.afresh()  # whatever has become of a punched connection, it is not the relayed one
+    on_this = agreement.afresh()  # no punched connection may be chosen any more
     verdict = await on_this.examine(connection)
     if not on_this.chosen.done():
         _refuse_wrong_peers(on_this)
@@ -326,7 +326,7 @@ async def _through_relay(
 
 
 async def _echo_nonces(channel: Channel) -> float:
-    """Send a fresh nonce through the tunnel and echo the peer's; the seconds until ours was back.
+    """Send a fresh nonce through the tunnel and echo the peer's nonce; return the round-trip time in seconds.
 
     Raises `PunchFailedError`.
     """
@@ -338,12 +338,12 @@ async def _echo_nonces(channel: Channel) -> float:
             await channel.send(Kind.ECHO, await channel.expect(Kind.NONCE))
             echo = await channel.expect(Kind.ECHO)
     except TimeoutError:
-        raise PunchFailedError("client_error", f"the tunnel echoed nothing within {ECHO_TIMEOUT_S:g} s") from None
+        raise PunchFailedError("client_error", f"no echo through the tunnel within {ECHO_TIMEOUT_S:g} s") from None
     except ConnectionLostError as error:
-        # It may even have died while it was agreed on, so that each end counts on another one.
+        # The connection may also have died during the agreement, so that each end has chosen another one.
         raise TunnelBrokenError(f"the tunnel broke at once: {error}") from None
     except ChannelError as error:
-        raise PunchFailedError("client_error", f"the tunnel cannot be used: {error}") from None
+        raise PunchFailedError("client_error", f"the tunnel does not work: {error}") from None
     if echo != nonce:
-        raise PunchFailedError("client_error", "the tunnel echoed something else than the nonce")
+        raise PunchFailedError("client_error", "the tunnel returned other data than the nonce")
     return round(time.monotonic() - start, 6)

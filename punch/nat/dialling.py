@@ -1,16 +1,16 @@
-"""Two hosts dial each other through their NATs: what happens to each SYN, as a model of discrete events.
+"""A discrete-event simulation of two hosts that connect to each other through their NATs, SYN by SYN.
 
-The model knows sockets and NATs only as far as it matters to who meets whom:
+The model covers sockets and NATs as far as they affect the outcome:
 
-- A host listens and dials from one local endpoint. An attempt is one connect(): its SYN is sent again as the kernel
-  does (`SYN_TIMES_S`), until it is answered or ends in an error; then comes a pause and the next attempt.
-- A SYN that leaves makes a connection tracking entry in its NAT, for the very endpoints of the attempt; and it is
-  remembered by the mapping who was contacted. The entry dies of a RST that answers the SYN, the other does not. (What
-  `NatBehavior.reset_closes` denies is remembered in the same way.)
-- A SYN that arrives is compared with the entry first, then with the mapping and the filter (`_meet`).
+- A host listens on and connects from one local endpoint. An attempt is one connect(): the kernel retransmits its SYN
+  (`SYN_TIMES_S`) until it is answered or fails. After a pause the next attempt follows.
+- An outbound SYN creates a connection tracking entry in its NAT for the endpoints of the attempt, and the mapping
+  records the contacted endpoint. A RST that answers the SYN deletes the entry, but not the record. (A NAT without
+  `NatBehavior.reset_closes` keeps the record in the same way.)
+- An inbound SYN is matched against the entry first, then against the mapping and the filter (`_arrive`).
 
-Nothing here is drawn but pauses and losses, from the generator that is passed in; a run without either draws nothing.
-Times are in seconds from the first SYN.
+Only pauses and losses are random; they use the generator that is passed in. A run without them draws nothing. Times are
+in seconds from the first SYN.
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ from itertools import count
 from punchlab.punch.nat.behavior import FilteringBehavior, IcmpErrors, NatBehavior, Pooling, Unsolicited
 
 SYN_TIMES_S = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 11.0, 19.0, 35.0)
-"""When Linux sends a SYN and its retransmissions (tcp_syn_linear_timeouts = 4, kernels from 6.5 on)."""
+"""When Linux sends a SYN and its retransmissions (tcp_syn_linear_timeouts = 4, kernels since 6.5)."""
 
 PAUSE_S = (0.05, 0.15)
-"""How long the client waits after a refusal before it dials again: uniformly distributed, so that two clients do not
-refuse each other in lockstep for ever."""
+"""Bounds of the client's pause after a refused attempt, in seconds. The pause is random, so that two clients do not
+refuse each other in lockstep forever."""
 
 _RETRANSMISSION_S = 1.0
 
 _WITHIN_CONNECT = 0.5
-"""The assumed probability that an ICMP error comes back within connect(), on a path without delay."""
+"""The assumed probability that an ICMP error arrives during connect(), on a path without delay."""
 
 
 class End(Enum):
-    """How a run ended; the first three connected."""
+    """How a run ended; the hosts are connected in the first three cases."""
 
     CROSSED = auto()
-    """Both SYNs were admitted and met connecting sockets (a simultaneous open, RFC 9293 section 3.5)."""
+    """Both SYNs were accepted and reached connecting sockets (a simultaneous open, RFC 9293 section 3.5)."""
     ADMITTED = auto()
-    """The SYN of `Run.dialler` found the other's filter open."""
+    """The filter accepted the SYN of `Run.dialler`."""
     UNDIALLED = auto()
-    """The same, at a port that the other host does not dial from, while it does not dial."""
+    """The same, at a port from which the other host does not connect, while it has no attempt."""
     STALE = auto()
-    """The SYN of `Run.dialler` found an entry that its attempt had left behind."""
+    """The SYN of `Run.dialler` matched an entry of an earlier attempt of the other host."""
     SPENT = auto()
     """No attempt was left."""
     LATE = auto()
-    """The deadline came first."""
+    """The deadline passed first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run. `connected_s`: when each host was connected, None if they were not.
+    """The result of one run. `connected_s`: when each host was connected, None if they were not.
 
-    `dialler` is the index of the host whose SYN decided (0 where none did); `attempt` (from 1) and `again` (whether it
-    was a retransmission) are that SYN's. `chance` says whether anything was drawn.
+    `dialler` is the index of the host whose SYN decided (0 if none did). `attempt` (from 1) and `again` (whether it was
+    a retransmission) describe that SYN. `chance` says whether the run was random.
     """
 
     end: End
@@ -71,22 +71,22 @@ class Run:
 
     @property
     def time_s(self) -> float | None:
-        """When the later host was connected, None if they were not."""
+        """When the later host was connected; None if they were not."""
         return None if self.connected_s is None else max(self.connected_s)
 
 
 def dependent(nat: NatBehavior | None) -> bool:
-    """Whether the host's SYN comes from another port than the registered one."""
+    """Return whether the host's SYNs come from another port than the registered one."""
     return nat is not None and nat.destination_dependent
 
 
 def admits_anyone(nat: NatBehavior | None) -> bool:
-    """Whether the registered port is open to all."""
+    """Return whether the registered port accepts packets from any endpoint."""
     return nat is None or nat.filtering is FilteringBehavior.ENDPOINT_INDEPENDENT
 
 
 def admits_dialled(nat: NatBehavior | None, peer: NatBehavior | None) -> bool:
-    """Whether the peer's SYN is admitted once the host behind `nat` has dialled the peer's registered endpoint."""
+    """Return whether the NAT accepts the peer's SYN once its host has connected to the peer's registered endpoint."""
     if nat is None or admits_anyone(nat):
         return True
     if dependent(nat):
@@ -95,12 +95,12 @@ def admits_dialled(nat: NatBehavior | None, peer: NatBehavior | None) -> bool:
 
 
 def occupies(nat: NatBehavior | None, peer: NatBehavior | None) -> bool:
-    """Whether the host's own SYN keeps out one that comes from where it goes, at a port that is open to all."""
+    """Return whether the host's own SYN blocks a SYN from its destination, at a port that accepts any endpoint."""
     return dependent(nat) and admits_anyone(nat) and not dependent(peer)
 
 
 def strays(nat: NatBehavior | None) -> bool:
-    """Whether the host's SYN may come from another address than the registered one."""
+    """Return whether the host's SYN may come from another address than the registered one."""
     return nat is not None and dependent(nat) and nat.pooling is Pooling.ARBITRARY
 
 
@@ -108,7 +108,7 @@ def strays(nat: NatBehavior | None) -> bool:
 class _Side:
     """One host and its NAT.
 
-    An attempt is `alive` from its SYN to its error; the entry is open until `entry_until`; `strayed` says whether the
+    An attempt is `alive` from its SYN to its error. The entry exists until `entry_until`. `strayed` says whether the
     SYNs come from another address than the registered one.
     """
 
@@ -124,9 +124,9 @@ class _Side:
 
 
 class Dialling:
-    """Two hosts, the first of which dials at 0 and the second at `skew_s` (not negative).
+    """Two hosts; the first connects at 0, the second at `skew_s` (not negative).
 
-    `delay_s` of a packet varies by up to `jitter_s`, as on two equal links (a triangular distribution).
+    The `delay_s` of a packet varies by up to `jitter_s`, as on two equal links (a triangular distribution).
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Dialling:
         self._loss, self._jitter = loss, jitter_s
 
     def run(self, draw: random.Random, moments: Sequence[Sequence[float]] | None = None) -> Run:
-        """Let it happen once. `moments` says when each host made its attempts, where that is known."""
+        """Simulate one run. `moments` contains the times of each host's attempts, if they are known."""
         self._draw, self._moments, self._chance = draw, moments, self._loss > 0 or self._jitter > 0
         self._sides = [_Side(nat, self._attempts) for nat in self._nats]
         for side in self._sides:
@@ -182,7 +182,7 @@ class Dialling:
         return self._loss > 0 and self._draw.random() < self._loss
 
     def _flight(self) -> float:
-        """How long a packet is under way."""
+        """Return the delay of one packet."""
         if not self._jitter:
             return self._delay
         return max(0.0, self._delay + self._draw.triangular(-self._jitter, self._jitter))
@@ -194,7 +194,7 @@ class Dialling:
         self._knock(now, index, side.attempt, 0)
 
     def _knock(self, now: float, index: int, attempt: int, knock: int) -> None:
-        """The SYN of an attempt is sent, for the first time or again."""
+        """Send the SYN of an attempt, or a retransmission."""
         side = self._sides[index]
         if not side.alive or side.attempt != attempt:
             return
@@ -207,7 +207,7 @@ class Dialling:
             self._plan(now + self._flight(), "arrive", index, attempt, knock)
 
     def _meet(self, now: float, index: int, attempt: int, knock: int) -> Run | None:
-        """The SYN of a host arrives at the other's NAT; what became of both if that is decided."""
+        """Handle the arrival of a host's SYN at the other's NAT; return the result if it is decided."""
         dialler, side = self._sides[index], self._sides[1 - index]
         same = not dependent(dialler.nat) and not dependent(side.nat)
         tracked = now < side.entry_until
@@ -217,8 +217,8 @@ class Dialling:
                 return self._connected(End.CROSSED, crossed + self._delay, now, index, attempt, knock)
             return self._connected(End.ADMITTED, now + 2 * self._delay, now, index, attempt, knock)
         if same and tracked:
-            # The listener's SYN-ACK has a sequence number of its own, so the NAT takes it for a stray; and its kernel
-            # then refuses to dial an endpoint that it is answering. Nobody gets out of this before the deadline.
+            # The listener's SYN-ACK has its own sequence number, so the NAT drops it. The listener's kernel then
+            # refuses to connect to the endpoint of a half-open connection. This lasts until the deadline.
             return self._ended(End.STALE, index, attempt, knock)
         if tracked and occupies(side.nat, dialler.nat):
             return None
@@ -234,7 +234,7 @@ class Dialling:
         return None
 
     def _answer(self, now: float, index: int, attempt: int) -> None:
-        """The other NAT's answer to a SYN that it does not admit."""
+        """Send the NAT's answer to a SYN that it does not accept."""
         nat, own = self._nats[1 - index], self._nats[index]
         if nat is None or self._lost():
             return
@@ -248,10 +248,10 @@ class Dialling:
             self._plan(now + self._flight(), "error", index, attempt)
 
     def _within_connect(self) -> bool:
-        """Whether an ICMP error comes back within connect(), which then does not end the attempt; by chance.
+        """Return whether an ICMP error arrives during connect() and therefore does not end the attempt; by chance.
 
-        That happens on a path without delay. Linux reports an error that it receives while connect() holds the socket
-        in `sk_err_soft` only (tcp_v4_err), and the attempt goes on. Whether connect() still holds it depends on
+        This happens on a path without delay. If an error arrives while connect() holds the socket, Linux only stores it
+        in `sk_err_soft` (tcp_v4_err), and the attempt continues. Whether connect() still holds the socket depends on
         microseconds.
         """
         if self._delay or self._jitter:
@@ -260,7 +260,7 @@ class Dialling:
         return self._draw.random() < _WITHIN_CONNECT
 
     def _broken_silence(self, now: float, index: int, attempt: int) -> None:
-        """RFC 5382 REQ-4: an error comes late, and not at all if a SYN of the same connection has gone out."""
+        """Send the delayed error of RFC 5382 REQ-4, unless a SYN of the same connection has gone out meanwhile."""
         side = self._sides[1 - index]
         same = not dependent(self._nats[index]) and not dependent(side.nat)
         if not (same and side.contacted):
@@ -282,8 +282,8 @@ class Dialling:
             self._plan(now + self._draw.uniform(*PAUSE_S), "dial", index)
 
     def _connected(self, end: End, when: float, now: float, index: int, attempt: int, knock: int) -> Run:
-        """The other host answers the SYN `now`, so the dialler is connected a delay later, and the other one `when`."""
-        # The SYN-ACK and the last ACK get lost as well; either is made good by a retransmission.
+        """Return a connected run: the dialler is connected a delay after `now`, the other host at `when`."""
+        # The SYN-ACK and the last ACK can be lost as well; each is retransmitted.
         repaired = 0.0
         for _packet in range(2):
             while self._lost():

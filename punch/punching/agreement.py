@@ -1,19 +1,19 @@
-"""How two clients settle on one of the connections that hole punching may give them.
+"""How two clients agree on one of the connections that hole punching produces.
 
-On every connection the two exchange hellos. The sender chooses the first on which that is done, by sending its proof on
-it; the receiver verifies that and answers by its own, and this is the connection. If the chosen one dies before the
-answer, the sender chooses the next. If the answer takes long, it chooses the next as well, and takes the answer that
-comes first; the receiver answers once.
+The clients exchange hellos on every connection. The sender chooses the first connection on which that is complete, by
+sending its proof on it. The receiver verifies the proof and answers with its own; the clients have then agreed on this
+connection. If the chosen connection fails before the answer, or if the answer is late, the sender also sends its proof
+on the next one, and uses the connection of the first answer. The receiver answers only once.
 
-A receiver that has answered counts on that connection. So a sender whose time is up while it waits for the answer has
-to wait on for a while, or each would go its own way (`settled`). For the receiver there is no such moment: where it
-gives up before it is asked, it closes the connection, and the sender sees that.
+A receiver that has answered uses that connection. A sender whose deadline passes while it waits for the answer must
+therefore wait a little longer, or the two could disagree (`settled`). The receiver has no such state: if it gives up
+before it receives a proof, it closes the connection, and the sender detects that.
 
-Two hosts behind one address may meet on their LAN, or by way of the NAT, which turns them back: longer, and slower if
-the NAT is a small box. Whichever is first is a matter of luck, so the sender gives the LAN a moment (`prefer`), as long
-as others wait for what they like better: the Resolution Delay of RFC 8305 section 3, the pace of the checks of RFC 8445
-section 14.2. On a LAN that is many round trips. All others choose at once. That moment does not depend on what answers
-at the peer's private address: the edge, which names that address, sees when the client leaves.
+Two hosts behind one public address may connect on their LAN or through the hairpinning of their NAT, which is longer,
+and slower if the NAT is a small device. Either may come first, so the sender waits briefly for the LAN (`prefer`).
+Comparable delays are the Resolution Delay of RFC 8305 section 3 and the pacing of checks in RFC 8445 section 14.2; on a
+LAN this is many round trips. Other hosts do not wait. The delay does not depend on what answers at the peer's host
+candidate, because the edge supplies that address and can observe when the client closes the rendezvous.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from punchlab.punch.secure.keys import Introduced
 
 PREFERENCE_S = 0.05
 ANSWER_S = 3.0
-"""A round trip of the slowest path, and a segment that is lost and sent again."""
+"""A round trip of the slowest path, plus one retransmission."""
 
 
 class Agreement:
-    """The choice of one connection among those that `examine` is called with; `chosen` gets it.
+    """The choice of one connection among those passed to `examine`; `chosen` gets the result.
 
-    `wrong_peers` says who spoke our protocol but does not hold the secret, by remote endpoint. What proofs take from
-    the budget of guesses is in `exposure`.
+    `wrong_peers` maps the remote endpoints that speak this protocol without holding the secret to the reasons.
+    `exposure` counts the proofs against the budget of guesses.
     """
 
     def __init__(self, role: Role, exposure: Exposure) -> None:
@@ -55,7 +55,7 @@ class Agreement:
         self.wrong_peers: dict[str, str] = {}
 
     def begin(self, introduced: Introduced, finish_exchange: Callable[[], bytes]) -> None:
-        """Compute the session key, in a thread, once. Call it before the first `examine`."""
+        """Compute the session key once, in a thread. Call it before the first `examine`."""
         if self._introduced is not None:
             return
         self._introduced = introduced
@@ -63,17 +63,17 @@ class Agreement:
         self._session_key.add_done_callback(_retrieve)
 
     def afresh(self) -> Agreement:
-        """With the same key, another agreement, on other connections. Call `begin` before."""
+        """Return a new agreement with the same key, for other connections. Call `begin` before."""
         other = Agreement(self._role, self.exposure)
         other._introduced, other._session_key = self._introduced, self._session_key
         return other
 
     def prefer(self, remotes: Iterable[Endpoint]) -> None:
-        """Give connections with these a moment's chance against those that come before them."""
+        """Wait `PREFERENCE_S` for a connection with one of these endpoints before choosing another."""
         self._hopes = set(remotes)
 
     async def settled(self) -> None:
-        """Return when no choice is under way, `ANSWER_S` from now at the latest."""
+        """Return when no choice is pending, after at most `ANSWER_S`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_S):
                 while self._undecided:
@@ -81,11 +81,11 @@ class Agreement:
                     await self._decided.wait()
 
     async def session_key(self) -> bytes:
-        """The session key, once it is computed. Call `begin` before. Raises `WrongPeerError`."""
-        return await asyncio.shield(self._session_key)  # a connection that ends must not take the key with it
+        """Return the session key when it is computed. Call `begin` before. Raises `WrongPeerError`."""
+        return await asyncio.shield(self._session_key)  # other connections need the key if this one ends
 
     async def examine(self, connection: Connection) -> Verdict:
-        """Authenticate a connection and offer it for the choice."""
+        """Authenticate a connection and make it available for the choice."""
         assert self._introduced is not None
         try:
             introduction = await introduce(Stream(connection.sock), self._role, self._introduced.tags)
@@ -112,7 +112,7 @@ class Agreement:
             self._decided.set()
 
     async def _choose(self, connection: Connection, introduction: Introduction) -> None:
-        """Prove, in turn, and hear the answer."""
+        """Send the proof when it is this connection's turn, and wait for the answer."""
         proofs = await self._proofs(introduction)
         await self._give_hopes_a_moment(connection.remote)
         async with contextlib.AsyncExitStack() as turn:
@@ -130,7 +130,7 @@ class Agreement:
                     answer.cancel()
 
     async def _answer(self, connection: Connection, introduction: Introduction) -> None:
-        """Prove to who has proved."""
+        """Verify the sender's proof, then send our own."""
         proofs = await self._proofs(introduction)
         try:
             channel = await self._verify(proofs)
@@ -161,7 +161,7 @@ class Agreement:
 
     async def _give_hopes_a_moment(self, remote: Endpoint) -> None:
         if remote in self._hopes:
-            self._hopes.clear()  # it has come
+            self._hopes.clear()  # no need to wait any more
             self._hope_ended.set()
         elif self._hopes:
             with contextlib.suppress(TimeoutError):
@@ -170,6 +170,6 @@ class Agreement:
 
 
 def _retrieve(future: asyncio.Future[bytes]) -> None:
-    """If no connection ever came to need the key, what went wrong with it is of no interest."""
+    """Retrieve the exception, so that asyncio does not log it if no connection needed the key."""
     if not future.cancelled():
         future.exception()

@@ -1,7 +1,7 @@
-"""Which of several edges is nearest: the one whose TCP handshake is done first.
+"""Find the nearest of several edges: the one whose TCP handshake completes first.
 
-All are dialled at the same time, each twice, so that one lost SYN (repeated after a second) does not make an edge look
-far away. Once one has answered, those that take several times as long are not waited for.
+The client connects to all edges at the same time, twice each, so that one lost SYN (retransmitted after a second) does
+not make an edge look distant. Once one edge has answered, the client does not wait for much slower ones.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from punchlab.punch.net.websocket import resolve
 
 TRIES = 2
 TIMEOUT_S = 3.0
-_PATIENCE = 3.0  # times the shortest round trip, and at least:
+_PATIENCE = 3.0  # how many of the shortest round trips to wait for other edges, and at least:
 _PATIENCE_S = 0.1
 
 
 async def nearest_first(urls: Sequence[EdgeUrl]) -> list[tuple[EdgeUrl, float]]:
-    """`urls` with their round trips in seconds, the shortest first.
+    """Return `urls` with their round-trip times in seconds, the shortest first.
 
-    Those that did not answer in time, or cannot be reached, come last, as they were given, with an infinite one.
+    Edges that do not answer in time or are unreachable come last, in the given order, with infinity.
     """
     distances = dict.fromkeys(urls, math.inf)
     if len(distances) < 2:
@@ -49,7 +49,7 @@ async def nearest_first(urls: Sequence[EdgeUrl]) -> list[tuple[EdgeUrl, float]]:
 
 
 async def _round_trip(url: EdgeUrl) -> float:
-    """Seconds that a TCP handshake takes; infinite if there is none."""
+    """Return the duration of a TCP handshake in seconds; infinity if it fails."""
     with contextlib.suppress(OSError):
         address = await resolve(url)
         with socket.socket(address.family, socket.SOCK_STREAM) as sock:

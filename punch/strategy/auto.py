@@ -1,21 +1,21 @@
-"""`auto`: finds out what both NATs are like, and begins with what suits them.
+"""`auto`: measures both NATs and chooses a strategy.
 
-Before it registers each client looks at its own NAT (`punch.strategy.traits`, about a second) and tells the peer by way
-of the registration. Then both know the same two NATs and choose the same plan, by the rules of the oracle
-(`punch.nat.dialling`); nothing more is said before the first SYN:
+Before it registers, each client measures its own NAT (`punch.strategy.traits`, about a second) and sends the result to
+the peer with its registration. Both clients then know the same two NATs and choose the same plan, by the rules of the
+outcome prediction (`punch.nat.dialling`), without further messages before the first SYN:
 
-- One host's SYN is admitted as soon as both have dialled: both dial at once (`keep`).
-- The same, but both NATs answer a SYN that comes too early, and that would shut the door; or one does by an ICMP error,
-  which ends the attempt and leaves the door: the trap that `lab.oracle.outcome` tells of. `lowttl`.
-- A host's own dialling would keep the peer's SYN out, which would be admitted otherwise: only the peer dials.
-- A mapping depends on the destination: a port that was asked for (`portmap`), ports in sequence (`predict`, of one
-  host or of both), or many ports against many guesses where the other side's port is known (`birthday`).
-- The same, but the other side's NAT answers SYNs: only the guesses of one round trip count, so `birthday` is tried for
-  a moment, and then it is hopeless.
-- Nothing of that: hopeless. Since a look may be wrong, both dial for a moment all the same, and give up then.
+- One host's SYN is accepted once both have connected: both connect at once (`keep`).
+- The same, but both NATs answer an early SYN by RST or ICMP, which would close the pinhole; or one NAT answers by an
+  ICMP error, which ends the attempt and leaves the pinhole open, as `lab.oracle.outcome` explains: `lowttl`.
+- A host's own SYN would block the peer's SYN, which would be accepted otherwise: only the peer connects.
+- A mapping depends on the destination: a requested port mapping (`portmap`), sequential ports (`predict`, of one host
+  or of both), or many ports against many guesses if the other side's port is known (`birthday`).
+- The same, but the other side's NAT answers SYNs: only guesses within one round trip can succeed, so `birthday` is
+  tried briefly, and then the punch is hopeless.
+- Otherwise the punch is hopeless. Since a measurement may be wrong, both connect briefly before they give up.
 
-Hosts behind one NAT, and hosts of whose NATs too little is known, dial at once; so do hopeless ones that have IPv6,
-which is dialled beside every plan.
+Hosts behind one NAT connect at once, and so do hosts whose NATs are not known well enough, and hosts with a hopeless
+plan that have IPv6. IPv6 connections run in parallel with every plan.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from punchlab.punch.strategy.meeting import Meeting, Preparation, Strategy
 from punchlab.punch.strategy.traits import Traits
 
 HOPELESS_AFTER_S = 1.5
-"""How long a hopeless pair dials all the same: a SYN that was lost is sent again in this time."""
+"""How long a hopeless pair tries to connect, in seconds; long enough for one retransmission of a SYN."""
 
 PREPARATION_S = 2.0
-"""How long one strategy may take to prepare: a gateway that maps no ports may not answer at all."""
+"""Timeout of the preparation of one strategy, in seconds: a gateway without port mapping may not answer."""
 
 Name = Literal["keep", "lowttl", "wait", "portmap", "predict", "birthday", "hopeless"]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to begin, and why.
+    """The chosen strategy and the reason.
 
-    `dialler`: with `wait`, who dials alone. `forlorn`: to be given up soon, for that `why`.
+    `dialler`: with `wait`, the only role that connects. `forlorn`: give up soon, for the reason `why`.
     """
 
     name: Name
@@ -60,7 +60,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class SideTraits:
-    """One client as both know it: its NAT, and for which strategies it is prepared."""
+    """What both clients know of one client: its NAT, and the strategies that it has prepared."""
 
     nat: Traits
     prepared: frozenset[str] = frozenset()
@@ -75,8 +75,8 @@ class Auto(Strategy):
         self._told: dict[str, str] = {}
 
     async def prepare(self, preparation: Preparation) -> str | None:
-        """See `Strategy`: looks at the own NAT, and prepares what a NAT like that may need."""
-        self._prepared, self._told = {}, {}  # what was learned for an earlier registration may have changed
+        """See `Strategy`: measures the own NAT, and prepares the strategies that it may need."""
+        self._prepared, self._told = {}, {}  # the results of an earlier registration may be outdated
         self._own = await traits.look(preparation.edge, preparation.stun)
         preparation.report("own_nat", **self._own.to_json(), words=str(self._own))
         needed = _needed(self._own)
@@ -89,15 +89,15 @@ class Auto(Strategy):
         return self._text(self._told)
 
     async def _ask(self, name: str, preparation: Preparation) -> str | None:
-        """What one strategy has to tell the peer, if it knows in time."""
+        """Return the text of one strategy for the peer, if it is ready in time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PREPARATION_S):
                 return await self._prepared[name].prepare(preparation)
         return None
 
     def _text(self, told: dict[str, str]) -> str:
-        # Without the latest port: a client that registers again behind the same NAT has the same traits, and so the
-        # same key as a peer that knows only its earlier registration.
+        # The latest port is left out, so that a client that registers again behind the same NAT has the same traits. A
+        # peer that knows only its earlier registration then has the same key.
         nat = replace(self._own, port=None).to_json()
         return json.dumps({"nat": nat, "told": told}, separators=(",", ":"))
 
@@ -114,7 +114,7 @@ class Auto(Strategy):
         neighbors = meeting.own.public.ip == meeting.peer.contact.public.ip
         plan = choose(sender, receiver, neighbors=neighbors)
         if plan.forlorn and meeting.beside:
-            plan = Plan("keep", "the NATs let hardly anything through, but both hosts have IPv6; dialling at once")
+            plan = Plan("keep", "the NATs let hardly anything through, but both hosts have IPv6; connecting at once")
         if plan.name in ("keep", "hopeless") or (plan.name == "wait" and plan.dialler == meeting.role):
             await meeting.start()
             meeting.fire()
@@ -130,7 +130,7 @@ class Auto(Strategy):
         raise PunchFailedError("hopeless", plan.why)
 
     async def _follow(self, plan: Plan, meeting: Meeting, peer_told: Mapping[str, str]) -> None:
-        """What the plan has besides dialling at once."""
+        """Run the part of the plan that follows connecting at once."""
         if plan.name == "wait" and plan.dialler != meeting.role:
             meeting.begin_key()
             meeting.puncher.accept()
@@ -143,11 +143,11 @@ class Auto(Strategy):
 
 
 def choose(sender: SideTraits, receiver: SideTraits, *, neighbors: bool = False) -> Plan:
-    """The plan for two clients, the same on both; `neighbors` have one public address."""
+    """Return the plan for two clients, which is the same on both; `neighbors` have one public address."""
     if neighbors:
-        return Plan("keep", "both are behind one address; dialling at once, private addresses first")
+        return Plan("keep", "both have the same public address; connecting at once, host candidates first")
     if not (sender.nat.known and receiver.nat.known):
-        return Plan("keep", "too little is known of the NATs; dialling at once")
+        return Plan("keep", "the NATs are not known well enough; connecting at once")
     nats: dict[Role, Traits] = {"sender": sender.nat, "receiver": receiver.nat}
     behaviors = {role: nat.behavior for role, nat in nats.items()}
     waits: Role | None = None
@@ -158,7 +158,7 @@ def choose(sender: SideTraits, receiver: SideTraits, *, neighbors: bool = False)
             waits = other
     if waits is not None:
         dialler = "sender" if waits == "receiver" else "receiver"
-        return Plan("wait", f"the {waits}'s NAT admits anyone as long as the {waits} does not dial", dialler)
+        return Plan("wait", f"the {waits}'s NAT accepts any endpoint as long as the {waits} does not connect", dialler)
     return _guess(sender, receiver)
 
 
@@ -170,48 +170,47 @@ def _dial_at_once(sender: Traits, receiver: Traits) -> Plan:
     strict = all(nat.filtering is FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT for nat in both)
     if strict and all(nat.refuses for nat in both):
         return Plan(
-            "lowttl", "both NATs answer a SYN that comes too early; opening one with a SYN that ends on the way"
+            "lowttl", "both NATs reject an early SYN; opening a pinhole with a SYN that expires before the peer's NAT"
         )
     if any(map(_traps, both)) and not any(nat.dependent or nat.behavior is None for nat in both):
-        why = "a NAT answers a SYN that comes too early by an ICMP error; opening one with a SYN that ends on the way"
+        why = "a NAT answers an early SYN by ICMP; opening a pinhole with a SYN that expires before the peer's NAT"
         return Plan("lowttl", why)
-    return Plan("keep", "the NATs let the two meet; dialling at once")
+    return Plan("keep", "the NATs accept the SYN of one host once both have connected; connecting at once")
 
 
 def _traps(nat: Traits) -> bool:
-    """Whether it may end the peer's attempt by an ICMP error: the door behind it stays, and leads nowhere."""
+    """Return whether it may end the peer's attempt by an ICMP error, which leaves an unused pinhole open."""
     errors = nat.unsolicited not in (None, Unsolicited.DROP, Unsolicited.RESET)
     return errors and nat.filtering is not FilteringBehavior.ENDPOINT_INDEPENDENT
 
 
 def _guess(sender: SideTraits, receiver: SideTraits) -> Plan:
-    """Where the registered ports are of no use."""
+    """Return a plan for NATs whose registered ports cannot be used."""
     sides = (sender, receiver)
     hard = [side.nat for side in sides if side.nat.dependent]
     if any("portmap" in side.prepared for side in sides):
-        return Plan("portmap", "one NAT lends a port when asked")
+        return Plan("portmap", "one NAT provides port mappings")
     if all(nat.allocation is PortAllocation.SEQUENTIAL for nat in hard):
-        return Plan("predict", "ports are allocated in sequence, so the next one can be told")
+        return Plan("predict", "ports are allocated in sequence, so the next one can be predicted")
     easy = next((side.nat for side in sides if not side.nat.dependent), None)
     if easy is None:
         return Plan(
             "hopeless",
-            "both NATs use another port for each destination, so that neither side can tell where the other will "
-            "come from",
+            "both NATs use another port for each destination, so that neither side can predict the other's port",
             forlorn=True,
         )
     if easy.refuses:
         return Plan(
             "birthday",
-            "one NAT uses another port for each destination, and the other answers the SYNs that are sent there, which "
-            "shuts almost every door at once",
+            "one NAT uses another port for each destination, and the other rejects the SYNs to these ports, which "
+            "closes almost every pinhole at once",
             forlorn=True,
         )
-    return Plan("birthday", "one NAT draws a port for each destination; trying many")
+    return Plan("birthday", "one NAT uses a random port for each destination; trying many")
 
 
 def _needed(nat: Traits) -> list[str]:
-    """What to prepare before it is known who the peer is."""
+    """Return the strategies to prepare before the peer is known."""
     if not nat.dependent:
         return []
     return ["portmap", "predict"] if nat.allocation is PortAllocation.SEQUENTIAL else ["portmap", "birthday"]

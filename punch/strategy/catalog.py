@@ -1,4 +1,4 @@
-"""Every strategy by its name. None is imported before it is asked for."""
+"""All strategies by name. Each is imported on first use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a strategy is, and what it has in hand once the peer is known."""
+"""The interface of a strategy, and the data that it gets before and after the peer is known."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from punchlab.punch.rendezvous.signals import Signals
 
 @dataclass(frozen=True, eq=False)
 class Meeting:
-    """Two clients that know each other and have not punched yet.
+    """The data and operations of one punch, after the two clients have received each other's contacts.
 
-    `targets` are the peer's addresses to dial, `start_at` is an instant of `time.monotonic()` before which nothing may
-    be dialled (None: at once), `begin_key` starts the computation of the session key, which takes tens of milliseconds
-    of a CPU: a strategy that waits anyway calls it before, the others leave it to `fire`. `beside` are IPv6 addresses
-    of the peer, to dial beside its IPv4 ones. They are no strategy's business: `dial_beside` runs beside every one of
-    them, for there is no NAT on the way, and firewalls open when both dial at once (RFC 6092 section 3.3). What is sent
-    to the peer other than by the puncher, `admission` has to allow.
+    `targets` are the candidates to connect to. `start_at` is an instant of `time.monotonic()` before which no connect
+    may start (None: at once). `begin_key` starts the computation of the session key, which takes tens of milliseconds
+    of CPU: a strategy that waits anyway calls it before, the others leave it to `fire`. `beside` are the peer's IPv6
+    candidates. Strategies do not handle them: `dial_beside` runs in parallel, because IPv6 has no NAT and firewalls
+    accept connections when both sides connect at once (RFC 6092 section 3.3). Packets to the peer that the puncher does
+    not send need the permission of `admission`.
     """
 
     role: Role
@@ -44,34 +44,34 @@ class Meeting:
     beside: Sequence[Candidate] = ()
 
     async def leave(self) -> None:
-        """Leave the rendezvous: its FIN is out before the first SYN."""
+        """Leave the rendezvous; its FIN is sent before the first SYN."""
         await self.rendezvous.leave()
         self.report("rendezvous_closed")
 
     async def start(self) -> None:
-        """Return when it is time to dial."""
+        """Return when the first connect may start."""
         if self.start_at is not None:
             await sleep_until(self.start_at)
 
     def fire(self) -> None:
-        """Dial every target, and accept whoever dials us."""
+        """Connect to every target, and accept connections."""
         self.puncher.fire()
         self.begin_key()
 
     async def dial_beside(self) -> None:
-        """Dial the peer's IPv6 addresses, and be reachable at our own, from the time to dial on."""
+        """Connect to the peer's IPv6 candidates, and accept IPv6 connections, from the start instant on."""
         if self.beside:
             await self.start()
             self.puncher.dial_beside(self.beside)
             self.begin_key()
 
     async def signal(self, data: bytes) -> None:
-        """Say something to the peer by way of the edges: at most 64 times, not after `leave`. Raises `SignalError`."""
+        """Send a signal to the peer through the edges: at most 64 times, not after `leave`. Raises `SignalError`."""
         self.begin_key()
         await self.signals.send(data)
 
     async def next_signal(self) -> bytes:
-        """What the peer says: each signal once, in no certain order. Raises `SignalError` and `TamperedError`."""
+        """Return a signal of the peer, each once, in any order. Raises `SignalError` and `TamperedError`."""
         self.begin_key()
         return await self.signals.receive()
 
@@ -80,8 +80,8 @@ class Meeting:
 class Preparation:
     """What a strategy knows before its client registers: the edge, and the `local` address to punch from.
 
-    The strategy calls `outdate` when the traits are no longer correct: the client prepares and registers again, unless
-    the peer is known by then. `stun` counts how often the STUN servers are used that the edge names.
+    The strategy calls `outdate` when its traits are no longer correct: the client then prepares and registers again,
+    unless the peer is already known. `stun` counts the uses of STUN servers that the edge supplies.
     """
 
     edge: EdgeUrl
@@ -92,23 +92,22 @@ class Preparation:
 
 
 class Strategy(Protocol):
-    """One way to make a connection to a peer that is known."""
+    """A way to connect to a known peer."""
 
     async def prepare(self, preparation: Preparation) -> str | None:  # noqa: ARG002 (the interface's name)
-        """Find out what the peer has to know, as at most 512 printable ASCII characters: the traits.
+        """Return what the peer has to know, as at most 512 printable ASCII characters: the traits.
 
-        Comes after the connection to the edge is made and before each registration, each time after `close`: the
-        network may have changed. An edge that changes traits is
-        found out when the connection is authenticated, and not before.
+        Called after the connection to the edge is made and before each registration, each time after `close`, because
+        the network may have changed. If an edge changes the traits, the authentication of connections fails.
         """
         return None
 
     async def close(self) -> None:
-        """Undo everything that outlives the punch or was prepared. Called at the end, and before each `prepare`."""
+        """Undo everything that `prepare` has set up. Called at the end, and before each `prepare`."""
         return
 
     async def punch(self, meeting: Meeting) -> None:
-        """Dial. Runs beside the examination of whatever connects, and is cancelled when a connection is agreed on.
+        """Connect. Runs while connections are examined, and is cancelled when one is agreed on.
 
-        The puncher goes on after this returns. Raises `PunchFailedError` to give up before the deadline.
+        The puncher continues after this returns. Raises `PunchFailedError` to give up before the deadline.
         """

@@ -1,12 +1,12 @@
-"""`portmap`: have the NAT map a port before the punch, and be dialled there; otherwise as `reuse`.
+"""`portmap`: request a port mapping from the NAT before the punch, for the peer to connect to; otherwise as `reuse`.
 
-The one way through that does not depend on what kind the NATs are, where one of them speaks PCP (RFC 6887), NAT-PMP
-(RFC 6886) or UPnP IGD: who dials the mapped endpoint reaches the listener. The mapping is requested before each
-registration, named in the traits, renewed, and given back at the end (`punch.portmap.lease`). If a renewal returns
-another endpoint, the client registers again.
+This strategy does not depend on the NATs' behavior, if one of them provides PCP (RFC 6887), NAT-PMP (RFC 6886) or UPnP
+IGD: a connection to the mapped endpoint reaches the listener. The client requests the mapping before each registration,
+sends it in the traits, renews it, and deletes it at the end (`punch.portmap.lease`). If a renewal returns another
+endpoint, the client registers again.
 
-The peer dials a mapped endpoint only at the very IP address at which the edge saw whoever names it. Nothing else may be
-named: otherwise a client could have its peer dial a third party.
+A client connects to a mapped endpoint only at the IP address at which the edge saw the peer. Otherwise a peer could
+direct it to a third party.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Portmap(Strategy):
         """See `Strategy`."""
         from punchlab.punch.portmap.lease import mapping
 
-        if preparation.local.family != socket.AF_INET:  # there is no NAT to ask
+        if preparation.local.family != socket.AF_INET:  # IPv6 has no NAT
             return None
         try:
             held = await self._held.enter_async_context(mapping(preparation.local, changed=preparation.outdate))
@@ -50,7 +50,7 @@ class Portmap(Strategy):
         mapped = _parse(contact.traits)
         await meeting.leave()
         if mapped is not None and mapped.ip != contact.public.ip:
-            meeting.report("candidate_refused", address=str(mapped), reason="not where the edge sees the peer")
+            meeting.report("candidate_refused", address=str(mapped), reason="not at the peer's public address")
         elif mapped is not None and mapped != contact.public:
             meeting.puncher.aim([Candidate(mapped, "mapped"), *meeting.targets])
         await meeting.start()
@@ -58,7 +58,7 @@ class Portmap(Strategy):
 
 
 def _parse(traits: str | None) -> Endpoint | None:
-    """The endpoint that a peer names; None where it says something else, or nothing."""
+    """Return the endpoint in a peer's traits; None if they contain something else, or nothing."""
     try:
         return None if traits is None else Endpoint.parse(traits)
     except ArgumentError:

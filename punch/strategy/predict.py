@@ -1,24 +1,25 @@
-"""`predict`: a host behind a NAT that allocates ports in sequence tells its peer which port its SYN got.
+"""`predict`: a host behind a NAT with sequential ports tells its peer which port its SYN got.
 
-For one host whose mapping depends on the destination but whose ports follow one another, and a peer whose endpoint is
-the registered one. The theory, the sources and the probability of success are in `punch.nat.port_prediction`; the delta
-is learned before the registration (`punch.strategy.allocation`). Then the host that is predicted
+This is for a host with destination-dependent mapping and sequential ports, and a peer whose endpoint is the registered
+one. `punch.nat.port_prediction` has the theory, the sources and the probability of success. The host measures the delta
+before the registration (`punch.strategy.allocation`). Then the host
 
-1. looks at its latest port by a SYN to the edge's STUN server, dials the peer, and looks again, in three system calls
-   one after the other: whatever others do, the port of its dial lies between those of its looks;
-2. dials the peer's other addresses only now, for each of them takes a port of the sequence as well;
-3. signals the ports in between to the peer, and some that follow.
+1. queries its latest port by a SYN to the edge's STUN server, connects to the peer, and queries its port again, in
+   three consecutive system calls: the port of its connect lies between the two ports, whatever other hosts do;
+2. connects to the peer's other candidates only now, because each of them uses a port of the sequence as well;
+3. sends the ports in between to the peer as a signal, and some that follow.
 
-The peer dials as in `reuse`, and when the signal comes every port of it, from the one address that the other dials: its
-SYN finds the door that the first one opened. Where that was dropped nothing else is needed. Where it was answered by a
-RST the host dials again and again, each time from the next port of the sequence: those that follow are for that, and a
-fresh look is signalled now and then.
+The peer connects as in `reuse`. When the signal arrives, it connects to all of the ports, from the address that the
+host connects to, and its SYN finds the pinhole of the host's SYN. If its NAT dropped that SYN silently, nothing else is
+needed. If its NAT answered by a RST, the host connects repeatedly, each time from the next port of the sequence. The
+ports that follow are for that case, and the host regularly sends a fresh observation.
 
-Where both hosts are predicted, each looks at its latest port and signals it, and then dials the other's next one: two
-SYNs that fit each other, if nobody else takes a port meanwhile on either side. If so, they try again.
+If both hosts have sequential ports, each queries its latest port, sends it as a signal, and then connects to the
+other's next port. The two SYNs match unless another host gets a port in between on either side; in that case they try
+again.
 
-The peer dials only ports at the IP address at which the edge saw the host, and a bounded number of them. Both stay at
-the edge until they are done. Where neither is predictable this is `reuse`.
+The peer connects only to ports at the IP address at which the edge saw the host, and to a limited number of them. Both
+stay connected to the edge until they are done. If neither is predictable, the strategy is the same as `reuse`.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ from punchlab.punch.strategy.meeting import Meeting, Preparation, Strategy
 from punchlab.punch.strategy.reuse import Reuse
 
 AHEAD = 16
-"""Ports that follow, for dials after a RST."""
+"""Number of following ports, for attempts after a RST."""
 
-_MOST = 256  # ports that a peer may have us dial
+_MOST = 256  # maximum number of ports that a peer may supply
 _ROUNDS = 8
 _PAUSE_S = 1.0
 _PATIENCE_S = 2.0
@@ -59,7 +60,7 @@ class Predict(Strategy):
     async def punch(self, meeting: Meeting) -> None:
         """See `Strategy`."""
         own, peer = self._own.allocation, Allocation.parse(meeting.peer.contact.traits)
-        with contextlib.suppress(SignalError, TamperedError):  # what is dialled already may still succeed
+        with contextlib.suppress(SignalError, TamperedError):  # attempts that have started may still succeed
             if own.delta is not None and own.predictable and not peer.dependent:
                 await _be_predicted(meeting, self._own, own.delta)
             elif peer.predictable and not own.dependent:
@@ -82,10 +83,10 @@ async def _be_predicted(meeting: Meeting, sight: Sight, delta: int) -> None:
         first, last = await asyncio.gather(before.external(_PATIENCE_S), after.external(_PATIENCE_S))
     if first is not None and last is not None:
         known = between(first.port, last.port, delta, WINDOW)
-        if not known:  # the sequence has started anew, at a port that is not known
+        if not known:  # the sequence has restarted at an unknown port
             known = (*following(first.port, delta, WINDOW // 2), *following(last.port, -delta, WINDOW // 2))
         ports = [*known, *following(last.port, delta, AHEAD)]
-        meeting.report("ports_foretold", delta=delta, ports=list(known))
+        meeting.report("ports_predicted", delta=delta, ports=list(known))
         await meeting.signal(_encode(ports))
     for _round in range(_ROUNDS):
         await asyncio.sleep(_PAUSE_S)
@@ -109,7 +110,7 @@ async def _predict_each_other(meeting: Meeting, sight: Sight, own_delta: int, pe
                     told[peer_number] = port
         theirs = following(told[number], peer_delta, 1)
         if latest is not None and told[number] and theirs:
-            meeting.report("ports_foretold", delta=own_delta, ports=list(following(latest, own_delta, 1)))
+            meeting.report("ports_predicted", delta=own_delta, ports=list(following(latest, own_delta, 1)))
             meeting.puncher.dial(Candidate(Endpoint(ip, theirs[0]), "predicted"), attempts=1)
         if number == 0:
             meeting.puncher.fire()
@@ -123,14 +124,14 @@ def _fire_at_public(meeting: Meeting) -> None:
 
 
 def _dial_private(meeting: Meeting) -> None:
-    """Dial the peer's other addresses: each takes a port of the sequence."""
+    """Connect to the peer's other candidates; each uses a port of the sequence."""
     for each in meeting.targets:
         if each.kind != "public":
             meeting.puncher.dial(each)
 
 
 async def _latest(meeting: Meeting, sight: Sight) -> int | None:
-    """The external port of a mapping that is made now; None if the edge does not tell."""
+    """Return the external port of a new mapping; None if the edge does not answer."""
     look, other = sight.looks(meeting.rendezvous.local)
     with look, other:
         look.start()

@@ -1,15 +1,15 @@
-"""`sync`: both dial at an agreed instant, found by half of a measured round trip.
+"""`sync`: both connect at an agreed instant, which is half a measured round trip away.
 
-The way of DCUtR, Direct Connection Upgrade through Relay (libp2p specification relay/DCUtR, Working Draft, section "The
-Protocol"; Seemann, Inden and Vyzovitis, "Decentralized Hole Punching", DINPS 2022): the two talk through the servers
-that introduced them. The initiator, here the sender, asks, and measures how long the answer takes; then it says SYNC,
-and dials half of that round trip later, when SYNC reaches the other, which dials at once. So the SYNs leave at about
-the same time and cross, also where NATs answer a SYN that comes too early by RST. Up to three attempts, each with a
-measurement of its own, one connect each; the listeners are open all along. After the third
-one both dial as `keep` does.
+This is the procedure of DCUtR, Direct Connection Upgrade through Relay (libp2p specification relay/DCUtR, Working
+Draft, section "The Protocol"; Seemann, Inden and Vyzovitis, "Decentralized Hole Punching", DINPS 2022). The clients
+exchange messages through the servers that introduced them. The initiator, here the sender, sends CONNECT and measures
+how long the answer takes. Then it sends SYNC and connects half of that round trip later; the receiver connects when
+SYNC arrives. So the SYNs are sent at about the same time and cross, even if NATs reject an early SYN by a RST. There
+are up to three attempts of one connect each, every one with its own measurement; the listeners accept connections all
+the time. After the third attempt both connect as in `keep`.
 
-DCUtR's own clock is that of the relayed path. If the edges' way is not symmetric the SYNs are apart by half of the
-difference, which is what repeated attempts do not mend.
+As in DCUtR, the measured path is the relayed one. If it is not symmetric, the SYNs differ by half of the asymmetry,
+which repeated attempts do not correct.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from punchlab.punch.strategy.meeting import Meeting, Strategy
 
 ATTEMPTS = 3
 LEAST_PAUSE_S = 0.3
-"""How long an attempt is given at least. In this time its SYN is not sent again, but may be answered."""
+"""Minimum duration of an attempt in seconds. Within it the SYN may be answered, but is not retransmitted."""
 
 _READY, _CONNECT, _ANSWER, _SYNC = b"ready", b"connect ", b"answer ", b"sync "
 _ANSWER_S = 3.0
@@ -41,7 +41,7 @@ class Sync(Strategy):
         try:
             await (_lead(meeting) if meeting.role == "sender" else _follow(meeting))
         except (SignalError, TamperedError, TimeoutError) as error:
-            meeting.report("strategy", name="keep", why=f"no instant can be agreed on: {error or 'no answer in time'}")
+            meeting.report("strategy", name="keep", why=f"no agreement on an instant: {error or 'no answer in time'}")
         meeting.fire()
 
 
@@ -66,19 +66,19 @@ async def _follow(meeting: Meeting) -> None:
     await meeting.signal(_READY)
     begun = time.monotonic()
     while True:
-        said = await meeting.next_signal()
-        if said.startswith(_CONNECT):
+        received = await meeting.next_signal()
+        if received.startswith(_CONNECT):
             begun = time.monotonic()
-            await meeting.signal(_ANSWER + said.removeprefix(_CONNECT))
-        elif said.startswith(_SYNC):
-            # From our answer to its SYNC is a round trip as well.
+            await meeting.signal(_ANSWER + received.removeprefix(_CONNECT))
+        elif received.startswith(_SYNC):
+            # The time from our answer to SYNC is a round trip as well.
             await _dial(meeting, time.monotonic() - begun)
-            if said == _SYNC + str(ATTEMPTS - 1).encode():
+            if received == _SYNC + str(ATTEMPTS - 1).encode():
                 return
 
 
 async def _dial(meeting: Meeting, round_trip_s: float) -> None:
-    """One connect to every candidate, and time for it to succeed."""
+    """Connect once to every candidate, and give the attempts time to succeed."""
     for target in meeting.targets:
         with contextlib.suppress(OSError):
             meeting.puncher.dial(target, attempts=1)

@@ -1,9 +1,9 @@
-"""How much a receiver takes for now.
+"""Flow control of file contents, for a receiver that writes to standard output.
 
-A file goes to the receiver's disk as fast as TCP brings it. But whoever reads the receiver's standard output may pause
-for as long as he likes, and a TCP window that stays shut looks like a path that has died (`punch.client.liveness`). So
-that receiver says with ACCEPT how many bytes it has room for, and with CREDIT that there is room for more again; the
-sender waits for that, and the connection stays open and idle meanwhile.
+Files are written to disk as fast as TCP delivers them. The reader of standard output, however, may pause for any time,
+and a closed TCP window looks like a dead path (`punch.client.liveness`). Such a receiver therefore sends with ACCEPT
+how many bytes it can take, and with CREDIT how many more. The sender waits for CREDIT, while the connection stays open
+and idle.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ _BYTES = 8
 
 
 class Allowance:
-    """How many bytes of content may still be sent. Without a window: any."""
+    """The number of content bytes that may still be sent; unlimited without a window."""
 
     def __init__(self, window: bytes) -> None:
-        """From the payload of ACCEPT. Raises `TamperedError`."""
+        """Make it from the payload of ACCEPT. Raises `TamperedError`."""
         self._left = None if window == b"" else read_count(window)
         self._granted = asyncio.Event()
 
     def grant(self, payload: bytes) -> None:
-        """Take what a CREDIT says. Raises `TamperedError`."""
+        """Add the payload of a CREDIT. Raises `TamperedError`."""
         if self._left is None:
-            raise TamperedError("credit for what has no window")
+            raise TamperedError("CREDIT for a transfer without a window")
         self._left += read_count(payload)
         self._granted.set()
 
     async def take(self, count: int) -> None:
-        """Wait until `count` bytes, of one frame at most, may be sent."""
+        """Wait until `count` bytes, at most one frame, may be sent."""
         if self._left is None:
             return
         while self._left < count:
@@ -41,12 +41,12 @@ class Allowance:
 
 
 def write_count(count: int) -> bytes:
-    """A number of bytes on the wire."""
+    """Return the payload for a number of bytes."""
     return count.to_bytes(_BYTES, "big")
 
 
 def read_count(payload: bytes) -> int:
-    """What `write_count` wrote. Raises `TamperedError`."""
+    """Return the number of bytes in a payload. Raises `TamperedError`."""
     if len(payload) != _BYTES:
-        raise TamperedError("a number of bytes cannot be read")
+        raise TamperedError("invalid number of bytes")
     return int.from_bytes(payload, "big")

@@ -1,4 +1,4 @@
-"""What both ends of a transfer say beside its contents: why one cannot go on, and goodbye."""
+"""Frames that end a transfer, for both ends: ABORT with a reason, DECLINED, and FINAL."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from punchlab.punch.errors import ChannelError, ConnectionLostError, PunchFailed
 from punchlab.punch.secure.channel import Channel, Kind
 from punchlab.punch.text import printable
 
-FAREWELL_S = 5.0  # how long to wait for the other end's FINAL once all is said
-INTERRUPTED_S = 1.0  # how long an interrupted end tries to say so
+FAREWELL_S = 5.0  # timeout of the other end's FINAL
+INTERRUPTED_S = 1.0  # timeout of sending ABORT from an interrupted end
 
 
 class AbortedError(Exception):
-    """The other end said ABORT."""
+    """The other end sent ABORT; the text is its reason."""
 
 
 async def hear(channel: Channel) -> tuple[Kind, bytes]:
-    """The next frame. Raises `ChannelError` and `AbortedError`."""
+    """Return the next frame. Raises `ChannelError` and `AbortedError`."""
     kind, payload = await channel.receive()
     if kind is Kind.ABORT:
         text = payload.decode(errors="replace")[:300]
@@ -27,7 +27,7 @@ async def hear(channel: Channel) -> tuple[Kind, bytes]:
 
 
 async def hear_only(channel: Channel, kind: Kind) -> bytes:
-    """The payload of the next frame, which must be of `kind`. Raises `ChannelError` and `AbortedError`."""
+    """Return the payload of the next frame, which must be of `kind`. Raises `ChannelError` and `AbortedError`."""
     found, payload = await hear(channel)
     if found is not kind:
         raise TamperedError(f"expected {kind.name}, got {found.name}")
@@ -35,12 +35,12 @@ async def hear_only(channel: Channel, kind: Kind) -> bytes:
 
 
 async def abort(channel: Channel, reason: str, patience_s: float = FAREWELL_S) -> None:
-    """Say why, then listen until the other end has heard it: closing with bytes unread would reset the connection."""
+    """Send ABORT and read until the other end closes: closing with unread data would reset the connection."""
     await _end_with(channel, Kind.ABORT, reason.encode(errors="replace"), patience_s)
 
 
 async def decline(channel: Channel) -> None:
-    """Say that the user does not accept what was offered, in the same way."""
+    """Send DECLINED and read until the other end closes."""
     await _end_with(channel, Kind.DECLINED, b"", FAREWELL_S)
 
 
@@ -53,7 +53,7 @@ async def _end_with(channel: Channel, kind: Kind, payload: bytes, patience_s: fl
 
 
 async def farewell(channel: Channel) -> bool:
-    """Everything is done. Whether the other end said FINAL: then it has heard all before."""
+    """Send FINAL; return whether the other end sent FINAL too, and so has received all frames before it."""
     with contextlib.suppress(ChannelError, TimeoutError):
         async with asyncio.timeout(FAREWELL_S):
             await channel.send(Kind.FINAL)
@@ -64,7 +64,7 @@ async def farewell(channel: Channel) -> bool:
 
 
 def failure(error: ChannelError) -> PunchFailedError:
-    """What a lost connection, or one that says nonsense, means to the session."""
+    """Return the session's error for an error of the channel."""
     if isinstance(error, ConnectionLostError):
         return TunnelBrokenError(str(error))
     return PunchFailedError("client_error", str(error))

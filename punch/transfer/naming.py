@@ -1,12 +1,12 @@
-"""Final names for what has arrived: for all of it, or for nothing.
+"""Final names for received files: for all of them, or for none.
 
-A directory that is new is built aside, in the hidden directory of the unfinished files, with everything in it, and
-renamed in one step. The other files, and those that go into directories that exist, take their names one by one. If one
-step fails, or the call is stopped at a checkpoint, those before it are undone.
+A new directory is built with all of its contents in the hidden directory of the unfinished files, and renamed in one
+step. Other files, and those in existing directories, get their names one by one. If one step fails, or the call is
+stopped at a checkpoint, all steps before it are undone.
 
-A process that is killed between two steps undoes nothing. So until all have their names, a file keeps its hidden name
-as a second link, and a directory that is not the last one has a mark: a symbolic link that holds its inode number.
-`recover` undoes what such a process has left.
+A killed process undoes nothing. So until all files have their names, each file keeps its hidden name as a second link,
+and each new directory except the last has a mark: a symbolic link that contains its inode number. `recover` uses these
+to undo the steps of a killed process.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from punchlab.punch.transfer.safe_open import descended
 from punchlab.punch.transfer.worker import checkpoint
 
 LOCK_S = 5.0
-"""How long another process may take to give files their names in the same directory."""
+"""How long to wait for another process that gives files their names in the same directory, in seconds."""
 
 _NO_LINK = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.ENOSPC, errno.EDQUOT)
 
 
 def cannot(name: str, error: OSError) -> FileError:
-    """The error for something that cannot be stored."""
+    """Return the error for a file or directory that cannot be stored."""
     if isinstance(error, FileExistsError):
-        return FileError(f"{name!r} exists already (--force overwrites)")
+        return FileError(f"{name!r} already exists (--force overwrites)")
     return FileError(f"{name!r} cannot be stored: {error.strerror}")
 
 
 def is_there(name: str, directory_fd: int) -> bool:
-    """Whether anything has that name. Raises `OSError`."""
+    """Return whether the name exists. Raises `OSError`."""
     try:
         os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
     except FileNotFoundError:
@@ -51,7 +51,7 @@ def is_there(name: str, directory_fd: int) -> bool:
 
 
 class Naming:
-    """Gives names below a directory. A context manager: undoes everything if its block raises. Raises `OSError`."""
+    """Gives names below a directory. A context manager, which undoes all steps on an exception. Raises `OSError`."""
 
     def __init__(self, directory_fd: int, partials: Partials) -> None:
         self._fd = directory_fd
@@ -76,14 +76,14 @@ class Naming:
                 undo()
 
     def build_aside(self, name: str) -> None:
-        """From now on, what is put below the new directory `name` is put aside, until `show`."""
+        """Build the new directory `name` in the hidden directory, until `show`."""
         aside = _aside_name(self._partials, name)
         os.mkdir(aside, dir_fd=self._hidden)
         self._undo.append(partial(os.rmdir, aside, dir_fd=self._hidden))
         self._aside[name] = aside
 
     def make_directory(self, path: str) -> None:
-        """Make the directory `path`, and those above it, if they are missing. A link is not followed."""
+        """Create the directory `path` and its parents if they are missing, without following links."""
         if path in self._made:
             return
         root, parts = self._place(path)
@@ -96,7 +96,7 @@ class Naming:
             self._made.add(path)
 
     def place(self, source: str, path: str, *, replace: bool) -> None:
-        """Give the unfinished file `source` its own name; with `replace`, in the place of another one."""
+        """Give the unfinished file `source` its final name; with `replace`, an existing file is replaced."""
         checkpoint()
         above, _, last = path.rpartition("/")
         if above:
@@ -110,7 +110,7 @@ class Naming:
                 self._undo.append(partial(_at, root, parts, partial(self._back, source)))
 
     def show(self) -> None:
-        """Give the directories that were built aside their names."""
+        """Give the directories that were built in the hidden directory their final names."""
         for number, (name, aside) in enumerate(self._aside.items(), start=1):
             checkpoint()
             try:
@@ -130,7 +130,7 @@ class Naming:
             self._left.append(mark)
 
     def _place(self, path: str) -> tuple[int, list[str]]:
-        """Where the way down to `path` begins, and the parts of that way."""
+        """Return the descriptor of the directory in which `path` begins, and the components below it."""
         first, *others = path.split("/")
         aside = self._aside.get(first)
         return (self._fd, [first, *others]) if aside is None else (self._hidden, [aside, *others])
@@ -143,7 +143,7 @@ class Naming:
             self._left.append(source)
 
     def _link(self, source: str, target: str) -> bool:
-        """Whether the file has its own name now, besides the hidden one."""
+        """Add the final name as a second link; return False if links are not supported."""
         try:
             os.link(source, target, src_dir_fd=self._hidden, dst_dir_fd=self._fd, follow_symlinks=False)
         except OSError as error:
@@ -168,7 +168,7 @@ def _at(root: int, parts: Sequence[str], undo: Callable[..., object]) -> None:
 
 @contextlib.contextmanager
 def locked(directory_fd: int) -> Iterator[None]:
-    """Keep other processes from giving names in that directory. Raises `FileError` if one does for `LOCK_S`."""
+    """Lock the directory against other processes of this kind. Raises `FileError` after `LOCK_S`."""
     until = time.monotonic() + LOCK_S
     while True:
         checkpoint()
@@ -176,7 +176,7 @@ def locked(directory_fd: int) -> Iterator[None]:
             fcntl.flock(directory_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > until:
-                raise FileError("another process stores files in this directory, and does not end") from None
+                raise FileError(f"another process has been storing files in this directory for {LOCK_S:g} s") from None
             time.sleep(0.01)
         except OSError:  # a file system without locks
             break
@@ -190,9 +190,9 @@ def locked(directory_fd: int) -> Iterator[None]:
 
 
 def recover(directory_fd: int, partials: Partials, offered: Sequence[Offered], *, force: bool) -> None:
-    """Undo what a process of this session that was killed while it gave names has left, as far as these are concerned.
+    """Undo the steps of a killed process of this session, as far as they concern the offered names.
 
-    Everything is then under the hidden names again, complete.
+    All its files then have their hidden names again, and are complete.
     """
     try:
         hidden = partials.fd
@@ -204,7 +204,7 @@ def recover(directory_fd: int, partials: Partials, offered: Sequence[Offered], *
     with contextlib.suppress(OSError):
         others = names.difference(marked, (info.name for info in linked))
         if force or any(is_there(name, directory_fd) for name in others):
-            # That process was done, but for removing the second links and the marks; or what it did may stay.
+            # That process had given all names, and only links and marks remain; or its names may stay.
             for info in linked:
                 partials.remove(partials.name(info.name, info.size))
         else:
@@ -257,7 +257,7 @@ def _take_apart(partials: Partials, name: str) -> None:
 
 
 def _aside_name(partials: Partials, name: str) -> str:
-    """Where the directory of that name is built."""
+    """Return the hidden name of a directory while it is built."""
     return partials.name(f"{name}/", None)
 
 

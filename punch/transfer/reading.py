@@ -1,4 +1,4 @@
-"""The contents of files on their way out, in the order in which they are sent. All of it blocks."""
+"""Reads the contents of files in the order in which they are sent. All functions block."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from punchlab.punch.transfer.partial import hash_prefix
 from punchlab.punch.transfer.worker import checkpoint
 
 BLOCK = 4 * MAX_PAYLOAD
-"""Bytes that are read at once: fewer would cost more for passing them on than for reading them."""
+"""Bytes that are read at once; with fewer, passing them on would cost more than reading them."""
 
 Held = Mapping[int, tuple[int, bytes]]
-"""Of a file, by its number in the offer, the bytes that the receiver has and their SHA-256."""
+"""For a file's number in the offer, the number of bytes that the receiver has, and their SHA-256."""
 
 
 class Resumed(NamedTuple):
-    """The next file goes on from this byte."""
+    """The next file resumes at this byte."""
 
     info: FileInfo
     start: int
 
 
 Piece = bytes | Resumed | FileDone
-"""What is said of a file: from where it goes on, its bytes, and at its end what it was."""
+"""For each file: where it resumes, its data, and at its end its size and SHA-256."""
 
 
 def read_contents(outgoing: Outgoing, held: Held) -> Iterator[Piece]:
-    """All files, one after another, from where the receiver has them. Raises `FileError`."""
+    """Yield all files, each from where the receiver's part ends. Raises `FileError`."""
     for index, info, file in outgoing.contents():
         start, digest = _common_start(info, file, held.get(index))
         if start:
@@ -46,7 +46,7 @@ def read_contents(outgoing: Outgoing, held: Held) -> Iterator[Piece]:
                 raise FileError(f"{info.name!r} cannot be read: {error.strerror}") from None
             if not data:
                 raise changed(info)
-            outgoing.check(info, file)  # now, rather than after the rest of a long file
+            outgoing.check(info, file)  # now, and not only at the end of a long file
             digest.update(data)
             left -= len(data)
             yield data
@@ -55,12 +55,12 @@ def read_contents(outgoing: Outgoing, held: Held) -> Iterator[Piece]:
 
 
 def size_of(piece: Piece) -> int:
-    """The bytes that a piece has in memory, but for a constant."""
+    """Return the memory that a piece uses in bytes, except for a constant."""
     return len(piece) if isinstance(piece, bytes) else 0
 
 
 def _check_unchanged(outgoing: Outgoing, info: FileInfo, file: BinaryIO, sha256: bytes) -> None:
-    """Raise `FileError` unless what was read, of that SHA-256, is the file as it was offered."""
+    """Raise `FileError` unless the data that were read, with this SHA-256, are those of the offered file."""
     if outgoing.check(info, file):
         try:
             again = hash_prefix(file.fileno(), info.size)
@@ -71,7 +71,7 @@ def _check_unchanged(outgoing: Outgoing, info: FileInfo, file: BinaryIO, sha256:
 
 
 def _common_start(info: FileInfo, file: BinaryIO, held: tuple[int, bytes] | None) -> tuple[int, hashlib._Hash]:
-    """How many bytes the receiver need not get again, and their running SHA-256; the file stands there."""
+    """Return how many bytes the receiver already has, and their running SHA-256; the file is positioned there."""
     try:
         if held is not None:
             size, sha256 = held

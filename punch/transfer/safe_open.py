@@ -1,7 +1,7 @@
-"""Ways down from a directory that no link leads astray: one part of a name at a time, from its parent's descriptor.
+"""Open files below a directory without following links, one path component at a time.
 
-Whoever else may write to a directory can put a link where a name was a moment ago. The kernel is told at each step not
-to follow one, so that what is opened lies below the directory that the way began at.
+Another user who may write to a directory can replace a component by a link at any moment. O_NOFOLLOW at each step makes
+sure that the opened file is below the directory.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ _STEP = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def open_directory(name: str, directory_fd: int) -> int:
-    """A descriptor of the directory of that name, which may not be a link. Raises `OSError`."""
+    """Return a descriptor of the directory, which must not be a link. Raises `OSError`."""
     return os.open(name, _STEP, dir_fd=directory_fd)
 
 
 @contextlib.contextmanager
 def descended(directory_fd: int, parts: Sequence[str]) -> Iterator[int]:
-    """A descriptor of what is that far below. Raises `OSError`."""
+    """Yield a descriptor of the directory at that path. Raises `OSError`."""
     fd = os.dup(directory_fd)
     try:
         for part in parts:

@@ -1,4 +1,4 @@
-"""Standard input on its way out: a stream whose length nobody knows, and that can be read once."""
+"""Standard input as a file to send: a stream of unknown length that can be read once."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from punchlab.punch.transfer.progress import Progress
 
 
 class StdinSource:
-    """What can be read from a descriptor, under a name; used like `punch.transfer.outgoing.Outgoing`."""
+    """The data from a descriptor, sent with a name; the interface is that of `punch.transfer.outgoing.Outgoing`."""
 
     total = None
-    """How many bytes that will be: nobody knows."""
+    """The number of bytes, which is unknown."""
 
     def __init__(self, name: str, source: int) -> None:
-        """Raises `ArgumentError` if no file can have that name."""
+        """Raises `ArgumentError` if the name is not valid for a file."""
         try:
             check_path(name)
             if "/" in name:
-                raise FileError("it has a slash in it")
+                raise FileError("it contains a slash")
         except FileError as error:
-            raise ArgumentError("name", name, f"a name that can be sent ({error})") from None
+            raise ArgumentError("name", name, f"a valid name ({error})") from None
         self.offered = [StreamInfo(name)]
         self.skipped: list[Skipped] = []
         self._source = source
@@ -41,7 +41,7 @@ class StdinSource:
         pass
 
     async def send(self, channel: Channel, allowance: Allowance, bar: Progress) -> list[FileDone]:
-        """All of it, up to its end, and its SHA-256. Raises `FileError` and `ChannelError`."""
+        """Send all data and their SHA-256. Raises `FileError` and `ChannelError`."""
         digest, size = hashlib.sha256(), 0
         while data := await self._read():
             digest.update(data)

@@ -1,21 +1,23 @@
-"""Files over a channel.
+"""The transfer of files over a channel.
 
-    sender      OFFER per file (the last one says so)         [RESUME] DATA… DIGEST per file              FINAL
+    sender      OFFER per file (the last one is marked)       [RESUME] DATA… DIGEST per file              FINAL
     receiver                                     HELD… ACCEPT               [CREDIT…]           STORED    FINAL
 
-The receiver looks at the whole offer before a byte of a file moves, and its user may be asked
-(`punch.transfer.consent`). It says STORED only when every file has its name; so when the sender says done, it is done.
-A side that cannot go on says ABORT and why; but why files cannot be stored, which depends on what the receiver has,
-only the receiver's user sees.
+The receiver checks the whole offer before any file data are sent, and may ask its user (`punch.transfer.consent`). It
+sends STORED only when every file has its final name, so a sender that reports success has succeeded. A side that cannot
+continue sends ABORT with the reason. However, why the receiver cannot store a file depends on its own files, so only
+its user gets that reason.
 
-HELD names a file of which an earlier tunnel, that broke, has brought the beginning: how many bytes, and their SHA-256.
-If the sender's file begins so, RESUME says that it goes on from there; if not, it comes again from the start. A tunnel
-that breaks raises `TunnelBrokenError`: what has arrived is kept, and both ends can be called again on a new tunnel.
+HELD gives the size and SHA-256 of the part of a file that an earlier, broken tunnel has transferred. If the sender's
+file begins with the same data, RESUME gives the offset at which it continues; otherwise it is sent from the start. A
+tunnel that breaks raises `TunnelBrokenError`: the received data are kept, and both functions can be called with a new
+tunnel.
 
-An empty directory is an OFFER and nothing more. A stream (the sender's standard input) is an OFFER without a size,
-alone, whose DATA end with DIGEST; no tunnel but the one that it began in can bring it.
+An empty directory is an OFFER only. A stream (the sender's standard input) is a single OFFER without a size, whose DATA
+end with DIGEST; it cannot be resumed.
 
-All that may block on a file system is done by threads, a bounded number of bytes ahead of the tunnel or behind it.
+All operations that may block on a file system run in threads, which a limited number of bytes may be ahead of the
+tunnel or behind it.
 """
 
 from __future__ import annotations
@@ -63,29 +65,29 @@ from punchlab.punch.transfer.stdin_source import StdinSource
 from punchlab.punch.transfer.worker import Worker
 
 DISCARD_S = 3.0
-"""How long an interrupted receiver removes what is unfinished; the rest stays hidden."""
+"""How long an interrupted receiver removes unfinished files, in seconds; the rest remains hidden."""
 
-NOT_STORED = "what was offered cannot be stored there"
-"""All that a sender learns of it, but for what is wrong with the offer or the contents themselves."""
+NOT_STORED = "the receiver cannot store the offered files"
+"""The only reason that a sender gets, unless the cause is the offer or its contents."""
 
-ONCE = "what comes from standard input cannot be sent again"
+ONCE = "data from standard input cannot be sent again"
 
 NewProgress = Callable[[int | None], Progress]
 
 
 class Received(NamedTuple):
-    """What has been stored; `told`: no sender waits any more to hear that."""
+    """The stored files; `confirmed`: the sender knows that they are stored, or does not wait for that any more."""
 
     files: list[FileDone]
-    told: bool
+    confirmed: bool
 
 
 async def send_files(
     channel: Channel, outgoing: Outgoing | StdinSource, progress: NewProgress, asked: Callable[[], None] = lambda: None
 ) -> list[FileDone]:
-    """Send `outgoing`; returns when the receiver has stored all of it. Raises `PunchFailedError`.
+    """Send `outgoing`; return when the receiver has stored all of it. Raises `PunchFailedError`.
 
-    `asked` is called once if the receiver's user is asked whether to accept.
+    `asked` is called once when the receiver's user is asked whether to accept.
     """
     try:
         await _offer(channel, outgoing.offered)
@@ -96,7 +98,7 @@ async def send_files(
         await abort(channel, str(error))
         raise PunchFailedError("client_error", str(error)) from None
     except AbortedError as error:
-        raise PunchFailedError("client_error", f"the receiver stopped: {error}") from None
+        raise PunchFailedError("client_error", f"the receiver aborted: {error}") from None
     except DeclinedError as error:
         raise PunchFailedError("declined", str(error)) from None
     except ChannelError as error:
@@ -104,7 +106,7 @@ async def send_files(
             raise PunchFailedError("client_error", f"{error}; {ONCE}") from None
         raise failure(error) from None
     except asyncio.CancelledError:
-        await abort(channel, "interrupted", INTERRUPTED_S)  # or the other end would wait for a new tunnel
+        await abort(channel, "interrupted", INTERRUPTED_S)  # otherwise the other end would wait for a new tunnel
         raise
     await farewell(channel)
     return done
@@ -113,7 +115,7 @@ async def send_files(
 async def receive_files(
     channel: Channel, inbox: FileSink, progress: NewProgress, consent: Consent | None = None
 ) -> Received:
-    """Receive what is offered into `inbox`, if the user consents. Raises `PunchFailedError`."""
+    """Receive the offer into `inbox` with the user's consent. Raises `PunchFailedError`."""
     offered: list[Offered] = []
     with Worker() as worker:
         arriving = Arriving(worker, inbox)
@@ -125,7 +127,7 @@ async def receive_files(
             raise PunchFailedError("client_error", str(error)) from None
         except AbortedError as error:
             await arriving.discard(offered)
-            raise PunchFailedError("client_error", f"the sender stopped: {error}") from None
+            raise PunchFailedError("client_error", f"the sender aborted: {error}") from None
         except DeclinedError as error:
             await decline(channel)
             raise PunchFailedError("declined", str(error)) from None
@@ -133,17 +135,17 @@ async def receive_files(
             if any(isinstance(info, StreamInfo) for info in offered):
                 await arriving.discard(offered)
                 raise PunchFailedError("client_error", f"{error}; {ONCE}") from None
-            # What was complete before stays, for another attempt.
+            # Complete files are kept for another attempt.
             await arriving.leave(keep=isinstance(error, ConnectionLostError))
             raise failure(error) from None
         except asyncio.CancelledError:
-            with contextlib.suppress(TimeoutError):  # of a file system that does not answer
+            with contextlib.suppress(TimeoutError):  # the file system may not respond
                 async with asyncio.timeout(DISCARD_S):
-                    # Or the other end would wait for a new tunnel.
+                    # Without ABORT the other end would wait for a new tunnel.
                     await asyncio.gather(arriving.discard(offered), abort(channel, "interrupted", INTERRUPTED_S))
             raise
-    told = await tell_stored(channel) or any(isinstance(info, StreamInfo) for info in offered)
-    return Received(files, told)
+    confirmed = await tell_stored(channel) or any(isinstance(info, StreamInfo) for info in offered)
+    return Received(files, confirmed)
 
 
 async def _receive(
@@ -155,13 +157,13 @@ async def _receive(
     progress: NewProgress,
     consent: Consent | None,
 ) -> list[FileDone]:
-    """Receive and store everything. Once the offer is found to be good, it is put into `offered`.
+    """Receive and store everything. A valid offer is added to `offered`.
 
     Raises `FileError`, `ChannelError`, `AbortedError` and `DeclinedError`.
     """
     wanted = await receive_offer(channel)
     await worker.run(partial(inbox.check, wanted))
-    offered += wanted  # not before: what another transfer has left unfinished is not ours to discard
+    offered += wanted  # only now: unfinished files of another transfer must not be discarded
     if consent is not None:
         await consent.obtain(channel, offered)
     await _send_held(channel, inbox, worker, offered)
@@ -172,7 +174,7 @@ async def _receive(
 
 
 async def tell_stored(channel: Channel) -> bool:
-    """Say STORED; whether the sender has heard it."""
+    """Send STORED; return whether the sender has received it."""
     try:
         await channel.send(Kind.STORED)
     except ConnectionLostError:
@@ -186,20 +188,20 @@ async def _offer(channel: Channel, offered: Sequence[Offered]) -> None:
 
 
 async def receive_offer(channel: Channel) -> list[Offered]:
-    """All that is offered, each by a name that can be. Raises `FileError`, `ChannelError` and `AbortedError`."""
+    """Receive the whole offer and check its names. Raises `FileError`, `ChannelError` and `AbortedError`."""
     offered: list[Offered] = []
     entries = Entries()
     last = False
     while not last:
         info, last = read_offer(await hear_only(channel, Kind.OFFER))
-        check_path(info.name)  # now, not at the end: names of any length would add up
+        check_path(info.name)  # at once, because the total length of unchecked names is not limited
         try:
             entries.add(info.name)
         except FileError:
-            raise OfferError(f"more than {MAX_ENTRIES} files and directories are offered") from None
+            raise OfferError(f"the offer has more than {MAX_ENTRIES} files and directories") from None
         offered.append(info)
     if len(offered) > 1 and any(isinstance(info, StreamInfo) for info in offered):
-        raise TamperedError("a stream is offered, and not alone")
+        raise TamperedError("a stream is not the only offer")
     return offered
 
 
@@ -212,14 +214,14 @@ async def _send_held(channel: Channel, inbox: FileSink, worker: Worker, offered:
 
 
 async def send_held(channel: Channel, index: int, size: int, sha256: bytes) -> None:
-    """Say that of the file of that number so many bytes are here."""
+    """Send HELD: the size and SHA-256 of the received part of the file with that number."""
     await channel.send(Kind.HELD, index.to_bytes(4, "big") + size.to_bytes(8, "big") + sha256)
 
 
 async def _receive_held(
     channel: Channel, offered: Sequence[Offered], asked: Callable[[], None]
 ) -> tuple[Held, Allowance]:
-    """What the receiver has of each file, and how much it takes. Raises `DeclinedError`."""
+    """Return the receiver's part of each file, and its window. Raises `DeclinedError`."""
     held: dict[int, tuple[int, bytes]] = {}
     asking = False
     while True:
@@ -227,7 +229,7 @@ async def _receive_held(
         if kind is Kind.ACCEPT:
             return held, Allowance(payload)
         if kind is Kind.DECLINED:
-            raise DeclinedError("the receiver did not accept what was offered, and has stored nothing")
+            raise DeclinedError("the receiver declined the offer, and has stored nothing")
         if kind is Kind.ASKING:
             if not asking:
                 asked()
@@ -238,7 +240,7 @@ async def _receive_held(
         index, size = int.from_bytes(payload[:4], "big"), int.from_bytes(payload[4:12], "big")
         info = offered[index] if index < len(offered) and index not in held else None
         if not isinstance(info, FileInfo) or size > info.size:
-            raise TamperedError("the receiver holds what was not offered")
+            raise TamperedError("HELD for a file that was not offered")
         held[index] = size, payload[12:]
 
 
@@ -255,23 +257,23 @@ async def _send_contents(
 async def _send_watching(
     channel: Channel, contents: Coroutine[None, None, list[FileDone]], allowance: Allowance
 ) -> list[FileDone]:
-    """Send all contents, but stop as soon as the receiver says that it cannot go on."""
+    """Send all contents, but stop as soon as the receiver aborts."""
     sending = asyncio.create_task(contents)
     answer = asyncio.create_task(_hear_stored(channel, allowance))
     try:
         await asyncio.wait([sending, answer], return_when=asyncio.FIRST_COMPLETED)
         if answer.done() and not sending.done():
             await answer
-            raise TamperedError("the receiver says that it has stored what was not sent")
+            raise TamperedError("the receiver sent STORED before the end of the contents")
         try:
             done = await sending
         except ChannelError:
-            await answer  # the connection broke; the receiver may have said why
+            await answer  # the connection broke; the receiver may have sent ABORT before
             raise
         try:
             await answer
         except ConnectionLostError as error:
-            raise ConnectionLostError(f"the receiver never said that it has stored everything: {error}") from None
+            raise ConnectionLostError(f"the receiver did not confirm that it stored everything: {error}") from None
         return done
     finally:
         for task in (sending, answer):
@@ -292,7 +294,7 @@ async def _hear_stored(channel: Channel, allowance: Allowance) -> None:
 async def _send_pieces(
     channel: Channel, pieces: Ahead[Piece], count: int, allowance: Allowance, bar: Progress
 ) -> list[FileDone]:
-    """The contents of so many files."""
+    """Send the contents of `count` files."""
     done: list[FileDone] = []
     while len(done) < count:
         piece = await anext(pieces)

@@ -310,7 +310,7 @@ def test_a_sender_that_may_not_have_heard_is_waited_for(edge: str, tmp_path: Pat
     with receive(edge, *options, "--dir", out, "--resume-for", "0.5" if what_comes == "nothing" else "30") as receiver:
         receiver.wait_for("registered")
         asyncio.run(_send_and_leave(edge, (tmp_path / "key").read_bytes(), tmp_path / "a"))
-        receiver.wait_for("untold")
+        receiver.wait_for("unconfirmed")
         assert contents(out) == {"a": b"content"}
         assert len(receiver.all("done")) == 1
         if what_comes == "the sender":
