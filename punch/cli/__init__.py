@@ -9,12 +9,12 @@ import os
 import sys
 from collections.abc import Sequence
 
+from punchlab.punch.cli.command import Parser, print_error
 from punchlab.punch.cli.edge import EDGE
 from punchlab.punch.cli.files import RECEIVE, SEND
 from punchlab.punch.cli.key import KEY
 from punchlab.punch.cli.probe import PROBE
 from punchlab.punch.cli.streams import FORWARD, PIPE
-from punchlab.punch.cli.terminal import Parser, complain
 from punchlab.punch.errors import ArgumentError, EdgeUnreachableError, PunchFailedError
 from punchlab.punch.stdio import settle
 
@@ -29,14 +29,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         status: int = arguments.run(arguments)
     except (ArgumentError, EdgeUnreachableError) as error:
-        complain(str(error))
+        print_error(str(error))
         return 2
     except PunchFailedError as error:
         if not arguments.json:
-            complain(str(error))
+            print_error(str(error))
         return 1
     except KeyboardInterrupt:
-        complain("interrupted")
+        print_error("interrupted")
         return 130
     except BrokenPipeError:  # the reader of our output has gone; keep the interpreter from flushing to it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 from punchlab.punch.argument import path
-from punchlab.punch.cli.terminal import complain
+from punchlab.punch.cli.command import print_error
 from punchlab.punch.cli.values import CODE_VARIABLE, EDGE_VARIABLE, count, edges, seconds
 from punchlab.punch.errors import ArgumentError, PunchFailedError
 from punchlab.punch.punching.quota import CONNECTS
@@ -151,7 +151,7 @@ def run_client(work: Coroutine[None, None, None], report: Reporter) -> int:
         report("failed", outcome=error.outcome, reason=error.reason)
         raise
     if stopped_by is not None:
-        complain("terminated")
+        print_error("terminated")
         return 128 + stopped_by
     return 0
 

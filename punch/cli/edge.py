@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from punchlab.punch.cli.terminal import Command, Parser
+from punchlab.punch.cli.command import Command, Parser
 from punchlab.punch.cli.values import ExclusiveError, seconds
 from punchlab.punch.edge.options import add_options
 from punchlab.punch.errors import ArgumentError

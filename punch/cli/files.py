@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 from punchlab.punch.argument import path
 from punchlab.punch.cli.client import CODE_HELP, add_common, key_of, options_of, pake, preshared, run_client
-from punchlab.punch.cli.terminal import Command, Parser
+from punchlab.punch.cli.command import Command, Parser
 from punchlab.punch.cli.values import STDIN, ExclusiveError, checked_code, code_given, read_code
 from punchlab.punch.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from punchlab.punch.cli.asking import Terminal
+    from punchlab.punch.cli.prompt import Terminal
     from punchlab.punch.secure.keys import KeyExchange
-    from punchlab.punch.transfer.file_sink import FileSink
-    from punchlab.punch.transfer.outgoing import Outgoing
+    from punchlab.punch.transfer.files.file_sink import FileSink
+    from punchlab.punch.transfer.files.file_source import FileSource
     from punchlab.punch.transfer.stdin_source import StdinSource
     from punchlab.punch.transfer.stdout_sink import StdoutSink
 
@@ -60,22 +60,22 @@ def _send(arguments: argparse.Namespace) -> int:
     if arguments.code is not None and arguments.key_file is not None:
         raise ExclusiveError("--code", "--key-file")
     checked_code(arguments.code)
-    with _outgoing(arguments) as outgoing:
+    with _source(arguments) as source:
         exchange = preshared(arguments)
         options = options_of(arguments)
         if exchange is None:
             stdin_is = "the data to send" if STDIN in arguments.files else None
             code = Code.generate() if arguments.code is None else read_code(arguments.code, stdin_is=stdin_is)
             exchange = pake(code, "sender")
-        if outgoing.skipped:
-            options.report("skipped", entries=[each._asdict() for each in outgoing.skipped])
-        return run_client(send(options, exchange, outgoing), options.report)
+        if source.skipped:
+            options.report("skipped", entries=[each._asdict() for each in source.skipped])
+        return run_client(send(options, exchange, source), options.report)
 
 
-def _outgoing(arguments: argparse.Namespace) -> Outgoing | StdinSource:
+def _source(arguments: argparse.Namespace) -> FileSource | StdinSource:
     from pathlib import Path
 
-    from punchlab.punch.transfer.outgoing import Outgoing
+    from punchlab.punch.transfer.files.file_source import FileSource
     from punchlab.punch.transfer.stdin_source import StdinSource
 
     if STDIN in arguments.files:
@@ -84,13 +84,13 @@ def _outgoing(arguments: argparse.Namespace) -> Outgoing | StdinSource:
         return StdinSource(STDIN_NAME if arguments.name is None else arguments.name, 0)
     if arguments.name is not None:
         raise ArgumentError("name", arguments.name, "--name only with - (standard input) as FILE")
-    return Outgoing([Path(each) for each in arguments.files])
+    return FileSource([Path(each) for each in arguments.files])
 
 
 def _receive(arguments: argparse.Namespace) -> int:
     from punchlab.punch.secure.keys import PresharedKey
     from punchlab.punch.transfer.consent import Consent
-    from punchlab.punch.transfer.owner import Owner
+    from punchlab.punch.transfer.files.partial_names import PartialNames
     from punchlab.punch.transfer.session import receive
     from punchlab.punch.transfer.stdout_sink import StdoutSink
 
@@ -110,14 +110,14 @@ def _receive(arguments: argparse.Namespace) -> int:
         options = options_of(arguments, sys.stderr if arguments.stdout else None)
         exchange: Callable[[], KeyExchange]
         if key is not None:
-            owner, exchange = Owner.of_key(key), partial(PresharedKey, key)
+            partial_names, exchange = PartialNames.of_key(key), partial(PresharedKey, key)
         else:
             assert given is not None
             code = read_code(given)  # last, because it may read standard input
-            owner, exchange = Owner.of_code(code), pake(code, "receiver")
+            partial_names, exchange = PartialNames.of_code(code), pake(code, "receiver")
         consent = None
         if not isinstance(target, StdoutSink):
-            target.owner = owner
+            target.partial_names = partial_names
             question = None if terminal is None else partial(terminal.accepts, directory=target.path)
             consent = Consent(options.report, question)
         return run_client(receive(options, exchange, target, consent), options.report)
@@ -127,7 +127,7 @@ def _terminal(arguments: argparse.Namespace) -> contextlib.AbstractContextManage
     """Return the terminal to ask at, or None if no question is needed. Raises `ArgumentError`."""
     if arguments.yes or arguments.stdout:
         return contextlib.nullcontext()
-    from punchlab.punch.cli.asking import Terminal
+    from punchlab.punch.cli.prompt import Terminal
 
     terminal = Terminal.open()
     if terminal is None:
@@ -138,7 +138,7 @@ def _terminal(arguments: argparse.Namespace) -> contextlib.AbstractContextManage
 def _target(arguments: argparse.Namespace) -> FileSink | StdoutSink:
     from pathlib import Path
 
-    from punchlab.punch.transfer.file_sink import FileSink
+    from punchlab.punch.transfer.files.file_sink import FileSink
     from punchlab.punch.transfer.stdout_sink import StdoutSink
 
     if arguments.stdout:

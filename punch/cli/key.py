@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from punchlab.punch.argument import path
-from punchlab.punch.cli.terminal import Command, Parser
+from punchlab.punch.cli.command import Command, Parser
 
 
 def _add_options_of_key(parser: Parser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from punchlab.punch.cli.terminal import Command, Parser
+from punchlab.punch.cli.command import Command, Parser
 from punchlab.punch.cli.values import EDGE_VARIABLE, edges, seconds
 from punchlab.punch.errors import ArgumentError
 

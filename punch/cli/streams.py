@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from punchlab.punch.cli.client import CODE_HELP, add_common, options_of, pake, preshared, run_client
-from punchlab.punch.cli.terminal import Command, Parser
+from punchlab.punch.cli.command import Command, Parser
 from punchlab.punch.cli.values import CODE_VARIABLE, ExclusiveError, checked_code, code_given, read_code
 from punchlab.punch.errors import ArgumentError
 

@@ -15,7 +15,7 @@ _IDLE_S = 4
 _INTERVAL_S = 2
 
 
-def notice_a_dead_path(sock: socket.socket) -> None:
+def detect_dead_path_soon(sock: socket.socket) -> None:
     """Make the kernel end the connection `DEAD_AFTER_S` after its path died, or up to `_INTERVAL_S` later."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _IDLE_S)

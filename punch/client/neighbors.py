@@ -36,14 +36,14 @@ PATIENCE_S = 1.5
 _KIND = "host"
 
 
-def concerned(own: Endpoint, own_public: Endpoint, peer: Contact) -> bool:
+def needs_exchange(own: Endpoint, own_public: Endpoint, peer: Contact) -> bool:
     """Return whether both clients have to exchange their addresses; the result is the same on both sides."""
     if own.is_loopback or own_public.ip != peer.public.ip:
         return False
     return own.ip in {each.ip for each in peer.private} or any(map(_is_shared, (own, *peer.private)))
 
 
-async def named_by_peer(
+async def exchange_addresses(
     own: Endpoint, session: SessionId, signals: Signals, begin_key: Callable[[], None]
 ) -> Candidate | None:
     """Exchange the addresses; return the peer's if it may be used although it is outside this computer's networks."""
@@ -58,7 +58,7 @@ async def named_by_peer(
     if named == own or named.port < LOWEST_PORT:
         return None
     allowed = peer_computer == computer if named.ip == own.ip else _is_shared(named)
-    return Candidate(named, "private") if allowed else None
+    return Candidate(named, "host") if allowed else None
 
 
 def _parse(data: bytes) -> tuple[Endpoint, str]:

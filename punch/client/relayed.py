@@ -21,9 +21,9 @@ from websockets.exceptions import ConnectionClosed
 
 from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import FrameError, NoConnectionError, PunchFailedError
-from punchlab.punch.net.websocket import abort, open_websocket, protocol_violation, resolve, until_deaf, why
-from punchlab.punch.punching.named import Named
+from punchlab.punch.net.websocket import abort, open_websocket, protocol_violation, resolve, until_unresponsive, why
 from punchlab.punch.punching.puncher import Connection
+from punchlab.punch.punching.supplied_servers import SuppliedServers
 from punchlab.punch.relay import MAX_MESSAGE, PATH, parse_joined, relay_frame
 from punchlab.punch.text import printable
 
@@ -34,12 +34,14 @@ LAST_S = 3.0  # timeout of sending the remaining data to the edge
 
 
 @contextlib.asynccontextmanager
-async def relayed(url: EdgeUrl, token: str, ticket: str, named: Named | None = None) -> AsyncIterator[Connection]:
-    """Connect to the peer through the relay at `url`; `named` limits addresses from an edge, None trusts the address.
+async def relayed(
+    url: EdgeUrl, token: str, ticket: str, servers: SuppliedServers | None = None
+) -> AsyncIterator[Connection]:
+    """Connect to the peer through the relay at `url`; `servers` limits addresses from an edge (None: a trusted one).
 
     The edge of the session issued the `ticket`. Raises `PunchFailedError`.
     """
-    websocket = await _join(url, token, ticket, named)
+    websocket = await _join(url, token, ticket, servers)
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         end.setblocking(False)
@@ -63,10 +65,10 @@ async def relayed(url: EdgeUrl, token: str, ticket: str, named: Named | None = N
         theirs.close()
 
 
-async def _join(url: EdgeUrl, token: str, ticket: str, named: Named | None) -> ClientConnection:
+async def _join(url: EdgeUrl, token: str, ticket: str, servers: SuppliedServers | None) -> ClientConnection:
     begun = time.monotonic()
     try:
-        websocket = await _connect(url, named)
+        websocket = await _connect(url, servers)
     except NoConnectionError as error:
         await asyncio.sleep(begun + CONNECT_S - time.monotonic())
         raise PunchFailedError("no_rendezvous", f"relay {url}: {error}") from None
@@ -89,7 +91,7 @@ async def _join(url: EdgeUrl, token: str, ticket: str, named: Named | None) -> C
     raise PunchFailedError("no_rendezvous", f"relay {url}: {reason}")
 
 
-async def _connect(url: EdgeUrl, named: Named | None) -> ClientConnection:
+async def _connect(url: EdgeUrl, servers: SuppliedServers | None) -> ClientConnection:
     """Open the WebSocket. Raises `NoConnectionError` after at most `CONNECT_S`."""
     try:
         async with asyncio.timeout(CONNECT_S):
@@ -98,16 +100,16 @@ async def _connect(url: EdgeUrl, named: Named | None) -> ClientConnection:
         raise NoConnectionError(f"no answer within {CONNECT_S:g} s") from None
     except OSError as error:
         raise NoConnectionError(why(error)) from None
-    if named is not None and (refusal := named.refuses_at(address)) is not None:
+    if servers is not None and (refusal := servers.refuses_at(address)) is not None:
         raise NoConnectionError(f"{address}: {refusal}")
     websocket = await open_websocket(url, PATH, timeout_s=CONNECT_S, at=address)
-    if named is not None:
-        named.answered(address.ip)
+    if servers is not None:
+        servers.answered(address.ip)
     return websocket
 
 
 async def _watch(websocket: ClientConnection) -> None:
-    await until_deaf(websocket, PING_S, PING_S)
+    await until_unresponsive(websocket, PING_S, PING_S)
     abort(websocket)
 
 

@@ -21,7 +21,7 @@ _EXTENDED_ERROR = struct.Struct("=IBBBBIIHH4s")  # struct sock_extended_err of l
 _FROM_ICMP, _TIME_EXCEEDED = 2, 11
 
 
-async def mortal_ttl(own_ip: str, peer_ip: str) -> int | None:
+async def ttl_between_nats(own_ip: str, peer_ip: str) -> int | None:
     """Return a time to live with which a packet passes our NAT and expires before the peer's; None if none was found.
 
     `own_ip` and `peer_ip` are the two public addresses. One UDP datagram per time to live makes each router on the path

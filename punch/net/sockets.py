@@ -143,7 +143,7 @@ def errno_name(number: int) -> str:
     return errno.errorcode.get(number, str(number))
 
 
-def mend_round_trip(sock: socket.socket, measured_s: float) -> None:
+def correct_round_trip(sock: socket.socket, measured_s: float) -> None:
     """Correct the kernel's minimum round trip after a simultaneous open; `measured_s` was measured in the tunnel.
 
     When SYNs cross, Linux measures the time between its own SYN-ACK and the peer's, which was already under way. It
@@ -161,7 +161,7 @@ def mend_round_trip(sock: socket.socket, measured_s: float) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, algorithm)
 
 
-def die_with_the_path(sock: socket.socket) -> None:
+def detect_dead_path(sock: socket.socket) -> None:
     """Make the kernel end a connection with a dead path: after 30 s of unacknowledged data, or unanswered probes."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)

@@ -187,7 +187,7 @@ async def resolve(url: EdgeUrl, *families: socket.AddressFamily) -> Endpoint:
     return Endpoint.of(found[0][4])
 
 
-async def until_deaf(connection: Connection, interval_s: float, timeout_s: float) -> None:
+async def until_unresponsive(connection: Connection, interval_s: float, timeout_s: float) -> None:
     """Ping every `interval_s`; return when a ping is not answered within `timeout_s`, or the connection has ended.
 
     The kernel acknowledges data for a process that hangs; only the process itself answers a ping.

@@ -42,8 +42,8 @@ from punchlab.punch.probe.frames import (
     parse_vantage,
 )
 from punchlab.punch.probe.udpsocket import UdpSocket
-from punchlab.punch.punching.named import Named
 from punchlab.punch.punching.quota import Servers as Uses
+from punchlab.punch.punching.supplied_servers import SuppliedServers
 from punchlab.punch.text import printable
 
 CONNECT_TIMEOUT_S = 5.0
@@ -156,7 +156,7 @@ class Servers:
     other_both: Endpoint | None
     changes: bool
     knockers: dict[str, Knocker]
-    named: Named
+    named: SuppliedServers
 
     def answered(self, endpoint: Endpoint) -> None:
         """There is a STUN server."""
@@ -202,7 +202,7 @@ async def find(wanted: Sequence[EdgeUrl | StunUri], uses: Uses | None = None) ->
             else:
                 found.append((*await _ask(each), None))
         servers = [
-            (_usable(endpoints, named := Named(reach, uses), typed=knocker is None), named, knocker)
+            (_usable(endpoints, named := SuppliedServers(reach, uses), typed=knocker is None), named, knocker)
             for endpoints, reach, knocker in found
         ]
         for url, (usable, *_others) in zip(wanted, servers, strict=True):
@@ -221,7 +221,7 @@ async def find(wanted: Sequence[EdgeUrl | StunUri], uses: Uses | None = None) ->
     return Servers(first[0], other_port, other_address, other_both, changes=alone, knockers=knockers, named=named)
 
 
-def _usable(endpoints: Sequence[Endpoint], named: Named, *, typed: bool) -> list[Endpoint]:
+def _usable(endpoints: Sequence[Endpoint], named: SuppliedServers, *, typed: bool) -> list[Endpoint]:
     """Those of a server's endpoints that packets may go to, with this once more; the user may have `typed` the first.
 
     An address with a port that none may go to is left out as a whole: two ports belong together.

@@ -26,7 +26,7 @@ class Admission:
         self._confirmed: set[Endpoint] = set()
         self._neighbors: set[Endpoint] = set()
         self._reported: set[str] = set()
-        quota.begin_meeting()
+        quota.begin_punch()
 
     def confirm(self, address: Endpoint) -> None:
         """Accept a host candidate that the peer itself sent, authenticated; the rules do not apply to it."""
@@ -62,12 +62,12 @@ class Admission:
 
     def _refusal(self, target: Candidate) -> str | None:
         address = target.address
-        if target.kind == "private" and address in self._confirmed:
+        if target.kind == "host" and address in self._confirmed:
             return None
         reach = next((each for each in self._reaches if each.own.family == address.family), None)
         if reach is None:
             return None  # no socket of this family exists
-        why = reach.refuses_host(address) if target.kind == "private" else reach.refuses_peer(address)
+        why = reach.refuses_host(address) if target.kind == "host" else reach.refuses_peer(address)
         if why is not None:
             self._refused(str(address), str(address), why)
         return why

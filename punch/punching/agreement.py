@@ -26,9 +26,9 @@ from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.errors import ChannelError, ConnectionLostError, WrongPeerError
 from punchlab.punch.frames import Role
 from punchlab.punch.punching.puncher import Connection, Verdict
-from punchlab.punch.secure.channel import Channel, Introduction, Proofs, Stream, introduce
+from punchlab.punch.secure.channel import Channel, HelloExchange, Proofs, Stream, exchange_hellos
 from punchlab.punch.secure.guesses import Exposure
-from punchlab.punch.secure.keys import Introduced
+from punchlab.punch.secure.keys import ContactTranscript
 
 PREFERENCE_S = 0.05
 ANSWER_S = 3.0
@@ -48,29 +48,29 @@ class Agreement:
         self._choosing = asyncio.Lock()
         self._undecided = 0
         self._decided = asyncio.Event()
-        self._hopes: set[Endpoint] = set()
-        self._hope_ended = asyncio.Event()
-        self._introduced: Introduced | None = None
+        self._preferred: set[Endpoint] = set()
+        self._preferred_connected = asyncio.Event()
+        self._transcript: ContactTranscript | None = None
         self.chosen: asyncio.Future[tuple[Connection, Channel]] = asyncio.get_running_loop().create_future()
         self.wrong_peers: dict[str, str] = {}
 
-    def begin(self, introduced: Introduced, finish_exchange: Callable[[], bytes]) -> None:
+    def begin(self, transcript: ContactTranscript, finish_exchange: Callable[[], bytes]) -> None:
         """Compute the session key once, in a thread. Call it before the first `examine`."""
-        if self._introduced is not None:
+        if self._transcript is not None:
             return
-        self._introduced = introduced
+        self._transcript = transcript
         self._session_key = asyncio.get_running_loop().run_in_executor(None, finish_exchange)
         self._session_key.add_done_callback(_retrieve)
 
-    def afresh(self) -> Agreement:
+    def restarted(self) -> Agreement:
         """Return a new agreement with the same key, for other connections. Call `begin` before."""
         other = Agreement(self._role, self.exposure)
-        other._introduced, other._session_key = self._introduced, self._session_key
+        other._transcript, other._session_key = self._transcript, self._session_key
         return other
 
     def prefer(self, remotes: Iterable[Endpoint]) -> None:
         """Wait `PREFERENCE_S` for a connection with one of these endpoints before choosing another."""
-        self._hopes = set(remotes)
+        self._preferred = set(remotes)
 
     async def settled(self) -> None:
         """Return when no choice is pending, after at most `ANSWER_S`."""
@@ -86,14 +86,14 @@ class Agreement:
 
     async def examine(self, connection: Connection) -> Verdict:
         """Authenticate a connection and make it available for the choice."""
-        assert self._introduced is not None
+        assert self._transcript is not None
         try:
-            introduction = await introduce(Stream(connection.sock), self._role, self._introduced.tags)
+            hellos = await exchange_hellos(Stream(connection.sock), self._role, self._transcript.tags)
             if self._role == "sender":
                 with self._deciding():
-                    await self._choose(connection, introduction)
+                    await self._choose(connection, hellos)
             else:
-                await self._answer(connection, introduction)
+                await self._answer(connection, hellos)
         except ConnectionLostError:
             return "lost"
         except ChannelError as error:
@@ -111,10 +111,10 @@ class Agreement:
             self._undecided -= 1
             self._decided.set()
 
-    async def _choose(self, connection: Connection, introduction: Introduction) -> None:
+    async def _choose(self, connection: Connection, hellos: HelloExchange) -> None:
         """Send the proof when it is this connection's turn, and wait for the answer."""
-        proofs = await self._proofs(introduction)
-        await self._give_hopes_a_moment(connection.remote)
+        proofs = await self._proofs(hellos)
+        await self._wait_for_preferred(connection.remote)
         async with contextlib.AsyncExitStack() as turn:
             await turn.enter_async_context(self._choosing)
             if self.chosen.done():
@@ -129,9 +129,9 @@ class Agreement:
                 finally:
                     answer.cancel()
 
-    async def _answer(self, connection: Connection, introduction: Introduction) -> None:
+    async def _answer(self, connection: Connection, hellos: HelloExchange) -> None:
         """Verify the sender's proof, then send our own."""
-        proofs = await self._proofs(introduction)
+        proofs = await self._proofs(hellos)
         try:
             channel = await self._verify(proofs)
         except WrongPeerError:
@@ -142,9 +142,9 @@ class Agreement:
                 await proofs.prove()
                 self._settle(connection, channel)
 
-    async def _proofs(self, introduction: Introduction) -> Proofs:
-        assert self._introduced is not None
-        return introduction.agree(self._introduced.session, await self.session_key())
+    async def _proofs(self, hellos: HelloExchange) -> Proofs:
+        assert self._transcript is not None
+        return hellos.agree(self._transcript.session, await self.session_key())
 
     async def _verify(self, proofs: Proofs) -> Channel:
         try:
@@ -159,14 +159,14 @@ class Agreement:
         if not self.chosen.done():
             self.chosen.set_result((connection, channel))
 
-    async def _give_hopes_a_moment(self, remote: Endpoint) -> None:
-        if remote in self._hopes:
-            self._hopes.clear()  # no need to wait any more
-            self._hope_ended.set()
-        elif self._hopes:
+    async def _wait_for_preferred(self, remote: Endpoint) -> None:
+        if remote in self._preferred:
+            self._preferred.clear()  # no need to wait any more
+            self._preferred_connected.set()
+        elif self._preferred:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PREFERENCE_S):
-                    await self._hope_ended.wait()
+                    await self._preferred_connected.wait()
 
 
 def _retrieve(future: asyncio.Future[bytes]) -> None:

@@ -80,11 +80,11 @@ class _Dial:
 class Puncher:
     """Makes connections from `local` and has each of them examined.
 
-    The constructor opens the listener early, so that a peer that knows us first is not rejected. `aim` opens the
-    sockets for the first connects and `fire` connects them; `dial` adds connects at any time after. `close` closes
-    everything but the released connection. `max_attempts` limits the connects per candidate (None: until closed). The
-    attribute `admit` returns how many of the wanted connects (None: no limit) may be made; the default returns all of
-    them. `broken` gets the exception if a task of the puncher fails.
+    The constructor opens the listener early, so that a peer that knows us first is not rejected. `set_targets` opens
+    the sockets for the first connects and `connect_all` connects them; `dial` adds connects at any time after. `close`
+    closes everything but the released connection. `max_attempts` limits the connects per candidate (None: until
+    closed). The attribute `admit` returns how many of the wanted connects (None: no limit) may be made; the default
+    returns all of them. `broken` gets the exception if a task of the puncher fails.
     """
 
     def __init__(self, local: Endpoint, max_attempts: int | None, examine: Examine, report: Reporter) -> None:
@@ -93,11 +93,11 @@ class Puncher:
         self.admit: Callable[[Candidate, int | None], int | None] = lambda _target, wanted: wanted
         self._examine = examine
         self._report = report
-        self._volley: list[tuple[Candidate, socket.socket]] = []
+        self._prepared: list[tuple[Candidate, socket.socket]] = []
         self._dials: list[_Dial] = []
         self._busy: set[tuple[Endpoint, Endpoint]] = set()  # (local, remote) that are connecting or connected
-        self._fired = False
-        self._beside: tuple[Endpoint, socket.socket] | None = None
+        self._first_syn_reported = False
+        self._ipv6_listener: tuple[Endpoint, socket.socket] | None = None
         self._strangers = 0
         self._released = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,43 +110,43 @@ class Puncher:
             self._close_sockets()
             raise
 
-    def listen_beside(self, local: Endpoint) -> None:
+    def listen_ipv6(self, local: Endpoint) -> None:
         """Open a listener at a local IPv6 address, from which IPv6 candidates are connected to.
 
-        It accepts connections from `dial_beside` on. Raises `OSError`.
+        It accepts connections from `dial_ipv6` on. Raises `OSError`.
         """
         listener = self._open(local)
         listener.listen(MAX_STRANGERS)
-        self._beside = local, listener
+        self._ipv6_listener = local, listener
 
-    def dial_beside(self, targets: Sequence[Candidate]) -> None:
+    def dial_ipv6(self, targets: Sequence[Candidate]) -> None:
         """Connect to IPv6 candidates and accept connections at the local IPv6 address, until `close`."""
-        if self._beside is None:
+        if self._ipv6_listener is None:
             return
-        local, listener = self._beside
+        local, listener = self._ipv6_listener
         for target in targets:
             with contextlib.suppress(OSError):
                 self.dial(target, local=local)
         self._spawn(self._accept(listener, local))
 
-    def aim(self, targets: Sequence[Candidate]) -> None:
+    def set_targets(self, targets: Sequence[Candidate]) -> None:
         """Open the sockets for connects to `targets`, which replace the targets of earlier calls."""
-        for _target, sock in self._volley:
+        for _target, sock in self._prepared:
             self._close(sock)
         within_reach = [target for target in targets if target.address.family == self._local.family]
-        self._volley = [(target, self._open(self._local)) for target in within_reach]
+        self._prepared = [(target, self._open(self._local)) for target in within_reach]
 
-    def fire(self) -> None:
+    def connect_all(self) -> None:
         """Connect to every target and accept connections, until `close`."""
         admitted = [
             (target, sock, attempts)
-            for target, sock in self._volley
+            for target, sock in self._prepared
             if (self._local, target.address) not in self._busy
             and (attempts := self.admit(target, self._max_attempts)) != 0
         ]
         now = time.monotonic()
         started = [(target, sock, attempts, sock.connect_ex(target.address)) for target, sock, attempts in admitted]
-        self._volley = []
+        self._prepared = []
         self.accept()
         if started:
             self._report_first(now)
@@ -218,19 +218,20 @@ class Puncher:
 
     def failure(self) -> tuple[Outcome, str]:
         """Return the outcome of a punch without a connection, and the reason as text."""
-        public = [dial for dial in self._dials if dial.target.kind != "private"]
+        public = [dial for dial in self._dials if dial.target.kind != "host"]
         results = _sum(public)
         pending = any(dial.pending for dial in public)
         refused = bool(results) and not pending and results.keys() <= _REFUSALS
-        told = [_told(str(dial.target.address), dial.target.kind, [dial]) for dial in self._dials if _is_told(dial)]
-        guesses = [dial for dial in self._dials if not _is_told(dial)]
+        listed = [dial for dial in self._dials if dial.target.kind != _QUIET]
+        texts = [_results(str(dial.target.address), dial.target.kind, [dial]) for dial in listed]
+        guesses = [dial for dial in self._dials if dial.target.kind == _QUIET]
         if guesses:
-            told.append(_told(f"{len(guesses)} ports of {guesses[0].target.address.ip}", _QUIET, guesses))
+            texts.append(_results(f"{len(guesses)} ports of {guesses[0].target.address.ip}", _QUIET, guesses))
         dialled = {dial.target for dial in self._dials}
-        missed = [target for target, _sock in self._volley if target not in dialled]
-        told += [f"{target.address} ({target.kind}): no attempt" for target in missed]
+        missed = [target for target, _sock in self._prepared if target not in dialled]
+        texts += [f"{target.address} ({target.kind}): no attempt" for target in missed]
         return ("refused" if refused else "punch_timeout"), "; ".join(
-            told
+            texts
         ) or "the peer has no address that this client may connect to"
 
     def _new_dial(self, target: Candidate, local: Endpoint, ttl: int | None, attempts: int | None) -> _Dial:
@@ -327,8 +328,8 @@ class Puncher:
         self._report_attempt(dial, result)
 
     def _report_first(self, now: float) -> None:
-        if not self._fired:
-            self._fired = True
+        if not self._first_syn_reported:
+            self._first_syn_reported = True
             self._report("first_syn", t=now, local=str(self._local))
 
     def _report_attempt(self, dial: _Dial, result: str) -> None:
@@ -352,11 +353,7 @@ def _sum(dials: Iterable[_Dial]) -> Counter[str]:
     return sum((dial.results for dial in dials), Counter[str]())
 
 
-def _is_told(dial: _Dial) -> bool:
-    return dial.target.kind != _QUIET
-
-
-def _told(name: str, kind: str, dials: Sequence[_Dial]) -> str:
+def _results(name: str, kind: str, dials: Sequence[_Dial]) -> str:
     counts = [f"{result} x {count}" for result, count in _sum(dials).most_common()]
     pending = sum(dial.pending for dial in dials)
     if pending:

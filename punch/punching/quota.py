@@ -20,16 +20,16 @@ CONNECTS = 120
 PREDICTED_CONNECTS = 24
 """Per predicted port and punch; the peer's own attempts use other ports after two seconds."""
 
-MEETING_ADDRESSES = 4
+PUNCH_ADDRESSES = 4
 """IP addresses per punch: the public one of each family, and two host candidates."""
-MEETING_CONNECTS = 3 * PROBES
+PUNCH_CONNECTS = 3 * PROBES
 """Per punch: the guesses of `birthday` or the predicted ports of `predict`, and all others."""
-MEETING_DATAGRAMS = 20
+PUNCH_DATAGRAMS = 20
 """Per punch: the empty datagrams of `lowttl`, which count the routers on the path to the peer."""
 
 SESSION_ADDRESSES = 8
-SESSION_CONNECTS = 2 * MEETING_CONNECTS
-SESSION_DATAGRAMS = 5 * MEETING_DATAGRAMS
+SESSION_CONNECTS = 2 * PUNCH_CONNECTS
+SESSION_DATAGRAMS = 5 * PUNCH_DATAGRAMS
 """Per session, not counting addresses at which the peer has been confirmed."""
 
 SERVERS = 4
@@ -69,13 +69,13 @@ class Quota:
         self._connects: Counter[str] = Counter()
         self._datagrams: Counter[str] = Counter()
         self._proved: set[str] = set()
-        self.begin_meeting()
+        self.begin_punch()
 
-    def begin_meeting(self) -> None:
+    def begin_punch(self) -> None:
         """Reset the counters of a punch."""
-        self._meeting: Counter[str] = Counter()
+        self._punch: Counter[str] = Counter()
         self._endpoints: Counter[Candidate] = Counter()
-        self._meeting_datagrams = 0
+        self._punch_datagrams = 0
 
     def connects(self, target: Candidate, wanted: int | None) -> int:
         """Return how many of the wanted connects (None: no limit) may be made to a candidate, and charge them."""
@@ -84,12 +84,12 @@ class Quota:
         granted = min(
             CONNECTS if wanted is None else wanted,
             self._left_at(target),
-            MEETING_CONNECTS - self._meeting.total(),
-            SESSION_CONNECTS - used.total() if ip not in self._proved else MEETING_CONNECTS,
+            PUNCH_CONNECTS - self._punch.total(),
+            SESSION_CONNECTS - used.total() if ip not in self._proved else PUNCH_CONNECTS,
         )
         if granted <= 0 or not self._takes_address(ip, used):
             return 0
-        self._meeting[ip] += granted
+        self._punch[ip] += granted
         self._endpoints[target] += granted
         self._connects[ip] += granted
         return granted
@@ -97,13 +97,13 @@ class Quota:
     def datagrams(self, ip: str, count: int) -> bool:
         """Return whether so many datagrams may be sent to the address, and charge them."""
         left = SESSION_DATAGRAMS - self._session(self._datagrams).total() if ip not in self._proved else count
-        if count > min(left, MEETING_DATAGRAMS - self._meeting_datagrams):
+        if count > min(left, PUNCH_DATAGRAMS - self._punch_datagrams):
             return False
         if not self._takes_address(ip, self._session(self._connects)):
             return False
-        self._meeting[ip] += 0  # counts as an address
+        self._punch[ip] += 0  # counts as an address
         self._connects[ip] += 0
-        self._meeting_datagrams += count
+        self._punch_datagrams += count
         self._datagrams[ip] += count
         return True
 
@@ -121,6 +121,6 @@ class Quota:
         return Counter({ip: count for ip, count in counter.items() if ip not in self._proved})
 
     def _takes_address(self, ip: str, used: Counter[str]) -> bool:
-        if ip not in self._meeting and len(self._meeting) >= MEETING_ADDRESSES:
+        if ip not in self._punch and len(self._punch) >= PUNCH_ADDRESSES:
             return False
         return ip in self._proved or ip in used or len(used) < SESSION_ADDRESSES

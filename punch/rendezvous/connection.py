@@ -33,7 +33,7 @@ from punchlab.punch.frames import (
     signal_frame,
 )
 from punchlab.punch.net.closing import close_by_reset
-from punchlab.punch.net.sockets import bound_socket, choose_local, die_with_the_path
+from punchlab.punch.net.sockets import bound_socket, choose_local, detect_dead_path
 from punchlab.punch.net.websocket import abort, open_websocket, protocol_violation
 from punchlab.punch.reflexive import HEADER
 from punchlab.punch.text import printable
@@ -149,7 +149,7 @@ async def dial(
 
     def make(edge: Endpoint) -> socket.socket:
         sock = bound_socket(bind if own and bind is not None else choose_local(bind, edge))
-        die_with_the_path(sock)
+        detect_dead_path(sock)
         # A RST at the end of a failed attempt leaves no state that would block the same addresses.
         close_by_reset(sock, True)
         return sock

@@ -29,10 +29,10 @@ from punchlab.punch.errors import EdgeLostError, EdgeUnreachableError, PunchFail
 from punchlab.punch.events import Reporter
 from punchlab.punch.frames import Peer, Register, SessionId, Welcome
 from punchlab.punch.net.closing import close_by_reset
-from punchlab.punch.net.websocket import abort, until_deaf
+from punchlab.punch.net.websocket import abort, until_unresponsive
 from punchlab.punch.punching.quota import Servers
 from punchlab.punch.rendezvous.connection import CONNECT_TIMEOUT_S, Rendezvous, dial
-from punchlab.punch.rendezvous.reflexive import sight
+from punchlab.punch.rendezvous.reflexive import discover_reflexive_address
 
 PING_S = (4.0, 4.0)
 """Interval of pings, and timeout of their answers, in seconds."""
@@ -58,7 +58,7 @@ class ReconnectingRendezvous(Rendezvous):
     """The IPv6 address whose reflexive address the edge has seen, if any."""
     servers6: Servers
     """Counts the IPv6 addresses that edges supply."""
-    learn: Callable[[], Awaitable[str | None]] | None = None
+    measure: Callable[[], Awaitable[str | None]] | None = None
     """Returns the traits of the network in its present state; called before each registration except the first."""
     rename: Callable[[], tuple[SessionId, float | None]] | None = None
     """Returns the name of the session, and how many seconds it is valid (None: forever)."""
@@ -97,7 +97,7 @@ class ReconnectingRendezvous(Rendezvous):
     async def register(self, register: Register) -> Welcome:
         """See `Rendezvous.register`."""
         self._register = register
-        self._take_name()
+        self._update_name()
         try:
             self.welcome = await super().register(self._register)
         except EdgeLostError as lost:
@@ -122,7 +122,7 @@ class ReconnectingRendezvous(Rendezvous):
             except TimeoutError:
                 self._waits = False
                 with contextlib.suppress(PunchFailedError):
-                    return await self._last_word()
+                    return await self._leave_unless_peer()
                 await self._register_again(EdgeLostError("no_rendezvous", "the session changed its name"), self.url)
             finally:
                 self._waits = False
@@ -136,32 +136,32 @@ class ReconnectingRendezvous(Rendezvous):
                 **({} if self._register.public6 is None else {"public6": str(self._register.public6)}),
             )
 
-    def _take_name(self) -> None:
+    def _update_name(self) -> None:
         if self.rename is not None:
             name, self._name_for_s = self.rename()
             self._register = replace(self._register, session=name)
 
-    async def _last_word(self) -> Peer:
+    async def _leave_unless_peer(self) -> Peer:
         """Leave; return the peer's contact if the edge sent it first. Raises `PunchFailedError` if it did not."""
         close_by_reset(self._connection.transport.get_extra_info("socket"), True)
         await self._connection.close(1000, "the session changed its name")
         return await super().listen()
 
-    async def _show_again(self) -> None:
+    async def _discover_again(self) -> None:
         """Discover the reflexive IPv6 address again, because a new edge does not know it."""
         if self.local6 is None:
             return
-        seen = await sight(self, self.local6, self.servers6)
+        seen = await discover_reflexive_address(self, self.local6, self.servers6)
         named = (None, None) if seen is None else (seen.public, seen.proof)
         self._register = replace(self._register, public6=named[0], proof6=named[1])
 
-    async def _learn_again(self) -> None:
+    async def _measure_again(self) -> None:
         self._outdated = False
-        if self.learn is not None:
-            self._register = replace(self._register, traits=await self.learn())
+        if self.measure is not None:
+            self._register = replace(self._register, traits=await self.measure())
 
     async def _watch(self, connection: ClientConnection) -> None:
-        await until_deaf(connection, *PING_S)
+        await until_unresponsive(connection, *PING_S)
         abort(connection)
 
     async def _register_again(self, lost: EdgeLostError, *before: EdgeUrl) -> None:
@@ -174,9 +174,9 @@ class ReconnectingRendezvous(Rendezvous):
                 timeout_s = min(_DIAL_S[0] * 2 ** ((number - 1) // self._count), _DIAL_S[1])
                 self._connection, _ = await dial(url, self.local, own=True, timeout_s=timeout_s)
                 self.url, self.edge_ip = url, Endpoint.of(self._connection.remote_address).ip
-                await self._show_again()
-                await self._learn_again()
-                self._take_name()
+                await self._discover_again()
+                await self._measure_again()
+                self._update_name()
                 self.welcome = await super().register(self._register)
             except (EdgeLostError, EdgeUnreachableError) as error:
                 self.trouble = f": {lost.reason}, and no other edge was reachable: {error.reason}"

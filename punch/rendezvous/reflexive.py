@@ -24,8 +24,8 @@ from punchlab.punch.net.closing import close_by_reset
 from punchlab.punch.net.reach import Reach
 from punchlab.punch.net.sockets import bound_socket, choose_local
 from punchlab.punch.net.websocket import abort, open_websocket
-from punchlab.punch.punching.named import Named
 from punchlab.punch.punching.quota import Servers
+from punchlab.punch.punching.supplied_servers import SuppliedServers
 from punchlab.punch.reflexive import PATH, Seen, parse_seen
 from punchlab.punch.rendezvous.connection import Rendezvous
 
@@ -34,7 +34,7 @@ _PATIENCE = 2.0  # multiple of the duration of the first connection, plus:
 _PATIENCE_S = 0.1
 
 
-class Sighting:
+class ReflexiveAddressDiscovery:
     """Discovers the reflexive address of a local IPv6 address at the edge of `rendezvous`. Always `close` it.
 
     There is nothing to discover if `bind` is a specific address, because the client punches from that address only.
@@ -47,9 +47,9 @@ class Sighting:
         """The local address to punch from; None if there is nothing to discover."""
         self._task: asyncio.Task[Seen | None] | None = None
         if self.local is not None:
-            self._task = asyncio.create_task(sight(rendezvous, self.local, servers))
+            self._task = asyncio.create_task(discover_reflexive_address(rendezvous, self.local, servers))
 
-    async def seen(self) -> Seen | None:
+    async def result(self) -> Seen | None:
         """Return what the edge saw; None if nothing arrives within the remaining short timeout."""
         if self._task is None:
             return None
@@ -63,19 +63,19 @@ class Sighting:
             await asyncio.gather(self._task, return_exceptions=True)
 
 
-async def sight(rendezvous: Rendezvous, local: Endpoint, servers: Servers) -> Seen | None:
+async def discover_reflexive_address(rendezvous: Rendezvous, local: Endpoint, servers: Servers) -> Seen | None:
     """Return what the edge sees of our address `local`; None on failure, always after `TIMEOUT_S`."""
     begun = time.monotonic()
-    seen = await _show(rendezvous, local, servers)
+    seen = await _query(rendezvous, local, servers)
     if seen is None:
         await asyncio.sleep(begun + TIMEOUT_S - time.monotonic())
     return seen
 
 
-async def _show(rendezvous: Rendezvous, local: Endpoint, servers: Servers) -> Seen | None:
+async def _query(rendezvous: Rendezvous, local: Endpoint, servers: Servers) -> Seen | None:
     edge = rendezvous.ipv6
-    named = Named(Reach.of(local, rendezvous.edge_ip), servers)
-    if edge is None or named.refuses_at(edge) is not None:
+    supplied = SuppliedServers(Reach.of(local, rendezvous.edge_ip), servers)
+    if edge is None or supplied.refuses_at(edge) is not None:
         return None
 
     def make(_edge: Endpoint) -> socket.socket:
@@ -88,7 +88,7 @@ async def _show(rendezvous: Rendezvous, local: Endpoint, servers: Servers) -> Se
             connection = await open_websocket(rendezvous.url, PATH, timeout_s=TIMEOUT_S, at=edge, make=make)
             try:
                 seen = parse_seen(await connection.recv())
-                named.answered(edge.ip)
+                supplied.answered(edge.ip)
                 return seen
             finally:
                 abort(connection)

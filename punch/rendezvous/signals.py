@@ -28,7 +28,7 @@ MAX_BYTES = MAX_SIGNAL // 4 * 3 - 4 - 1 - 16
 """Maximum payload of one signal: without its number, its kind and its tag."""
 
 _NUMBER_BYTES = 4
-_SAID, _HEARD = b"\x01", b"\x02"  # kinds: a message of a strategy, and the answer to the first one
+_MESSAGE, _ANSWER = b"\x01", b"\x02"  # kinds: a message of a strategy, and the answer to the first one
 
 
 class Signals:
@@ -41,52 +41,52 @@ class Signals:
         self._session_key, self._exposure = session_key, exposure
         self._sent = 0
         self._seen: set[int] = set()
-        self._heard: asyncio.Queue[bytes | SignalError | TamperedError] = asyncio.Queue(MAX_SIGNALS)
-        self._hearing: asyncio.Task[None] | None = None
+        self._received: asyncio.Queue[bytes | SignalError | TamperedError] = asyncio.Queue(MAX_SIGNALS)
+        self._receiving: asyncio.Task[None] | None = None
 
     async def send(self, data: bytes) -> None:
         """Send a signal to the peer. Raises `SignalError` if the edge is lost, `ValueError` if `data` is too long."""
         if len(data) > MAX_BYTES:
             raise ValueError(f"a signal of {len(data)} bytes; expected at most {MAX_BYTES}")
-        self._listen()
-        await self._send(_SAID + data)
+        self._start()
+        await self._send(_MESSAGE + data)
 
     async def receive(self) -> bytes:
         """Return the next signal. Raises `SignalError`, and `TamperedError` for one that is not the peer's."""
-        self._listen()
-        signal = await self._heard.get()
+        self._start()
+        signal = await self._received.get()
         if isinstance(signal, SignalError):
-            self._heard.put_nowait(signal)  # it stays the result of all further calls
+            self._received.put_nowait(signal)  # it stays the result of all further calls
         if isinstance(signal, Exception):
             raise signal
         return signal
 
     async def close(self) -> None:
         """Stop receiving."""
-        if self._hearing is not None:
-            self._hearing.cancel()
-            await asyncio.gather(self._hearing, return_exceptions=True)
+        if self._receiving is not None:
+            self._receiving.cancel()
+            await asyncio.gather(self._receiving, return_exceptions=True)
 
-    def _listen(self) -> None:
-        if self._hearing is None:
-            self._hearing = asyncio.create_task(self._hear())
+    def _start(self) -> None:
+        if self._receiving is None:
+            self._receiving = asyncio.create_task(self._receive_all())
 
-    async def _hear(self) -> None:
+    async def _receive_all(self) -> None:
         """Put received signals into the queue."""
         while True:
             try:
                 signal = await self._next()
                 if not self._sent:
-                    await self._send(_HEARD)
+                    await self._send(_ANSWER)
             except TamperedError as error:
                 self._exposure.refute()
-                await self._heard.put(error)
+                await self._received.put(error)
             except SignalError as error:
-                await self._heard.put(error)
+                await self._received.put(error)
                 return
             else:
-                if signal.startswith(_SAID):
-                    await self._heard.put(signal[1:])
+                if signal.startswith(_MESSAGE):
+                    await self._received.put(signal[1:])
 
     async def _send(self, data: bytes) -> None:
         cipher = await self._cipher(self._role)

@@ -54,8 +54,8 @@ from punchlab.punch.frames import Role, SessionId
 
 MAGIC = b"punch/2\n"
 KEY_BYTES = 32
-MEETING_TAG_BYTES = 16
-HELLO_BYTES = len(MAGIC) + 1 + MEETING_TAG_BYTES + KEY_BYTES
+CONTACT_TAG_BYTES = 16
+HELLO_BYTES = len(MAGIC) + 1 + CONTACT_TAG_BYTES + KEY_BYTES
 PROOF_BYTES = 32
 HEADER_BYTES = 4
 TAG_BYTES = 16
@@ -107,7 +107,7 @@ class Stream:
 
         If it is cancelled, the next read begins at the same byte.
         """
-        await self._give_way()
+        await self._yield_regularly()
         if self._start + count > len(self._buffer):
             rest = self._end - self._start
             self._buffer[:rest] = self._buffer[self._start : self._end]
@@ -133,7 +133,7 @@ class Stream:
         """Write all of `data`. If it is cancelled, the next write, or `flush`, sends the rest first."""
         await self.flush()
         self._unsent = memoryview(data)
-        await self._give_way()
+        await self._yield_regularly()
         await self.flush()
 
     async def flush(self) -> None:
@@ -147,7 +147,7 @@ class Stream:
         except OSError as error:
             raise ConnectionLostError(f"connection lost: {error.strerror}") from None
 
-    async def _give_way(self) -> None:
+    async def _yield_regularly(self) -> None:
         """Yield to the event loop regularly: a socket that is always ready never waits, and would block signals."""
         self._uses += 1
         if self._uses % _TURN == 0:
@@ -230,8 +230,8 @@ class Channel:
         self._stream.close()
 
 
-class Introduction:
-    """The exchanged hellos of a connection that is not authenticated yet. Made by `introduce`."""
+class HelloExchange:
+    """The exchanged hellos of a connection that is not authenticated yet. Made by `exchange_hellos`."""
 
     def __init__(self, stream: Stream, role: Role, hellos: Mapping[Role, bytes], shared: bytes) -> None:
         self._stream = stream
@@ -285,7 +285,7 @@ class Proofs:
         return Channel(self._stream, *self._traffic)
 
 
-async def introduce(stream: Stream, role: Role, tags: Mapping[Role, bytes]) -> Introduction:
+async def exchange_hellos(stream: Stream, role: Role, tags: Mapping[Role, bytes]) -> HelloExchange:
     """Exchange the hellos; `tags` are the tags of both roles for the exchanged contacts.
 
     Raises `StrangerError` if the other end cannot be the peer, `WrongPeerError` if it has other contacts,
@@ -308,4 +308,4 @@ async def introduce(stream: Stream, role: Role, tags: Mapping[Role, bytes]) -> I
         shared = own_key.exchange(X25519PublicKey.from_public_bytes(peer_hello[-KEY_BYTES:]))
     except ValueError:
         raise StrangerError("the other end sent an invalid public key") from None
-    return Introduction(stream, role, {role: own_hello, peer_role: peer_hello}, shared)
+    return HelloExchange(stream, role, {role: own_hello, peer_role: peer_hello}, shared)

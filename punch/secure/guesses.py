@@ -85,7 +85,7 @@ class Exposure:
         self._drawn = self._pending = 0
         self._signalled = False
         self._signalling = asyncio.Lock()
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self.confirmed = False
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -97,7 +97,7 @@ class Exposure:
             yield
         finally:
             self._pending -= 1
-            self._tell()
+            self._notify()
 
     async def signal(self) -> None:
         """Charge the signals of this punch, once for all of them. Raises `WrongPeerError` if the budget is spent."""
@@ -111,24 +111,24 @@ class Exposure:
         self.confirmed = True
         self._guesses.give_back(self._drawn)
         self._drawn = 0
-        self._tell()
+        self._notify()
 
     def refute(self) -> None:
         """Record an invalid proof or signal; its author tests a guess by our answer."""
         if not self.confirmed and not self._drawn and self._guesses.take():
             self._drawn = 1
-        self._tell()
+        self._notify()
 
     async def _draw(self) -> None:
         while not self.confirmed and not self._guesses.take():
             if not self._pending:
                 raise self._guesses.error()
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
         self._drawn += not self.confirmed
         self._pending += 1
 
-    def _tell(self) -> None:
-        self._news.set()
+    def _notify(self) -> None:
+        self._changed.set()
         if self._guesses.spent and not self.confirmed and not self._pending and not self.over.done():
             self.over.set_result(None)

@@ -17,7 +17,7 @@ from spake2 import SPAKE2_A, SPAKE2_B
 
 from punchlab.punch.errors import ArgumentError, WrongPeerError
 from punchlab.punch.frames import Role, SessionId
-from punchlab.punch.secure.channel import MEETING_TAG_BYTES
+from punchlab.punch.secure.channel import CONTACT_TAG_BYTES
 from punchlab.punch.secure.code import Code
 from punchlab.punch.secure.guesses import Guesses
 
@@ -115,7 +115,7 @@ class PresharedKey:
 
 
 @dataclass(frozen=True)
-class Introduced:
+class ContactTranscript:
     """A digest of the contacts that the edges sent to the two clients; both know it, and no stranger does.
 
     It is bound into their session key: if the edges sent different contacts, the clients have different keys.
@@ -127,7 +127,7 @@ class Introduced:
     @classmethod
     def of(
         cls, session: SessionId, role: Role, own: tuple[str | None, str | None], peer: tuple[str | None, str | None]
-    ) -> Introduced:
+    ) -> ContactTranscript:
         """Make it from the key-exchange messages and the traits of both clients."""
         sender, receiver = (own, peer) if role == "sender" else (peer, own)
         parts = [(text or "").encode() for text in (session, *sender, *receiver)]
@@ -137,7 +137,7 @@ class Introduced:
     def tags(self) -> dict[Role, bytes]:
         """The tag in the hello of each role, which detects a stranger at once."""
         roles: tuple[Role, Role] = ("sender", "receiver")
-        return {role: _derive(self.digest, f"punch hello of the {role}".encode(), MEETING_TAG_BYTES) for role in roles}
+        return {role: _derive(self.digest, f"punch hello of the {role}".encode(), CONTACT_TAG_BYTES) for role in roles}
 
     @property
     def relay_token(self) -> str:

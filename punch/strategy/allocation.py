@@ -60,7 +60,7 @@ class Allocation:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class AllocationProbe:
     """A client's allocation, and how to query its latest port: `servers` are the STUN endpoints of the edge.
 
     `from_one`: only further mappings of a local endpoint that already has one are in sequence.
@@ -70,26 +70,26 @@ class Sight:
     servers: tuple[Endpoint, ...] = ()
     from_one: bool = False
 
-    def looks(self, local: Endpoint) -> tuple[Look, Look]:
+    def queries(self, local: Endpoint) -> tuple[Look, Look]:
         """Return two queries of the latest port. `local` has a mapping. Raises `OSError`."""
         if self.from_one:
             return Look(self.servers[0], local), Look(self.servers[1], local)
         return Look(self.servers[0]), Look(self.servers[0])
 
 
-async def measure(edge: EdgeUrl, uses: Servers) -> Sight:
+async def measure(edge: EdgeUrl, uses: Servers) -> AllocationProbe:
     """Measure the allocation of this host's NAT; unknown without a STUN server. `uses`: see `punch.probe.servers`."""
     from punchlab.punch.probe import servers
 
     try:
         found = await servers.find([edge], uses)
     except EdgeUnreachableError:
-        return Sight()
+        return AllocationProbe()
     await found.close()
-    return await _look(tuple(each for each in found.endpoints if each is not None), uses)
+    return await _measure(tuple(each for each in found.endpoints if each is not None), uses)
 
 
-async def _look(endpoints: tuple[Endpoint, ...], uses: Servers) -> Sight:
+async def _measure(endpoints: tuple[Endpoint, ...], uses: Servers) -> AllocationProbe:
     """Measure the allocation with the `endpoints` of a STUN server, the primary one first."""
     primary, *others = endpoints
     with contextlib.ExitStack() as stack:
@@ -97,7 +97,7 @@ async def _look(endpoints: tuple[Endpoint, ...], uses: Servers) -> Sight:
             fresh = [stack.enter_context(Look(primary)) for _ in range(_FRESH)]
             same = [stack.enter_context(Look(each, fresh[0].local)) for each in others]
         except (OSError, ArgumentError):
-            return Sight()
+            return AllocationProbe()
         for each in (*fresh, *same):
             each.start()
         seen = await asyncio.gather(*(each.external(_PATIENCE_S) for each in (*fresh, *same)))
@@ -109,11 +109,11 @@ async def _look(endpoints: tuple[Endpoint, ...], uses: Servers) -> Sight:
     ports = [(each.local.port, external.port) for each, external in zip(fresh, seen, strict=False) if external]
     allocation, delta = port_allocation(ports) if len(ports) >= FEWEST_PORTS else (None, None)
     if allocation == PortAllocation.SEQUENTIAL and _is_delta(delta):
-        return Sight(Allocation(dependent, delta), endpoints)
+        return AllocationProbe(Allocation(dependent, delta), endpoints)
     steps = {after.port - before.port for before, after in pairwise(elsewhere)}
     if dependent and len(elsewhere) >= _CLASHES and len(steps) == 1 and _is_delta(step := steps.pop()):
-        return Sight(Allocation(dependent, step), endpoints, from_one=True)
-    return Sight(Allocation(dependent), endpoints)
+        return AllocationProbe(Allocation(dependent, step), endpoints, from_one=True)
+    return AllocationProbe(Allocation(dependent), endpoints)
 
 
 def _is_delta(value: object) -> bool:

@@ -2,7 +2,7 @@
 
 Before it registers, each client measures its own NAT (`punch.strategy.traits`, about a second) and sends the result to
 the peer with its registration. Both clients then know the same two NATs and choose the same plan, by the rules of the
-outcome prediction (`punch.nat.dialling`), without further messages before the first SYN:
+outcome prediction (`punch.nat.syn_simulation`), without further messages before the first SYN:
 
 - One host's SYN is accepted once both have connected: both connect at once (`keep`).
 - The same, but both NATs answer an early SYN by RST or ICMP, which would close the pinhole; or one NAT answers by an
@@ -30,10 +30,10 @@ from typing import Literal
 from punchlab.punch.errors import PunchFailedError
 from punchlab.punch.frames import MAX_TRAITS, Role
 from punchlab.punch.nat.behavior import FilteringBehavior, PortAllocation, Unsolicited
-from punchlab.punch.nat.dialling import admits_dialled, occupies
+from punchlab.punch.nat.syn_simulation import admits_dialled, occupies
 from punchlab.punch.strategy import traits
 from punchlab.punch.strategy.catalog import STRATEGIES
-from punchlab.punch.strategy.meeting import Meeting, Preparation, Strategy
+from punchlab.punch.strategy.context import Preparation, PunchContext, Strategy
 from punchlab.punch.strategy.traits import Traits
 
 HOPELESS_AFTER_S = 1.5
@@ -49,13 +49,13 @@ Name = Literal["keep", "lowttl", "wait", "portmap", "predict", "birthday", "hope
 class Plan:
     """The chosen strategy and the reason.
 
-    `dialler`: with `wait`, the only role that connects. `forlorn`: give up soon, for the reason `why`.
+    `dialler`: with `wait`, the only role that connects. `give_up`: give up soon, for the reason `why`.
     """
 
     name: Name
     why: str
     dialler: Role | None = None
-    forlorn: bool = False
+    give_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +72,21 @@ class Auto(Strategy):
     def __init__(self) -> None:
         self._own = Traits()
         self._prepared: dict[str, Strategy] = {}
-        self._told: dict[str, str] = {}
+        self._texts: dict[str, str] = {}
 
     async def prepare(self, preparation: Preparation) -> str | None:
         """See `Strategy`: measures the own NAT, and prepares the strategies that it may need."""
-        self._prepared, self._told = {}, {}  # the results of an earlier registration may be outdated
-        self._own = await traits.look(preparation.edge, preparation.stun)
+        self._prepared, self._texts = {}, {}  # the results of an earlier registration may be outdated
+        self._own = await traits.measure(preparation.edge, preparation.stun)
         preparation.report("own_nat", **self._own.to_json(), words=str(self._own))
         needed = _needed(self._own)
         self._prepared = {name: STRATEGIES[name]() for name in needed}
         for name, told in zip(
             needed, await asyncio.gather(*(self._ask(name, preparation) for name in needed)), strict=True
         ):
-            if told is not None and len(self._text({**self._told, name: told})) <= MAX_TRAITS:
-                self._told[name] = told
-        return self._text(self._told)
+            if told is not None and len(self._text({**self._texts, name: told})) <= MAX_TRAITS:
+                self._texts[name] = told
+        return self._text(self._texts)
 
     async def _ask(self, name: str, preparation: Preparation) -> str | None:
         """Return the text of one strategy for the peer, if it is ready in time."""
@@ -105,41 +105,41 @@ class Auto(Strategy):
         """See `Strategy`."""
         await asyncio.gather(*(strategy.close() for strategy in self._prepared.values()))
 
-    async def punch(self, meeting: Meeting) -> None:
+    async def punch(self, context: PunchContext) -> None:
         """See `Strategy`."""
-        peer = traits.read(meeting.peer.contact.traits)
-        peer_nat, peer_told = Traits.of_json(peer.get("nat")), _strings(peer.get("told"))
-        sides = [SideTraits(self._own, frozenset(self._told)), SideTraits(peer_nat, frozenset(peer_told))]
-        sender, receiver = sides if meeting.role == "sender" else sides[::-1]
-        neighbors = meeting.own.public.ip == meeting.peer.contact.public.ip
+        peer = traits.read(context.peer.contact.traits)
+        peer_nat, peer_texts = Traits.of_json(peer.get("nat")), _strings(peer.get("told"))
+        sides = [SideTraits(self._own, frozenset(self._texts)), SideTraits(peer_nat, frozenset(peer_texts))]
+        sender, receiver = sides if context.role == "sender" else sides[::-1]
+        neighbors = context.own.public.ip == context.peer.contact.public.ip
         plan = choose(sender, receiver, neighbors=neighbors)
-        if plan.forlorn and meeting.beside:
+        if plan.give_up and context.targets6:
             plan = Plan("keep", "the NATs let hardly anything through, but both hosts have IPv6; connecting at once")
-        if plan.name in ("keep", "hopeless") or (plan.name == "wait" and plan.dialler == meeting.role):
-            await meeting.start()
-            meeting.fire()
-        _report(meeting, plan, self._own, peer_nat)
-        if not plan.forlorn:
-            await self._follow(plan, meeting, peer_told)
+        if plan.name in ("keep", "hopeless") or (plan.name == "wait" and plan.dialler == context.role):
+            await context.start()
+            context.connect_all()
+        _report(context, plan, self._own, peer_nat)
+        if not plan.give_up:
+            await self._follow(plan, context, peer_texts)
             return
-        await meeting.start()
+        await context.start()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(HOPELESS_AFTER_S):
-                await self._follow(plan, meeting, peer_told)
+                await self._follow(plan, context, peer_texts)
                 await asyncio.get_running_loop().create_future()
         raise PunchFailedError("hopeless", plan.why)
 
-    async def _follow(self, plan: Plan, meeting: Meeting, peer_told: Mapping[str, str]) -> None:
+    async def _follow(self, plan: Plan, context: PunchContext, peer_texts: Mapping[str, str]) -> None:
         """Run the part of the plan that follows connecting at once."""
-        if plan.name == "wait" and plan.dialler != meeting.role:
-            meeting.begin_key()
-            meeting.puncher.accept()
+        if plan.name == "wait" and plan.dialler != context.role:
+            context.begin_key()
+            context.puncher.accept()
         elif plan.name not in ("keep", "wait", "hopeless"):
             strategy = self._prepared.get(plan.name) or STRATEGIES[plan.name]()
             self._prepared[plan.name] = strategy
-            contact = replace(meeting.peer.contact, traits=peer_told.get(plan.name))
-            told = self._told.get(plan.name)
-            await strategy.punch(replace(meeting, traits=told, peer=replace(meeting.peer, contact=contact)))
+            contact = replace(context.peer.contact, traits=peer_texts.get(plan.name))
+            told = self._texts.get(plan.name)
+            await strategy.punch(replace(context, traits=told, peer=replace(context.peer, contact=contact)))
 
 
 def choose(sender: SideTraits, receiver: SideTraits, *, neighbors: bool = False) -> Plan:
@@ -172,13 +172,13 @@ def _dial_at_once(sender: Traits, receiver: Traits) -> Plan:
         return Plan(
             "lowttl", "both NATs reject an early SYN; opening a pinhole with a SYN that expires before the peer's NAT"
         )
-    if any(map(_traps, both)) and not any(nat.dependent or nat.behavior is None for nat in both):
+    if any(map(_ends_attempts, both)) and not any(nat.dependent or nat.behavior is None for nat in both):
         why = "a NAT answers an early SYN by ICMP; opening a pinhole with a SYN that expires before the peer's NAT"
         return Plan("lowttl", why)
     return Plan("keep", "the NATs accept the SYN of one host once both have connected; connecting at once")
 
 
-def _traps(nat: Traits) -> bool:
+def _ends_attempts(nat: Traits) -> bool:
     """Return whether it may end the peer's attempt by an ICMP error, which leaves an unused pinhole open."""
     errors = nat.unsolicited not in (None, Unsolicited.DROP, Unsolicited.RESET)
     return errors and nat.filtering is not FilteringBehavior.ENDPOINT_INDEPENDENT
@@ -197,14 +197,14 @@ def _guess(sender: SideTraits, receiver: SideTraits) -> Plan:
         return Plan(
             "hopeless",
             "both NATs use another port for each destination, so that neither side can predict the other's port",
-            forlorn=True,
+            give_up=True,
         )
     if easy.refuses:
         return Plan(
             "birthday",
             "one NAT uses another port for each destination, and the other rejects the SYNs to these ports, which "
             "closes almost every pinhole at once",
-            forlorn=True,
+            give_up=True,
         )
     return Plan("birthday", "one NAT uses a random port for each destination; trying many")
 
@@ -216,8 +216,8 @@ def _needed(nat: Traits) -> list[str]:
     return ["portmap", "predict"] if nat.allocation is PortAllocation.SEQUENTIAL else ["portmap", "birthday"]
 
 
-def _report(meeting: Meeting, plan: Plan, own: Traits, peer: Traits) -> None:
-    meeting.report("strategy", name=plan.name, why=plan.why, own=str(own), peer=str(peer))
+def _report(context: PunchContext, plan: Plan, own: Traits, peer: Traits) -> None:
+    context.report("strategy", name=plan.name, why=plan.why, own=str(own), peer=str(peer))
 
 
 def _strings(value: object) -> dict[str, str]:

@@ -30,7 +30,7 @@ from punchlab.punch.net.descriptors import available
 from punchlab.punch.net.sockets import PORTS
 from punchlab.punch.punching.candidates import Candidate
 from punchlab.punch.strategy.allocation import Allocation, measure
-from punchlab.punch.strategy.meeting import Meeting, Preparation, Strategy
+from punchlab.punch.strategy.context import Preparation, PunchContext, Strategy
 from punchlab.punch.strategy.reuse import Reuse
 
 _GUESSED = range(1024, 65536)
@@ -52,51 +52,51 @@ class Birthday(Strategy):
         self._own = (await measure(preparation.edge, preparation.stun)).allocation
         return self._own.encode()
 
-    async def punch(self, meeting: Meeting) -> None:
+    async def punch(self, context: PunchContext) -> None:
         """See `Strategy`."""
-        peer = Allocation.parse(meeting.peer.contact.traits)
+        peer = Allocation.parse(context.peer.contact.traits)
         if self._own.dependent and not peer.dependent:
-            await self._open(meeting)
+            await self._open(context)
         elif peer.dependent and not self._own.dependent:
-            await self._guess(meeting)
+            await self._guess(context)
         else:
-            await Reuse().punch(meeting)
+            await Reuse().punch(context)
 
-    async def _open(self, meeting: Meeting) -> None:
+    async def _open(self, context: PunchContext) -> None:
         """Open many ports towards the peer."""
-        count = _budget(meeting, self._opened)
-        target = Candidate(meeting.peer.contact.public, "guess")
-        ip = meeting.rendezvous.local.ip
-        locals_ = [Endpoint(ip, port) for port in random.sample(PORTS, count) if port != meeting.rendezvous.local.port]
-        meeting.report("opening_ports", ports=count)
-        await meeting.leave()
-        await meeting.start()
-        meeting.fire()
+        count = _budget(context, self._opened)
+        target = Candidate(context.peer.contact.public, "guess")
+        ip = context.rendezvous.local.ip
+        locals_ = [Endpoint(ip, port) for port in random.sample(PORTS, count) if port != context.rendezvous.local.port]
+        context.report("opening_ports", ports=count)
+        await context.leave()
+        await context.start()
+        context.connect_all()
         async for local in _paced(locals_, self._rate_per_s):
             with contextlib.suppress(OSError):  # the port is in use by another process
-                meeting.puncher.dial(target, local=local, attempts=1)
+                context.puncher.dial(target, local=local, attempts=1)
 
-    async def _guess(self, meeting: Meeting) -> None:
+    async def _guess(self, context: PunchContext) -> None:
         """Connect to many ports of the peer."""
-        public = meeting.peer.contact.public
-        count = _budget(meeting, self._probes)
-        meeting.report(
+        public = context.peer.contact.public
+        count = _budget(context, self._probes)
+        context.report(
             "strategy", does="guesses ports", ports=count, probability=round(collision(self._opened, count), 4)
         )
-        await meeting.leave()
-        await meeting.start()
-        meeting.fire()
+        await context.leave()
+        await context.start()
+        context.connect_all()
         ports = random.sample([port for port in _GUESSED if port != public.port], count)
         async for port in _paced(ports, self._rate_per_s):
             guess = Candidate(Endpoint(public.ip, port), "guess")
-            meeting.puncher.dial(guess, attempts=1, repeats=_REPEATS)
+            context.puncher.dial(guess, attempts=1, repeats=_REPEATS)
 
 
-def _budget(meeting: Meeting, wanted: int) -> int:
+def _budget(context: PunchContext, wanted: int) -> int:
     """Return how many of the wanted ports there are descriptors for; report it if they are fewer."""
     had = available(wanted)
     if had < wanted:
-        meeting.report("few_descriptors", wanted=wanted, had=had, reason="hard limit of open files (ulimit -Hn)")
+        context.report("few_descriptors", wanted=wanted, had=had, reason="hard limit of open files (ulimit -Hn)")
     return had
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 
-from punchlab.punch.strategy.meeting import Strategy
+from punchlab.punch.strategy.context import Strategy
 
 DEFAULT = "auto"
 

@@ -7,13 +7,13 @@ contact. Baseline.
 
 from __future__ import annotations
 
-from punchlab.punch.strategy.meeting import Meeting, Strategy
+from punchlab.punch.strategy.context import PunchContext, Strategy
 
 
 class Keep(Strategy):
     """See the top of this module."""
 
-    async def punch(self, meeting: Meeting) -> None:
+    async def punch(self, context: PunchContext) -> None:
         """See `Strategy`."""
-        await meeting.start()
-        meeting.fire()
+        await context.start()
+        context.connect_all()

@@ -11,8 +11,9 @@ the connect, and is ignored (`low_ttl_syn`).
 One pinhole suffices, because the other side opens its own when it connects. If both mappings are endpoint-independent,
 this works with any timing, and without any delay between the NATs.
 
-The sender measures the time to live (`mortal_ttl`), and the receiver does so if the sender finds none. If neither finds
-one (the two NATs are adjacent, or no router answers), both connect as in `keep`. Host candidates are tried at once.
+The sender measures the time to live (`ttl_between_nats`), and the receiver does so if the sender finds none. If neither
+finds one (the two NATs are adjacent, or no router answers), both connect as in `keep`. Host candidates are tried at
+once.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from __future__ import annotations
 import asyncio
 
 from punchlab.punch.errors import SignalError, TamperedError
-from punchlab.punch.net.hops import MAX_HOPS, mortal_ttl
+from punchlab.punch.net.hops import MAX_HOPS, ttl_between_nats
 from punchlab.punch.punching.candidates import Candidate
-from punchlab.punch.strategy.meeting import Meeting, Strategy
+from punchlab.punch.strategy.context import PunchContext, Strategy
 
 READY, OPEN, UNABLE = b"ready", b"open", b"unable"
 
@@ -30,57 +31,57 @@ READY, OPEN, UNABLE = b"ready", b"open", b"unable"
 class LowTtl(Strategy):
     """See the top of this module."""
 
-    async def punch(self, meeting: Meeting) -> None:
+    async def punch(self, context: PunchContext) -> None:
         """See `Strategy`."""
-        meeting.begin_key()
-        meeting.puncher.accept()
-        await meeting.start()
-        for target in meeting.targets:
-            if target.kind == "private":
-                meeting.puncher.dial(target)
-        leads = meeting.role == "sender"
+        context.begin_key()
+        context.puncher.accept()
+        await context.start()
+        for target in context.targets:
+            if target.kind == "host":
+                context.puncher.dial(target)
+        leads = context.role == "sender"
         try:
             # The sender opens a pinhole if it can; otherwise the receiver does.
-            await (_open(meeting) if leads else _wait(meeting))
+            await (_open(context) if leads else _wait(context))
         except _UnableError:
             try:
-                await (_wait(meeting) if leads else _open(meeting))
+                await (_wait(context) if leads else _open(context))
             except (_UnableError, SignalError, TamperedError) as error:
-                meeting.report("strategy", name="keep", why=f"no SYN can expire before the peer's NAT: {error}")
+                context.report("strategy", name="keep", why=f"no SYN can expire before the peer's NAT: {error}")
         except (SignalError, TamperedError) as error:
-            meeting.report("strategy", name="keep", why=str(error))
-        meeting.fire()
+            context.report("strategy", name="keep", why=str(error))
+        context.connect_all()
 
 
 class _UnableError(Exception):
     """The side whose turn it is cannot open a pinhole."""
 
 
-async def _open(meeting: Meeting) -> None:
+async def _open(context: PunchContext) -> None:
     """Open a pinhole when the peer is ready, and send a signal. Never returns, because the connect continues."""
-    public = meeting.peer.contact.public
+    public = context.peer.contact.public
     ttl = None
-    if meeting.admission.datagrams(Candidate(public, "public"), MAX_HOPS):
-        ttl = await mortal_ttl(meeting.own.public.ip, public.ip)
-    await _expect(meeting, READY)
+    if context.admission.datagrams(Candidate(public, "srflx"), MAX_HOPS):
+        ttl = await ttl_between_nats(context.own.public.ip, public.ip)
+    await _expect(context, READY)
     if ttl is None:
-        await meeting.signal(UNABLE)
+        await context.signal(UNABLE)
         raise _UnableError("no router on the path answers")
-    for target in meeting.targets:
-        if target.kind == "public":
-            meeting.puncher.dial(target, ttl=ttl)
-    await meeting.signal(OPEN)
-    meeting.report("opened", ttl=ttl)
+    for target in context.targets:
+        if target.kind == "srflx":
+            context.puncher.dial(target, ttl=ttl)
+    await context.signal(OPEN)
+    context.report("opened", ttl=ttl)
     await asyncio.get_running_loop().create_future()
 
 
-async def _wait(meeting: Meeting) -> None:
+async def _wait(context: PunchContext) -> None:
     """Wait until the peer's pinhole is open."""
-    await meeting.signal(READY)
-    await _expect(meeting, OPEN)
+    await context.signal(READY)
+    await _expect(context, OPEN)
 
 
-async def _expect(meeting: Meeting, wanted: bytes) -> None:
-    while (received := await meeting.next_signal()) != wanted:
+async def _expect(context: PunchContext, wanted: bytes) -> None:
+    while (received := await context.next_signal()) != wanted:
         if received == UNABLE:
             raise _UnableError("the peer found no router either")

@@ -17,7 +17,7 @@ import socket
 from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.errors import ArgumentError, PortMappingError
 from punchlab.punch.punching.candidates import Candidate
-from punchlab.punch.strategy.meeting import Meeting, Preparation, Strategy
+from punchlab.punch.strategy.context import Preparation, PunchContext, Strategy
 
 
 class Portmap(Strategy):
@@ -44,17 +44,17 @@ class Portmap(Strategy):
         """See `Strategy`."""
         await self._held.aclose()
 
-    async def punch(self, meeting: Meeting) -> None:
+    async def punch(self, context: PunchContext) -> None:
         """See `Strategy`."""
-        contact = meeting.peer.contact
+        contact = context.peer.contact
         mapped = _parse(contact.traits)
-        await meeting.leave()
+        await context.leave()
         if mapped is not None and mapped.ip != contact.public.ip:
-            meeting.report("candidate_refused", address=str(mapped), reason="not at the peer's public address")
+            context.report("candidate_refused", address=str(mapped), reason="not at the peer's public address")
         elif mapped is not None and mapped != contact.public:
-            meeting.puncher.aim([Candidate(mapped, "mapped"), *meeting.targets])
-        await meeting.start()
-        meeting.fire()
+            context.puncher.set_targets([Candidate(mapped, "mapped"), *context.targets])
+        await context.start()
+        context.connect_all()
 
 
 def _parse(traits: str | None) -> Endpoint | None:

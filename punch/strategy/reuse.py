@@ -7,14 +7,14 @@ address. Both hosts connect as soon as they know each other's contact. Baseline.
 
 from __future__ import annotations
 
-from punchlab.punch.strategy.meeting import Meeting, Strategy
+from punchlab.punch.strategy.context import PunchContext, Strategy
 
 
 class Reuse(Strategy):
     """See the top of this module."""
 
-    async def punch(self, meeting: Meeting) -> None:
+    async def punch(self, context: PunchContext) -> None:
         """See `Strategy`."""
-        await meeting.leave()
-        await meeting.start()
-        meeting.fire()
+        await context.leave()
+        await context.start()
+        context.connect_all()

@@ -20,7 +20,7 @@ import time
 
 from punchlab.punch.errors import SignalError, TamperedError
 from punchlab.punch.punching.puncher import sleep_until
-from punchlab.punch.strategy.meeting import Meeting, Strategy
+from punchlab.punch.strategy.context import PunchContext, Strategy
 
 ATTEMPTS = 3
 LEAST_PAUSE_S = 0.3
@@ -33,53 +33,53 @@ _ANSWER_S = 3.0
 class Sync(Strategy):
     """See the top of this module."""
 
-    async def punch(self, meeting: Meeting) -> None:
+    async def punch(self, context: PunchContext) -> None:
         """See `Strategy`."""
-        meeting.begin_key()
-        meeting.puncher.accept()
-        await meeting.start()
+        context.begin_key()
+        context.puncher.accept()
+        await context.start()
         try:
-            await (_lead(meeting) if meeting.role == "sender" else _follow(meeting))
+            await (_lead(context) if context.role == "sender" else _follow(context))
         except (SignalError, TamperedError, TimeoutError) as error:
-            meeting.report("strategy", name="keep", why=f"no agreement on an instant: {error or 'no answer in time'}")
-        meeting.fire()
+            context.report("strategy", name="keep", why=f"no agreement on an instant: {error or 'no answer in time'}")
+        context.connect_all()
 
 
-async def _lead(meeting: Meeting) -> None:
-    while await meeting.next_signal() != _READY:
+async def _lead(context: PunchContext) -> None:
+    while await context.next_signal() != _READY:
         pass
     for attempt in range(ATTEMPTS):
         number = str(attempt).encode()
         asked = time.monotonic()
-        await meeting.signal(_CONNECT + number)
+        await context.signal(_CONNECT + number)
         async with asyncio.timeout(_ANSWER_S):
-            while await meeting.next_signal() != _ANSWER + number:
+            while await context.next_signal() != _ANSWER + number:
                 pass
         round_trip_s = time.monotonic() - asked
-        await meeting.signal(_SYNC + number)
+        await context.signal(_SYNC + number)
         await sleep_until(time.monotonic() + round_trip_s / 2)
-        meeting.report("sync", attempt=attempt + 1, round_trip_s=round(round_trip_s, 6))
-        await _dial(meeting, round_trip_s)
+        context.report("sync", attempt=attempt + 1, round_trip_s=round(round_trip_s, 6))
+        await _dial(context, round_trip_s)
 
 
-async def _follow(meeting: Meeting) -> None:
-    await meeting.signal(_READY)
+async def _follow(context: PunchContext) -> None:
+    await context.signal(_READY)
     begun = time.monotonic()
     while True:
-        received = await meeting.next_signal()
+        received = await context.next_signal()
         if received.startswith(_CONNECT):
             begun = time.monotonic()
-            await meeting.signal(_ANSWER + received.removeprefix(_CONNECT))
+            await context.signal(_ANSWER + received.removeprefix(_CONNECT))
         elif received.startswith(_SYNC):
             # The time from our answer to SYNC is a round trip as well.
-            await _dial(meeting, time.monotonic() - begun)
+            await _dial(context, time.monotonic() - begun)
             if received == _SYNC + str(ATTEMPTS - 1).encode():
                 return
 
 
-async def _dial(meeting: Meeting, round_trip_s: float) -> None:
+async def _dial(context: PunchContext, round_trip_s: float) -> None:
     """Connect once to every candidate, and give the attempts time to succeed."""
-    for target in meeting.targets:
+    for target in context.targets:
         with contextlib.suppress(OSError):
-            meeting.puncher.dial(target, attempts=1)
+            context.puncher.dial(target, attempts=1)
     await asyncio.sleep(max(LEAST_PAUSE_S, 2 * round_trip_s))

@@ -131,7 +131,7 @@ def read(text: str | None) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-async def look(edge: EdgeUrl, uses: Uses | None = None) -> Traits:
+async def measure(edge: EdgeUrl, uses: Uses | None = None) -> Traits:
     """Measure the traits within `LIMIT_S` plus some round trips; a trait that takes longer, or another edge, is None.
 
     `uses`: see `punch.probe.servers`.
@@ -144,7 +144,7 @@ async def look(edge: EdgeUrl, uses: Uses | None = None) -> Traits:
             round_trip_s = (time.monotonic() - begun) / 2  # TCP's handshake, and the WebSocket's
             ends_at = begun + min(LIMIT_S + _ROUND_TRIPS * round_trip_s, _LONGEST_S)
             limit.reschedule(asyncio.get_running_loop().time() + ends_at - time.monotonic())
-            return await _look(found, ends_at)
+            return await _measure(found, ends_at)
     except (TimeoutError, EdgeUnreachableError, OSError):
         return Traits()
     finally:
@@ -152,7 +152,7 @@ async def look(edge: EdgeUrl, uses: Uses | None = None) -> Traits:
             await found.close()
 
 
-async def _look(found: Servers, ends_at: float) -> Traits:
+async def _measure(found: Servers, ends_at: float) -> Traits:
     local = choose_local(None, found.primary)
     begun = time.monotonic()
     servers_s = ends_at - begun - _MARGIN_S

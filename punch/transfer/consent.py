@@ -17,7 +17,7 @@ from punchlab.punch.errors import PunchError, TamperedError
 from punchlab.punch.events import Reporter
 from punchlab.punch.fields import Json
 from punchlab.punch.secure.channel import Channel, Kind
-from punchlab.punch.transfer.conversation import hear
+from punchlab.punch.transfer.control_frames import receive_frame
 from punchlab.punch.transfer.offer import Offered
 from punchlab.punch.transfer.summary import summarize
 
@@ -62,7 +62,7 @@ class Consent:
                 await channel.send(Kind.ASKING)
                 done, _ = await asyncio.wait(either, timeout=ASK_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
             if receiving.done():
-                kind, _payload = await hear(channel)
+                kind, _payload = await receive_frame(channel)
                 raise TamperedError(f"expected nothing before ACCEPT, got {kind.name}")
             accepted = await asking
         finally:

@@ -46,10 +46,10 @@ def _may_be_host(text: str) -> bool:
 async def expose(options: TunnelOptions, exchange: KeyExchange, target: Target) -> None:
     """Forward the peer's streams to `target` until the peer ends. Raises `PunchFailedError` and `ArgumentError`."""
     async with _streams(options, exchange, "sender") as streams:
-        await carry_to(streams, target)
+        await connect_streams(streams, target)
 
 
-async def carry_to(streams: Streams, target: Target) -> None:
+async def connect_streams(streams: Streams, target: Target) -> None:
     """Connect each stream that the peer opens to `target`, until the channel ends with an exception."""
     async with asyncio.TaskGroup() as carrying:
         while True:
@@ -114,7 +114,7 @@ async def _streams(options: TunnelOptions, exchange: KeyExchange, role: Role) ->
 async def _connect(stream: ByteStream, target: Target) -> None:
     connecting = asyncio.create_task(_dial(target))
     try:
-        reader, writer = await _unless_given_up(stream, connecting)
+        reader, writer = await _unless_reset(stream, connecting)
     except (OSError, TimeoutError, UnicodeError):  # UnicodeError: not a host name
         with contextlib.suppress(ChannelError):
             await stream.reset()
@@ -132,7 +132,7 @@ async def _dial(target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWri
 async def _carry(stream: ByteStream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Copy in both directions until both have ended; forward a reset of either side to the other."""
     try:
-        await _unless_given_up(stream, asyncio.create_task(_copy(stream, reader, writer)))
+        await _unless_reset(stream, asyncio.create_task(_copy(stream, reader, writer)))
     except OSError:
         with contextlib.suppress(ChannelError):
             await stream.reset()
@@ -155,12 +155,12 @@ async def _copy(stream: ByteStream, reader: asyncio.StreamReader, writer: asynci
         await asyncio.gather(*copying, return_exceptions=True)
 
 
-async def _unless_given_up(stream: ByteStream, work: asyncio.Task[_T]) -> _T:
+async def _unless_reset(stream: ByteStream, work: asyncio.Task[_T]) -> _T:
     """Return the result of `work`, or cancel it when either end resets the stream.
 
     Otherwise a peer that opens and resets streams could have more connections here than the limit of streams.
     """
-    watching = asyncio.create_task(stream.given_up())
+    watching = asyncio.create_task(stream.wait_for_reset())
     both: set[asyncio.Task[Any]] = {work, watching}
     try:
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)

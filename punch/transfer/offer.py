@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from punchlab.punch.errors import TamperedError
-from punchlab.punch.transfer.names import OfferError
+from punchlab.punch.transfer.files.name_rules import OfferError
 
 MAX_ENTRIES = 10_000
 """Maximum number of files and directories of one transfer, including implied directories."""

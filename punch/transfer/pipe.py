@@ -16,7 +16,7 @@ from punchlab.punch.errors import (
 from punchlab.punch.frames import Role
 from punchlab.punch.secure.channel import Channel
 from punchlab.punch.secure.keys import KeyExchange
-from punchlab.punch.transfer.blocking import in_daemon_thread, read_some, write_all
+from punchlab.punch.transfer.standard_streams import in_daemon_thread, read_some, write_all
 from punchlab.punch.transfer.streams import ByteStream, Streams
 
 BLOCK = 65_000
@@ -56,7 +56,7 @@ async def pipe_over(channel: Channel, role: Role, source: int, sink: int) -> Non
 async def _both_ways(stream: ByteStream, running: asyncio.Task[None], source: int, sink: int) -> None:
     """Copy until both directions have ended, or one has failed."""
     copying = {asyncio.create_task(_send_all(stream, source)), asyncio.create_task(_receive_all(stream, sink))}
-    watching = asyncio.create_task(stream.given_up())  # detects a reset while no data arrive
+    watching = asyncio.create_task(stream.wait_for_reset())  # detects a reset while no data arrive
     pending = set(copying)
     try:
         while pending:

@@ -21,13 +21,13 @@ from punchlab.punch.frames import Role
 from punchlab.punch.secure.channel import Channel
 from punchlab.punch.secure.keys import KeyExchange
 from punchlab.punch.transfer.consent import Consent
-from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.file_transfer import receive_files, send_files
+from punchlab.punch.transfer.files.file_sink import FileSink
+from punchlab.punch.transfer.files.file_source import FileSource
 from punchlab.punch.transfer.offer import FileDone
-from punchlab.punch.transfer.outgoing import Outgoing
 from punchlab.punch.transfer.progress import Progress
 from punchlab.punch.transfer.stdin_source import StdinSource
 from punchlab.punch.transfer.stdout_sink import StdoutSink, receive_to
-from punchlab.punch.transfer.transfer import receive_files, send_files
 
 RETRY_S = 1.0  # pause between two attempts to open a new tunnel
 MAX_TUNNELS = 1000
@@ -39,13 +39,13 @@ NewExchange = Callable[[], KeyExchange]
 """Makes a key exchange of the same code or key with the same budget of guesses. Each is for one tunnel."""
 
 
-async def send(options: TunnelOptions, new_exchange: NewExchange, outgoing: Outgoing | StdinSource) -> None:
-    """Connect to the receiver and send it `outgoing`. Raises `PunchFailedError` and `ArgumentError`."""
+async def send(options: TunnelOptions, new_exchange: NewExchange, source: FileSource | StdinSource) -> None:
+    """Connect to the receiver and send it `source`. Raises `PunchFailedError` and `ArgumentError`."""
 
     async def work(channel: Channel) -> list[FileDone]:
         return await send_files(
             channel,
-            outgoing,
+            source,
             lambda total: Progress(total, options.report, bar=options.bar),
             asked=lambda: options.report("asked"),
         )

@@ -8,16 +8,16 @@ from typing import Self
 
 from punchlab.punch.errors import ArgumentError
 from punchlab.punch.secure.channel import MAX_PAYLOAD, Channel, Kind
-from punchlab.punch.transfer.allowance import Allowance
-from punchlab.punch.transfer.blocking import in_daemon_thread, read_some
-from punchlab.punch.transfer.names import FileError, check_path
+from punchlab.punch.transfer.files.file_source import Skipped
+from punchlab.punch.transfer.files.name_rules import FileError, check_path
+from punchlab.punch.transfer.flow_control import SendWindow
 from punchlab.punch.transfer.offer import FileDone, StreamInfo
-from punchlab.punch.transfer.outgoing import Skipped
 from punchlab.punch.transfer.progress import Progress
+from punchlab.punch.transfer.standard_streams import in_daemon_thread, read_some
 
 
 class StdinSource:
-    """The data from a descriptor, sent with a name; the interface is that of `punch.transfer.outgoing.Outgoing`."""
+    """The data from a descriptor, sent with a name; same interface as `punch.transfer.files.file_source.FileSource`."""
 
     total = None
     """The number of bytes, which is unknown."""
@@ -40,12 +40,12 @@ class StdinSource:
     def __exit__(self, *exception: object) -> None:
         pass
 
-    async def send(self, channel: Channel, allowance: Allowance, bar: Progress) -> list[FileDone]:
+    async def send(self, channel: Channel, window: SendWindow, bar: Progress) -> list[FileDone]:
         """Send all data and their SHA-256. Raises `FileError` and `ChannelError`."""
         digest, size = hashlib.sha256(), 0
         while data := await self._read():
             digest.update(data)
-            await allowance.take(len(data))
+            await window.take(len(data))
             await channel.send(Kind.DATA, data)
             size += len(data)
             bar.advance(len(data))

@@ -16,13 +16,20 @@ from typing import Self
 
 from punchlab.punch.errors import ChannelError, PunchFailedError, TamperedError
 from punchlab.punch.secure.channel import Channel, Kind
-from punchlab.punch.transfer.allowance import read_count, write_count
-from punchlab.punch.transfer.blocking import write_all
-from punchlab.punch.transfer.conversation import INTERRUPTED_S, AbortedError, abort, failure, hear
-from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.control_frames import INTERRUPTED_S, AbortedError, abort, failure, receive_frame
+from punchlab.punch.transfer.file_transfer import (
+    NOT_RESUMABLE,
+    NewProgress,
+    Received,
+    confirm_stored,
+    receive_offer,
+    send_held,
+)
+from punchlab.punch.transfer.files.name_rules import FileError
+from punchlab.punch.transfer.flow_control import read_count, write_count
 from punchlab.punch.transfer.offer import FileDone, FileInfo, Offered, StreamInfo, total_size
 from punchlab.punch.transfer.progress import Progress
-from punchlab.punch.transfer.transfer import ONCE, NewProgress, Received, receive_offer, send_held, tell_stored
+from punchlab.punch.transfer.standard_streams import write_all
 
 WINDOW = 4 << 20
 """Maximum bytes that wait in memory for the reader of standard output."""
@@ -114,17 +121,17 @@ class StdoutSink:
         self._moved.set()
 
 
-async def receive_to(channel: Channel, outlet: StdoutSink, progress: NewProgress) -> Received:
-    """Receive the single offered file into `outlet`. Raises `PunchFailedError`."""
+async def receive_to(channel: Channel, sink: StdoutSink, progress: NewProgress) -> Received:
+    """Receive the single offered file into `sink`. Raises `PunchFailedError`."""
     info: FileInfo | StreamInfo | None = None
     try:
-        info = outlet.check(await receive_offer(channel))
-        if outlet.size:
-            await send_held(channel, 0, outlet.size, outlet.digest)
-        begin = outlet.written
-        await channel.send(Kind.ACCEPT, write_count(WINDOW - (outlet.size - begin)))
+        info = sink.check(await receive_offer(channel))
+        if sink.size:
+            await send_held(channel, 0, sink.size, sink.digest)
+        begin = sink.written
+        await channel.send(Kind.ACCEPT, write_count(WINDOW - (sink.size - begin)))
         with progress(total_size([info])) as bar:
-            done = await _receive_granting(channel, outlet, info, begin, bar)
+            done = await _receive_granting(channel, sink, info, begin, bar)
     except FileError as error:
         await abort(channel, str(error))
         raise PunchFailedError("client_error", str(error)) from None
@@ -132,21 +139,21 @@ async def receive_to(channel: Channel, outlet: StdoutSink, progress: NewProgress
         raise PunchFailedError("client_error", f"the sender aborted: {error}") from None
     except ChannelError as error:
         if isinstance(info, StreamInfo):
-            raise PunchFailedError("client_error", f"{error}; {ONCE}") from None
+            raise PunchFailedError("client_error", f"{error}; {NOT_RESUMABLE}") from None
         raise failure(error) from None
     except asyncio.CancelledError:
         await abort(channel, "interrupted", INTERRUPTED_S)  # otherwise the other end would wait for a new tunnel
         raise
-    await tell_stored(channel)
+    await confirm_stored(channel)
     return Received([done], confirmed=True)  # do not delay the end of standard output
 
 
 async def _receive_granting(
-    channel: Channel, outlet: StdoutSink, info: FileInfo | StreamInfo, begin: int, bar: Progress
+    channel: Channel, sink: StdoutSink, info: FileInfo | StreamInfo, begin: int, bar: Progress
 ) -> FileDone:
     """Receive the contents until all are written, and send CREDIT as they are written."""
-    granting = asyncio.create_task(_grant(channel, outlet, begin))
-    receiving = asyncio.create_task(_receive_contents(channel, outlet, info, bar))
+    granting = asyncio.create_task(_grant(channel, sink, begin))
+    receiving = asyncio.create_task(_receive_contents(channel, sink, info, bar))
     try:
         await asyncio.wait([granting, receiving], return_when=asyncio.FIRST_COMPLETED)
         if granting.done() and not (receiving.done() and receiving.exception() is None):
@@ -158,29 +165,27 @@ async def _receive_granting(
         await asyncio.gather(granting, receiving, return_exceptions=True)
 
 
-async def _grant(channel: Channel, outlet: StdoutSink, granted: int) -> None:
+async def _grant(channel: Channel, sink: StdoutSink, granted: int) -> None:
     while True:
-        await outlet.wait_for(granted + _GRANT)
-        count = outlet.written - granted
+        await sink.wait_for(granted + _GRANT)
+        count = sink.written - granted
         granted += count
         await channel.send(Kind.CREDIT, write_count(count))
 
 
-async def _receive_contents(
-    channel: Channel, outlet: StdoutSink, info: FileInfo | StreamInfo, bar: Progress
-) -> FileDone:
-    kind, payload = await hear(channel)
-    if outlet.size and isinstance(info, FileInfo):
-        if kind is not Kind.RESUME or read_count(payload) != outlet.size:
+async def _receive_contents(channel: Channel, sink: StdoutSink, info: FileInfo | StreamInfo, bar: Progress) -> FileDone:
+    kind, payload = await receive_frame(channel)
+    if sink.size and isinstance(info, FileInfo):
+        if kind is not Kind.RESUME or read_count(payload) != sink.size:
             raise FileError(f"{info.name!r} has changed, and data already written to standard output cannot be undone")
-        bar.resume(info.name, outlet.size, info.size)
-        kind, payload = await hear(channel)
+        bar.resume(info.name, sink.size, info.size)
+        kind, payload = await receive_frame(channel)
     while kind is Kind.DATA:
-        outlet.put(payload)
+        sink.put(payload)
         bar.advance(len(payload))
-        kind, payload = await hear(channel)
+        kind, payload = await receive_frame(channel)
     if kind is not Kind.DIGEST:
         raise TamperedError(f"expected DATA or DIGEST, got {kind.name}")
-    done = outlet.verify(payload)
-    await outlet.wait_for(outlet.size)
+    done = sink.verify(payload)
+    await sink.wait_for(sink.size)
     return done

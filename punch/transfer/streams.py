@@ -39,7 +39,7 @@ class ByteStream:
         self._may_send = asyncio.Event()
         self._peer_ended = self._we_ended = False
         self._error: ChannelError | None = None
-        self._given_up = asyncio.Event()
+        self._reset_event = asyncio.Event()
 
     async def send(self, data: bytes) -> None:
         """Send all of `data`, as the other end's window allows."""
@@ -52,7 +52,7 @@ class ByteStream:
             piece = data[position : position + min(self._credit, _MAX_PIECE)]
             self._credit -= len(piece)
             position += len(piece)
-            await self._streams.say(Kind.PUSH, self.number, piece)
+            await self._streams.send_frame(Kind.PUSH, self.number, piece)
 
     async def receive(self) -> bytes:
         """Return the next data; empty after the other end's END."""
@@ -68,7 +68,7 @@ class ByteStream:
         if self._consumed >= WINDOW // 2 and not self._peer_ended:
             self._room += self._consumed
             granted, self._consumed = self._consumed, 0
-            await self._streams.say(Kind.CREDIT, self.number, granted.to_bytes(4, "big"))
+            await self._streams.send_frame(Kind.CREDIT, self.number, granted.to_bytes(4, "big"))
         return data
 
     async def end(self) -> None:
@@ -76,21 +76,21 @@ class ByteStream:
         self._check()
         if not self._we_ended:
             self._we_ended = True
-            await self._streams.say(Kind.END, self.number)
-            self._streams.forget_if_over(self)
+            await self._streams.send_frame(Kind.END, self.number)
+            self._streams.remove_if_over(self)
 
     async def reset(self) -> None:
         """Send RESET and end both directions, unless they have ended."""
         if self._error is None and not self.over:
             self.fail(StreamResetError("reset by this end"))
-            await self._streams.say(Kind.RESET, self.number)
+            await self._streams.send_frame(Kind.RESET, self.number)
 
-    async def given_up(self) -> None:
+    async def wait_for_reset(self) -> None:
         """Wait until either end resets the stream or the channel ends, and raise the reason.
 
         Never returns if both directions end with END.
         """
-        await self._given_up.wait()
+        await self._reset_event.wait()
         self._check()
 
     @property
@@ -102,10 +102,10 @@ class ByteStream:
         """Make all further calls raise `error`."""
         if self._error is None:
             self._error = error
-            self._given_up.set()
+            self._reset_event.set()
             self._unread.clear()
             self._wake()
-            self._streams.forget_if_over(self)
+            self._streams.remove_if_over(self)
 
     def take(self, kind: Kind, payload: bytes) -> None:
         """Handle a frame of this stream. Raises `TamperedError`."""
@@ -121,7 +121,7 @@ class ByteStream:
                     raise TamperedError("CREDIT exceeds the window")
             case Kind.END:
                 self._peer_ended = True
-                self._streams.forget_if_over(self)
+                self._streams.remove_if_over(self)
             case _:
                 self.fail(StreamResetError("reset by the other end"))
         self._wake()
@@ -145,7 +145,7 @@ class Streams:
         self._live: dict[int, ByteStream] = {}
         self._opened: dict[int, ByteStream] = {}  # live ones that have not been accepted yet
         self._news = asyncio.Event()
-        self._saying = asyncio.Lock()
+        self._sending = asyncio.Lock()
         self._ended: ChannelError | None = None
         self._over = asyncio.Event()
         self._refusals: set[asyncio.Task[None]] = set()
@@ -176,7 +176,7 @@ class Streams:
             raise StreamResetError(f"more than {MAX_STREAMS} streams")
         stream = self._live[self._next] = ByteStream(self, self._next)
         self._next += 1
-        await self.say(Kind.OPEN, stream.number)
+        await self.send_frame(Kind.OPEN, stream.number)
         return stream
 
     async def accept(self) -> ByteStream:
@@ -195,15 +195,15 @@ class Streams:
 
     async def finish(self) -> None:
         """Send FINAL. Raises `ConnectionLostError`."""
-        async with self._saying:
+        async with self._sending:
             await self._channel.send(Kind.FINAL)
 
-    async def say(self, kind: Kind, number: int, payload: bytes = b"") -> None:
+    async def send_frame(self, kind: Kind, number: int, payload: bytes = b"") -> None:
         """Send one frame of a stream. Raises `ConnectionLostError`."""
-        async with self._saying:
+        async with self._sending:
             await self._channel.send(kind, number.to_bytes(_ID_BYTES, "big") + payload)
 
-    def forget_if_over(self, stream: ByteStream) -> None:
+    def remove_if_over(self, stream: ByteStream) -> None:
         """Remove a stream that has ended, which makes room for another one."""
         if stream.over:
             self._live.pop(stream.number, None)
@@ -236,6 +236,6 @@ class Streams:
 
     async def _refuse(self, number: int) -> None:
         try:
-            await self.say(Kind.RESET, number)
+            await self.send_frame(Kind.RESET, number)
         except ChannelError:
             return  # `run` raises it as well

@@ -22,7 +22,7 @@ from punchlab.punch.probe import stun
 from punchlab.punch.probe.udpsocket import MAX_STRAYS, UdpSocket
 from punchlab.punch.punching import quota
 from punchlab.punch.rendezvous.connection import Rendezvous
-from punchlab.punch.rendezvous.reflexive import sight
+from punchlab.punch.rendezvous.reflexive import discover_reflexive_address
 from tests.punch.answers import BAD, LOST, NO_WEBSOCKET, Answer, Servers, accepts, frame
 from tests.punch.edges import run
 from tests.punch.many import run_all
@@ -91,7 +91,7 @@ def test_whatever_answers_at_the_ipv6_address_of_an_edge_nothing_is_seen(servers
         try:
             with bound_socket(Endpoint("::1", 0)) as sock:
                 local = Endpoint.of(sock.getsockname())
-            return await sight(rendezvous, local, quota.Servers())
+            return await discover_reflexive_address(rendezvous, local, quota.Servers())
         finally:
             await rendezvous.close()
 

@@ -93,7 +93,7 @@ def test_each_kind_of_nat_has_its_strategy(one: Traits, other: Traits, name: str
 
 def test_what_is_unlikely_is_given_up_soon() -> None:
     pairs = [(one, other) for one in (CONE, REFUSES, DRAWS, COUNTS) for other in (CONE, REFUSES, DRAWS, COUNTS)]
-    forlorn = {frozenset((one, other)) for one, other in pairs if choose(SideTraits(one), SideTraits(other)).forlorn}
+    forlorn = {frozenset((one, other)) for one, other in pairs if choose(SideTraits(one), SideTraits(other)).give_up}
     assert forlorn == {frozenset((DRAWS, REFUSES)), frozenset((DRAWS,)), frozenset((DRAWS, COUNTS))}
 
 
@@ -123,7 +123,7 @@ def test_an_edge_without_stun_tells_nothing_and_does_not_keep_anybody_waiting() 
     async def test() -> None:
         async with running() as edge:
             begun = time.monotonic()
-            assert await traits.look(edge.url) == Traits()
+            assert await traits.measure(edge.url) == Traits()
             assert time.monotonic() - begun < traits.LIMIT_S
 
     asyncio.run(test())

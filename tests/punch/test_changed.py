@@ -13,10 +13,10 @@ import pytest
 
 from punchlab.punch.errors import ArgumentError, PunchFailedError
 from punchlab.punch.secure.channel import Channel, Kind
-from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.file_transfer import receive_files, send_files
+from punchlab.punch.transfer.files.file_sink import FileSink
+from punchlab.punch.transfer.files.file_source import FileSource
 from punchlab.punch.transfer.offer import FileDone
-from punchlab.punch.transfer.outgoing import Outgoing
-from punchlab.punch.transfer.transfer import receive_files, send_files
 from tests.punch.processes import CODE, receive, send
 from tests.punch.test_broken_transfer import break_off
 from tests.punch.transfers import bar
@@ -29,12 +29,12 @@ OLD, NEW = b"A", b"B"
 Result = list[FileDone] | BaseException
 
 
-async def transfer(sender: Channel, outgoing: Outgoing, receiver: Channel, inbox: FileSink) -> tuple[Result, Result]:
+async def transfer(sender: Channel, source: FileSource, receiver: Channel, inbox: FileSink) -> tuple[Result, Result]:
     """A transfer whose ends close their connections when they are done, as two processes do."""
 
     async def sent() -> list[FileDone]:
         try:
-            return await send_files(sender, outgoing, bar)
+            return await send_files(sender, source, bar)
         finally:
             sender.close()
 
@@ -52,7 +52,7 @@ def exchange(paths: list[Path], out: Path, change: Callable[[], object], after: 
     results: list[tuple[Result, Result]] = []
 
     async def test() -> None:
-        with Outgoing(paths) as outgoing, FileSink(out, force=False) as inbox:
+        with FileSource(paths) as source, FileSink(out, force=False) as inbox:
             async with channels() as (sender, receiver):
                 honest, sent = sender.send, 0
 
@@ -64,7 +64,7 @@ def exchange(paths: list[Path], out: Path, change: Callable[[], object], after: 
                         change()
 
                 sender.send = send_and_change  # type: ignore[method-assign]
-                results.append(await transfer(sender, outgoing, receiver, inbox))
+                results.append(await transfer(sender, source, receiver, inbox))
 
     run(test)
     return results[0]
@@ -237,11 +237,11 @@ def test_a_file_that_changes_between_two_tunnels_fails_on_both_sides(tmp_path: P
     results: list[tuple[Result, Result]] = []
 
     async def test() -> None:
-        with Outgoing([path]) as outgoing, FileSink(out, force=False) as inbox:
-            await break_off(outgoing, inbox, 4)
+        with FileSource([path]) as source, FileSink(out, force=False) as inbox:
+            await break_off(source, inbox, 4)
             overwrite_the_end_and_set_the_time_back(path)
             async with channels() as (sender, receiver):
-                results.append(await transfer(sender, outgoing, receiver, inbox))
+                results.append(await transfer(sender, source, receiver, inbox))
 
     run(test)
     assert_changed(results[0], out, "since it was offered")
@@ -266,7 +266,7 @@ MADE_WHILE_READ = ["/proc/cpuinfo", "/proc/self/status", "/proc/sys/kernel/ostyp
 @pytest.mark.parametrize("name", MADE_WHILE_READ)
 def test_a_file_without_a_size_is_refused(name: str) -> None:
     with pytest.raises(ArgumentError, match="a file whose size is known") as caught:
-        Outgoing([Path(name)])
+        FileSource([Path(name)])
     assert str(caught.value).startswith(f"FILE: {name!r} cannot be used")
 
 
@@ -275,7 +275,7 @@ def test_a_directory_with_such_files_is_refused(name: str) -> None:
     with pytest.raises(
         ArgumentError, match=f"FILE: '{name}/[a-z_]+' cannot be used; expected a file whose size is known"
     ):
-        Outgoing([Path(name)])
+        FileSource([Path(name)])
 
 
 def test_a_file_of_the_kernel_that_has_its_size_is_sent(out: Path) -> None:
@@ -288,7 +288,7 @@ def test_a_file_of_the_kernel_that_has_its_size_is_sent(out: Path) -> None:
 @pytest.mark.parametrize("name", ["/dev/zero", "/dev/full", "/dev/tty"])
 def test_a_device_is_refused(name: str) -> None:
     with pytest.raises(ArgumentError, match=f"FILE: '{name}' cannot be used"):
-        Outgoing([Path(name)])
+        FileSource([Path(name)])
 
 
 def test_a_sparse_file_arrives_with_its_size(tmp_path: Path, out: Path) -> None:

@@ -22,7 +22,7 @@ from punchlab.punch.secure.channel import (
     TAG_BYTES,
     Kind,
 )
-from punchlab.punch.secure.keys import Introduced
+from punchlab.punch.secure.keys import ContactTranscript
 from tests.punch.wires import KEY, SESSION, TAGS, channels, passages, run, shake, tapped, wire
 
 FRAME = HEADER_BYTES + TAG_BYTES
@@ -197,7 +197,7 @@ def test_who_was_told_something_else_is_found_out_by_both_before_anything_depend
     places = ["session", "own message", "own traits", "peer's message", "peer's traits"]
     told[places.index(change)] = SessionId("other")
     session, *rest = told
-    other_tags = Introduced.of(SessionId(session or ""), "sender", (rest[0], rest[1]), (rest[2], rest[3])).tags
+    other_tags = ContactTranscript.of(SessionId(session or ""), "sender", (rest[0], rest[1]), (rest[2], rest[3])).tags
 
     async def test() -> None:
         async with wire() as (one, other):

@@ -12,12 +12,12 @@ from punchlab.punch.errors import PunchFailedError, TunnelBrokenError
 from punchlab.punch.secure.channel import Kind
 from punchlab.punch.transfer import consent as consent_module
 from punchlab.punch.transfer.consent import Consent
-from punchlab.punch.transfer.file_sink import FileSink
-from punchlab.punch.transfer.outgoing import Outgoing
-from punchlab.punch.transfer.transfer import receive_files, send_files
+from punchlab.punch.transfer.file_transfer import receive_files, send_files
+from punchlab.punch.transfer.files.file_sink import FileSink
+from punchlab.punch.transfer.files.file_source import FileSource
 from tests.punch.recorder import Recorder
 from tests.punch.test_broken_transfer import break_off
-from tests.punch.transfers import OWNER, bar, offer
+from tests.punch.transfers import PARTIAL_NAMES, bar, offer
 from tests.punch.wires import channels, run
 
 
@@ -44,7 +44,7 @@ def test_what_is_declined_is_not_received_and_both_sides_say_so(tmp_path: Path, 
     answers, log, asked = Answers(False), Recorder(), []
 
     async def test() -> None:
-        with Outgoing([tmp_path / "a", tmp_path / "b"]) as outgoing, FileSink(out, force=False) as inbox:
+        with FileSource([tmp_path / "a", tmp_path / "b"]) as source, FileSink(out, force=False) as inbox:
             async with channels() as (sender, receiver):
 
                 async def receive() -> None:
@@ -55,7 +55,7 @@ def test_what_is_declined_is_not_received_and_both_sides_say_so(tmp_path: Path, 
 
                 received = asyncio.create_task(receive())
                 with pytest.raises(PunchFailedError) as caught:
-                    await send_files(sender, outgoing, bar, asked=lambda: asked.append(True))
+                    await send_files(sender, source, bar, asked=lambda: asked.append(True))
                 assert caught.value.outcome == "declined"
                 sender.close()
                 with pytest.raises(PunchFailedError) as caught:
@@ -76,16 +76,16 @@ def test_the_same_offer_is_asked_about_once_and_another_again(tmp_path: Path, ou
     consent = Consent(Recorder(), answers)
 
     async def test() -> None:
-        with FileSink(out, force=False, owner=OWNER) as inbox:
-            with Outgoing([tmp_path / "a"]) as outgoing:
-                await break_off(outgoing, inbox, 3, consent)
-                await break_off(outgoing, inbox, 3, consent)
+        with FileSink(out, force=False, partial_names=PARTIAL_NAMES) as inbox:
+            with FileSource([tmp_path / "a"]) as source:
+                await break_off(source, inbox, 3, consent)
+                await break_off(source, inbox, 3, consent)
             assert len(answers.asked) == 1
-            with Outgoing([tmp_path / "a", tmp_path / "b"]) as outgoing:
+            with FileSource([tmp_path / "a", tmp_path / "b"]) as source:
                 async with channels() as (sender, receiver):
                     received = asyncio.create_task(receive_files(receiver, inbox, bar, consent))
                     with pytest.raises(PunchFailedError, match="declined"):
-                        await send_files(sender, outgoing, bar)
+                        await send_files(sender, source, bar)
                     sender.close()
                     with pytest.raises(PunchFailedError, match="declined"):
                         await received
@@ -136,7 +136,7 @@ def test_while_the_user_thinks_the_sender_hears_so_again_and_again_and_of_nothin
         async def question(_summary: dict[str, Any]) -> bool:
             return await answer
 
-        with FileSink(tmp_path, force=False, owner=OWNER) as inbox:
+        with FileSink(tmp_path, force=False, partial_names=PARTIAL_NAMES) as inbox:
             async with channels() as (sender, receiver):
                 received = asyncio.create_task(receive_files(receiver, inbox, bar, Consent(Recorder(), question)))
                 await sender.send(Kind.OFFER, offer("a", 8))

@@ -17,18 +17,18 @@ from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import PunchFailedError, TunnelBrokenError, WrongPeerError
 from punchlab.punch.fields import Json
 from punchlab.punch.frames import Role
-from punchlab.punch.secure.channel import PROOF_BYTES, Channel, Stream, introduce
+from punchlab.punch.secure.channel import PROOF_BYTES, Channel, Stream, exchange_hellos
 from punchlab.punch.secure.code import Code
 from punchlab.punch.secure.guesses import MAX_GUESSES, TESTED, Exposure, Guesses
 from punchlab.punch.secure.keys import KeyExchange, PakeExchange
 from punchlab.punch.strategy.catalog import STRATEGIES
+from punchlab.punch.strategy.context import PunchContext
 from punchlab.punch.strategy.keep import Keep
-from punchlab.punch.strategy.meeting import Meeting
 from punchlab.punch.text import printable
 from punchlab.punch.transfer import session
-from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.files.file_sink import FileSink
+from punchlab.punch.transfer.files.file_source import FileSource
 from punchlab.punch.transfer.offer import FileDone
-from punchlab.punch.transfer.outgoing import Outgoing
 from scenarios.hostile.edge import GUESS, OTHER
 from scenarios.hostile.guesser import Guesser, Learned, Step
 from tests.punch.agreements import connections, pair
@@ -56,7 +56,7 @@ def test_of_many_connections_at_once_two_get_a_proof() -> None:
     """Each is of somebody who disconnects when he has it."""
 
     async def attack(stream: Stream) -> bool:
-        await introduce(stream, "receiver", TAGS)
+        await exchange_hellos(stream, "receiver", TAGS)
         try:
             await stream.read(PROOF_BYTES)
         finally:
@@ -121,9 +121,9 @@ def test_a_secret_that_cannot_be_guessed_has_no_budget() -> None:
 class Lied(Keep):
     """Dials, and gives up soon if the peer is said to be behind a NAT that makes it hopeless, as `auto` does."""
 
-    async def punch(self, meeting: Meeting) -> None:
-        await super().punch(meeting)
-        if meeting.peer.contact.traits == "hopeless":
+    async def punch(self, context: PunchContext) -> None:
+        await super().punch(context)
+        if context.peer.contact.traits == "hopeless":
             await asyncio.sleep(0.5)
             raise PunchFailedError("hopeless", "so says the edge")
 
@@ -148,8 +148,8 @@ class Attacked:
         return asyncio.create_task(self._send(options, exchange) if role == "sender" else self._get(options, exchange))
 
     async def _send(self, options: TunnelOptions, exchange: partial[PakeExchange]) -> None:
-        with Outgoing([self._file]) as outgoing:
-            await session.send(options, exchange, outgoing)
+        with FileSource([self._file]) as source:
+            await session.send(options, exchange, source)
 
     async def _get(self, options: TunnelOptions, exchange: partial[PakeExchange]) -> None:
         with FileSink(self._out, force=False) as inbox:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from punchlab.punch.secure.channel import Kind
-from punchlab.punch.transfer.forward import CONNECT_TIMEOUT_S, Target, carry_to
+from punchlab.punch.transfer.forward import CONNECT_TIMEOUT_S, Target, connect_streams
 from punchlab.punch.transfer.streams import MAX_STREAMS, Streams
 from tests.punch.wires import channels, run
 
@@ -73,7 +73,7 @@ def test_a_stream_that_is_reset_leaves_no_connection_under_way_to_the_target() -
             async with channels() as (hostile, channel):
                 streams = Streams(channel, opens=False)
                 running = asyncio.create_task(streams.run())
-                carrying = asyncio.create_task(carry_to(streams, target))
+                carrying = asyncio.create_task(connect_streams(streams, target))
                 before = descriptors()
                 await hostile.send(Kind.OPEN, bytes(4))
                 while descriptors() == before:

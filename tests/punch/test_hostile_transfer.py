@@ -10,7 +10,7 @@ import pytest
 
 from punchlab.punch.errors import PunchFailedError, TunnelBrokenError
 from punchlab.punch.secure.channel import Kind
-from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.files.file_sink import FileSink
 from tests.punch.transfers import accepted, offer, receiving, sending, under_way
 from tests.punch.wires import run
 

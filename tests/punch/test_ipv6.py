@@ -24,7 +24,7 @@ from punchlab.punch.net.websocket import resolve
 from punchlab.punch.punching.candidates import candidates
 from punchlab.punch.punching.quota import Servers
 from punchlab.punch.rendezvous.reconnecting import ReconnectingRendezvous
-from punchlab.punch.rendezvous.reflexive import Sighting
+from punchlab.punch.rendezvous.reflexive import ReflexiveAddressDiscovery
 from tests.punch.certificates import Authority
 from tests.punch.edges import Running, closing_reason, registered, registration, run, running, said
 from tests.punch.recorder import Command, Recorder
@@ -159,7 +159,7 @@ def test_hosts_with_both_meet_by_either_and_know_both(file: Path, out: Path) -> 
         shown = one.wait_for("registered")["public6"]
         local = Endpoint.parse(one.wait_for("registered")["local"])
         assert shown == f"[::1]:{local.port}"
-        assert {"address": shown, "kind": "public"} in other.wait_for("peer_known")["candidates"]
+        assert {"address": shown, "kind": "srflx"} in other.wait_for("peer_known")["candidates"]
 
 
 def test_clients_without_a_common_ipv4_candidate_meet_over_ipv6(file: Path, out: Path) -> None:
@@ -291,14 +291,14 @@ def test_ipv6_that_leads_nowhere_holds_nobody_up() -> None:
                 async with running() as edge:
                     rendezvous = await Misled.connect_any((edge.url,), None, Recorder())
                     rendezvous.told = address
-                    sighting = Sighting(rendezvous, None, Servers())
+                    discovery = ReflexiveAddressDiscovery(rendezvous, None, Servers())
                     try:
-                        assert sighting.local is not None
+                        assert discovery.local is not None
                         begun = time.monotonic()
-                        assert await sighting.seen() is None
+                        assert await discovery.result() is None
                         assert time.monotonic() - begun < 0.5
                     finally:
-                        await sighting.close()
+                        await discovery.close()
                         await rendezvous.close()
 
     run(test)
@@ -318,7 +318,7 @@ def test_a_client_that_has_to_change_the_edge_shows_its_address_there_again(file
                 sender.wait_for("registered", edge=next(iter(edges)), public6=at["public6"])
                 with Command("receive", code, "--yes", "--dir", out, "--edge", left, "--strategy", "keep") as receiver:
                     assert (receiver.finish(), sender.finish()) == (0, 0), (sender.events, receiver.events)
-    assert {"address": at["public6"], "kind": "public"} in receiver.wait_for("peer_known")["candidates"]
+    assert {"address": at["public6"], "kind": "srflx"} in receiver.wait_for("peer_known")["candidates"]
 
 
 def test_the_certificate_of_the_url_holds_for_the_ipv6_address_too(

@@ -11,7 +11,7 @@ from punchlab.punch.client.tunnel import TunnelOptions, open_tunnel
 from punchlab.punch.endpoint import EdgeUrl
 from punchlab.punch.frames import Role
 from punchlab.punch.strategy.auto import Auto
-from punchlab.punch.strategy.meeting import Meeting, Preparation, Strategy
+from punchlab.punch.strategy.context import Preparation, PunchContext, Strategy
 from punchlab.punch.strategy.reuse import Reuse
 from tests.punch.edges import preshared, run, running
 from tests.punch.recorder import Recorder
@@ -35,9 +35,9 @@ class Numbered(Reuse):
     async def close(self) -> None:
         self.calls.append("close")
 
-    async def punch(self, meeting: Meeting) -> None:
-        self.met = meeting.traits, meeting.peer.contact.traits
-        await super().punch(meeting)
+    async def punch(self, context: PunchContext) -> None:
+        self.met = context.traits, context.peer.contact.traits
+        await super().punch(context)
 
 
 async def client(role: Role, key: bytes, strategy: Strategy, log: Recorder, *edges: EdgeUrl) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from punchlab.punch.transfer import naming, renaming
-from punchlab.punch.transfer.file_sink import FileSink, Incoming
-from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.files import final_names, renameat2
+from punchlab.punch.transfer.files.file_sink import FileSink, Incoming
+from punchlab.punch.transfer.files.name_rules import FileError
 from punchlab.punch.transfer.offer import DirectoryInfo, FileInfo, Offered
 from tests.punch.killed import OFFERED, store, visible
 
@@ -133,7 +133,7 @@ def test_with_force_a_failure_leaves_every_file_as_it_was(
 ) -> None:
     offered: list[Offered] = [FileInfo("a", 1), FileInfo("d/new/x", 1), FileInfo("d/old", 1), FileInfo("d/z", 1)]
     if not flags:  # as on a file system without them
-        monkeypatch.setattr(renaming, "_renameat2", None)
+        monkeypatch.setattr(renameat2, "_renameat2", None)
         offered = [offered[1], offered[3]]
     for path in ("a", "d/old", "d/mine"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
@@ -172,7 +172,7 @@ def test_with_force_a_file_takes_the_place_of_another_and_of_a_link(tmp_path: Pa
 def test_it_is_the_same_where_the_kernel_has_no_rename_without_replacement(
     tmp_path: Path, force: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(renaming, "_renameat2", None)
+    monkeypatch.setattr(renameat2, "_renameat2", None)
     with FileSink(tmp_path, force=force) as inbox:
         inbox.store(OFFERED, arrive(inbox, OFFERED))
     assert visible(tmp_path) == ALL
@@ -198,12 +198,15 @@ def test_a_mount_point_below_the_directory_is_an_error_that_changes_nothing(smal
 
 
 def test_only_one_process_gives_names_in_a_directory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(naming, "LOCK_S", 0.1)
+    monkeypatch.setattr(final_names, "LOCK_S", 0.1)
     with FileSink(tmp_path, force=False) as inbox:
         arrived = arrive(inbox, OFFERED)
         fd = os.open(tmp_path, os.O_RDONLY)
         try:
-            with naming.locked(fd), pytest.raises(FileError, match="another process stores files in this directory"):
+            with (
+                final_names.locked(fd),
+                pytest.raises(FileError, match="another process stores files in this directory"),
+            ):
                 inbox.store(OFFERED, arrived)
         finally:
             os.close(fd)

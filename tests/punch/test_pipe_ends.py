@@ -53,7 +53,7 @@ def test_a_pipe_into_a_full_disk_says_so_and_ends_both() -> None:
 
 def test_an_end_of_a_pipe_stays_until_the_other_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """If it closed before, on a slow path, what the other says next would be answered by a RST, and the rest lost."""
-    monkeypatch.setattr(pipe, "FAREWELL_S", 0.1, raising=False)
+    monkeypatch.setattr(pipe, "FINISH_S", 0.1, raising=False)
     stream = bytes(4)
 
     async def test() -> None:

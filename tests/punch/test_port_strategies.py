@@ -18,7 +18,7 @@ from punchlab.punch.client.tunnel import TunnelOptions, open_tunnel
 from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.frames import Role
 from punchlab.punch.strategy.allocation import Allocation
-from punchlab.punch.strategy.meeting import Preparation, Strategy
+from punchlab.punch.strategy.context import Preparation, Strategy
 from punchlab.punch.strategy.portmap import Portmap
 from punchlab.punch.strategy.reuse import Reuse
 from tests.punch.edges import Running, preshared, run, running

@@ -24,8 +24,8 @@ from punchlab.punch.net.reach import Reach
 from punchlab.punch.net.sockets import PORTS
 from punchlab.punch.probe import servers
 from punchlab.punch.probe.patience import answer_or_silence
-from punchlab.punch.punching.named import Named
 from punchlab.punch.punching.quota import Servers
+from punchlab.punch.punching.supplied_servers import SuppliedServers
 from punchlab.punch.rendezvous import reflexive
 from punchlab.punch.rendezvous.reconnecting import ReconnectingRendezvous
 from punchlab.punch.strategy import allocation, traits
@@ -157,7 +157,7 @@ def test_a_relay_that_no_edge_may_name_takes_the_same_time(
     monkeypatch.setattr(relayed_module, "CONNECT_S", 0.5)
 
     async def test() -> None:
-        named = Named(Reach(Endpoint("192.168.1.2", 41000), "11.0.0.1", frozenset(), ()), Servers())
+        named = SuppliedServers(Reach(Endpoint("192.168.1.2", 41000), "11.0.0.1", frozenset(), ()), Servers())
         begun = time.monotonic()
         with pytest.raises(PunchFailedError, match=why):
             async with relayed(EdgeUrl(ip, port), "0" * 64, "0" * 32, named):
@@ -187,7 +187,7 @@ def test_an_ipv6_address_at_which_there_is_no_edge_takes_the_same_time(behavior:
                 try:
                     begun = time.monotonic()
                     local = Endpoint("127.0.0.9", PORTS[-1])
-                    assert await reflexive.sight(rendezvous, local, Servers()) is None
+                    assert await reflexive.discover_reflexive_address(rendezvous, local, Servers()) is None
                     assert time.monotonic() - begun >= reflexive.TIMEOUT_S
                 finally:
                     await rendezvous.close()
@@ -212,7 +212,10 @@ def test_an_edge_cannot_have_its_ipv6_address_at_a_port_of_other_services(
             rendezvous = await Misled.connect_any((edge.url,), None, Recorder())
             rendezvous.told = Endpoint("127.0.0.7", port)
             try:
-                assert await reflexive.sight(rendezvous, Endpoint("127.0.0.9", PORTS[-1]), Servers()) is None
+                assert (
+                    await reflexive.discover_reflexive_address(rendezvous, Endpoint("127.0.0.9", PORTS[-1]), Servers())
+                    is None
+                )
             finally:
                 await rendezvous.close()
         assert len(tried) == connects
@@ -221,7 +224,7 @@ def test_an_edge_cannot_have_its_ipv6_address_at_a_port_of_other_services(
 
 
 def test_nor_a_stun_server_that_an_edge_names() -> None:
-    named = Named(Reach(Endpoint("192.168.1.2", 41000), "11.0.0.1", frozenset(), ()), Servers())
+    named = SuppliedServers(Reach(Endpoint("192.168.1.2", 41000), "11.0.0.1", frozenset(), ()), Servers())
     good = [Endpoint("11.0.0.2", port) for port in (443, 3478)]
     bad = [Endpoint("11.0.0.1", port) for port in (22, 3478)]
     assert servers._usable([*bad, *good], named, typed=False) == good

@@ -50,7 +50,7 @@ def test_a_file_crosses_and_every_event_is_told(file: Path, out: Path, strategy:
         assert registered["public"] == registered["local"]
         assert (registered["edge"], registered["session"]) == ("e1", session)
         assert command.wait_for("peer_known")["candidates"] == [
-            {"address": other_registered["public"], "kind": "public"}
+            {"address": other_registered["public"], "kind": "srflx"}
         ]
         agreed = command.wait_for("agreed")
         assert (agreed["local"], agreed["remote"]) == (registered["local"], other_registered["local"])
@@ -59,7 +59,7 @@ def test_a_file_crosses_and_every_event_is_told(file: Path, out: Path, strategy:
         assert 0 < command.wait_for("nonce_echoed")["round_trip_s"] < PATIENCE_S
         assert command.wait_for("done")["files"] == [done]
         assert command.all("attempt")
-        assert all(event["number"] >= 1 and event["kind"] == "public" for event in command.all("attempt"))
+        assert all(event["number"] >= 1 and event["kind"] == "srflx" for event in command.all("attempt"))
         in_order(command.events, "registered", "peer_known", "first_syn", "connected", "agreed", "nonce_echoed", "done")
         assert bool(command.all("rendezvous_closed")) is (strategy == "reuse")
         if strategy == "reuse":

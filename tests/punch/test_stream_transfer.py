@@ -16,14 +16,14 @@ import pytest
 
 from punchlab.punch.errors import PunchFailedError, TunnelBrokenError
 from punchlab.punch.secure.channel import MAX_PAYLOAD, Channel, Kind
-from punchlab.punch.transfer.allowance import write_count
-from punchlab.punch.transfer.file_sink import FileSink
-from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.file_transfer import Received, receive_files, send_files
+from punchlab.punch.transfer.files.file_sink import FileSink
+from punchlab.punch.transfer.files.file_source import FileSource
+from punchlab.punch.transfer.files.name_rules import FileError
+from punchlab.punch.transfer.flow_control import write_count
 from punchlab.punch.transfer.offer import StreamInfo
-from punchlab.punch.transfer.outgoing import Outgoing
 from punchlab.punch.transfer.stdin_source import StdinSource
 from punchlab.punch.transfer.stdout_sink import WINDOW, StdoutSink, receive_to
-from punchlab.punch.transfer.transfer import Received, receive_files, send_files
 from tests.punch.transfers import bar, offer, receiving
 from tests.punch.wires import channels, run
 
@@ -106,9 +106,9 @@ def test_a_sender_waits_as_long_as_nobody_reads_the_other_s_standard_output(tmp_
     (tmp_path / "a").write_bytes(content)
 
     async def test() -> None:
-        with pipe() as (near, far), Outgoing([tmp_path / "a"]) as outgoing, StdoutSink(far.fileno()) as outlet:
+        with pipe() as (near, far), FileSource([tmp_path / "a"]) as source, StdoutSink(far.fileno()) as outlet:
             async with channels() as (sender, receiver):
-                transfer = asyncio.gather(send_files(sender, outgoing, bar), receive_to(receiver, outlet, bar))
+                transfer = asyncio.gather(send_files(sender, source, bar), receive_to(receiver, outlet, bar))
                 while outlet.size + MAX_PAYLOAD <= WINDOW:
                     await asyncio.sleep(0)
                 assert outlet.written <= 1 << 16  # what fits into the pipe
@@ -140,13 +140,13 @@ def test_a_full_device_at_standard_output_is_told(tmp_path: Path) -> None:
     async def test() -> None:
         with (
             Path("/dev/full").open("wb") as full,
-            Outgoing([tmp_path / "a"]) as outgoing,
+            FileSource([tmp_path / "a"]) as source,
             StdoutSink(full.fileno()) as outlet,
         ):
             async with channels() as (sender, receiver):
                 received = asyncio.create_task(receive_to(receiver, outlet, bar))
                 with pytest.raises(PunchFailedError, match="the receiver stopped: standard output cannot be written"):
-                    await send_files(sender, outgoing, bar)
+                    await send_files(sender, source, bar)
                 sender.close()
                 with pytest.raises(PunchFailedError, match="cannot be written to: No space left on device"):
                     await received
@@ -215,9 +215,9 @@ def test_standard_output_goes_on_exactly_after_what_was_written(tmp_path: Path) 
                 with pytest.raises(TunnelBrokenError):
                     await received
                 assert outlet.size == 20_000
-            with Outgoing([tmp_path / "a"]) as outgoing:
+            with FileSource([tmp_path / "a"]) as source:
                 async with channels() as (sender, receiver):
-                    await asyncio.gather(send_files(sender, outgoing, bar), receive_to(receiver, outlet, bar))
+                    await asyncio.gather(send_files(sender, source, bar), receive_to(receiver, outlet, bar))
             far.close()
             assert near.read() == content
 
@@ -238,11 +238,11 @@ def test_what_was_written_to_standard_output_is_not_taken_back(tmp_path: Path) -
                 with pytest.raises(TunnelBrokenError):
                     await received
                 assert outlet.size == 12
-            with Outgoing([tmp_path / "a"]) as outgoing:
+            with FileSource([tmp_path / "a"]) as source:
                 async with channels() as (sender, receiver):
                     received = asyncio.create_task(receive_to(receiver, outlet, bar))
                     with pytest.raises(PunchFailedError, match=r"the receiver stopped: .* cannot be taken back"):
-                        await send_files(sender, outgoing, bar)
+                        await send_files(sender, source, bar)
                     sender.close()
                     with pytest.raises(PunchFailedError, match="cannot be taken back"):
                         await received

@@ -18,7 +18,7 @@ from punchlab.punch.errors import PunchFailedError, TunnelBrokenError
 from punchlab.punch.frames import Role
 from punchlab.punch.punching.candidates import Candidate
 from punchlab.punch.secure.channel import HELLO_BYTES, PROOF_BYTES
-from punchlab.punch.strategy.meeting import Meeting, Strategy
+from punchlab.punch.strategy.context import PunchContext, Strategy
 from tests.punch.edges import preshared, run, running
 from tests.punch.recorder import Recorder
 
@@ -30,16 +30,16 @@ NO_RELAY = EdgeUrl("127.0.0.1", 9)
 class Accepts(Strategy):
     """Dials nobody."""
 
-    async def punch(self, meeting: Meeting) -> None:
-        meeting.begin_key()
-        meeting.puncher.accept()
+    async def punch(self, context: PunchContext) -> None:
+        context.begin_key()
+        context.puncher.accept()
 
 
 class LacksSockets(Strategy):
     """Finds that this process has no descriptor left."""
 
-    async def punch(self, meeting: Meeting) -> None:
-        meeting.begin_key()
+    async def punch(self, context: PunchContext) -> None:
+        context.begin_key()
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
@@ -49,10 +49,10 @@ class Dials(Strategy):
     def __init__(self, through: Endpoint, target: asyncio.Future[Endpoint]) -> None:
         self._through, self._target = through, target
 
-    async def punch(self, meeting: Meeting) -> None:
-        self._target.set_result(meeting.peer.contact.public)
-        meeting.begin_key()
-        meeting.puncher.dial(Candidate(self._through, "public"))
+    async def punch(self, context: PunchContext) -> None:
+        self._target.set_result(context.peer.contact.public)
+        context.begin_key()
+        context.puncher.dial(Candidate(self._through, "srflx"))
 
 
 @contextlib.asynccontextmanager

@@ -11,16 +11,16 @@ from pathlib import Path
 from punchlab.punch.secure.channel import Channel, Kind
 from punchlab.punch.secure.code import Code
 from punchlab.punch.transfer.consent import Consent
-from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.file_transfer import Received, receive_files, send_files
+from punchlab.punch.transfer.files.file_sink import FileSink
+from punchlab.punch.transfer.files.file_source import FileSource
+from punchlab.punch.transfer.files.partial_names import PartialNames
 from punchlab.punch.transfer.offer import FileDone
-from punchlab.punch.transfer.outgoing import Outgoing
-from punchlab.punch.transfer.owner import Owner
 from punchlab.punch.transfer.progress import Progress
-from punchlab.punch.transfer.transfer import Received, receive_files, send_files
 from tests.punch.recorder import Recorder
 from tests.punch.wires import channels
 
-OWNER = Owner.of_code(Code.parse("k7x2mq-amber-falcon-tulip"))
+PARTIAL_NAMES = PartialNames.of_code(Code.parse("k7x2mq-amber-falcon-tulip"))
 
 
 def bar(total: int | None) -> Progress:
@@ -28,13 +28,13 @@ def bar(total: int | None) -> Progress:
 
 
 async def both(
-    sender: Channel, outgoing: Outgoing, receiver: Channel, inbox: FileSink, consent: Consent | None = None
+    sender: Channel, source: FileSource, receiver: Channel, inbox: FileSink, consent: Consent | None = None
 ) -> tuple[list[FileDone] | BaseException, list[FileDone] | BaseException]:
     sent, received = await asyncio.gather(
-        send_files(sender, outgoing, bar), receive_files(receiver, inbox, bar, consent), return_exceptions=True
+        send_files(sender, source, bar), receive_files(receiver, inbox, bar, consent), return_exceptions=True
     )
     if isinstance(received, Received):
-        assert received.told
+        assert received.confirmed
         return sent, received.files
     return sent, received
 
@@ -67,9 +67,9 @@ async def accepted(
 @contextlib.asynccontextmanager
 async def sending(file: Path) -> AsyncIterator[tuple[Channel, asyncio.Task[list[FileDone]]]]:
     """A sender that has offered the file to the test; the channel of the test, and what comes of it."""
-    with Outgoing([file]) as outgoing:
+    with FileSource([file]) as source:
         async with channels() as (sender, receiver):
-            sent = asyncio.create_task(send_files(sender, outgoing, bar))
+            sent = asyncio.create_task(send_files(sender, source, bar))
             await receiver.expect(Kind.OFFER)
             yield receiver, sent
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from punchlab.punch.errors import WrongPeerError
 from punchlab.punch.frames import Role, SessionId
-from punchlab.punch.secure.channel import HELLO_BYTES, PROOF_BYTES, Channel, Stream, introduce
-from punchlab.punch.secure.keys import Introduced
+from punchlab.punch.secure.channel import HELLO_BYTES, PROOF_BYTES, Channel, Stream, exchange_hellos
+from punchlab.punch.secure.keys import ContactTranscript
 
 SESSION = SessionId("k7x2mq")
 KEY = bytes(range(32))
-INTRODUCED = Introduced.of(SESSION, "sender", ("11" * 33, None), ("22" * 33, None))
+INTRODUCED = ContactTranscript.of(SESSION, "sender", ("11" * 33, None), ("22" * 33, None))
 TAGS = INTRODUCED.tags
 
 
@@ -40,7 +40,7 @@ async def shake(
     stream: Stream, role: Role, *, key: bytes = KEY, session: SessionId = SESSION, tags: Mapping[Role, bytes] = TAGS
 ) -> Channel:
     """What a client does on the only connection that there is."""
-    proofs = (await introduce(stream, role, tags)).agree(session, key)
+    proofs = (await exchange_hellos(stream, role, tags)).agree(session, key)
     if role == "sender":
         await proofs.prove()
         return await proofs.verify()

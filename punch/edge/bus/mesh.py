@@ -29,7 +29,7 @@ from punchlab.punch.endpoint import EdgeUrl
 from punchlab.punch.errors import FrameError, NoConnectionError
 from punchlab.punch.events import Reporter
 from punchlab.punch.frames import Body, Hello, SessionId, hello_frame, message_frame, parse_hello, parse_message
-from punchlab.punch.net.websocket import abort, open_websocket, protocol_violation, until_deaf
+from punchlab.punch.net.websocket import abort, open_websocket, protocol_violation, until_unresponsive
 from punchlab.punch.text import LONGEST_VALUE, printable
 
 PATH = "/mesh"
@@ -161,7 +161,7 @@ class Mesh:
             self._report("bus_sent", session=message.session, type=message.type, peer=link.peer.name)
 
     async def _watch(self, connection: Connection, peer: Hello) -> None:
-        await until_deaf(connection, *PING_S)
+        await until_unresponsive(connection, *PING_S)
         self._report("deaf", peer=peer.name)
         abort(connection)
 

@@ -18,8 +18,8 @@ from punchlab.punch.probe.patience import within
 from punchlab.punch.probe.servers import Servers
 from punchlab.punch.probe.stun import decode
 from punchlab.punch.probe.udp import UdpTests
-from punchlab.punch.punching.named import Named
 from punchlab.punch.punching.quota import Servers as Uses
+from punchlab.punch.punching.supplied_servers import SuppliedServers
 
 PATIENCE_S = 0.4
 
@@ -75,7 +75,7 @@ class SlowServer:
     @property
     def servers(self) -> Servers:
         primary, other_port, other_address, other_both = self._addresses.endpoints
-        named = Named(Reach.of(primary, primary.ip), Uses())
+        named = SuppliedServers(Reach.of(primary, primary.ip), Uses())
         return Servers(primary, other_port, other_address, other_both, changes=True, knockers={}, named=named)
 
     async def serve(self) -> None:

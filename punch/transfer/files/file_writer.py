@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from punchlab.punch.errors import ConnectionLostError
-from punchlab.punch.transfer.file_sink import FileSink, Incoming
-from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.files.file_sink import FileSink, Incoming
+from punchlab.punch.transfer.files.name_rules import FileError
 from punchlab.punch.transfer.offer import FileDone, FileInfo, Offered, StreamInfo
 from punchlab.punch.transfer.worker import Worker
 
@@ -16,17 +16,17 @@ _BATCH = 256 * 1024
 """Bytes that are passed to the thread at once; with fewer, passing them would cost more than writing them."""
 
 
-class Arriving:
+class FileWriter:
     """The files of one offer. All calls of the sink run in `worker`.
 
     `begin`, `write` and `end` return before the work is done. A later call, and `Worker.failure`, raise its errors.
     """
 
-    def __init__(self, worker: Worker, inbox: FileSink) -> None:
+    def __init__(self, worker: Worker, sink: FileSink) -> None:
         self._worker = worker
-        self._inbox = inbox
+        self._sink = sink
         self._incoming: Incoming | None = None
-        self._arrived: list[Incoming | FileDone] = []
+        self._complete: list[Incoming | FileDone] = []
         self._batch: list[bytes] = []
         self._size = 0
 
@@ -34,7 +34,7 @@ class Arriving:
         """Begin a file at offset `start`."""
 
         def call() -> None:
-            self._incoming = self._inbox.create(info, start)
+            self._incoming = self._sink.create(info, start)
 
         await self._worker.put(call)
 
@@ -66,13 +66,13 @@ class Arriving:
             with self._incoming as incoming:
                 self._incoming = None
                 incoming.verify(sha256)
-                self._arrived.append(incoming)
+                self._complete.append(incoming)
 
         await self._worker.put(call)
 
     async def add(self, done: FileDone) -> None:
         """Add a file that an earlier tunnel has transferred."""
-        await self._worker.put(partial(self._arrived.append, done))
+        await self._worker.put(partial(self._complete.append, done))
 
     async def store(self, offered: Sequence[Offered]) -> list[FileDone]:
         """Give all files their final names, or none. Raises `FileError`.
@@ -81,8 +81,8 @@ class Arriving:
         """
 
         def call() -> list[FileDone]:
-            self._inbox.store(offered, [each for each in self._arrived if isinstance(each, Incoming)])
-            return [each if isinstance(each, FileDone) else each.done for each in self._arrived]
+            self._sink.store(offered, [each for each in self._complete if isinstance(each, Incoming)])
+            return [each if isinstance(each, FileDone) else each.done for each in self._complete]
 
         return await self._worker.run_whole(call)
 
@@ -105,7 +105,7 @@ class Arriving:
             if self._incoming is not None:
                 with contextlib.suppress(OSError):
                     self._incoming.__exit__(FileError, None, None)
-            self._inbox.discard(offered)
+            self._sink.discard(offered)
 
         await self._worker.stop()
         await self._worker.run(call)

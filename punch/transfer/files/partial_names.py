@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 from punchlab.punch.secure.code import Code
 
 
-class Owner(NamedTuple):
+class PartialNames(NamedTuple):
     """Derives the names of a session's unfinished files, from a public and a secret value."""
 
     public: bytes
@@ -33,7 +33,7 @@ class Owner(NamedTuple):
         return cls(hashlib.sha256(b"punch unfinished files" + key).digest(), key)
 
     @classmethod
-    def nobody(cls) -> Self:
+    def random(cls) -> Self:
         """Use random values, so that no other process finds the files."""
         return cls(os.urandom(16), os.urandom(32))
 

@@ -1,7 +1,7 @@
 """Stores received files in a directory, without incomplete files and without names outside the directory.
 
-Every file is written in a hidden directory of its session (`punch.transfer.partial`). Directories are created when all
-files are complete. Then all files get their final names, or none (`punch.transfer.naming`).
+Every file is written in a hidden directory of its session (`punch.transfer.files.partial_files`). Directories are
+created when all files are complete. Then all files get their final names, or none (`punch.transfer.files.final_names`).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from punchlab.punch.errors import ArgumentError, ConnectionLostError
-from punchlab.punch.transfer.names import FileError, OfferError, check_path
-from punchlab.punch.transfer.naming import Naming, cannot, is_there, locked, recover
+from punchlab.punch.transfer.files.final_names import FinalNames, cannot, locked, name_exists, recover
+from punchlab.punch.transfer.files.name_rules import FileError, OfferError, check_path
+from punchlab.punch.transfer.files.partial_files import PartialFiles, hash_prefix, identity
+from punchlab.punch.transfer.files.partial_names import PartialNames
+from punchlab.punch.transfer.files.safe_open import opened_below
 from punchlab.punch.transfer.offer import DirectoryInfo, FileDone, FileInfo, Offered, StreamInfo, check_distinct
-from punchlab.punch.transfer.owner import Owner
-from punchlab.punch.transfer.partial import Partials, hash_prefix, identity
-from punchlab.punch.transfer.safe_open import descended
 from punchlab.punch.transfer.worker import checkpoint
 
 
@@ -36,14 +36,14 @@ class _Held(NamedTuple):
 class FileSink:
     """A directory that received files are stored in. A context manager. All methods block, and have checkpoints.
 
-    `owner` derives the names of unfinished files; without it no later process finds them. A file has a temporary name
-    until all are complete; then all get their final names, or none if one cannot. Without `force` no file and no
-    top-level directory of the offer may exist already. With `force`, files are added to existing directories, and files
-    and links are replaced, but not a directory by a file or the reverse. After a broken connection the unfinished files
-    remain, for `held` to find. Rejected or damaged files are removed.
+    `partial_names` derives the names of unfinished files; without it no later process finds them. A file has a
+    temporary name until all are complete; then all get their final names, or none if one cannot. Without `force` no
+    file and no top-level directory of the offer may exist already. With `force`, files are added to existing
+    directories, and files and links are replaced, but not a directory by a file or the reverse. After a broken
+    connection the unfinished files remain, for `held` to find. Rejected or damaged files are removed.
     """
 
-    def __init__(self, directory: Path, *, force: bool, owner: Owner | None = None) -> None:
+    def __init__(self, directory: Path, *, force: bool, partial_names: PartialNames | None = None) -> None:
         """Open the directory. Raises `ArgumentError` if it is not writable."""
         try:
             self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -54,18 +54,18 @@ class FileSink:
             raise ArgumentError("dir", str(directory), "a writable directory")
         self.path = str(directory.resolve())
         self._force = force
-        self._partials = Partials(self._fd, owner or Owner.nobody())
+        self._partials = PartialFiles(self._fd, partial_names or PartialNames.random())
         self._held: dict[FileInfo, _Held] = {}
         self._stored: dict[Offered, FileDone | None] = {}
 
     @property
-    def owner(self) -> Owner:
+    def partial_names(self) -> PartialNames:
         """The names of unfinished files; set it before there are any."""
-        return self._partials.owner
+        return self._partials.partial_names
 
-    @owner.setter
-    def owner(self, owner: Owner) -> None:
-        self._partials = Partials(self._fd, owner)
+    @partial_names.setter
+    def partial_names(self, partial_names: PartialNames) -> None:
+        self._partials = PartialFiles(self._fd, partial_names)
 
     def __enter__(self) -> Self:
         return self
@@ -106,7 +106,7 @@ class FileSink:
 
     def _check_free(self, name: str) -> None:
         try:
-            taken = is_there(name, self._fd)
+            taken = name_exists(name, self._fd)
         except OSError as error:
             raise cannot(name, error) from None
         if taken:
@@ -115,7 +115,7 @@ class FileSink:
     def _check_replaceable(self, info: Offered) -> None:
         *above, last = info.name.split("/")
         try:
-            with descended(self._fd, above) as fd:
+            with opened_below(self._fd, above) as fd:
                 found = os.stat(last, dir_fd=fd, follow_symlinks=False)
         except FileNotFoundError:
             return
@@ -184,27 +184,27 @@ class FileSink:
         directories = [info for info in new if isinstance(info, DirectoryInfo)]
         trees = {info.name.partition("/")[0] for info in new if "/" in info.name}
         try:
-            with locked(self._fd), Naming(self._fd, self._partials) as naming:
+            with locked(self._fd), FinalNames(self._fd, self._partials) as names:
                 for name in sorted(trees | {info.name for info in directories if "/" not in info.name}):
-                    self._begin_tree(naming, name)
+                    self._begin_tree(names, name)
                 for info in directories:
                     try:
-                        naming.make_directory(info.name)
+                        names.make_directory(info.name)
                     except OSError as error:
                         raise cannot(info.name, error) from None
                 for incoming in arrived:
-                    incoming.take_name(functools.partial(naming.place, replace=self._force))
-                naming.show()
+                    incoming.take_name(functools.partial(names.place, replace=self._force))
+                names.publish()
         except OSError as error:
             raise FileError(f"the files cannot be stored: {error.strerror}") from None
         self._partials.close()
         self._stored.update(dict.fromkeys(directories))
         self._stored.update((incoming.info, incoming.done) for incoming in arrived)
 
-    def _begin_tree(self, naming: Naming, name: str) -> None:
+    def _begin_tree(self, names: FinalNames, name: str) -> None:
         try:
-            if not (self._force and is_there(name, self._fd)):
-                naming.build_aside(name)
+            if not (self._force and name_exists(name, self._fd)):
+                names.build_hidden(name)
         except OSError as error:
             raise cannot(name, error) from None
 
@@ -223,7 +223,7 @@ class Incoming:
     All methods raise `FileError`.
     """
 
-    def __init__(self, partials: Partials, info: FileInfo | StreamInfo, held: _Held | None) -> None:
+    def __init__(self, partials: PartialFiles, info: FileInfo | StreamInfo, held: _Held | None) -> None:
         self.info = info
         self._expected = info.size if isinstance(info, FileInfo) else None
         self._partials = partials

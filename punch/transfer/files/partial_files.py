@@ -1,9 +1,9 @@
 """Unfinished files of a broken tunnel, kept under hidden names until a new tunnel transfers the rest.
 
 They are in a hidden directory of their session. Their names are derived from the secret of the session and from the
-file's name and size (`punch.transfer.owner`), so that the same command finds them after a crash, and no other session
-does. The content of such a file is used only after the sender has compared its SHA-256 with the beginning of its own
-file.
+file's name and size (`punch.transfer.files.partial_names`), so that the same command finds them after a crash, and no
+other session does. The content of such a file is used only after the sender has compared its SHA-256 with the beginning
+of its own file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import re
 import stat
 
-from punchlab.punch.transfer.owner import Owner
+from punchlab.punch.transfer.files.partial_names import PartialNames
 from punchlab.punch.transfer.worker import checkpoint
 
 HASH_BLOCK = 1 << 20
@@ -28,20 +28,20 @@ def is_partial_name(name: str) -> bool:
     return _PARTIAL.fullmatch(name) is not None
 
 
-class Partials:
+class PartialFiles:
     """The unfinished files of one session in a directory. All methods raise `OSError`.
 
     Their directory is created with the first of them, and removed when it is empty.
     """
 
-    def __init__(self, directory_fd: int, owner: Owner) -> None:
+    def __init__(self, directory_fd: int, partial_names: PartialNames) -> None:
         self._parent = directory_fd
-        self.owner = owner
+        self.partial_names = partial_names
         self._fd: int | None = None
 
     def name(self, name: str, size: int | None) -> str:
         """Return the name of an unfinished file in the directory `fd`."""
-        return self.owner.name(name, size)
+        return self.partial_names.name(name, size)
 
     @property
     def fd(self) -> int:
@@ -59,7 +59,7 @@ class Partials:
         except FileNotFoundError:
             if not create:
                 raise
-        self._forget()  # another process of this session has just removed the directory
+        self._close_directory()  # another process of this session has just removed the directory
         return open_partial(self._opened(create=True), name, create=True)
 
     def remove(self, name: str) -> None:
@@ -79,17 +79,17 @@ class Partials:
     def close(self) -> None:
         """Remove the directory if it is empty. The object can be used again."""
         with contextlib.suppress(OSError):
-            os.rmdir(self.owner.directory, dir_fd=self._parent)
-        self._forget()
+            os.rmdir(self.partial_names.directory, dir_fd=self._parent)
+        self._close_directory()
 
-    def _forget(self) -> None:
+    def _close_directory(self) -> None:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
     def _opened(self, *, create: bool) -> int:
         if self._fd is None:
-            name = self.owner.directory
+            name = self.partial_names.directory
             if create:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o700, dir_fd=self._parent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from punchlab.punch.errors import PunchError
 from punchlab.punch.text import unsuitable_in_names
-from punchlab.punch.transfer.partial import is_partial_name
+from punchlab.punch.transfer.files.partial_files import is_partial_name
 
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 1024

@@ -1,7 +1,8 @@
 """The files and directories to send.
 
 All files are examined before the offer, and each is opened when it is sent. From the offer until its last byte is read,
-a file must not change (`punch.transfer.unchanged`), or the transfer fails. Links below a directory are not followed.
+a file must not change (`punch.transfer.files.change_detection`), or the transfer fails. Links below a directory are not
+followed.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
 from punchlab.punch.errors import ArgumentError
-from punchlab.punch.transfer.names import FileError, check_path
+from punchlab.punch.transfer.files.change_detection import State, is_open_for_writing
+from punchlab.punch.transfer.files.name_rules import FileError, check_path
+from punchlab.punch.transfer.files.partial_files import is_partial_name
+from punchlab.punch.transfer.files.safe_open import open_directory, opened_below
 from punchlab.punch.transfer.offer import MAX_ENTRIES, DirectoryInfo, Entries, FileInfo, total_size
-from punchlab.punch.transfer.partial import is_partial_name
-from punchlab.punch.transfer.safe_open import descended, open_directory
-from punchlab.punch.transfer.unchanged import State, is_open_for_writing
 
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 """Non-blocking, so that opening a FIFO does not wait for its writer; it has no effect on a regular file."""
@@ -53,7 +54,7 @@ class _Opened(NamedTuple):
     doubtful: bool
 
 
-class Outgoing:
+class FileSource:
     """The files and directories to send. A context manager, which closes the file that was opened last.
 
     `offered` and `skipped` are in the order of the arguments, and sorted by name within a directory.
@@ -108,7 +109,7 @@ class Outgoing:
             raise FileError(f"{info.name!r} cannot be read: {error.strerror}") from None
         # In this order: a write through a memory mapping between the two calls would otherwise go undetected.
         doubtful, state = is_open_for_writing(fd), State.of(fd)
-        if not place.state.became(state):
+        if not place.state.unchanged_until(state):
             os.close(fd)
             raise FileError(f"{info.name!r} has changed since it was offered")
         self._opened = _Opened(state, doubtful or state.is_recent())
@@ -122,7 +123,7 @@ class Outgoing:
         assert self._opened is not None
         before, doubtful = self._opened
         after = State.of(file.fileno())
-        if not before.became(after):
+        if not before.unchanged_until(after):
             raise changed(info)
         return doubtful or before != after
 
@@ -226,7 +227,7 @@ def _open_below(path: Path, below: tuple[str, ...]) -> int:
         return os.open(path, _OPEN)
     root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with descended(root, below[:-1]) as fd:
+        with opened_below(root, below[:-1]) as fd:
             return os.open(below[-1], _OPEN | os.O_NOFOLLOW, dir_fd=fd)
     finally:
         os.close(root)

@@ -30,22 +30,23 @@ from typing import NamedTuple
 
 from punchlab.punch.errors import ChannelError, ConnectionLostError, PunchFailedError, TamperedError
 from punchlab.punch.secure.channel import MAX_PAYLOAD, Channel, Kind
-from punchlab.punch.transfer.ahead import Ahead
-from punchlab.punch.transfer.allowance import Allowance, read_count, write_count
-from punchlab.punch.transfer.arriving import Arriving
 from punchlab.punch.transfer.consent import Consent, DeclinedError
-from punchlab.punch.transfer.conversation import (
+from punchlab.punch.transfer.control_frames import (
     INTERRUPTED_S,
     AbortedError,
     abort,
     decline,
+    exchange_final,
     failure,
-    farewell,
-    hear,
-    hear_only,
+    receive_frame,
+    receive_kind,
 )
-from punchlab.punch.transfer.file_sink import FileSink
-from punchlab.punch.transfer.names import FileError, OfferError, check_path
+from punchlab.punch.transfer.files.file_reader import Held, Piece, Resumed, read_contents, size_of
+from punchlab.punch.transfer.files.file_sink import FileSink
+from punchlab.punch.transfer.files.file_source import FileSource
+from punchlab.punch.transfer.files.file_writer import FileWriter
+from punchlab.punch.transfer.files.name_rules import FileError, OfferError, check_path
+from punchlab.punch.transfer.flow_control import SendWindow, read_count, write_count
 from punchlab.punch.transfer.offer import (
     MAX_ENTRIES,
     DirectoryInfo,
@@ -58,9 +59,8 @@ from punchlab.punch.transfer.offer import (
     total_size,
     write_offer,
 )
-from punchlab.punch.transfer.outgoing import Outgoing
 from punchlab.punch.transfer.progress import Progress
-from punchlab.punch.transfer.reading import Held, Piece, Resumed, read_contents, size_of
+from punchlab.punch.transfer.read_ahead import ReadAhead
 from punchlab.punch.transfer.stdin_source import StdinSource
 from punchlab.punch.transfer.worker import Worker
 
@@ -70,7 +70,7 @@ DISCARD_S = 3.0
 NOT_STORED = "the receiver cannot store the offered files"
 """The only reason that a sender gets, unless the cause is the offer or its contents."""
 
-ONCE = "data from standard input cannot be sent again"
+NOT_RESUMABLE = "data from standard input cannot be sent again"
 
 NewProgress = Callable[[int | None], Progress]
 
@@ -83,17 +83,17 @@ class Received(NamedTuple):
 
 
 async def send_files(
-    channel: Channel, outgoing: Outgoing | StdinSource, progress: NewProgress, asked: Callable[[], None] = lambda: None
+    channel: Channel, source: FileSource | StdinSource, progress: NewProgress, asked: Callable[[], None] = lambda: None
 ) -> list[FileDone]:
-    """Send `outgoing`; return when the receiver has stored all of it. Raises `PunchFailedError`.
+    """Send `source`; return when the receiver has stored all of it. Raises `PunchFailedError`.
 
     `asked` is called once when the receiver's user is asked whether to accept.
     """
     try:
-        await _offer(channel, outgoing.offered)
-        held, allowance = await _receive_held(channel, outgoing.offered, asked)
-        with progress(outgoing.total) as bar:
-            done = await _send_contents(channel, outgoing, held, allowance, bar)
+        await _offer(channel, source.offered)
+        held, window = await _receive_held(channel, source.offered, asked)
+        with progress(source.total) as bar:
+            done = await _send_contents(channel, source, held, window, bar)
     except FileError as error:
         await abort(channel, str(error))
         raise PunchFailedError("client_error", str(error)) from None
@@ -102,57 +102,57 @@ async def send_files(
     except DeclinedError as error:
         raise PunchFailedError("declined", str(error)) from None
     except ChannelError as error:
-        if isinstance(outgoing, StdinSource):
-            raise PunchFailedError("client_error", f"{error}; {ONCE}") from None
+        if isinstance(source, StdinSource):
+            raise PunchFailedError("client_error", f"{error}; {NOT_RESUMABLE}") from None
         raise failure(error) from None
     except asyncio.CancelledError:
         await abort(channel, "interrupted", INTERRUPTED_S)  # otherwise the other end would wait for a new tunnel
         raise
-    await farewell(channel)
+    await exchange_final(channel)
     return done
 
 
 async def receive_files(
-    channel: Channel, inbox: FileSink, progress: NewProgress, consent: Consent | None = None
+    channel: Channel, sink: FileSink, progress: NewProgress, consent: Consent | None = None
 ) -> Received:
-    """Receive the offer into `inbox` with the user's consent. Raises `PunchFailedError`."""
+    """Receive the offer into `sink` with the user's consent. Raises `PunchFailedError`."""
     offered: list[Offered] = []
     with Worker() as worker:
-        arriving = Arriving(worker, inbox)
+        writer = FileWriter(worker, sink)
         try:
-            files = await _receive(channel, inbox, worker, arriving, offered, progress, consent)
+            files = await _receive(channel, sink, worker, writer, offered, progress, consent)
         except FileError as error:
-            await arriving.discard(offered)
+            await writer.discard(offered)
             await abort(channel, str(error) if isinstance(error, OfferError) else NOT_STORED)
             raise PunchFailedError("client_error", str(error)) from None
         except AbortedError as error:
-            await arriving.discard(offered)
+            await writer.discard(offered)
             raise PunchFailedError("client_error", f"the sender aborted: {error}") from None
         except DeclinedError as error:
             await decline(channel)
             raise PunchFailedError("declined", str(error)) from None
         except ChannelError as error:
             if any(isinstance(info, StreamInfo) for info in offered):
-                await arriving.discard(offered)
-                raise PunchFailedError("client_error", f"{error}; {ONCE}") from None
+                await writer.discard(offered)
+                raise PunchFailedError("client_error", f"{error}; {NOT_RESUMABLE}") from None
             # Complete files are kept for another attempt.
-            await arriving.leave(keep=isinstance(error, ConnectionLostError))
+            await writer.leave(keep=isinstance(error, ConnectionLostError))
             raise failure(error) from None
         except asyncio.CancelledError:
             with contextlib.suppress(TimeoutError):  # the file system may not respond
                 async with asyncio.timeout(DISCARD_S):
                     # Without ABORT the other end would wait for a new tunnel.
-                    await asyncio.gather(arriving.discard(offered), abort(channel, "interrupted", INTERRUPTED_S))
+                    await asyncio.gather(writer.discard(offered), abort(channel, "interrupted", INTERRUPTED_S))
             raise
-    confirmed = await tell_stored(channel) or any(isinstance(info, StreamInfo) for info in offered)
+    confirmed = await confirm_stored(channel) or any(isinstance(info, StreamInfo) for info in offered)
     return Received(files, confirmed)
 
 
 async def _receive(
     channel: Channel,
-    inbox: FileSink,
+    sink: FileSink,
     worker: Worker,
-    arriving: Arriving,
+    writer: FileWriter,
     offered: list[Offered],
     progress: NewProgress,
     consent: Consent | None,
@@ -162,24 +162,24 @@ async def _receive(
     Raises `FileError`, `ChannelError`, `AbortedError` and `DeclinedError`.
     """
     wanted = await receive_offer(channel)
-    await worker.run(partial(inbox.check, wanted))
+    await worker.run(partial(sink.check, wanted))
     offered += wanted  # only now: unfinished files of another transfer must not be discarded
     if consent is not None:
         await consent.obtain(channel, offered)
-    await _send_held(channel, inbox, worker, offered)
+    await _send_held(channel, sink, worker, offered)
     await channel.send(Kind.ACCEPT)
     with progress(total_size(offered)) as bar:
-        await _receive_contents(channel, inbox, worker, arriving, offered, bar)
-        return await arriving.store(offered)
+        await _receive_contents(channel, sink, worker, writer, offered, bar)
+        return await writer.store(offered)
 
 
-async def tell_stored(channel: Channel) -> bool:
+async def confirm_stored(channel: Channel) -> bool:
     """Send STORED; return whether the sender has received it."""
     try:
         await channel.send(Kind.STORED)
     except ConnectionLostError:
         return False
-    return await farewell(channel)
+    return await exchange_final(channel)
 
 
 async def _offer(channel: Channel, offered: Sequence[Offered]) -> None:
@@ -193,7 +193,7 @@ async def receive_offer(channel: Channel) -> list[Offered]:
     entries = Entries()
     last = False
     while not last:
-        info, last = read_offer(await hear_only(channel, Kind.OFFER))
+        info, last = read_offer(await receive_kind(channel, Kind.OFFER))
         check_path(info.name)  # at once, because the total length of unchecked names is not limited
         try:
             entries.add(info.name)
@@ -205,10 +205,10 @@ async def receive_offer(channel: Channel) -> list[Offered]:
     return offered
 
 
-async def _send_held(channel: Channel, inbox: FileSink, worker: Worker, offered: Sequence[Offered]) -> None:
-    for index in await worker.run(partial(inbox.begun, offered)):
+async def _send_held(channel: Channel, sink: FileSink, worker: Worker, offered: Sequence[Offered]) -> None:
+    for index in await worker.run(partial(sink.begun, offered)):
         info = offered[index]
-        held = await worker.run(partial(inbox.held, info)) if isinstance(info, FileInfo) else None
+        held = await worker.run(partial(sink.held, info)) if isinstance(info, FileInfo) else None
         if held is not None:
             await send_held(channel, index, *held)
 
@@ -220,14 +220,14 @@ async def send_held(channel: Channel, index: int, size: int, sha256: bytes) -> N
 
 async def _receive_held(
     channel: Channel, offered: Sequence[Offered], asked: Callable[[], None]
-) -> tuple[Held, Allowance]:
+) -> tuple[Held, SendWindow]:
     """Return the receiver's part of each file, and its window. Raises `DeclinedError`."""
     held: dict[int, tuple[int, bytes]] = {}
     asking = False
     while True:
-        kind, payload = await hear(channel)
+        kind, payload = await receive_frame(channel)
         if kind is Kind.ACCEPT:
-            return held, Allowance(payload)
+            return held, SendWindow(payload)
         if kind is Kind.DECLINED:
             raise DeclinedError("the receiver declined the offer, and has stored nothing")
         if kind is Kind.ASKING:
@@ -245,21 +245,21 @@ async def _receive_held(
 
 
 async def _send_contents(
-    channel: Channel, outgoing: Outgoing | StdinSource, held: Held, allowance: Allowance, bar: Progress
+    channel: Channel, source: FileSource | StdinSource, held: Held, window: SendWindow, bar: Progress
 ) -> list[FileDone]:
-    if isinstance(outgoing, StdinSource):
-        return await _send_watching(channel, outgoing.send(channel, allowance, bar), allowance)
-    count = sum(isinstance(info, FileInfo) for info in outgoing.offered)
-    async with Ahead(partial(read_contents, outgoing, held), size_of) as pieces:
-        return await _send_watching(channel, _send_pieces(channel, pieces, count, allowance, bar), allowance)
+    if isinstance(source, StdinSource):
+        return await _send_watching(channel, source.send(channel, window, bar), window)
+    count = sum(isinstance(info, FileInfo) for info in source.offered)
+    async with ReadAhead(partial(read_contents, source, held), size_of) as pieces:
+        return await _send_watching(channel, _send_pieces(channel, pieces, count, window, bar), window)
 
 
 async def _send_watching(
-    channel: Channel, contents: Coroutine[None, None, list[FileDone]], allowance: Allowance
+    channel: Channel, contents: Coroutine[None, None, list[FileDone]], window: SendWindow
 ) -> list[FileDone]:
     """Send all contents, but stop as soon as the receiver aborts."""
     sending = asyncio.create_task(contents)
-    answer = asyncio.create_task(_hear_stored(channel, allowance))
+    answer = asyncio.create_task(_receive_stored(channel, window))
     try:
         await asyncio.wait([sending, answer], return_when=asyncio.FIRST_COMPLETED)
         if answer.done() and not sending.done():
@@ -281,18 +281,18 @@ async def _send_watching(
         await asyncio.gather(sending, answer, return_exceptions=True)
 
 
-async def _hear_stored(channel: Channel, allowance: Allowance) -> None:
+async def _receive_stored(channel: Channel, window: SendWindow) -> None:
     while True:
-        kind, payload = await hear(channel)
+        kind, payload = await receive_frame(channel)
         if kind is Kind.STORED:
             return
         if kind is not Kind.CREDIT:
             raise TamperedError(f"expected STORED, got {kind.name}")
-        allowance.grant(payload)
+        window.grant(payload)
 
 
 async def _send_pieces(
-    channel: Channel, pieces: Ahead[Piece], count: int, allowance: Allowance, bar: Progress
+    channel: Channel, pieces: ReadAhead[Piece], count: int, window: SendWindow, bar: Progress
 ) -> list[FileDone]:
     """Send the contents of `count` files."""
     done: list[FileDone] = []
@@ -308,17 +308,17 @@ async def _send_pieces(
             block = memoryview(piece)
             for at in range(0, len(block), MAX_PAYLOAD):
                 data = block[at : at + MAX_PAYLOAD]
-                await allowance.take(len(data))
+                await window.take(len(data))
                 await channel.send(Kind.DATA, data)
                 bar.advance(len(data))
     return done
 
 
 async def _receive_contents(
-    channel: Channel, inbox: FileSink, worker: Worker, arriving: Arriving, offered: Sequence[Offered], bar: Progress
+    channel: Channel, sink: FileSink, worker: Worker, writer: FileWriter, offered: Sequence[Offered], bar: Progress
 ) -> None:
     """Receive all files, but stop as soon as one cannot be written."""
-    receiving = asyncio.create_task(_receive_all(channel, inbox, arriving, offered, bar))
+    receiving = asyncio.create_task(_receive_all(channel, sink, writer, offered, bar))
     failing = asyncio.create_task(worker.failure())
     try:
         await asyncio.wait([receiving, failing], return_when=asyncio.FIRST_COMPLETED)
@@ -332,30 +332,30 @@ async def _receive_contents(
 
 
 async def _receive_all(
-    channel: Channel, inbox: FileSink, arriving: Arriving, offered: Sequence[Offered], bar: Progress
+    channel: Channel, sink: FileSink, writer: FileWriter, offered: Sequence[Offered], bar: Progress
 ) -> None:
     for info in offered:
         if not isinstance(info, DirectoryInfo):
-            await _receive_file(channel, inbox, arriving, info, bar)
+            await _receive_file(channel, sink, writer, info, bar)
 
 
 async def _receive_file(
-    channel: Channel, inbox: FileSink, arriving: Arriving, info: FileInfo | StreamInfo, bar: Progress
+    channel: Channel, sink: FileSink, writer: FileWriter, info: FileInfo | StreamInfo, bar: Progress
 ) -> None:
-    kind, payload = await hear(channel)
+    kind, payload = await receive_frame(channel)
     start = 0
     if kind is Kind.RESUME and isinstance(info, FileInfo):
         start = read_count(payload)
         bar.resume(info.name, start, info.size)
-        kind, payload = await hear(channel)
-    if kind is Kind.DIGEST and (done := inbox.already_stored(info, payload)) is not None:
-        await arriving.add(done)
+        kind, payload = await receive_frame(channel)
+    if kind is Kind.DIGEST and (done := sink.already_stored(info, payload)) is not None:
+        await writer.add(done)
         return
-    await arriving.begin(info, start)
+    await writer.begin(info, start)
     while kind is Kind.DATA:
-        await arriving.write(payload)
+        await writer.write(payload)
         bar.advance(len(payload))
-        kind, payload = await hear(channel)
+        kind, payload = await receive_frame(channel)
     if kind is not Kind.DIGEST:
         raise TamperedError(f"expected DATA or DIGEST, got {kind.name}")
-    await arriving.end(payload)
+    await writer.end(payload)

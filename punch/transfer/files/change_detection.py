@@ -37,7 +37,7 @@ class State(NamedTuple):
         found = os.fstat(fd)
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_nlink)
 
-    def became(self, later: State) -> bool:
+    def unchanged_until(self, later: State) -> bool:
         """Return whether nobody wrote to the file before `later`; a link that was added or removed is no write."""
         return self[:4] == later[:4] and (self.ctime_ns == later.ctime_ns or self.links != later.links)
 

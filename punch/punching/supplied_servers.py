@@ -10,7 +10,7 @@ from punchlab.punch.punching.quota import Servers
 
 
 @dataclass(frozen=True)
-class Named:
+class SuppliedServers:
     """The servers for one purpose: `reach` limits their addresses, and `uses` counts their uses in a session."""
 
     reach: Reach

@@ -99,7 +99,7 @@ def occupies(nat: NatBehavior | None, peer: NatBehavior | None) -> bool:
     return dependent(nat) and admits_anyone(nat) and not dependent(peer)
 
 
-def strays(nat: NatBehavior | None) -> bool:
+def uses_other_address(nat: NatBehavior | None) -> bool:
     """Return whether the host's SYN may come from another address than the registered one."""
     return nat is not None and dependent(nat) and nat.pooling is Pooling.ARBITRARY
 
@@ -108,8 +108,8 @@ def strays(nat: NatBehavior | None) -> bool:
 class _Side:
     """One host and its NAT.
 
-    An attempt is `alive` from its SYN to its error. The entry exists until `entry_until`. `strayed` says whether the
-    SYNs come from another address than the registered one.
+    An attempt is `alive` from its SYN to its error. The entry exists until `entry_until`. `at_other_address` says
+    whether the SYNs come from another address than the registered one.
     """
 
     nat: NatBehavior | None
@@ -120,10 +120,10 @@ class _Side:
     sent_s: float = 0.0
     entry_until: float = 0.0
     contacted: bool = False
-    strayed: bool = False
+    at_other_address: bool = False
 
 
-class Dialling:
+class SynSimulation:
     """Two hosts; the first connects at 0, the second at `skew_s` (not negative).
 
     The `delay_s` of a packet varies by up to `jitter_s`, as on two equal links (a triangular distribution).
@@ -149,34 +149,34 @@ class Dialling:
         self._draw, self._moments, self._chance = draw, moments, self._loss > 0 or self._jitter > 0
         self._sides = [_Side(nat, self._attempts) for nat in self._nats]
         for side in self._sides:
-            if side.nat is not None and strays(side.nat):
+            if side.nat is not None and uses_other_address(side.nat):
                 self._chance = True
-                side.strayed = draw.randrange(side.nat.pool_size) > 0
+                side.at_other_address = draw.randrange(side.nat.pool_size) > 0
         self._events: list[tuple[float, int, str, int, int, int]] = []
         self._serial = count()
         self._plan(0.0, "dial", 0)
         self._plan(self._skew, "dial", 1)
         while self._events:
-            now, _serial, what, index, attempt, knock = heapq.heappop(self._events)
+            now, _serial, what, index, attempt, repeat = heapq.heappop(self._events)
             if now >= self._deadline:
                 return self._ended(End.LATE)
             match what:
                 case "dial":
-                    self._dial(now, index)
-                case "knock":
-                    self._knock(now, index, attempt, knock)
+                    self._connect(now, index)
+                case "repeat":
+                    self._send_syn(now, index, attempt, repeat)
                 case "silence":
-                    self._broken_silence(now, index, attempt)
+                    self._send_late_error(now, index, attempt)
                 case "reset" | "error":
                     self._refused(now, index, attempt, reset=what == "reset")
                 case "arrive":
-                    ended = self._meet(now, index, attempt, knock)
+                    ended = self._arrive(now, index, attempt, repeat)
                     if ended is not None:
                         return ended
         return self._ended(End.SPENT)
 
-    def _plan(self, when: float, what: str, index: int, attempt: int = 0, knock: int = 0) -> None:
-        heapq.heappush(self._events, (when, next(self._serial), what, index, attempt, knock))
+    def _plan(self, when: float, what: str, index: int, attempt: int = 0, repeat: int = 0) -> None:
+        heapq.heappush(self._events, (when, next(self._serial), what, index, attempt, repeat))
 
     def _lost(self) -> bool:
         return self._loss > 0 and self._draw.random() < self._loss
@@ -187,13 +187,13 @@ class Dialling:
             return self._delay
         return max(0.0, self._delay + self._draw.triangular(-self._jitter, self._jitter))
 
-    def _dial(self, now: float, index: int) -> None:
+    def _connect(self, now: float, index: int) -> None:
         side = self._sides[index]
         side.attempt += 1
         side.alive, side.dialled_s = True, now
-        self._knock(now, index, side.attempt, 0)
+        self._send_syn(now, index, side.attempt, 0)
 
-    def _knock(self, now: float, index: int, attempt: int, knock: int) -> None:
+    def _send_syn(self, now: float, index: int, attempt: int, repeat: int) -> None:
         """Send the SYN of an attempt, or a retransmission."""
         side = self._sides[index]
         if not side.alive or side.attempt != attempt:
@@ -201,12 +201,12 @@ class Dialling:
         side.sent_s, side.contacted = now, True
         if side.nat is not None:
             side.entry_until = now + side.nat.timeouts.tcp_transitory_s
-        if knock + 1 < len(SYN_TIMES_S):
-            self._plan(side.dialled_s + SYN_TIMES_S[knock + 1], "knock", index, attempt, knock + 1)
+        if repeat + 1 < len(SYN_TIMES_S):
+            self._plan(side.dialled_s + SYN_TIMES_S[repeat + 1], "repeat", index, attempt, repeat + 1)
         if not self._lost():
-            self._plan(now + self._flight(), "arrive", index, attempt, knock)
+            self._plan(now + self._flight(), "arrive", index, attempt, repeat)
 
-    def _meet(self, now: float, index: int, attempt: int, knock: int) -> Run | None:
+    def _arrive(self, now: float, index: int, attempt: int, repeat: int) -> Run | None:
         """Handle the arrival of a host's SYN at the other's NAT; return the result if it is decided."""
         dialler, side = self._sides[index], self._sides[1 - index]
         same = not dependent(dialler.nat) and not dependent(side.nat)
@@ -214,22 +214,22 @@ class Dialling:
         if same and side.alive and (side.nat is None or tracked):
             crossed = max(now, side.sent_s + self._delay)
             if side.sent_s + self._delay >= dialler.dialled_s:
-                return self._connected(End.CROSSED, crossed + self._delay, now, index, attempt, knock)
-            return self._connected(End.ADMITTED, now + 2 * self._delay, now, index, attempt, knock)
+                return self._connected(End.CROSSED, crossed + self._delay, now, index, attempt, repeat)
+            return self._connected(End.ADMITTED, now + 2 * self._delay, now, index, attempt, repeat)
         if same and tracked:
             # The listener's SYN-ACK has its own sequence number, so the NAT drops it. The listener's kernel then
             # refuses to connect to the endpoint of a half-open connection. This lasts until the deadline.
-            return self._ended(End.STALE, index, attempt, knock)
+            return self._ended(End.STALE, index, attempt, repeat)
         if tracked and occupies(side.nat, dialler.nat):
             return None
         if admits_anyone(side.nat):
             undialled = occupies(side.nat, dialler.nat)
             end = End.UNDIALLED if undialled else End.ADMITTED
-            return self._connected(end, now + 2 * self._delay, now, index, attempt, knock)
-        if side.contacted and not dependent(side.nat) and _by_address(side.nat) and not dialler.strayed:
-            return self._connected(End.ADMITTED, now + 2 * self._delay, now, index, attempt, knock)
+            return self._connected(end, now + 2 * self._delay, now, index, attempt, repeat)
+        if side.contacted and not dependent(side.nat) and _by_address(side.nat) and not dialler.at_other_address:
+            return self._connected(End.ADMITTED, now + 2 * self._delay, now, index, attempt, repeat)
         if side.contacted and same and side.nat is not None and not side.nat.reset_closes:
-            return self._connected(End.ADMITTED, now + 2 * self._delay, now, index, attempt, knock)
+            return self._connected(End.ADMITTED, now + 2 * self._delay, now, index, attempt, repeat)
         self._answer(now, index, attempt)
         return None
 
@@ -259,7 +259,7 @@ class Dialling:
         self._chance = True
         return self._draw.random() < _WITHIN_CONNECT
 
-    def _broken_silence(self, now: float, index: int, attempt: int) -> None:
+    def _send_late_error(self, now: float, index: int, attempt: int) -> None:
         """Send the delayed error of RFC 5382 REQ-4, unless a SYN of the same connection has gone out meanwhile."""
         side = self._sides[1 - index]
         same = not dependent(self._nats[index]) and not dependent(side.nat)
@@ -281,7 +281,7 @@ class Dialling:
             self._chance = True
             self._plan(now + self._draw.uniform(*PAUSE_S), "dial", index)
 
-    def _connected(self, end: End, when: float, now: float, index: int, attempt: int, knock: int) -> Run:
+    def _connected(self, end: End, when: float, now: float, index: int, attempt: int, repeat: int) -> Run:
         """Return a connected run: the dialler is connected a delay after `now`, the other host at `when`."""
         # The SYN-ACK and the last ACK can be lost as well; each is retransmitted.
         repaired = 0.0
@@ -291,10 +291,10 @@ class Dialling:
         when, first = when + repaired, now + self._delay + repaired
         if when >= self._deadline:
             return self._ended(End.LATE)
-        return Run(end, (first, when) if index == 0 else (when, first), index, attempt, knock > 0, self._chance)
+        return Run(end, (first, when) if index == 0 else (when, first), index, attempt, repeat > 0, self._chance)
 
-    def _ended(self, end: End, index: int = 0, attempt: int = 0, knock: int = 0) -> Run:
-        return Run(end, None, index, attempt, knock > 0, self._chance)
+    def _ended(self, end: End, index: int = 0, attempt: int = 0, repeat: int = 0) -> Run:
+        return Run(end, None, index, attempt, repeat > 0, self._chance)
 
 
 def _by_address(nat: NatBehavior | None) -> bool:

@@ -19,7 +19,7 @@ def open_directory(name: str, directory_fd: int) -> int:
 
 
 @contextlib.contextmanager
-def descended(directory_fd: int, parts: Sequence[str]) -> Iterator[int]:
+def opened_below(directory_fd: int, parts: Sequence[str]) -> Iterator[int]:
     """Yield a descriptor of the directory at that path. Raises `OSError`."""
     fd = os.dup(directory_fd)
     try:

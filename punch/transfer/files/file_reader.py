@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import BinaryIO, NamedTuple
 
 from punchlab.punch.secure.channel import MAX_PAYLOAD
-from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.files.file_source import FileSource, changed
+from punchlab.punch.transfer.files.name_rules import FileError
+from punchlab.punch.transfer.files.partial_files import hash_prefix
 from punchlab.punch.transfer.offer import FileDone, FileInfo
-from punchlab.punch.transfer.outgoing import Outgoing, changed
-from punchlab.punch.transfer.partial import hash_prefix
 from punchlab.punch.transfer.worker import checkpoint
 
 BLOCK = 4 * MAX_PAYLOAD
@@ -31,9 +31,9 @@ Piece = bytes | Resumed | FileDone
 """For each file: where it resumes, its data, and at its end its size and SHA-256."""
 
 
-def read_contents(outgoing: Outgoing, held: Held) -> Iterator[Piece]:
+def read_contents(source: FileSource, held: Held) -> Iterator[Piece]:
     """Yield all files, each from where the receiver's part ends. Raises `FileError`."""
-    for index, info, file in outgoing.contents():
+    for index, info, file in source.contents():
         start, digest = _common_start(info, file, held.get(index))
         if start:
             yield Resumed(info, start)
@@ -46,11 +46,11 @@ def read_contents(outgoing: Outgoing, held: Held) -> Iterator[Piece]:
                 raise FileError(f"{info.name!r} cannot be read: {error.strerror}") from None
             if not data:
                 raise changed(info)
-            outgoing.check(info, file)  # now, and not only at the end of a long file
+            source.check(info, file)  # now, and not only at the end of a long file
             digest.update(data)
             left -= len(data)
             yield data
-        _check_unchanged(outgoing, info, file, digest.digest())
+        _check_unchanged(source, info, file, digest.digest())
         yield FileDone(info.name, info.size, digest.hexdigest())
 
 
@@ -59,9 +59,9 @@ def size_of(piece: Piece) -> int:
     return len(piece) if isinstance(piece, bytes) else 0
 
 
-def _check_unchanged(outgoing: Outgoing, info: FileInfo, file: BinaryIO, sha256: bytes) -> None:
+def _check_unchanged(source: FileSource, info: FileInfo, file: BinaryIO, sha256: bytes) -> None:
     """Raise `FileError` unless the data that were read, with this SHA-256, are those of the offered file."""
-    if outgoing.check(info, file):
+    if source.check(info, file):
         try:
             again = hash_prefix(file.fileno(), info.size)
         except OSError as error:

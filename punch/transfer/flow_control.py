@@ -15,7 +15,7 @@ from punchlab.punch.errors import TamperedError
 _BYTES = 8
 
 
-class Allowance:
+class SendWindow:
     """The number of content bytes that may still be sent; unlimited without a window."""
 
     def __init__(self, window: bytes) -> None:

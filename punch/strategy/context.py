@@ -18,15 +18,15 @@ from punchlab.punch.rendezvous.signals import Signals
 
 
 @dataclass(frozen=True, eq=False)
-class Meeting:
+class PunchContext:
     """The data and operations of one punch, after the two clients have received each other's contacts.
 
     `targets` are the candidates to connect to. `start_at` is an instant of `time.monotonic()` before which no connect
     may start (None: at once). `begin_key` starts the computation of the session key, which takes tens of milliseconds
-    of CPU: a strategy that waits anyway calls it before, the others leave it to `fire`. `beside` are the peer's IPv6
-    candidates. Strategies do not handle them: `dial_beside` runs in parallel, because IPv6 has no NAT and firewalls
-    accept connections when both sides connect at once (RFC 6092 section 3.3). Packets to the peer that the puncher does
-    not send need the permission of `admission`.
+    of CPU: a strategy that waits anyway calls it before, the others leave it to `connect_all`. `targets6` are the
+    peer's IPv6 candidates. Strategies do not handle them: `dial_ipv6` runs in parallel, because IPv6 has no NAT and
+    firewalls accept connections when both sides connect at once (RFC 6092 section 3.3). Packets to the peer that the
+    puncher does not send need the permission of `admission`.
     """
 
     role: Role
@@ -41,7 +41,7 @@ class Meeting:
     begin_key: Callable[[], None]
     report: Reporter
     admission: Admission
-    beside: Sequence[Candidate] = ()
+    targets6: Sequence[Candidate] = ()
 
     async def leave(self) -> None:
         """Leave the rendezvous; its FIN is sent before the first SYN."""
@@ -53,16 +53,16 @@ class Meeting:
         if self.start_at is not None:
             await sleep_until(self.start_at)
 
-    def fire(self) -> None:
+    def connect_all(self) -> None:
         """Connect to every target, and accept connections."""
-        self.puncher.fire()
+        self.puncher.connect_all()
         self.begin_key()
 
-    async def dial_beside(self) -> None:
+    async def dial_ipv6(self) -> None:
         """Connect to the peer's IPv6 candidates, and accept IPv6 connections, from the start instant on."""
-        if self.beside:
+        if self.targets6:
             await self.start()
-            self.puncher.dial_beside(self.beside)
+            self.puncher.dial_ipv6(self.targets6)
             self.begin_key()
 
     async def signal(self, data: bytes) -> None:
@@ -106,7 +106,7 @@ class Strategy(Protocol):
         """Undo everything that `prepare` has set up. Called at the end, and before each `prepare`."""
         return
 
-    async def punch(self, meeting: Meeting) -> None:
+    async def punch(self, context: PunchContext) -> None:
         """Connect. Runs while connections are examined, and is cancelled when one is agreed on.
 
         The puncher continues after this returns. Raises `PunchFailedError` to give up before the deadline.

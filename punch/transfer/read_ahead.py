@@ -20,7 +20,7 @@ _LEAST = 1024  # minimum size that counts for an item, which limits the number o
 _PATIENCE_S = 1.0
 
 
-class Ahead(Generic[T]):
+class ReadAhead(Generic[T]):
     """Yields what an iterator yields, and raises what it raises. An asynchronous context manager and iterator.
 
     The iterator is made and used in a daemon thread. At the end of the block it is stopped at its next checkpoint; the

@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Self
 
-from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.files.name_rules import FileError
+from punchlab.punch.transfer.files.partial_files import PartialFiles
+from punchlab.punch.transfer.files.renameat2 import exchange, rename_new
+from punchlab.punch.transfer.files.safe_open import opened_below
 from punchlab.punch.transfer.offer import FileInfo, Offered
-from punchlab.punch.transfer.partial import Partials
-from punchlab.punch.transfer.renaming import exchange, rename_new
-from punchlab.punch.transfer.safe_open import descended
 from punchlab.punch.transfer.worker import checkpoint
 
 LOCK_S = 5.0
@@ -41,7 +41,7 @@ def cannot(name: str, error: OSError) -> FileError:
     return FileError(f"{name!r} cannot be stored: {error.strerror}")
 
 
-def is_there(name: str, directory_fd: int) -> bool:
+def name_exists(name: str, directory_fd: int) -> bool:
     """Return whether the name exists. Raises `OSError`."""
     try:
         os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
@@ -50,10 +50,10 @@ def is_there(name: str, directory_fd: int) -> bool:
     return True
 
 
-class Naming:
+class FinalNames:
     """Gives names below a directory. A context manager, which undoes all steps on an exception. Raises `OSError`."""
 
-    def __init__(self, directory_fd: int, partials: Partials) -> None:
+    def __init__(self, directory_fd: int, partials: PartialFiles) -> None:
         self._fd = directory_fd
         self._partials = partials
         self._hidden = partials.made()
@@ -75,9 +75,9 @@ class Naming:
             with contextlib.suppress(OSError):
                 undo()
 
-    def build_aside(self, name: str) -> None:
-        """Build the new directory `name` in the hidden directory, until `show`."""
-        aside = _aside_name(self._partials, name)
+    def build_hidden(self, name: str) -> None:
+        """Build the new directory `name` in the hidden directory, until `publish`."""
+        aside = _build_name(self._partials, name)
         os.mkdir(aside, dir_fd=self._hidden)
         self._undo.append(partial(os.rmdir, aside, dir_fd=self._hidden))
         self._aside[name] = aside
@@ -89,10 +89,10 @@ class Naming:
         root, parts = self._place(path)
         for depth in range(1, len(parts) + 1):
             checkpoint()
-            with descended(root, parts[: depth - 1]) as parent, contextlib.suppress(FileExistsError):
+            with opened_below(root, parts[: depth - 1]) as parent, contextlib.suppress(FileExistsError):
                 os.mkdir(parts[depth - 1], dir_fd=parent)
                 self._undo.append(partial(_at, root, parts[:depth], os.rmdir))
-        with descended(root, parts):
+        with opened_below(root, parts):
             self._made.add(path)
 
     def place(self, source: str, path: str, *, replace: bool) -> None:
@@ -102,14 +102,14 @@ class Naming:
         if above:
             self.make_directory(above)
         root, parts = self._place(path)
-        with descended(root, parts[:-1]) as place:
-            if replace and is_there(last, place):
+        with opened_below(root, parts[:-1]) as place:
+            if replace and name_exists(last, place):
                 self._replace(source, root, parts, place)
             elif above or not self._link(source, last):
                 rename_new(source, last, source_fd=self._hidden, target_fd=place)
                 self._undo.append(partial(_at, root, parts, partial(self._back, source)))
 
-    def show(self) -> None:
+    def publish(self) -> None:
         """Give the directories that were built in the hidden directory their final names."""
         for number, (name, aside) in enumerate(self._aside.items(), start=1):
             checkpoint()
@@ -162,7 +162,7 @@ class Naming:
 
 
 def _at(root: int, parts: Sequence[str], undo: Callable[..., object]) -> None:
-    with descended(root, parts[:-1]) as place:
+    with opened_below(root, parts[:-1]) as place:
         undo(parts[-1], dir_fd=place)
 
 
@@ -189,7 +189,7 @@ def locked(directory_fd: int) -> Iterator[None]:
             fcntl.flock(directory_fd, fcntl.LOCK_UN)
 
 
-def recover(directory_fd: int, partials: Partials, offered: Sequence[Offered], *, force: bool) -> None:
+def recover(directory_fd: int, partials: PartialFiles, offered: Sequence[Offered], *, force: bool) -> None:
     """Undo the steps of a killed process of this session, as far as they concern the offered names.
 
     All its files then have their hidden names again, and are complete.
@@ -203,7 +203,7 @@ def recover(directory_fd: int, partials: Partials, offered: Sequence[Offered], *
     marked = [name for name in names if _is_marked(directory_fd, partials, name)]
     with contextlib.suppress(OSError):
         others = names.difference(marked, (info.name for info in linked))
-        if force or any(is_there(name, directory_fd) for name in others):
+        if force or any(name_exists(name, directory_fd) for name in others):
             # That process had given all names, and only links and marks remain; or its names may stay.
             for info in linked:
                 partials.remove(partials.name(info.name, info.size))
@@ -211,15 +211,15 @@ def recover(directory_fd: int, partials: Partials, offered: Sequence[Offered], *
             for info in linked:
                 os.unlink(info.name, dir_fd=directory_fd)
             for name in marked:
-                rename_new(name, _aside_name(partials, name), source_fd=directory_fd, target_fd=hidden)
+                rename_new(name, _build_name(partials, name), source_fd=directory_fd, target_fd=hidden)
     for name in names:
         checkpoint()
         with contextlib.suppress(OSError):
             partials.remove(_mark_name(partials, name))
-            _take_apart(partials, name)
+            _restore_hidden_names(partials, name)
 
 
-def _is_marked(directory_fd: int, partials: Partials, name: str) -> bool:
+def _is_marked(directory_fd: int, partials: PartialFiles, name: str) -> bool:
     try:
         return os.readlink(_mark_name(partials, name), dir_fd=partials.fd) == _inode(name, directory_fd)
     except OSError:
@@ -231,7 +231,7 @@ def _inode(name: str, directory_fd: int) -> str:
     return f"{found.st_dev}:{found.st_ino}"
 
 
-def _is_linked(directory_fd: int, partials: Partials, info: FileInfo) -> bool:
+def _is_linked(directory_fd: int, partials: PartialFiles, info: FileInfo) -> bool:
     if "/" in info.name:
         return False
     try:
@@ -242,8 +242,8 @@ def _is_linked(directory_fd: int, partials: Partials, info: FileInfo) -> bool:
     return (own.st_dev, own.st_ino) == (hidden.st_dev, hidden.st_ino) and own.st_uid == os.geteuid()
 
 
-def _take_apart(partials: Partials, name: str) -> None:
-    aside, hidden = _aside_name(partials, name), partials.fd
+def _restore_hidden_names(partials: PartialFiles, name: str) -> None:
+    aside, hidden = _build_name(partials, name), partials.fd
     for below, directories, files, fd in os.fwalk(aside, topdown=False, dir_fd=hidden):
         inner = f"{name}/{os.path.relpath(below, aside)}/".replace("/./", "/")
         for each in files:
@@ -256,10 +256,10 @@ def _take_apart(partials: Partials, name: str) -> None:
     os.rmdir(aside, dir_fd=hidden)
 
 
-def _aside_name(partials: Partials, name: str) -> str:
+def _build_name(partials: PartialFiles, name: str) -> str:
     """Return the hidden name of a directory while it is built."""
     return partials.name(f"{name}/", None)
 
 
-def _mark_name(partials: Partials, name: str) -> str:
+def _mark_name(partials: PartialFiles, name: str) -> str:
     return partials.name(f"{name}/", 0)

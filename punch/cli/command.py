@@ -12,7 +12,7 @@ from typing import NoReturn
 from punchlab.punch.text import printable
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Print `text` as one line on standard error."""
     with contextlib.suppress(OSError):  # the terminal may have closed
         print(f"punch: {printable(text)}", file=sys.stderr)
