@@ -45,14 +45,14 @@ class Terminal:
 
     async def accepts(self, summary: Mapping[str, Any], directory: str) -> bool:
         """Show the offer and ask whether to store it. Return False without an answer, or when the terminal closes."""
-        await self._say(f"{offer_text(summary)}\n")
+        await self._write(f"{offer_text(summary)}\n")
         question = f"Store this in {printable(directory)}? [y/N] "
         with contextlib.suppress(termios.error):  # discard input typed before the question
             termios.tcflush(self._fd, termios.TCIFLUSH)
         answered = False
         try:
             while True:
-                await self._say(question)
+                await self._write(question)
                 answer = await self._line()
                 answered = answer is not None and answer.endswith("\n")
                 word = (answer or "").strip().lower()
@@ -75,7 +75,7 @@ class Terminal:
             except OSError:
                 return None
 
-    async def _say(self, text: str) -> None:
+    async def _write(self, text: str) -> None:
         loop = asyncio.get_running_loop()
         data = memoryview(printable_lines(text).encode())
         while data:

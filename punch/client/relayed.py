@@ -66,11 +66,11 @@ async def relayed(
 
 
 async def _join(url: EdgeUrl, token: str, ticket: str, servers: SuppliedServers | None) -> ClientConnection:
-    begun = time.monotonic()
+    started = time.monotonic()
     try:
         websocket = await _connect(url, servers)
     except NoConnectionError as error:
-        await asyncio.sleep(begun + CONNECT_S - time.monotonic())
+        await asyncio.sleep(started + CONNECT_S - time.monotonic())
         raise PunchFailedError("no_rendezvous", f"relay {url}: {error}") from None
     try:
         async with asyncio.timeout(TIMEOUT_S):

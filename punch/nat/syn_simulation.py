@@ -241,10 +241,10 @@ class SynSimulation:
         if nat.unsolicited is Unsolicited.RESET:
             self._plan(now + self._flight(), "reset", index, attempt)
             return
-        deaf = own is not None and own.icmp_errors is IcmpErrors.SWALLOWED
-        if nat.unsolicited is Unsolicited.SILENT_THEN_ICMP and not deaf:
+        swallowed = own is not None and own.icmp_errors is IcmpErrors.SWALLOWED
+        if nat.unsolicited is Unsolicited.SILENT_THEN_ICMP and not swallowed:
             self._plan(now + nat.silence_s, "silence", index, attempt)
-        elif nat.unsolicited.icmp_code is not None and not deaf and not self._within_connect():
+        elif nat.unsolicited.icmp_code is not None and not swallowed and not self._within_connect():
             self._plan(now + self._flight(), "error", index, attempt)
 
     def _within_connect(self) -> bool:

@@ -64,9 +64,9 @@ class Rendezvous:
     @classmethod
     async def connect(cls, url: EdgeUrl, bind: Endpoint | None) -> Self:
         """Connect. Raises `ArgumentError` if `bind` is not usable, `EdgeUnreachableError` if no edge answers."""
-        begun = time.monotonic()
+        started = time.monotonic()
         made = cls(*await dial(url, bind))
-        made.url, made.took_s = url, time.monotonic() - begun
+        made.url, made.took_s = url, time.monotonic() - started
         return made
 
     @property

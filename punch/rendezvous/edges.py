@@ -32,15 +32,15 @@ async def nearest_first(urls: Sequence[EdgeUrl]) -> list[tuple[EdgeUrl, float]]:
         return list(distances.items())
     tasks = {asyncio.create_task(_round_trip(url)): url for url in distances for _ in range(TRIES)}
     waiting, patience_s = set(tasks), TIMEOUT_S
-    begun = time.monotonic()
+    started = time.monotonic()
     try:
-        while waiting and (left := begun + patience_s - time.monotonic()) > 0:
+        while waiting and (left := started + patience_s - time.monotonic()) > 0:
             done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 distances[tasks[task]] = min(distances[tasks[task]], task.result())
             best = min(distances.values())
             if best < math.inf and patience_s == TIMEOUT_S:
-                patience_s = min(TIMEOUT_S, time.monotonic() - begun + max(_PATIENCE * best, _PATIENCE_S))
+                patience_s = min(TIMEOUT_S, time.monotonic() - started + max(_PATIENCE * best, _PATIENCE_S))
     finally:
         for task in tasks:
             task.cancel()
@@ -54,7 +54,7 @@ async def _round_trip(url: EdgeUrl) -> float:
         address = await resolve(url)
         with socket.socket(address.family, socket.SOCK_STREAM) as sock:
             sock.setblocking(False)
-            begun = time.monotonic()
+            started = time.monotonic()
             await asyncio.get_running_loop().sock_connect(sock, address)
-            return time.monotonic() - begun
+            return time.monotonic() - started
     return math.inf

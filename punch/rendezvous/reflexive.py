@@ -41,7 +41,7 @@ class ReflexiveAddressDiscovery:
     """
 
     def __init__(self, rendezvous: Rendezvous, bind: Endpoint | None, servers: Servers) -> None:
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
         self._patience_s = min(TIMEOUT_S, _PATIENCE * rendezvous.took_s + _PATIENCE_S)
         self.local = None if bind is not None and bind.ip not in WILDCARDS else _choose_local(rendezvous)
         """The local address to punch from; None if there is nothing to discover."""
@@ -53,7 +53,7 @@ class ReflexiveAddressDiscovery:
         """Return what the edge saw; None if nothing arrives within the remaining short timeout."""
         if self._task is None:
             return None
-        await asyncio.wait((self._task,), timeout=max(0.0, self._begun + self._patience_s - time.monotonic()))
+        await asyncio.wait((self._task,), timeout=max(0.0, self._started + self._patience_s - time.monotonic()))
         return self._task.result() if self._task.done() else None
 
     async def close(self) -> None:
@@ -65,10 +65,10 @@ class ReflexiveAddressDiscovery:
 
 async def discover_reflexive_address(rendezvous: Rendezvous, local: Endpoint, servers: Servers) -> Seen | None:
     """Return what the edge sees of our address `local`; None on failure, always after `TIMEOUT_S`."""
-    begun = time.monotonic()
+    started = time.monotonic()
     seen = await _query(rendezvous, local, servers)
     if seen is None:
-        await asyncio.sleep(begun + TIMEOUT_S - time.monotonic())
+        await asyncio.sleep(started + TIMEOUT_S - time.monotonic())
     return seen
 
 

@@ -81,11 +81,11 @@ class Auto(Strategy):
         preparation.report("own_nat", **self._own.to_json(), words=str(self._own))
         needed = _needed(self._own)
         self._prepared = {name: STRATEGIES[name]() for name in needed}
-        for name, told in zip(
+        for name, text in zip(
             needed, await asyncio.gather(*(self._ask(name, preparation) for name in needed)), strict=True
         ):
-            if told is not None and len(self._text({**self._texts, name: told})) <= MAX_TRAITS:
-                self._texts[name] = told
+            if text is not None and len(self._text({**self._texts, name: text})) <= MAX_TRAITS:
+                self._texts[name] = text
         return self._text(self._texts)
 
     async def _ask(self, name: str, preparation: Preparation) -> str | None:
@@ -95,11 +95,11 @@ class Auto(Strategy):
                 return await self._prepared[name].prepare(preparation)
         return None
 
-    def _text(self, told: dict[str, str]) -> str:
+    def _text(self, texts: dict[str, str]) -> str:
         # The latest port is left out, so that a client that registers again behind the same NAT has the same traits. A
         # peer that knows only its earlier registration then has the same key.
         nat = replace(self._own, port=None).to_json()
-        return json.dumps({"nat": nat, "told": told}, separators=(",", ":"))
+        return json.dumps({"nat": nat, "told": texts}, separators=(",", ":"))
 
     async def close(self) -> None:
         """See `Strategy`."""
@@ -138,8 +138,8 @@ class Auto(Strategy):
             strategy = self._prepared.get(plan.name) or STRATEGIES[plan.name]()
             self._prepared[plan.name] = strategy
             contact = replace(context.peer.contact, traits=peer_texts.get(plan.name))
-            told = self._texts.get(plan.name)
-            await strategy.punch(replace(context, traits=told, peer=replace(context.peer, contact=contact)))
+            own_text = self._texts.get(plan.name)
+            await strategy.punch(replace(context, traits=own_text, peer=replace(context.peer, contact=contact)))
 
 
 def choose(sender: SideTraits, receiver: SideTraits, *, neighbors: bool = False) -> Plan:

@@ -102,8 +102,8 @@ def _budget(context: PunchContext, wanted: int) -> int:
 
 async def _paced(items: Sequence[Item], rate_per_s: float) -> AsyncIterator[Item]:
     """Yield the items, at most `rate_per_s` per second."""
-    begun = time.monotonic()
+    started = time.monotonic()
     for number, item in enumerate(items):
         if number % _BURST == 0:
-            await asyncio.sleep(max(0.0, begun + number / rate_per_s - time.monotonic()))
+            await asyncio.sleep(max(0.0, started + number / rate_per_s - time.monotonic()))
         yield item

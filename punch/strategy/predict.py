@@ -100,16 +100,16 @@ async def _predict_each_other(context: PunchContext, probe: AllocationProbe, own
     context.puncher.set_targets([])
     context.begin_key()
     await context.start()
-    told: dict[int, int] = {}
+    ports: dict[int, int] = {}
     for number in range(_ROUNDS):
         latest = await _latest(context, probe)
         await context.signal(_encode([number, latest or 0]))
-        while number not in told:
+        while number not in ports:
             match _decode(await context.next_signal()):
                 case (peer_number, port):
-                    told[peer_number] = port
-        theirs = following(told[number], peer_delta, 1)
-        if latest is not None and told[number] and theirs:
+                    ports[peer_number] = port
+        theirs = following(ports[number], peer_delta, 1)
+        if latest is not None and ports[number] and theirs:
             context.report("ports_predicted", delta=own_delta, ports=list(following(latest, own_delta, 1)))
             context.puncher.dial(Candidate(Endpoint(ip, theirs[0]), "predicted"), attempts=1)
         if number == 0:
@@ -132,10 +132,10 @@ def _dial_others(context: PunchContext) -> None:
 
 async def _latest(context: PunchContext, probe: AllocationProbe) -> int | None:
     """Return the external port of a new mapping; None if the edge does not answer."""
-    look, other = probe.queries(context.rendezvous.local)
-    with look, other:
-        look.start()
-        seen = await look.external(_PATIENCE_S)
+    query, other = probe.queries(context.rendezvous.local)
+    with query, other:
+        query.start()
+        seen = await query.external(_PATIENCE_S)
     return None if seen is None else seen.port
 
 

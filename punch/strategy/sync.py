@@ -64,15 +64,15 @@ async def _lead(context: PunchContext) -> None:
 
 async def _follow(context: PunchContext) -> None:
     await context.signal(_READY)
-    begun = time.monotonic()
+    started = time.monotonic()
     while True:
         received = await context.next_signal()
         if received.startswith(_CONNECT):
-            begun = time.monotonic()
+            started = time.monotonic()
             await context.signal(_ANSWER + received.removeprefix(_CONNECT))
         elif received.startswith(_SYNC):
             # The time from our answer to SYNC is a round trip as well.
-            await _dial(context, time.monotonic() - begun)
+            await _dial(context, time.monotonic() - started)
             if received == _SYNC + str(ATTEMPTS - 1).encode():
                 return
 

@@ -136,13 +136,13 @@ async def measure(edge: EdgeUrl, uses: Uses | None = None) -> Traits:
 
     `uses`: see `punch.probe.servers`.
     """
-    begun = time.monotonic()
+    started = time.monotonic()
     found: Servers | None = None
     try:
         async with asyncio.timeout(LIMIT_S) as limit:
             found = await servers.find([edge], uses)
-            round_trip_s = (time.monotonic() - begun) / 2  # TCP's handshake, and the WebSocket's
-            ends_at = begun + min(LIMIT_S + _ROUND_TRIPS * round_trip_s, _LONGEST_S)
+            round_trip_s = (time.monotonic() - started) / 2  # TCP's handshake, and the WebSocket's
+            ends_at = started + min(LIMIT_S + _ROUND_TRIPS * round_trip_s, _LONGEST_S)
             limit.reschedule(asyncio.get_running_loop().time() + ends_at - time.monotonic())
             return await _measure(found, ends_at)
     except (TimeoutError, EdgeUnreachableError, OSError):
@@ -154,15 +154,15 @@ async def measure(edge: EdgeUrl, uses: Uses | None = None) -> Traits:
 
 async def _measure(found: Servers, ends_at: float) -> Traits:
     local = choose_local(None, found.primary)
-    begun = time.monotonic()
-    servers_s = ends_at - begun - _MARGIN_S
+    started = time.monotonic()
+    servers_s = ends_at - started - _MARGIN_S
     externals = await _external(local, [each for each in found.endpoints if each is not None], servers_s)
     now = time.monotonic()
     for server in externals:
         found.answered(server)
     if found.primary not in externals:
         return Traits()
-    two_round_trips_s = now - begun
+    two_round_trips_s = now - started
     # Before the wait for an answer begins, a mapping must be created and the request must reach the edge.
     patience_s = min(
         _LONGEST_PATIENCE_S, _PATIENCE_S + two_round_trips_s, ends_at - now - 1.5 * two_round_trips_s - _MARGIN_S

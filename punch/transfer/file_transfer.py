@@ -206,7 +206,7 @@ async def receive_offer(channel: Channel) -> list[Offered]:
 
 
 async def _send_held(channel: Channel, sink: FileSink, worker: Worker, offered: Sequence[Offered]) -> None:
-    for index in await worker.run(partial(sink.begun, offered)):
+    for index in await worker.run(partial(sink.resumable, offered)):
         info = offered[index]
         held = await worker.run(partial(sink.held, info)) if isinstance(info, FileInfo) else None
         if held is not None:

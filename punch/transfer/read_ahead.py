@@ -37,7 +37,7 @@ class ReadAhead(Generic[T]):
         self._error: BaseException | None = None
         self._over = False
         self._wanted = False
-        self._news = asyncio.Event()
+        self._available = asyncio.Event()
         self._ended = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -68,8 +68,8 @@ class ReadAhead(Generic[T]):
                 if self._over:
                     break
                 self._wanted = True
-                self._news.clear()
-            await self._news.wait()
+                self._available.clear()
+            await self._available.wait()
         if self._error is not None:
             raise self._error
         raise StopAsyncIteration
@@ -87,7 +87,7 @@ class ReadAhead(Generic[T]):
             self._over = True
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._ended.set)
-            self._loop.call_soon_threadsafe(self._news.set)
+            self._loop.call_soon_threadsafe(self._available.set)
 
     def _put(self, item: T) -> None:
         size = max(self._size_of(item), _LEAST)
@@ -100,4 +100,4 @@ class ReadAhead(Generic[T]):
             wanted, self._wanted = self._wanted, False
         if wanted:
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._news.set)
+                self._loop.call_soon_threadsafe(self._available.set)

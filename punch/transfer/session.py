@@ -139,7 +139,7 @@ async def _next_tunnel(
         exchange = new_exchange()
         exchange.code = None  # it has already been reported
         try:
-            async with open_tunnel(_again(options, left), exchange, role) as channel:
+            async with open_tunnel(_options_for_retry(options, left), exchange, role) as channel:
                 return await work(channel)
         except TunnelBrokenError:
             raise
@@ -151,7 +151,7 @@ async def _next_tunnel(
     raise PunchFailedError(broken.outcome, f"{broken.reason}; no new tunnel within {options.resume_for_s:g} s")
 
 
-def _again(options: TunnelOptions, left: float) -> TunnelOptions:
+def _options_for_retry(options: TunnelOptions, left: float) -> TunnelOptions:
     """Return the options for a new tunnel, with another port, because the old connection may still be closing."""
     bind = None if options.bind is None else Endpoint(options.bind.ip, 0)
     return replace(options, bind=bind, start_at=None, wait_s=left)

@@ -35,7 +35,7 @@ class ByteStream:
         self._room = WINDOW
         self._consumed = 0
         self._unread = bytearray()
-        self._news = asyncio.Event()
+        self._wakeup = asyncio.Event()
         self._may_send = asyncio.Event()
         self._peer_ended = self._we_ended = False
         self._error: ChannelError | None = None
@@ -60,8 +60,8 @@ class ByteStream:
             self._check()
             if self._peer_ended:
                 return b""
-            self._news.clear()
-            await self._news.wait()
+            self._wakeup.clear()
+            await self._wakeup.wait()
         data = bytes(self._unread[:_MAX_PIECE])
         del self._unread[:_MAX_PIECE]
         self._consumed += len(data)
@@ -107,7 +107,7 @@ class ByteStream:
             self._wake()
             self._streams.remove_if_over(self)
 
-    def take(self, kind: Kind, payload: bytes) -> None:
+    def handle(self, kind: Kind, payload: bytes) -> None:
         """Handle a frame of this stream. Raises `TamperedError`."""
         match kind:
             case Kind.PUSH:
@@ -131,7 +131,7 @@ class ByteStream:
             raise self._error
 
     def _wake(self) -> None:
-        self._news.set()
+        self._wakeup.set()
         self._may_send.set()
 
 
@@ -144,7 +144,7 @@ class Streams:
         self._next = 0
         self._live: dict[int, ByteStream] = {}
         self._opened: dict[int, ByteStream] = {}  # live ones that have not been accepted yet
-        self._news = asyncio.Event()
+        self._wakeup = asyncio.Event()
         self._sending = asyncio.Lock()
         self._ended: ChannelError | None = None
         self._over = asyncio.Event()
@@ -155,14 +155,14 @@ class Streams:
         error: ChannelError = ConnectionLostError("the other end has finished")
         try:
             while (frame := await self._channel.receive())[0] is not Kind.FINAL:
-                self._take(*frame)
+                self._handle(*frame)
         except ChannelError as caught:
             error = caught
             raise
         finally:
             self._ended = error
             self._over.set()
-            self._news.set()
+            self._wakeup.set()
             for stream in list(self._live.values()):
                 stream.fail(error)
             for task in self._refusals:
@@ -184,8 +184,8 @@ class Streams:
         while not self._opened:
             if self._ended is not None:
                 raise self._ended
-            self._news.clear()
-            await self._news.wait()
+            self._wakeup.clear()
+            await self._wakeup.wait()
         return self._opened.pop(next(iter(self._opened)))
 
     async def ended(self) -> None:
@@ -209,18 +209,18 @@ class Streams:
             self._live.pop(stream.number, None)
             self._opened.pop(stream.number, None)
 
-    def _take(self, kind: Kind, payload: bytes) -> None:
+    def _handle(self, kind: Kind, payload: bytes) -> None:
         if kind not in (Kind.OPEN, Kind.PUSH, Kind.CREDIT, Kind.END, Kind.RESET) or len(payload) < _ID_BYTES:
             raise TamperedError(f"unexpected {kind.name} frame on a channel of streams")
         number = int.from_bytes(payload[:_ID_BYTES], "big")
         if kind is Kind.OPEN:
-            self._take_open(number)
+            self._handle_open(number)
         elif number >= self._next:
             raise TamperedError(f"{kind.name} for a stream that was not opened")
         elif number in self._live:  # otherwise it was reset while this frame was in transit
-            self._live[number].take(kind, payload[_ID_BYTES:])
+            self._live[number].handle(kind, payload[_ID_BYTES:])
 
-    def _take_open(self, number: int) -> None:
+    def _handle_open(self, number: int) -> None:
         if self._opens or number != self._next:
             raise TamperedError("unexpected OPEN frame")
         self._next += 1
@@ -232,7 +232,7 @@ class Streams:
                 raise TamperedError("too many rejected streams")
             return
         self._live[number] = self._opened[number] = ByteStream(self, number)
-        self._news.set()
+        self._wakeup.set()
 
     async def _refuse(self, number: int) -> None:
         try:

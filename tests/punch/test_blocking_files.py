@@ -122,7 +122,7 @@ def test_an_interrupted_store_is_undone_and_the_sender_hears_of_it_before_that(
                 await placing.wait()
                 receiving.cancel()
                 placing.opened.set()
-                with pytest.raises(Exception, match="the receiver stopped: interrupted"):
+                with pytest.raises(Exception, match="the receiver aborted: interrupted"):
                     await sending
                 sender.close()
                 await undoing.wait()

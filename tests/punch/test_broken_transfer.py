@@ -166,7 +166,7 @@ def test_a_sender_that_never_hears_the_last_word_says_so(tmp_path: Path) -> None
         async with under_way(tmp_path / "a") as (receiver, sent):
             await receiver.expect(Kind.DIGEST)
             receiver.close()
-            with pytest.raises(TunnelBrokenError, match="the receiver never said that it has stored everything"):
+            with pytest.raises(TunnelBrokenError, match="the receiver did not confirm that it stored everything"):
                 await sent
 
     run(test)

@@ -255,8 +255,8 @@ def test_a_file_that_is_overwritten_ends_both_commands(edge: str, tmp_path: Path
         receiver.wait_for("progress")
         overwrite(big, count=1)
         assert sender.finish() == receiver.finish() == 1
-    assert sender.wait_for("failed")["reason"] == "'big' has changed while it was sent"
-    assert receiver.wait_for("failed")["reason"] == "the sender stopped: 'big' has changed while it was sent"
+    assert sender.wait_for("failed")["reason"] == "'big' has changed during the transfer"
+    assert receiver.wait_for("failed")["reason"] == "the sender aborted: 'big' has changed during the transfer"
     assert list(out.iterdir()) == []
 
 
@@ -265,7 +265,7 @@ MADE_WHILE_READ = ["/proc/cpuinfo", "/proc/self/status", "/proc/sys/kernel/ostyp
 
 @pytest.mark.parametrize("name", MADE_WHILE_READ)
 def test_a_file_without_a_size_is_refused(name: str) -> None:
-    with pytest.raises(ArgumentError, match="a file whose size is known") as caught:
+    with pytest.raises(ArgumentError, match="a file of known size") as caught:
         FileSource([Path(name)])
     assert str(caught.value).startswith(f"FILE: {name!r} cannot be used")
 
@@ -273,7 +273,7 @@ def test_a_file_without_a_size_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["/proc/self/net/stat", "/sys/class/net/lo/statistics"])
 def test_a_directory_with_such_files_is_refused(name: str) -> None:
     with pytest.raises(
-        ArgumentError, match=f"FILE: '{name}/[a-z_]+' cannot be used; expected a file whose size is known"
+        ArgumentError, match=f"FILE: '{name}/[a-z_]+' cannot be used; expected a file of known size"
     ):
         FileSource([Path(name)])
 

@@ -48,7 +48,9 @@ def test_an_edge_that_stops_while_we_wait_is_told(file: Path) -> None:
         assert sender.finish() == 1
     failed = sender.wait_for("failed")
     assert failed["outcome"] == "no_rendezvous"
-    assert "no peer within 1 s: the connection to the edge was lost, and no other could be had" in failed["reason"]
+    assert (
+        "no peer within 1 s: the connection to the edge was lost, and no other edge was reachable" in failed["reason"]
+    )
     assert "Connection refused" in failed["reason"]
 
 

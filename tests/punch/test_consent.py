@@ -107,7 +107,7 @@ def test_a_sender_that_goes_away_ends_the_question(tmp_path: Path, end: str) -> 
                 match end:
                     case "abort":
                         await sender.send(Kind.ABORT, b"interrupted")
-                        says = "the sender stopped: interrupted"
+                        says = "the sender aborted: interrupted"
                     case "close":
                         sender.close()
                         says = "connection closed"
@@ -186,7 +186,7 @@ def test_a_sender_learns_nothing_of_what_the_receiver_has(
             async with channels() as (sender, receiver):
                 received = asyncio.create_task(receive_files(receiver, inbox, bar, consent))
                 await sender.send(Kind.OFFER, offer(name, size))
-                assert await sender.expect(Kind.ABORT) == b"what was offered cannot be stored there"
+                assert await sender.expect(Kind.ABORT) == b"the receiver cannot store the offered files"
                 sender.close()
                 with pytest.raises(PunchFailedError, match=seen):
                     await received

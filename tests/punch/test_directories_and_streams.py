@@ -66,7 +66,7 @@ def test_a_directory_goes_into_one_that_exists_only_with_force(edge: str, tmp_pa
     with send(edge, tmp_path / "d", "--code", CODE) as sender, receive(edge, CODE, "--dir", out) as receiver:
         assert receiver.finish() == sender.finish() == 1
     assert "'d' exists already" in receiver.wait_for("failed")["reason"]
-    assert sender.wait_for("failed")["reason"] == "the receiver stopped: what was offered cannot be stored there"
+    assert sender.wait_for("failed")["reason"] == "the receiver aborted: the receiver cannot store the offered files"
     assert names_in(out) == ["d/", "d/mine"]
     with send(edge, tmp_path / "d", "--code", CODE) as sender, receive(edge, CODE, "--dir", out, "--force") as receiver:
         assert receiver.finish() == sender.finish() == 0
@@ -224,8 +224,8 @@ def test_standard_output_takes_no_more_than_one_file(edge: str, tmp_path: Path, 
         assert receiver.wait(PATIENCE_S) == 1
         assert sender.finish() == 1
         failed = wait_for(receiver, "failed", on_stderr=True)
-    assert failed["reason"] == "several files, or a directory, cannot be received to standard output"
-    assert sender.wait_for("failed")["reason"] == f"the receiver stopped: {failed['reason']}"
+    assert failed["reason"] == "standard output can receive a single file only, and no directory"
+    assert sender.wait_for("failed")["reason"] == f"the receiver aborted: {failed['reason']}"
 
 
 def test_a_reader_of_standard_output_that_goes_ends_both_in_one_line(edge: str) -> None:
@@ -243,7 +243,7 @@ def test_a_reader_of_standard_output_that_goes_ends_both_in_one_line(edge: str) 
         assert receiver.wait(PATIENCE_S) == 1
         assert told[-1] == b"punch: client_error: standard output was closed"
         assert b"Traceback" not in b"".join(told)
-        assert wait_for(sender, "failed")["reason"] == "the receiver stopped: standard output was closed"
+        assert wait_for(sender, "failed")["reason"] == "the receiver aborted: standard output was closed"
         assert sender.wait(PATIENCE_S) == 1
 
 
@@ -258,7 +258,7 @@ def test_standard_input_does_not_survive_its_tunnel_and_says_so(edge: str, victi
         killed, survivor = (sender, receiver) if victim == "send" else (receiver, sender)
         killed.kill()
         reason = str(wait_for(survivor, "failed", on_stderr=survivor is receiver)["reason"])
-        assert reason.endswith("; what comes from standard input cannot be sent again")
+        assert reason.endswith("; data from standard input cannot be sent again")
         assert survivor.wait(PATIENCE_S) == 1
 
 
@@ -285,7 +285,7 @@ def test_a_side_that_interrupts_standard_input_ends_both(edge: str, out: Path) -
         wait_for(sender, "nonce_echoed")
         sender.send_signal(signal.SIGTERM)  # while it waits for more
         assert sender.wait(PATIENCE_S) == 128 + signal.SIGTERM
-        assert wait_for(receiver, "failed")["reason"] == "the sender stopped: interrupted"
+        assert wait_for(receiver, "failed")["reason"] == "the sender aborted: interrupted"
         assert receiver.wait(PATIENCE_S) == 1
     assert list(out.iterdir()) == []
 
@@ -341,5 +341,5 @@ def test_a_sender_to_which_nobody_comes_again_says_what_it_does_not_know(edge: s
         asyncio.run(_take_and_leave(edge, (tmp_path / "key").read_bytes()))
         assert sender.finish() == 1
     reason = sender.wait_for("failed")["reason"]
-    assert reason.startswith("the receiver never said that it has stored everything: ")
+    assert reason.startswith("the receiver did not confirm that it stored everything: ")
     assert reason.endswith("; no new tunnel within 0.5 s")

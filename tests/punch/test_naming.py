@@ -205,7 +205,7 @@ def test_only_one_process_gives_names_in_a_directory_at_a_time(tmp_path: Path, m
         try:
             with (
                 final_names.locked(fd),
-                pytest.raises(FileError, match="another process stores files in this directory"),
+                pytest.raises(FileError, match="another process has been storing files in this directory"),
             ):
                 inbox.store(OFFERED, arrived)
         finally:

@@ -48,7 +48,7 @@ def test_another_session_neither_finds_nor_touches_it(tmp_path: Path, other: Par
     path = leave_unfinished(tmp_path)
     with FileSink(tmp_path, force=force, partial_names=other) as inbox:
         inbox.check([INFO])
-        assert inbox.begun([INFO]) == []
+        assert inbox.resumable([INFO]) == []
         assert inbox.held(INFO) is None
         with inbox.create(INFO) as incoming:
             incoming.write(b"theirs!!")

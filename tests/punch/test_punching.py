@@ -137,7 +137,7 @@ def test_a_dial_without_an_answer_is_a_timeout_and_reported_when_it_ends() -> No
                 await log.wait_for("first_syn")
                 outcome, reason = puncher.failure()
                 assert outcome == "punch_timeout"
-                assert f"{silent} (public): one connect without an answer" in reason
+                assert f"{silent} (public): 1 connect without an answer" in reason
                 assert not log.all("attempt")
         assert [event["result"] for event in log.all("attempt")] == ["ETIMEDOUT"]
 

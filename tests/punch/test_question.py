@@ -144,11 +144,11 @@ def terminate(receiver: AtTerminal) -> None:
 
 
 ENDS = [
-    (no, 1, "declined", "the receiver did not accept what was offered, and has stored nothing"),
-    (nothing, 1, "declined", "the receiver did not accept what was offered, and has stored nothing"),
-    (end, 1, "declined", "the receiver did not accept what was offered, and has stored nothing"),
-    (interrupt, 130, "client_error", "the receiver stopped: interrupted"),
-    (terminate, 143, "client_error", "the receiver stopped: interrupted"),
+    (no, 1, "declined", "the receiver declined the offer, and has stored nothing"),
+    (nothing, 1, "declined", "the receiver declined the offer, and has stored nothing"),
+    (end, 1, "declined", "the receiver declined the offer, and has stored nothing"),
+    (interrupt, 130, "client_error", "the receiver aborted: interrupted"),
+    (terminate, 143, "client_error", "the receiver aborted: interrupted"),
 ]
 
 
@@ -165,7 +165,7 @@ def test_everything_else_stores_nothing_and_the_sender_hears_why(
     assert (failed["outcome"], failed["reason"]) == (outcome, reason)
     assert list(out.iterdir()) == []
     if outcome == "declined":
-        assert "punch: declined: what was offered was not accepted, and nothing was stored" in receiver.shown
+        assert "punch: declined: the offer was declined, and nothing was stored" in receiver.shown
 
 
 def test_a_sender_that_gives_up_ends_the_question(edge: str, home: Path, out: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_sender_that_gives_up_ends_the_question(edge: str, home: Path, out: Pa
         sender.process.send_signal(signal.SIGINT)
         assert receiver.finish() == 1
         assert sender.finish() == 130
-    assert receiver.shown.endswith(f"{QUESTION}\r\npunch: client_error: the sender stopped: interrupted\r\n")
+    assert receiver.shown.endswith(f"{QUESTION}\r\npunch: client_error: the sender aborted: interrupted\r\n")
 
 
 def test_the_question_is_at_the_terminal_where_the_streams_are_elsewhere(edge: str, home: Path, out: Path) -> None:
@@ -210,9 +210,7 @@ def test_without_a_terminal_yes_is_required_before_anything_is_done(out: Path, w
         start_new_session=True,
     )
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == (
-        "punch: yes: missing; expected --yes, as there is no terminal to ask whether to store what is offered\n"
-    )
+    assert ended.stderr == ("punch: yes: missing; expected --yes, because there is no terminal to ask at\n")
 
 
 def test_with_yes_people_see_what_is_stored(edge: str, home: Path, out: Path) -> None:

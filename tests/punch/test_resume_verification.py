@@ -42,7 +42,7 @@ def test_what_another_process_has_received_meanwhile_is_not_taken_for_what_was_h
         receive_in_part(one, b"1111")
         assert one.held(INFO) == (4, hashlib.sha256(b"1111").digest())
         receive_in_part(other, b"22222")
-        with pytest.raises(FileError, match="what was held of 'a' has changed"):
+        with pytest.raises(FileError, match="the received part of 'a' has changed"):
             one.create(INFO, 4)
 
 
@@ -50,7 +50,7 @@ def test_a_file_goes_on_only_where_its_digest_ends(tmp_path: Path) -> None:
     with FileSink(tmp_path, force=False, partial_names=PARTIAL_NAMES) as inbox:
         receive_in_part(inbox, b"1234")
         assert inbox.held(INFO) is not None
-        with pytest.raises(FileError, match="cannot go on from byte 2"):
+        with pytest.raises(FileError, match="cannot resume at byte 2"):
             inbox.create(INFO, 2)
 
 

@@ -175,8 +175,10 @@ def test_an_existing_file_is_overwritten_only_with_force(edge: str, file: Path, 
     else:
         assert (out / "report.pdf").read_bytes() == b"old"
         assert all(command.wait_for("failed")["outcome"] == "client_error" for command in (sender, receiver))
-        assert "'report.pdf' exists already (--force" in receiver.wait_for("failed")["reason"]
-        assert sender.wait_for("failed")["reason"] == "the receiver stopped: what was offered cannot be stored there"
+        assert "'report.pdf' already exists (--force" in receiver.wait_for("failed")["reason"]
+        assert (
+            sender.wait_for("failed")["reason"] == "the receiver aborted: the receiver cannot store the offered files"
+        )
     assert [path.name for path in out.iterdir()] == ["report.pdf"]
 
 
@@ -207,7 +209,7 @@ def test_a_disk_that_is_full_is_told_on_both_sides_and_leaves_nothing(edge: str,
             assert receiver.finish() == 1
             assert sender.finish() == 1
     assert "'report.pdf' cannot be stored: File too large" in receiver.wait_for("failed")["reason"]
-    assert sender.wait_for("failed")["reason"] == "the receiver stopped: what was offered cannot be stored there"
+    assert sender.wait_for("failed")["reason"] == "the receiver aborted: the receiver cannot store the offered files"
     assert list(out.iterdir()) == []
 
 

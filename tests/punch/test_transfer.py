@@ -59,7 +59,7 @@ def test_an_existing_file_stops_everything_before_a_byte_moves(tmp_path: Path, o
                 sending = asyncio.create_task(send_files(sender, source, bar))
                 receiving = asyncio.create_task(receive_files(receiver, inbox, bar))
                 with pytest.raises(
-                    PunchFailedError, match=r"the receiver stopped: what was offered cannot be stored there$"
+                    PunchFailedError, match=r"the receiver aborted: the receiver cannot store the offered files$"
                 ):
                     await sending
                 sender.close()
@@ -76,7 +76,7 @@ def test_a_receiver_that_stops_in_mid_file_says_why(tmp_path: Path) -> None:
     async def test() -> None:
         async with under_way(tmp_path / "a") as (receiver, sent):
             await receiver.send(Kind.ABORT, b"the disk is \x1b[31mfull")
-            with pytest.raises(PunchFailedError, match=r"the receiver stopped: the disk is \\x1b\[31mfull"):
+            with pytest.raises(PunchFailedError, match=r"the receiver aborted: the disk is \\x1b\[31mfull"):
                 await sent
 
     run(test)
@@ -90,7 +90,7 @@ def test_a_file_that_has_changed_is_an_error_on_both_sides(tmp_path: Path, out: 
             os.truncate(tmp_path / "a", 10)
             async with channels() as (sender, receiver):
                 sending = asyncio.create_task(send_files(sender, source, bar))
-                with pytest.raises(PunchFailedError, match="the sender stopped: 'a' has changed since"):
+                with pytest.raises(PunchFailedError, match="the sender aborted: 'a' has changed since"):
                     await receive_files(receiver, inbox, bar)
                 receiver.close()
                 with pytest.raises(PunchFailedError, match="'a' has changed since"):

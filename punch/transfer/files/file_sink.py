@@ -126,7 +126,7 @@ class FileSink:
         if isinstance(info, DirectoryInfo) and not stat.S_ISDIR(found.st_mode):
             raise FileError(f"{info.name!r} exists and is not a directory")
 
-    def begun(self, offered: Sequence[Offered]) -> list[int]:
+    def resumable(self, offered: Sequence[Offered]) -> list[int]:
         """Return the numbers of the files that an earlier connection may have transferred in part or in full."""
         try:
             with os.scandir(self._partials.fd) as entries:

@@ -57,7 +57,7 @@ class FinalNames:
         self._fd = directory_fd
         self._partials = partials
         self._hidden = partials.made()
-        self._aside: dict[str, str] = {}
+        self._built: dict[str, str] = {}
         self._undo: list[Callable[[], None]] = []
         self._left: list[str] = []
         self._made: set[str] = set()
@@ -77,10 +77,10 @@ class FinalNames:
 
     def build_hidden(self, name: str) -> None:
         """Build the new directory `name` in the hidden directory, until `publish`."""
-        aside = _build_name(self._partials, name)
-        os.mkdir(aside, dir_fd=self._hidden)
-        self._undo.append(partial(os.rmdir, aside, dir_fd=self._hidden))
-        self._aside[name] = aside
+        hidden_name = _build_name(self._partials, name)
+        os.mkdir(hidden_name, dir_fd=self._hidden)
+        self._undo.append(partial(os.rmdir, hidden_name, dir_fd=self._hidden))
+        self._built[name] = hidden_name
 
     def make_directory(self, path: str) -> None:
         """Create the directory `path` and its parents if they are missing, without following links."""
@@ -111,29 +111,29 @@ class FinalNames:
 
     def publish(self) -> None:
         """Give the directories that were built in the hidden directory their final names."""
-        for number, (name, aside) in enumerate(self._aside.items(), start=1):
+        for number, (name, hidden_name) in enumerate(self._built.items(), start=1):
             checkpoint()
             try:
-                if number < len(self._aside):
-                    self._mark(name, aside)
-                rename_new(aside, name, source_fd=self._hidden, target_fd=self._fd)
+                if number < len(self._built):
+                    self._mark(name, hidden_name)
+                rename_new(hidden_name, name, source_fd=self._hidden, target_fd=self._fd)
             except OSError as error:
                 raise cannot(name, error) from None
-            self._undo.append(partial(os.rename, name, aside, src_dir_fd=self._fd, dst_dir_fd=self._hidden))
+            self._undo.append(partial(os.rename, name, hidden_name, src_dir_fd=self._fd, dst_dir_fd=self._hidden))
 
-    def _mark(self, name: str, aside: str) -> None:
+    def _mark(self, name: str, hidden_name: str) -> None:
         mark = _mark_name(self._partials, name)
         with contextlib.suppress(OSError):  # a file system without symbolic links
             self._partials.remove(mark)
-            os.symlink(_inode(aside, self._hidden), mark, dir_fd=self._hidden)
+            os.symlink(_inode(hidden_name, self._hidden), mark, dir_fd=self._hidden)
             self._undo.append(partial(os.unlink, mark, dir_fd=self._hidden))
             self._left.append(mark)
 
     def _place(self, path: str) -> tuple[int, list[str]]:
         """Return the descriptor of the directory in which `path` begins, and the components below it."""
         first, *others = path.split("/")
-        aside = self._aside.get(first)
-        return (self._fd, [first, *others]) if aside is None else (self._hidden, [aside, *others])
+        hidden_name = self._built.get(first)
+        return (self._fd, [first, *others]) if hidden_name is None else (self._hidden, [hidden_name, *others])
 
     def _replace(self, source: str, root: int, parts: Sequence[str], place: int) -> None:
         if stat.S_ISDIR(os.stat(parts[-1], dir_fd=place, follow_symlinks=False).st_mode):
@@ -243,9 +243,9 @@ def _is_linked(directory_fd: int, partials: PartialFiles, info: FileInfo) -> boo
 
 
 def _restore_hidden_names(partials: PartialFiles, name: str) -> None:
-    aside, hidden = _build_name(partials, name), partials.fd
-    for below, directories, files, fd in os.fwalk(aside, topdown=False, dir_fd=hidden):
-        inner = f"{name}/{os.path.relpath(below, aside)}/".replace("/./", "/")
+    hidden_name, hidden = _build_name(partials, name), partials.fd
+    for below, directories, files, fd in os.fwalk(hidden_name, topdown=False, dir_fd=hidden):
+        inner = f"{name}/{os.path.relpath(below, hidden_name)}/".replace("/./", "/")
         for each in files:
             checkpoint()
             found = os.stat(each, dir_fd=fd, follow_symlinks=False)
@@ -253,7 +253,7 @@ def _restore_hidden_names(partials: PartialFiles, name: str) -> None:
                 rename_new(each, partials.name(inner + each, found.st_size), source_fd=fd, target_fd=hidden)
         for each in directories:
             os.rmdir(each, dir_fd=fd)
-    os.rmdir(aside, dir_fd=hidden)
+    os.rmdir(hidden_name, dir_fd=hidden)
 
 
 def _build_name(partials: PartialFiles, name: str) -> str:
