@@ -165,7 +165,7 @@ class EdgeConnection(Contained, ServerConnection):
             async with asyncio.timeout(WRITE_TIMEOUT_S):
                 await self.send(frame)
         except TimeoutError:
-            self.cut("does not read what it is sent")
+            self.cut("does not read the data sent to it")
 
 
 class Outbox(asyncio.Queue[Any]):
@@ -178,7 +178,7 @@ class Outbox(asyncio.Queue[Any]):
     def put_nowait(self, item: Any) -> None:
         """Append `item`."""
         if self.full():
-            self._connection.cut("does not read what it is sent")
+            self._connection.cut("does not read the data sent to it")
         else:
             super().put_nowait(item)
 

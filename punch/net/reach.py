@@ -125,7 +125,7 @@ class Reach:
         if is_never(ip):
             return "not an address of a host"
         if not knows(self.edge, ip):
-            return "in a block that the edge cannot reach"
+            return "in another network than the edge"
         if self._is_ours(ip):
             return "an address of this computer"
         return None

@@ -48,7 +48,7 @@ def connections(count: int) -> Iterator[list[tuple[Connection, Connection]]]:
 
 
 async def hear_proof(stream: Stream) -> Proofs:
-    """As a receiver that verifies the sender's proof, and does not answer yet."""
+    """Act as a receiver that verifies the sender's proof and does not answer yet."""
     proofs = (await exchange_hellos(stream, "receiver", TAGS)).agree(SESSION, KEY)
     await proofs.verify()
     return proofs

@@ -1,8 +1,8 @@
 """usage: python -m tests.punch.killed DIRECTORY STEP
 
-Stores files and directories, and is killed before every STEPth line of `punch.transfer.files.final_names` and of what
-that calls, each time in another directory; then a second process does the same without being killed. Prints one JSON
-line per death: what the user finds after it, and what is there in the end.
+Stores files and directories in a process that is killed before every STEPth line of `punch.transfer.files.final_names`
+and of the functions that it calls, each time in another directory. Then a second process does the same without being
+killed. Prints one JSON line per kill: what the user finds after it, and at the end.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OFFERED: list[Offered] = [
 
 
 def store(directory: Path) -> None:
-    """Receive all of it. Raises `FileError`."""
+    """Receive all files. Raises `FileError`."""
     with FileSink(directory, force=False, partial_names=PARTIAL_NAMES) as inbox:
         inbox.check(OFFERED)
         arrived: list[Incoming] = []
@@ -47,7 +47,7 @@ def store(directory: Path) -> None:
 
 
 def killed_at(directory: Path, line: int) -> bool:
-    """Store in a process that is killed before that line; whether there was such a line."""
+    """Store in a process that is killed before that line; return whether there was such a line."""
     child = os.fork()
     if child == 0:
         left = line
@@ -70,7 +70,7 @@ def killed_at(directory: Path, line: int) -> bool:
 
 
 def visible(directory: Path) -> list[str]:
-    """Everything that has its final name."""
+    """Return all files and directories that have their final names."""
     names = [str(path.relative_to(directory)) for path in directory.rglob("*")]
     return sorted(name for name in names if not name.startswith("."))
 

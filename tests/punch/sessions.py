@@ -1,4 +1,4 @@
-"""Endpoints of one process, their clients and the bus between them, without any network."""
+"""Endpoints of one process, their clients and the bus between them, without a network."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.frames import Body, Contact, Peer, Role, SessionId
 
 SESSION = SessionId("k7x2mq")
-OLD_S = 100.0  # the age of what is kept
+OLD_S = 100.0  # the age of stored messages
 
 
 class Wire:
-    """A bus between endpoints of one process: keeps all, delivers at once, to all but the publisher."""
+    """A bus between endpoints of one process: stores messages, and delivers them at once to all but the publisher."""
 
     def __init__(self) -> None:
         self.log: list[tuple[WireBus, SessionId, Body]] = []
@@ -25,7 +25,7 @@ class Wire:
         return [body for _, _, body in self.log]
 
     def cut(self, directory: Directory) -> None:
-        """From now on, nothing reaches that endpoint, and nothing comes from it."""
+        """Disconnect an endpoint: from now on it neither receives nor sends."""
         self.subscribers = [entry for entry in self.subscribers if entry[0] is not self.owners[directory]]
 
     def deliver(self, session: SessionId, body: Body, age_s: float) -> None:
@@ -86,7 +86,7 @@ def endpoint(wire: Wire) -> Directory:
 
 
 def again(client: Client) -> Client:
-    """The same client, registering once more."""
+    """Register the same client once more."""
     fresh = Client(client.role, client.port)
     fresh.registration.client = client.registration.client
     return fresh

@@ -1,4 +1,4 @@
-"""Whatever a gateway answers that is asked for a port: no mapping, a reason in one line, an end in time."""
+"""For any answer of a gateway there is no mapping, the reason is one line, and the request ends in time."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def soap(**texts_: str) -> bytes:
 
 
 def serves(control: bytes, described: bytes | None = None) -> Answer:
-    """A device whose description is in order, or `described`, and which answers `control` to every action."""
+    """A device with a valid description, or `described`, that answers `control` to every action."""
 
     async def answer(request: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(response(described or description()) if request.startswith(b"GET") else control)
@@ -88,7 +88,7 @@ DEVICES: dict[str, Answer] = {
 
 
 async def reason(mapper: Mapper) -> str:
-    """Why there is no mapping by `mapper`."""
+    """Return why `mapper` has created no mapping."""
     try:
         await lease._contained(mapper.find())
         mapped = await lease._external(mapper, 120)
@@ -127,7 +127,7 @@ def test_a_gateway_device_maps_a_port_and_gives_it_back(monkeypatch: pytest.Monk
     asked: list[bytes] = []
 
     async def device(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if request.startswith(b"GET"):  # chunked, as some devices answer
+        if request.startswith(b"GET"):  # chunked, as some devices send it
             body = description(f"http://127.0.0.1:{writer.get_extra_info('sockname')[1]}/ctl?x=1")
             writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
             writer.writelines(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:50], body[50:], b""))
@@ -158,7 +158,7 @@ def test_a_gateway_device_maps_a_port_and_gives_it_back(monkeypatch: pytest.Monk
 
 
 def test_a_flood_of_answers_does_not_hold_the_process_up() -> None:
-    """There is always another answer by the time that one has been looked at."""
+    """Another answer is always available when one has been examined."""
 
     async def test() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -186,7 +186,7 @@ def test_a_flood_of_answers_does_not_hold_the_process_up() -> None:
 
 @contextlib.asynccontextmanager
 async def gateway(ip: str, answers: list[bytes]) -> AsyncIterator[None]:
-    """Answers PCP and NAT-PMP at `ip`: each question by the next of the answers, the last again and again."""
+    """Answers PCP and NAT-PMP at `ip`: each request with the next answer, the last one repeatedly."""
 
     class Udp(asyncio.DatagramProtocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -195,7 +195,7 @@ async def gateway(ip: str, answers: list[bytes]) -> AsyncIterator[None]:
         def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
             assert isinstance(self.transport, asyncio.DatagramTransport)
             answer = answers.pop(0) if len(answers) > 1 else answers[0]
-            # The nonce and the ports are those of the question, so that the rest is looked at.
+            # The nonce and the ports match the request, so that the rest is examined.
             self.transport.sendto(answer[:24] + data[24:42] + answer[42:] if len(data) == 60 else answer, addr)
 
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(Udp, local_addr=(ip, datagrams.PORT))

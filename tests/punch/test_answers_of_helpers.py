@@ -1,4 +1,4 @@
-"""Whatever answers a client at a relay, at the IPv6 address that an edge names, or in place of a STUN server."""
+"""Arbitrary answers at a relay, at the IPv6 address that an edge supplies, or in place of a STUN server."""
 
 from __future__ import annotations
 
@@ -126,12 +126,12 @@ STUN: dict[str, Callable[[bytes], bytes]] = {
         0x0101, b"\x80\x2c\0\x08\0\x01\0\x09\xe0\0\0\x01\0\x01\0\x08\0\x01\0\x09\xff\xff\xff\xff", request[8:20]
     ),
 }
-"""What answers a STUN request, by the request."""
+"""Return the answer to a STUN request."""
 
 
 @contextlib.asynccontextmanager
 async def stun_server(port: int, answer: Callable[[bytes], bytes]) -> AsyncIterator[None]:
-    """Answers at UDP and TCP port of 127.0.0.1."""
+    """Answers at a UDP and TCP port of 127.0.0.1."""
 
     class Udp(asyncio.DatagramProtocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -1,4 +1,4 @@
-"""Bad input to any command is one line."""
+"""Bad input to any command causes a one-line error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.punch.processes import CODE
 from tests.punch.recorder import PATIENCE_S, Command
 
 EMPTY = ("bind", "code", "strategy", "deadline", "max-attempts", "start-at", "wait", "resume-for", "name")
-NAN = ("nan", "inf", "-inf", "1e400", "1e10", "-1", "True", "1_0", "٣", "1e")  # no numbers of seconds
+NAN = ("nan", "inf", "-inf", "1e400", "1e10", "-1", "True", "1_0", "٣", "1e")  # not valid as seconds
 BAD_INPUT = [
     (["send", "{file}", "--edge", "http://x"], "edge: 'http://x'"),
     (["send", "{file}"], "edge: missing; expected --edge URL, or PUNCH_EDGE"),
@@ -138,7 +138,7 @@ def test_bad_input_is_one_line_and_status_2(
         except SystemExit as ended:
             status = ended.code
         with pytest.raises(BlockingIOError):
-            listener.accept()  # nobody called
+            listener.accept()  # no client has connected
     assert status == 2
     told = capsys.readouterr()
     (line,) = told.err.splitlines()

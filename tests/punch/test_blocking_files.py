@@ -1,4 +1,4 @@
-"""A file system that is slow, or does not answer, holds up neither the event loop nor an interruption."""
+"""A slow or blocked file system delays neither the event loop nor an interruption."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.punch.wires import channels, run
 
 
 class RateLimiter:
-    """A call that blocks until it is opened, as that of a file system which does not answer."""
+    """A call that blocks until released, like that of a file system that does not respond."""
 
     def __init__(self) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
@@ -43,7 +43,7 @@ class RateLimiter:
         return blocking
 
     async def wait(self) -> None:
-        """Until it blocks; the event loop goes on meanwhile, or this would not return."""
+        """Wait until the call blocks; the event loop continues, otherwise this would not return."""
         while not self.reached.is_set():
             await asyncio.sleep(0.001)
 
@@ -93,7 +93,7 @@ def test_the_event_loop_goes_on_while_a_call_blocks(
     assert sum(path.is_file() for path in (out / "d").rglob("*")) == 3
 
 
-def test_an_interrupted_store_is_undone_and_the_sender_hears_of_it_before_that(
+def test_an_interrupted_store_is_undone_after_the_sender_is_notified(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     placing, undoing = RateLimiter(), RateLimiter()
@@ -155,14 +155,14 @@ def test_a_store_that_ended_before_it_could_be_interrupted_is_done(
     assert sum(path.is_file() for path in (out / "d").rglob("*")) == 3
 
 
-def test_an_interruption_is_heard_while_what_is_held_is_hashed(tmp_path: Path) -> None:
+def test_hashing_of_held_data_can_be_interrupted(tmp_path: Path) -> None:
     async def test() -> None:
         with FileSink(tmp_path, force=False, partial_names=PARTIAL_NAMES) as inbox:
             hidden = tmp_path / PARTIAL_NAMES.directory
             hidden.mkdir(mode=0o700)
             size = min(1 << 40, os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize // 2)
             with (hidden / PARTIAL_NAMES.name("a", size)).open("wb") as file:
-                file.truncate(size)  # sparse: it is not hashed to its end
+                file.truncate(size)  # sparse: hashing is stopped before its end
             async with channels() as (sender, receiver):
                 receiving = asyncio.create_task(receive_files(receiver, inbox, bar))
                 await sender.send(Kind.OFFER, offer("a", size))
@@ -179,7 +179,7 @@ def test_an_interruption_is_heard_while_what_is_held_is_hashed(tmp_path: Path) -
 
 
 def functions() -> set[str]:
-    """The functions that the threads are in."""
+    """Return the functions that the threads are executing."""
     frames = (frame for top in sys._current_frames().values() for frame, _ in traceback.walk_stack(top))
     return {frame.f_code.co_name for frame in frames}
 

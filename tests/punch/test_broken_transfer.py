@@ -1,4 +1,4 @@
-"""What a broken connection leaves of a transfer, and how the next one goes on from it."""
+"""The remaining data of a broken transfer, and how the next connection resumes it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_what_a_broken_connection_has_brought_stays_under_a_hidden_name(tmp_path
 
 
 async def break_off(source: FileSource, inbox: FileSink, frames: int, consent: Consent | None = None) -> None:
-    """A transfer whose connection ends under both after so many frames of the sender."""
+    """Run a transfer whose connection breaks for both ends after so many frames of the sender."""
     async with channels() as (sender, receiver):
         passed = 0
         honest = sender.send
@@ -59,7 +59,7 @@ async def break_off(source: FileSource, inbox: FileSink, frames: int, consent: C
 
 
 async def go_on(source: FileSource, inbox: FileSink, log: Recorder) -> tuple[list[FileDone], Received]:
-    """A transfer to its end; what the sender says of it goes to the log."""
+    """Run a transfer to its end, with the sender's frames in the log."""
     async with channels() as (sender, receiver):
         return await asyncio.gather(
             send_files(sender, source, lambda total: Progress(total, log, bar=False)),
@@ -81,7 +81,7 @@ def test_a_transfer_goes_on_where_the_connection_broke(tmp_path: Path, out: Path
             assert not any(path.name in contents for path in out.iterdir())
             with FileSink(
                 out, force=False, partial_names=PARTIAL_NAMES
-            ) as inbox:  # another process, for all that the file system knows
+            ) as inbox:  # another process, as far as the file system is concerned
                 sent, received = await go_on(source, inbox, counted)
             assert (sent, True) == received
 
@@ -133,7 +133,7 @@ def test_another_file_of_that_name_and_size_starts_anew(tmp_path: Path, out: Pat
     assert counted.all("resumed") == []
 
 
-def test_a_sender_that_missed_the_last_word_is_told_again(tmp_path: Path, out: Path) -> None:
+def test_a_sender_that_missed_stored_gets_it_again(tmp_path: Path, out: Path) -> None:
     (tmp_path / "a").write_bytes(b"content")
 
     async def test() -> None:
@@ -147,7 +147,7 @@ def test_a_sender_that_missed_the_last_word_is_told_again(tmp_path: Path, out: P
     assert [path.name for path in out.iterdir()] == ["a"]
 
 
-def test_a_receiver_that_hears_no_goodbye_knows_that_the_sender_may_come_again(tmp_path: Path) -> None:
+def test_a_receiver_without_final_expects_the_sender_again(tmp_path: Path) -> None:
     async def test() -> None:
         async with accepted(tmp_path, 0) as (sender, received):
             await sender.send(Kind.DIGEST, hashlib.sha256().digest())
@@ -159,7 +159,7 @@ def test_a_receiver_that_hears_no_goodbye_knows_that_the_sender_may_come_again(t
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_sender_that_never_hears_the_last_word_says_so(tmp_path: Path) -> None:
+def test_a_sender_without_stored_reports_it(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"content")
 
     async def test() -> None:

@@ -1,4 +1,4 @@
-"""Files that change while they are offered or sent: the offered content arrives, or both sides say that it changed."""
+"""Files that change during a transfer: either the offered content arrives, or both sides report the change."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Result = list[FileDone] | BaseException
 
 
 async def transfer(sender: Channel, source: FileSource, receiver: Channel, inbox: FileSink) -> tuple[Result, Result]:
-    """A transfer whose ends close their connections when they are done, as two processes do."""
+    """Run a transfer whose ends close their connections when done, like two processes."""
 
     async def sent() -> list[FileDone]:
         try:
@@ -48,7 +48,7 @@ async def transfer(sender: Channel, source: FileSource, receiver: Channel, inbox
 
 
 def exchange(paths: list[Path], out: Path, change: Callable[[], object], after: int = 3) -> tuple[Result, Result]:
-    """Send `paths` to `out`; `change` happens after so many frames of the sender."""
+    """Send `paths` to `out`; `change` is called after so many frames of the sender."""
     results: list[tuple[Result, Result]] = []
 
     async def test() -> None:
@@ -144,7 +144,7 @@ def test_a_file_in_a_directory_that_changes_while_it_is_sent_fails_on_both_sides
 
 @pytest.fixture
 def mapping(tmp_path: Path) -> Iterator[mmap.mmap]:
-    """A shared mapping of a file, with its pages dirty: stores to them set no time."""
+    """A shared mapping of a file with dirty pages: writes to it update no timestamp."""
     path = tmp_path / "mapped"
     path.write_bytes(OLD * SIZE)
     with path.open("r+b") as file:
@@ -158,7 +158,7 @@ def test_stores_through_a_mapping_that_was_there_before_are_seen(
     tmp_path: Path, out: Path, mapping: mmap.mmap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     later = time.time_ns() + 10**12
-    monkeypatch.setattr(time, "time_ns", lambda: later)  # the file was not changed in the last seconds
+    monkeypatch.setattr(time, "time_ns", lambda: later)  # the file has not changed within the last seconds
 
     def store() -> None:
         mapping[:] = NEW * SIZE
@@ -250,7 +250,7 @@ def test_a_file_that_changes_between_two_tunnels_fails_on_both_sides(tmp_path: P
 def test_a_file_that_is_overwritten_ends_both_commands(edge: str, tmp_path: Path, out: Path) -> None:
     big = tmp_path / "big"
     with big.open("wb") as file:
-        file.truncate(os.statvfs(out).f_bavail * os.statvfs(out).f_frsize // 2)  # sparse: it is not sent to its end
+        file.truncate(os.statvfs(out).f_bavail * os.statvfs(out).f_frsize // 2)  # sparse: it is not sent completely
     with send(edge, big, "--code", CODE) as sender, receive(edge, CODE, "--dir", out) as receiver:
         receiver.wait_for("progress")
         overwrite(big, count=1)
@@ -272,9 +272,7 @@ def test_a_file_without_a_size_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["/proc/self/net/stat", "/sys/class/net/lo/statistics"])
 def test_a_directory_with_such_files_is_refused(name: str) -> None:
-    with pytest.raises(
-        ArgumentError, match=f"FILE: '{name}/[a-z_]+' cannot be used; expected a file of known size"
-    ):
+    with pytest.raises(ArgumentError, match=f"FILE: '{name}/[a-z_]+' cannot be used; expected a file of known size"):
         FileSource([Path(name)])
 
 

@@ -1,4 +1,4 @@
-"""The receiver's user is asked before anything of an offer is received."""
+"""The receiver's user is asked before any file data is received."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.punch.wires import channels, run
 
 
 class Answers:
-    """A question that is answered by these, in turn; without one it waits."""
+    """Return a question with these answers in turn; without one it waits."""
 
     def __init__(self, *answers: bool) -> None:
         self.answers = list(answers)
@@ -123,7 +123,7 @@ def test_a_sender_that_goes_away_ends_the_question(tmp_path: Path, end: str) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_while_the_user_thinks_the_sender_hears_so_again_and_again_and_of_nothing_else(
+def test_during_the_question_the_sender_gets_only_repeated_asking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consent_module, "ASK_AGAIN_S", 0.01)
@@ -153,7 +153,7 @@ def test_while_the_user_thinks_the_sender_hears_so_again_and_again_and_of_nothin
     run(test)
 
 
-def test_an_interruption_at_the_question_is_told_the_sender(tmp_path: Path) -> None:
+def test_an_interruption_at_the_question_is_sent_to_the_sender(tmp_path: Path) -> None:
     async def test() -> None:
         with FileSink(tmp_path, force=False) as inbox:
             async with channels() as (sender, receiver):
@@ -173,9 +173,9 @@ def test_an_interruption_at_the_question_is_told_the_sender(tmp_path: Path) -> N
 @pytest.mark.parametrize("asks", [True, False])
 @pytest.mark.parametrize(
     ("name", "size", "seen"),
-    [("taken", 8, "'taken' exists already"), ("a", 1 << 62, "no space for"), ("taken/a", 8, "'taken' exists already")],
+    [("taken", 8, "'taken' already exists"), ("a", 1 << 62, "no space for"), ("taken/a", 8, "'taken' already exists")],
 )
-def test_a_sender_learns_nothing_of_what_the_receiver_has(
+def test_a_sender_gets_no_information_about_the_receivers_files(
     tmp_path: Path, name: str, size: int, seen: str, asks: bool
 ) -> None:
     (tmp_path / "taken").write_bytes(b"")

@@ -31,7 +31,7 @@ def test_an_endpoint_is_what_a_socket_of_its_family_is_bound_to() -> None:
         *("192.0.2.1:0", "192.0.2.1:65536", "192.0.2.1:-1", "192.0.2.1:٣", "192.0.2.1:80 ", "192.0.2.1:1e3"),
         *("2001:db8::1:80", "[2001:db8::1]", "[2001:db8::1]80", "[2001:db8::1", "[]:80", "[2001:db8::1]:0", "[::1]:+1"),
         *("[2001:DB8::1]:80", "[2001:db8:0::1]:80", "[2001:db8::0.0.0.1]:80", "[fe80::1%eth0]:80"),  # not canonical
-        *("[::ffff:192.0.2.1]:80", "[::ffff:c000:201]:80"),  # IPv4 in other clothes
+        *("[::ffff:192.0.2.1]:80", "[::ffff:c000:201]:80"),  # IPv4 in other notations
     ],
 )
 def test_what_is_no_endpoint_is_refused(text: str) -> None:

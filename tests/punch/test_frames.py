@@ -127,7 +127,7 @@ def test_the_very_largest_message_fits_a_frame() -> None:
 
 
 @given(st.text() | st.binary() | json_values.map(json.dumps))
-def test_garbage_is_refused_whoever_reads_it(frame: str | bytes) -> None:
+def test_garbage_is_rejected_by_every_parser(frame: str | bytes) -> None:
     for parse in PARSERS:
         with pytest.raises(FrameError):
             parse(frame)

@@ -1,4 +1,4 @@
-"""Files over a channel with an end that does not keep to the protocol."""
+"""Files over a channel whose other end violates the protocol."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_an_offer_that_cannot_be_read_is_refused(tmp_path: Path, payload: bytes)
     async def test() -> None:
         with FileSink(tmp_path, force=True) as inbox:
             async with receiving(inbox, payload) as (_, received):
-                with pytest.raises(PunchFailedError, match="an offer cannot be read"):
+                with pytest.raises(PunchFailedError, match="invalid offer"):
                     await received
 
     run(test)
@@ -173,7 +173,7 @@ def test_a_receiver_that_claims_too_early_is_not_believed(tmp_path: Path) -> Non
     async def test() -> None:
         async with under_way(tmp_path / "a") as (receiver, sent):
             await receiver.send(Kind.STORED)
-            with pytest.raises(PunchFailedError, match="has stored what was not sent"):
+            with pytest.raises(PunchFailedError, match="STORED before the end of the contents"):
                 await sent
 
     run(test)

@@ -1,4 +1,4 @@
-"""Edges and clients that speak IPv6, on the loopback network."""
+"""Edges and clients with IPv6, on the loopback network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BOTH = ("--listen", "127.0.0.1:0", "--listen", "[::1]:0")
 
 @contextlib.contextmanager
 def running_edge(*options: str) -> Iterator[tuple[Command, list[str]]]:
-    """An edge and its URLs."""
+    """Run an edge; yield it with its URLs."""
     with Command("edge", "--name", "e1", *options) as edge:
         said = edge.wait_for("listening")
         yield edge, [f"ws://{address}" for address in (said["address"], *said.get("also", ()))]
@@ -62,7 +62,7 @@ def test_every_strategy_punches_where_there_is_only_ipv6(file: Path, out: Path, 
     )
 
 
-def test_an_edge_tells_an_ipv6_client_its_address_and_keeps_its_limits() -> None:
+def test_an_edge_sends_an_ipv6_client_its_address_and_keeps_its_limits() -> None:
     async def test() -> None:
         settings = Settings(limits=Limits(registrations=1))
         async with running(listen=LOOPBACK, settings=settings) as edge, connect(str(edge.url), proxy=None) as client:
@@ -134,7 +134,7 @@ def test_a_link_local_address_is_never_handed_out() -> None:
 
 def test_what_is_of_the_other_family_is_not_dialled() -> None:
     peer = Contact(Endpoint("11.0.0.2", 5), (Endpoint("10.0.0.2", 5), Endpoint("fd00::1", 5)), None)
-    assert candidates(peer, Endpoint("fd00::2", 5), Endpoint("2001:db8::2", 5)) == [(Endpoint("fd00::1", 5), "private")]
+    assert candidates(peer, Endpoint("fd00::2", 5), Endpoint("2001:db8::2", 5)) == [(Endpoint("fd00::1", 5), "host")]
 
 
 def test_the_family_of_an_edge_s_address_is_not_guessed() -> None:
@@ -147,8 +147,8 @@ def test_the_family_of_an_edge_s_address_is_not_guessed() -> None:
     run(test)
 
 
-def test_hosts_with_both_meet_by_either_and_know_both(file: Path, out: Path) -> None:
-    """On one machine all addresses lead to the peer: both are dialled, and the first connection serves."""
+def test_dual_stack_hosts_connect_by_either_family_and_know_both(file: Path, out: Path) -> None:
+    """On one computer all addresses lead to the peer: both are tried, and the first connection is used."""
     with (
         running_edge(*BOTH) as (_edge, (url, _url6)),
         Command("send", file, "--edge", url) as sender,
@@ -162,8 +162,8 @@ def test_hosts_with_both_meet_by_either_and_know_both(file: Path, out: Path) -> 
         assert {"address": shown, "kind": "srflx"} in other.wait_for("peer_known")["candidates"]
 
 
-def test_clients_without_a_common_ipv4_candidate_meet_over_ipv6(file: Path, out: Path) -> None:
-    """One has come to the edge over IPv6 alone, so that its peer can reach it nowhere else."""
+def test_clients_without_a_common_ipv4_candidate_connect_over_ipv6(file: Path, out: Path) -> None:
+    """One client is connected to the edge by IPv6 only, so that its peer has no other candidate."""
     with (
         running_edge(*BOTH) as (_edge, (url, url6)),
         Command("send", file, "--edge", url6, "--strategy", "keep") as sender,
@@ -189,7 +189,7 @@ def test_at_an_edge_without_ipv6_nothing_is_shown(file: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def seen_by(edge: Running) -> AsyncIterator[dict[str, str]]:
-    """What the edge tells a client that comes over IPv6: the fields for its registration."""
+    """Return the registration fields that the edge sends to a client over IPv6."""
     async with connect(f"ws://{edge.address6}/sighting", proxy=None) as client:
         seen = await said(client)
         assert seen["type"] == "seen"
@@ -198,7 +198,7 @@ async def seen_by(edge: Running) -> AsyncIterator[dict[str, str]]:
 
 
 async def handed_out(edge: Running, **fields: str) -> object:
-    """The IPv6 endpoint that a client's peer is told when the client registers with `fields`."""
+    """Return the IPv6 endpoint that a client's peer receives when the client registers with `fields`."""
     async with registered(edge, "receiver") as receiver, connect(str(edge.url), proxy=None) as sender:
         await sender.send(registration("sender", "k7x2mq", **fields))
         return (await said(receiver)).get("public6")
@@ -259,7 +259,7 @@ def test_a_registration_that_makes_no_sense_is_refused(fields: dict[str, object]
         parse_register(registration("sender", "k7x2mq", **fields))
 
 
-def test_only_ipv6_is_shown_and_an_edge_tells_its_address_only_to_others() -> None:
+def test_only_ipv6_is_discovered_and_an_edge_sends_its_ipv6_address_only_to_ipv4_clients() -> None:
     async def test() -> None:
         async with running(also=(LOOPBACK,)) as edge:
             async with connect(f"{edge.url}/sighting", proxy=None) as client:
@@ -273,7 +273,7 @@ def test_only_ipv6_is_shown_and_an_edge_tells_its_address_only_to_others() -> No
 
 
 class Misled(ReconnectingRendezvous):
-    """One whose edge is wrong about its own IPv6 address."""
+    """A rendezvous whose edge supplies a wrong IPv6 address of itself."""
 
     told: Endpoint
 

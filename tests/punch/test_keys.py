@@ -94,7 +94,7 @@ def test_no_two_sessions_of_a_key_file_have_the_same_key() -> None:
     assert one.finish(other.message) != later.finish(other.message)
 
 
-def test_who_was_told_something_else_has_another_key_other_tags_and_another_relay_token() -> None:
+def test_different_contacts_give_another_key_tags_and_relay_token() -> None:
     session, other = SessionId("k7x2mq"), SessionId("k7x2mr")
     sender, receiver = ("11", "mine"), ("22", "yours")
     agreed = ContactTranscript.of(session, "sender", sender, receiver)
@@ -113,7 +113,7 @@ def test_who_was_told_something_else_has_another_key_other_tags_and_another_rela
 
 
 def test_the_relay_token_and_the_tags_depend_on_no_secret() -> None:
-    """An edge that takes the peer's place could test a guess by them otherwise."""
+    """Otherwise an edge that takes the peer's place could use them to test a guess."""
     made = [PakeExchange(CODE, "sender"), PakeExchange(Code.parse("k7x2mq-amber-falcon-zebra"), "sender")]
     introduced = [ContactTranscript.of(each.session, "sender", ("11", None), ("22", None)) for each in made]
     assert introduced[0] == introduced[1]
@@ -141,7 +141,7 @@ def test_a_key_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) ->
     write_key_file(path)
     path.chmod(mode)
     with pytest.raises(
-        ArgumentError, match=rf"^key-file: .*only its owner may use \(chmod 600\), found mode {mode:04o}$"
+        ArgumentError, match=rf"^key-file: .*only its owner can access \(chmod 600\), found mode {mode:04o}$"
     ):
         read_key_file(path)
     path.chmod(0o400)
@@ -149,7 +149,7 @@ def test_a_key_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) ->
 
 
 def test_a_key_may_come_from_a_pipe() -> None:
-    """As the shell's <(...) makes one."""
+    """As the shell creates it for <(...)."""
     reading, writing = os.pipe()
     try:
         os.write(writing, bytes(range(32)))

@@ -289,7 +289,7 @@ def test_a_client_that_reads_no_answer_is_cut_off(monkeypatch: pytest.MonkeyPatc
                 with contextlib.suppress(ConnectionError):
                     while True:
                         await loop.sock_sendall(sock, ws_frame(b"x" * 125, 9) * 100)
-            assert (await edge.log.wait_for("client_gone"))["reason"] == "does not read what it is sent"
+            assert (await edge.log.wait_for("client_gone"))["reason"] == "does not read the data sent to it"
 
     run(test)
 
@@ -306,7 +306,7 @@ def test_an_outbox_never_holds_more_than_it_may() -> None:
         for number in range(MAX_OUTBOX + 1):
             assert not Cut.reasons
             outbox.put_nowait(number)
-        assert Cut.reasons == ["does not read what it is sent"]
+        assert Cut.reasons == ["does not read the data sent to it"]
         assert outbox.qsize() == MAX_OUTBOX
 
     run(test)

@@ -1,4 +1,4 @@
-"""An unfinished file belongs to its session: a sender of another one cannot find, measure, replace or delete it."""
+"""An unfinished file belongs to its session: the sender of another one cannot find, measure, replace or delete it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ INFO = FileInfo("a", 8)
 
 
 def leave_unfinished(directory: Path) -> Path:
-    """What a broken tunnel of the session of `PARTIAL_NAMES` leaves; its path."""
+    """Leave an unfinished file of the session of `PARTIAL_NAMES`; return its path."""
     with (
         FileSink(directory, force=False, partial_names=PARTIAL_NAMES) as inbox,
         contextlib.suppress(ConnectionLostError),
@@ -62,7 +62,7 @@ def test_another_session_neither_finds_nor_touches_it(tmp_path: Path, other: Par
     assert (tmp_path / "a").read_bytes() == b"theirs!!"
 
 
-def test_another_sender_is_told_of_nothing_that_is_held_and_its_failure_deletes_nothing(tmp_path: Path) -> None:
+def test_another_sender_gets_no_held_and_its_failure_deletes_nothing(tmp_path: Path) -> None:
     path = leave_unfinished(tmp_path)
 
     async def attack(owner: PartialNames) -> Kind:
@@ -85,7 +85,7 @@ def test_another_sender_is_told_of_nothing_that_is_held_and_its_failure_deletes_
     run(test)
 
 
-def test_more_than_the_disk_has_tells_nobody_what_is_held(tmp_path: Path) -> None:
+def test_an_offer_larger_than_the_disk_does_not_reveal_what_is_held(tmp_path: Path) -> None:
     leave_unfinished(tmp_path)
     said = []
     for owner in (SAME_PUBLIC_PART, OTHERS[1]):
@@ -98,10 +98,10 @@ def test_more_than_the_disk_has_tells_nobody_what_is_held(tmp_path: Path) -> Non
     assert said == [f"no space for {1 << 62} bytes"] * 2
 
 
-def test_who_may_list_the_directory_learns_nothing_of_the_code(tmp_path: Path) -> None:
+def test_listing_the_directory_does_not_reveal_the_code(tmp_path: Path) -> None:
     path = leave_unfinished(tmp_path)
     assert path.parent.stat().st_mode & 0o777 == 0o700
-    assert PARTIAL_NAMES.directory == SAME_PUBLIC_PART.directory  # it follows from the part that the edge knows as well
+    assert PARTIAL_NAMES.directory == SAME_PUBLIC_PART.directory  # it is derived from data that the edge also knows
     assert path.parent.name == PARTIAL_NAMES.directory
     assert path.name == PARTIAL_NAMES.name("a", 8) != SAME_PUBLIC_PART.name("a", 8)
 

@@ -1,4 +1,4 @@
-"""Dialling, accepting, and agreeing, on the loopback network."""
+"""Connecting, accepting and agreeing, on the loopback network."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def keep(_connection: Connection) -> Verdict:
 
 @contextlib.contextmanager
 def silent_listener(ip: str) -> Iterator[Endpoint]:
-    """A listener that answers no SYN any more, because its queue is full."""
+    """Yield a listener that answers no SYN any more, because its queue is full."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server((ip, 0), backlog=0))
         address = Endpoint(*listener.getsockname())
@@ -137,14 +137,14 @@ def test_a_dial_without_an_answer_is_a_timeout_and_reported_when_it_ends() -> No
                 await log.wait_for("first_syn")
                 outcome, reason = puncher.failure()
                 assert outcome == "punch_timeout"
-                assert f"{silent} (public): 1 connect without an answer" in reason
+                assert f"{silent} (srflx): 1 connect without an answer" in reason
                 assert not log.all("attempt")
         assert [event["result"] for event in log.all("attempt")] == ["ETIMEDOUT"]
 
     run(test)
 
 
-def test_the_outcome_is_told_by_the_public_candidate_alone() -> None:
+def test_the_outcome_depends_on_the_reflexive_candidate_alone() -> None:
     async def test() -> None:
         log = Recorder()
         puncher = Puncher(free("127.0.0.2"), 1, keep, log)
@@ -329,7 +329,7 @@ def test_a_better_connection_is_given_a_moment(first_is_better: bool, monkeypatc
 
 @pytest.mark.parametrize("there", ["nobody", "stranger", "gone"])
 def test_what_is_better_but_does_not_come_is_given_the_same_moment_whatever_is_there(there: str) -> None:
-    """The edge that named it sees when the client leaves."""
+    """The edge that supplied it can observe when the client leaves."""
 
     async def test() -> None:
         with connections(2) as made:

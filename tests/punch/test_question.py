@@ -1,4 +1,4 @@
-"""`punch receive` asks at its terminal, whatever its standard streams are, and without one it needs --yes."""
+"""`punch receive` asks at its terminal with any standard streams; without a terminal it needs --yes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUESTION = "[y/N] "
 
 
 class AtTerminal:
-    """A command that a pseudo-terminal controls, with its standard streams there or in pipes."""
+    """A command controlled by a pseudo-terminal, with its standard streams there or in pipes."""
 
     def __init__(self, *words: str | Path, stdin: str | None = None) -> None:
         self._master, slave = pty.openpty()
@@ -59,7 +59,7 @@ class AtTerminal:
             return False
         try:
             data = os.read(self._master, 65536)
-        except OSError:  # nobody has the terminal open any more
+        except OSError:  # no process has the terminal open any more
             return False
         self.shown += data.decode()
         return bool(data)
@@ -153,7 +153,7 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("act", "status", "outcome", "reason"), ENDS)
-def test_everything_else_stores_nothing_and_the_sender_hears_why(
+def test_any_other_answer_stores_nothing_and_the_sender_gets_the_reason(
     edge: str, home: Path, out: Path, act: Callable[[AtTerminal], None], status: int, outcome: str, reason: str
 ) -> None:
     with offered(edge, home) as sender, receiving(edge, out) as receiver:
@@ -190,7 +190,7 @@ def test_what_was_typed_before_the_question_is_no_answer(edge: str, home: Path, 
     with receiving(edge, out) as receiver:
         receiver.wait_for("waiting for the peer")
         receiver.type("y\n")
-        receiver.wait_for("y\r\n")  # the terminal has it
+        receiver.wait_for("y\r\n")  # the terminal shows it
         with offered(edge, home) as sender:
             receiver.wait_for(QUESTION)
             receiver.type("n\n")

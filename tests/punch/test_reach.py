@@ -1,4 +1,4 @@
-"""Which addresses a client dials because an edge names them, and how often."""
+"""Which addresses from an edge a client connects to, and how often."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_an_edge_on_this_computer_may_name_addresses_of_it() -> None:
     assert reach(edge="192.168.1.2").refuses_peer(Endpoint("127.0.0.1", 41001))
 
 
-def test_the_addresses_of_this_computer_are_what_the_kernel_says() -> None:
+def test_the_addresses_of_this_computer_are_those_of_the_kernel() -> None:
     shown = json.loads(subprocess.run(["ip", "-j", "address"], capture_output=True, check=True).stdout)
     expected = {
         (info["local"], each["ifindex"], info["prefixlen"])
@@ -157,7 +157,7 @@ def public(ip: str, port: int = 41000) -> Candidate:
     return Candidate(Endpoint(ip, port), "srflx")
 
 
-def test_one_endpoint_gets_so_many_connects_in_a_meeting() -> None:
+def test_connects_to_one_endpoint_are_limited_per_punch() -> None:
     quota = Quota()
     assert quota.connects(public("11.0.0.2"), 3) == 3
     assert quota.connects(public("11.0.0.2"), None) == CONNECTS - 3
@@ -167,7 +167,7 @@ def test_one_endpoint_gets_so_many_connects_in_a_meeting() -> None:
     assert quota.connects(Candidate(Endpoint("11.0.0.2", 41001), "predicted"), None) == PREDICTED_CONNECTS
 
 
-def test_a_meeting_and_a_session_have_so_many_addresses() -> None:
+def test_addresses_are_limited_per_punch_and_session() -> None:
     quota, dialled = Quota(), []
     for meeting in range(5):
         quota.begin_punch()
@@ -178,7 +178,7 @@ def test_a_meeting_and_a_session_have_so_many_addresses() -> None:
     assert not quota.datagrams("11.9.9.9", 1)
 
 
-def test_a_meeting_and_a_session_have_so_many_connects_whatever_the_ports() -> None:
+def test_connects_are_limited_per_punch_and_session_for_any_ports() -> None:
     quota, sums = Quota(), []
     for _meeting in range(4):
         quota.begin_punch()
@@ -223,7 +223,7 @@ def neighbor(number: int, kind: Kind = "srflx") -> Candidate:
 
 
 @pytest.mark.parametrize("network", ["2a00:1::/64", "2a00:1::2/128"])
-def test_two_endpoints_of_the_own_ipv6_network_are_dialled_in_a_meeting_whatever_they_are_called(network: str) -> None:
+def test_two_endpoints_of_the_own_ipv6_network_are_used_per_punch_for_any_kind(network: str) -> None:
     log, quota = Recorder(), Quota()
     rules = Reach(HOME6, "2a00:9::1", COMPUTER, (ipaddress.ip_network(network),))
     for first in (10, 20):
@@ -247,7 +247,7 @@ def test_what_is_refused_is_reported_once_and_why() -> None:
     assert admission.allowed(targets) == targets[:1]
     assert [admission.connects(each, None) for each in targets * 2] == [CONNECTS, 0, 0, 0, 0, 0]
     assert [(event["address"], event["reason"]) for event in log.all("candidate_refused")] == [
-        ("10.0.0.1:41000", "not an address that its edge can know, which is in another network"),
+        ("10.0.0.1:41000", "in another network than the edge"),
         ("192.168.1.2:41001", "an address of this computer"),
         ("11.0.0.2:41000", LIMIT_REACHED),
     ]
@@ -274,4 +274,4 @@ def test_other_addresses_of_an_edge_are_few_and_tried_a_few_times() -> None:
 def test_the_help_names_the_limit_of_attempts(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["send", "--help"])
-    assert f"(default, and at most: {CONNECTS})" in " ".join(capsys.readouterr().out.split())
+    assert f"(default and maximum: {CONNECTS})" in " ".join(capsys.readouterr().out.split())

@@ -1,4 +1,4 @@
-"""What a resumed file is believed to begin with, and what a sender may say about that."""
+"""Which beginning of a resumed file the receiver accepts, and which offsets a sender may use."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def receive_in_part(inbox: FileSink, data: bytes) -> None:
 
 
 def test_what_another_process_has_received_meanwhile_is_not_taken_for_what_was_held(tmp_path: Path) -> None:
-    """Both receive a file of that name and size, of another content, into one directory."""
+    """Receive files of the same name and size, but with different contents, into one directory."""
     with (
         FileSink(tmp_path, force=False, partial_names=PARTIAL_NAMES) as one,
         FileSink(tmp_path, force=False, partial_names=PARTIAL_NAMES) as other,
@@ -63,7 +63,7 @@ def test_a_resume_that_is_no_number_of_bytes_is_refused(tmp_path: Path, payload:
                 await sender.send(Kind.OFFER, write_offer(INFO, last=True))
                 await sender.send(Kind.RESUME, payload)
                 await sender.send(Kind.DATA, b"1")
-                with pytest.raises(PunchFailedError, match="a number of bytes cannot be read"):
+                with pytest.raises(PunchFailedError, match="invalid number of bytes"):
                     await receiving
 
     run(test)

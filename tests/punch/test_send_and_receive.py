@@ -1,4 +1,4 @@
-"""`punch send` and `punch receive` as a user runs them: processes of their own, on the loopback network."""
+"""`punch send` and `punch receive` as a user runs them: as processes, on the loopback network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def in_order(events: list[Event], *names: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["reuse", "keep"])
-def test_a_file_crosses_and_every_event_is_told(file: Path, out: Path, strategy: str) -> None:
+def test_a_file_is_transferred_and_every_event_reported(file: Path, out: Path, strategy: str) -> None:
     with running_edge() as (edge, url):
         with send(url, file, "--strategy", strategy) as sender:
             code = sender.wait_for("code")["code"]
@@ -67,7 +67,7 @@ def test_a_file_crosses_and_every_event_is_told(file: Path, out: Path, strategy:
 
 
 @pytest.mark.parametrize("sender_first", [True, False])
-def test_clients_at_two_edges_meet_over_the_mesh(file: Path, out: Path, sender_first: bool) -> None:
+def test_clients_at_two_edges_connect_over_the_mesh(file: Path, out: Path, sender_first: bool) -> None:
     with (
         running_edge("e1", "--mesh-from", "127.0.0.1") as (near, near_url),
         running_edge("e2", "--join", near_url) as (far, far_url),
@@ -183,7 +183,7 @@ def test_an_existing_file_is_overwritten_only_with_force(edge: str, file: Path, 
 
 
 def test_both_dial_at_the_instant_they_were_given(edge: str, file: Path, out: Path) -> None:
-    instant = time.monotonic() + 5  # by then they have met, on a busy machine too
+    instant = time.monotonic() + 5  # long enough to connect on a busy machine
     options = ["--start-at", repr(instant)]
     with (
         send(edge, file, "--code", CODE, *options) as sender,
@@ -196,7 +196,7 @@ def test_both_dial_at_the_instant_they_were_given(edge: str, file: Path, out: Pa
         assert instant <= command.wait_for("first_syn")["t"] < instant + 1
 
 
-def test_a_disk_that_is_full_is_told_on_both_sides_and_leaves_nothing(edge: str, file: Path, out: Path) -> None:
+def test_a_full_disk_is_reported_on_both_sides_and_leaves_nothing(edge: str, file: Path, out: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with send(edge, file, "--code", CODE) as sender:
         sender.wait_for("code")
@@ -219,7 +219,7 @@ def test_a_receiver_that_is_terminated_leaves_nothing(
 ) -> None:
     big = tmp_path / "big"
     with big.open("wb") as file:
-        file.truncate(1 << 40)  # sparse: it will not be sent to its end
+        file.truncate(1 << 40)  # sparse: it is not sent completely
     fits = os.statvfs(out).f_bavail * os.statvfs(out).f_frsize
     os.truncate(big, min(1 << 40, fits // 2))
     with send(edge, big, "--code", CODE) as sender, receive(edge, CODE, "--dir", out) as receiver:

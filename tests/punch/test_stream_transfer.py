@@ -1,4 +1,4 @@
-"""Streams, and files to standard output, over a channel: what waits where, and what ends it."""
+"""Streams, and files to standard output, over a channel: where data wait, and what ends the transfer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def stream_offer(*, last: bool = True) -> bytes:
 
 @contextlib.contextmanager
 def pipe() -> Iterator[tuple[FileIO, FileIO]]:
-    """Where to read, and where to write."""
+    """Yield a descriptor to read from and one to write to."""
     near, far = os.pipe()
     with FileIO(near, "r") as reading, FileIO(far, "w") as writing:
         yield reading, writing
@@ -111,7 +111,7 @@ def test_a_sender_waits_as_long_as_nobody_reads_the_other_s_standard_output(tmp_
                 transfer = asyncio.gather(send_files(sender, source, bar), receive_to(receiver, outlet, bar))
                 while outlet.size + MAX_PAYLOAD <= WINDOW:
                     await asyncio.sleep(0)
-                assert outlet.written <= 1 << 16  # what fits into the pipe
+                assert outlet.written <= 1 << 16  # the capacity of the pipe
                 reading = asyncio.create_task(asyncio.to_thread(near.read))
                 sent, received = await transfer
                 far.close()
@@ -134,7 +134,7 @@ def test_a_closed_standard_output_stays_closed_whatever_tunnel_comes_next() -> N
     run(test)
 
 
-def test_a_full_device_at_standard_output_is_told(tmp_path: Path) -> None:
+def test_a_full_device_at_standard_output_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"content")
 
     async def test() -> None:
@@ -189,7 +189,7 @@ def test_a_sender_that_sends_more_than_there_is_room_for_is_refused() -> None:
                 received = asyncio.create_task(receive_to(receiver, outlet, bar))
                 await sender.send(Kind.OFFER, stream_offer())
                 assert await sender.expect(Kind.ACCEPT) == write_count(WINDOW)
-                with pytest.raises(PunchFailedError, match="more than there is room for"):
+                with pytest.raises(PunchFailedError, match="exceeds the window"):
                     await asyncio.gather(received, _flood(sender))
 
     run(test)
@@ -262,7 +262,7 @@ def test_a_window_or_credit_that_cannot_be_read_is_refused(payload: bytes) -> No
                     await receiver.expect(Kind.OFFER)
                     await receiver.send(Kind.ACCEPT, window)
                     await receiver.send(Kind.CREDIT, payload)
-                    with pytest.raises(PunchFailedError, match="a number of bytes cannot be read"):
+                    with pytest.raises(PunchFailedError, match="invalid number of bytes"):
                         await sending
 
     run(test)

@@ -32,7 +32,7 @@ def test_of_all_characters_none_gets_through_that_is_not_plain() -> None:
 @example("x" * (LONGEST - 1) + "\x1b")
 def test_text_is_one_line_and_stays_as_it_is_when_made_printable_again(text: str) -> None:
     once = printable(text)
-    assert_plain(once.replace("::", ""))  # `::` is a command only where it begins a line of an output
+    assert_plain(once.replace("::", ""))  # `::` is a command only at the beginning of a line
     assert "\n" not in once
     assert len(once) <= LONGEST
     assert printable(once) == once
@@ -86,12 +86,12 @@ def test_an_error_is_one_plain_line_whatever_it_quotes(error: PunchError) -> Non
 
 
 def written(write: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> str:
-    """What comes out of standard output while `write` writes to it."""
+    """Return the output of standard output while `write` writes to it."""
     below = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
     monkeypatch.setattr(sys, "stdout", below)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     stdio.settle()
-    stdio.settle()  # twice is once
+    stdio.settle()  # applying it twice changes nothing
     assert stdio.unguarded(sys.stdout) is below
     write()
     assert isinstance(below.buffer, io.BytesIO)

@@ -75,7 +75,7 @@ def test_a_certificate_of_an_unknown_authority_is_not_trusted(
     authority: Authority, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with tls_edge(authority.issue("127.0.0.1")) as (_, url):
-        assert "certificate cannot be trusted (unable to get local issuer certificate)" in refused(url, capsys)
+        assert "certificate is not trusted (unable to get local issuer certificate)" in refused(url, capsys)
 
 
 def test_a_certificate_for_another_address_is_not_trusted(
@@ -83,10 +83,10 @@ def test_a_certificate_for_another_address_is_not_trusted(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
     with tls_edge(authority.issue("127.0.0.9")) as (_, url):
-        assert "certificate cannot be trusted (IP address mismatch" in refused(url, capsys)
+        assert "certificate is not trusted (IP address mismatch" in refused(url, capsys)
 
 
-def test_tls_with_an_edge_that_has_none_and_the_other_way_round_are_told(
+def test_tls_with_a_plain_edge_and_the_reverse_are_reported(
     authority: Authority, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Command("edge", "--listen", "127.0.0.1:0") as edge:
@@ -108,7 +108,7 @@ def test_clients_that_speak_no_tls_are_counted_and_counted_off(authority: Author
 
 
 def hello(length: int) -> bytes:
-    """The beginning of a record with a ClientHello that says that it has so many bytes."""
+    """Return the beginning of a record with a ClientHello of this claimed length."""
     return b"\x16\x03\x01\x20\x00\x01" + length.to_bytes(3) + b"\x03\x03" + bytes(32)
 
 

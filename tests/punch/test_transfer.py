@@ -1,4 +1,4 @@
-"""Files over a channel whose ends both keep to the protocol."""
+"""Files over a channel whose ends both follow the protocol."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def test_an_existing_file_stops_everything_before_a_byte_moves(tmp_path: Path, o
                 ):
                     await sending
                 sender.close()
-                with pytest.raises(PunchFailedError, match="client_error: 'b' exists already"):
+                with pytest.raises(PunchFailedError, match="client_error: 'b' already exists"):
                     await receiving
 
     run(test)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {"b": b"old"}
 
 
-def test_a_receiver_that_stops_in_mid_file_says_why(tmp_path: Path) -> None:
+def test_a_receiver_that_stops_within_a_file_sends_the_reason(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(bytes(5_000_000))
 
     async def test() -> None:

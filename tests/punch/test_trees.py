@@ -1,4 +1,4 @@
-"""Directories on their way out and in: what they are made of, what is left out, and what cannot lead out of them."""
+"""Directories in a transfer: their contents, what is skipped, and names that could lead outside."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SHA256 = hashlib.sha256(CONTENT).digest()
 
 
 def tree(directory: Path, *names: str) -> None:
-    """Files of those names, and directories of those that end with a slash."""
+    """Create files with these names, and directories for those with a trailing slash."""
     for name in names:
         path = directory / name
         (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
@@ -46,12 +46,12 @@ def tree(directory: Path, *names: str) -> None:
 
 
 def names_in(directory: Path) -> list[str]:
-    """Everything below it, directories with a slash at their ends."""
+    """Return everything below a directory; directories have a trailing slash."""
     return sorted(f"{path.relative_to(directory)}{'/' * path.is_dir()}" for path in directory.rglob("*"))
 
 
 def store(inbox: FileSink, *offered: Offered) -> None:
-    """Receive it, as a transfer does."""
+    """Receive it as a transfer does."""
     inbox.check(offered)
     arrived: list[Incoming] = []
     for info in offered:
@@ -161,11 +161,11 @@ def test_a_directory_is_called_what_it_is(
 
 
 def test_the_root_has_no_name_to_send_it_by() -> None:
-    with pytest.raises(ArgumentError, match="a name that can be sent"):
+    with pytest.raises(ArgumentError, match="a valid name"):
         FileSource([Path("/")])
 
 
-def test_what_is_no_file_in_a_directory_is_left_out_and_told(tmp_path: Path) -> None:
+def test_special_files_in_a_directory_are_skipped_and_listed(tmp_path: Path) -> None:
     tree(tmp_path, "secret/x", "d/a", "d/only/")
     (tmp_path / "d" / "to file").symlink_to("../secret/x")
     (tmp_path / "d" / "to directory").symlink_to("../secret")
@@ -186,7 +186,7 @@ def test_what_is_no_file_in_a_directory_is_left_out_and_told(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["d/a\nb", "d/a\\b/x", "d/" + "/".join("a" * MAX_DEPTH)])
 def test_a_directory_with_a_name_in_it_that_cannot_be_sent_is_refused(tmp_path: Path, name: str) -> None:
     tree(tmp_path, "d/good", name)
-    with pytest.raises(ArgumentError, match="a name that can be sent"):
+    with pytest.raises(ArgumentError, match="a valid name"):
         FileSource([tmp_path / "d"])
 
 
@@ -289,7 +289,7 @@ def test_who_may_not_read_may_not_execute(tmp_path: Path) -> None:
 def test_without_force_nothing_may_have_the_name_of_the_directory(tmp_path: Path, there: str) -> None:
     tree(tmp_path, there)
     before = names_in(tmp_path)
-    with FileSink(tmp_path, force=False) as inbox, pytest.raises(FileError, match="'d' exists already"):
+    with FileSink(tmp_path, force=False) as inbox, pytest.raises(FileError, match="'d' already exists"):
         store(inbox, file("d/a"))
     assert names_in(tmp_path) == before
 
@@ -387,7 +387,7 @@ def test_whatever_is_offered_and_whatever_links_there_are_nothing_outside_change
             assert names_in(inside / "d") == sorted(["e/", "to file", "to outside/", "e/to file", "e/to outside/"])
 
 
-def test_what_is_incomplete_waits_beside_no_directory(tmp_path: Path) -> None:
+def test_unfinished_files_are_not_in_the_offered_directory(tmp_path: Path) -> None:
     with FileSink(tmp_path, force=False, partial_names=PARTIAL_NAMES) as inbox:
         with inbox.create(file("d/a")) as incoming:
             incoming.write(CONTENT)

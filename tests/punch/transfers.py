@@ -1,4 +1,4 @@
-"""Transfers of files over channels, whole or with a test in the place of one end."""
+"""Transfers of files over channels, complete or with a test in the place of one end."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def offer(name: object, size: object, last: object = True) -> bytes:
 
 @contextlib.asynccontextmanager
 async def receiving(inbox: FileSink, *offers: bytes) -> AsyncIterator[tuple[Channel, asyncio.Task[Received]]]:
-    """A receiver to which the test sends, these offers first; the channel of the test, and what comes of it."""
+    """Yield a receiver to which the test sends these offers first, and the test's channel."""
     async with channels() as (sender, receiver):
         received = asyncio.create_task(receive_files(receiver, inbox, bar))
         for each in offers:
@@ -57,7 +57,7 @@ async def receiving(inbox: FileSink, *offers: bytes) -> AsyncIterator[tuple[Chan
 async def accepted(
     directory: Path, size: int = 8, *, force: bool = False
 ) -> AsyncIterator[tuple[Channel, asyncio.Task[Received]]]:
-    """A receiver that has accepted the file `a` of so many bytes."""
+    """Yield a receiver that has accepted the file `a` of so many bytes."""
     with FileSink(directory, force=force) as inbox:
         async with receiving(inbox, offer("a", size)) as (sender, received):
             await sender.expect(Kind.ACCEPT)
@@ -66,7 +66,7 @@ async def accepted(
 
 @contextlib.asynccontextmanager
 async def sending(file: Path) -> AsyncIterator[tuple[Channel, asyncio.Task[list[FileDone]]]]:
-    """A sender that has offered the file to the test; the channel of the test, and what comes of it."""
+    """Yield a sender that has offered the file to the test, and the test's channel."""
     with FileSource([file]) as source:
         async with channels() as (sender, receiver):
             sent = asyncio.create_task(send_files(sender, source, bar))
@@ -76,7 +76,7 @@ async def sending(file: Path) -> AsyncIterator[tuple[Channel, asyncio.Task[list[
 
 @contextlib.asynccontextmanager
 async def under_way(file: Path) -> AsyncIterator[tuple[Channel, asyncio.Task[list[FileDone]]]]:
-    """A sender whose offer the test has accepted, and of whose file the first bytes have come."""
+    """Yield a sender whose offer the test has accepted, after the first bytes of its file."""
     async with sending(file) as (receiver, sent):
         await receiver.send(Kind.ACCEPT)
         await receiver.expect(Kind.DATA)
