@@ -118,6 +118,7 @@ BAD_INPUT = [
     (["edge"], "the following arguments are required: --listen"),
     ([], "the following arguments are required: COMMAND"),
     (["fly"], "invalid choice: 'fly'"),
+    (["recieve", CODE], "did you mean receive?"),
 ]
 
 
