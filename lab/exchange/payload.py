@@ -108,8 +108,9 @@ class _Openers:
     def __init__(self) -> None:
         self._count = 0
         self._all: set[int] = set()
-        # A number of 2**16 in a row -> of the SYNs in that block, those that are the latest of all from the beginning
-        # of the block to them, and of all from them to its end: (sequence number or its negative, count), ascending.
+        # Block of 2**16 sequence numbers -> (key, count) of SYNs in it, both ascending. A later SYN removes those with
+        # a greater or equal key, so the last pair up to a key is the latest SYN up to that key. The keys are the
+        # sequence numbers, or in `_downwards` their negatives.
         self._upwards: dict[int, list[tuple[int, int]]] = {}
         self._downwards: dict[int, list[tuple[int, int]]] = {}
 
@@ -141,7 +142,7 @@ class _Openers:
 
 
 def _greatest(known: Sequence[tuple[int, int]], most: int) -> tuple[int, int] | None:
-    """The last of the pairs, which are ascending, that begins with at most that number."""
+    """The last pair whose key is at most that number; the pairs are ascending."""
     number = bisect_right(known, most, key=lambda each: each[0])
     return known[number - 1] if number else None
 

@@ -301,7 +301,7 @@ class _Arriving:
         self._syns: list[tuple[int, int, Segment]] = []
 
     def add(self, syn: Segment, left_ns: int, came_ns: int) -> None:
-        """Take in a SYN; they come in the order in which they were sent."""
+        """Take in a SYN. The SYNs are added in the order in which they were sent."""
         self._syns.append((left_ns, came_ns, syn))
 
     def first(self, *, left_before: int, came_after: int) -> Segment | None:
@@ -314,7 +314,7 @@ class _Arriving:
 
     @cached_property
     def _latest(self) -> tuple[Sequence[int], Sequence[int]]:
-        """When they left, sorted, and the latest time at which one of those so far came."""
+        """When they left, in order; for each of these times, when the last of the SYNs that left until then came."""
         times = sorted((left_ns, came_ns) for left_ns, came_ns, _syn in self._syns)
         return [left for left, _came in times], list(accumulate((came for _left, came in times), max))
 
