@@ -1,4 +1,4 @@
-"""Symmetric NATs that are passed after all: ports foretold, ports guessed, and ports asked for."""
+"""Symmetric NATs that can be traversed: by port prediction, port guessing, and port mapping."""
 
 from __future__ import annotations
 
