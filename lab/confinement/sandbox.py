@@ -32,6 +32,7 @@ from typing import NoReturn
 
 from punchlab.lab.confinement import privileges, supervision, view
 from punchlab.lab.confinement.seccomp import Kind
+from punchlab.lab.confinement.shares import Plan
 from punchlab.lab.errors import LabError, MissingCapabilityError
 from punchlab.lab.kernel import mounts, programs
 
@@ -73,7 +74,7 @@ def user() -> int:
     return _outer_user()
 
 
-def enter(confined: view.Plan | None = None) -> None:
+def enter(confined: Plan | None = None) -> None:
     """Move this program into a new sandbox: return inside, in a child with all that the program has in memory.
 
     With a plan of what it sees of the file system, the program is confined from then on; see `lab.confinement`.
@@ -133,7 +134,7 @@ def command_inside(command: list[str]) -> list[str]:
     return [*programs.python("punchlab.lab.confinement.sandbox", isolated=True), *command]
 
 
-def _keep(parent: int, tell: int, orders: int, confined: view.Plan | None) -> None:
+def _keep(parent: int, tell: int, orders: int, confined: Plan | None) -> None:
     """The keeper: make the namespaces, and wait for what runs in them. Returns only in the program."""
     try:
         _checked(_libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), "prctl")
@@ -182,7 +183,7 @@ def _make_private() -> None:
     Path("/run/lock").mkdir()
 
 
-def _init(tell: int, orders: int, asked: int, confined: view.Plan | None) -> None:
+def _init(tell: int, orders: int, asked: int, confined: Plan | None) -> None:
     """PID 1 of the sandbox: set it up, fork the program, reap orphans. Returns only in the program."""
     try:
         _end_with_keeper(asked)
@@ -222,7 +223,7 @@ def _end_with_keeper(asked: int) -> None:
         os._exit(1)
 
 
-def _confine(planned: view.Plan, asked: int) -> None:
+def _confine(planned: Plan, asked: int) -> None:
     """Give this process, which has a /proc of its own, the planned view, in a user namespace that cannot change it."""
     directory = os.getcwd()  # noqa: PTH109 - text
     _let_go_of_folders()
@@ -235,6 +236,7 @@ def _confine(planned: view.Plan, asked: int) -> None:
     mounts.mount("proc", "/proc", "proc", flags)
     mounts.mount("sysfs", "/sys", "sysfs", flags)
     view.build("/run", planned, command=True)
+    view.make_folder("/run", directory)  # which is not seen if it is that of no project
     mounts.change_root("/run")
     mounts.make_read_only("/")
     _enter_user_namespace(processes)
