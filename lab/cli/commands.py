@@ -238,8 +238,8 @@ def _view(command: list[str]) -> Plan:
     if wide:
         where = "the working directory" if directory is None else printable(directory)
         print(
-            f"punchlab: {where} is not the directory of a project: the command cannot change it, and sees only programs, "
-            "libraries and the files that its words name; with --unconfined it has the files of the machine",
+            f"punchlab: {where} is not the directory of a project: the command cannot change it, and sees only "
+            "programs, libraries and the files that its words name; with --unconfined it has the files of the machine",
             file=sys.stderr,
         )
     files = [str(Path(word).absolute()) for word in command if os.path.exists(word)]  # noqa: PTH110 - "" is none
