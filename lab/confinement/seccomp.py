@@ -25,6 +25,7 @@ _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data;
 _X32 = 0x40000000
 _CLONE_NEWUSER, _CLONE_NEWCGROUP = 0x10000000, 0x02000000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_BRIDGES_AND_VLANS = (0x8940, 0x8941, 0x8982, 0x8983)  # SIOCGIFBR, SIOCSIFBR, SIOCGIFVLAN, SIOCSIFVLAN load modules
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK, _AF_PACKET = 1, 2, 10, 16, 17
 _SOCK_STREAM, _SOCK_DGRAM, _SOCK_RAW, _TYPE_BITS = 1, 2, 3, 0xF
 _STREAM_PROTOCOLS = (0, 6, 262)  # the default, TCP, MPTCP
@@ -125,7 +126,8 @@ def program(machine: str, kind: Kind) -> bytes | None:
     code += _rule(calls["clone3"], [_refuse(errno.ENOSYS)])
     code += _rule(calls["socket"], _sockets(kind))
     code += _rule(calls["socketpair"], [_argument(0), *_only((_AF_UNIX,), errno.EAFNOSUPPORT)])
-    code += _rule(calls["ioctl"], [_argument(1), *_all_but((_TIOCSTI, _TIOCLINUX), errno.EPERM)])
+    requests = (_TIOCSTI, _TIOCLINUX, *(_BRIDGES_AND_VLANS if kind is Kind.CLIENT else ()))
+    code += _rule(calls["ioctl"], [_argument(1), *_all_but(requests, errno.EPERM)])
     code += _rule(calls["fcntl"], [_argument(1), *_all_but(_LEASES, errno.EPERM)])
     code.append(_accept())
     return b"".join(struct.pack("HBBI", *instruction) for instruction in code)

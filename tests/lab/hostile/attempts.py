@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import glob
 import json
@@ -215,6 +216,14 @@ def sockets_for_modules() -> Achieved:
     with refused():
         socket.socketpair(socket.AF_INET)
         yield "has a pair of sockets"
+    with socket.socket() as channel:
+        for request in (0x8940, 0x8982):  # SIOCGIFBR, SIOCGIFVLAN
+            try:
+                fcntl.ioctl(channel, request, bytes(64))
+            except OSError as error:
+                if error.errno == errno.EPERM:
+                    continue
+            yield f"asked for the module of {request:#x}"
 
 
 def leases() -> Achieved:
