@@ -81,34 +81,73 @@ def speak_for(keeper: int, order: int, stops: int, tty: int | None) -> int:
     ready = select.poll()
     for descriptor in (received, stops):
         ready.register(descriptor, select.POLLIN)
-    foreground_given = had_foreground = False
+    foreground = _Foreground(tty)
     while True:
         for descriptor, _event in ready.poll():
             if descriptor == received:
                 number, code = _next_signal(received)
-                if number == signal.SIGCHLD:
-                    pid, status = os.waitpid(keeper, os.WNOHANG)
-                    if pid == keeper:
-                        if foreground_given and tty is not None:
-                            _take_foreground_back(tty)
-                        return exit_status(status)
-                    continue
-                if number == signal.SIGCONT and had_foreground and tty is not None and _in_foreground(tty):
-                    _write(order, _FOREGROUND)
-                    continue
-                from_terminal = number in _FROM_TERMINAL and code == _SI_KERNEL
-                to_group = from_terminal or number in (signal.SIGTSTP, signal.SIGCONT)
-                _write(order, number | _TO_GROUP if to_group else number)
-                continue
-            stopped = os.read(stops, 1)
-            if not stopped:
+                if number != signal.SIGCHLD:
+                    _write(order, foreground.order_for(number, code))
+                elif (ended := os.waitpid(keeper, os.WNOHANG))[0] == keeper:
+                    foreground.take_back()
+                    return exit_status(ended[1])
+            elif not (stopped := os.read(stops, 1)):
                 ready.unregister(stops)
-            elif stopped[0] in _WANTS_TERMINAL and tty is not None and _in_foreground(tty):
-                foreground_given = True
+            elif foreground.give(stopped[0]):
                 _write(order, _FOREGROUND)
             else:
-                had_foreground = foreground_given and tty is not None and not _in_foreground(tty)
-                _stop(stopped[0], tty, had_foreground=had_foreground)
+                foreground.stop(stopped[0])
+
+
+class _Foreground:
+    """Who has the foreground of the terminal: the process group of this process, or that of the program."""
+
+    def __init__(self, tty: int | None) -> None:
+        self._tty = tty
+        self._given = False
+        self._had = False
+        """Whether the program's group had it when the program stopped."""
+
+    def _own(self) -> bool:
+        """Whether this process has it."""
+        try:
+            return self._tty is not None and os.tcgetpgrp(self._tty) == os.getpgrp()
+        except OSError:  # the terminal is gone
+            return False
+
+    def order_for(self, number: int, code: int) -> int:
+        """The order that passes on a signal, which came with that si_code."""
+        if number == signal.SIGCONT and self._had and self._own():
+            return _FOREGROUND
+        from_terminal = number in _FROM_TERMINAL and code == _SI_KERNEL
+        return number | _TO_GROUP if from_terminal or number in (signal.SIGTSTP, signal.SIGCONT) else number
+
+    def give(self, number: int) -> bool:
+        """Whether the program's group is to get it, as the program was stopped by that signal."""
+        given = number in _WANTS_TERMINAL and self._own()
+        self._given = self._given or given
+        return given
+
+    def stop(self, number: int) -> None:
+        """Stop this process because that signal has stopped the program.
+
+        If it is of the terminal, and went to the program's group alone, the others in this job stop, too.
+        """
+        self._had = self._given and not self._own()
+        if self._tty is not None and (number in _WANTS_TERMINAL or (number == signal.SIGTSTP and self._had)):
+            os.killpg(os.getpgrp(), number)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def take_back(self) -> None:
+        """Have it again, unless somebody else has it by now."""
+        if self._tty is None or not self._given:
+            return
+        with contextlib.suppress(OSError):  # the terminal is gone
+            group = os.tcgetpgrp(self._tty)
+            try:
+                os.killpg(group, 0)
+            except ProcessLookupError:
+                os.tcsetpgrp(self._tty, os.getpgrp())
 
 
 def serve(program: int, orders: int, stops: int, tty: int | None) -> int:
@@ -189,31 +228,3 @@ def _next_signal(descriptor: int) -> tuple[int, int]:
     """The number and the si_code (sigaction(2)) of a signal that has come."""
     information = os.read(descriptor, _SIGNALFD_BYTES)
     return int.from_bytes(information[0:4], "little"), int.from_bytes(information[8:12], "little", signed=True)
-
-
-def _stop(number: int, tty: int | None, *, had_foreground: bool) -> None:
-    """Stop this process because such a signal has stopped the program.
-
-    If that was of the terminal, and went to the program's group alone, the others in this job stop, too.
-    """
-    wants_terminal = number in _WANTS_TERMINAL and tty is not None and not _in_foreground(tty)
-    if wants_terminal or (number == signal.SIGTSTP and had_foreground):
-        os.killpg(os.getpgrp(), number)
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def _in_foreground(tty: int) -> bool:
-    try:
-        return os.tcgetpgrp(tty) == os.getpgrp()
-    except OSError:
-        return False
-
-
-def _take_foreground_back(tty: int) -> None:
-    """Be in the foreground again, unless somebody else is by now."""
-    with contextlib.suppress(OSError):  # the terminal is gone
-        group = os.tcgetpgrp(tty)
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            os.tcsetpgrp(tty, os.getpgrp())
