@@ -18,7 +18,7 @@ from multiprocessing.synchronize import Semaphore
 from lab import sandbox
 from punch.stdio import settle
 
-_PRELOAD = ["punchlab_entry", "lab.trial", "lab.record", "lab.capture.tap", "lab.capture.pcapng", "mininet.topo"]
+_PRELOAD = ["punchlab_entry", "lab.trial", "lab.record", "lab.capture.pcapng", "mininet.topo"]
 _WAITING_PER_JOB = 2
 """Trials that may wait for their deadlines, for each that is at work."""
 
