@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
 
-from lab import sandbox
+from lab import programs, sandbox
 from lab.cli import arguments
 from lab.errors import InputError, MissingCapabilityError, PunchlabError, SeveralInputsError
 from punch.stdio import settle
@@ -19,9 +20,22 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `punchlab ARGUMENTS`; the exit status: 0 fine, 1 it failed, 2 what was asked for cannot be done."""
+    """Run `punchlab ARGUMENTS`; the exit status: 0 fine, 1 it failed, 2 what was asked for cannot be done.
+
+    Without `argv` this is the command: its arguments are those of the process, which ends here.
+    """
     settle()
-    words = list(sys.argv[1:] if argv is None else argv)
+    if argv is not None:
+        return _status(list(argv))
+    gc.set_threshold(_COLLECTED_AFTER)
+    programs.finish(_status(sys.argv[1:]))
+
+
+_COLLECTED_AFTER = 50_000
+"""Objects that are made until the garbage collector looks at them: what is imported at the start stays."""
+
+
+def _status(words: list[str]) -> int:
     try:
         try:
             given = arguments.parse(words)

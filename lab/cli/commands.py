@@ -106,7 +106,6 @@ def trial_command(given: argparse.Namespace) -> int:
     """`punchlab trial`."""
     from lab import trial
     from lab.lab import Lab
-    from lab.record import record
 
     one, other = _pair(given)
     with Lab(_topology(given), links=given.links, seed=given.seed, background=given.background) as lab:
@@ -117,6 +116,8 @@ def trial_command(given: argparse.Namespace) -> int:
             except OSError as error:
                 raise LabError(f"capture: {given.capture}: {error.strerror}") from error
         if given.json:
+            from lab.record import record
+
             nat_a, nat_b = _nats(given)
             known = {
                 "id": f"{given.topology}-{nat_a}-{nat_b}-{given.unsolicited}-{given.strategy}",

@@ -22,7 +22,9 @@ _SOURCE = Path(__file__).resolve().parents[2]
 # -I -S: no site, no user path, nothing but the standard library and this package; it is ready in some 40 ms.
 _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv[1]); from lab.impair.engine import main; "
-    "main(int(sys.argv[2]), int(sys.argv[3]))"
+    "main(int(sys.argv[2]), int(sys.argv[3])); "
+    # At once: the interpreter would take down all modules first.
+    "import os; os._exit(0)"
 )
 _ENDED = "links: the process that held the packets has ended"
 
