@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     programs.finish(_status(sys.argv[1:]))
 
 
+
 _COLLECTED_AFTER = 50_000
 """Objects that are made until the garbage collector looks at them: what is imported at the start stays."""
 
