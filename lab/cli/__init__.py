@@ -25,11 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Without `argv` this is the command: its arguments are those of the process, which ends here.
     """
     settle()
-    if argv is not None:
-        return _status(list(argv))
-    gc.set_threshold(_COLLECTED_AFTER)
-    programs.finish(_status(sys.argv[1:]))
-
+    if argv is None:
+        gc.set_threshold(_COLLECTED_AFTER)
+        programs.finish(_status(sys.argv[1:]))
+    return _status(list(argv))
 
 
 _COLLECTED_AFTER = 50_000
