@@ -5,11 +5,11 @@ All validators raise `InputError`, which names the field, the value and what was
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 
 from lab.errors import InputError
+from punch import suggestion
 
 INTERFACE_NAME_LENGTH = 15
 """The kernel's limit."""
@@ -22,8 +22,7 @@ def one_of(field: str, value: object, choices: Iterable[str]) -> str:
     known = list(dict.fromkeys(choices))
     if isinstance(value, str) and value in known:
         return value
-    near = difflib.get_close_matches(value, known, 1) if isinstance(value, str) else []
-    raise InputError(field, value, f"one of {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else ""))
+    raise InputError(field, value, suggestion.one_of(value, known))
 
 
 def flag(field: str, value: object) -> bool:

@@ -12,6 +12,7 @@ from lab.errors import PunchlabError
 from lab.lab import Path as LabPath
 from lab.options import Options
 from lab.trial import Trial
+from lab.verdict import chosen
 from lab.versions import versions
 from punch.nat.oracle import Prediction
 from punch.text import printable
@@ -38,6 +39,7 @@ def record(trial: Trial, **more: Any) -> dict[str, Any]:
         "agrees": trial.agrees,
         "timings_s": dict(trial.timings_s),
         "cpu_pressure": trial.cpu_pressure,
+        "chosen": chosen(trial.sides),
         "attempts": {side.host: side.attempts for side in trial.sides},
         "path": None if winner is None else {"nats": list(winner.nats), "edge": winner.edge},
         "exchange": trial.exchange.summary(),

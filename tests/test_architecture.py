@@ -14,9 +14,10 @@ ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "punch/text.py": set[str](),
     "punch/stdio.py": {"punch.text"},
+    "punch/suggestion.py": set[str](),
     "punch/nat": {"punch.nat", "punch.text"},
     "punch": {"punch"},
-    "lab": {"lab", "punch.nat", "punch.text", "punch.stdio"},
+    "lab": {"lab", "punch.nat", "punch.text", "punch.stdio", "punch.suggestion"},
     "topologies": {"topologies", "lab", "punch.nat", "punch.text"},
     "reports": {"reports", "lab", "punch.text"},
 }

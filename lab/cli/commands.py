@@ -131,7 +131,9 @@ def trial_command(given: argparse.Namespace) -> int:
             }
             print(json.dumps(record(result, **known)))
         else:
-            print(result)
+            from lab.cli import story
+
+            print(story.timeline(result) if given.timeline else story.summary(result))
     return 0 if result.direct else 1
 
 

@@ -29,7 +29,7 @@ from lab.capture.frame import Frame
 from lab.exchange.connection import Connection, connect
 from lab.exchange.pair import Pair, Side
 from lab.exchange.segment import Hop, Segment, follow
-from lab.exchange.timeline import render
+from lab.exchange.timeline import deciding, render
 from lab.exchange.wire import Kind, address_of
 
 
@@ -224,9 +224,16 @@ class Exchange:
             "dropped": len(self.dropped),
         }
 
-    def timeline(self) -> str:
-        """The story in words: one line per event, in milliseconds since the first punch SYN."""
-        return render(self)
+    def timeline(self, *, collapse: bool = False) -> str:
+        """The story in words: one line per event, in milliseconds since the first punch SYN.
+
+        With `collapse` one line stands for the repetition of packets that are alike.
+        """
+        return render(self, collapse=collapse)
+
+    def deciding(self) -> list[str]:
+        """The packets that decided it in words: at most 6 lines."""
+        return deciding(self)
 
     @cached_property
     def _syns(self) -> tuple[Segment, ...]:
