@@ -21,7 +21,7 @@ def one_of(value: object, known: Sequence[str]) -> str:
 
 
 def suggestion(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """What to add to the error: the known word that is most like it, or nothing if none is as like as `cutoff` (to 1)."""
+    """What to add to the error: the known word that is most like it, if one is as like as `cutoff` (0 to 1)."""
     import difflib  # rarely needed, and by processes that start often
 
     near = difflib.get_close_matches(word[:_LONGEST_WORD], list(known), 1, cutoff)
