@@ -123,8 +123,8 @@ CLIENT = cast(
 
 def client(other_side: str) -> dict[str, Sentence]:
     """The sentences of a command whose other side is `other_side`."""
-    told = f"On the other computer: punch {other_side}"
-    return {**CLIENT, "code": lambda fields: f"Code: {fields['code']}\n{told.format(code=fields['code'])}"}
+    text = f"On the other computer: punch {other_side}"
+    return {**CLIENT, "code": lambda fields: f"Code: {fields['code']}\n{text.format(code=fields['code'])}"}
 
 
 EDGE = cast(

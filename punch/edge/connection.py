@@ -50,22 +50,22 @@ class EdgeConnection(Contained, ServerConnection):
     throttled = False
     most_unsent = 16_384
     _ended = False
-    _untaken = b""
+    _unprocessed = b""
     _requested = 0
     _last = _early = b""
     _full_at = 0.0
     _odd_full_at = 0.0
     _admission: Admission | None = None
 
-    def __init__(self, protocol: ServerProtocol, server: Server, *, gate: RateLimiter, **options: Any) -> None:
+    def __init__(self, protocol: ServerProtocol, server: Server, *, limiter: RateLimiter, **options: Any) -> None:
         super().__init__(protocol, server, **options)
-        self._gate = gate
+        self._limiter = limiter
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """There is a connection, with TLS if that is served."""
         super().connection_made(transport)
-        self.recv_messages.resume = self._go_on
-        self._admission = self._gate.admissions.get(transport.get_extra_info("socket").fileno())
+        self.recv_messages.resume = self._resume_reading
+        self._admission = self._limiter.admissions.get(transport.get_extra_info("socket").fileno())
         if self._admission is not None:
             self._admission.end = self.transport.abort
 
@@ -105,14 +105,14 @@ class EdgeConnection(Contained, ServerConnection):
             if self.transport.is_closing():
                 return
             if self.recv_messages.paused:
-                self._untaken = data[start:]
+                self._unprocessed = data[start:]
                 return
             self._take(data[start : start + _SLICE])
 
-    def _go_on(self) -> None:
+    def _resume_reading(self) -> None:
         """There is room for messages again: first for those that have come already."""
-        untaken, self._untaken = self._untaken, b""
-        self._take_slices(untaken)
+        data, self._unprocessed = self._unprocessed, b""
+        self._take_slices(data)
         if not self.recv_messages.paused:
             self.transport.resume_reading()
 

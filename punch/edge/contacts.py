@@ -35,6 +35,6 @@ def is_private(ip: str) -> bool:
     return any(address in network for network in PRIVATE)
 
 
-def harmless(private: tuple[Endpoint, ...], public: Endpoint) -> tuple[Endpoint, ...]:
+def allowed_candidates(private: tuple[Endpoint, ...], public: Endpoint) -> tuple[Endpoint, ...]:
     """Those of a client's `private` candidates that may be handed out; `public` is where the edge saw it."""
     return tuple(each for each in private if each.ip == public.ip or is_private(each.ip))

@@ -56,7 +56,7 @@ class Access:
     metrics: Networks = THIS_MACHINE
 
 
-class Front:
+class HttpHandler:
     """Answers requests, or lets them become WebSockets, on the paths in `sockets`.
 
     `draining` is set when the edge is about to stop.
@@ -105,9 +105,9 @@ class Front:
 
     def _socket(self, connection: ServerConnection, request: Request, public: Endpoint, path: str) -> Response | None:
         if "Origin" in request.headers:
-            told = "a browser (Origin), and those are no clients of an edge"
-            self._report("rejected", public=str(public), reason=told, kind="origin")
-            return connection.respond(HTTPStatus.FORBIDDEN, f"{told}\n")
+            reason = "a browser (Origin), and those are no clients of an edge"
+            self._report("rejected", public=str(public), reason=reason, kind="origin")
+            return connection.respond(HTTPStatus.FORBIDDEN, f"{reason}\n")
         if path == MESH_PATH:
             if _within(public.ip, self._access.mesh):
                 return None
@@ -117,9 +117,9 @@ class Front:
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "this edge is about to stop\n")
         hidden = next((field for field in PROXY_FIELDS if field in request.headers), None)
         if hidden is not None:
-            told = f"a proxy on the way ({hidden}) hides the client's address, which this edge has to see"
-            self._report("rejected", public=str(public), reason=told, kind="proxy")
-            return connection.respond(HTTPStatus.FORBIDDEN, f"{told}\n")
+            reason = f"a proxy on the way ({hidden}) hides the client's address, which this edge has to see"
+            self._report("rejected", public=str(public), reason=reason, kind="proxy")
+            return connection.respond(HTTPStatus.FORBIDDEN, f"{reason}\n")
         return None
 
     def _paths(self) -> str:

@@ -8,7 +8,7 @@ an IPv4 address, a /56 twice, and a /48 four times as much. An IPv4-mapped IPv6 
 honest clients may share a source (a carrier's NAT, RFC 6888), so the defaults are far above what one household needs
 and far below what hurts an edge.
 
-Every listener of an edge (WebSocket, STUN over TCP) has the same gate. A connection is *pending* until its client has
+Every listener of an edge (WebSocket, STUN over TCP) has the same limiter. A connection is *pending* until its client has
 registered, or has been accepted for what it came for: until then it has said nothing that costs it anything. Pending
 connections have a limit per source and in total. At a limit in total the oldest pending one is ended for the
 new one, so that connections that only wait keep nobody out; those of registered clients are never ended for others.
@@ -80,11 +80,11 @@ class Limits:
 
 
 class LimitError(RefusedError):
-    """A source has used up `limit`; the text is for the client. `told` says whether it was told a moment ago."""
+    """A source has used up `limit`; the text is for the client. `recently_reported` says whether it was recently_reported a moment ago."""
 
-    def __init__(self, limit: Limit, text: str, *, told: bool) -> None:
+    def __init__(self, limit: Limit, text: str, *, recently_reported: bool) -> None:
         self.limit: Limit = limit
-        self.told = told
+        self.recently_reported = recently_reported
         super().__init__(text)
 
 
@@ -101,7 +101,7 @@ class _Use:
     connection_rate: float = 0.0
     frame_rate: float = 0.0
     stun_rate: float = 0.0
-    told_at: float = -QUIET_S
+    reported_at: float = -QUIET_S
 
     @property
     def holds(self) -> int:
@@ -111,10 +111,10 @@ class _Use:
 class Admission:
     """One connection that was let in. `end` ends it at once; the owner of the connection sets it."""
 
-    __slots__ = ("_descriptor", "_gate", "_inside", "_ip", "_pending", "end")
+    __slots__ = ("_descriptor", "_inside", "_ip", "_limiter", "_pending", "end")
 
-    def __init__(self, gate: RateLimiter, ip: str) -> None:
-        self._gate, self._ip = gate, ip
+    def __init__(self, limiter: RateLimiter, ip: str) -> None:
+        self._limiter, self._ip = limiter, ip
         self._pending = self._inside = True
         self._descriptor: int | None = None
         self.end: Callable[[], None] = _nothing
@@ -122,13 +122,13 @@ class Admission:
     def name(self, descriptor: int) -> None:
         """Let it be found by the descriptor of its socket, until it leaves."""
         self._descriptor = descriptor
-        self._gate.admissions[descriptor] = self
+        self._limiter.admissions[descriptor] = self
 
     def settle(self) -> None:
         """It is pending no more."""
         if self._pending:
             self._pending = False
-            self._gate._settled(self, self._ip)
+            self._limiter._settled(self, self._ip)
 
     def leave(self) -> None:
         """It has ended."""
@@ -136,9 +136,9 @@ class Admission:
         if self._inside:
             self._inside = False
             self.end = _nothing  # which may have led back here
-            if self._descriptor is not None and self._gate.admissions.get(self._descriptor) is self:
-                del self._gate.admissions[self._descriptor]
-            self._gate._left(self._ip)
+            if self._descriptor is not None and self._limiter.admissions.get(self._descriptor) is self:
+                del self._limiter.admissions[self._descriptor]
+            self._limiter._left(self._ip)
 
 
 def _nothing() -> None:
@@ -231,10 +231,10 @@ class RateLimiter:
 
     def _refuse(self, use: _Use, limit: Limit, source: str, most: float) -> NoReturn:
         now = self._clock()
-        told = now - use.told_at < QUIET_S
-        if not told:
-            use.told_at = now
-        raise LimitError(limit, _TEXTS[limit].format(source=source, most=most), told=told)
+        recently_reported = now - use.reported_at < QUIET_S
+        if not recently_reported:
+            use.reported_at = now
+        raise LimitError(limit, _TEXTS[limit].format(source=source, most=most), recently_reported=recently_reported)
 
     def _uses_of(self, ip: str) -> list[tuple[str, _Use, int]]:
         """The sources to which an address belongs, with what they use and their shares."""

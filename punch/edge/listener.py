@@ -1,4 +1,4 @@
-"""The listening TCP sockets of an edge, which let in only what the gate lets in.
+"""The listening TCP sockets of an edge, which let in only what the limiter lets in.
 
 Limits are kept where connections are accepted, before TLS and before HTTP: a client that says nothing at all counts
 too, and one that is refused costs nothing more. A connection is not given to asyncio before its first byte is there:
@@ -37,7 +37,7 @@ OnRefused = Callable[[str, LimitError], None]
 
 
 class AdmittedSocket(socket.socket):
-    """A connection that leaves the gate when it is closed."""
+    """A connection that leaves the limiter when it is closed."""
 
     admission: Admission | None = None
     address: tuple[Any, ...] = ()
@@ -51,7 +51,7 @@ class AdmittedSocket(socket.socket):
             admission.leave()
 
 
-class GatedListener(socket.socket):
+class LimitedListener(socket.socket):
     """A TCP socket listening at `address`; `on_refused` gets the address and the reason. Raises `OSError`.
 
     One at an IPv6 address takes no IPv4, or a client would have two names, and `[::]` no room beside `0.0.0.0`.
@@ -61,12 +61,12 @@ class GatedListener(socket.socket):
     """
 
     def __init__(
-        self, address: Endpoint, gate: RateLimiter, on_refused: OnRefused, *, tls: bool, explain: bool
+        self, address: Endpoint, limiter: RateLimiter, on_refused: OnRefused, *, tls: bool, explain: bool
     ) -> None:
         super().__init__(address.family, socket.SOCK_STREAM)
-        self._gate, self._on_refused, self._tls, self._explain = gate, on_refused, tls, explain and not tls
+        self._limiter, self._on_refused, self._tls, self._explain = limiter, on_refused, tls, explain and not tls
         self._silent: dict[int, AdmittedSocket] = {}  # by descriptor, the oldest first
-        self._speaking: list[AdmittedSocket] = []
+        self._ready: list[AdmittedSocket] = []
         self._timer: asyncio.TimerHandle | None = None
         self._epoll = select.epoll()
         try:
@@ -91,10 +91,10 @@ class GatedListener(socket.socket):
 
     def accept(self) -> tuple[socket.socket, tuple[Any, ...]]:
         """The next connection that has said something. Raises `BlockingIOError` if there is none yet."""
-        if not self._speaking:
-            self._look()
-        while self._speaking:
-            sock = self._speaking.pop(0)
+        if not self._ready:
+            self._poll()
+        while self._ready:
+            sock = self._ready.pop(0)
             if sock.admission is not None:
                 sock.admission.end = partial(_shut, sock)
                 sock.admission.name(sock.fileno())
@@ -105,25 +105,25 @@ class GatedListener(socket.socket):
         """Stop listening, and close what has said nothing yet."""
         if self._timer is not None:
             self._timer.cancel()
-        for sock in (*self._silent.values(), *self._speaking):
+        for sock in (*self._silent.values(), *self._ready):
             sock.close()
         self._silent.clear()
-        self._speaking.clear()
+        self._ready.clear()
         self._epoll.close()
         super().close()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         for fd, _ in self._epoll.poll(0, _AT_ONCE):
             if fd == super().fileno():
-                self._take_in()
+                self._accept_new()
             elif (sock := self._silent.get(fd)) is not None:
-                self._forget(sock)
-                if _begins_tls(sock) if self._tls else _has_spoken(sock):
-                    self._speaking.append(sock)
+                self._unregister(sock)
+                if _begins_tls(sock) if self._tls else _has_data(sock):
+                    self._ready.append(sock)
                 else:
                     sock.close()
 
-    def _take_in(self) -> None:
+    def _accept_new(self) -> None:
         for _ in range(_AT_ONCE):
             try:
                 accepted, address = super().accept()
@@ -131,9 +131,9 @@ class GatedListener(socket.socket):
                 return
             public = Endpoint.of(address)
             try:
-                admission = self._gate.enter(public.ip)
+                admission = self._limiter.enter(public.ip)
             except LimitError as error:
-                self._refuse(accepted, error)
+                self._reject(accepted, error)
                 self._on_refused(str(public), error)
                 continue
             sock = AdmittedSocket(self.family, self.type, self.proto, fileno=accepted.detach())
@@ -143,7 +143,7 @@ class GatedListener(socket.socket):
 
     def _await_first_byte(self, sock: AdmittedSocket, admission: Admission) -> None:
         def end() -> None:
-            self._forget(sock)
+            self._unregister(sock)
             sock.close()
 
         admission.end = end
@@ -156,7 +156,7 @@ class GatedListener(socket.socket):
         if self._timer is None:
             self._timer = loop.call_at(sock.until, self._expire)
 
-    def _forget(self, sock: AdmittedSocket) -> None:
+    def _unregister(self, sock: AdmittedSocket) -> None:
         if self._silent.pop(sock.fileno(), None) is not None:
             self._epoll.unregister(sock.fileno())
 
@@ -167,10 +167,10 @@ class GatedListener(socket.socket):
             if sock.until > loop.time():
                 self._timer = loop.call_at(sock.until, self._expire)
                 return
-            self._forget(sock)
+            self._unregister(sock)
             sock.close()
 
-    def _refuse(self, accepted: socket.socket, error: LimitError) -> None:
+    def _reject(self, accepted: socket.socket, error: LimitError) -> None:
         with accepted, contextlib.suppress(OSError):
             accepted.setblocking(False)
             if self._explain:
@@ -187,7 +187,7 @@ def widen(transport: asyncio.BaseTransport) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, WIDE_BYTES)
 
 
-def _has_spoken(sock: socket.socket) -> bool:
+def _has_data(sock: socket.socket) -> bool:
     try:
         return bool(sock.recv(1, socket.MSG_PEEK))
     except OSError:

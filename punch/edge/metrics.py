@@ -29,7 +29,7 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "limited": ("limited", ("limit",), "What was refused because it was too much, by limit."),
     "candidates_withheld": ("candidates_withheld", (), "Clients that named addresses which are not handed out."),
     "probing": ("probes", (), "Clients that came to probe their NATs."),
-    "knocked": ("knocks", ("result",), "Connects and datagrams sent to probing clients."),
+    "dialled_back": ("dial_backs", ("result",), "Connects and datagrams sent to probing clients."),
     "bus_sent": ("bus_sent", ("type",), "Messages sent to other endpoints."),
     "bus_received": ("bus_received", ("type",), "Messages received from other endpoints."),
     "joined": ("links_up", (), "Times that another endpoint was joined."),
@@ -67,24 +67,24 @@ class Metrics:
         """How often `event` was counted, whatever its labels."""
         return sum(count for (name, _), count in self._counts.items() if name == event)
 
-    def gauge(self, name: str, told: str, read: Gauge) -> None:
+    def gauge(self, name: str, help_text: str, read: Gauge) -> None:
         """Add a gauge: `read` is called whenever the metrics are rendered."""
-        self._gauges[name] = told, read
+        self._gauges[name] = help_text, read
 
     def collect(self) -> Iterator[Metric]:
         """The metrics, as `prometheus_client` wants them from a collector."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        for event, (name, labels, told) in COUNTERS.items():
-            counter = CounterMetricFamily(PREFIX + name, told, labels=labels)
+        for event, (name, labels, help_text) in COUNTERS.items():
+            counter = CounterMetricFamily(PREFIX + name, help_text, labels=labels)
             counts = {values: count for (counted, values), count in self._counts.items() if counted == event}
             if not labels:
                 counts.setdefault((), 0)
             for values, count in sorted(counts.items()):
                 counter.add_metric(values, count)
             yield counter
-        for name, (told, read) in self._gauges.items():
-            yield GaugeMetricFamily(PREFIX + name, told, value=read())
+        for name, (help_text, read) in self._gauges.items():
+            yield GaugeMetricFamily(PREFIX + name, help_text, value=read())
 
     def render(self) -> bytes:
         """All of it in the text format of Prometheus."""

@@ -24,7 +24,7 @@ _SOMEWHERE = Endpoint("2001:4860:4860::8888", 53)  # any global address: nothing
 _MAC_DIGITS = 32
 
 
-class Sightings:
+class ReflexiveAddresses:
     """Shows clients that come over IPv4 the edge's IPv6 address among `addresses`, if it has one; makes proofs.
 
     A proof is good for `lifetime_s`. `clock` is in seconds.

@@ -103,8 +103,8 @@ class _Pair:
 class Relay:
     """Joins clients that have tickets, on these terms."""
 
-    def __init__(self, terms: RelayTerms, gate: RateLimiter, report: Reporter) -> None:
-        self._terms, self._gate, self._report = terms, gate, report
+    def __init__(self, terms: RelayTerms, limiter: RateLimiter, report: Reporter) -> None:
+        self._terms, self._limiter, self._report = terms, limiter, report
         self.tickets = Tickets()
         self._waiting: dict[tuple[str, str], _Waiting] = {}  # by ticket and token
         self._pairs = 0
@@ -181,11 +181,11 @@ class Relay:
             yield
             return
         ip = Endpoint.of(connection.remote_address).ip
-        self._gate.hold(what, ip)
+        self._limiter.hold(what, ip)
         try:
             yield
         finally:
-            self._gate.release(what, ip)
+            self._limiter.release(what, ip)
 
     async def _relay(self, one: EdgeConnection, other: EdgeConnection) -> None:
         self._report("relaying", pairs=self._pairs)

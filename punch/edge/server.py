@@ -19,14 +19,14 @@ from punchlab.punch.edge.bus.interface import Bus
 from punchlab.punch.edge.bus.mesh import PATH as MESH_PATH
 from punchlab.punch.edge.bus.mesh import Mesh
 from punchlab.punch.edge.connection import POLICY_VIOLATION, SETTINGS, EdgeConnection, Outbox
-from punchlab.punch.edge.contacts import harmless
-from punchlab.punch.edge.http import CLIENT_PATH, Access, Front
+from punchlab.punch.edge.contacts import allowed_candidates
+from punchlab.punch.edge.http import CLIENT_PATH, Access, HttpHandler
 from punchlab.punch.edge.limits import LimitError, Limits, RateLimiter
-from punchlab.punch.edge.listener import BACKLOG, GatedListener, widen
+from punchlab.punch.edge.listener import BACKLOG, LimitedListener, widen
 from punchlab.punch.edge.metrics import Metrics
 from punchlab.punch.edge.probing.dialback import DialBack
 from punchlab.punch.edge.probing.responder import StunAddresses, StunServer
-from punchlab.punch.edge.reflexive import Sightings
+from punchlab.punch.edge.reflexive import ReflexiveAddresses
 from punchlab.punch.edge.rejection import rejection
 from punchlab.punch.edge.relay import Relay, RelayOffer
 from punchlab.punch.edge.session import Directory, Registration
@@ -46,7 +46,7 @@ from punchlab.punch.frames import (
     welcome_frame,
 )
 from punchlab.punch.probe.frames import PATH as PROBE_PATH
-from punchlab.punch.reflexive import PATH as SIGHTING_PATH
+from punchlab.punch.reflexive import PATH as REFLEXIVE_PATH
 from punchlab.punch.relay import PATH as RELAY_PATH
 
 REGISTER_TIMEOUT_S = 10.0
@@ -56,7 +56,7 @@ _CANCEL_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True)
-class _Heard:
+class _PeerSignal:
     """What a client's peer says."""
 
     data: str
@@ -99,9 +99,9 @@ class Edge:
         self._settings = settings or Settings()
         self.metrics = Metrics()
         self._report = report = self.metrics.counting(report)
-        self._gate = RateLimiter(self._settings.limits)
-        self._gate.on_ended = partial(self.metrics.count, "limited", limit="edge_pending")
-        self._sockets: list[GatedListener] = []
+        self._limiter = RateLimiter(self._settings.limits)
+        self._limiter.on_ended = partial(self.metrics.count, "limited", limit="edge_pending")
+        self._sockets: list[LimitedListener] = []
         for each in (listen, *also):
             self._listen(each)
         self.addresses = tuple(Endpoint.of(each.getsockname()) for each in self._sockets)
@@ -113,29 +113,29 @@ class Edge:
         self._bus: Bus = self._mesh or nats_bus(nats, self.name, lifetime_s, report)
         self._directory = Directory(self.name, self._bus, report)
         self._clients = 0
-        self._nobody_waits = asyncio.Event()
-        self._sightings = Sightings(self.addresses, lifetime_s)
-        front = {CLIENT_PATH, SIGHTING_PATH, *((MESH_PATH,) if self._mesh else ()), *((PROBE_PATH,) if stun else ())}
+        self._no_clients = asyncio.Event()
+        self._reflexive = ReflexiveAddresses(self.addresses, lifetime_s)
+        paths = {CLIENT_PATH, REFLEXIVE_PATH, *((MESH_PATH,) if self._mesh else ()), *((PROBE_PATH,) if stun else ())}
         relay = self._settings.relay
-        front |= {RELAY_PATH} if relay else set()
+        paths |= {RELAY_PATH} if relay else set()
         self._relay_url = None if relay is None else relay.url
-        self._relay = None if relay is None else Relay(relay.terms, self._gate, report)
-        self._front = Front(self._settings.access, self.metrics, report, front)
+        self._relay = None if relay is None else Relay(relay.terms, self._limiter, report)
+        self._http = HttpHandler(self._settings.access, self.metrics, report, paths)
         self._add_gauges()
         self._stun: StunServer | None = None
         self._dial_back: DialBack | None = None
         if stun is not None:
             try:
-                self._stun = StunServer(stun, self._gate, self._on_refused)
+                self._stun = StunServer(stun, self._limiter, self._on_refused)
             except BaseException:
                 self._close_sockets()
                 raise
-            self._dial_back = DialBack(self.name, self._stun, self._gate, report)
+            self._dial_back = DialBack(self.name, self._stun, self._limiter, report)
 
     def _listen(self, at: Endpoint) -> None:
         try:
             tls = self._settings.tls is not None
-            self._sockets.append(GatedListener(at, self._gate, self._on_refused, tls=tls, explain=True))
+            self._sockets.append(LimitedListener(at, self._limiter, self._on_refused, tls=tls, explain=True))
         except OSError as error:
             self._close_sockets()
             raise ArgumentError("listen", str(at), f"a free address of this machine ({error.strerror})") from None
@@ -145,10 +145,10 @@ class Edge:
             each.close()
 
     def _add_gauges(self) -> None:
-        gauge, gate, total = self.metrics.gauge, self._gate, self.metrics.total
-        gauge("connections", "Connections that are open.", lambda: gate.connections)
-        gauge("pending", "Connections whose clients have not registered.", lambda: gate.pending)
-        gauge("addresses", "Client addresses that are remembered for the sake of limits.", lambda: len(gate))
+        gauge, limiter, total = self.metrics.gauge, self._limiter, self.metrics.total
+        gauge("connections", "Connections that are open.", lambda: limiter.connections)
+        gauge("pending", "Connections whose clients have not registered.", lambda: limiter.pending)
+        gauge("addresses", "Client addresses that are remembered for the sake of limits.", lambda: len(limiter))
         gauge("clients", "Clients that are registered.", lambda: self._clients)
         gauge("sessions", "Sessions with a client here.", lambda: self._directory.count)
         gauge("links", "Other endpoints that are joined.", lambda: total("joined") - total("left"))
@@ -178,7 +178,7 @@ class Edge:
             if self._stun is not None:
                 await self._stun.close()
 
-    async def _serve(self, listener: GatedListener) -> Server:
+    async def _serve(self, listener: LimitedListener) -> Server:
         tls = self._settings.tls
         if tls is not None:
             save_memory()
@@ -186,9 +186,9 @@ class Edge:
             self._handle,
             sock=listener,
             backlog=BACKLOG,
-            process_request=self._front.answer,
-            process_response=self._sightings.process_response,
-            create_connection=cast("type[ServerConnection]", partial(EdgeConnection, gate=self._gate)),
+            process_request=self._http.answer,
+            process_response=self._reflexive.process_response,
+            create_connection=cast("type[ServerConnection]", partial(EdgeConnection, limiter=self._limiter)),
             logger=_logger(),
             ssl=None if tls is None else tls.context,
             ssl_handshake_timeout=None if tls is None else HANDSHAKE_TIMEOUT_S,
@@ -197,13 +197,13 @@ class Edge:
 
     async def _drain(self) -> None:
         """Take nobody new, and wait a while for those that are here."""
-        self._front.draining = True
+        self._http.draining = True
         self._report("draining", clients=self._clients)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_s):
                 while self._clients:
-                    self._nobody_waits.clear()
-                    await self._nobody_waits.wait()
+                    self._no_clients.clear()
+                    await self._no_clients.wait()
 
     def reload(self) -> None:
         """Read the TLS certificate again. One that cannot be used is reported, and the old one stays."""
@@ -218,7 +218,7 @@ class Edge:
 
     def _on_refused(self, public: str, error: LimitError) -> None:
         """A limit was hit. All are counted; not all are logged, or the log would be the next thing to fill up."""
-        if error.told:
+        if error.recently_reported:
             self.metrics.count("limited", limit=error.limit)
         else:
             self._report("limited", public=public, limit=error.limit, reason=str(error))
@@ -251,8 +251,8 @@ class Edge:
                 if public.family != socket.AF_INET:
                     raise RefusedError("probes are of IPv4 only")
                 await self._dial_back.serve(connection, public)
-            elif path == SIGHTING_PATH:
-                await self._sightings.serve(connection, public)
+            elif path == REFLEXIVE_PATH:
+                await self._reflexive.serve(connection, public)
             elif self._relay is not None and path == RELAY_PATH:
                 await self._relay.serve(connection)
                 if connection.overrun is not None:
@@ -285,7 +285,7 @@ class Edge:
     async def _serve_registered(
         self, connection: EdgeConnection, public: Endpoint, register: Register, ticket: str | None
     ) -> None:
-        outbox: asyncio.Queue[Peer | _Heard | str] = Outbox(connection)
+        outbox: asyncio.Queue[Peer | _PeerSignal | str] = Outbox(connection)
 
         def deliver(peer: Peer) -> None:
             if self._relay is not None and ticket is not None:
@@ -299,7 +299,7 @@ class Edge:
             deliver=deliver,
             dismiss=outbox.put_nowait,
             client=register.client,
-            hear=lambda data: outbox.put_nowait(_Heard(data)),
+            on_signal=lambda data: outbox.put_nowait(_PeerSignal(data)),
         )
         session, role = registration.session, registration.role
         with self._registered(connection, registration, public):
@@ -310,7 +310,7 @@ class Edge:
             try:
                 while True:
                     frame = await connection.recv()
-                    self._gate.take("frame_rate", public.ip)
+                    self._limiter.take("frame_rate", public.ip)
                     self._directory.signal(registration, parse_signal(frame))
             except ConnectionClosed as closed:
                 reason = connection.overrun or _why(closed)
@@ -326,7 +326,7 @@ class Edge:
     @contextlib.contextmanager
     def _registered(self, connection: EdgeConnection, registration: Registration, public: Endpoint) -> Iterator[None]:
         """Count a client, and add it to its session. Raises `RefusedError`."""
-        self._gate.hold("registrations", public.ip)
+        self._limiter.hold("registrations", public.ip)
         try:
             self._directory.join(registration)
             connection.settle()
@@ -336,21 +336,21 @@ class Edge:
             finally:
                 self._clients -= 1
                 if not self._clients:
-                    self._nobody_waits.set()
+                    self._no_clients.set()
         finally:
-            self._gate.release("registrations", public.ip)
+            self._limiter.release("registrations", public.ip)
 
     def _contact(self, register: Register, public: Endpoint, ticket: str | None) -> Contact:
         """What the peer will be told about a client."""
-        private = harmless(register.private, public)
-        public6 = self._sightings.confirmed(register, public)
+        private = allowed_candidates(register.private, public)
+        public6 = self._reflexive.confirmed(register, public)
         withheld = len(register.private) - len(private) + (public6 != register.public6)
         if withheld:
             self._report("candidates_withheld", public=str(public), count=withheld)
         return Contact(public, private, register.pake, register.traits, self._relay_url, public6, ticket)
 
     async def _write(
-        self, connection: EdgeConnection, welcome: Welcome, outbox: asyncio.Queue[Peer | _Heard | str]
+        self, connection: EdgeConnection, welcome: Welcome, outbox: asyncio.Queue[Peer | _PeerSignal | str]
     ) -> None:
         """Send the welcome, then what the session has to say: the peer and its signals, or (a string) why it ends."""
         await connection.send_or_cut(welcome_frame(welcome))
@@ -358,7 +358,7 @@ class Edge:
             item = await outbox.get()
             if isinstance(item, str):
                 await connection.close(POLICY_VIOLATION, item[:123])
-            elif isinstance(item, _Heard):
+            elif isinstance(item, _PeerSignal):
                 await connection.send_or_cut(signal_frame(item.data))
             else:
                 await connection.send_or_cut(peer_frame(item))

@@ -71,46 +71,46 @@ class Registration:
     contact: Contact
     deliver: Callable[[Peer], None]
     dismiss: Callable[[str], None]
-    hear: Callable[[str], None] = lambda _data: None
+    on_signal: Callable[[str], None] = lambda _data: None
     client: str = field(default_factory=lambda: secrets.token_hex(8))
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     since: float = field(default_factory=time.monotonic)
-    pair: str | None = None
+    pair_id: str | None = None
     announced: bool = False
     signals: int = 0
     _early: list[str] = field(default_factory=list)
     _partner: Registration | None = None
 
     @property
-    def met(self) -> bool:
+    def is_paired(self) -> bool:
         """Whether the client knows its peer."""
-        return self.pair is not None
+        return self.pair_id is not None
 
-    def meet(self, peer: Contact, via: Via, pair: str, partner: Registration | None = None) -> None:
+    def pair_with(self, peer: Contact, via: Via, pair_id: str, partner: Registration | None = None) -> None:
         """Tell the client about its peer, which is `partner` if it is here as well."""
-        self.pair, self._partner = pair, partner
+        self.pair_id, self._partner = pair_id, partner
         self.deliver(Peer(peer, via))
         for data in self._early:
-            self.hear(data)
+            self.on_signal(data)
         self._early.clear()
 
-    def listen(self, data: str) -> None:
+    def receive_signal(self, data: str) -> None:
         """Something that the peer says; it may come before the peer does, for a bus keeps no order."""
-        if self.met:
-            self.hear(data)
+        if self.is_paired:
+            self.on_signal(data)
         elif len(self._early) < MAX_SIGNALS:
             self._early.append(data)
 
     def signal(self, data: str) -> Signal | None:
         """Say something to the peer; over the bus, if this is returned. Raises `RefusedError`."""
-        if self.pair is None:
+        if self.pair_id is None:
             raise RefusedError("a signal before the peer is known")
         self.signals += 1
         if self.signals > MAX_SIGNALS:
             raise RefusedError(f"more than {MAX_SIGNALS} signals")
         if self._partner is None:
-            return Signal(self.pair, self.role, data)
-        self._partner.listen(data)
+            return Signal(self.pair_id, self.role, data)
+        self._partner.receive_signal(data)
         return None
 
     def is_older_than(self, age_s: float) -> bool:
@@ -174,7 +174,7 @@ class Session:
         self._report("client", session=self._id, role=role, public=public, edge=self._edge)
         if not self._resume(registration):
             self._match()
-            if role == "receiver" and not registration.met:
+            if role == "receiver" and not registration.is_paired:
                 self._ask(registration)
 
     def leave(self, registration: Registration) -> None:
@@ -197,27 +197,29 @@ class Session:
         del self._here[registration.role]
         if registration.role == "receiver":
             self._senders.clear()
-        if registration.announced or (not registration.met and registration.id in {asker for _, asker in self._asked}):
+        if registration.announced or (
+            not registration.is_paired and registration.id in {asker for _, asker in self._asked}
+        ):
             self._bus.publish(self._id, Gone(registration.id))
 
     def _resume(self, registration: Registration) -> bool:
         """Whether this client has been given a peer already, which it may not have heard; then it is told again."""
         for answer in self._answers:
             if registration.role == "receiver" and answer.receiver == registration.client:
-                self._meet_over_bus(registration, answer.sender_contact, answer.receiver)
+                self._pair_over_bus(registration, answer.sender_contact, answer.receiver)
                 return True
             if registration.role == "sender" and answer.sender == registration.client:
-                self._meet_over_bus(registration, answer.receiver_contact, answer.receiver)
+                self._pair_over_bus(registration, answer.receiver_contact, answer.receiver)
                 return True
         return False
 
     def _match(self) -> None:
         sender, receiver = self._here.get("sender"), self._here.get("receiver")
-        if sender and receiver and not sender.met and not receiver.met:
+        if sender and receiver and not sender.is_paired and not receiver.is_paired:
             self._pair_here(sender, receiver)
-        elif sender and not sender.met:
+        elif sender and not sender.is_paired:
             self._ask(sender)
-        elif receiver and not sender and not receiver.met and not receiver.announced:
+        elif receiver and not sender and not receiver.is_paired and not receiver.announced:
             receiver.announced = True
             self._bus.publish(self._id, Waiting(receiver.id, receiver.client))
 
@@ -225,12 +227,12 @@ class Session:
         if receiver.announced:
             receiver.announced = False
             self._bus.publish(self._id, Gone(receiver.id))
-        sender.meet(receiver.contact, "local", receiver.client, receiver)
-        receiver.meet(sender.contact, "local", receiver.client, sender)
+        sender.pair_with(receiver.contact, "local", receiver.client, receiver)
+        receiver.pair_with(sender.contact, "local", receiver.client, sender)
         self._report("paired", session=self._id, via="local")
 
-    def _meet_over_bus(self, registration: Registration, peer: Contact, receiver: str) -> None:
-        registration.meet(peer, "bus", receiver)
+    def _pair_over_bus(self, registration: Registration, peer: Contact, receiver: str) -> None:
+        registration.pair_with(peer, "bus", receiver)
         self._report("paired", session=self._id, via="bus")
 
     def _ask(self, asker: Registration) -> None:
@@ -265,7 +267,7 @@ class Session:
 
     def _on_waiting(self, registration: str, client: str, age_s: float) -> None:
         receiver = self._here.get("receiver")
-        if receiver and receiver.client == client and not receiver.met and receiver.is_older_than(age_s):
+        if receiver and receiver.client == client and not receiver.is_paired and receiver.is_older_than(age_s):
             # It has registered elsewhere since; the connection here is dead, which nobody has noticed yet.
             self._replace(receiver)
         self._elsewhere[registration] = client
@@ -275,7 +277,7 @@ class Session:
 
     def _on_ask(self, ask: Ask) -> None:
         receiver = self._here.get("receiver")
-        if not receiver or receiver.id != ask.registration or receiver.met or ask.asker in self._gone:
+        if not receiver or receiver.id != ask.registration or receiver.is_paired or ask.asker in self._gone:
             return
         if ask.role == "receiver":
             self._bus.publish(self._id, Here(receiver.id, ask.asker, receiver.client, receiver.contact))
@@ -289,30 +291,30 @@ class Session:
     def _keep_promise(self) -> None:
         """Let the first sender know that the receiver is here."""
         receiver = self._here.get("receiver")
-        if receiver and not receiver.met and self._senders:
+        if receiver and not receiver.is_paired and self._senders:
             asker = self._senders[0].asker
             self._bus.publish(self._id, Here(receiver.id, asker, receiver.client, receiver.contact))
 
     def _on_here(self, found: Here) -> None:
         sender, receiver = self._here.get("sender"), self._here.get("receiver")
-        if sender and sender.id == found.asker and not sender.met:
-            self._meet_over_bus(sender, found.contact, found.client)
+        if sender and sender.id == found.asker and not sender.is_paired:
+            self._pair_over_bus(sender, found.contact, found.client)
             answer = Answer(found.client, sender.client, found.contact, sender.contact)
             self._answers.add(answer)
             self._bus.publish(self._id, answer)
-        elif receiver and receiver.id == found.asker and not receiver.met:
+        elif receiver and receiver.id == found.asker and not receiver.is_paired:
             receiver.dismiss(f"session {self._id} already has a receiver")
 
     def _on_answer(self, age_s: float) -> None:
         for registration in list(self._here.values()):
             # What was answered before it came concerns an earlier round of the session, unless it is itself meant.
-            if not registration.met and not self._resume(registration) and registration.is_older_than(age_s):
+            if not registration.is_paired and not self._resume(registration) and registration.is_older_than(age_s):
                 registration.dismiss(f"session {self._id} already has a {registration.role}")
 
     def _on_signal(self, signal: Signal) -> None:
         target = self._here.get("receiver" if signal.origin == "sender" else "sender")
-        if target and signal.receiver == (target.client if target.role == "receiver" else target.pair):
-            target.listen(signal.data)
+        if target and signal.receiver == (target.client if target.role == "receiver" else target.pair_id):
+            target.receive_signal(signal.data)
 
 
 class Directory:

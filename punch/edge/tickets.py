@@ -29,7 +29,7 @@ _DIGITS = 32
 @dataclass(eq=False)
 class _Ticket:
     clients: int = 0  # registrations; two while a client registers again and its old connection is still there
-    met: asyncio.Event = field(default_factory=asyncio.Event)
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Tickets:
@@ -51,7 +51,7 @@ class Tickets:
         held = self._here.setdefault(ticket, _Ticket())
         held.clients += 1
         if self._left.pop(ticket, None) is not None:
-            held.met.set()
+            held.opened.set()
         try:
             yield ticket
         finally:
@@ -62,10 +62,10 @@ class Tickets:
 
     def open(self, ticket: str) -> None:
         """The client has been given its peer."""
-        self._here[ticket].met.set()
+        self._here[ticket].opened.set()
 
     def _leave(self, ticket: str, held: _Ticket) -> None:
-        if held.met.is_set():
+        if held.opened.is_set():
             self._left[ticket] = self._clock() + KEPT_S
             while len(self._left) > MAX_LEFT:
                 self._left.popitem(last=False)
@@ -82,7 +82,7 @@ class Tickets:
             if held is None:
                 raise TimeoutError
             async with asyncio.timeout(EARLY_S):
-                await held.met.wait()
+                await held.opened.wait()
         except TimeoutError:
             text = "the ticket is not that of two clients who have met, or it was used before"
             raise RefusedError(text) from None
@@ -90,7 +90,7 @@ class Tickets:
     def use(self, ticket: str) -> None:
         """It has joined two clients, and is good no more. Raises `RefusedError` if it was not good any more."""
         held = self._here.get(ticket)
-        if held is not None and held.met.is_set():
-            held.met.clear()
+        if held is not None and held.opened.is_set():
+            held.opened.clear()
         elif self._left.pop(ticket, None) is None:
             raise RefusedError("the ticket was used before")

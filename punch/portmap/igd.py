@@ -90,13 +90,13 @@ class Igd:
             Content_Type='text/xml; charset="utf-8"',
             SOAPAction=f'"{self._service}#{action}"',
         )
-        said = dict(texts(answer)) if answer else {}
+        values = dict(texts(answer)) if answer else {}
         if status != 200:
-            told = f"{said.get('errorCode', '')} {said.get('errorDescription', '')}".strip()
+            reason = f"{values.get('errorCode', '')} {values.get('errorDescription', '')}".strip()
             raise PortMappingError(
-                f"{action} is refused: {printable(told, _LONGEST_REASON) or f'HTTP status {status}'}"
+                f"{action} is refused: {printable(reason, _LONGEST_REASON) or f'HTTP status {status}'}"
             )
-        return said
+        return values
 
 
 def texts(document: bytes) -> list[tuple[str, str]]:

@@ -131,5 +131,5 @@ async def _contained(asking: Awaitable[T]) -> T:
     try:
         return await asking
     except Exception as error:
-        told = str(error) if isinstance(error, PortMappingError) else f"{type(error).__name__}: {error}"
-        raise PortMappingError(printable(told, LONGEST_VALUE)) from None
+        reason = str(error) if isinstance(error, PortMappingError) else f"{type(error).__name__}: {error}"
+        raise PortMappingError(printable(reason, LONGEST_VALUE)) from None

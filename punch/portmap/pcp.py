@@ -73,8 +73,8 @@ class Pcp:
         answer = await ask(self._server, question, fits)
         result = answer[3] if answer[0] == _VERSION else 1
         if result != 0:
-            told = _RESULTS[result] if result < len(_RESULTS) else f"result code {result}"
-            raise PortMappingError(f"{self._server}: {told}")
+            reason = _RESULTS[result] if result < len(_RESULTS) else f"result code {result}"
+            raise PortMappingError(f"{self._server}: {reason}")
         if len(answer) < _HEADER_BYTES + (_MAP_BYTES if opcode == _MAP else 0):
             raise PortMappingError(f"{self._server}: an answer that is cut short")
         return answer

@@ -18,7 +18,7 @@ from punchlab.punch.probe.patience import answer_or_silence
 from punchlab.punch.probe.tcp import binding
 
 
-class Look:
+class FastBinding:
     """One connection to `server` from `local` (default: a fresh endpoint), open as long as the `with` block.
 
     It ends by a RST: neither this host nor the NAT remembers it, and the same two endpoints may look again.

@@ -10,23 +10,23 @@ from punchlab.punch.nat.probe import Lifetime, NotTested
 _SIDE_BY_SIDE = 8
 _PRECISION = 0.05
 _LEAST_LATE_S = 0.05
-_LOOKS = 3
+_TRIES = 3
 
-Look = Callable[[float], Awaitable[tuple[bool | NotTested, float]]]
+IdleTest = Callable[[float], Awaitable[tuple[bool | NotTested, float]]]
 """Lets a mapping idle for so many seconds; whether it lived, and how many seconds it really idled."""
 Lives = Callable[[float], Awaitable[bool | NotTested]]
 
 
-async def punctually(look: Look, idle_s: float) -> bool | NotTested:
+async def survives(test: IdleTest, idle_s: float) -> bool | NotTested:
     """Whether a mapping lives through that much idling.
 
     One that this process, being late, let idle for longer, and that is dead, is no answer: then another one idles.
     """
-    for _ in range(_LOOKS):
-        lived, idled_s = await look(idle_s)
+    for _ in range(_TRIES):
+        lived, idled_s = await test(idle_s)
         if lived is not False or idled_s - idle_s <= max(_PRECISION * idle_s, _LEAST_LATE_S):
             return lived
-    return NotTested("this process was too late to look after the time of idling")
+    return NotTested("this process was too late to test after the time of idling")
 
 
 async def search(lives: Lives, longest_s: float, time_scale: float) -> Lifetime | NotTested:

@@ -74,7 +74,7 @@ def parse_server(text: str) -> EdgeUrl | StunUri:
     return StunUri(match["host"], port)
 
 
-class Knocker:
+class DialBackClient:
     """A connection to an edge that knocks from outside. Made by `connect`; always `close` it."""
 
     def __init__(self, connection: ClientConnection, vantage: Vantage) -> None:
@@ -88,7 +88,7 @@ class Knocker:
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
-    async def connect(cls, url: EdgeUrl) -> Knocker:
+    async def connect(cls, url: EdgeUrl) -> DialBackClient:
         """Raises `EdgeUnreachableError` if no edge answers there, or one that does not probe."""
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -105,11 +105,13 @@ class Knocker:
         except FrameError as error:
             reason = str(error)
         except ConnectionClosed as closed:
-            told = printable(closed.rcvd.reason) if closed.rcvd is not None else protocol_violation(closed)
-            reason = told or "it closed the connection"
+            text = printable(closed.rcvd.reason) if closed.rcvd is not None else protocol_violation(closed)
+            reason = text or "it closed the connection"
         raise EdgeUnreachableError(str(url), reason)
 
-    async def knock(self, transport: Transport, ip: str, target: Endpoint, patience_s: float) -> Dialled | NotTested:
+    async def dial_back(
+        self, transport: Transport, ip: str, target: Endpoint, patience_s: float
+    ) -> Dialled | NotTested:
         """Have the edge dial `target` from a fresh port of its address `ip`."""
         if target.ip != self.vantage.public.ip:
             return NotTested(f"the edge sees this host at {self.vantage.public.ip}, and dials no other address")
@@ -136,17 +138,17 @@ class Knocker:
     async def _read(self) -> None:
         with contextlib.suppress(ConnectionClosed, FrameError):
             while True:
-                told = parse_outcome(await self._connection.recv())
-                future = self._waiting.get(told.id)
+                outcome = parse_outcome(await self._connection.recv())
+                future = self._waiting.get(outcome.id)
                 if future is not None and not future.done():
-                    future.set_result(told)
+                    future.set_result(outcome)
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
     """What RFC 5780 calls Da:Dp, Da:Ap, Aa:Dp and Aa:Ap, as far as they are to be had.
 
-    `changes`: the primary answers from the other ones when asked by CHANGE-REQUEST. `knockers` by edge address.
+    `changes`: the primary answers from the other ones when asked by CHANGE-REQUEST. `dial_backs` by edge address.
     `named` are those at other addresses than the primary one.
     """
 
@@ -155,7 +157,7 @@ class Servers:
     other_address: Endpoint | None
     other_both: Endpoint | None
     changes: bool
-    knockers: dict[str, Knocker]
+    dial_backs: dict[str, DialBackClient]
     named: Named
 
     def answered(self, endpoint: Endpoint) -> None:
@@ -168,22 +170,22 @@ class Servers:
         return [self.primary, self.other_port, self.other_address, self.other_both]
 
     @property
-    def knocks(self) -> list[Knocker]:
+    def clients(self) -> list[DialBackClient]:
         """Every edge once."""
-        return list(dict.fromkeys(self.knockers.values()))
+        return list(dict.fromkeys(self.dial_backs.values()))
 
-    async def knock(
+    async def dial_back(
         self, transport: Transport, origin: Endpoint, target: Endpoint, patience_s: float
     ) -> Dialled | NotTested:
         """Have the edge at that address dial `target`, from there but from a fresh port."""
-        knocker = self.knockers.get(origin.ip)
-        if knocker is None:
+        client = self.dial_backs.get(origin.ip)
+        if client is None:
             return NotTested("a STUN server does not dial back; an edge (ws://) does")
-        return await knocker.knock(transport, origin.ip, target, patience_s)
+        return await client.dial_back(transport, origin.ip, target, patience_s)
 
     async def close(self) -> None:
         """Leave every edge."""
-        await asyncio.gather(*(knocker.close() for knocker in self.knocks))
+        await asyncio.gather(*(client.close() for client in self.clients))
 
 
 async def find(wanted: Sequence[EdgeUrl | StunUri], uses: Uses | None = None) -> Servers:
@@ -192,33 +194,33 @@ async def find(wanted: Sequence[EdgeUrl | StunUri], uses: Uses | None = None) ->
     `uses` counts those of addresses that a server only names, over a session. Raises `EdgeUnreachableError`.
     """
     uses = uses or Uses()
-    found: list[tuple[list[Endpoint], Reach, Knocker | None]] = []
+    found: list[tuple[list[Endpoint], Reach, DialBackClient | None]] = []
     try:
         for each in wanted:
             if isinstance(each, EdgeUrl):
-                knocker = await Knocker.connect(each)
-                reach = Reach.of(knocker.local, knocker.remote.ip)
-                found.append((list(knocker.vantage.stun), reach, knocker))
+                client = await DialBackClient.connect(each)
+                reach = Reach.of(client.local, client.remote.ip)
+                found.append((list(client.vantage.stun), reach, client))
             else:
                 found.append((*await _ask(each), None))
         servers = [
-            (_usable(endpoints, named := Named(reach, uses), typed=knocker is None), named, knocker)
-            for endpoints, reach, knocker in found
+            (_usable(endpoints, named := Named(reach, uses), typed=client is None), named, client)
+            for endpoints, reach, client in found
         ]
         for url, (usable, *_others) in zip(wanted, servers, strict=True):
             if not usable:
                 raise EdgeUnreachableError(str(url), "it names STUN servers only at addresses that cannot be its own")
     except BaseException:
-        await asyncio.gather(*(knocker.close() for *_others, knocker in found if knocker is not None))
+        await asyncio.gather(*(client.close() for *_others, client in found if client is not None))
         raise
     servers.sort(key=lambda server: len(server[0]) != 4)
-    knockers = {each.ip: knocker for usable, _, knocker in reversed(servers) if knocker for each in usable}
+    dial_backs = {each.ip: client for usable, _, client in reversed(servers) if client for each in usable}
     first, named, _knocker = servers[0]
     alone = len(first) == 4
     second = first[2:] if alone else next((each for each, *_ in servers[1:] if each[0].ip != first[0].ip), [])
     other_address, other_both, *_rest = [*second, None, None]
     other_port = first[1] if len(first) > 1 else None
-    return Servers(first[0], other_port, other_address, other_both, changes=alone, knockers=knockers, named=named)
+    return Servers(first[0], other_port, other_address, other_both, changes=alone, dial_backs=dial_backs, named=named)
 
 
 def _usable(endpoints: Sequence[Endpoint], named: Named, *, typed: bool) -> list[Endpoint]:

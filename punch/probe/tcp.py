@@ -20,7 +20,7 @@ from punchlab.punch.nat.probe import NotTested
 from punchlab.punch.net.sockets import PORTS, bound_socket, choose_local, connect_result
 from punchlab.punch.probe import stun
 from punchlab.punch.probe.frames import CONNECTED, Dialled
-from punchlab.punch.probe.lifetime import punctually
+from punchlab.punch.probe.lifetime import survives
 from punchlab.punch.probe.patience import EXPECTED, answer_or_silence, within
 from punchlab.punch.probe.servers import Servers
 from punchlab.punch.probe.stun import Message, MessageClass
@@ -86,7 +86,7 @@ class TcpTests:
             listener = connections.enter_context(_listening(local))
             arrival = asyncio.create_task(_accept(listener))
             try:
-                dialled = await self._servers.knock("tcp", origin, external, self._patience_s)
+                dialled = await self._servers.dial_back("tcp", origin, external, self._patience_s)
                 if isinstance(dialled, NotTested):
                     return dialled
                 # The last packet of the handshake may still be under way.
@@ -143,11 +143,11 @@ class TcpTests:
     async def unsolicited(self, external_ip: str, wait_s: float) -> Dialled | NotTested:
         """What a SYN gets that no mapping waits for (RFC 5382 section 4.3)."""
         target = Endpoint(external_ip, random.choice(PORTS))
-        return await self._servers.knock("tcp", self._servers.primary, target, wait_s)
+        return await self._servers.dial_back("tcp", self._servers.primary, target, wait_s)
 
     async def lives(self, idle_s: float) -> bool | NotTested:
         """Whether a connection that is idle for so long still carries data (RFC 5382 REQ-5)."""
-        return await punctually(self._idle, idle_s)
+        return await survives(self._idle, idle_s)
 
     async def _idle(self, idle_s: float) -> tuple[bool | NotTested, float]:
         """Whether one carries data, and how long it was idle."""

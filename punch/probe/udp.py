@@ -11,7 +11,7 @@ from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior
 from punchlab.punch.nat.probe import NotTested
 from punchlab.punch.net.sockets import PORTS
 from punchlab.punch.probe.frames import Dialled
-from punchlab.punch.probe.lifetime import punctually
+from punchlab.punch.probe.lifetime import survives
 from punchlab.punch.probe.patience import EXPECTED, within
 from punchlab.punch.probe.servers import Servers
 from punchlab.punch.probe.stun import Change, Message, MessageClass
@@ -90,7 +90,7 @@ class UdpTests:
                 if reply.origin != origin:
                     return NotTested(f"{self._servers.primary} does not heed CHANGE-REQUEST")
                 return True
-            dialled = await self._servers.knock("udp", origin, external, self._patience_s)
+            dialled = await self._servers.dial_back("udp", origin, external, self._patience_s)
             if isinstance(dialled, NotTested):
                 return dialled
             if sock.strays.empty():
@@ -151,11 +151,11 @@ class UdpTests:
     async def unsolicited(self, external_ip: str, wait_s: float) -> Dialled | NotTested:
         """What a datagram gets that no mapping waits for."""
         target = Endpoint(external_ip, random.choice(PORTS))
-        return await self._servers.knock("udp", self._servers.primary, target, wait_s)
+        return await self._servers.dial_back("udp", self._servers.primary, target, wait_s)
 
     async def lives(self, idle_s: float) -> bool | NotTested:
         """Whether a mapping lives through that much idling (RFC 5780 section 4.6)."""
-        return await punctually(self._idle, idle_s)
+        return await survives(self._idle, idle_s)
 
     async def _idle(self, idle_s: float) -> tuple[bool | NotTested, float]:
         """Whether one lives, and how long it was idle before the first look.

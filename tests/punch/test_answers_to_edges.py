@@ -156,11 +156,11 @@ def test_a_bus_outlives_every_answer_of_a_nats_server(caplog: pytest.LogCaptureF
                 while len(server.requests) < (1 if name == "urls" else 2):
                     assert not bus.done(), bus
                     await asyncio.sleep(0.05)
-            assert name == "urls" or log.all("bus_trouble") or log.all("left"), log.events
+            assert name == "urls" or log.all("bus_error") or log.all("left"), log.events
         finally:
             bus.cancel()
             await asyncio.gather(bus, return_exceptions=True)
-        assert all(each["reason"].isprintable() for each in log.all("bus_trouble"))
+        assert all(each["reason"].isprintable() for each in log.all("bus_error"))
 
     async def test() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unhandled.append(context))

@@ -12,10 +12,10 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from punchlab.punch.edge.contacts import harmless, is_private
+from punchlab.punch.edge.contacts import allowed_candidates, is_private
 from punchlab.punch.edge.http import Access, parse_networks
 from punchlab.punch.edge.limits import Limits
-from punchlab.punch.edge.reflexive import Sightings
+from punchlab.punch.edge.reflexive import ReflexiveAddresses
 from punchlab.punch.edge.server import Settings
 from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import ArgumentError, FrameError
@@ -129,7 +129,7 @@ def test_addresses_that_may_be_somebody_else_s(ip: str) -> None:
 
 def test_a_link_local_address_is_never_handed_out() -> None:
     local, unique = Endpoint("fe80::1", 41000), Endpoint("fd00::1", 41000)
-    assert harmless((local, unique), Endpoint("2001:db8::1", 41000)) == (unique,)
+    assert allowed_candidates((local, unique), Endpoint("2001:db8::1", 41000)) == (unique,)
 
 
 def test_what_is_of_the_other_family_is_not_dialled() -> None:
@@ -234,7 +234,7 @@ def test_no_other_address_is_handed_out() -> None:
 
 def test_a_proof_is_good_for_a_session_s_lifetime() -> None:
     now = 1000.0
-    sightings = Sightings((LOOPBACK,), 60.0, lambda: now)
+    sightings = ReflexiveAddresses((LOOPBACK,), 60.0, lambda: now)
     public = Endpoint("2001:db8::1", 41000)
     proof = sightings.proof(public)
     assert sightings.confirms(public, proof)

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from punchlab.punch.edge import connection, limits
 from punchlab.punch.edge.connection import MAX_OUTBOX, EdgeConnection, Outbox
-from punchlab.punch.edge.contacts import harmless
+from punchlab.punch.edge.contacts import allowed_candidates
 from punchlab.punch.edge.limits import Admission, LimitError, Limits, RateLimiter, sources
 from punchlab.punch.edge.server import Settings
 from punchlab.punch.endpoint import Endpoint
@@ -38,47 +38,49 @@ def refusal(call: Callable[[str], object], ip: str = "192.0.2.1") -> LimitError:
 
 
 def test_connections_of_one_address_are_counted_and_those_that_ended_are_not() -> None:
-    gate = RateLimiter(Limits(connections=2))
-    first = gate.enter("192.0.2.1")
-    gate.enter("192.0.2.1")
-    assert refusal(gate.enter).limit == "connections"
-    gate.enter("192.0.2.2")
+    limiter = RateLimiter(Limits(connections=2))
+    first = limiter.enter("192.0.2.1")
+    limiter.enter("192.0.2.1")
+    assert refusal(limiter.enter).limit == "connections"
+    limiter.enter("192.0.2.2")
     first.leave()
-    gate.enter("192.0.2.1")
-    assert gate.connections == 3
+    limiter.enter("192.0.2.1")
+    assert limiter.connections == 3
 
 
 def test_all_connections_together_are_bounded() -> None:
-    gate = RateLimiter(Limits(edge_connections=2))
+    limiter = RateLimiter(Limits(edge_connections=2))
     for ip in ("192.0.2.1", "192.0.2.2"):
-        gate.enter(ip).settle()
-    assert refusal(gate.enter, "192.0.2.3").limit == "edge_connections"
+        limiter.enter(ip).settle()
+    assert refusal(limiter.enter, "192.0.2.3").limit == "edge_connections"
 
 
 def test_pending_connections_of_one_address_are_bounded() -> None:
-    gate = RateLimiter(Limits(pending=2))
-    first = gate.enter("192.0.2.1")
-    gate.enter("192.0.2.1")
-    assert str(refusal(gate.enter)) == "too many connections from 192.0.2.1 that have not registered (at most 2)"
-    gate.enter("192.0.2.2")
+    limiter = RateLimiter(Limits(pending=2))
+    first = limiter.enter("192.0.2.1")
+    limiter.enter("192.0.2.1")
+    assert str(refusal(limiter.enter)) == "too many connections from 192.0.2.1 that have not registered (at most 2)"
+    limiter.enter("192.0.2.2")
     first.settle()
-    gate.enter("192.0.2.1")
-    assert (gate.pending, gate.connections) == (3, 4)
+    limiter.enter("192.0.2.1")
+    assert (limiter.pending, limiter.connections) == (3, 4)
 
 
 @pytest.mark.parametrize(("settled", "most"), [(0, 256), (300, 100)])
 def test_the_oldest_pending_connection_makes_way(settled: int, most: int) -> None:
     """At the limit of pending ones, or when the edge is full; those of registered clients stay."""
-    gate = RateLimiter(Limits(edge_connections=settled + most, connections=10_000, pending=10_000, connection_rate=1e6))
+    limiter = RateLimiter(
+        Limits(edge_connections=settled + most, connections=10_000, pending=10_000, connection_rate=1e6)
+    )
     ended: list[int] = []
     told: list[None] = []
-    gate.on_ended = lambda: told.append(None)
+    limiter.on_ended = lambda: told.append(None)
     for number in range(settled):
-        registered = gate.enter("192.0.2.1")
+        registered = limiter.enter("192.0.2.1")
         registered.end = partial(ended.append, -number)
         registered.settle()
     for number in range(most + 20):
-        admission = gate.enter("192.0.2.2")
+        admission = limiter.enter("192.0.2.2")
 
         def end(number: int = number, admission: Admission = admission) -> None:
             ended.append(number)
@@ -86,66 +88,66 @@ def test_the_oldest_pending_connection_makes_way(settled: int, most: int) -> Non
 
         admission.end = end
     assert ended == list(range(20))
-    assert (gate.pending, gate.connections, len(told)) == (most, settled + most, 20)
+    assert (limiter.pending, limiter.connections, len(told)) == (most, settled + most, 20)
 
 
 def test_ten_seconds_worth_of_connections_may_come_at_once_and_no_more() -> None:
     clock = Clock()
-    gate = RateLimiter(Limits(connection_rate=2), clock)
+    limiter = RateLimiter(Limits(connection_rate=2), clock)
     for _ in range(20):
-        gate.enter("192.0.2.1").leave()
-    assert refusal(gate.enter).limit == "connection_rate"
+        limiter.enter("192.0.2.1").leave()
+    assert refusal(limiter.enter).limit == "connection_rate"
     clock.now += 0.5
-    gate.enter("192.0.2.1")
-    assert refusal(gate.enter).limit == "connection_rate"
-    gate.enter("192.0.2.2")
+    limiter.enter("192.0.2.1")
+    assert refusal(limiter.enter).limit == "connection_rate"
+    limiter.enter("192.0.2.2")
 
 
 def test_frames_have_a_rate_of_their_own() -> None:
     clock = Clock()
-    gate = RateLimiter(Limits(frame_rate=1), clock)
+    limiter = RateLimiter(Limits(frame_rate=1), clock)
     for _ in range(10):
-        gate.take("frame_rate", "192.0.2.1")
-    assert refusal(partial(gate.take, "frame_rate")).limit == "frame_rate"
-    gate.enter("192.0.2.1")
+        limiter.take("frame_rate", "192.0.2.1")
+    assert refusal(partial(limiter.take, "frame_rate")).limit == "frame_rate"
+    limiter.enter("192.0.2.1")
     clock.now += 1
-    gate.take("frame_rate", "192.0.2.1")
+    limiter.take("frame_rate", "192.0.2.1")
 
 
 def test_an_address_is_told_once_in_a_while() -> None:
     clock = Clock()
-    gate = RateLimiter(Limits(registrations=1), clock)
-    gate.hold("registrations", "192.0.2.1")
-    register = partial(gate.hold, "registrations")
-    assert [refusal(register).told for _ in range(3)] == [False, True, True]
+    limiter = RateLimiter(Limits(registrations=1), clock)
+    limiter.hold("registrations", "192.0.2.1")
+    register = partial(limiter.hold, "registrations")
+    assert [refusal(register).recently_reported for _ in range(3)] == [False, True, True]
     clock.now += 10
-    assert not refusal(register).told
-    gate.release("registrations", "192.0.2.1")
-    gate.hold("registrations", "192.0.2.1")
+    assert not refusal(register).recently_reported
+    limiter.release("registrations", "192.0.2.1")
+    limiter.hold("registrations", "192.0.2.1")
 
 
 def test_the_table_of_addresses_is_bounded_and_keeps_what_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "TABLE", 100)
-    gate = RateLimiter(Limits(connections=1), Clock())
+    limiter = RateLimiter(Limits(connections=1), Clock())
     held = [f"10.0.0.{number}" for number in range(50)]
     for ip in held:
-        gate.enter(ip)
+        limiter.enter(ip)
     for number in range(10_000):
-        gate.take("frame_rate", f"10.1.{number // 256}.{number % 256}")
-        assert len(gate) <= 100 + len(held)
+        limiter.take("frame_rate", f"10.1.{number // 256}.{number % 256}")
+        assert len(limiter) <= 100 + len(held)
     for ip in held:
-        assert refusal(gate.enter, ip).limit == "connections"
+        assert refusal(limiter.enter, ip).limit == "connections"
 
 
 def test_addresses_that_are_as_new_are_forgotten() -> None:
     clock = Clock()
-    gate = RateLimiter(Limits(), clock)
+    limiter = RateLimiter(Limits(), clock)
     for number in range(1000):
-        gate.take("frame_rate", f"10.1.{number // 256}.{number % 256}")
+        limiter.take("frame_rate", f"10.1.{number // 256}.{number % 256}")
     clock.now += 60
     for number in range(1000):
-        gate.take("frame_rate", f"10.2.{number // 256}.{number % 256}")
-    assert len(gate) <= 1010
+        limiter.take("frame_rate", f"10.2.{number // 256}.{number % 256}")
+    assert len(limiter) <= 1010
 
 
 @pytest.mark.parametrize(
@@ -163,32 +165,32 @@ def test_an_ipv6_address_counts_in_its_networks(ip: str, counted: dict[str, int]
 
 def test_one_ipv6_network_cannot_use_up_an_edge() -> None:
     """Whatever addresses of a /48 they come from: it has four times the share of one address, and others get in."""
-    gate = RateLimiter(Limits(connection_rate=1e6))
+    limiter = RateLimiter(Limits(connection_rate=1e6))
     entered = 0
     for number in range(65_536):
         with contextlib.suppress(LimitError):
-            gate.enter(f"2001:db8:1:{number:x}::1").settle()
+            limiter.enter(f"2001:db8:1:{number:x}::1").settle()
             entered += 1
     assert entered == 4 * Limits().connections
-    assert "from 2001:db8:1::/48 (at most 400)" in str(refusal(gate.enter, "2001:db8:1:ffff::1"))
-    gate.enter("2001:db8:2::1")
-    assert gate.connections == 401
+    assert "from 2001:db8:1::/48 (at most 400)" in str(refusal(limiter.enter, "2001:db8:1:ffff::1"))
+    limiter.enter("2001:db8:2::1")
+    assert limiter.connections == 401
 
 
 def test_one_customer_with_a_56_has_twice_the_share_of_an_address() -> None:
-    gate = RateLimiter(Limits(connection_rate=1e6))
+    limiter = RateLimiter(Limits(connection_rate=1e6))
     for number in range(256):
         with contextlib.suppress(LimitError):
-            gate.enter(f"2001:db8:1:{number:x}::1").settle()
-    assert gate.connections == 2 * Limits().connections
+            limiter.enter(f"2001:db8:1:{number:x}::1").settle()
+    assert limiter.connections == 2 * Limits().connections
 
 
 def test_ipv6_networks_have_rates_too() -> None:
-    gate = RateLimiter(Limits(connection_rate=1), Clock())
+    limiter = RateLimiter(Limits(connection_rate=1), Clock())
     entered = 0
     for number in range(1000):
         with contextlib.suppress(LimitError):
-            gate.enter(f"2001:db8:1:{number:x}::1").leave()
+            limiter.enter(f"2001:db8:1:{number:x}::1").leave()
             entered += 1
     assert entered == 40
 
@@ -345,4 +347,4 @@ def test_nobody_can_make_a_third_party_a_target(named: str, handed_out: bool) ->
 
 def test_a_public_host_may_name_the_address_at_which_it_is_seen() -> None:
     own, other = Endpoint("11.0.0.1", 41000), Endpoint("11.0.0.2", 41000)
-    assert harmless((own, other), Endpoint("11.0.0.1", 50000)) == (own,)
+    assert allowed_candidates((own, other), Endpoint("11.0.0.1", 50000)) == (own,)

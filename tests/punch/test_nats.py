@@ -116,7 +116,7 @@ def test_a_server_that_is_not_there_yet_is_waited_for() -> None:
     async def test() -> None:
         port = free_port()
         async with edge("e1", f"nats://127.0.0.1:{port}") as near:
-            await near.log.wait_for("bus_trouble")
+            await near.log.wait_for("bus_error")
             async with server(port):
                 await near.log.wait_for("joined")
 

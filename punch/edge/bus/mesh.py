@@ -24,7 +24,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from punchlab.punch.edge.bus.interface import Callback, Unsubscribe
-from punchlab.punch.edge.bus.memory import Kept, Memory
+from punchlab.punch.edge.bus.store import MessageStore, StoredMessage
 from punchlab.punch.endpoint import EdgeUrl
 from punchlab.punch.errors import FrameError, NoConnectionError
 from punchlab.punch.events import Reporter
@@ -47,7 +47,7 @@ class _Link:
     """One WebSocket link that is up. Frames wait in `outbox` for its writer."""
 
     peer: Hello
-    outbox: asyncio.Queue[Kept] = field(default_factory=asyncio.Queue)
+    outbox: asyncio.Queue[StoredMessage] = field(default_factory=asyncio.Queue)
 
 
 class Mesh:
@@ -57,16 +57,16 @@ class Mesh:
         self._hello = Hello(name, secrets.token_hex(8))
         self._report = report
         self._joined: list[EdgeUrl] = []
-        self._memory = Memory(lifetime_s)
+        self._store = MessageStore(lifetime_s)
         self._links: dict[str, list[_Link]] = {}  # by the neighbour's instance; only the first of each is sent on
 
     def publish(self, session: SessionId, body: Body) -> None:
         """See `Bus.publish`."""
-        self._take(Kept.own(session, body))
+        self._take(StoredMessage.own(session, body))
 
     def subscribe(self, session: SessionId, callback: Callback) -> Unsubscribe:
         """See `Bus.subscribe`."""
-        return self._memory.subscribe(session, callback)
+        return self._store.subscribe(session, callback)
 
     def join(self, url: EdgeUrl) -> None:
         """Link to the endpoint at `url` as well, from when this runs."""
@@ -85,14 +85,14 @@ class Mesh:
         Whatever it answers ends one attempt. Why no link came about is reported once, and again when that changes.
         """
         pause = _BACKOFF_S[0]
-        told = reason = ""
+        reported = reason = ""
 
         def reject(why: str) -> None:
-            nonlocal told, reason
+            nonlocal reported, reason
             reason = printable(why, LONGEST_VALUE)
-            if reason != told:
+            if reason != reported:
                 self._report("not_joined", edge=str(url), reason=reason)
-                told = reason
+                reported = reason
 
         while True:
             begun, reason = time.monotonic(), ""
@@ -104,7 +104,7 @@ class Mesh:
                 reject(str(error))
             except Exception as error:  # the other links go on, whatever this is
                 reject(f"{type(error).__name__}: {error}")
-            told = reason
+            reported = reason
             if time.monotonic() - begun > _STEADY_S:
                 pause = _BACKOFF_S[0]
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
@@ -147,7 +147,7 @@ class Mesh:
             while True:
                 message = parse_message(await connection.recv())
                 self._report("bus_received", session=message.session, type=message.type, peer=peer.name)
-                self._take(Kept.received(message, peer.instance))
+                self._take(StoredMessage.received(message, peer.instance))
         finally:
             self._down(link)
             for task in tasks:
@@ -162,7 +162,7 @@ class Mesh:
 
     async def _watch(self, connection: Connection, peer: Hello) -> None:
         await until_deaf(connection, *PING_S)
-        self._report("deaf", peer=peer.name)
+        self._report("link_timed_out", peer=peer.name)
         abort(connection)
 
     def _up(self, link: _Link) -> None:
@@ -170,7 +170,7 @@ class Mesh:
         links.append(link)
         if len(links) == 1:
             self._report("joined", peer=link.peer.name)
-            self._send_kept(link)
+            self._send_stored(link)
 
     def _down(self, link: _Link) -> None:
         links = self._links[link.peer.instance]
@@ -180,19 +180,19 @@ class Mesh:
             del self._links[link.peer.instance]
             self._report("left", peer=link.peer.name)
         elif was_first:
-            self._send_kept(links[0])
+            self._send_stored(links[0])
 
-    def _send_kept(self, link: _Link) -> None:
-        for kept in self._memory:
-            if link.peer.instance not in kept.known_to:
-                link.outbox.put_nowait(kept)
+    def _send_stored(self, link: _Link) -> None:
+        for stored in self._store:
+            if link.peer.instance not in stored.known_to:
+                link.outbox.put_nowait(stored)
 
-    def _take(self, kept: Kept) -> None:
+    def _take(self, stored: StoredMessage) -> None:
         """Keep a new message, pass it on, and tell the subscribers if it came from elsewhere."""
-        if not self._memory.keep(kept):
+        if not self._store.add(stored):
             return
         for instance, links in self._links.items():
-            if instance not in kept.known_to:
-                links[0].outbox.put_nowait(kept)
-        if not kept.is_own:
-            self._memory.tell(kept)
+            if instance not in stored.known_to:
+                links[0].outbox.put_nowait(stored)
+        if not stored.is_own:
+            self._store.deliver(stored)

@@ -34,8 +34,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from punchlab.punch.edge.bus.interface import Callback, Unsubscribe
-from punchlab.punch.edge.bus.memory import Kept, Memory
 from punchlab.punch.edge.bus.natsclient import BoundedClient
+from punchlab.punch.edge.bus.store import MessageStore, StoredMessage
 from punchlab.punch.errors import FrameError
 from punchlab.punch.events import Reporter
 from punchlab.punch.frames import (
@@ -71,19 +71,19 @@ class NatsBus:
         self._patience_s = _PATIENCE_S * len(self._servers)
         self._hello = Hello(name, secrets.token_hex(8))
         self._report = report
-        self._memory = Memory(lifetime_s)
-        self._outbox: asyncio.Queue[tuple[str, Kept]] = asyncio.Queue()
+        self._store = MessageStore(lifetime_s)
+        self._outbox: asyncio.Queue[tuple[str, StoredMessage]] = asyncio.Queue()
         self._at: str | None = None
 
     def publish(self, session: SessionId, body: Body) -> None:
         """See `Bus.publish`."""
-        kept = Kept.own(session, body)
-        if self._memory.keep(kept):
-            self._outbox.put_nowait((_subject(session), kept))
+        stored = StoredMessage.own(session, body)
+        if self._store.add(stored):
+            self._outbox.put_nowait((_subject(session), stored))
 
     def subscribe(self, session: SessionId, callback: Callback) -> Unsubscribe:
         """See `Bus.subscribe`."""
-        return self._memory.subscribe(session, callback)
+        return self._store.subscribe(session, callback)
 
     async def run(self) -> None:
         """See `Bus.run`."""
@@ -157,8 +157,8 @@ class NatsBus:
         url = client.connected_url
         self._at = f"{url.hostname}:{url.port}" if url is not None else "a server"
         self._report("joined", peer=self._at)
-        for kept in self._own():
-            self._outbox.put_nowait((_subject(kept.message.session), kept))
+        for stored in self._own():
+            self._outbox.put_nowait((_subject(stored.message.session), stored))
         await client.publish("punch.sync", hello_frame(self._hello).encode())
 
     async def _on_disconnected(self) -> None:
@@ -167,14 +167,14 @@ class NatsBus:
             self._at = None
 
     async def _on_error(self, error: Exception) -> None:
-        self._report("bus_trouble", reason=printable(str(error) or type(error).__name__, 200))
+        self._report("bus_error", reason=printable(str(error) or type(error).__name__, 200))
 
     async def _write(self, client: Client) -> None:
         while True:
-            subject, kept = await self._outbox.get()
+            subject, stored = await self._outbox.get()
             if not client.is_connected:
-                continue  # all that is kept is said again as soon as there is a server
-            message = kept.aged()
+                continue  # all that is stored is said again as soon as there is a server
+            message = stored.aged()
             await client.publish(subject, message_frame(message).encode())
             self._report("bus_sent", session=message.session, type=message.type, peer=self._at or "a server")
 
@@ -182,9 +182,9 @@ class NatsBus:
         for number in itertools.count(1):
             await asyncio.sleep(RESEND_S)
             old = number % (RESEND_OLD_S // RESEND_S) == 0
-            for kept in self._own():
-                if self._memory.is_wanted(kept.message.session) and (old or kept.aged().age_s < RESEND_OLD_S):
-                    self._outbox.put_nowait((_subject(kept.message.session), kept))
+            for stored in self._own():
+                if self._store.has_subscribers(stored.message.session) and (old or stored.aged().age_s < RESEND_OLD_S):
+                    self._outbox.put_nowait((_subject(stored.message.session), stored))
 
     async def _watch(self, client: Client) -> None:
         """Raises `TimeoutError` when the client has found no server for too long: then another one has to be made."""
@@ -196,15 +196,15 @@ class NatsBus:
             elif time.monotonic() - connected > self._patience_s:
                 raise TimeoutError(f"no server for {self._patience_s:g} s")
 
-    def _own(self) -> Iterator[Kept]:
-        return (kept for kept in self._memory if kept.is_own)
+    def _own(self) -> Iterator[StoredMessage]:
+        return (stored for stored in self._store if stored.is_own)
 
     async def _on_sync(self, sent: Msg) -> None:
         with self._checked():
             asker = parse_hello(_text(sent))
             if asker.instance != self._hello.instance:
-                for kept in self._own():
-                    self._outbox.put_nowait((f"punch.edge.{asker.instance}", kept))
+                for stored in self._own():
+                    self._outbox.put_nowait((f"punch.edge.{asker.instance}", stored))
 
     async def _on_message(self, sent: Msg) -> None:
         with self._checked():
@@ -213,9 +213,9 @@ class NatsBus:
             self._take(message)
 
     def _take(self, message: Message) -> None:
-        kept = Kept.received(message, "nats")
-        if self._memory.keep(kept):
-            self._memory.tell(kept)
+        stored = StoredMessage.received(message, "nats")
+        if self._store.add(stored):
+            self._store.deliver(stored)
 
     @contextlib.contextmanager
     def _checked(self) -> Iterator[None]:

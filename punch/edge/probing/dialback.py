@@ -1,8 +1,8 @@
-"""The edge's side of probing: it knocks at the client that asks for it, and tells what came of it.
+"""The edge's side of probing: it dials at the client that asks for it, and tells what came of it.
 
 No third party can be made a target. A client names a port only; the address is the one that the edge itself sees the
 client at, over a connection that the client keeps open, if `punch.edge.probing.targets` allows it. Each address gets
-`BURST` knocks, and then one every `REFILL_S` seconds; a knock is one SYN with the kernel's retransmissions for as long
+`BURST` dials, and then one every `REFILL_S` seconds; a knock is one SYN with the kernel's retransmissions for as long
 as the client is patient, or three datagrams of 20 bytes. A probing client counts as one that waits for its peer does,
 and so do its frames.
 """
@@ -55,7 +55,7 @@ _DATAGRAM_PAUSES_S = (0.3, 0.6)
 
 
 class Allowance:
-    """How many knocks each address may still have: a token bucket. `clock` is in seconds."""
+    """How many dials each address may still have: a token bucket. `clock` is in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -77,8 +77,8 @@ class Allowance:
 class DialBack:
     """Serves probing clients from the addresses of a STUN server."""
 
-    def __init__(self, edge: str, stun: StunServer, gate: RateLimiter, report: Reporter) -> None:
-        self._edge, self._stun, self._gate, self._report = edge, stun, gate, report
+    def __init__(self, edge: str, stun: StunServer, limiter: RateLimiter, report: Reporter) -> None:
+        self._edge, self._stun, self._limiter, self._report = edge, stun, limiter, report
         self._allowance = Allowance()
 
     async def serve(self, connection: EdgeConnection, public: Endpoint) -> None:
@@ -86,34 +86,34 @@ class DialBack:
 
         Raises `FrameError`, `LimitError`, `TimeoutError` and `ConnectionClosed`.
         """
-        self._gate.hold("registrations", public.ip)
+        self._limiter.hold("registrations", public.ip)
         try:
             connection.settle()
             await self._serve(connection, public)
         finally:
-            self._gate.release("registrations", public.ip)
+            self._limiter.release("registrations", public.ip)
 
     async def _serve(self, connection: EdgeConnection, public: Endpoint) -> None:
         self._report("probing", public=str(public))
         await connection.send(vantage_frame(Vantage(self._edge, public, tuple(self._stun.addresses.endpoints))))
-        knocks: set[asyncio.Task[None]] = set()
+        dials: set[asyncio.Task[None]] = set()
         try:
             while True:
                 async with asyncio.timeout(IDLE_S):
                     frame = await connection.recv()
-                self._gate.take("frame_rate", public.ip)
+                self._limiter.take("frame_rate", public.ip)
                 dial = parse_dial(frame)
                 reason = self._objection(dial, public)
                 if reason is not None:
                     await connection.send(refused_frame(Refused(dial.id, reason)))
                     continue
-                task = asyncio.create_task(self._knock(connection, dial, Endpoint(public.ip, dial.port)))
-                knocks.add(task)
-                task.add_done_callback(knocks.discard)
+                task = asyncio.create_task(self._dial(connection, dial, Endpoint(public.ip, dial.port)))
+                dials.add(task)
+                task.add_done_callback(dials.discard)
         finally:
-            for task in knocks:
+            for task in dials:
                 task.cancel()
-            await asyncio.gather(*knocks, return_exceptions=True)
+            await asyncio.gather(*dials, return_exceptions=True)
 
     def _objection(self, dial: Dial, public: Endpoint) -> str | None:
         if dial.ip not in self._stun.addresses.ips:
@@ -128,16 +128,16 @@ class DialBack:
         if why is not None:
             return f"{public.ip}:{dial.port} is not dialled: {why}"
         if not self._allowance.take(public.ip):
-            return f"too many knocks at {public.ip}; one every {REFILL_S:g} s"
+            return f"too many dials at {public.ip}; one every {REFILL_S:g} s"
         return None
 
-    async def _knock(self, connection: EdgeConnection, dial: Dial, target: Endpoint) -> None:
+    async def _dial(self, connection: EdgeConnection, dial: Dial, target: Endpoint) -> None:
         try:
             dialled = await (_dial_tcp if dial.transport == "tcp" else _dial_udp)(dial, target)
         except OSError as error:
             answer = refused_frame(Refused(dial.id, f"this edge has no socket for it ({error.strerror})"))
         else:
-            self._report("knocked", target=str(target), origin=str(dialled.origin), result=dialled.result)
+            self._report("dialled_back", target=str(target), origin=str(dialled.origin), result=dialled.result)
             answer = dialled_frame(dialled)
         with contextlib.suppress(ConnectionClosed):
             await connection.send(answer)
@@ -169,11 +169,11 @@ async def _dial_udp(dial: Dial, target: Endpoint) -> Dialled:
         origin = Endpoint(*sock.getsockname())
         begun = time.monotonic()
         result, icmp = SILENCE, None
-        knock = Message(MessageClass.INDICATION).encode()
-        repeats = [loop.call_later(pause, _send, sock, knock) for pause in _DATAGRAM_PAUSES_S]
+        datagram = Message(MessageClass.INDICATION).encode()
+        repeats = [loop.call_later(pause, _send, sock, datagram) for pause in _DATAGRAM_PAUSES_S]
         try:
             sock.connect(target)
-            sock.send(knock)
+            sock.send(datagram)
             if await within(dial.patience_s, loop.sock_recv(sock, 1500)) is not None:
                 result = CONNECTED
         except OSError as error:

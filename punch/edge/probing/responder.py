@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from punchlab.punch.edge.limits import LimitError, Limits, RateLimiter
-from punchlab.punch.edge.listener import BACKLOG, GatedListener, OnRefused
+from punchlab.punch.edge.listener import BACKLOG, LimitedListener, OnRefused
 from punchlab.punch.edge.probing.targets import refuses_target
 from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.errors import ArgumentError, FrameError
@@ -110,7 +110,7 @@ def answer(
 class StunServer:
     """Listening from the moment it is made; `start` begins to answer. Raises `ArgumentError` if it cannot listen.
 
-    Connections pass the `gate`, by which they count with all others of the edge; `on_refused` hears of those that do
+    Connections pass the `limiter`, by which they count with all others of the edge; `on_refused` hears of those that do
     not. Of connections that have asked something there are at most `MAX_CONNECTIONS`: for another one, that which has
     been silent for longest is ended. Requests, over UDP and TCP together, have a rate of each address.
     """
@@ -118,12 +118,12 @@ class StunServer:
     def __init__(
         self,
         addresses: StunAddresses,
-        gate: RateLimiter | None = None,
+        limiter: RateLimiter | None = None,
         on_refused: OnRefused = lambda _public, _error: None,
     ) -> None:
         self.addresses = addresses
-        self._gate = RateLimiter(Limits()) if gate is None else gate
-        self._requests = RateLimiter(self._gate.limits)  # a table of its own: sources of datagrams can be forged
+        self._limiter = RateLimiter(Limits()) if limiter is None else limiter
+        self._requests = RateLimiter(self._limiter.limits)  # a table of its own: sources of datagrams can be forged
         self._on_refused = on_refused
         self._udp: dict[Endpoint, socket.socket] = {}
         self._tcp: dict[Endpoint, socket.socket] = {}
@@ -138,7 +138,7 @@ class StunServer:
                 self._udp[endpoint] = udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
                 udp.setblocking(False)
                 udp.bind(endpoint)
-                self._tcp[endpoint] = GatedListener(endpoint, self._gate, on_refused, tls=False, explain=False)
+                self._tcp[endpoint] = LimitedListener(endpoint, self._limiter, on_refused, tls=False, explain=False)
             except OSError as error:
                 self._close_sockets()
                 expected = f"a free endpoint of this machine ({error.strerror})"
@@ -215,9 +215,9 @@ class StunServer:
     @contextlib.contextmanager
     def _counted(self, writer: asyncio.StreamWriter, source: Endpoint) -> Iterator[None]:
         """Count a connection that has asked something. Raises `LimitError`."""
-        self._gate.hold("stun_connections", source.ip)
+        self._limiter.hold("stun_connections", source.ip)
         try:
-            admission = self._gate.admissions.get(writer.get_extra_info("socket").fileno())
+            admission = self._limiter.admissions.get(writer.get_extra_info("socket").fileno())
             if admission is not None:
                 admission.settle()
             while len(self._asking) >= MAX_CONNECTIONS:
@@ -227,7 +227,7 @@ class StunServer:
             yield
         finally:
             self._asking.pop(writer, None)
-            self._gate.release("stun_connections", source.ip)
+            self._limiter.release("stun_connections", source.ip)
 
     async def _converse(self, message: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         at, source = (Endpoint(*writer.get_extra_info(name)) for name in ("sockname", "peername"))

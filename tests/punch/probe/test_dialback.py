@@ -19,7 +19,7 @@ from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import EdgeUnreachableError
 from punchlab.punch.nat.probe import NotTested
 from punchlab.punch.probe.frames import Dialled
-from punchlab.punch.probe.servers import Knocker, Servers, find
+from punchlab.punch.probe.servers import DialBackClient, Servers, find
 from tests.punch.edges import closing_reason, run, running, said
 from tests.punch.probe.ports import fresh_ports
 
@@ -27,9 +27,9 @@ STUN = StunAddresses(("127.0.0.1", "127.0.0.2"), fresh_ports())
 
 
 @contextlib.asynccontextmanager
-async def knocker() -> AsyncIterator[Knocker]:
+async def dial_back_client() -> AsyncIterator[DialBackClient]:
     async with running(stun=STUN) as edge:
-        made = await Knocker.connect(edge.url)
+        made = await DialBackClient.connect(edge.url)
         try:
             yield made
         finally:
@@ -44,7 +44,7 @@ async def bare() -> AsyncIterator[ClientConnection]:
 
 def test_an_edge_tells_where_it_looks_from_and_how_it_sees_the_client() -> None:
     async def test() -> None:
-        async with knocker() as made:
+        async with dial_back_client() as made:
             assert list(made.vantage.stun) == STUN.endpoints
             assert made.vantage.public.ip == "127.0.0.1"
 
@@ -54,9 +54,9 @@ def test_an_edge_tells_where_it_looks_from_and_how_it_sees_the_client() -> None:
 @pytest.mark.parametrize("origin", STUN.ips)
 def test_a_listener_is_reached_from_the_wanted_address_and_a_fresh_port(origin: str) -> None:
     async def test() -> None:
-        async with knocker() as made:
+        async with dial_back_client() as made:
             with socket.create_server(("127.0.0.1", 0)) as door:
-                dialled = await made.knock("tcp", origin, Endpoint(*door.getsockname()), 5)
+                dialled = await made.dial_back("tcp", origin, Endpoint(*door.getsockname()), 5)
                 accepted, source = door.accept()
                 accepted.close()
             assert isinstance(dialled, Dialled)
@@ -69,12 +69,12 @@ def test_a_listener_is_reached_from_the_wanted_address_and_a_fresh_port(origin: 
 
 def test_a_closed_port_is_told_apart_by_transport() -> None:
     async def test() -> None:
-        async with knocker() as made:
+        async with dial_back_client() as made:
             with socket.socket() as held:
                 held.bind(("127.0.0.1", 0))
                 at = Endpoint(*held.getsockname())
-                tcp = await made.knock("tcp", "127.0.0.1", at, 5)
-                udp = await made.knock("udp", "127.0.0.1", at, 5)
+                tcp = await made.dial_back("tcp", "127.0.0.1", at, 5)
+                udp = await made.dial_back("udp", "127.0.0.1", at, 5)
             assert isinstance(tcp, Dialled)
             assert isinstance(udp, Dialled)
             assert (tcp.answer, udp.answer) == ("reset", "port-unreachable")
@@ -84,9 +84,9 @@ def test_a_closed_port_is_told_apart_by_transport() -> None:
 
 def test_no_other_address_is_dialled() -> None:
     async def test() -> None:
-        async with knocker() as made:
+        async with dial_back_client() as made:
             with socket.create_server(("127.0.0.2", 0)) as door:
-                told = await made.knock("tcp", "127.0.0.1", Endpoint(*door.getsockname()), 1)
+                told = await made.dial_back("tcp", "127.0.0.1", Endpoint(*door.getsockname()), 1)
                 assert isinstance(told, NotTested)
                 assert "127.0.0.1" in told.why
 
@@ -138,12 +138,12 @@ def test_a_malformed_wish_ends_the_connection(wrong: dict[str, object]) -> None:
 
 def test_an_edge_dials_only_from_its_own_addresses_and_not_too_often() -> None:
     async def test() -> None:
-        async with knocker() as made:
+        async with dial_back_client() as made:
             target = Endpoint("127.0.0.1", fresh_ports()[0])
-            elsewhere = await made.knock("udp", "127.0.0.3", target, 0.1)
+            elsewhere = await made.dial_back("udp", "127.0.0.3", target, 0.1)
             assert isinstance(elsewhere, NotTested)
             assert "127.0.0.3" in elsewhere.why
-            told = [await made.knock("tcp", "127.0.0.1", target, 1) for _ in range(BURST + 1)]
+            told = [await made.dial_back("tcp", "127.0.0.1", target, 1) for _ in range(BURST + 1)]
             assert all(isinstance(each, Dialled) for each in told[:BURST])
             assert isinstance(told[BURST], NotTested)
             assert "too many" in str(told[BURST])
@@ -153,9 +153,9 @@ def test_an_edge_dials_only_from_its_own_addresses_and_not_too_often() -> None:
 
 def test_no_service_of_the_address_is_dialled() -> None:
     async def test() -> None:
-        async with knocker() as made:
+        async with dial_back_client() as made:
             for transport in ("tcp", "udp"):
-                told = await made.knock(transport, "127.0.0.1", Endpoint("127.0.0.1", 1023), 0.1)
+                told = await made.dial_back(transport, "127.0.0.1", Endpoint("127.0.0.1", 1023), 0.1)
                 assert isinstance(told, NotTested)
                 assert "127.0.0.1:1023 is not dialled: a port below 1024" in told.why
 
@@ -183,8 +183,8 @@ def test_a_client_behind_the_private_gateway_of_the_edge_is_not_dialled(monkeypa
     monkeypatch.setattr(dialback, "default_gateway", lambda: "127.0.0.1")
 
     async def test() -> None:
-        async with knocker() as made:
-            told = await made.knock("tcp", "127.0.0.1", Endpoint("127.0.0.1", 41000), 0.1)
+        async with dial_back_client() as made:
+            told = await made.dial_back("tcp", "127.0.0.1", Endpoint("127.0.0.1", 41000), 0.1)
             assert isinstance(told, NotTested)
             assert "the gateway of this edge" in told.why
 
@@ -209,7 +209,7 @@ def test_an_edge_without_stun_does_not_probe() -> None:
                 async with connect(f"{edge.url}/probe", proxy=None):
                     pass
             with pytest.raises(EdgeUnreachableError, match="--stun"):
-                await Knocker.connect(edge.url)
+                await DialBackClient.connect(edge.url)
 
     run(test)
 
@@ -222,7 +222,7 @@ def test_two_edges_with_one_address_each_serve_together() -> None:
             servers = await found(one.url, other.url)
             assert servers.endpoints == [*stuns[0].endpoints, *stuns[1].endpoints]
             assert not servers.changes
-            assert {ip: made.vantage.edge for ip, made in servers.knockers.items()} == {
+            assert {ip: made.vantage.edge for ip, made in servers.dial_backs.items()} == {
                 "127.0.0.1": "e1",
                 "127.0.0.2": "e2",
             }

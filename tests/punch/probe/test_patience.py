@@ -13,7 +13,7 @@ from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.nat.behavior import FilteringBehavior
 from punchlab.punch.nat.probe import FEWEST_PORTS, NotTested, pooling
 from punchlab.punch.net.reach import Reach
-from punchlab.punch.probe.lifetime import punctually
+from punchlab.punch.probe.lifetime import survives
 from punchlab.punch.probe.patience import within
 from punchlab.punch.probe.servers import Servers
 from punchlab.punch.probe.stun import decode
@@ -76,7 +76,7 @@ class SlowServer:
     def servers(self) -> Servers:
         primary, other_port, other_address, other_both = self._addresses.endpoints
         named = Named(Reach.of(primary, primary.ip), Uses())
-        return Servers(primary, other_port, other_address, other_both, changes=True, knockers={}, named=named)
+        return Servers(primary, other_port, other_address, other_both, changes=True, dial_backs={}, named=named)
 
     async def serve(self) -> None:
         """Answer; from the first CHANGE-REQUEST on nothing for a while, as a process that is not scheduled."""
@@ -132,7 +132,7 @@ def test_a_mapping_that_a_late_process_left_idle_for_longer_idles_again() -> Non
         idled.append(idle_s * (2 if len(idled) < 2 else 1))
         return idled[-1] < 15, idled[-1]
 
-    assert asyncio.run(punctually(look, 10)) is True
+    assert asyncio.run(survives(look, 10)) is True
     assert idled == [20, 20, 10]
 
 
@@ -140,7 +140,7 @@ def test_a_process_that_is_always_late_finds_no_lifetime() -> None:
     async def look(idle_s: float) -> tuple[bool | NotTested, float]:
         return False, idle_s * 2
 
-    assert isinstance(asyncio.run(punctually(look, 10)), NotTested)
+    assert isinstance(asyncio.run(survives(look, 10)), NotTested)
 
 
 def test_few_answers_do_not_make_pooling_paired_but_two_addresses_are_arbitrary() -> None:

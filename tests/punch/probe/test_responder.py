@@ -163,8 +163,8 @@ def test_connections_that_are_held_keep_nobody_out(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(responder, "MAX_CONNECTIONS", 20)
 
     async def test() -> None:
-        gate = RateLimiter(Limits(edge_connections=300, stun_connections=15))
-        server = StunServer(StunAddresses.of(Endpoint("127.0.0.1", fresh_ports()[0]), None), gate)
+        limiter = RateLimiter(Limits(edge_connections=300, stun_connections=15))
+        server = StunServer(StunAddresses.of(Endpoint("127.0.0.1", fresh_ports()[0]), None), limiter)
         await server.start()
         held = []
         try:
@@ -194,9 +194,9 @@ def test_connections_that_are_held_keep_nobody_out(monkeypatch: pytest.MonkeyPat
 def test_requests_of_one_address_have_a_rate() -> None:
     async def test() -> None:
         refused: list[str] = []
-        gate = RateLimiter(Limits(stun_rate=0.1))
+        limiter = RateLimiter(Limits(stun_rate=0.1))
         addresses = StunAddresses.of(Endpoint("127.0.0.1", fresh_ports()[0]), None)
-        server = StunServer(addresses, gate, lambda public, error: refused.append(f"{public} {error.limit}"))
+        server = StunServer(addresses, limiter, lambda public, error: refused.append(f"{public} {error.limit}"))
         await server.start()
         try:
             async with UdpSocket.open(addresses.endpoints[0]) as client:

@@ -22,13 +22,13 @@ from dataclasses import dataclass, field
 from punchlab.punch.edge.bus.interface import Callback, Unsubscribe
 from punchlab.punch.frames import Body, Message, SessionId, message_frame
 
-MAX_KEPT = 50_000  # messages, in all
-MAX_KEPT_BYTES = 64 * 1024 * 1024  # of memory for them
-MAX_KEPT_PER_SESSION = 256  # the signals of both clients, and some rounds of announcements
+MAX_STORED = 50_000  # messages, in all
+MAX_STORED_BYTES = 64 * 1024 * 1024  # of memory for them
+MAX_STORED_PER_SESSION = 256  # the signals of both clients, and some rounds of announcements
 
 
 @dataclass(eq=False)
-class Kept:
+class StoredMessage:
     """A message, when it was published (on this machine's monotonic clock), and which endpoints had it first.
 
     Those are known by their instance; there are none if the message is this endpoint's own.
@@ -39,12 +39,12 @@ class Kept:
     known_to: set[str] = field(default_factory=set)
 
     @classmethod
-    def own(cls, session: SessionId, body: Body) -> Kept:
+    def own(cls, session: SessionId, body: Body) -> StoredMessage:
         """A message that is published now."""
         return cls(Message(secrets.token_hex(8), session, 0.0, body), time.monotonic())
 
     @classmethod
-    def received(cls, message: Message, sender: str) -> Kept:
+    def received(cls, message: Message, sender: str) -> StoredMessage:
         """A message that has just come from another endpoint."""
         return cls(message, time.monotonic() - message.age_s, {sender})
 
@@ -63,40 +63,40 @@ class Kept:
         return Message(self.message.id, self.message.session, time.monotonic() - self.published, self.message.body)
 
 
-class Memory:
+class MessageStore:
     """The messages of the last `lifetime_s` seconds, and who wants to hear of them."""
 
     def __init__(self, lifetime_s: float) -> None:
         self._lifetime_s = lifetime_s
-        self._kept: dict[SessionId, dict[str, Kept]] = {}
+        self._stored: dict[SessionId, dict[str, StoredMessage]] = {}
         self._oldest: list[tuple[float, SessionId, str]] = []  # a heap; its first one is always there
         self._expiries: dict[tuple[SessionId, str], asyncio.TimerHandle] = {}
         self._cost = 0
         self._subscribers: dict[SessionId, list[Callback]] = {}
 
-    def __iter__(self) -> Iterator[Kept]:
-        for session in list(self._kept.values()):
+    def __iter__(self) -> Iterator[StoredMessage]:
+        for session in list(self._stored.values()):
             yield from list(session.values())
 
-    def keep(self, kept: Kept) -> bool:
+    def add(self, stored: StoredMessage) -> bool:
         """Take in a message; whether it was new, and there was a place for it."""
-        session, left = kept.message.session, kept.published + self._lifetime_s - time.monotonic()
-        messages = self._kept.get(session, {})
-        known = messages.get(kept.message.id)
+        session, left = stored.message.session, stored.published + self._lifetime_s - time.monotonic()
+        messages = self._stored.get(session, {})
+        known = messages.get(stored.message.id)
         if known is not None:
             if not known.is_own:
-                known.known_to |= kept.known_to
+                known.known_to |= stored.known_to
             return False
-        if left <= 0 or len(messages) >= MAX_KEPT_PER_SESSION:
+        if left <= 0 or len(messages) >= MAX_STORED_PER_SESSION:
             return False
-        while len(self._expiries) >= MAX_KEPT or self._cost + kept.cost > MAX_KEPT_BYTES:
-            if not self._make_room(kept.published):
+        while len(self._expiries) >= MAX_STORED or self._cost + stored.cost > MAX_STORED_BYTES:
+            if not self._make_room(stored.published):
                 return False
-        self._cost += kept.cost
-        identity = session, kept.message.id
-        self._kept.setdefault(session, {})[kept.message.id] = kept
-        heapq.heappush(self._oldest, (kept.published, *identity))
-        self._expiries[identity] = asyncio.get_running_loop().call_later(left, self._forget, *identity)
+        self._cost += stored.cost
+        identity = session, stored.message.id
+        self._stored.setdefault(session, {})[stored.message.id] = stored
+        heapq.heappush(self._oldest, (stored.published, *identity))
+        self._expiries[identity] = asyncio.get_running_loop().call_later(left, self._remove, *identity)
         return True
 
     def _make_room(self, published: float) -> bool:
@@ -104,22 +104,22 @@ class Memory:
         if not self._oldest or self._oldest[0][0] >= published:
             return False
         _, session, message = self._oldest[0]
-        self._forget(session, message)
+        self._remove(session, message)
         return True
 
-    def tell(self, kept: Kept) -> None:
+    def deliver(self, stored: StoredMessage) -> None:
         """Hand a message from elsewhere to the subscribers of its session."""
-        for callback in list(self._subscribers.get(kept.message.session, ())):
-            callback(kept.message.body, kept.message.age_s)
+        for callback in list(self._subscribers.get(stored.message.session, ())):
+            callback(stored.message.body, stored.message.age_s)
 
-    def is_wanted(self, session: SessionId) -> bool:
+    def has_subscribers(self, session: SessionId) -> bool:
         """Whether anybody here subscribes to the session."""
         return session in self._subscribers
 
     def subscribe(self, session: SessionId, callback: Callback) -> Unsubscribe:
         """See `Bus.subscribe`."""
-        for kept in sorted(self._kept.get(session, {}).values(), key=lambda each: each.published):
-            callback(kept.message.body, time.monotonic() - kept.published)
+        for stored in sorted(self._stored.get(session, {}).values(), key=lambda each: each.published):
+            callback(stored.message.body, time.monotonic() - stored.published)
         self._subscribers.setdefault(session, []).append(callback)
 
         def unsubscribe() -> None:
@@ -129,10 +129,10 @@ class Memory:
 
         return unsubscribe
 
-    def _forget(self, session: SessionId, message: str) -> None:
+    def _remove(self, session: SessionId, message: str) -> None:
         self._expiries.pop((session, message)).cancel()
-        self._cost -= self._kept[session].pop(message).cost
-        if not self._kept[session]:
-            del self._kept[session]
+        self._cost -= self._stored[session].pop(message).cost
+        if not self._stored[session]:
+            del self._stored[session]
         while self._oldest and self._oldest[0][1:] not in self._expiries:
             heapq.heappop(self._oldest)
