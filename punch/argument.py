@@ -1,4 +1,4 @@
-"""Types of command-line arguments, for `argparse`."""
+"""Argument types for `argparse`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 
 def path(text: str) -> str:
-    """A path: not the empty string, which `pathlib` takes for the current directory."""
+    """Return a path. An empty string is an error, because `pathlib` treats it as the current directory."""
     if not text:
         raise argparse.ArgumentTypeError("'' cannot be used; expected a path")
     return text

@@ -1,4 +1,5 @@
-"""The endpoint as a WebSocket server: clients at `/`, links of the mesh at `/mesh`, probing clients at `/probe`."""
+"""The endpoint as a WebSocket server: clients at `/`, mesh links at `/mesh`, probing clients at `/probe`, relay at
+`/relay`."""
 
 from __future__ import annotations
 
@@ -57,14 +58,15 @@ _CANCEL_AGAIN_S = 1.0
 
 @dataclass(frozen=True)
 class _PeerSignal:
-    """What a client's peer says."""
+    """A signal from a client's peer."""
 
     data: str
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What an operator may choose. `drain_s` is how long a stopping edge waits for sessions that wait there."""
+    """The operator's settings. `drain_s` is how long an edge that shuts down waits for its clients to get their
+    peers."""
 
     limits: Limits = field(default_factory=Limits)
     access: Access = field(default_factory=Access)
@@ -74,14 +76,13 @@ class Settings:
 
 
 class Edge:
-    """One endpoint of the edge network, listening at its `addresses` from the moment it is made.
+    """One endpoint of the edge network. It listens at its `addresses` from its construction.
 
-    They are `listen`, which is its `address`, and those in `also`: IPv6 beside IPv4, as a rule.
+    These are `listen`, which becomes its `address`, and those in `also`, usually IPv6 in addition to IPv4.
 
-    `lifetime_s` bounds how long a client waits for its peer, and how long the bus remembers a session. With `nats`
-    (URLs of the servers of a cluster) the bus goes through those, otherwise it is a mesh. With `stun` it answers STUN
-    there, and probing clients; with `relay` it relays for those who ask. Raises `ArgumentError` if an address cannot be
-    listened on, or the bus cannot be had.
+    `lifetime_s` limits how long a client waits for its peer, and how long the bus stores a session. With `nats` (URLs
+    of the servers of a cluster) the bus uses NATS, otherwise it is a mesh. With `stun` the edge also answers STUN and
+    serves probing clients. Raises `ArgumentError` if an address is not available, or the bus needs a missing package.
     """
 
     def __init__(
@@ -146,12 +147,12 @@ class Edge:
 
     def _add_gauges(self) -> None:
         gauge, limiter, total = self.metrics.gauge, self._limiter, self.metrics.total
-        gauge("connections", "Connections that are open.", lambda: limiter.connections)
+        gauge("connections", "Open connections.", lambda: limiter.connections)
         gauge("pending", "Connections whose clients have not registered.", lambda: limiter.pending)
-        gauge("addresses", "Client addresses that are remembered for the sake of limits.", lambda: len(limiter))
-        gauge("clients", "Clients that are registered.", lambda: self._clients)
+        gauge("addresses", "Client addresses in the tables of the limits.", lambda: len(limiter))
+        gauge("clients", "Registered clients.", lambda: self._clients)
         gauge("sessions", "Sessions with a client here.", lambda: self._directory.count)
-        gauge("links", "Other endpoints that are joined.", lambda: total("joined") - total("left"))
+        gauge("links", "Links to other endpoints.", lambda: total("joined") - total("left"))
 
     async def run(self, join: list[EdgeUrl], stop: asyncio.Event) -> None:
         """Serve, linked to the endpoints in `join`, until `stop` is set."""
@@ -196,7 +197,7 @@ class Edge:
         )
 
     async def _drain(self) -> None:
-        """Take nobody new, and wait a while for those that are here."""
+        """Reject new clients, and wait up to `drain_s` for the registered ones to leave."""
         self._http.draining = True
         self._report("draining", clients=self._clients)
         with contextlib.suppress(TimeoutError):
@@ -206,7 +207,7 @@ class Edge:
                     await self._no_clients.wait()
 
     def reload(self) -> None:
-        """Read the TLS certificate again. One that cannot be used is reported, and the old one stays."""
+        """Read the TLS certificate again. If it is not usable, report that and keep the old one."""
         if self._settings.tls is None:
             return
         try:
@@ -217,14 +218,15 @@ class Edge:
             self._report("reloaded")
 
     def _on_refused(self, public: str, error: LimitError) -> None:
-        """A limit was hit. All are counted; not all are logged, or the log would be the next thing to fill up."""
+        """Count each rejection by a limit, and log only some of them, so that the log does not fill up."""
         if error.recently_reported:
             self.metrics.count("limited", limit=error.limit)
         else:
             self._report("limited", public=public, limit=error.limit, reason=str(error))
 
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Handle what asyncio cannot raise anywhere. Out of descriptors it says so hundreds of times a second."""
+        """Handle errors that asyncio cannot raise anywhere. Without descriptors asyncio calls this hundreds of times
+        per second."""
         error = context.get("exception")
         if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
             loop.default_exception_handler(context)
@@ -233,7 +235,7 @@ class Edge:
             self._report("overloaded", reason=error.strerror)
 
     async def _handle(self, connection: ServerConnection) -> None:
-        if connection.remote_address is None or connection.request is None:  # gone already
+        if connection.remote_address is None or connection.request is None:  # already closed
             return
         assert isinstance(connection, EdgeConnection)
         public = Endpoint.of(connection.remote_address)
@@ -246,10 +248,10 @@ class Edge:
             return
         try:
             if public.is_link_local:
-                raise RefusedError("a link-local address, at which no peer could find this client")
+                raise RefusedError("a link-local address, which no peer can reach")
             if self._dial_back is not None and path == PROBE_PATH:
                 if public.family != socket.AF_INET:
-                    raise RefusedError("probes are of IPv4 only")
+                    raise RefusedError("probes need IPv4")
                 await self._dial_back.serve(connection, public)
             elif path == REFLEXIVE_PATH:
                 await self._reflexive.serve(connection, public)
@@ -269,7 +271,7 @@ class Edge:
         except ConnectionClosed as closed:
             if connection.overrun is not None:
                 self._report("rejected", public=str(public), reason=connection.overrun, kind="overrun")
-            # The WebSocket layer itself ended it: too long a frame, invalid UTF-8, a broken header.
+            # Closed by the WebSocket library itself: the frame is too long, or not UTF-8, or its header is invalid.
             elif closed.sent is not None and not closed.rcvd_then_sent and closed.sent.code in (1002, 1007, 1009):
                 self._report("rejected", public=str(public), reason=closed.sent.reason, kind="websocket")
 
@@ -303,7 +305,7 @@ class Edge:
         )
         session, role = registration.session, registration.role
         with self._registered(connection, registration, public):
-            reason = "sent a frame that must not come"
+            reason = "sent an invalid frame"
             welcome = Welcome(self.name, public, self._relay_url, ticket)
             writer = asyncio.create_task(self._write(connection, welcome, outbox))
             expiry = asyncio.get_running_loop().call_later(self._lifetime_s, outbox.put_nowait, "session expired")
@@ -325,7 +327,7 @@ class Edge:
 
     @contextlib.contextmanager
     def _registered(self, connection: EdgeConnection, registration: Registration, public: Endpoint) -> Iterator[None]:
-        """Count a client, and add it to its session. Raises `RefusedError`."""
+        """Count a client and add it to its session. Raises `RefusedError`."""
         self._limiter.hold("registrations", public.ip)
         try:
             self._directory.join(registration)
@@ -341,7 +343,7 @@ class Edge:
             self._limiter.release("registrations", public.ip)
 
     def _contact(self, register: Register, public: Endpoint, ticket: str | None) -> Contact:
-        """What the peer will be told about a client."""
+        """Return what the peer of a client gets."""
         private = allowed_candidates(register.private, public)
         public6 = self._reflexive.confirmed(register, public)
         withheld = len(register.private) - len(private) + (public6 != register.public6)
@@ -352,7 +354,8 @@ class Edge:
     async def _write(
         self, connection: EdgeConnection, welcome: Welcome, outbox: asyncio.Queue[Peer | _PeerSignal | str]
     ) -> None:
-        """Send the welcome, then what the session has to say: the peer and its signals, or (a string) why it ends."""
+        """Send the welcome, then each item of the outbox: the peer, its signals, or (a string) the reason for
+        closing."""
         await connection.send_or_cut(welcome_frame(welcome))
         while True:
             item = await outbox.get()
@@ -365,7 +368,7 @@ class Edge:
 
 
 def nats_bus(servers: Sequence[str], name: str, lifetime_s: float, report: Reporter) -> Bus:
-    """The bus through NATS. Raises `ArgumentError` without the library that it needs."""
+    """Return the bus that uses NATS. Raises `ArgumentError` if its library is missing."""
     try:
         from punchlab.punch.edge.bus.nats import NatsBus
     except ModuleNotFoundError as error:
@@ -376,7 +379,7 @@ def nats_bus(servers: Sequence[str], name: str, lifetime_s: float, report: Repor
 
 
 def _why(closed: ConnectionClosed) -> str:
-    """Why a client is gone, in words."""
+    """Return why a client has disconnected."""
     if closed.sent is not None and not closed.rcvd_then_sent:
         return closed.sent.reason or "edge is closing"
     if closed.rcvd is not None:
@@ -385,7 +388,7 @@ def _why(closed: ConnectionClosed) -> str:
 
 
 def _logger() -> logging.Logger:
-    """websockets' log, without what clients cause: only errors in our own handling of them are left."""
+    """Return the log of websockets, restricted to errors in our own handlers."""
     logger = logging.getLogger("punch.edge.websockets")
     logger.setLevel(logging.ERROR)
     logger.addFilter(_is_about_our_handling)

@@ -1,12 +1,13 @@
-"""Where a probe looks from: STUN endpoints at one or two addresses, and edges that knock.
+"""The servers of a probe: STUN endpoints at one or two addresses, and edges that dial back.
 
-A server is either an edge, `ws[s]://HOST:PORT`, which names its STUN endpoints and dials back when asked, or any STUN
-server, `stun:HOST[:PORT]` (RFC 7064), which names its other address if it is made for behavior discovery (RFC 5780).
+A server is either an edge, `ws[s]://HOST:PORT`, which announces its STUN endpoints and dials back on request, or any
+STUN server, `stun:HOST[:PORT]` (RFC 7064), which announces its other address if it supports behavior discovery (RFC
+5780).
 
-The endpoints that a server names are used at the address that it was reached at. Those at other addresses, of which
-RFC 5780 needs one, cannot be known to be its own. They have to be such as a server may name (`punch.net.reach`),
-two addresses at most, and one that has not answered as a STUN server is tried twice in a session and no more
-(`punch.punching.quota`).
+Announced endpoints at the address of the server itself are used. Announced endpoints at other addresses, of which RFC
+5780 needs one, cannot be verified to belong to the server. They must be endpoints that a server may announce
+(`punch.net.reach`), at no more than two addresses; one that has not answered as a STUN server is tried at most twice in
+a session (`punch.punching.quota`).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from punchlab.punch.text import printable
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_ADDRESSES = 2
-"""At which a server has endpoints."""
+"""The maximum number of addresses of one server."""
 _STUN_URI = re.compile(rf"stun:(?P<host>{HOST_NAME})(?::(?P<port>[0-9]{{1,5}}))?")
 
 
@@ -64,7 +65,7 @@ class StunUri:
 
 
 def parse_server(text: str) -> EdgeUrl | StunUri:
-    """A server as the user typed it. Raises `ArgumentError`."""
+    """Parse a server as the user typed it. Raises `ArgumentError`."""
     if text.startswith(("ws:", "wss:")):
         return EdgeUrl.parse(text)
     match = _STUN_URI.fullmatch(text)
@@ -75,7 +76,7 @@ def parse_server(text: str) -> EdgeUrl | StunUri:
 
 
 class DialBackClient:
-    """A connection to an edge that knocks from outside. Made by `connect`; always `close` it."""
+    """A connection to an edge that dials back. Created by `connect`; call `close` at the end."""
 
     def __init__(self, connection: ClientConnection, vantage: Vantage) -> None:
         self.vantage = vantage
@@ -89,7 +90,7 @@ class DialBackClient:
 
     @classmethod
     async def connect(cls, url: EdgeUrl) -> DialBackClient:
-        """Raises `EdgeUnreachableError` if no edge answers there, or one that does not probe."""
+        """Connect to an edge. Raises `EdgeUnreachableError` if no edge answers, or it does not serve probes."""
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 connection = await open_websocket(url, PATH, timeout_s=CONNECT_TIMEOUT_S, families=(socket.AF_INET,))
@@ -112,9 +113,9 @@ class DialBackClient:
     async def dial_back(
         self, transport: Transport, ip: str, target: Endpoint, patience_s: float
     ) -> Dialled | NotTested:
-        """Have the edge dial `target` from a fresh port of its address `ip`."""
+        """Make the edge dial `target` from a fresh port of its address `ip`, and return the result."""
         if target.ip != self.vantage.public.ip:
-            return NotTested(f"the edge sees this host at {self.vantage.public.ip}, and dials no other address")
+            return NotTested(f"the edge sees this host at {self.vantage.public.ip} and dials no other address")
         identity = next(self._ids)
         self._waiting[identity] = outcome = asyncio.get_running_loop().create_future()
         try:
@@ -125,12 +126,12 @@ class DialBackClient:
         finally:
             self._waiting.pop(identity, None)
         if not outcome.done():
-            return NotTested("the edge does not answer the wish to dial")
+            return NotTested("the edge does not answer the dial request")
         answer = outcome.result()
         return NotTested(f"the edge refused: {answer.reason}") if isinstance(answer, Refused) else answer
 
     async def close(self) -> None:
-        """Leave the edge."""
+        """Close the connection to the edge."""
         await self._connection.close()
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
@@ -146,10 +147,10 @@ class DialBackClient:
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """What RFC 5780 calls Da:Dp, Da:Ap, Aa:Dp and Aa:Ap, as far as they are to be had.
+    """The endpoints that RFC 5780 calls Da:Dp, Da:Ap, Aa:Dp and Aa:Ap, as far as they are available.
 
-    `changes`: the primary answers from the other ones when asked by CHANGE-REQUEST. `dial_backs` by edge address.
-    `named` are those at other addresses than the primary one.
+    `changes`: the primary endpoint answers from the other ones on CHANGE-REQUEST. `dial_backs` are edges by address.
+    `named` checks the endpoints at other addresses than the primary one.
     """
 
     primary: Endpoint
@@ -161,7 +162,7 @@ class Servers:
     named: Named
 
     def answered(self, endpoint: Endpoint) -> None:
-        """There is a STUN server."""
+        """Record that a STUN server answers at this endpoint."""
         self.named.answered(endpoint.ip)
 
     @property
@@ -177,21 +178,21 @@ class Servers:
     async def dial_back(
         self, transport: Transport, origin: Endpoint, target: Endpoint, patience_s: float
     ) -> Dialled | NotTested:
-        """Have the edge at that address dial `target`, from there but from a fresh port."""
+        """Make the edge at the address of `origin` dial `target` from a fresh port, and return the result."""
         client = self.dial_backs.get(origin.ip)
         if client is None:
             return NotTested("a STUN server does not dial back; an edge (ws://) does")
         return await client.dial_back(transport, origin.ip, target, patience_s)
 
     async def close(self) -> None:
-        """Leave every edge."""
+        """Close the connections to all edges."""
         await asyncio.gather(*(client.close() for client in self.clients))
 
 
 async def find(wanted: Sequence[EdgeUrl | StunUri], uses: Uses | None = None) -> Servers:
-    """Ask every server what it has. The first one that has a second address serves alone, else the first two do.
+    """Query every server. The first one with a second address is used alone, otherwise the first two are combined.
 
-    `uses` counts those of addresses that a server only names, over a session. Raises `EdgeUnreachableError`.
+    `uses` counts, over a session, how often announced addresses are used. Raises `EdgeUnreachableError`.
     """
     uses = uses or Uses()
     found: list[tuple[list[Endpoint], Reach, DialBackClient | None]] = []
@@ -209,7 +210,9 @@ async def find(wanted: Sequence[EdgeUrl | StunUri], uses: Uses | None = None) ->
         ]
         for url, (usable, *_others) in zip(wanted, servers, strict=True):
             if not usable:
-                raise EdgeUnreachableError(str(url), "it names STUN servers only at addresses that cannot be its own")
+                raise EdgeUnreachableError(
+                    str(url), "it announces STUN servers only at addresses that cannot be its own"
+                )
     except BaseException:
         await asyncio.gather(*(client.close() for *_others, client in found if client is not None))
         raise
@@ -224,9 +227,9 @@ async def find(wanted: Sequence[EdgeUrl | StunUri], uses: Uses | None = None) ->
 
 
 def _usable(endpoints: Sequence[Endpoint], named: Named, *, typed: bool) -> list[Endpoint]:
-    """Those of a server's endpoints that packets may go to, with this once more; the user may have `typed` the first.
+    """Return those of a server's endpoints that may be used once more; `typed`: the user typed the first one.
 
-    An address with a port that none may go to is left out as a whole: two ports belong together.
+    If one port of an address may not be used, the whole address is omitted, because the tests need both ports.
     """
     ips = list(dict.fromkeys(each.ip for each in endpoints))[:MAX_ADDRESSES]
     others = endpoints[1:] if typed else endpoints
@@ -236,7 +239,7 @@ def _usable(endpoints: Sequence[Endpoint], named: Named, *, typed: bool) -> list
 
 
 async def _ask(uri: StunUri) -> tuple[list[Endpoint], Reach]:
-    """The endpoints of a STUN server: its own alone, or all four."""
+    """Return the endpoints of a STUN server: the typed one alone, or all four."""
     try:
         primary = await resolve(EdgeUrl(uri.host, uri.port), socket.AF_INET)
         own = Endpoint(source_address(primary), 0)

@@ -1,13 +1,13 @@
 """A bus over WebSocket links between endpoints.
 
-Each endpoint keeps the messages of a session's lifetime (`memory`) and passes every message that it sees for the first
-time on to its other neighbours; so any connected graph of links will do, and neither loops nor two links between the
-same two endpoints (both joined each other) do harm: a message is known by its id. When a link comes up, each end sends
-what it keeps, so nothing is lost when endpoints start in any order or a link breaks. A link that has gone deaf, or
-hears but is not heard, is noticed by pings that nobody answers, and made anew.
+Each endpoint stores the messages of a session's lifetime (`store`) and forwards each new message to its other
+neighbors. Any connected graph of links works; loops, and two links between the same endpoints (if both join each
+other), do no harm, because messages are identified by an id. When a link is established, each end sends its stored
+messages, so nothing is lost if endpoints start in any order or a link fails. Pings detect a link that no longer passes
+packets in one direction or both. The endpoint then connects again.
 
-A mesh has no passwords: whoever reaches an endpoint may join. That gives away who meets whom and lets sessions be
-disturbed, but no more than that, since the secret never comes here.
+A mesh has no authentication: every endpoint that can connect may join. A malicious endpoint sees which clients are
+paired and can disturb sessions, but no more than that, because the secret is never sent to an edge.
 """
 
 from __future__ import annotations
@@ -35,30 +35,32 @@ from punchlab.punch.text import LONGEST_VALUE, printable
 PATH = "/mesh"
 HELLO_TIMEOUT_S = 10.0
 DIAL_TIMEOUT_S = 5.0
-PING_S = (2.0, 3.0)  # pause between two pings, and how long an answer may take
-_BACKOFF_S = (0.1, 2.0)  # first and longest pause between two tries to join
-_STEADY_S = 10.0  # a link that has lasted for so long is made anew at once
+PING_S = (2.0, 3.0)  # interval between pings, and timeout of the answer
+_BACKOFF_S = (0.1, 2.0)  # first and longest delay between connection attempts
+_STEADY_S = 10.0  # a link that lasted this long is reconnected immediately
 
 Connection = ClientConnection | ServerConnection
 
 
 @dataclass(eq=False)
 class _Link:
-    """One WebSocket link that is up. Frames wait in `outbox` for its writer."""
+    """One established WebSocket link. `outbox` is the queue of its writer."""
 
     peer: Hello
     outbox: asyncio.Queue[StoredMessage] = field(default_factory=asyncio.Queue)
 
 
 class Mesh:
-    """One endpoint's part of the mesh: a `Bus`. While it runs it links itself to those it joins; others link to it."""
+    """The `Bus` of one endpoint. It connects to the endpoints that were passed to `join`; others connect to it."""
 
     def __init__(self, name: str, lifetime_s: float, report: Reporter) -> None:
         self._hello = Hello(name, secrets.token_hex(8))
         self._report = report
         self._joined: list[EdgeUrl] = []
         self._store = MessageStore(lifetime_s)
-        self._links: dict[str, list[_Link]] = {}  # by the neighbour's instance; only the first of each is sent on
+        self._links: dict[
+            str, list[_Link]
+        ] = {}  # by the neighbor's instance; only the first link of each is used for sending
 
     def publish(self, session: SessionId, body: Body) -> None:
         """See `Bus.publish`."""
@@ -69,7 +71,7 @@ class Mesh:
         return self._store.subscribe(session, callback)
 
     def join(self, url: EdgeUrl) -> None:
-        """Link to the endpoint at `url` as well, from when this runs."""
+        """Also connect to the endpoint at `url`, once `run` is called."""
         self._joined.append(url)
 
     async def run(self) -> None:
@@ -80,9 +82,9 @@ class Mesh:
             await asyncio.Event().wait()
 
     async def _maintain(self, url: EdgeUrl) -> None:
-        """Keep a link to the endpoint at `url` up, for ever. Returns only if that endpoint is this one.
+        """Keep a link to the endpoint at `url`. Returns only if that endpoint is this one.
 
-        Whatever it answers ends one attempt. Why no link came about is reported once, and again when that changes.
+        Any invalid answer ends one attempt. The reason of a failure is reported once, and again when it changes.
         """
         pause = _BACKOFF_S[0]
         reported = reason = ""
@@ -102,7 +104,7 @@ class Mesh:
                         return
             except NoConnectionError as error:
                 reject(str(error))
-            except Exception as error:  # the other links go on, whatever this is
+            except Exception as error:  # must not end the other links
                 reject(f"{type(error).__name__}: {error}")
             reported = reason
             if time.monotonic() - begun > _STEADY_S:
@@ -111,13 +113,13 @@ class Mesh:
             pause = min(pause * 2, _BACKOFF_S[1])
 
     async def serve(self, connection: Connection, public: str) -> None:
-        """Run a link that another endpoint has made until it ends."""
+        """Run a link that another endpoint has opened until it ends."""
         await self._link(connection, lambda why: self._report("rejected", public=public, reason=why, kind="mesh"))
 
     async def _link(self, connection: Connection, reject: Callable[[str], None]) -> bool:
-        """Run a link until it ends. False if the other end is this endpoint itself.
+        """Run a link until it ends. Returns False if the other end is this endpoint itself.
 
-        `reject` gets the reason if that is what the other end sent, or did not send.
+        `reject` is called with the reason if the other end violates the protocol or sends no hello.
         """
         try:
             await connection.send(hello_frame(self._hello))
@@ -188,7 +190,7 @@ class Mesh:
                 link.outbox.put_nowait(stored)
 
     def _take(self, stored: StoredMessage) -> None:
-        """Keep a new message, pass it on, and tell the subscribers if it came from elsewhere."""
+        """Store a new message, forward it, and deliver it to the subscribers if another endpoint published it."""
         if not self._store.add(stored):
             return
         for instance, links in self._links.items():

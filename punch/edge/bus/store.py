@@ -1,12 +1,12 @@
-"""What an endpoint remembers of a bus: the messages of each session, once each, for as long as a session lives.
+"""The messages of a bus that an endpoint stores: those of each session, without duplicates, for the session's lifetime.
 
-A message travels with its age, and each endpoint reckons from that, on its own monotonic clock, when it was published.
-So it is forgotten at the same time everywhere, cannot live on by being passed around, and the endpoints' clocks need
-not agree. (The way from one endpoint to the next makes it seem younger, by less than a second.)
+A message is sent with its age, and each endpoint computes from that, on its own monotonic clock, when it was published.
+So it expires everywhere at the same time, cannot live on by circulating, and the endpoints need no synchronized clocks.
+(The transit time, less than a second, makes a message appear younger.)
 
-Anybody can have messages published, by registering and leaving again. So when there is no room the oldest message makes
-way for a new one: clients that come at about the same time still meet. A message that is older than all the others is
-not taken in: one that has made way does not come back and go round for ever.
+Anybody can cause messages, by registering and leaving. If there is no room, the oldest message is replaced by a new
+one, so that clients that register at about the same time still get each other. A message older than all others is
+rejected, so that a replaced one does not come back and circulate forever.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from dataclasses import dataclass, field
 from punchlab.punch.edge.bus.interface import Callback, Unsubscribe
 from punchlab.punch.frames import Body, Message, SessionId, message_frame
 
-MAX_STORED = 50_000  # messages, in all
-MAX_STORED_BYTES = 64 * 1024 * 1024  # of memory for them
+MAX_STORED = 50_000  # messages in total
+MAX_STORED_BYTES = 64 * 1024 * 1024  # memory for messages
 MAX_STORED_PER_SESSION = 256  # the signals of both clients, and some rounds of announcements
 
 
 @dataclass(eq=False)
 class StoredMessage:
-    """A message, when it was published (on this machine's monotonic clock), and which endpoints had it first.
+    """A message, the instant at which it was published (on this machine's monotonic clock), and the endpoints that have
+    it.
 
-    Those are known by their instance; there are none if the message is this endpoint's own.
+    Endpoints are identified by their instance; `known_to` is empty for messages of this endpoint.
     """
 
     message: Message
@@ -40,36 +41,36 @@ class StoredMessage:
 
     @classmethod
     def own(cls, session: SessionId, body: Body) -> StoredMessage:
-        """A message that is published now."""
+        """Return a message of this endpoint that is published now."""
         return cls(Message(secrets.token_hex(8), session, 0.0, body), time.monotonic())
 
     @classmethod
     def received(cls, message: Message, sender: str) -> StoredMessage:
-        """A message that has just come from another endpoint."""
+        """Return a message that another endpoint has sent."""
         return cls(message, time.monotonic() - message.age_s, {sender})
 
     @functools.cached_property
     def cost(self) -> int:
-        """How many bytes of memory it needs, at most: mostly those of the objects around what is in its frame."""
+        """How many bytes of memory the message needs at most, mostly for the objects that represent its frame."""
         return 1600 + 5 * len(message_frame(self.message)) // 2
 
     @property
     def is_own(self) -> bool:
-        """Whether it was published here."""
+        """Whether this endpoint published it."""
         return not self.known_to
 
     def aged(self) -> Message:
-        """The message with the age that it has now."""
+        """Return the message with its current age."""
         return Message(self.message.id, self.message.session, time.monotonic() - self.published, self.message.body)
 
 
 class MessageStore:
-    """The messages of the last `lifetime_s` seconds, and who wants to hear of them."""
+    """The messages of the last `lifetime_s` seconds, and the subscribers of each session."""
 
     def __init__(self, lifetime_s: float) -> None:
         self._lifetime_s = lifetime_s
         self._stored: dict[SessionId, dict[str, StoredMessage]] = {}
-        self._oldest: list[tuple[float, SessionId, str]] = []  # a heap; its first one is always there
+        self._oldest: list[tuple[float, SessionId, str]] = []  # a heap; its first entry is always a stored message
         self._expiries: dict[tuple[SessionId, str], asyncio.TimerHandle] = {}
         self._cost = 0
         self._subscribers: dict[SessionId, list[Callback]] = {}
@@ -79,7 +80,7 @@ class MessageStore:
             yield from list(session.values())
 
     def add(self, stored: StoredMessage) -> bool:
-        """Take in a message; whether it was new, and there was a place for it."""
+        """Store a message; return whether it was new and there was room for it."""
         session, left = stored.message.session, stored.published + self._lifetime_s - time.monotonic()
         messages = self._stored.get(session, {})
         known = messages.get(stored.message.id)
@@ -100,7 +101,7 @@ class MessageStore:
         return True
 
     def _make_room(self, published: float) -> bool:
-        """Forget the oldest message, if it is older than one that was published then."""
+        """Remove the oldest message if it is older than a message published at that instant."""
         if not self._oldest or self._oldest[0][0] >= published:
             return False
         _, session, message = self._oldest[0]
@@ -108,12 +109,12 @@ class MessageStore:
         return True
 
     def deliver(self, stored: StoredMessage) -> None:
-        """Hand a message from elsewhere to the subscribers of its session."""
+        """Pass a message from another endpoint to the subscribers of its session."""
         for callback in list(self._subscribers.get(stored.message.session, ())):
             callback(stored.message.body, stored.message.age_s)
 
     def has_subscribers(self, session: SessionId) -> bool:
-        """Whether anybody here subscribes to the session."""
+        """Return whether the session has a subscriber here."""
         return session in self._subscribers
 
     def subscribe(self, session: SessionId, callback: Callback) -> Unsubscribe:
