@@ -144,7 +144,7 @@ def _relay(arguments: argparse.Namespace) -> RelayOffer | None:
     if arguments.relay is None:
         return None
     from punchlab.punch.endpoint import EdgeUrl
-    from punchlab.punch.frames import MAX_URL
+    from punchlab.punch.fields import MAX_URL
     from punchlab.punch.net.reach import refuses_server_port
 
     url = EdgeUrl.parse(arguments.relay, field="relay")

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
+from punchlab.punch.codec import encode
 from punchlab.punch.edge.connection import EdgeConnection
 from punchlab.punch.endpoint import WILDCARDS, Endpoint
 from punchlab.punch.errors import RefusedError
 from punchlab.punch.frames import Register
 from punchlab.punch.net.sockets import source_address
-from punchlab.punch.reflexive import HEADER, Seen, seen_frame
+from punchlab.punch.reflexive import HEADER, Seen
 
 LINGER_S = 10.0
 _SOMEWHERE = Endpoint("2001:4860:4860::8888", 53)  # any global address; nothing is sent to it
@@ -48,7 +49,7 @@ class ReflexiveAddresses:
         """Send a client its IPv6 endpoint `public` and the proof. Raises `RefusedError`."""
         if public.family != socket.AF_INET6:
             raise RefusedError("expected a connection over IPv6")
-        await connection.send_or_cut(seen_frame(Seen(public, self.proof(public))))
+        await connection.send_or_cut(encode(Seen(public, self.proof(public))))
         async with asyncio.timeout(LINGER_S):
             await connection.wait_closed()
 

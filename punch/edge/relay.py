@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 
 from websockets.exceptions import ConnectionClosed
 
+from punchlab.punch.codec import decode, encode
 from punchlab.punch.edge.connection import POLICY_VIOLATION, EdgeConnection
 from punchlab.punch.edge.limits import Held, RateLimiter
 from punchlab.punch.edge.listener import widen
@@ -30,7 +31,7 @@ from punchlab.punch.edge.tickets import Tickets
 from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import RefusedError
 from punchlab.punch.events import Reporter
-from punchlab.punch.relay import joined_frame, parse_relay
+from punchlab.punch.relay import Join, Joined
 
 MAX_WAITING = 1000  # clients without their peer; one more replaces the one that has waited longest
 MAX_OF_TICKET = 4  # of those, with the same ticket
@@ -113,7 +114,8 @@ class Relay:
         """Serve one client until it disconnects. Raises `FrameError`, `RefusedError`, `TimeoutError`,
         `ConnectionClosed`."""
         async with asyncio.timeout(FRAME_TIMEOUT_S):
-            ticket, token = parse_relay(await connection.recv())
+            join = decode(await connection.recv(), Join)
+        ticket, token = join.ticket, join.token
         await self.tickets.check(ticket)
         connection.throttled = True  # the relay limits the rate itself
         first = self._waiting.pop((ticket, token), None)
@@ -194,7 +196,7 @@ class Relay:
         try:
             for connection in (one, other):
                 widen(connection.transport)
-                await connection.send(joined_frame())
+                await connection.send(encode(Joined()))
             async with asyncio.TaskGroup() as group:
                 limit = group.create_task(pair.end())
                 passing = [group.create_task(self._pass(*way, pair)) for way in ((one, other), (other, one))]

@@ -16,6 +16,7 @@ from typing import Any, cast
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from punchlab.punch.codec import decode, encode
 from punchlab.punch.edge.bus.interface import Bus
 from punchlab.punch.edge.bus.mesh import PATH as MESH_PATH
 from punchlab.punch.edge.bus.mesh import Mesh
@@ -38,13 +39,9 @@ from punchlab.punch.events import Reporter
 from punchlab.punch.frames import (
     Contact,
     Peer,
+    PeerSignal,
     Register,
     Welcome,
-    parse_register,
-    parse_signal,
-    peer_frame,
-    signal_frame,
-    welcome_frame,
 )
 from punchlab.punch.probe.frames import PATH as PROBE_PATH
 from punchlab.punch.reflexive import PATH as REFLEXIVE_PATH
@@ -54,13 +51,6 @@ REGISTER_TIMEOUT_S = 10.0
 DEFAULT_LIFETIME_S = 600.0
 OVERLOAD_INTERVAL_S = 10.0
 _CANCEL_AGAIN_S = 1.0
-
-
-@dataclass(frozen=True)
-class _PeerSignal:
-    """A signal from a client's peer."""
-
-    data: str
 
 
 @dataclass(frozen=True)
@@ -277,7 +267,7 @@ class Edge:
 
     async def _serve_client(self, connection: EdgeConnection, public: Endpoint) -> None:
         async with asyncio.timeout(REGISTER_TIMEOUT_S):
-            register = parse_register(await connection.recv())
+            register = decode(await connection.recv(), Register)
         with contextlib.ExitStack() as stack:
             ticket = None
             if self._relay is not None:
@@ -287,7 +277,7 @@ class Edge:
     async def _serve_registered(
         self, connection: EdgeConnection, public: Endpoint, register: Register, ticket: str | None
     ) -> None:
-        outbox: asyncio.Queue[Peer | _PeerSignal | str] = Outbox(connection)
+        outbox: asyncio.Queue[Peer | PeerSignal | str] = Outbox(connection)
 
         def deliver(peer: Peer) -> None:
             if self._relay is not None and ticket is not None:
@@ -301,7 +291,7 @@ class Edge:
             deliver=deliver,
             dismiss=outbox.put_nowait,
             client=register.client,
-            on_signal=lambda data: outbox.put_nowait(_PeerSignal(data)),
+            on_signal=lambda data: outbox.put_nowait(PeerSignal(data)),
         )
         session, role = registration.session, registration.role
         with self._registered(connection, registration, public):
@@ -313,7 +303,7 @@ class Edge:
                 while True:
                     frame = await connection.recv()
                     self._limiter.take("frame_rate", public.ip)
-                    self._directory.signal(registration, parse_signal(frame))
+                    self._directory.signal(registration, decode(frame, PeerSignal).data)
             except ConnectionClosed as closed:
                 reason = connection.overrun or _why(closed)
                 raise
@@ -352,19 +342,17 @@ class Edge:
         return Contact(public, private, register.pake, register.traits, self._relay_url, public6, ticket)
 
     async def _write(
-        self, connection: EdgeConnection, welcome: Welcome, outbox: asyncio.Queue[Peer | _PeerSignal | str]
+        self, connection: EdgeConnection, welcome: Welcome, outbox: asyncio.Queue[Peer | PeerSignal | str]
     ) -> None:
         """Send the welcome, then each item of the outbox: the peer, its signals, or (a string) the reason for
         closing."""
-        await connection.send_or_cut(welcome_frame(welcome))
+        await connection.send_or_cut(encode(welcome))
         while True:
             item = await outbox.get()
             if isinstance(item, str):
                 await connection.close(POLICY_VIOLATION, item[:123])
-            elif isinstance(item, _PeerSignal):
-                await connection.send_or_cut(signal_frame(item.data))
             else:
-                await connection.send_or_cut(peer_frame(item))
+                await connection.send_or_cut(encode(item))
 
 
 def nats_bus(servers: Sequence[str], name: str, lifetime_s: float, report: Reporter) -> Bus:

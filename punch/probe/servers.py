@@ -24,6 +24,7 @@ from http import HTTPStatus
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from punchlab.punch.codec import decode, encode
 from punchlab.punch.endpoint import HOST_NAME, EdgeUrl, Endpoint
 from punchlab.punch.errors import ArgumentError, EdgeUnreachableError, FrameError, NoConnectionError
 from punchlab.punch.nat.probe import NotTested
@@ -38,9 +39,6 @@ from punchlab.punch.probe.frames import (
     Refused,
     Transport,
     Vantage,
-    dial_frame,
-    parse_outcome,
-    parse_vantage,
 )
 from punchlab.punch.probe.udpsocket import UdpSocket
 from punchlab.punch.punching.named import Named
@@ -95,7 +93,7 @@ class DialBackClient:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 connection = await open_websocket(url, PATH, timeout_s=CONNECT_TIMEOUT_S, families=(socket.AF_INET,))
                 try:
-                    return cls(connection, parse_vantage(await connection.recv()))
+                    return cls(connection, decode(await connection.recv(), Vantage))
                 except BaseException:
                     abort(connection)
                     raise
@@ -119,7 +117,7 @@ class DialBackClient:
         identity = next(self._ids)
         self._waiting[identity] = outcome = asyncio.get_running_loop().create_future()
         try:
-            await self._connection.send(dial_frame(Dial(identity, transport, ip, target.port, patience_s)))
+            await self._connection.send(encode(Dial(identity, transport, ip, target.port, patience_s)))
             await asyncio.wait([outcome], timeout=patience_s + CONNECT_TIMEOUT_S)
         except ConnectionClosed:
             pass
@@ -139,7 +137,7 @@ class DialBackClient:
     async def _read(self) -> None:
         with contextlib.suppress(ConnectionClosed, FrameError):
             while True:
-                outcome = parse_outcome(await self._connection.recv())
+                outcome: Dialled | Refused = decode(await self._connection.recv(), Dialled, Refused)
                 future = self._waiting.get(outcome.id)
                 if future is not None and not future.done():
                     future.set_result(outcome)

@@ -8,10 +8,10 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from punchlab.punch import frames
+from punchlab.punch.codec import encode
 from punchlab.punch.edge.server import Edge
 from punchlab.punch.errors import ArgumentError
-from punchlab.punch.frames import MAX_FRAME
+from punchlab.punch.frames import MAX_FRAME, MAX_SIGNALS, PeerSignal
 from tests.punch.edges import ANY_PORT, closing_reason, registered, registration, run, running, said
 from tests.punch.recorder import Recorder
 
@@ -94,11 +94,11 @@ def test_signals_go_to_the_peer_alone_and_only_once_it_is_known() -> None:
         ):
             for client in (sender, receiver):
                 assert (await said(client))["type"] == "peer"
-            await sender.send(frames.signal_frame("one"))
-            await receiver.send(frames.signal_frame("two"))
+            await sender.send(encode(PeerSignal("one")))
+            await receiver.send(encode(PeerSignal("two")))
             assert await said(receiver) == {"type": "signal", "data": "one"}
             assert await said(sender) == {"type": "signal", "data": "two"}
-            await stranger.send(frames.signal_frame("three"))
+            await stranger.send(encode(PeerSignal("three")))
             assert await closing_reason(stranger) == (1008, "a signal before the peer is known")
 
     run(test)
@@ -108,12 +108,12 @@ def test_a_client_that_signals_without_end_is_cut_off() -> None:
     async def test() -> None:
         async with running() as edge, registered(edge, "sender") as sender, registered(edge, "receiver") as receiver:
             assert (await said(sender))["type"] == "peer"
-            for number in range(frames.MAX_SIGNALS + 1):
-                await sender.send(frames.signal_frame(str(number)))
+            for number in range(MAX_SIGNALS + 1):
+                await sender.send(encode(PeerSignal(str(number))))
             assert await closing_reason(sender) == (1008, "more than 64 signals")
             assert (await said(receiver))["type"] == "peer"
-            heard = [(await said(receiver))["data"] for _number in range(frames.MAX_SIGNALS)]
-            assert heard == [str(number) for number in range(frames.MAX_SIGNALS)]
+            heard = [(await said(receiver))["data"] for _number in range(MAX_SIGNALS)]
+            assert heard == [str(number) for number in range(MAX_SIGNALS)]
 
     run(test)
 

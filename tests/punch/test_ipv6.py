@@ -12,6 +12,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from punchlab.punch.codec import decode
 from punchlab.punch.edge.contacts import allowed_candidates, is_private
 from punchlab.punch.edge.http import Access, parse_networks
 from punchlab.punch.edge.limits import Limits
@@ -19,7 +20,7 @@ from punchlab.punch.edge.reflexive import ReflexiveAddresses
 from punchlab.punch.edge.server import Settings
 from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import ArgumentError, FrameError
-from punchlab.punch.frames import Contact, parse_register
+from punchlab.punch.frames import Contact, Register
 from punchlab.punch.net.websocket import resolve
 from punchlab.punch.punching.candidates import candidates
 from punchlab.punch.punching.quota import Servers
@@ -256,7 +257,7 @@ def test_a_proof_is_good_for_a_session_s_lifetime() -> None:
 )
 def test_a_registration_that_makes_no_sense_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(FrameError, match="6: "):
-        parse_register(registration("sender", "k7x2mq", **fields))
+        decode(registration("sender", "k7x2mq", **fields), Register)
 
 
 def test_only_ipv6_is_shown_and_an_edge_tells_its_address_only_to_others() -> None:

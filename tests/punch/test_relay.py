@@ -13,6 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from punchlab.punch.client.relayed import relayed
+from punchlab.punch.codec import encode
 from punchlab.punch.edge import tickets
 from punchlab.punch.edge.limits import Limits
 from punchlab.punch.edge.relay import RelayOffer, RelayTerms
@@ -20,7 +21,7 @@ from punchlab.punch.edge.server import Settings
 from punchlab.punch.endpoint import EdgeUrl
 from punchlab.punch.errors import PunchFailedError
 from punchlab.punch.punching.puncher import Connection
-from punchlab.punch.relay import joined_frame, relay_frame
+from punchlab.punch.relay import Join, Joined
 from tests.punch.edges import closing_reason, registration, run, running, said, ticket
 
 TOKEN = "cd" * 32
@@ -70,13 +71,13 @@ def test_different_tokens_are_not_joined() -> None:
         async with running(settings=relaying()) as edge, ticket(edge.url) as shown:
             url = f"{edge.url}/relay"
             async with connect(url, proxy=None) as one, connect(url, proxy=None) as stranger:
-                await one.send(relay_frame(TOKEN, shown))
-                await stranger.send(relay_frame("ab" * 32, shown))
+                await one.send(encode(Join(TOKEN, shown)))
+                await stranger.send(encode(Join("ab" * 32, shown)))
                 async with connect(url, proxy=None) as peer:
-                    await peer.send(relay_frame(TOKEN, shown))
-                    assert await peer.recv() == joined_frame()
+                    await peer.send(encode(Join(TOKEN, shown)))
+                    assert await peer.recv() == encode(Joined())
                     await peer.send(b"for one alone")
-                    assert await one.recv() == joined_frame()
+                    assert await one.recv() == encode(Joined())
                     assert await one.recv() == b"for one alone"
                 # Whoever waits on is told nothing: the next thing that comes is the end.
                 await edge.log.wait_for("relayed")
@@ -93,7 +94,7 @@ def test_different_tokens_are_not_joined() -> None:
         ("{}", "unexpected type"),
         ('{"type":"relay","token":"short"}', "token: expected 64 hex digits"),
         (f'{{"type":"relay","token":"{TOKEN}"}}', "ticket: "),
-        (relay_frame(TOKEN, "ab" * 16), "the ticket is not that of two clients who have met"),
+        (encode(Join(TOKEN, "ab" * 16)), "the ticket is not that of two clients who have met"),
         (b"\x00", "expected a text frame"),
     ],
 )
@@ -130,9 +131,9 @@ def test_a_pair_gets_no_more_than_the_rate() -> None:
 
 async def joined(shown: str, *clients: ClientConnection) -> None:
     for client in clients:
-        await client.send(relay_frame(TOKEN, shown))
+        await client.send(encode(Join(TOKEN, shown)))
     for client in clients:
-        assert await client.recv() == joined_frame()
+        assert await client.recv() == encode(Joined())
 
 
 def test_a_ticket_joins_one_pair_and_no_more() -> None:
@@ -142,7 +143,7 @@ def test_a_ticket_joins_one_pair_and_no_more() -> None:
             async with connect(url, proxy=None) as one, connect(url, proxy=None) as other:
                 await joined(shown, one, other)
             async with connect(url, proxy=None) as again:
-                await again.send(relay_frame(TOKEN, shown))
+                await again.send(encode(Join(TOKEN, shown)))
                 code, reason = await closing_reason(again)
                 assert (code, "used before" in reason) == (1008, True)
 
@@ -157,7 +158,7 @@ def test_who_is_registered_but_has_met_nobody_is_not_relayed(monkeypatch: pytest
             await client.send(registration("sender"))
             shown = (await said(client))["ticket"]
             async with connect(f"{edge.url}/relay", proxy=None) as stranger:
-                await stranger.send(relay_frame(TOKEN, shown))
+                await stranger.send(encode(Join(TOKEN, shown)))
                 code, reason = await closing_reason(stranger)
                 assert (code, "who have met" in reason) == (1008, True)
 
@@ -181,12 +182,12 @@ def test_clients_at_two_edges_are_relayed_by_the_one_that_relays() -> None:
                 connect(f"{far.url}/relay", proxy=None) as early,
                 connect(f"{far.url}/relay", proxy=None) as late,
             ):
-                await early.send(relay_frame(TOKEN, own))
+                await early.send(encode(Join(TOKEN, own)))
                 await sender.send(registration("sender"))
                 assert "ticket" not in await said(sender)
                 assert (await said(sender))["ticket"] == own
-                await late.send(relay_frame(TOKEN, own))
-                assert await late.recv() == await early.recv() == joined_frame()
+                await late.send(encode(Join(TOKEN, own)))
+                assert await late.recv() == await early.recv() == encode(Joined())
 
     run(test)
 
@@ -226,7 +227,7 @@ def test_one_address_has_a_share_of_the_pairs() -> None:
                     await joined(shown, one, other)
                 else:
                     for client in (one, other):
-                        await client.send(relay_frame(TOKEN, shown))
+                        await client.send(encode(Join(TOKEN, shown)))
                     assert "too many pairs of 127.0.0.1" in (await closing_reason(other))[1]
                     assert (await closing_reason(one))[0] == 1013
 

@@ -15,12 +15,13 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from punchlab.punch.client.relayed import LAST_S, relayed
+from punchlab.punch.codec import encode
 from punchlab.punch.edge import relay
 from punchlab.punch.edge.limits import Limits
 from punchlab.punch.edge.relay import RelayOffer, RelayTerms
 from punchlab.punch.edge.server import Settings
 from punchlab.punch.endpoint import EdgeUrl, Endpoint
-from punchlab.punch.relay import joined_frame, relay_frame
+from punchlab.punch.relay import Join, Joined
 from scenarios.hostile.clients import Attackers, memory_kib
 from tests.punch.edges import Running, closing_reason, run, running, ticket
 from tests.punch.processes import running_edge
@@ -39,9 +40,9 @@ async def joined() -> AsyncIterator[tuple[Running, ClientConnection, ClientConne
         url = f"{edge.url}/relay"
         async with connect(url, proxy=None) as one, connect(url, proxy=None) as other:
             for client in (one, other):
-                await client.send(relay_frame(TOKEN, shown))
+                await client.send(encode(Join(TOKEN, shown)))
             for client in (one, other):
-                assert await client.recv() == joined_frame()
+                assert await client.recv() == encode(Joined())
             yield edge, one, other
 
 
@@ -111,8 +112,8 @@ def test_a_client_whose_peer_reads_nothing_can_be_interrupted() -> None:
                     await asyncio.get_running_loop().sock_sendall(connection.sock, bytes(50_000_000))
 
             sending = asyncio.create_task(send())
-            await peer.send(relay_frame(TOKEN, shown))
-            assert await peer.recv() == joined_frame()
+            await peer.send(encode(Join(TOKEN, shown)))
+            assert await peer.recv() == encode(Joined())
             assert not (await asyncio.wait([sending], timeout=1.0))[0]
             begun = time.monotonic()
             sending.cancel()
@@ -132,7 +133,7 @@ def test_messages_that_nobody_takes_yet_need_little_more_than_their_bytes() -> N
             for number, client in enumerate(clients):
                 stack.callback(client.transport.abort)
                 shown = await stack.enter_async_context(ticket(EdgeUrl.parse(url), f"relay{number}"))
-                await client.send(relay_frame(f"{number:064x}", shown))
+                await client.send(encode(Join(f"{number:064x}", shown)))
                 client.transport.write(Frame(Opcode.BINARY, b"").serialize(mask=True) * 10_000)
             # What came before this has been read.
             asking = Attackers(Endpoint.parse(url.removeprefix("ws://")), itertools.repeat("127.0.0.1"))
@@ -151,7 +152,7 @@ async def waiting(edge: Running, count: int, ip: str = "127.0.0.1") -> AsyncIter
         for number in range(count):
             shown = await stack.enter_async_context(ticket(edge.url, f"wait{ip.rpartition('.')[2]}x{number}"))
             client = await stack.enter_async_context(connect(f"{edge.url}/relay", proxy=None, local_addr=(ip, 0)))
-            await client.send(relay_frame(TOKEN, shown))
+            await client.send(encode(Join(TOKEN, shown)))
             with contextlib.suppress(ConnectionClosed):
                 await (await client.ping())  # so the edge has read the frame
             made.append(client)
@@ -181,9 +182,9 @@ def test_a_pair_that_is_relayed_has_no_place_among_those_that_wait() -> None:
             url = f"{edge.url}/relay"
             async with connect(url, proxy=None) as one, connect(url, proxy=None) as other:
                 for client in (one, other):
-                    await client.send(relay_frame(TOKEN, shown))
+                    await client.send(encode(Join(TOKEN, shown)))
                 for client in (one, other):
-                    assert await client.recv() == joined_frame()
+                    assert await client.recv() == encode(Joined())
                 async with waiting(edge, 1) as clients:
                     assert clients[0].close_code is None
 

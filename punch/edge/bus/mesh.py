@@ -23,12 +23,13 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
+from punchlab.punch.codec import decode, encode
 from punchlab.punch.edge.bus.interface import Callback, Unsubscribe
 from punchlab.punch.edge.bus.store import MessageStore, StoredMessage
 from punchlab.punch.endpoint import EdgeUrl
 from punchlab.punch.errors import FrameError, NoConnectionError
 from punchlab.punch.events import Reporter
-from punchlab.punch.frames import Body, Hello, SessionId, hello_frame, message_frame, parse_hello, parse_message
+from punchlab.punch.frames import Body, Hello, Message, SessionId
 from punchlab.punch.net.websocket import abort, open_websocket, protocol_violation, until_deaf
 from punchlab.punch.text import LONGEST_VALUE, printable
 
@@ -122,9 +123,9 @@ class Mesh:
         `reject` is called with the reason if the other end violates the protocol or sends no hello.
         """
         try:
-            await connection.send(hello_frame(self._hello))
+            await connection.send(encode(self._hello))
             async with asyncio.timeout(HELLO_TIMEOUT_S):
-                peer = parse_hello(await connection.recv())
+                peer = decode(await connection.recv(), Hello)
             if peer.instance == self._hello.instance:
                 await connection.close(1008, "this is the same endpoint")
                 return False
@@ -147,8 +148,8 @@ class Mesh:
         ]
         try:
             while True:
-                message = parse_message(await connection.recv())
-                self._report("bus_received", session=message.session, type=message.type, peer=peer.name)
+                message = decode(await connection.recv(), Message)
+                self._report("bus_received", session=message.session, type=message.body.TYPE, peer=peer.name)
                 self._take(StoredMessage.received(message, peer.instance))
         finally:
             self._down(link)
@@ -159,8 +160,8 @@ class Mesh:
     async def _write(self, connection: Connection, link: _Link) -> None:
         while True:
             message = (await link.outbox.get()).aged()
-            await connection.send(message_frame(message))
-            self._report("bus_sent", session=message.session, type=message.type, peer=link.peer.name)
+            await connection.send(encode(message))
+            self._report("bus_sent", session=message.session, type=message.body.TYPE, peer=link.peer.name)
 
     async def _watch(self, connection: Connection, peer: Hello) -> None:
         await until_deaf(connection, *PING_S)

@@ -33,6 +33,7 @@ from typing import Any
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from punchlab.punch.codec import decode, encode
 from punchlab.punch.edge.bus.interface import Callback, Unsubscribe
 from punchlab.punch.edge.bus.natsclient import BoundedClient
 from punchlab.punch.edge.bus.store import MessageStore, StoredMessage
@@ -44,10 +45,6 @@ from punchlab.punch.frames import (
     Hello,
     Message,
     SessionId,
-    hello_frame,
-    message_frame,
-    parse_hello,
-    parse_message,
 )
 from punchlab.punch.text import printable
 
@@ -159,7 +156,7 @@ class NatsBus:
         self._report("joined", peer=self._at)
         for stored in self._own():
             self._outbox.put_nowait((_subject(stored.message.session), stored))
-        await client.publish("punch.sync", hello_frame(self._hello).encode())
+        await client.publish("punch.sync", encode(self._hello).encode())
 
     async def _on_disconnected(self) -> None:
         if self._at is not None:
@@ -175,8 +172,8 @@ class NatsBus:
             if not client.is_connected:
                 continue  # all stored messages are published again on the next connection
             message = stored.aged()
-            await client.publish(subject, message_frame(message).encode())
-            self._report("bus_sent", session=message.session, type=message.type, peer=self._at or "a server")
+            await client.publish(subject, encode(message).encode())
+            self._report("bus_sent", session=message.session, type=message.body.TYPE, peer=self._at or "a server")
 
     async def _repeat(self) -> None:
         for number in itertools.count(1):
@@ -201,15 +198,15 @@ class NatsBus:
 
     async def _on_sync(self, sent: Msg) -> None:
         with self._checked():
-            asker = parse_hello(_text(sent))
+            asker = decode(_text(sent), Hello)
             if asker.instance != self._hello.instance:
                 for stored in self._own():
                     self._outbox.put_nowait((f"punch.edge.{asker.instance}", stored))
 
     async def _on_message(self, sent: Msg) -> None:
         with self._checked():
-            message = parse_message(_text(sent))
-            self._report("bus_received", session=message.session, type=message.type, peer=self._at or "a server")
+            message = decode(_text(sent), Message)
+            self._report("bus_received", session=message.session, type=message.body.TYPE, peer=self._at or "a server")
             self._take(message)
 
     def _take(self, message: Message) -> None:

@@ -19,8 +19,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from punchlab.punch.codec import encode
 from punchlab.punch.edge.bus.interface import Callback, Unsubscribe
-from punchlab.punch.frames import Body, Message, SessionId, message_frame
+from punchlab.punch.frames import Body, Message, SessionId
 
 MAX_STORED = 50_000  # messages in total
 MAX_STORED_BYTES = 64 * 1024 * 1024  # memory for messages
@@ -52,7 +53,7 @@ class StoredMessage:
     @functools.cached_property
     def cost(self) -> int:
         """How many bytes of memory the message needs at most, mostly for the objects that represent its frame."""
-        return 1600 + 5 * len(message_frame(self.message)) // 2
+        return 1600 + 5 * len(encode(self.message)) // 2
 
     @property
     def is_own(self) -> bool:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from websockets.exceptions import ConnectionClosed
 
+from punchlab.punch.codec import decode, encode
 from punchlab.punch.edge.connection import EdgeConnection
 from punchlab.punch.edge.limits import RateLimiter
 from punchlab.punch.edge.probing.responder import StunServer
@@ -36,10 +37,6 @@ from punchlab.punch.probe.frames import (
     Dialled,
     Refused,
     Vantage,
-    dialled_frame,
-    parse_dial,
-    refused_frame,
-    vantage_frame,
 )
 from punchlab.punch.probe.patience import within
 from punchlab.punch.probe.stun import Message, MessageClass
@@ -95,17 +92,17 @@ class DialBack:
 
     async def _serve(self, connection: EdgeConnection, public: Endpoint) -> None:
         self._report("probing", public=str(public))
-        await connection.send(vantage_frame(Vantage(self._edge, public, tuple(self._stun.addresses.endpoints))))
+        await connection.send(encode(Vantage(self._edge, public, tuple(self._stun.addresses.endpoints))))
         dials: set[asyncio.Task[None]] = set()
         try:
             while True:
                 async with asyncio.timeout(IDLE_S):
                     frame = await connection.recv()
                 self._limiter.take("frame_rate", public.ip)
-                dial = parse_dial(frame)
+                dial = decode(frame, Dial)
                 reason = self._objection(dial, public)
                 if reason is not None:
-                    await connection.send(refused_frame(Refused(dial.id, reason)))
+                    await connection.send(encode(Refused(dial.id, reason)))
                     continue
                 task = asyncio.create_task(self._dial(connection, dial, Endpoint(public.ip, dial.port)))
                 dials.add(task)
@@ -135,10 +132,10 @@ class DialBack:
         try:
             dialled = await (_dial_tcp if dial.transport == "tcp" else _dial_udp)(dial, target)
         except OSError as error:
-            answer = refused_frame(Refused(dial.id, f"this edge cannot open a socket ({error.strerror})"))
+            answer = encode(Refused(dial.id, f"this edge cannot open a socket ({error.strerror})"))
         else:
             self._report("dialled_back", target=str(target), origin=str(dialled.origin), result=dialled.result)
-            answer = dialled_frame(dialled)
+            answer = encode(dialled)
         with contextlib.suppress(ConnectionClosed):
             await connection.send(answer)
 
