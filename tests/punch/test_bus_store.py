@@ -1,4 +1,4 @@
-"""What an endpoint remembers of a bus when somebody publishes more than there is room for."""
+"""The message store of an endpoint when more messages are published than fit."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def message(number: int, age_s: float = 0.0) -> StoredMessage:
 
 
 def known(store: MessageStore, number: int) -> bool:
-    heard: list[Body] = []
-    store.subscribe(SessionId(f"session{number}"), lambda body, _age: heard.append(body))()
-    return bool(heard)
+    received: list[Body] = []
+    store.subscribe(SessionId(f"session{number}"), lambda body, _age: received.append(body))()
+    return bool(received)
 
 
-def test_a_flood_of_messages_keeps_no_new_one_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flood_of_messages_does_not_block_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_STORED", ROOM)
 
     async def test() -> None:
@@ -37,8 +37,8 @@ def test_a_flood_of_messages_keeps_no_new_one_out(monkeypatch: pytest.MonkeyPatc
     run(test)
 
 
-def test_what_has_made_way_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or a mesh with a loop in it would pass it around for ever."""
+def test_a_replaced_message_is_not_stored_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a mesh with a loop would forward it forever."""
     monkeypatch.setattr(module, "MAX_STORED", ROOM)
 
     async def test() -> None:

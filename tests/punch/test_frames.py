@@ -136,7 +136,7 @@ def test_deep_nesting_is_rejected(depth: int) -> None:
             decode(frame, Register)
 
 
-def test_the_frames_of_one_direction_are_told_apart_by_their_type() -> None:
+def test_frames_of_one_direction_differ_by_their_type() -> None:
     refused = Refused(1, "no")
     outcome: Dialled | Refused = decode(encode(refused), Dialled, Refused)
     assert outcome == refused
@@ -158,13 +158,13 @@ def test_the_good_frame_of_the_following_tests_is_good() -> None:
 
 
 @given(st.sampled_from(sorted(GOOD)), json_values)
-def test_any_field_may_be_anything(name: str, value: Any) -> None:
+def test_any_value_of_a_field_is_decoded_or_refused(name: str, value: Any) -> None:
     with contextlib.suppress(FrameError):
         decode(json.dumps({**GOOD, name: value}), Register)
 
 
 @pytest.mark.parametrize("name", sorted(GOOD))
-def test_what_is_wrong_fits_the_reason_of_a_close_frame(name: str) -> None:
+def test_an_error_fits_into_the_reason_of_a_close_frame(name: str) -> None:
     with pytest.raises(FrameError) as caught:
         decode(json.dumps({**GOOD, name: "é" * 500}), Register)
     assert len(str(caught.value).encode()) <= 123

@@ -1,4 +1,4 @@
-"""How much one address may use of an edge."""
+"""The limits of what one address may use of an edge."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from punchlab.punch.edge.limits import Admission, LimitError, Limits, RateLimite
 from punchlab.punch.edge.server import Settings
 from punchlab.punch.endpoint import Endpoint
 from scenarios.hostile.clients import upgrade, ws_frame
-from tests.punch.edges import Running, closing_reason, registered, registration, run, running, said
+from tests.punch.edges import Running, closing_reason, received, registered, registration, run, running
 
 
 class Clock:
@@ -37,7 +37,7 @@ def refusal(call: Callable[[str], object], ip: str = "192.0.2.1") -> LimitError:
     return caught.value
 
 
-def test_connections_of_one_address_are_counted_and_those_that_ended_are_not() -> None:
+def test_only_open_connections_of_an_address_count() -> None:
     limiter = RateLimiter(Limits(connections=2))
     first = limiter.enter("192.0.2.1")
     limiter.enter("192.0.2.1")
@@ -67,14 +67,14 @@ def test_pending_connections_of_one_address_are_bounded() -> None:
 
 
 @pytest.mark.parametrize(("settled", "most"), [(0, 256), (300, 100)])
-def test_the_oldest_pending_connection_makes_way(settled: int, most: int) -> None:
-    """At the limit of pending ones, or when the edge is full; those of registered clients stay."""
+def test_the_oldest_pending_connection_is_closed_for_a_new_one(settled: int, most: int) -> None:
+    """At the limit of pending connections, or when the edge is full; connections of registered clients stay open."""
     limiter = RateLimiter(
         Limits(edge_connections=settled + most, connections=10_000, pending=10_000, connection_rate=1e6)
     )
     ended: list[int] = []
-    told: list[None] = []
-    limiter.on_ended = lambda: told.append(None)
+    reported: list[None] = []
+    limiter.on_ended = lambda: reported.append(None)
     for number in range(settled):
         registered = limiter.enter("192.0.2.1")
         registered.end = partial(ended.append, -number)
@@ -88,10 +88,10 @@ def test_the_oldest_pending_connection_makes_way(settled: int, most: int) -> Non
 
         admission.end = end
     assert ended == list(range(20))
-    assert (limiter.pending, limiter.connections, len(told)) == (most, settled + most, 20)
+    assert (limiter.pending, limiter.connections, len(reported)) == (most, settled + most, 20)
 
 
-def test_ten_seconds_worth_of_connections_may_come_at_once_and_no_more() -> None:
+def test_a_burst_of_connections_is_limited_to_ten_seconds_worth() -> None:
     clock = Clock()
     limiter = RateLimiter(Limits(connection_rate=2), clock)
     for _ in range(20):
@@ -103,7 +103,7 @@ def test_ten_seconds_worth_of_connections_may_come_at_once_and_no_more() -> None
     limiter.enter("192.0.2.2")
 
 
-def test_frames_have_a_rate_of_their_own() -> None:
+def test_frames_have_a_separate_rate() -> None:
     clock = Clock()
     limiter = RateLimiter(Limits(frame_rate=1), clock)
     for _ in range(10):
@@ -114,7 +114,7 @@ def test_frames_have_a_rate_of_their_own() -> None:
     limiter.take("frame_rate", "192.0.2.1")
 
 
-def test_an_address_is_told_once_in_a_while() -> None:
+def test_rejections_of_an_address_are_reported_at_intervals() -> None:
     clock = Clock()
     limiter = RateLimiter(Limits(registrations=1), clock)
     limiter.hold("registrations", "192.0.2.1")
@@ -126,7 +126,7 @@ def test_an_address_is_told_once_in_a_while() -> None:
     limiter.hold("registrations", "192.0.2.1")
 
 
-def test_the_table_of_addresses_is_bounded_and_keeps_what_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_of_addresses_is_bounded_and_keeps_entries_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "TABLE", 100)
     limiter = RateLimiter(Limits(connections=1), Clock())
     held = [f"10.0.0.{number}" for number in range(50)]
@@ -139,7 +139,7 @@ def test_the_table_of_addresses_is_bounded_and_keeps_what_it_must(monkeypatch: p
         assert refusal(limiter.enter, ip).limit == "connections"
 
 
-def test_addresses_that_are_as_new_are_forgotten() -> None:
+def test_addresses_that_use_nothing_are_removed() -> None:
     clock = Clock()
     limiter = RateLimiter(Limits(), clock)
     for number in range(1000):
@@ -163,8 +163,9 @@ def test_an_ipv6_address_counts_in_its_networks(ip: str, counted: dict[str, int]
     assert dict(sources(ip)) == counted
 
 
-def test_one_ipv6_network_cannot_use_up_an_edge() -> None:
-    """Whatever addresses of a /48 they come from: it has four times the share of one address, and others get in."""
+def test_one_ipv6_network_cannot_exhaust_an_edge() -> None:
+    """A /48 has four times the share of one address, whatever addresses its clients use, and other clients are
+    accepted."""
     limiter = RateLimiter(Limits(connection_rate=1e6))
     entered = 0
     for number in range(65_536):
@@ -207,7 +208,7 @@ async def refused_at(edge: Running, ip: str = "127.0.0.5") -> tuple[int, str]:
     return caught.value.response.status_code, bytes(body).decode()
 
 
-def test_a_connection_too_many_is_told_why_and_others_get_in() -> None:
+def test_a_rejected_connection_gets_the_reason_and_others_are_accepted() -> None:
     async def test() -> None:
         async with (
             running(settings=Settings(limits=Limits(connections=2))) as edge,
@@ -225,7 +226,7 @@ def test_a_connection_too_many_is_told_why_and_others_get_in() -> None:
     run(test)
 
 
-def test_connections_that_say_nothing_count() -> None:
+def test_connections_without_data_count() -> None:
     async def test() -> None:
         async with running(settings=Settings(limits=Limits(connections=2))) as edge:
             with socket.create_connection(edge.address), socket.create_connection(edge.address):
@@ -234,12 +235,12 @@ def test_connections_that_say_nothing_count() -> None:
     run(test)
 
 
-def test_clients_of_one_address_that_wait_are_bounded() -> None:
+def test_waiting_clients_of_one_address_are_limited() -> None:
     async def test() -> None:
         async with running(settings=Settings(limits=Limits(registrations=1))) as edge:
             async with registered(edge, "sender"), connect(str(edge.url), proxy=None) as second:
                 await second.send(registration("sender", "other1"))
-                reason = "too many clients at 127.0.0.1 wait for their peers (at most 1)"
+                reason = "too many clients at 127.0.0.1 are waiting for their peers (at most 1)"
                 assert await closing_reason(second) == (1008, reason)
             await edge.log.wait_for("client_gone")
             async with registered(edge, "sender", "other1"):
@@ -248,7 +249,7 @@ def test_clients_of_one_address_that_wait_are_bounded() -> None:
     run(test)
 
 
-def test_a_client_that_was_refused_its_role_does_not_count_as_waiting() -> None:
+def test_a_client_whose_role_is_taken_does_not_count_as_waiting() -> None:
     async def test() -> None:
         settings = Settings(limits=Limits(registrations=2))
         async with running(settings=settings) as edge, registered(edge, "sender"):
@@ -262,7 +263,7 @@ def test_a_client_that_was_refused_its_role_does_not_count_as_waiting() -> None:
     run(test)
 
 
-def test_a_client_that_sends_too_much_is_told_so() -> None:
+def test_a_client_that_sends_too_many_bytes_is_disconnected() -> None:
     async def test() -> None:
         async with running() as edge:
             async with registered(edge, "sender") as client:
@@ -270,14 +271,14 @@ def test_a_client_that_sends_too_much_is_told_so() -> None:
                     for number in range(10_000):
                         await client.ping(f"{number:0125}")
                         await asyncio.sleep(0)  # read the answers
-                assert await closing_reason(client) == (1008, "sent too much")
-            assert (await edge.log.wait_for("client_gone"))["reason"] == "sent too much"
+                assert await closing_reason(client) == (1008, "sent too many bytes")
+            assert (await edge.log.wait_for("client_gone"))["reason"] == "sent too many bytes"
 
     run(test)
 
 
-def test_a_client_that_reads_no_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However much it may send: what it does not read does not pile up."""
+def test_a_client_that_reads_nothing_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even without a limit of the bytes that it may send: answers that it does not read do not pile up."""
     monkeypatch.setattr(connection, "BYTE_RATE", 1e12)
 
     async def test() -> None:
@@ -291,12 +292,12 @@ def test_a_client_that_reads_no_answer_is_cut_off(monkeypatch: pytest.MonkeyPatc
                 with contextlib.suppress(ConnectionError):
                     while True:
                         await loop.sock_sendall(sock, ws_frame(b"x" * 125, 9) * 100)
-            assert (await edge.log.wait_for("client_gone"))["reason"] == "does not read what it is sent"
+            assert (await edge.log.wait_for("client_gone"))["reason"] == "does not read"
 
     run(test)
 
 
-def test_an_outbox_never_holds_more_than_it_may() -> None:
+def test_an_outbox_is_bounded() -> None:
     class Cut:
         reasons: ClassVar[list[str]] = []
 
@@ -308,14 +309,14 @@ def test_an_outbox_never_holds_more_than_it_may() -> None:
         for number in range(MAX_OUTBOX + 1):
             assert not Cut.reasons
             outbox.put_nowait(number)
-        assert Cut.reasons == ["does not read what it is sent"]
+        assert Cut.reasons == ["does not read"]
         assert outbox.qsize() == MAX_OUTBOX
 
     run(test)
 
 
 @pytest.mark.parametrize(
-    ("named", "handed_out"),
+    ("candidate", "is_sent"),
     [
         ("192.168.1.2:41000", True),
         ("10.255.0.1:41000", True),
@@ -330,21 +331,21 @@ def test_an_outbox_never_holds_more_than_it_may() -> None:
         ("240.0.0.1:41000", False),
     ],
 )
-def test_nobody_can_make_a_third_party_a_target(named: str, handed_out: bool) -> None:
+def test_a_third_party_cannot_be_made_a_target(candidate: str, is_sent: bool) -> None:
     async def test() -> None:
         async with running() as edge, registered(edge, "receiver") as receiver:
             async with at(edge) as sender:
-                await sender.send(registration("sender", private=["192.168.1.2:5", named]))
-                assert (await said(sender))["type"] == "welcome"
+                await sender.send(registration("sender", private=["192.168.1.2:5", candidate]))
+                assert (await received(sender))["type"] == "welcome"
                 ip, port = sender.local_address
-                peer = await said(receiver)
+                peer = await received(receiver)
             assert peer["public"] == f"{ip}:{port}"
-            assert peer["private"] == ["192.168.1.2:5", *([named] if handed_out else [])]
-            assert bool(edge.log.all("candidates_withheld", count=1)) is not handed_out
+            assert peer["private"] == ["192.168.1.2:5", *([candidate] if is_sent else [])]
+            assert bool(edge.log.all("candidates_withheld", count=1)) is not is_sent
 
     run(test)
 
 
-def test_a_public_host_may_name_the_address_at_which_it_is_seen() -> None:
+def test_a_public_host_may_register_its_reflexive_address() -> None:
     own, other = Endpoint("11.0.0.1", 41000), Endpoint("11.0.0.2", 41000)
     assert allowed_candidates((own, other), Endpoint("11.0.0.1", 50000)) == (own,)

@@ -1,4 +1,4 @@
-"""What those can do to an edge, and to others there, who use its relay and do not keep to its rules."""
+"""Clients that abuse a relay, and their effect on the edge and on other clients."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CLIENTS = 20
 
 @contextlib.asynccontextmanager
 async def joined() -> AsyncIterator[tuple[Running, ClientConnection, ClientConnection]]:
-    """An edge, and two clients that it relays between."""
+    """An edge and two clients that it relays."""
     settings = Settings(relay=RelayOffer(EdgeUrl("127.0.0.1", 7000), RelayTerms(rate=RATE)))
     async with running(settings=settings) as edge, ticket(edge.url) as shown:
         url = f"{edge.url}/relay"
@@ -47,13 +47,11 @@ async def joined() -> AsyncIterator[tuple[Running, ClientConnection, ClientConne
 
 
 @pytest.mark.parametrize("offender", [0, 1])
-def test_who_says_text_on_a_relay_is_told_and_the_other_sees_an_end(
-    offender: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_text_message_on_a_relay_closes_both_connections(offender: int, caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with joined() as (edge, *clients):
             await clients[offender].send("text")
-            assert await closing_reason(clients[offender]) == (1008, "expected a binary message on a relay")
+            assert await closing_reason(clients[offender]) == (1008, "expected a binary message")
             assert await closing_reason(clients[1 - offender]) == (1000, "")
             await edge.log.wait_for("relayed")
             (event,) = edge.log.all("rejected", kind="frame")
@@ -70,7 +68,7 @@ def test_who_says_text_on_a_relay_is_told_and_the_other_sees_an_end(
     [(Opcode.PING, True), (Opcode.PONG, True), (Opcode.BINARY, False)],
     ids=["ping", "pong", "part"],
 )
-def test_a_flood_of_frames_without_a_message_ends_on_a_relay(opcode: Opcode, final: bool) -> None:
+def test_a_flood_of_pings_or_fragments_on_a_relay_is_stopped(opcode: Opcode, final: bool) -> None:
     first = Frame(opcode, b"", fin=final).serialize(mask=True)
     more = first if final else Frame(Opcode.CONT, b"", fin=False).serialize(mask=True)
 
@@ -85,7 +83,7 @@ def test_a_flood_of_frames_without_a_message_ends_on_a_relay(opcode: Opcode, fin
     run(test)
 
 
-def test_messages_with_nothing_in_them_count_on_a_relay() -> None:
+def test_empty_messages_count_on_a_relay() -> None:
     async def test() -> None:
         async with joined() as (_edge, one, other):
             begun = time.monotonic()
@@ -93,7 +91,7 @@ def test_messages_with_nothing_in_them_count_on_a_relay() -> None:
                 await one.send(b"")
             for _number in range(2000):
                 assert await other.recv() == b""
-            assert time.monotonic() - begun > 1.5  # two seconds, less what may pass at once
+            assert time.monotonic() - begun > 1.5  # two seconds, less the burst
 
     run(test)
 
@@ -125,7 +123,7 @@ def test_a_client_whose_peer_reads_nothing_can_be_interrupted() -> None:
     run(test)
 
 
-def test_messages_that_nobody_takes_yet_need_little_more_than_their_bytes() -> None:
+def test_unread_messages_need_little_more_memory_than_their_bytes() -> None:
     async def test(edge: Command, url: str) -> None:
         async with contextlib.AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(connect(f"{url}/relay", proxy=None)) for _ in range(CLIENTS)]
@@ -135,7 +133,7 @@ def test_messages_that_nobody_takes_yet_need_little_more_than_their_bytes() -> N
                 shown = await stack.enter_async_context(ticket(EdgeUrl.parse(url), f"relay{number}"))
                 await client.send(encode(Join(f"{number:064x}", shown)))
                 client.transport.write(Frame(Opcode.BINARY, b"").serialize(mask=True) * 10_000)
-            # What came before this has been read.
+            # The edge has read everything that was sent before this request.
             asking = Attackers(Endpoint.parse(url.removeprefix("ws://")), itertools.repeat("127.0.0.1"))
             assert b"200 OK" in await asyncio.to_thread(asking.ask, b"GET /healthz HTTP/1.1\r\n\r\n")
             assert memory_kib(edge.process.pid) - before < CLIENTS * 500
@@ -146,7 +144,7 @@ def test_messages_that_nobody_takes_yet_need_little_more_than_their_bytes() -> N
 
 @contextlib.asynccontextmanager
 async def waiting(edge: Running, count: int, ip: str = "127.0.0.1") -> AsyncIterator[list[ClientConnection]]:
-    """Clients from one address that wait at the relay, each with a ticket of its own."""
+    """Clients from one address that wait at the relay, each with its own ticket."""
     async with contextlib.AsyncExitStack() as stack:
         made = []
         for number in range(count):
@@ -154,7 +152,7 @@ async def waiting(edge: Running, count: int, ip: str = "127.0.0.1") -> AsyncIter
             client = await stack.enter_async_context(connect(f"{edge.url}/relay", proxy=None, local_addr=(ip, 0)))
             await client.send(encode(Join(TOKEN, shown)))
             with contextlib.suppress(ConnectionClosed):
-                await (await client.ping())  # so the edge has read the frame
+                await (await client.ping())  # the edge has read the frame
             made.append(client)
         yield made
 
@@ -164,11 +162,11 @@ def waiting_settings(**limits: int) -> Settings:
     return Settings(limits=roomy, relay=RelayOffer(EdgeUrl("127.0.0.1", 7000)))
 
 
-def test_one_address_fills_only_its_share_of_the_places_at_a_relay() -> None:
+def test_the_clients_of_one_address_that_wait_at_a_relay_are_limited() -> None:
     async def test() -> None:
         most = Limits().waiting
         async with running(settings=waiting_settings()) as edge, waiting(edge, most + 1) as clients:
-            reason = f"too many clients at 127.0.0.1 wait at the relay (at most {most})"
+            reason = f"too many clients at 127.0.0.1 are waiting at the relay (at most {most})"
             assert await closing_reason(clients[-1]) == (1008, reason)
             async with waiting(edge, 1, "127.0.0.5") as others:
                 assert others[0].close_code is clients[0].close_code is None
@@ -176,7 +174,7 @@ def test_one_address_fills_only_its_share_of_the_places_at_a_relay() -> None:
     run(test)
 
 
-def test_a_pair_that_is_relayed_has_no_place_among_those_that_wait() -> None:
+def test_a_relayed_pair_does_not_count_as_waiting() -> None:
     async def test() -> None:
         async with running(settings=waiting_settings(waiting=1)) as edge, ticket(edge.url) as shown:
             url = f"{edge.url}/relay"
@@ -191,7 +189,7 @@ def test_a_pair_that_is_relayed_has_no_place_among_those_that_wait() -> None:
     run(test)
 
 
-def test_a_full_relay_ends_who_has_waited_for_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_relay_closes_the_connection_that_has_waited_longest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay, "MAX_WAITING", 2)
 
     async def test() -> None:
