@@ -167,7 +167,7 @@ class EdgeConnection(Contained, ServerConnection):
             async with asyncio.timeout(WRITE_TIMEOUT_S):
                 await self.send(frame)
         except TimeoutError:
-            self.cut("does not read")
+            self.cut("does not read the data sent to it")
 
 
 class Outbox(asyncio.Queue[Any]):
@@ -180,7 +180,7 @@ class Outbox(asyncio.Queue[Any]):
     def put_nowait(self, item: Any) -> None:
         """Append `item`, or disconnect the client if the queue is full."""
         if self.full():
-            self._connection.cut("does not read")
+            self._connection.cut("does not read the data sent to it")
         else:
             super().put_nowait(item)
 

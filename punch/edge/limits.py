@@ -196,7 +196,7 @@ class RateLimiter:
         self._add(what, ip, 1)
 
     def release(self, what: Held, ip: str) -> None:
-        """Count one less of `what` for `ip`."""
+        """Release one of `what` for `ip`."""
         self._add(what, ip, -1)
 
     def take(self, rate: Rate, ip: str) -> None:

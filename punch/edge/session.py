@@ -235,7 +235,7 @@ class Session:
         self._report("paired", session=self._id, via="bus")
 
     def _ask(self, asker: Registration) -> None:
-        """Ask for each known receiver: a sender needs one, and a receiver must be the only one."""
+        """Ask which announced receivers are still connected: a sender needs one, and there may be only one."""
         for registration, client in list(self._elsewhere.items()):
             if client != asker.client and (registration, asker.id) not in self._asked:
                 self._asked.add((registration, asker.id))

@@ -63,7 +63,7 @@ class Contained(Connection):
             except Exception:  # a fault of the library that these bytes have found
                 abort_transport(self.transport)
             if self.transport.get_write_buffer_size() > self.most_unsent:
-                self.cut("does not read what it is sent")
+                self.cut("does not read the data sent to it")
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio's own type, which websockets narrows
         """No more bytes will come."""

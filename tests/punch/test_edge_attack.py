@@ -138,7 +138,7 @@ def test_slow_readers_are_disconnected(edge: Command, tmp_path: Path) -> None:
         honest.finish()
         for session in sessions:
             gone = edge.wait_for("client_gone", session=session)
-            assert gone["reason"] in ("sent too much", "does not read what it is sent")
+            assert gone["reason"] in ("sent too many bytes", "does not read the data sent to it")
     assert_no_client_is_left(at)
     assert memory_kib(edge.process.pid) - before < 50 * PER_CONNECTION_KIB + 8 * 1024
 
