@@ -264,7 +264,7 @@ def test_only_ipv6_gets_a_proof_and_only_ipv4_the_announcement() -> None:
     async def test() -> None:
         async with running(also=(LOOPBACK,)) as edge:
             async with connect(f"{edge.url}/sighting", proxy=None) as client:
-                assert await closing_reason(client) == (1008, "only IPv6 addresses are shown this way")
+                assert await closing_reason(client) == (1008, "expected a connection over IPv6")
             for url, announced in ((str(edge.url), str(edge.address6)), (f"ws://{edge.address6}", None)):
                 async with connect(url, proxy=None) as client:
                     assert client.response is not None

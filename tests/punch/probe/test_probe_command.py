@@ -74,7 +74,7 @@ def test_a_plain_stun_server_allows_some_tests_and_the_others_are_reported(edge:
         (["edge", "--listen", "127.0.0.1:0", "--stun-alternate", "127.0.0.2:3479"], ["stun-alternate", "--stun"]),
         (
             ["edge", "--listen", "127.0.0.1:0", "--stun", "127.0.0.1:3478", "--stun-alternate", "127.0.0.1:3479"],
-            ["stun-alternate", "127.0.0.1:3479", "another address"],
+            ["stun-alternate", "127.0.0.1:3479", "both differ from 127.0.0.1:3478"],
         ),
     ],
 )
