@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Iterable
 
 LONGEST = 2000
 """Maximum length of a text that is shown, in characters."""
@@ -70,6 +71,15 @@ def shown(value: object, longest: int = LONGEST_VALUE) -> str:
     except RecursionError:
         return "a deeply nested value"
     return printable(text, longest)
+
+
+def one_of(value: object, choices: Iterable[str]) -> str:
+    """Return `one of A, B`, followed by the choice that is most similar to `value`, if there is one."""
+    import difflib
+
+    names = list(choices)
+    near = difflib.get_close_matches(value, names, 1) if isinstance(value, str) else []
+    return f"one of {', '.join(names)}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def printable_parts(value: object) -> object:

@@ -41,8 +41,8 @@ from punchlab.punch.probe.frames import (
     Vantage,
 )
 from punchlab.punch.probe.udpsocket import UdpSocket
-from punchlab.punch.punching.named import Named
 from punchlab.punch.punching.quota import Servers as Uses
+from punchlab.punch.punching.supplied_servers import SuppliedServers
 from punchlab.punch.text import printable
 
 CONNECT_TIMEOUT_S = 5.0

@@ -21,7 +21,7 @@ from tests.punch.recorder import PATIENCE_S, Recorder
 
 ANY_PORT = Endpoint("127.0.0.1", 0)
 JOINED = Access(mesh=THIS_MACHINE)
-"""Other edges on this machine may join."""
+"""Settings that accept other edges of this computer."""
 
 
 def preshared(key: bytes) -> PresharedKey:

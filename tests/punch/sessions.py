@@ -87,7 +87,7 @@ def endpoint(wire: Wire) -> Directory:
 
 
 def again(client: Client) -> Client:
-    """The same client, registering once more."""
+    """Register the same client once more."""
     fresh = Client(client.role, client.port)
     fresh.registration.client = client.registration.client
     return fresh

@@ -50,7 +50,7 @@ def soap(**texts_: str) -> bytes:
 
 
 def serves(control: bytes, described: bytes | None = None) -> Answer:
-    """A device whose description is in order, or `described`, and which answers `control` to every action."""
+    """A device with a valid description, or `described`, that answers `control` to every action."""
 
     async def answer(request: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(response(described or description()) if request.startswith(b"GET") else control)

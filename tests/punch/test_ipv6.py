@@ -25,7 +25,7 @@ from punchlab.punch.net.websocket import resolve
 from punchlab.punch.punching.candidates import candidates
 from punchlab.punch.punching.quota import Servers
 from punchlab.punch.rendezvous.reconnecting import ReconnectingRendezvous
-from punchlab.punch.rendezvous.reflexive import Sighting
+from punchlab.punch.rendezvous.reflexive import ReflexiveAddressDiscovery
 from tests.punch.certificates import Authority
 from tests.punch.edges import Running, closing_reason, received, registered, registration, run, running
 from tests.punch.recorder import Command, Recorder
@@ -135,7 +135,7 @@ def test_a_link_local_address_is_never_sent_to_a_peer() -> None:
 
 def test_candidates_of_the_other_family_are_not_dialled() -> None:
     peer = Contact(Endpoint("11.0.0.2", 5), (Endpoint("10.0.0.2", 5), Endpoint("fd00::1", 5)), None)
-    assert candidates(peer, Endpoint("fd00::2", 5), Endpoint("2001:db8::2", 5)) == [(Endpoint("fd00::1", 5), "private")]
+    assert candidates(peer, Endpoint("fd00::2", 5), Endpoint("2001:db8::2", 5)) == [(Endpoint("fd00::1", 5), "host")]
 
 
 def test_the_family_of_an_edge_s_address_is_not_guessed() -> None:
@@ -160,7 +160,7 @@ def test_dual_stack_hosts_know_both_addresses_and_connect_over_either(file: Path
         shown = one.wait_for("registered")["public6"]
         local = Endpoint.parse(one.wait_for("registered")["local"])
         assert shown == f"[::1]:{local.port}"
-        assert {"address": shown, "kind": "public"} in other.wait_for("peer_known")["candidates"]
+        assert {"address": shown, "kind": "srflx"} in other.wait_for("peer_known")["candidates"]
 
 
 def test_clients_without_a_common_ipv4_candidate_connect_over_ipv6(file: Path, out: Path) -> None:
@@ -294,12 +294,12 @@ def test_unreachable_ipv6_causes_no_delay() -> None:
                     rendezvous.announced = address
                     sighting = Sighting(rendezvous, None, Servers())
                     try:
-                        assert sighting.local is not None
+                        assert discovery.local is not None
                         begun = time.monotonic()
-                        assert await sighting.seen() is None
+                        assert await discovery.result() is None
                         assert time.monotonic() - begun < 0.5
                     finally:
-                        await sighting.close()
+                        await discovery.close()
                         await rendezvous.close()
 
     run(test)
@@ -319,7 +319,7 @@ def test_a_client_that_changes_the_edge_gets_a_new_proof(file: Path, out: Path) 
                 sender.wait_for("registered", edge=next(iter(edges)), public6=at["public6"])
                 with Command("receive", code, "--yes", "--dir", out, "--edge", left, "--strategy", "keep") as receiver:
                     assert (receiver.finish(), sender.finish()) == (0, 0), (sender.events, receiver.events)
-    assert {"address": at["public6"], "kind": "public"} in receiver.wait_for("peer_known")["candidates"]
+    assert {"address": at["public6"], "kind": "srflx"} in receiver.wait_for("peer_known")["candidates"]
 
 
 def test_the_certificate_of_the_url_holds_for_the_ipv6_address_too(

@@ -14,7 +14,7 @@ from punchlab.punch import stdio
 from punchlab.punch.errors import ArgumentError, PunchError, PunchFailedError
 from punchlab.punch.events import human_reporter, json_reporter
 from punchlab.punch.text import LONGEST, printable, printable_lines, safe_json, shown
-from punchlab.punch.transfer.names import FileError, check_name
+from punchlab.punch.transfer.files.name_rules import FileError, check_name
 from tests.plain import ATTACKS, HOSTILE, assert_plain, assert_plain_line, is_plain
 
 ANY_TEXT = st.text(st.characters() | st.sampled_from("#[:\x1b\u202e\n\udcff"), max_size=60)

@@ -75,7 +75,7 @@ def test_a_certificate_of_an_unknown_authority_is_not_trusted(
     authority: Authority, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with tls_edge(authority.issue("127.0.0.1")) as (_, url):
-        assert "certificate cannot be trusted (unable to get local issuer certificate)" in refused(url, capsys)
+        assert "certificate is not trusted (unable to get local issuer certificate)" in refused(url, capsys)
 
 
 def test_a_certificate_for_another_address_is_not_trusted(
@@ -83,7 +83,7 @@ def test_a_certificate_for_another_address_is_not_trusted(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
     with tls_edge(authority.issue("127.0.0.9")) as (_, url):
-        assert "certificate cannot be trusted (IP address mismatch" in refused(url, capsys)
+        assert "certificate is not trusted (IP address mismatch" in refused(url, capsys)
 
 
 def test_a_tls_mismatch_between_client_and_edge_is_reported(

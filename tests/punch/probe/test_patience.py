@@ -19,8 +19,8 @@ from punchlab.punch.probe.patience import within
 from punchlab.punch.probe.servers import Servers
 from punchlab.punch.probe.stun import decode
 from punchlab.punch.probe.udp import UdpTests
-from punchlab.punch.punching.named import Named
 from punchlab.punch.punching.quota import Servers as Uses
+from punchlab.punch.punching.supplied_servers import SuppliedServers
 
 PATIENCE_S = 0.4
 
