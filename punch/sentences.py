@@ -113,8 +113,8 @@ CLIENT = cast(
         "offered": lambda fields: None if fields["asked"] else offer_text(fields),
         "asked": lambda _fields: "Waiting for the receiver to accept.",
         "skipped": _skipped,
-        "untold": lambda fields: (
-            f"All data is stored; waiting up to {fields['tell_for_s']:g} s to confirm it to the sender."
+        "unconfirmed": lambda fields: (
+            f"All data is stored; waiting up to {fields['wait_s']:g} s to confirm it to the sender."
         ),
         "forwarding": lambda fields: f"Forwarding {fields['listen']} to the other computer",
         "done": _done,

@@ -24,6 +24,7 @@ from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import FrameError, NoConnectionError, PunchFailedError
 from punchlab.punch.net.websocket import abort, open_websocket, protocol_violation, resolve, until_unresponsive, why
 from punchlab.punch.punching.puncher import Connection
+from punchlab.punch.punching.supplied_servers import SuppliedServers
 from punchlab.punch.relay import MAX_MESSAGE, PATH, Join, Joined
 from punchlab.punch.text import printable
 

@@ -157,7 +157,7 @@ class Servers:
     other_both: Endpoint | None
     changes: bool
     dial_backs: dict[str, DialBackClient]
-    named: Named
+    named: SuppliedServers
 
     def answered(self, endpoint: Endpoint) -> None:
         """Record that a STUN server answers at this endpoint."""
@@ -203,7 +203,7 @@ async def find(wanted: Sequence[EdgeUrl | StunUri], uses: Uses | None = None) ->
             else:
                 found.append((*await _ask(each), None))
         servers = [
-            (_usable(endpoints, named := Named(reach, uses), typed=client is None), named, client)
+            (_usable(endpoints, named := SuppliedServers(reach, uses), typed=client is None), named, client)
             for endpoints, reach, client in found
         ]
         for url, (usable, *_others) in zip(wanted, servers, strict=True):
@@ -224,7 +224,7 @@ async def find(wanted: Sequence[EdgeUrl | StunUri], uses: Uses | None = None) ->
     return Servers(first[0], other_port, other_address, other_both, changes=alone, dial_backs=dial_backs, named=named)
 
 
-def _usable(endpoints: Sequence[Endpoint], named: Named, *, typed: bool) -> list[Endpoint]:
+def _usable(endpoints: Sequence[Endpoint], named: SuppliedServers, *, typed: bool) -> list[Endpoint]:
     """Return those of a server's endpoints that may be used once more; `typed`: the user typed the first one.
 
     If one port of an address may not be used, the whole address is omitted, because the tests need both ports.

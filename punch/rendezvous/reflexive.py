@@ -26,6 +26,7 @@ from punchlab.punch.net.reach import Reach
 from punchlab.punch.net.sockets import bound_socket, choose_local
 from punchlab.punch.net.websocket import abort, open_websocket
 from punchlab.punch.punching.quota import Servers
+from punchlab.punch.punching.supplied_servers import SuppliedServers
 from punchlab.punch.reflexive import PATH, Seen
 from punchlab.punch.rendezvous.connection import Rendezvous
 
@@ -88,7 +89,7 @@ async def _query(rendezvous: Rendezvous, local: Endpoint, servers: Servers) -> S
             connection = await open_websocket(rendezvous.url, PATH, timeout_s=TIMEOUT_S, at=edge, make=make)
             try:
                 seen = decode(await connection.recv(), Seen)
-                named.answered(edge.ip)
+                supplied.answered(edge.ip)
                 return seen
             finally:
                 abort(connection)

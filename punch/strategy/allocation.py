@@ -70,8 +70,8 @@ class AllocationProbe:
     servers: tuple[Endpoint, ...] = ()
     from_one: bool = False
 
-    def looks(self, local: Endpoint) -> tuple[FastBinding, FastBinding]:
-        """Two looks at the latest port. `local` has a mapping. Raises `OSError`."""
+    def queries(self, local: Endpoint) -> tuple[FastBinding, FastBinding]:
+        """Return two queries of the latest port. `local` has a mapping. Raises `OSError`."""
         if self.from_one:
             return FastBinding(self.servers[0], local), FastBinding(self.servers[1], local)
         return FastBinding(self.servers[0]), FastBinding(self.servers[0])

@@ -25,7 +25,7 @@ from punchlab.punch.errors import ConnectionLostError, StrangerError, WrongPeerE
 from punchlab.punch.fields import Json
 from punchlab.punch.frames import MAX_PRIVATE, Role
 from punchlab.punch.relay import Joined
-from punchlab.punch.secure.channel import Stream, introduce
+from punchlab.punch.secure.channel import Stream, exchange_hellos
 from punchlab.punch.secure.code import Code
 from punchlab.punch.secure.keys import ContactTranscript, PakeExchange
 from scenarios.hostile.edge import OTHER

@@ -292,7 +292,7 @@ def test_unreachable_ipv6_causes_no_delay() -> None:
                 async with running() as edge:
                     rendezvous = await Misled.connect_any((edge.url,), None, Recorder())
                     rendezvous.announced = address
-                    sighting = Sighting(rendezvous, None, Servers())
+                    discovery = ReflexiveAddressDiscovery(rendezvous, None, Servers())
                     try:
                         assert discovery.local is not None
                         begun = time.monotonic()

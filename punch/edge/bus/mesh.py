@@ -30,7 +30,7 @@ from punchlab.punch.endpoint import EdgeUrl
 from punchlab.punch.errors import FrameError, NoConnectionError
 from punchlab.punch.events import Reporter
 from punchlab.punch.frames import Body, Hello, Message, SessionId
-from punchlab.punch.net.websocket import abort, open_websocket, protocol_violation, until_deaf
+from punchlab.punch.net.websocket import abort, open_websocket, protocol_violation, until_unresponsive
 from punchlab.punch.text import LONGEST_VALUE, printable
 
 PATH = "/mesh"
@@ -164,7 +164,7 @@ class Mesh:
             self._report("bus_sent", session=message.session, type=message.body.TYPE, peer=link.peer.name)
 
     async def _watch(self, connection: Connection, peer: Hello) -> None:
-        await until_deaf(connection, *PING_S)
+        await until_unresponsive(connection, *PING_S)
         self._report("link_timed_out", peer=peer.name)
         abort(connection)
 

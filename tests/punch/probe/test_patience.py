@@ -76,7 +76,7 @@ class SlowServer:
     @property
     def servers(self) -> Servers:
         primary, other_port, other_address, other_both = self._addresses.endpoints
-        named = Named(Reach.of(primary, primary.ip), Uses())
+        named = SuppliedServers(Reach.of(primary, primary.ip), Uses())
         return Servers(primary, other_port, other_address, other_both, changes=True, dial_backs={}, named=named)
 
     async def serve(self) -> None:
