@@ -14,6 +14,7 @@ from punchlab.punch.cli.command import print_error
 from punchlab.punch.cli.values import CODE_VARIABLE, EDGE_VARIABLE, count, edges, seconds
 from punchlab.punch.errors import ArgumentError, PunchFailedError
 from punchlab.punch.punching.quota import CONNECTS
+from punchlab.punch.suggestion import one_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -76,7 +77,6 @@ def options_of(arguments: argparse.Namespace, stream: TextIO | None = None, othe
     from punchlab.punch.events import human_reporter, json_reporter
     from punchlab.punch.sentences import CLIENT, client
     from punchlab.punch.strategy.catalog import STRATEGIES
-    from punchlab.punch.text import one_of
 
     urls = [EdgeUrl.parse(url) for url in edges(arguments)]
     if arguments.strategy not in STRATEGIES:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from punchlab.punch.text import one_of, printable, shown
+from punchlab.punch import argument
+from punchlab.punch.text import printable
 
 
 def print_error(text: str) -> None:
@@ -18,12 +19,8 @@ def print_error(text: str) -> None:
         print(f"punch: {printable(text)}", file=sys.stderr)
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(argument.Parser):
     """An argument parser whose errors are one line."""
-
-    def _check_value(self, action: argparse.Action, value: object) -> None:
-        if action.choices is not None and value not in action.choices:
-            raise argparse.ArgumentError(action, f"invalid choice: {shown(value)}; {one_of(value, action.choices)}")
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from punchlab.punch.errors import ArgumentError
+from punchlab.punch.text import printable
 
 if TYPE_CHECKING:
     from punchlab.punch.secure.code import Code
@@ -25,7 +26,7 @@ class ExclusiveError(ArgumentError):
 
     def __init__(self, *options: str) -> None:
         super().__init__(options[0], None, f"no {options[1]}")
-        self.args = (f"{' and '.join(options)} are mutually exclusive",)
+        self.args = (printable(f"{' and '.join(options)} are mutually exclusive"),)
 
 
 def seconds(text: str, field: str) -> float:

@@ -19,12 +19,13 @@ from collections.abc import AsyncIterator
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from punchlab.punch.codec import decode, encode
 from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import FrameError, NoConnectionError, PunchFailedError
 from punchlab.punch.net.websocket import abort, open_websocket, protocol_violation, resolve, until_unresponsive, why
 from punchlab.punch.punching.puncher import Connection
 from punchlab.punch.punching.supplied_servers import SuppliedServers
-from punchlab.punch.relay import MAX_MESSAGE, PATH, parse_joined, relay_frame
+from punchlab.punch.relay import MAX_MESSAGE, PATH, Join, Joined
 from punchlab.punch.text import printable
 
 PING_S = 10.0  # the client detects a dead relay within two of these
@@ -75,8 +76,8 @@ async def _join(url: EdgeUrl, token: str, ticket: str, servers: SuppliedServers 
     try:
         async with asyncio.timeout(TIMEOUT_S):
             try:
-                await websocket.send(relay_frame(token, ticket))
-                parse_joined(await websocket.recv())
+                await websocket.send(encode(Join(token, ticket)))
+                decode(await websocket.recv(), Joined)
             except BaseException:
                 abort(websocket)
                 raise

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TypeVar
 
-from punchlab.punch.text import one_of, shown
+from punchlab.punch.suggestion import one_of
+from punchlab.punch.text import shown
 
 
 class BehaviorError(ValueError):

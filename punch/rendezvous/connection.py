@@ -12,6 +12,7 @@ from typing import Self
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from punchlab.punch.codec import decode, encode
 from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import (
     ArgumentError,
@@ -22,16 +23,7 @@ from punchlab.punch.errors import (
     PunchFailedError,
     SignalError,
 )
-from punchlab.punch.frames import (
-    Peer,
-    Register,
-    Welcome,
-    parse_peer,
-    parse_signal,
-    parse_welcome,
-    register_frame,
-    signal_frame,
-)
+from punchlab.punch.frames import Peer, PeerSignal, Register, Welcome
 from punchlab.punch.net.closing import close_by_reset
 from punchlab.punch.net.sockets import bound_socket, choose_local, detect_dead_path
 from punchlab.punch.net.websocket import abort, open_websocket, protocol_violation
@@ -83,8 +75,8 @@ class Rendezvous:
         """Register in a session. Raises `PunchFailedError`; as `EdgeLostError` if another edge may succeed."""
         try:
             async with asyncio.timeout(WELCOME_TIMEOUT_S):
-                await self._connection.send(register_frame(register))
-                return parse_welcome(await self._connection.recv())
+                await self._connection.send(encode(register))
+                return decode(await self._connection.recv(), Welcome)
         except (ConnectionClosed, FrameError, TimeoutError) as error:
             raise _failure(error, "the edge did not answer the registration in time") from None
 
@@ -99,21 +91,21 @@ class Rendezvous:
     async def listen(self) -> Peer:
         """Wait for the peer's contact without a timeout. Raises as `register` does."""
         try:
-            return parse_peer(await self._connection.recv())
+            return decode(await self._connection.recv(), Peer)
         except (ConnectionClosed, FrameError) as error:
             raise _failure(error, "") from None
 
     async def send_signal(self, data: str) -> None:
         """Send a signal to the peer, after receiving its contact. Raises `SignalError`."""
         try:
-            await self._connection.send(signal_frame(data))
+            await self._connection.send(encode(PeerSignal(data)))
         except ConnectionClosed as error:
             raise SignalError(_failure(error, "").reason) from None
 
     async def next_signal(self) -> str:
         """Wait for a signal of the peer, after receiving its contact. Raises `SignalError`."""
         try:
-            return parse_signal(await self._connection.recv())
+            return decode(await self._connection.recv(), PeerSignal).data
         except (ConnectionClosed, FrameError) as error:
             raise SignalError(_failure(error, "").reason) from None
 

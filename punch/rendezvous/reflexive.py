@@ -18,6 +18,7 @@ import time
 
 from websockets.exceptions import ConnectionClosed
 
+from punchlab.punch.codec import decode
 from punchlab.punch.endpoint import WILDCARDS, Endpoint
 from punchlab.punch.errors import ArgumentError, FrameError, NoConnectionError
 from punchlab.punch.net.closing import close_by_reset
@@ -26,7 +27,7 @@ from punchlab.punch.net.sockets import bound_socket, choose_local
 from punchlab.punch.net.websocket import abort, open_websocket
 from punchlab.punch.punching.quota import Servers
 from punchlab.punch.punching.supplied_servers import SuppliedServers
-from punchlab.punch.reflexive import PATH, Seen, parse_seen
+from punchlab.punch.reflexive import PATH, Seen
 from punchlab.punch.rendezvous.connection import Rendezvous
 
 TIMEOUT_S = 1.0
@@ -87,7 +88,7 @@ async def _query(rendezvous: Rendezvous, local: Endpoint, servers: Servers) -> S
         async with asyncio.timeout(TIMEOUT_S):
             connection = await open_websocket(rendezvous.url, PATH, timeout_s=TIMEOUT_S, at=edge, make=make)
             try:
-                seen = parse_seen(await connection.recv())
+                seen = decode(await connection.recv(), Seen)
                 supplied.answered(edge.ip)
                 return seen
             finally:

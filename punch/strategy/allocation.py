@@ -20,7 +20,7 @@ from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import ArgumentError, EdgeUnreachableError
 from punchlab.punch.nat.behavior import PortAllocation
 from punchlab.punch.nat.probe import FEWEST_PORTS, port_allocation
-from punchlab.punch.probe.fast_binding import Look
+from punchlab.punch.probe.fast_binding import FastBinding
 from punchlab.punch.punching.quota import Servers
 
 _FRESH = 8
@@ -70,11 +70,11 @@ class AllocationProbe:
     servers: tuple[Endpoint, ...] = ()
     from_one: bool = False
 
-    def queries(self, local: Endpoint) -> tuple[Look, Look]:
+    def queries(self, local: Endpoint) -> tuple[FastBinding, FastBinding]:
         """Return two queries of the latest port. `local` has a mapping. Raises `OSError`."""
         if self.from_one:
-            return Look(self.servers[0], local), Look(self.servers[1], local)
-        return Look(self.servers[0]), Look(self.servers[0])
+            return FastBinding(self.servers[0], local), FastBinding(self.servers[1], local)
+        return FastBinding(self.servers[0]), FastBinding(self.servers[0])
 
 
 async def measure(edge: EdgeUrl, uses: Servers) -> AllocationProbe:
@@ -94,8 +94,8 @@ async def _measure(endpoints: tuple[Endpoint, ...], uses: Servers) -> Allocation
     primary, *others = endpoints
     with contextlib.ExitStack() as stack:
         try:
-            fresh = [stack.enter_context(Look(primary)) for _ in range(_FRESH)]
-            same = [stack.enter_context(Look(each, fresh[0].local)) for each in others]
+            fresh = [stack.enter_context(FastBinding(primary)) for _ in range(_FRESH)]
+            same = [stack.enter_context(FastBinding(each, fresh[0].local)) for each in others]
         except (OSError, ArgumentError):
             return AllocationProbe()
         for each in (*fresh, *same):

@@ -19,11 +19,12 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
+from punchlab.punch.codec import encode
 from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.errors import ConnectionLostError, StrangerError, WrongPeerError
 from punchlab.punch.fields import Json
 from punchlab.punch.frames import MAX_PRIVATE, Role
-from punchlab.punch.relay import joined_frame
+from punchlab.punch.relay import Joined
 from punchlab.punch.secure.channel import Stream, exchange_hellos
 from punchlab.punch.secure.code import Code
 from punchlab.punch.secure.keys import ContactTranscript, PakeExchange
@@ -186,7 +187,7 @@ class Guesser:
 
     async def _relay(self, connection: ServerConnection) -> None:
         await connection.recv()
-        await connection.send(joined_frame())
+        await connection.send(encode(Joined()))
         ours, theirs = socket.socketpair()
         with ours, theirs:
             ours.setblocking(False)

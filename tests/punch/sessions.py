@@ -1,4 +1,4 @@
-"""Endpoints of one process, their clients and the bus between them, without a network."""
+"""Endpoints in one process with their clients and the bus between them, without a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ OLD_S = 100.0  # the age of stored messages
 
 
 class Wire:
-    """A bus between endpoints of one process: stores messages, and delivers them at once to all but the publisher."""
+    """A bus between endpoints of one process: it stores all messages and delivers each to all other endpoints at
+    once."""
 
     def __init__(self) -> None:
         self.log: list[tuple[WireBus, SessionId, Body]] = []
@@ -25,7 +26,7 @@ class Wire:
         return [body for _, _, body in self.log]
 
     def cut(self, directory: Directory) -> None:
-        """Disconnect an endpoint: from now on it neither receives nor sends."""
+        """Stop delivering messages to and from that endpoint."""
         self.subscribers = [entry for entry in self.subscribers if entry[0] is not self.owners[directory]]
 
     def deliver(self, session: SessionId, body: Body, age_s: float) -> None:

@@ -10,9 +10,10 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from punchlab.punch.client.tunnel import TunnelOptions, open_tunnel
+from punchlab.punch.codec import encode
 from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import PunchFailedError
-from punchlab.punch.frames import Contact, Peer, Register, Role, SessionId, Welcome, peer_frame, welcome_frame
+from punchlab.punch.frames import Contact, Peer, Register, Role, SessionId, Welcome
 from punchlab.punch.rendezvous.reconnecting import ReconnectingRendezvous
 from punchlab.punch.secure.keys import NAME_S, PresharedKey
 from punchlab.punch.strategy.keep import Keep
@@ -60,9 +61,9 @@ def test_a_peer_that_is_announced_at_the_last_moment_is_met() -> None:
             nonlocal registered
             await connection.recv()
             registered += 1
-            await connection.send(welcome_frame(Welcome("e", Endpoint(*connection.remote_address))))
+            await connection.send(encode(Welcome("e", Endpoint(*connection.remote_address))))
             await leaving.wait()
-            await connection.send(peer_frame(peer))
+            await connection.send(encode(peer))
             announced.set()
             await connection.wait_closed()
 
