@@ -1,0 +1,17 @@
+"""The page of the Python API. mkdocstrings inserts the docstrings and signatures when it builds the site."""
+
+from __future__ import annotations
+
+from docs.generate import names
+
+
+def page() -> str:
+    """The page."""
+    parts = [
+        "# Python API",
+        "These are the public classes. [Your first lab in ten minutes](../tutorial.md) shows how to use them.",
+    ]
+    for title, objects in names.PYTHON_API.items():
+        parts.append(f"## {title}")
+        parts += [f"::: {name}" for name in objects]
+    return "\n\n".join(parts) + "\n"
