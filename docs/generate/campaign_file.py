@@ -16,11 +16,15 @@ def page() -> str:
     return "\n\n".join(
         (
             "# The campaign file",
-            "A campaign file is a TOML file for `punchlab run`. [Run a campaign](../how-to/campaigns.md) explains how to "
-            "use it. An option on the command line takes precedence over the file.",
+            (
+                "A campaign file is a TOML file for `punchlab run`. [Run a campaign](../how-to/campaigns.md) explains how "
+                "to use it. An option on the command line takes precedence over the file."
+            ),
             "## Axes",
-            'An axis has one value or a list of values. `"none"` means no limit, or not set. Every combination of the '
-            "values is a cell.",
+            (
+                'An axis has one value or a list of values. `"none"` means no limit, or not set. Every combination of '
+                "the values is a cell."
+            ),
             table(("field", "meaning"), [(code(name), cell(help_of[name])) for name in names.CAMPAIGN_FIELDS]),
             "## Other fields",
             "These fields have one value.",
@@ -31,8 +35,6 @@ def page() -> str:
 
 def _help() -> dict[str, str]:
     """Field -> its meaning: the help of the option of the same name."""
-    (commands,) = (
-        each for each in names.punchlab_parser()._actions if isinstance(each, argparse._SubParsersAction)
-    )
+    (commands,) = (each for each in names.punchlab_parser()._actions if isinstance(each, argparse._SubParsersAction))
     run = commands.choices["run"]
     return {each.dest: (each.help or "").removesuffix(" *") for each in run._actions}

@@ -12,13 +12,18 @@ _STATUS = {
     "punchlab": (
         ("0", "The command succeeded. Of `trial`: the outcome is `direct`. Of `nat check`: every claim is true."),
         ("1", "The command failed. Of `trial`: the outcome is not `direct`. Of `nat check`: a claim is false."),
-        ("2", "The input is invalid, or the machine lacks something that the command needs. One line gives the reason."),
+        (
+            "2",
+            "The input is invalid, or the machine lacks what the command needs. One line gives the reason.",
+        ),
         ("3", "Of `nat check`: no claim is false, but some claims could not be tested."),
         ("130", "The user interrupted the command."),
         (
             "other",
-            "`up` and `sandbox` return the status of the command that they run, as a shell does: 128 + N if signal N "
-            "killed it, 127 if it does not exist, 126 if it cannot be executed.",
+            (
+                "`up` and `sandbox` return the status of the command that they run, as a shell does: 128 + N if signal N "
+                "killed it, 127 if it does not exist, 126 if it cannot be executed."
+            ),
         ),
     ),
     "punch": (

@@ -25,9 +25,11 @@ def page() -> str:
     return "\n\n".join(
         (
             "# The client contract",
-            "The lab runs a client under test as three commands: one for each edge, one for the sender and one for the "
-            "receiver. This page defines what the lab puts into the commands and what it reads from them. "
-            "[Test your client](../how-to/test-your-client.md) shows how to describe a client.",
+            (
+                "The lab runs a client under test as three commands: one for each edge, one for the sender and one for the "
+                "receiver. This page defines what the lab puts into the commands and what it reads from them. "
+                "[Test your client](../how-to/test-your-client.md) shows how to describe a client."
+            ),
             "## Placeholders",
             _PLACEHOLDERS.strip(),
             names.contract.placeholders_table().rstrip(),

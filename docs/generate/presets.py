@@ -18,12 +18,18 @@ def page() -> str:
     )
     parts = [
         "# NAT presets",
-        "A preset is a name for a [NAT behavior](../how-to/nat.md). The list is the output of `punchlab nat list`; "
-        "`punchlab nat show NAME` prints one preset.",
-        f"The group `classics` contains {_listed(names.CLASSICS)}. The group `firewalls` contains "
-        f"{_listed(names.FIREWALLS)}. The group `all` contains every preset.",
-        "*Confidence* says how well the source supports the behavior. `definition` means that the name is defined as "
-        "this behavior.",
+        (
+            "A preset is a name for a [NAT behavior](../how-to/nat.md). The list is the output of `punchlab nat list`; "
+            "`punchlab nat show NAME` prints one preset."
+        ),
+        (
+            f"The group `classics` contains {_listed(names.CLASSICS)}. The group `firewalls` contains "
+            f"{_listed(names.FIREWALLS)}. The group `all` contains every preset."
+        ),
+        (
+            "*Confidence* says how well the source supports the behavior. `definition` means that the name is defined as "
+            "this behavior."
+        ),
         summary,
         *(_section(name, preset) for name, preset in names.PRESETS.items()),
     ]

@@ -8,10 +8,10 @@ from docs.generate import names
 from docs.generate.markdown import code, table
 
 _OUTCOMES = {
-    "direct": "The lab proved a direct connection: both clients ended with exit status 0, the file that arrived has the "
-    "random content that was sent, and the capture shows at least that many bytes on connections between the two hosts "
-    "that cross exactly the NATs between them (on a LAN: none), and at most 32 KiB through edges. A transfer that still "
-    "runs at the end of its time is `direct` if its bytes so far took that way; then `transferred` is false.",
+    "direct": "The lab proved a direct connection: both clients ended with exit status 0, the file that arrived has "
+    "the random content that was sent, and the capture shows at least that many bytes on connections between the two hosts "
+    "that cross exactly the NATs between them (on a LAN: none), and at most 32 KiB through edges. A transfer that "
+    "still runs at the end of its time is `direct` if its bytes so far took that way; then `transferred` is false.",
     "relayed": "The file arrived through edges, in whole or in part.",
     "no_rendezvous": "A client did not reach its edge, or received nothing about its peer.",
     "punch_timeout": "The deadline passed without a connection.",
@@ -58,8 +58,8 @@ _MEANINGS = {
     "reason": "Why the outcome is not `direct`, or why the file was not transferred. Null otherwise.",
     "connected": "Whether the hosts had a direct connection.",
     "transferred": "Whether the file arrived.",
-    "bytes.direct": "Bytes from the sender to the receiver on direct connections. For TCP, the sequence numbers of SYN, "
-    "FIN and RST give the number; for UDP, the lengths of the datagrams at the hosts do.",
+    "bytes.direct": "Bytes from the sender to the receiver on direct connections. For TCP, the sequence numbers of "
+    "SYN, FIN and RST give the number; for UDP, the lengths of the datagrams at the hosts do.",
     "bytes.edges": "Bytes from the sender to the receiver through edges.",
     **{f"prediction.{name}": meaning for name, meaning in _PREDICTION.items()},
     "control.direct": "Whether the lab's own sockets connected through the same NATs before the clients started. Null "
@@ -71,8 +71,8 @@ _MEANINGS = {
         for name, meaning in _PREDICTION.items()
     },
     "agrees": "Whether outcome and control match their predictions. False means a bug in a NAT, the client or the "
-    "oracle. Null if the trial cannot decide: the prediction is `depends`, the client did not start to punch, it failed "
-    "before it was connected, it did not use its direct connection, or it used UDP.",
+    "oracle. Null if the trial cannot decide: the prediction is `depends`, the client did not start to punch, it "
+    "failed before it was connected, it did not use its direct connection, or it used UDP.",
     "timings_s.rendezvous": "From the start until the later host knew its peer, in seconds.",
     "timings_s.first_syn": "From `rendezvous` to the later first SYN, in seconds.",
     "timings_s.connected": "From the first SYN of either host until both were connected, in seconds.",
@@ -111,14 +111,20 @@ def page() -> str:
     return "\n\n".join(
         (
             "# The result record",
-            "`punchlab run` appends one JSON object per trial to `results.jsonl`. `punchlab trial --json` prints one. "
-            "The same data is in `results.parquet` and `results.csv`, with one row per trial and one typed column per "
-            "field. [Run a campaign](../how-to/campaigns.md#read-the-results) shows how to read them.",
-            "A dot in a field name means a nested object in JSON: `timings_s.connected` is the field `connected` of the "
-            "object `timings_s`. Times are in seconds. `schema` is the version of the record.",
-            "Clients under test choose the text of many reasons. The lab therefore escapes control, bidirectional and "
-            "invisible characters (`\\x1b`, `\\u202e`). In `results.csv`, a text that a spreadsheet would read as a "
-            "formula starts with `'`.",
+            (
+                "`punchlab run` appends one JSON object per trial to `results.jsonl`. `punchlab trial --json` prints one. "
+                "The same data is in `results.parquet` and `results.csv`, with one row per trial and one typed column per "
+                "field. [Run a campaign](../how-to/campaigns.md#read-the-results) shows how to read them."
+            ),
+            (
+                "A dot in a field name means a nested object in JSON: `timings_s.connected` is the field `connected` of "
+                "the object `timings_s`. Times are in seconds. `schema` is the version of the record."
+            ),
+            (
+                "Clients under test choose the text of many reasons. The lab therefore escapes control, bidirectional and "
+                "invisible characters (`\\x1b`, `\\u202e`). In `results.csv`, a text that a spreadsheet would read as a "
+                "formula starts with `'`."
+            ),
             "## Outcomes",
             table(("outcome", "meaning"), [(code(name), _OUTCOMES[name]) for name in names.OUTCOMES]),
             "## Fields",
