@@ -17,7 +17,8 @@ def page() -> str:
         (
             "# The campaign file",
             (
-                "A campaign file is a TOML file for `punchlab run`. [Run a campaign](../how-to/campaigns.md) explains how "
+                "A campaign file is a TOML file for `punchlab run`. [Run a campaign](../how-to/campaigns.md) "
+                "explains how "
                 "to use it. An option on the command line takes precedence over the file."
             ),
             "## Axes",

@@ -21,7 +21,8 @@ _STATUS = {
         (
             "other",
             (
-                "`up` and `sandbox` return the status of the command that they run, as a shell does: 128 + N if signal N "
+                "`up` and `sandbox` return the status of the command that they run, as a shell does: 128 + N if "
+                "signal N "
                 "killed it, 127 if it does not exist, 126 if it cannot be executed."
             ),
         ),

@@ -26,7 +26,8 @@ def page() -> str:
         (
             "# The client contract",
             (
-                "The lab runs a client under test as three commands: one for each edge, one for the sender and one for the "
+                "The lab runs a client under test as three commands: one for each edge, one for the sender and "
+                "one for the "
                 "receiver. This page defines what the lab puts into the commands and what it reads from them. "
                 "[Test your client](../how-to/test-your-client.md) shows how to describe a client."
             ),

@@ -27,7 +27,8 @@ def page() -> str:
             f"{_listed(names.FIREWALLS)}. The group `all` contains every preset."
         ),
         (
-            "*Confidence* says how well the source supports the behavior. `definition` means that the name is defined as "
+            "*Confidence* says how well the source supports the behavior. `definition` means that the name is "
+            "defined as "
             "this behavior."
         ),
         summary,

@@ -9,7 +9,8 @@ from docs.generate.markdown import code, table
 
 _OUTCOMES = {
     "direct": "The lab proved a direct connection: both clients ended with exit status 0, the file that arrived has "
-    "the random content that was sent, and the capture shows at least that many bytes on connections between the two hosts "
+    "the random content that was sent, and the capture shows at least that many bytes on connections between "
+    "the two hosts "
     "that cross exactly the NATs between them (on a LAN: none), and at most 32 KiB through edges. A transfer that "
     "still runs at the end of its time is `direct` if its bytes so far took that way; then `transferred` is false.",
     "relayed": "The file arrived through edges, in whole or in part.",
@@ -112,17 +113,22 @@ def page() -> str:
         (
             "# The result record",
             (
-                "`punchlab run` appends one JSON object per trial to `results.jsonl`. `punchlab trial --json` prints one. "
-                "The same data is in `results.parquet` and `results.csv`, with one row per trial and one typed column per "
+                "`punchlab run` appends one JSON object per trial to `results.jsonl`. `punchlab trial --json` "
+                "prints one. "
+                "The same data is in `results.parquet` and `results.csv`, with one row per trial and one typed "
+                "column per "
                 "field. [Run a campaign](../how-to/campaigns.md#read-the-results) shows how to read them."
             ),
             (
-                "A dot in a field name means a nested object in JSON: `timings_s.connected` is the field `connected` of "
+                "A dot in a field name means a nested object in JSON: `timings_s.connected` is the field "
+                "`connected` of "
                 "the object `timings_s`. Times are in seconds. `schema` is the version of the record."
             ),
             (
-                "Clients under test choose the text of many reasons. The lab therefore escapes control, bidirectional and "
-                "invisible characters (`\\x1b`, `\\u202e`). In `results.csv`, a text that a spreadsheet would read as a "
+                "Clients under test choose the text of many reasons. The lab therefore escapes control, "
+                "bidirectional and "
+                "invisible characters (`\\x1b`, `\\u202e`). In `results.csv`, a text that a spreadsheet would "
+                "read as a "
                 "formula starts with `'`."
             ),
             "## Outcomes",
