@@ -229,7 +229,7 @@ def test_the_site_has_every_page(reference: Path) -> None:
     folder = PROJECT / "docs"
     pages = [str(page.relative_to(folder)) for page in PAGES if page.is_relative_to(folder)]
     for page in (*pages, *(f"reference/{page.name}" for page in reference.iterdir())):
-        assert re.search(rf"^ +- {re.escape(page)}$", site, flags=re.MULTILINE), page
+        assert re.search(rf"^ +- (\w+: )?{re.escape(page)}$", site, flags=re.MULTILINE), page
 
 
 def test_every_field_of_a_result_is_on_its_page(reference: Path, tmp_path: Path) -> None:

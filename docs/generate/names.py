@@ -18,6 +18,7 @@ __all__ = [
     "CLASSICS",
     "COLUMNS",
     "FIREWALLS",
+    "MEMBERS",
     "OUTCOMES",
     "PRESETS",
     "PYTHON_API",
@@ -75,6 +76,9 @@ PYTHON_API = {
     ),
 }
 """Heading of a section of the API page -> the objects that it documents."""
+
+MEMBERS = {"lab.node.Node": ("name", "kind", "address", "address6", "run", "popen")}
+"""Object of the API page -> its members on that page; of any other object all public members are there."""
 
 
 def punchlab_parser() -> argparse.ArgumentParser:

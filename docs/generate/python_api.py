@@ -13,5 +13,10 @@ def page() -> str:
     ]
     for title, objects in names.PYTHON_API.items():
         parts.append(f"## {title}")
-        parts += [f"::: {name}" for name in objects]
+        parts += map(_object, objects)
     return "\n\n".join(parts) + "\n"
+
+
+def _object(name: str) -> str:
+    members = names.MEMBERS.get(name)
+    return f"::: {name}" + ("" if members is None else f"\n    options:\n      members: [{', '.join(members)}]")
