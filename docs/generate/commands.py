@@ -10,13 +10,13 @@ from docs.generate.markdown import cell, code, sentence, table
 
 _STATUS = {
     "punchlab": (
-        ("0", "The command succeeded. Of `trial`: the outcome is `direct`. Of `nat check`: every claim is true."),
-        ("1", "The command failed. Of `trial`: the outcome is not `direct`. Of `nat check`: a claim is false."),
+        ("0", "The command succeeded. For `trial`: the outcome is `direct`. For `nat check`: every claim is true."),
+        ("1", "The command failed. For `trial`: the outcome is not `direct`. For `nat check`: a claim is false."),
         (
             "2",
             "The input is invalid, or the machine lacks what the command needs. One line gives the reason.",
         ),
-        ("3", "Of `nat check`: no claim is false, but some claims could not be tested."),
+        ("3", "For `nat check`: no claim is false, but some claims could not be tested."),
         ("130", "The user interrupted the command."),
         (
             "other",
