@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lab.client import PUNCH
+from punchlab.lab.client.description import PUNCH
 
 PARTS: dict[str, Sequence[str]] = {
     "memory": (),  # first of all: the kernel frees what a lab had some time later

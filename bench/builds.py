@@ -13,9 +13,9 @@ from typing import Any
 from mininet.topo import Topo
 
 from bench.peers import BUILDERS
-from lab import Lab
-from topologies import AB
-from topologies.town import Town
+from punchlab import Lab
+from punchlab.topologies import AB
+from punchlab.topologies.many_homes import ManyHomes
 
 NAT = "port_restricted_cone"
 _LABS_FOR_MEMORY = 40
@@ -50,7 +50,7 @@ def towns(sizes: Sequence[int], rounds: Callable[[int], int], tell: Callable[[st
     found: dict[str, Any] = {}
     for homes in sizes:
         tell(f"{homes} homes ({2 * homes + 2} namespaces):")
-        found[str(homes)] = compare(partial(Town, homes=homes), rounds(homes), tell)
+        found[str(homes)] = compare(partial(ManyHomes, homes=homes), rounds(homes), tell)
         found[str(homes)]["per_home_s"] = found[str(homes)]["punchlab"]["median_s"] / homes
     first, last = (found[str(size)]["per_home_s"] for size in (sizes[0], sizes[-1]))
     tell(f"a home costs {last * 1000:.2f} ms of {sizes[-1]}, {first * 1000:.2f} ms of {sizes[0]}: {last / first:.2f} x")

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench.punching import WANTED
-from reports.charts.figure import BLUE, GREY, ORANGE, VERMILION, Chart, finish, new_figure, set_title, style
+from punchlab.reports.charts.figure import BLUE, GREY, ORANGE, VERMILION, Chart, finish, new_figure, set_title, style
 
 _COLOURS = {"punchlab": BLUE, "shell script": ORANGE, "Mininet": GREY}
 _END_COLOURS = {"connected": BLUE, "agreed": ORANGE}

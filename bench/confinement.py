@@ -36,9 +36,9 @@ def _cpu_s(kind: str, trials: int) -> float:
 
 
 def _run(kind: str, trials: int) -> None:
-    from lab import Lab
-    from lab.client import PUNCH, Client
-    from topologies import AB
+    from punchlab import Lab
+    from punchlab.lab.client.description import PUNCH, Client
+    from punchlab.topologies import AB
 
     if kind == "unconfined":
         # A client without a plan of what it sees is started as any other command.

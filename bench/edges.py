@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from punch.endpoint import Endpoint
+from punchlab.punch.endpoint import Endpoint
 from scenarios.hostile.clients import Attackers, enough_descriptors, memory_kib
 
 _PER_ADDRESS = 40
@@ -46,7 +46,7 @@ def compare(clients: int, tell: Callable[[str], None]) -> dict[str, Any]:
         for name, files in (("plain", []), ("tls", _certificate(Path(folder)))):
             tls = bool(files)
             options = [word for pair in zip(("--tls-cert", "--tls-key"), files, strict=False) for word in pair]
-            edge = ["-m", "punch", "edge", "--listen", "127.0.0.1:0", "--json", *options]
+            edge = ["-m", "punchlab.punch", "edge", "--listen", "127.0.0.1:0", "--json", *options]
             silent = _kib(edge, clients, lambda them, _number, ip: them.dial_tcp(ip), tls=tls)
             waiting = _kib(edge, clients, lambda them, number, ip: them.wait(f"s{number:06}", ip), tls=tls)
             floor = _kib(["-c", _FLOOR, *files], clients, lambda them, _number, ip: them.dial(ip), tls=tls)

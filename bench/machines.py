@@ -53,7 +53,7 @@ def _scheduler() -> Iterator[str]:
 
 @contextmanager
 def _worker(address: str, processor: int) -> Iterator[None]:
-    words = ("taskset", "-c", str(processor), sys.executable, "-P", "-m", "lab.cli", "worker", address)
+    words = ("taskset", "-c", str(processor), sys.executable, "-P", "-m", "punchlab.lab.cli", "worker", address)
     with _started(words, stdout=subprocess.PIPE) as process:
         _line(process.stdout, "worker of")
         yield

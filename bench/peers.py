@@ -18,9 +18,10 @@ from mininet.net import Mininet
 from mininet.nodelib import LinuxBridge
 from mininet.topo import Topo
 
-from lab import Lab, graph
-from lab.graph import Graph, GraphNode
-from lab.nat.rules import rules
+from punchlab import Lab
+from punchlab.lab import graph
+from punchlab.lab.graph import Graph, GraphNode
+from punchlab.lab.nat.rules import rules
 
 Builder = Callable[[Topo], tuple[float, float]]
 """Builds the topology and tears it down; the seconds that each took."""

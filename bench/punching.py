@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bench import trials
-from lab.pressure import SPARE
+from punchlab.lab.kernel.pressure import SPARE
 
 _DELAYS_MS = (20, 40, 80)
 _ENDS = {"connected": "floor_s", "agreed": "agreed_floor_s"}

@@ -42,7 +42,7 @@ def _report(
         with results.open("rb") as file:
             lines = sum(1 for line in file if json.loads(line))
         floor_s, begun = time.monotonic() - begun, time.monotonic()
-        command = [sys.executable, "-P", "-m", "lab.cli", "report", folder]
+        command = [sys.executable, "-P", "-m", "punchlab.lab.cli", "report", folder]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         report_s = time.monotonic() - begun
     tell(

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 
-from lab.errors import MissingCapabilityError
+from punchlab.lab.errors import MissingCapabilityError
 
 _PACKAGES = {
     "ip": "iproute2",

@@ -13,10 +13,10 @@ from functools import partial
 from bench import requirements
 from bench.arguments import asked, parse
 from bench.store import Found, Store, replace
-from lab import sandbox
-from lab.errors import InputError, MissingCapabilityError
-from lab.versions import versions
-from punch.text import printable
+from punchlab.lab.confinement import sandbox
+from punchlab.lab.errors import InputError, MissingCapabilityError
+from punchlab.lab.trial.versions import versions
+from punchlab.punch.text import printable
 
 _ROUNDS_OF_MACHINES = 2
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lab.errors import InputError
+from punchlab.lab.errors import InputError
 
 Found = dict[str, Any]
 """bench.json: `machine`, `parts` (part -> how it was measured), `failed` (part -> reason), and the results."""

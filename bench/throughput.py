@@ -16,11 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lab import Lab
-from lab.client import PUNCH
-from lab.edges import PORT, EdgeNetwork
-from lab.process import EventProcess, wait_for
-from topologies import AB
+from punchlab import Lab
+from punchlab.lab.client.description import PUNCH
+from punchlab.lab.client.edges import PORT, EdgeNetwork
+from punchlab.lab.client.processes import EventProcess, wait_for
+from punchlab.topologies import AB
 
 SHAPED_MBIT = 500.0
 ROUNDS = 3
@@ -64,9 +64,9 @@ def _punch(lab: Lab, file: Path) -> float:
     """Mbit/s of one transfer, from the offer until the receiver has stored it."""
     with tempfile.TemporaryDirectory(dir=file.parent) as out:
         common = ("--code", _CODE, "--edge", f"ws://{lab.anycast}:{PORT}", "--json")
-        sender = EventProcess(lab["a"], [sys.executable, "-m", "punch", "send", str(file), *common])
+        sender = EventProcess(lab["a"], [sys.executable, "-m", "punchlab.punch", "send", str(file), *common])
         receiver = EventProcess(
-            lab["b"], [sys.executable, "-m", "punch", "receive", _CODE, "--yes", "--dir", out, *common[2:]]
+            lab["b"], [sys.executable, "-m", "punchlab.punch", "receive", _CODE, "--yes", "--dir", out, *common[2:]]
         )
         try:
             wait_for([sender, receiver], lambda: False, _PATIENCE_S)  # until both have ended

@@ -53,7 +53,7 @@ def run(*words: str) -> list[dict[str, Any]]:
     """The records of `punchlab run ab WORDS`, lab errors among them. Raises `RuntimeError` if there are none."""
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/run") as folder:
         out = Path(folder) / "out"
-        command = [sys.executable, "-P", "-m", "lab.cli", "run", "ab", "--out", str(out), *words]
+        command = [sys.executable, "-P", "-m", "punchlab.lab.cli", "run", "ab", "--out", str(out), *words]
         # Its progress goes to our standard error. Status 1: the lab broke in some trials, which their records say.
         status = subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
         if status not in (0, 1):

@@ -10,15 +10,15 @@ import resource
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
-from lab import namespace, sysctl
-from lab.errors import LabError
-from lab.graph import Graph, GraphNode
-from lab.nat.helpers import RunningProgram
-from lab.nat.loader import Loader, Wanted
-from lab.nat.rules import NatRules, rules
-from lab.netlink import LOOPBACK_INDEX, RouteSocket
-from lab.node import Helper, Node, close_all
-from lab.portmapper import PortMapper
+from punchlab.lab.errors import LabError
+from punchlab.lab.graph import Graph, GraphNode
+from punchlab.lab.kernel import namespace, sysctl
+from punchlab.lab.kernel.netlink import LOOPBACK_INDEX, RouteSocket
+from punchlab.lab.nat.helpers import RunningProgram
+from punchlab.lab.nat.loader import Loader, Wanted
+from punchlab.lab.nat.portmapper import PortMapper
+from punchlab.lab.nat.rules import NatRules, rules
+from punchlab.lab.process.node import Helper, Node, close_all
 
 _BRIDGE_INDEX = 2
 _SYSCTLS = {

@@ -8,10 +8,11 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from lab import programs, sandbox
-from lab.errors import LabError, MissingCapabilityError
-from lab.nat.portmapping import DAEMON
-from punch.text import printable
+from punchlab.lab.confinement import sandbox
+from punchlab.lab.errors import LabError, MissingCapabilityError
+from punchlab.lab.kernel import programs
+from punchlab.lab.nat.portmapping import DAEMON
+from punchlab.punch.text import printable
 
 _APT = "apt-get install"
 _REFUSED = "punchlab: sandbox: "
@@ -37,7 +38,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Every finding; those that need a namespace are made in a sandbox of their own."""
-    command = sandbox.command_inside(programs.python("lab.doctor"))
+    command = sandbox.command_inside(programs.python("punchlab.lab.doctor"))
     inner = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     who = "as root" if os.geteuid() == 0 else "as an ordinary user, in a user namespace"
     reason = (inner.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -117,7 +118,7 @@ def _impairment(name: str, *, needed: bool) -> Finding:
 
 
 def _works(name: str) -> bool:
-    from lab import impair
+    from punchlab.lab import impair
 
     try:
         impair.choose(name)
@@ -130,9 +131,9 @@ def _capture() -> Finding:
     def listen() -> str:
         import scapy
 
-        from lab import namespace
-        from lab.capture.frame import CapturePoint
-        from lab.capture.recorder import Recorder
+        from punchlab.lab.capture.frame import CapturePoint
+        from punchlab.lab.capture.recorder import Recorder
+        from punchlab.lab.kernel import namespace
 
         (made,) = namespace.create(1)
         with Recorder([CapturePoint(made, "probe", "lo")]) as recorder:
@@ -147,8 +148,9 @@ def _confinement() -> Finding:
     def confine() -> str:
         import tempfile
 
-        from lab import forked, namespace
-        from lab.confinement import view
+        from punchlab.lab.confinement import view
+        from punchlab.lab.kernel import namespace
+        from punchlab.lab.process import forked
 
         (made,) = namespace.create(1)
         with tempfile.TemporaryFile() as errors:
@@ -164,7 +166,7 @@ def _confinement() -> Finding:
 
 
 def _port_mapper() -> Finding:
-    from lab.portmapper import require
+    from punchlab.lab.nat.portmapper import require
 
     why = "only for NATs with port mapping"
     try:

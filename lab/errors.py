@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self
 
-from punch.text import LONGEST_VALUE, printable, shown
+from punchlab.punch.text import LONGEST_VALUE, printable, shown
 
 
 class PunchlabError(Exception):
@@ -43,7 +43,7 @@ class MissingCapabilityError(PunchlabError):
 
 
 class ClientError(PunchlabError):
-    """The client under test breaks its contract (`lab.contract`) or cannot be started; names client and role."""
+    """The client under test breaks its contract (`lab.client.contract`) or cannot be started; names client and role."""
 
 
 class LabError(PunchlabError):

@@ -8,16 +8,17 @@ and `addresses` are of either family.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lab.choices import INTERFACE_NAME_LENGTH, node_name, one_of
-from lab.errors import InputError, LabError
-from lab.impair import Impairment
-from lab.netlink import hardware_address
-from punch.nat.behavior import NatBehavior
+from punchlab.lab.errors import InputError, LabError
+from punchlab.lab.impair import Impairment
+from punchlab.lab.inputs.choices import INTERFACE_NAME_LENGTH, node_name, one_of
+from punchlab.lab.kernel.netlink import hardware_address
+from punchlab.punch.nat.behavior import NatBehavior
 
 if TYPE_CHECKING:
     from mininet.topo import Topo
@@ -92,6 +93,25 @@ class GraphNode:
 
 
 @dataclass(frozen=True, slots=True)
+class Path:
+    """What lies between two nodes, on the way from one to where the Internet finds the other.
+
+    `nodes` from the first to the other, both included (between hosts behind one NAT, by that NAT); `nats` the NATs and
+    firewalls among them; `delay_s`, `jitter_s` and `loss` (a fraction) one way, end to end; `bandwidth` (bit/s) of the
+    narrowest link, None for no limit. `shortcut`: the NATs on the way past the one that both are behind, where one of
+    them has an address of its own there (none on a LAN); None where there is no such way.
+    """
+
+    nodes: Sequence[str]
+    nats: Sequence[str]
+    shortcut: Sequence[str] | None
+    delay_s: float
+    jitter_s: float
+    loss: float
+    bandwidth: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Graph:
     """A whole lab to build: nodes by name, links, and who is whose neighbor on each wire."""
 
@@ -140,7 +160,7 @@ class Graph:
                         queue.append(into.node)
         return found
 
-    def path(self, start: str, end: str) -> Sequence[tuple[Interface, Interface, Impairment]]:
+    def steps(self, start: str, end: str) -> Sequence[tuple[Interface, Interface, Impairment]]:
         """The links that a packet from one node to another crosses (fewest hops), each with its impairment.
 
         Addresses are not consulted: in our topologies the way with the fewest links is the way that is routed.
@@ -160,6 +180,57 @@ class Graph:
         if end not in arrived:
             raise InputError("pair", f"{start},{end}", "two hosts that a path joins")
         return arrived[end]
+
+    def behavior(self, host: str) -> NatBehavior | None:
+        """The behavior of the outermost NAT between the host and the Internet; None for a public host."""
+        outermost = self.in_front_of(host)[-1:]
+        return self.nodes[outermost[0]].behavior if outermost else None
+
+    def in_front_of(self, host: str) -> Sequence[str]:
+        """The NATs and firewalls between the host and the Internet, from the host outwards."""
+        edges = [name for name, node in self.nodes.items() if node.kind == "edge"]
+        for edge in edges if self._known(host) else ():
+            with contextlib.suppress(InputError):  # a region that no long link joins to that one
+                return self._nats(into.node for _out, into, _impairment in self.steps(host, edge))
+        return self.outwards(host)
+
+    def shared_nat(self, one: str, other: str) -> str | None:
+        """The innermost NAT that is in front of both hosts, and translates; None if they have none in common."""
+        others = self.in_front_of(other)
+        both = (name for name in self.in_front_of(one) if name in others)
+        return next((name for name in both if self.nodes[name].translates), None)
+
+    def path(self, one: str, other: str) -> Path:
+        """The way between two nodes. Raises `InputError` where there is none."""
+        ends = [self.nodes[self._known(name)] for name in (one, other)]
+        steps = list(self.steps(one, other))
+        shortcut = None
+        if all(end.kind == "host" for end in ends) and (turn := self.shared_nat(one, other)) is not None:
+            if turn in (self.in_front_of(one)[0], self.in_front_of(other)[0]):
+                shortcut = self._nats(into.node for _out, into, _impairment in steps)
+            steps = [*self.steps(one, turn), *self.steps(turn, other)]
+        nodes = [one, *(into.node for _out, into, _impairment in steps)]
+        kept = 1.0
+        for _out, _into, impairment in steps:
+            kept *= 1 - impairment.loss
+        # Rounded, for sums differ in their last bits with the order of the links.
+        return Path(
+            nodes=nodes,
+            nats=self._nats(nodes),
+            shortcut=shortcut,
+            delay_s=round(sum(impairment.delay_s for *_ends, impairment in steps), 9),
+            jitter_s=round(sum(impairment.jitter_s for *_ends, impairment in steps), 9),
+            loss=round(1 - kept, 9),
+            bandwidth=min((i.bandwidth for *_ends, i in steps if i.bandwidth is not None), default=None),
+        )
+
+    def _known(self, name: str) -> str:
+        if name not in self.nodes:
+            raise InputError("node", name, f"one of {', '.join(self.nodes)}")
+        return name
+
+    def _nats(self, names: Iterable[str]) -> Sequence[str]:
+        return [name for name in names if self.nodes[name].kind == "nat"]
 
 
 def read(topology: Topo) -> Graph:

@@ -1,4 +1,4 @@
-"""pytest plugin (`-p lab.pytest_sandbox`): the test run moves into the sandbox before collection.
+"""pytest plugin (`-p punchlab.lab.pytest_sandbox`): the test run moves into the sandbox before collection.
 
 Workers of pytest-xdist are children of the sandboxed run and inherit it. A program that calls `pytest.main()` moves
 into the sandbox as a whole, and stays there when `pytest.main()` returns.
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from lab import sandbox
-from lab.errors import PunchlabError
+from punchlab.lab.confinement import sandbox
+from punchlab.lab.errors import PunchlabError
 
 _TEMPORARY_ROOT = "PYTEST_DEBUG_TEMPROOT"
 """The environment variable that names the folder in which pytest keeps its temporary directories."""

@@ -1,10 +1,10 @@
-"""`python -m punch`: the same as the command `punch`."""
+"""`python -m punchlab.punch`: the same as the command `punch`."""
 
 from __future__ import annotations
 
 import sys
 
-from punch.cli import main
+from punchlab.punch.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

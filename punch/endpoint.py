@@ -7,7 +7,7 @@ import re
 import socket
 from typing import Any, NamedTuple
 
-from punch.errors import InputError
+from punchlab.punch.errors import ArgumentError
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"  # RFC 1123 section 2.1
 HOST_NAME = rf"{_LABEL}(?:\.{_LABEL})*"
@@ -33,7 +33,7 @@ class Endpoint(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, *, field: str = "endpoint", any_port: bool = False) -> Endpoint:
-        """`ip:port` or `[ipv6]:port` in its one canonical form (RFC 5952, and no zone). Raises `InputError`.
+        """`ip:port` or `[ipv6]:port` in its one canonical form (RFC 5952, and no zone). Raises `ArgumentError`.
 
         Port 0 only with `any_port`. An IPv4 address in IPv6 clothes (`::ffff:192.0.2.1`) is none: what holds for
         IPv4 addresses would not hold for it.
@@ -42,9 +42,9 @@ class Endpoint(NamedTuple):
         ip, colon, port = text.rpartition(":")
         canonical = _canonical_ipv6(ip[1:-1]) if ip.startswith("[") and ip.endswith("]") else _canonical_ipv4(ip)
         if canonical is None or not colon or not (port.isascii() and port.isdigit() and len(port) <= 5):
-            raise InputError(field, text, expected)
+            raise ArgumentError(field, text, expected)
         if not (0 if any_port else 1) <= int(port) <= 65535:
-            raise InputError(field, text, f"a port between {0 if any_port else 1} and 65535")
+            raise ArgumentError(field, text, f"a port between {0 if any_port else 1} and 65535")
         return cls(canonical, int(port))
 
     @property
@@ -99,12 +99,12 @@ class EdgeUrl(NamedTuple):
     def parse(cls, text: str, *, field: str = "edge") -> EdgeUrl:
         """`ws://host:port` or `wss://host:port`, host a name, an IPv4 address, or an IPv6 one in brackets.
 
-        Raises `InputError`.
+        Raises `ArgumentError`.
         """
         match = _URL.fullmatch(text)
         if match is None or not 1 <= int(match["port"]) <= 65535:
-            raise InputError(field, text, "ws://HOST:PORT or wss://HOST:PORT")
+            raise ArgumentError(field, text, "ws://HOST:PORT or wss://HOST:PORT")
         ipv6 = match["ipv6"]
         if ipv6 is not None and _canonical_ipv6(ipv6) is None:
-            raise InputError(field, text, "ws://HOST:PORT, an IPv6 address as in ws://[2001:db8::1]:7001")
+            raise ArgumentError(field, text, "ws://HOST:PORT, an IPv6 address as in ws://[2001:db8::1]:7001")
         return cls(ipv6 or match["host"], int(match["port"]), match["scheme"] == "wss")

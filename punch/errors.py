@@ -1,7 +1,7 @@
 """What can go wrong in `punch`, as exceptions that a caller can tell apart.
 
 PunchError
-├── InputError          something the user typed cannot be used; nothing was done (exit status 2)
+├── ArgumentError          something the user typed cannot be used; nothing was done (exit status 2)
 ├── FrameError          a frame on the rendezvous or on the mesh is not what the protocol says
 ├── RefusedError        an edge does not take a registration
 ├── NoConnectionError   no connection to an edge: it is not there, or does not answer as one
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from punch.text import LONGEST, LONGEST_VALUE, printable, shown
+from punchlab.punch.text import LONGEST, LONGEST_VALUE, printable, shown
 
 Outcome = Literal["no_rendezvous", "punch_timeout", "refused", "hopeless", "wrong_peer", "declined", "client_error"]
 
@@ -34,7 +34,7 @@ class PunchError(Exception):
         super().__init__(printable(text))
 
 
-class InputError(PunchError, ValueError):
+class ArgumentError(PunchError, ValueError):
     """Something the user typed cannot be used, or is missing: the field, the value (None) and what was expected."""
 
     def __init__(self, field: str, value: object, expected: str) -> None:

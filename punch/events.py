@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO, cast
 
-from punch.text import printable_parts
+from punchlab.punch.text import printable_parts
 
 Reporter = Callable[..., None]
 """Called as `report(event, t=None, **fields)`; `t` is an instant of `time.monotonic()`, now if not given."""

@@ -7,8 +7,8 @@ import re
 import socket
 from typing import Any, cast
 
-from punch.endpoint import Endpoint
-from punch.errors import FrameError, InputError
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import ArgumentError, FrameError
 
 Json = dict[str, Any]
 
@@ -73,7 +73,7 @@ def endpoints_field(fields: Json, name: str, limit: int) -> tuple[Endpoint, ...]
 def _to_endpoint(name: str, value: object) -> Endpoint:
     try:
         endpoint = Endpoint.parse(value) if isinstance(value, str) else None
-    except InputError:
+    except ArgumentError:
         endpoint = None
     if endpoint is None or not endpoint.is_unicast:
         raise FrameError(f"{name}: {short(value)} cannot be used; expected a unicast IP address and a port")

@@ -15,7 +15,7 @@ raise `FrameError` in words that can be sent back; what they return can be relie
 `pake` is the client's part in the exchange of keys, `traits` (which may be missing) what its strategy has to tell the
 peer, and `data` whatever the two clients say to each other; all three are opaque to the edge. `client` is the client's
 own random name, by which it is known when it registers again; left out, it is a new one each time. The peer is not told
-it. `public6` is the IPv6 endpoint of a client whose `public` is of IPv4, if it has shown it (see `punch.sighting`).
+it. `public6` is the IPv6 endpoint of a client whose `public` is of IPv4, if it has shown it (see `punch.reflexive`).
 `ticket` is what the two clients of a session show at `relay` (see `punch.relay`).
 """
 
@@ -26,9 +26,9 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Literal, NewType, cast
 
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import FrameError, InputError
-from punch.fields import (
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import ArgumentError, FrameError
+from punchlab.punch.fields import (
     Json,
     ascii_field,
     decode,
@@ -349,7 +349,7 @@ def _relay(fields: Json) -> EdgeUrl | None:
     text = text_field(fields, "relay", MAX_URL)
     try:
         return EdgeUrl.parse(text)
-    except InputError:
+    except ArgumentError:
         raise FrameError(f"relay: {short(text)} cannot be used; expected the URL of an edge") from None
 
 

@@ -1,16 +1,16 @@
 """The two text frames of a relay.
 
 A relay is for clients that have met at its edge, who show the ticket that it gave them. By the token
-(`punch.client.keys`) the two find each other there.
+(`punch.secure.keys`) the two find each other there.
 """
 
 from __future__ import annotations
 
 import re
 
-from punch.errors import FrameError
-from punch.fields import decode, encode, token_field
-from punch.frames import MAX_FRAME
+from punchlab.punch.errors import FrameError
+from punchlab.punch.fields import decode, encode, token_field
+from punchlab.punch.frames import MAX_FRAME
 
 PATH = "/relay"
 MAX_MESSAGE = MAX_FRAME  # bytes of a binary message; an edge takes no longer ones

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from punch.events import Sentence
-from punch.text import printable
+from punchlab.punch.events import Sentence
+from punchlab.punch.text import printable
 
 _LONGEST_NAME = 120  # characters
 
@@ -25,7 +25,7 @@ def human_size(count: int) -> str:
 
 
 def offer_text(fields: Mapping[str, Any]) -> str:
-    """What is offered, as `punch.client.summary` has it. Names come last, so that they can imitate nothing else."""
+    """What is offered, as `punch.transfer.summary` has it. Names come last, so that they can imitate nothing else."""
     size = "an unknown number of bytes" if fields["bytes"] is None else human_size(fields["bytes"])
     counted = [_counted(fields["files"], "file"), _counted(fields["directories"], "directory", "directories"), size]
     counted += [f"{fields[kind]} {kind}" for kind in ("sensitive", "hidden", "executable") if fields[kind]]

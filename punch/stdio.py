@@ -12,7 +12,7 @@ import re
 import sys
 from typing import Any, TextIO, cast
 
-from punch.text import disarmed, printable
+from punchlab.punch.text import disarmed, printable
 
 _UNSAFE = re.compile(r"[^\n\t -~]+")
 _STARTS_COMMAND = re.compile(r"^([^\S\n]*)::", re.MULTILINE)

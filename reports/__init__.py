@@ -4,7 +4,7 @@
 `results.parquet` and `summary.md`.
 """
 
-from reports.parquet import MISSING as NO_PARQUET
-from reports.report import ReportPaths, write
+from punchlab.reports.parquet import MISSING as NO_PARQUET
+from punchlab.reports.report import ReportPaths, write
 
 __all__ = ["NO_PARQUET", "ReportPaths", "write"]

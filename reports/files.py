@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from lab.errors import InputError
-from lab.files import write_error
+from punchlab.lab.campaign.files import write_error
+from punchlab.lab.errors import InputError
 
 
 def put_files(directory: Path, files: Mapping[str, bytes], replaced: str) -> None:

@@ -11,8 +11,8 @@ from operator import attrgetter
 from statistics import median
 from typing import Any
 
-from lab.statistics import Interval, wilson_interval
-from reports.results import OUTCOMES, TIMES, Trial
+from punchlab.lab.campaign.statistics import Interval, wilson_interval
+from punchlab.reports.results import OUTCOMES, TIMES, Trial
 
 SEPARATOR = " · "
 """Between the conditions of a label."""
@@ -147,7 +147,7 @@ class Trials:
     @cached_property
     def timed(self) -> tuple[Trial, ...]:
         """The direct trials that have a latency and had CPU to spare: all latencies and the floor are theirs."""
-        calm = (trial for trial in self.direct if not trial.hurried)
+        calm = (trial for trial in self.direct if not trial.cpu_starved)
         return tuple(trial for trial in calm if trial.connected_s is not None or trial.agreed_s is not None)
 
     def timings(self, name: str) -> Sequence[float]:
@@ -158,9 +158,9 @@ class Trials:
         return self._timings[name]
 
     @property
-    def hurried(self) -> int:
+    def cpu_starved(self) -> int:
         """How many direct trials have no latency here because the machine was busy."""
-        return sum(trial.hurried for trial in self.direct)
+        return sum(trial.cpu_starved for trial in self.direct)
 
     def median(self, name: str) -> float | None:
         """The median of `timings`; None when there are none."""

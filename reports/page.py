@@ -7,16 +7,16 @@ from base64 import b64encode
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from reports.contest import CHOOSER, Comparison, Contest, verdict
-from reports.groups import Group, PairTrials, Trials, totals
-from reports.look import CSS
-from reports.results import Run, Trial
-from reports.summary import control_words, trial_name
-from reports.words import agreement, count, escape, milliseconds, percent, percent_range, predicted, ratio
+from punchlab.reports.groups import Group, PairTrials, Trials, totals
+from punchlab.reports.results import Run, Trial
+from punchlab.reports.strategy_comparison import CHOOSER, Comparison, StrategyComparison, verdict
+from punchlab.reports.style import CSS
+from punchlab.reports.summary import control_words, trial_name
+from punchlab.reports.words import agreement, count, escape, milliseconds, percent, percent_range, predicted, ratio
 
 if TYPE_CHECKING:
-    from reports.charts import Charts
-    from reports.charts.figure import Chart
+    from punchlab.reports.charts import Charts
+    from punchlab.reports.charts.figure import Chart
 
 # Nothing may be loaded, whatever a record says: the browser itself holds the page to that.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -24,7 +24,7 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 def index_html(
     groups: Sequence[Group],
-    strategies: tuple[Sequence[Contest], Sequence[Comparison]],
+    strategies: tuple[Sequence[StrategyComparison], Sequence[Comparison]],
     everything: Trials,
     charts: Charts,
     runs: Sequence[Run],
@@ -154,12 +154,12 @@ def _overview(groups: Sequence[Group], charts: Charts) -> str:
     )
 
 
-def _strategies(contests: Sequence[Contest], comparisons: Sequence[Comparison], charts: Charts) -> str:
+def _strategies(contests: Sequence[StrategyComparison], comparisons: Sequence[Comparison], charts: Charts) -> str:
     if not contests:
         return ""
     said = verdict(comparisons)
-    fell = any(each.fell for each in comparisons)
-    judged = f'<p class="verdict {"bad" if fell else "good"}">{escape(said)}</p>' if said else ""
+    rejected = any(each.rejected for each in comparisons)
+    judged = f'<p class="verdict {"bad" if rejected else "good"}">{escape(said)}</p>' if said else ""
     parts = [
         f"<h3>{escape(contest.label)}</h3>{_figure(chart)}{_contest(contest, comparisons)}"
         for contest, chart in zip(contests, charts.per_contest, strict=True)
@@ -168,7 +168,7 @@ def _strategies(contests: Sequence[Contest], comparisons: Sequence[Comparison], 
     return f'<section id="strategies"><h2>Strategies</h2>{judged}{overview}{"".join(parts)}</section>'
 
 
-def _contest(contest: Contest, comparisons: Sequence[Comparison]) -> str:
+def _contest(contest: StrategyComparison, comparisons: Sequence[Comparison]) -> str:
     """Every pair of NATs with direct/trials per strategy, and how probable the chooser's figures are if it is as good
     as the strategy that it looks worst beside."""
     host_a, host_b = (escape(host) for host in contest.groups[0].condition.pair)
@@ -184,7 +184,7 @@ def _contest(contest: Contest, comparisons: Sequence[Comparison]) -> str:
         if here:
             cells.append(_number(f"{min(each.p_value for each in own):.2g}" if own else ratio(0, 0)))
         rows.append(cells)
-        marked.append(any(each.fell for each in own))
+        marked.append(any(each.rejected for each in own))
     return _table([*head, *([f"#{CHOOSER} not worse, p"] if here else [])], rows, marked)
 
 

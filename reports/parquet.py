@@ -8,10 +8,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.errors import InputError, MissingCapabilityError
-from lab.files import write_file
-from reports.results import Trial, read_run
-from reports.schema import Kind, as_text, columns, lines, rows
+from punchlab.lab.campaign.files import write_file
+from punchlab.lab.errors import InputError, MissingCapabilityError
+from punchlab.reports.results import Trial, read_run
+from punchlab.reports.schema import Kind, as_text, columns, lines, rows
 
 if TYPE_CHECKING:
     import pyarrow

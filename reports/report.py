@@ -9,18 +9,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.errors import InputError, MissingCapabilityError
-from lab.pressure import SPARE
-from punch.text import printable
-from reports import parquet
-from reports.contest import compare, contests
-from reports.files import put_files
-from reports.groups import Trials, group_trials
-from reports.page import index_html
-from reports.results import read_run
-from reports.schema import rows
-from reports.summary import summary_md
-from reports.table import table_csv
+from punchlab.lab.errors import InputError, MissingCapabilityError
+from punchlab.lab.kernel.pressure import SPARE
+from punchlab.punch.text import printable
+from punchlab.reports import parquet
+from punchlab.reports.files import put_files
+from punchlab.reports.groups import Trials, group_trials
+from punchlab.reports.page import index_html
+from punchlab.reports.results import read_run
+from punchlab.reports.schema import rows
+from punchlab.reports.strategy_comparison import compare, contests
+from punchlab.reports.summary import summary_md
+from punchlab.reports.table import table_csv
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +74,14 @@ def _write(run_dirs: Sequence[Path], out: Path | None) -> ReportPaths:
         for run_dir, run in zip(run_dirs, runs, strict=True)
         if run.cut_short
     ]
-    if everything.hurried:
-        timed = f"{everything.k - everything.hurried:,} of {everything.k:,}"
+    if everything.cpu_starved:
+        timed = f"{everything.k - everything.cpu_starved:,} of {everything.k:,}"
         notes.append(
             f"Latencies are those of {timed} direct trials: in the others tasks waited for a CPU for more than "
             f"{SPARE:.0%} of the punch. Run with --jobs 1 on a machine that has nothing else to do."
         )
 
-    from reports.charts import draw  # matplotlib takes more than a second to import
+    from punchlab.reports.charts import draw  # matplotlib takes more than a second to import
 
     charts = draw(groups, compared, comparisons)
     table = rows(trials)

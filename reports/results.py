@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, cast
 
-from lab.errors import InputError
-from lab.pressure import SPARE
-from punch.text import printable_parts
+from punchlab.lab.errors import InputError
+from punchlab.lab.kernel.pressure import SPARE
+from punchlab.punch.text import printable_parts
 
 SCHEMA = 1
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -109,7 +109,7 @@ class Trial:
         return f"{self.nat_a} {TIMES} {self.nat_b}"
 
     @property
-    def hurried(self) -> bool:
+    def cpu_starved(self) -> bool:
         """Whether the machine was too busy for its latencies to count; where that is not known, they do."""
         return self.cpu_pressure is not None and self.cpu_pressure > SPARE
 

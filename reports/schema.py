@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum, auto
 
-from reports.results import Trial
+from punchlab.reports.results import Trial
 
 
 class Kind(Enum):

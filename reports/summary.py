@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from punch.text import printable
-from reports.contest import Comparison, Contest, verdict
-from reports.groups import Group, Trials, totals
-from reports.results import Trial
-from reports.words import MEANINGS, SYMBOLS, count, milliseconds, percent, percent_range, ratio
+from punchlab.punch.text import printable
+from punchlab.reports.groups import Group, Trials, totals
+from punchlab.reports.results import Trial
+from punchlab.reports.strategy_comparison import Comparison, StrategyComparison, verdict
+from punchlab.reports.words import MEANINGS, SYMBOLS, count, milliseconds, percent, percent_range, ratio
 
 _LISTED = 30
 """Trials listed one by one, at most; a job summary holds 1 MiB."""
@@ -17,7 +17,7 @@ _LISTED = 30
 
 def summary_md(
     groups: Sequence[Group],
-    strategies: tuple[Sequence[Contest], Sequence[Comparison]],
+    strategies: tuple[Sequence[StrategyComparison], Sequence[Comparison]],
     everything: Trials,
     notes: Sequence[str],
 ) -> str:
@@ -76,7 +76,7 @@ def _totals(groups: Sequence[Group]) -> str:
     )
 
 
-def _contests(contests: Sequence[Contest]) -> str:
+def _contests(contests: Sequence[StrategyComparison]) -> str:
     names = list(dict.fromkeys(name for contest in contests for name in contest.strategies))
     rows = []
     for contest in contests:

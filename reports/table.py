@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from io import StringIO
 
-from punch.text import printable
-from reports.results import Trial
-from reports.schema import as_text, columns, lines, rows
+from punchlab.punch.text import printable
+from punchlab.reports.results import Trial
+from punchlab.reports.schema import as_text, columns, lines, rows
 
 _NUMBER = r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 _SKIPPED = r"[\s\"']*"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping
 
-from lab.statistics import Interval
-from punch.text import printable
-from reports.groups import PairTrials
+from punchlab.lab.campaign.statistics import Interval
+from punchlab.punch.text import printable
+from punchlab.reports.groups import PairTrials
 
 NOT_MEASURED = "\N{EN DASH}"
 SYMBOLS: Mapping[str, str] = {"direct": "●", "fails": "✕", "depends": "◐"}

@@ -9,16 +9,19 @@ from typing import Any, Protocol
 
 import pytest
 
-import reports  # here, before a module of the user's project can have that name
-from lab import Lab
-from lab.cli.arguments import path
-from lab.edges import BUSES
-from lab.errors import InputError, PunchlabError
-from lab.record import record
-from lab.results import Results, RunFolder
-from lab.trial import Trial
-from punch.text import printable
-from topologies import TOPOLOGIES
+from punchlab import (
+    Lab,
+    reports,  # here, before a module of the user's project can have that name
+)
+from punchlab.lab.campaign.results import Results, RunFolder
+from punchlab.lab.capture import pcapng
+from punchlab.lab.cli.arguments import path
+from punchlab.lab.client.edges import BUSES, Bus
+from punchlab.lab.errors import InputError, PunchlabError
+from punchlab.lab.trial.record import record
+from punchlab.lab.trial.trial import Trial
+from punchlab.punch.text import printable
+from punchlab.topologies import TOPOLOGIES
 
 _SHAPE = ("unsolicited", "port_mapping", "delay", "loss", "cgn")
 """Options that are the topology's, not the trial's."""
@@ -76,13 +79,13 @@ def results(pytestconfig: pytest.Config) -> Iterator[Results | None]:
 
 
 @pytest.fixture(scope="session")
-def bus(pytestconfig: pytest.Config) -> str:
-    value: str = pytestconfig.getoption("--bus")
+def bus(pytestconfig: pytest.Config) -> Bus:
+    value: Bus = pytestconfig.getoption("--bus")
     return value
 
 
 @pytest.fixture
-def punch(request: pytest.FixtureRequest, results: Results | None, bus: str) -> Punch:
+def punch(request: pytest.FixtureRequest, results: Results | None, bus: Bus) -> Punch:
     count = 0
 
     def run(topology: str, nat_a: str, nat_b: str, *, pair: tuple[str, str] | None = None, **options: Any) -> Trial:
@@ -98,7 +101,7 @@ def punch(request: pytest.FixtureRequest, results: Results | None, bus: str) -> 
             trial = lab.punch(one, other, **options)
             if results is not None:
                 name = re.sub(r"[^\w-]+", "-", f"{request.node.name}-{count:03}").strip("-")
-                trial.recording.write(results.captures / f"{name}.pcapng")
+                pcapng.write(results.captures / f"{name}.pcapng", trial.recording)
                 results.append(
                     record(
                         trial,

@@ -8,11 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from lab import Lab
-from lab.client import PUNCH
-from lab.edges import PORT, EdgeNetwork
-from lab.process import Event, EventProcess, wait_for
-from lab.trial import edge_network
+from punchlab import Lab
+from punchlab.lab.client.description import PUNCH
+from punchlab.lab.client.edges import PORT, EdgeNetwork
+from punchlab.lab.client.processes import Event, EventProcess, wait_for
+from punchlab.lab.trial.trial import edge_network
 
 PATIENCE_S = 40.0
 CODE = "k7x2mq-amber-falcon-tulip"

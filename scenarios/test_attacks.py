@@ -18,16 +18,16 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
-from lab import Lab
-from lab.edges import PORT
-from punch.client.keys import PakeExchange
-from punch.client.sockets import bound_socket
-from punch.endpoint import Endpoint
+from punchlab import Lab
+from punchlab.lab.client.edges import PORT
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.net.sockets import bound_socket
+from punchlab.punch.secure.keys import PakeExchange
+from punchlab.topologies import UnderAttack
 from scenarios.hostile.clients import ANSWERED_PINGS, Attackers, drain, flood, memory_kib
 from scenarios.hostile.edge import GUESS, Json, Tamper, is_detected, malicious, one_bit, other_traits, own_exchange
 from scenarios.hostile.thief import assert_nothing_was_learnt, overhear, thief_of
 from scenarios.pairs import PATIENCE_S, Pair, events
-from topologies import Siege
 
 FRAMES, PER_VOLLEY = 10_000, 40
 IDLE = 2_000
@@ -46,7 +46,7 @@ LEFT_KIB = 16 * 1024
 class Besieged(Pair):
     """Two honest hosts, their edge, and M in front of it."""
 
-    def __init__(self, lab: Lab, topology: Siege, folder: Path) -> None:
+    def __init__(self, lab: Lab, topology: UnderAttack, folder: Path) -> None:
         super().__init__(lab, folder)
         m = lab["m"]
         m.run(["ip", "route", "add", "local", topology.botnet, "dev", "lo"])
@@ -109,7 +109,7 @@ class Besieged(Pair):
 
 @pytest.fixture
 def besieged(tmp_path: Path) -> Iterator[Besieged]:
-    topology = Siege()
+    topology = UnderAttack()
     with Lab(topology) as lab, Besieged(lab, topology, tmp_path) as siege:
         yield siege
 

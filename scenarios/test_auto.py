@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from lab import Lab
-from lab.nat import presets
-from lab.trial import Trial
-from punch.nat.behavior import NatBehavior
+from punchlab import Lab
+from punchlab.lab.nat import presets
+from punchlab.lab.trial.trial import Trial
+from punchlab.punch.nat.behavior import NatBehavior
+from punchlab.topologies import AB
 from scenarios.conftest import Punch
 from scenarios.pairs import Pair, events, where
 from scenarios.test_sync_lowttl_auto import chosen
-from topologies import AB
 
 STRICT = "port_restricted_cone"
 LATE_S = 4.0

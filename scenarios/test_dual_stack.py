@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lab import Lab
+from punchlab import Lab
+from punchlab.topologies import DualStack
 from scenarios.conftest import Punch
-from topologies import DualStack
 
 
 @pytest.mark.parametrize("strategy", ["auto", "reuse"])

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from lab import Lab
-from lab.client import PUNCH
-from lab.edges import PORT, EdgeNetwork
-from lab.process import EventProcess, wait_for
+from punchlab import Lab
+from punchlab.lab.client.description import PUNCH
+from punchlab.lab.client.edges import PORT, EdgeNetwork
+from punchlab.lab.client.processes import EventProcess, wait_for
+from punchlab.topologies import AB
 from scenarios.conftest import Punch
-from topologies import AB
 
 MEGABYTE = 1_000_000
 CODE = "k7x2mq-amber-falcon-tulip"
@@ -76,7 +76,7 @@ def test_a_directory_crosses_two_nats_though_its_receiver_is_killed_and_a_nat_re
         sender = receiver = None
         try:
             edges.wait()
-            punch, common = [sys.executable, "-m", "punch"], ["--edge", f"ws://{lab.anycast}:{PORT}", "--json"]
+            punch, common = [sys.executable, "-m", "punchlab.punch"], ["--edge", f"ws://{lab.anycast}:{PORT}", "--json"]
             sender = EventProcess(lab["a"], [*punch, "send", str(project), "--code", CODE, *common])
             receive = [*punch, "receive", CODE, "--yes", "--dir", str(inbox), *common]
             receiver = EventProcess(lab["b"], receive)

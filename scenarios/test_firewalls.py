@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lab.nat.presets import FIREWALLS
+from punchlab.lab.nat.presets import FIREWALLS
 from scenarios.conftest import Punch
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from lab import Lab
-from lab.client import PUNCH
-from lab.edges import PORT
-from lab.process import EventProcess, wait_for
-from punch.client.quota import (
+from punchlab import Lab
+from punchlab.lab.client.description import PUNCH
+from punchlab.lab.client.edges import PORT
+from punchlab.lab.client.processes import EventProcess, wait_for
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.nat.birthday import OPENED, PROBES
+from punchlab.punch.punching.quota import (
     CONNECTS,
     MEETING_ADDRESSES,
     MEETING_CONNECTS,
@@ -24,11 +26,9 @@ from punch.client.quota import (
     SESSION_ADDRESSES,
     SESSION_CONNECTS,
 )
-from punch.endpoint import Endpoint
-from punch.nat.birthday import OPENED, PROBES
+from punchlab.topologies import DualStack, UnderAttack
 from scenarios.hostile.abuser import Abuser, Breaker, Lies, Mapped, Sent, watched
 from scenarios.pairs import CODE, PATIENCE_S, events
-from topologies import DualStack, Siege
 
 DEADLINE_S = 2
 SYNS = 3
@@ -140,7 +140,7 @@ class Scene:
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
-    topology = Siege()
+    topology = UnderAttack()
     with Lab(topology) as lab:
         lab["m"].run(["ip", "route", "add", "local", topology.botnet, "dev", "lo"])
         network = topology.botnet.partition("/")[0].rpartition(".")[0]

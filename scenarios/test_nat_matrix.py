@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lab.nat.presets import CLASSICS
+from punchlab.lab.nat.presets import CLASSICS
 from scenarios.conftest import Punch
 
 DEADLINE_S = 3.0

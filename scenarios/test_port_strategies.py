@@ -7,14 +7,14 @@ from math import comb
 
 import pytest
 
-from lab import Lab
-from lab.nat import presets
-from lab.trial import Trial
-from punch.nat.birthday import collision
-from punch.nat.prediction import probability
+from punchlab import Lab
+from punchlab.lab.nat import presets
+from punchlab.lab.trial.trial import Trial
+from punchlab.punch.nat.birthday import collision
+from punchlab.punch.nat.port_prediction import probability
+from punchlab.topologies import AB
 from scenarios.conftest import Punch
 from scenarios.requirements import needs
-from topologies import AB
 
 SEQUENTIAL = "sym_sequential_home"
 KEEPS_THEN_COUNTS = "cisco_ios_pat"

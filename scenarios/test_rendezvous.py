@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from lab.graph import read
-from lab.trial import Trial
+from punchlab.lab.graph import read
+from punchlab.lab.trial.trial import Trial
+from punchlab.topologies import ABCD
 from scenarios.conftest import Punch
-from topologies import ABCD
 
 CONES = ("port_restricted_cone", "port_restricted_cone")
 
@@ -46,7 +46,7 @@ def test_c_and_d_each_use_their_own_edge_and_the_long_link_carries_the_session(p
         for frame in trial.recording.frames
         if {frame.packet["IP"].src, frame.packet["IP"].dst} == edges and len(frame.packet["TCP"].payload) > 0
     }
-    long_link = {end.name for end, peer, _ in graph.path("core2", "core3") for end in (end, peer)}
+    long_link = {end.name for end, peer, _ in graph.steps("core2", "core3") for end in (end, peer)}
     assert long_link <= carried
 
 

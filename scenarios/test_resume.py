@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from lab import Lab
-from lab.client import PUNCH
-from lab.edges import PORT, EdgeNetwork
-from lab.process import Event, EventProcess, wait_for
-from topologies import AB
+from punchlab import Lab
+from punchlab.lab.client.description import PUNCH
+from punchlab.lab.client.edges import PORT, EdgeNetwork
+from punchlab.lab.client.processes import Event, EventProcess, wait_for
+from punchlab.topologies import AB
 
 MEGABYTE = 1_000_000
 CODE = "k7x2mq-amber-falcon-tulip"
@@ -39,7 +39,7 @@ class Transfer:
 
     def _start(self, node: str, *words: str) -> EventProcess:
         edge = f"ws://{self.lab.anycast}:{PORT}"
-        command = [sys.executable, "-m", "punch", *words, "--edge", edge, "--json"]
+        command = [sys.executable, "-m", "punchlab.punch", *words, "--edge", edge, "--json"]
         return EventProcess(self.lab[node], command)
 
     def send(self) -> EventProcess:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from lab import Lab
-from punch.client.channel import HELLO_BYTES
-from punch.endpoint import Endpoint
+from punchlab import Lab
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.secure.channel import HELLO_BYTES
+from punchlab.topologies import AB, Lookalikes
 from scenarios.conftest import Punch
 from scenarios.hostile.thief import assert_nothing_was_learnt, overhear
 from scenarios.pairs import PATIENCE_S, Pair, events
-from topologies import AB, Lookalikes
 
 PORT = 9999
 HAIRPINNING = "einat_fullcone"

@@ -12,9 +12,9 @@ from math import fsum
 
 import pytest
 
-from lab.client import PUNCH
-from lab.exact import p_value
-from lab.trial import Trial
+from punchlab.lab.campaign.exact import p_value
+from punchlab.lab.client.description import PUNCH
+from punchlab.lab.trial.trial import Trial
 from scenarios.conftest import Punch
 
 SEQUENTIAL, RANDOM, STRICT = "sym_sequential_home", "symmetric", "port_restricted_cone"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lab.trial import Trial
+from punchlab.lab.trial.trial import Trial
 from scenarios.conftest import Punch
 
 CONES = ("port_restricted_cone", "port_restricted_cone")

@@ -17,7 +17,7 @@ HIDE_SANDBOX = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /run && e
 
 def punchlab(*words: str, under: Sequence[str] = ()) -> list[str]:
     """`punchlab WORDS`, started outside of any sandbox, by the words `under`."""
-    return [*HIDE_SANDBOX, *under, sys.executable, "-m", "lab.cli", *words]
+    return [*HIDE_SANDBOX, *under, sys.executable, "-m", "punchlab.lab.cli", *words]
 
 
 def run(command: Sequence[str], *, cwd: Path = ROOT, timeout: float = 120) -> subprocess.CompletedProcess[str]:

@@ -14,8 +14,8 @@ import pytest
 from bench import run as bench_run
 from bench.punching import judged
 from bench.store import Store
-from lab.errors import InputError
-from lab.mounts import mount, unmount
+from punchlab.lab.errors import InputError
+from punchlab.lab.kernel.mounts import mount, unmount
 from tests.commands import HIDE_SANDBOX, line
 from tests.scripts import PLAIN, path_of, run, script
 

@@ -18,11 +18,11 @@ import pytest
 import yaml
 
 from docs.generate.__main__ import PAGES as REFERENCE
-from lab import Lab
-from lab.process import EventProcess, wait_for
+from punchlab import Lab
+from punchlab.lab.client.processes import EventProcess, wait_for
+from punchlab.topologies import AB, Home
 from tests.commands import line, punchlab, run, started
 from tests.documents import PAGES, PROJECT, blocks, commands, name
-from topologies import AB, Home
 
 OPTION = r"(?<![\w-])--[a-z][a-z-]*"
 SEND_FILES = PROJECT / "docs" / "how-to" / "send-files.md"
@@ -153,7 +153,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def _punch_commands(page: Path) -> list[list[str]]:
     return [
-        [sys.executable, "-m", *command.split(), "--json"]
+        [sys.executable, "-m", "punchlab.punch", *command.split()[1:], "--json"]
         for command in commands(page)
         if re.match("punch (edge|send|receive|probe) ", command)
     ]
@@ -233,7 +233,7 @@ def test_the_site_has_every_page(reference: Path) -> None:
 
 
 def test_every_field_of_a_result_is_on_its_page(reference: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lab.cli", "trial", "ab", "--nat-a", "none", "--nat-b", "none", "--json"]
+    command = [sys.executable, "-m", "punchlab.lab.cli", "trial", "ab", "--nat-a", "none", "--nat-b", "none", "--json"]
     record = json.loads(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
     page = (reference / "results.md").read_text()
     written = set(re.findall(r"^\| `([\w.]+)` \| \w", page, flags=re.MULTILINE))
@@ -267,7 +267,7 @@ FOREIGN = {
 
 
 def test_every_option_is_in_the_reference_and_every_option_of_a_page_exists(reference: Path) -> None:
-    known = {"punchlab.md": _options("lab.cli"), "punch.md": _options("punch")}
+    known = {"punchlab.md": _options("punchlab.lab.cli"), "punch.md": _options("punchlab.punch")}
     for page, options in known.items():
         written = set(re.findall(OPTION, (reference / page).read_text()))
         assert options - written == set(), page
@@ -277,7 +277,7 @@ def test_every_option_is_in_the_reference_and_every_option_of_a_page_exists(refe
 
 
 def test_every_preset_has_a_section_with_its_source(reference: Path) -> None:
-    listed = run([sys.executable, "-m", "lab.cli", "nat", "list"]).stdout
+    listed = run([sys.executable, "-m", "punchlab.lab.cli", "nat", "list"]).stdout
     page = (reference / "presets.md").read_text()
     sections = dict(re.findall(r"^## `(\w+)` .*\n\nSource: (.+)$", page, flags=re.MULTILINE))
     assert set(re.findall(r"[a-z]+(?:_\w+)*", listed)) >= sections.keys()

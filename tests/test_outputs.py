@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-import lab
-import punch
-from lab.errors import PunchlabError, SeveralInputsError
-from punch.errors import PunchError
+from punchlab import lab, punch
+from punchlab.lab.errors import PunchlabError, SeveralInputsError
+from punchlab.punch.errors import PunchError
 from tests.plain import HOSTILE, assert_plain_line
 
 ROOT = Path(__file__).parent.parent
@@ -63,7 +62,7 @@ def kinds(base: type[Exception]) -> Iterator[type[Exception]]:
 def test_every_error_of_the_project_is_one_plain_line_whatever_it_quotes() -> None:
     for package in (punch, lab):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.endswith(("__main__", "lab.cli.ask", "pytest_sandbox")):
+            if not module.name.endswith(("__main__", "punchlab.lab.cli.ask", "pytest_sandbox")):
                 importlib.import_module(module.name)
     found = {kind for base in (PunchError, PunchlabError) for kind in kinds(base)} - {SeveralInputsError}
     assert len(found) > 20

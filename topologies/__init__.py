@@ -2,19 +2,23 @@
 
 `AB` (near), `CD` (far), `ABCD` (all, with the whole edge network); `SameNat` (one home), `Carrier` (homes below a
 carrier's NAT), `Firewalls` (no translation), `DualStack` (IPv6 beside NATs); `Home` (one host, to look at its NAT);
-`Siege` (with attackers); `Lookalikes` (private addresses that are another host's as well).
+`UnderAttack` (with attackers); `Lookalikes` (private addresses that are another host's as well).
 """
 
-from topologies.ab import AB
-from topologies.abcd import ABCD
-from topologies.carrier import Carrier
-from topologies.cd import CD
-from topologies.dual_stack import DualStack
-from topologies.firewalls import Firewalls
-from topologies.home import Home
-from topologies.lookalikes import Lookalikes
-from topologies.same_nat import SameNat
-from topologies.siege import Siege
+from punchlab.lab.kernel import packages
+
+packages.require()
+
+from punchlab.topologies.ab import AB
+from punchlab.topologies.abcd import ABCD
+from punchlab.topologies.carrier import Carrier
+from punchlab.topologies.cd import CD
+from punchlab.topologies.dual_stack import DualStack
+from punchlab.topologies.firewalls import Firewalls
+from punchlab.topologies.home import Home
+from punchlab.topologies.lookalikes import Lookalikes
+from punchlab.topologies.same_nat import SameNat
+from punchlab.topologies.under_attack import UnderAttack
 
 TOPOLOGIES = {
     "ab": AB,
@@ -38,5 +42,5 @@ __all__ = [
     "Home",
     "Lookalikes",
     "SameNat",
-    "Siege",
+    "UnderAttack",
 ]

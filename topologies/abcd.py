@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from topologies.internet import Internet
+from punchlab.topologies.internet import Internet
 
 
 class ABCD(Internet):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
-from lab.errors import InputError
+from punchlab.lab.errors import InputError
 
 HOME_NETWORK = ipaddress.IPv4Network("192.168.1.0/24")
 CARRIER_NETWORK = ipaddress.IPv4Network("100.64.0.0/10")

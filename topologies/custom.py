@@ -1,5 +1,5 @@
 """For Mininet's own command: `mn --custom topologies/custom.py --topo ab --switch lxbr --controller none`."""
 
-from topologies import TOPOLOGIES
+from punchlab.topologies import TOPOLOGIES
 
 topos = TOPOLOGIES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from topologies.internet import Internet, share
+from punchlab.topologies.internet import Internet, share
 
 
 class DualStack(Internet):

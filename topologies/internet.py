@@ -36,13 +36,13 @@ from typing import Any
 
 from mininet.topo import Topo
 
-from lab.choices import INTERFACE_NAME_LENGTH, node_name, one_of
-from lab.errors import InputError
-from lab.impair import Impairment
-from lab.nat import presets
-from punch.nat.behavior import NatBehavior
-from topologies import mininet_nodes
-from topologies.blocks import CARRIER_NETWORK, HOME_NETWORK, LARGEST_HOME, Region, public_block
+from punchlab.lab.errors import InputError
+from punchlab.lab.impair import Impairment
+from punchlab.lab.inputs.choices import INTERFACE_NAME_LENGTH, node_name, one_of
+from punchlab.lab.nat import presets
+from punchlab.punch.nat.behavior import NatBehavior
+from punchlab.topologies import mininet_nodes
+from punchlab.topologies.blocks import CARRIER_NETWORK, HOME_NETWORK, LARGEST_HOME, Region, public_block
 
 EDGE_PORT = 7000
 """TCP port on which the lab's edges listen."""

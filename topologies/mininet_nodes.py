@@ -13,9 +13,9 @@ from pathlib import Path
 
 from mininet.node import Node
 
-from lab.nat import helpers, portmapping
-from lab.nat.rules import rules
-from punch.nat.behavior import NatBehavior
+from punchlab.lab.nat import helpers, portmapping
+from punchlab.lab.nat.rules import rules
+from punchlab.punch.nat.behavior import NatBehavior
 
 
 class InternetNode(Node):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lab.errors import InputError
-from punch.nat.behavior import NatBehavior
-from topologies.internet import Internet
+from punchlab.lab.errors import InputError
+from punchlab.punch.nat.behavior import NatBehavior
+from punchlab.topologies.internet import Internet
 
 
 class SameNat(Internet):

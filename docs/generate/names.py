@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from lab import contract
-from lab.cli import arguments, axes
-from lab.nat.preset import Preset
-from lab.nat.presets import CLASSICS, FIREWALLS, PRESETS
-from lab.verdict import OUTCOMES
-from punch import cli as punch_cli
-from punch.nat.behavior import NatBehavior
-from reports.schema import COLUMNS
+from punchlab.lab.cli import arguments, axes
+from punchlab.lab.client import contract
+from punchlab.lab.nat.preset import Preset
+from punchlab.lab.nat.presets import CLASSICS, FIREWALLS, PRESETS
+from punchlab.lab.trial.verdict import OUTCOMES
+from punchlab.punch import cli as punch_cli
+from punchlab.punch.nat.behavior import NatBehavior
+from punchlab.reports.schema import COLUMNS
 
 __all__ = [
     "CAMPAIGN_FIELDS",
@@ -32,52 +32,49 @@ __all__ = [
 CAMPAIGN_FIELDS = tuple(axes.AXES)
 """The axes of a campaign file."""
 
+_BEHAVIOR = "punchlab.punch.nat.behavior"
+
 PYTHON_API = {
-    "Labs": ("lab.lab.Lab", "lab.lab.Path", "lab.node.Node"),
-    "Trials": ("lab.options.Options", "lab.trial.Trial", "lab.exchange.story.Exchange"),
-    "Clients under test": ("lab.client.Client", "lab.forked.Function"),
-    "Running NATs and links": ("lab.nat.running.RunningNat", "lab.link.RunningLink"),
+    "Labs": ("punchlab.Lab", "punchlab.lab.graph.Path", "punchlab.lab.process.node.Node"),
+    "Trials": ("punchlab.lab.trial.options.TrialOptions", "punchlab.Trial", "punchlab.lab.exchange.story.Exchange"),
+    "Clients under test": ("punchlab.Client", "punchlab.Function"),
+    "Running NATs and links": ("punchlab.lab.events.nat.RunningNat", "punchlab.lab.events.link.RunningLink"),
     "NAT behaviors": (
-        "punch.nat.behavior.NatBehavior",
-        "punch.nat.behavior.Mapping",
-        "punch.nat.behavior.Filtering",
-        "punch.nat.behavior.PortAllocation",
-        "punch.nat.behavior.Pooling",
-        "punch.nat.behavior.Hairpinning",
-        "punch.nat.behavior.Unsolicited",
-        "punch.nat.behavior.IcmpErrors",
-        "punch.nat.behavior.PortMapping",
-        "punch.nat.behavior.Refresh",
-        "punch.nat.behavior.Timeouts",
+        "punchlab.NatBehavior",
+        "punchlab.MappingBehavior",
+        "punchlab.FilteringBehavior",
+        "punchlab.PortAllocation",
+        f"{_BEHAVIOR}.Pooling",
+        f"{_BEHAVIOR}.Hairpinning",
+        f"{_BEHAVIOR}.Unsolicited",
+        f"{_BEHAVIOR}.IcmpErrors",
+        f"{_BEHAVIOR}.PortMapping",
+        f"{_BEHAVIOR}.Refresh",
+        f"{_BEHAVIOR}.Timeouts",
     ),
     "Topologies": (
-        "topologies.internet.Internet",
-        "topologies.ab.AB",
-        "topologies.cd.CD",
-        "topologies.abcd.ABCD",
-        "topologies.same_nat.SameNat",
-        "topologies.carrier.Carrier",
-        "topologies.firewalls.Firewalls",
-        "topologies.dual_stack.DualStack",
-        "topologies.home.Home",
-    ),
-    "Prediction": (
-        "punch.nat.oracle.Dial",
-        "punch.nat.oracle.Prediction",
-        "punch.nat.oracle.Outcome",
+        "punchlab.topologies.internet.Internet",
+        "punchlab.topologies.AB",
+        "punchlab.topologies.CD",
+        "punchlab.topologies.ABCD",
+        "punchlab.topologies.SameNat",
+        "punchlab.topologies.Carrier",
+        "punchlab.topologies.Firewalls",
+        "punchlab.topologies.DualStack",
+        "punchlab.topologies.Home",
     ),
     "Errors": (
-        "lab.errors.PunchlabError",
-        "lab.errors.InputError",
-        "lab.errors.LabError",
-        "lab.errors.MissingCapabilityError",
-        "lab.errors.ClientError",
-        "punch.nat.behavior.BehaviorError",
+        "punchlab.PunchlabError",
+        "punchlab.InputError",
+        "punchlab.LabError",
+        "punchlab.MissingCapabilityError",
+        "punchlab.ClientError",
+        f"{_BEHAVIOR}.BehaviorError",
     ),
 }
 """Heading of a section of the API page -> the objects that it documents."""
 
-MEMBERS = {"lab.node.Node": ("name", "kind", "address", "address6", "run", "popen")}
+MEMBERS = {"punchlab.lab.process.node.Node": ("name", "kind", "address", "address6", "run", "popen")}
 """Object of the API page -> its members on that page; of any other object all public members are there."""
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lab import numbers
-from lab.errors import InputError
-from lab.impair import CHOICES, Impairment
-from lab.options import Options
-from lab.statistics import trials_that_suffice
+from punchlab.lab.campaign.statistics import trials_that_suffice
+from punchlab.lab.errors import InputError
+from punchlab.lab.impair import CHOICES, Impairment, Links
+from punchlab.lab.inputs import numbers
+from punchlab.lab.trial.options import TrialOptions
 
 if TYPE_CHECKING:
     from mininet.topo import Topo
@@ -38,7 +38,7 @@ class Cell:
     unsolicited: str = "preset"
     shape: Mapping[str, Any] = field(default_factory=dict)
     background: float = 0.0
-    options: Options = field(default_factory=Options)
+    options: TrialOptions = field(default_factory=TrialOptions)
 
     @property
     def id(self) -> str:
@@ -78,7 +78,7 @@ class Cell:
 
     def _manner(self) -> list[str]:
         """What is not as it is by default has its name in it, so that no two cells are called the same."""
-        options, usual = self.options, Options()
+        options, usual = self.options, TrialOptions()
         words = [self.unsolicited, options.strategy]
         if options.client != usual.client:
             words.append(f"client_{options.client.name}")
@@ -100,7 +100,7 @@ class Job:
 
     cell: Cell
     number: int
-    links: str
+    links: Links
     base_seed: int
 
     @property
@@ -132,7 +132,7 @@ class Campaign:
     trials: int | None = None
     until_ci: float | None = None
     min_trials: int = 5
-    links: str = "auto"
+    links: Links = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from lab import forked, workers
-from lab.campaign.cells import Job
-from lab.errors import InputError, LabError
-from lab.forked import Function
-from lab.results import Record
+from punchlab.lab.campaign import workers
+from punchlab.lab.campaign.cells import Job
+from punchlab.lab.campaign.results import Record
+from punchlab.lab.capture import pcapng
+from punchlab.lab.errors import InputError, LabError
+from punchlab.lab.process import forked
+from punchlab.lab.process.forked import Function
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """Processes of this machine, for `jobs` trials at work (`lab.workers`).
+    """Processes of this machine, for `jobs` trials at work (`lab.campaign.workers`).
 
     `ahead` more jobs are at hand, so that no process waits for us.
     """
@@ -87,7 +89,10 @@ class LocalExecutor:
 
 
 def submit(pool: ProcessPoolExecutor, job: Job) -> Future[Finished]:
-    """Queue a job for the workers of a pool (`lab.workers`). Raises `BrokenExecutor` once one of them was killed."""
+    """Queue a job for the workers of a pool (`lab.campaign.workers`).
+
+    Raises `BrokenExecutor` once one of them was killed.
+    """
     function = job.cell.options.client.function
     servers = {function: forked.prepare(function)}
     return pool.submit(_run_with, servers, job)
@@ -95,9 +100,9 @@ def submit(pool: ProcessPoolExecutor, job: Job) -> Future[Finished]:
 
 def run_job(job: Job) -> Finished:
     """One trial in a fresh lab; what breaks in the lab becomes a `lab_error` record."""
-    from lab import record, trial
-    from lab.lab import Lab
-    from lab.nat.presets import OWN_ANSWER
+    from punchlab.lab.lab import Lab
+    from punchlab.lab.nat.presets import OWN_ANSWER
+    from punchlab.lab.trial import record, trial
 
     cell = job.cell
     known = {
@@ -119,7 +124,7 @@ def run_job(job: Job) -> Finished:
             result = trial.run(lab, *cell.pair, cell.options, waiting=make_way)
         with tempfile.TemporaryDirectory(prefix="punchlab-", dir="/run") as folder:
             file = Path(folder) / "capture.pcapng"
-            result.recording.write(file)
+            pcapng.write(file, result.recording)
             capture = file.read_bytes()
         return Finished(record.record(result, **known), capture, time.monotonic() - began)
     except InputError:

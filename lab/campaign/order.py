@@ -18,7 +18,7 @@ import random
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
-from lab.campaign.cells import Cell
+from punchlab.lab.campaign.cells import Cell
 
 Axis = Callable[[Mapping[str, Any]], Hashable]
 """The fields of a cell -> its value on the axis."""

@@ -17,10 +17,10 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from lab.campaign.cells import Campaign, Cell, Job
-from lab.campaign.order import balanced
-from lab.results import Record
-from lab.statistics import half_width, trials_still_needed
+from punchlab.lab.campaign.cells import Campaign, Cell, Job
+from punchlab.lab.campaign.order import balanced
+from punchlab.lab.campaign.results import Record
+from punchlab.lab.campaign.statistics import half_width, trials_still_needed
 
 _MOST_DIGITS = 9
 """Of the number of a trial."""

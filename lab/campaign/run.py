@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lab import numbers
-from lab.campaign.cells import Campaign
-from lab.campaign.execute import Executor
-from lab.campaign.plan import Plan
-from lab.results import Record, RunFolder
+from punchlab.lab.campaign.cells import Campaign
+from punchlab.lab.campaign.execute import Executor
+from punchlab.lab.campaign.plan import Plan
+from punchlab.lab.campaign.results import Record, RunFolder
+from punchlab.lab.inputs import numbers
 
 Progress = Callable[[Sequence[Record], int], None]
 """Told the records that are new, first those that were there already, and how many there will be (a guess)."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.namespace import Namespace
+from punchlab.lab.kernel.namespace import Namespace
 
 if TYPE_CHECKING:
     from scapy.layers.l2 import Ether
@@ -89,9 +88,3 @@ class Recording:
         low = 0 if start is None else bisect_left(times, round(start * 1e9) + self.clock_offset_ns)
         high = len(times) if end is None else bisect_left(times, round(end * 1e9) + self.clock_offset_ns)
         return replace(self, frames=self.frames[low:high])
-
-    def write(self, path: Path) -> None:
-        """Write it as a pcapng file, which appears under its name when it is whole. Raises OSError."""
-        from lab.capture import pcapng
-
-        pcapng.write(path, self)

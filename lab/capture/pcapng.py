@@ -15,8 +15,8 @@ from scapy.data import DLT_EN10MB
 from scapy.packet import Packet, Raw
 from scapy.utils import PcapNgWriter
 
-from lab.capture.frame import Frame, Recording
-from lab.errors import InputError
+from punchlab.lab.capture.frame import Frame, Recording
+from punchlab.lab.errors import InputError
 
 _EPB_FLAGS, _DIRECTION, _INBOUND, _OUTBOUND = 2, 3, 1, 2  # bits 0 and 1
 _IF_NAME, _IF_TSRESOL, _END_OF_OPTIONS = 2, 9, 0

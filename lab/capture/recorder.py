@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from lab.capture.frame import CapturePoint, Frame, Recording
-from lab.errors import LabError
+from punchlab.lab.capture.frame import CapturePoint, Frame, Recording
+from punchlab.lab.errors import LabError
 
 if TYPE_CHECKING:
-    from lab.capture.tap import Tap
+    from punchlab.lab.capture.tap import Tap
 
 FILTER = (
     "(ip and (icmp or (tcp and tcp[tcpflags] & (tcp-syn|tcp-fin|tcp-rst) != 0)))"
@@ -70,7 +70,7 @@ class Recorder:
         """
         if self._thread is not None:
             raise LabError("capture: started already")
-        from lab.capture.tap import Tap, await_timestamps, compiled  # scapy: 0.15 s of CPU, once
+        from punchlab.lab.capture.tap import Tap, await_timestamps, compiled  # scapy: 0.15 s of CPU, once
 
         self._frames, self._failure, self._bytes = [], None, 0
         self._clock_offset_ns = clock_offset_ns()

@@ -28,8 +28,8 @@ from scapy.data import DLT_EN10MB, ETH_P_ALL, SO_ATTACH_FILTER, SO_TIMESTAMPNS, 
 from scapy.layers.l2 import Ether
 from scapy.libs.structures import bpf_program, sock_fprog
 
-from lab.capture.frame import SNAP_LENGTH, UDP_SNAP_LENGTH, CapturePoint, Frame
-from lab.errors import LabError
+from punchlab.lab.capture.frame import SNAP_LENGTH, UDP_SNAP_LENGTH, CapturePoint, Frame
+from punchlab.lab.errors import LabError
 
 _BUFFER = 16 << 20
 _PACKET_STATISTICS, _SO_RCVBUFFORCE = 6, 33

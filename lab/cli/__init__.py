@@ -9,11 +9,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from lab import sandbox
-from lab.cli import arguments
-from lab.errors import InputError, MissingCapabilityError, PunchlabError, SeveralInputsError
-from punch.stdio import settle
-from punch.text import printable
+from punchlab.lab.cli import arguments
+from punchlab.lab.confinement import sandbox
+from punchlab.lab.errors import InputError, MissingCapabilityError, PunchlabError, SeveralInputsError
+from punchlab.lab.kernel import packages
+from punchlab.punch.stdio import settle
+from punchlab.punch.text import printable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             given = arguments.parse(words)
+            packages.require()
             return _run(given)
         finally:
             sys.stdout.flush()
@@ -63,7 +65,7 @@ def _discard_output() -> None:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from lab.cli import commands
+    from punchlab.lab.cli import commands
 
     command = getattr(commands, f"{given.command}_command")
     # What can be refused is refused before there is a sandbox.

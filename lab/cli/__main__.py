@@ -1,7 +1,7 @@
-"""`python -m lab.cli` is `punchlab`."""
+"""`python -m punchlab.lab.cli` is `punchlab`."""
 
 import sys
 
-from lab.cli import main
+from punchlab.lab.cli import main
 
 sys.exit(main())

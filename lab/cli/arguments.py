@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from lab.numbers import of_text
-from punch.text import printable
+from punchlab.lab.inputs.numbers import of_text
+from punchlab.punch.text import printable
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite

@@ -17,20 +17,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lab import numbers
-from lab.campaign import Campaign, Cell
-from lab.campaign.cells import DURATIONS, SHAPE
-from lab.cli import campaign_file
-from lab.client import CLIENTS
-from lab.errors import InputError, SeveralInputsError
-from lab.impair import CHOICES, Impairment
-from lab.impair.impairment import FASTEST_BIT_S, SLOWEST_BIT_S
-from lab.nat import presets
-from lab.nat.background import MOST_PER_S
-from lab.options import Options
-from punch.nat.behavior import PortMapping, Unsolicited
-from topologies import TOPOLOGIES
-from topologies.internet import Internet
+from punchlab.lab.campaign import Campaign, Cell
+from punchlab.lab.campaign.cells import DURATIONS, SHAPE
+from punchlab.lab.cli import campaign_file
+from punchlab.lab.client.description import CLIENTS
+from punchlab.lab.errors import InputError, SeveralInputsError
+from punchlab.lab.events.background import MOST_PER_S
+from punchlab.lab.impair import CHOICES, Impairment
+from punchlab.lab.impair.impairment import FASTEST_BIT_S, SLOWEST_BIT_S
+from punchlab.lab.inputs import numbers
+from punchlab.lab.nat import presets
+from punchlab.lab.trial.options import TrialOptions
+from punchlab.punch.nat.behavior import PortMapping, Unsolicited
+from punchlab.topologies import TOPOLOGIES
+from punchlab.topologies.internet import Internet
 
 NONE = "none"
 """In an axis: no limit, or not set."""
@@ -356,8 +356,10 @@ def _or_usual(axes: Mapping[str, Sequence[Any]], name: str) -> Sequence[Any]:
 _OPTIONS = ("client", "strategy", "max_attempts", "deadline", "skew_ms")
 
 
-def _options(client: str, strategy: str, max_attempts: int | None, deadline_s: float, skew_ms: float | None) -> Options:
-    return Options(
+def _options(
+    client: str, strategy: str, max_attempts: int | None, deadline_s: float, skew_ms: float | None
+) -> TrialOptions:
+    return TrialOptions(
         client=CLIENTS[client],
         strategy=strategy,
         max_attempts=max_attempts,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.errors import InputError
+from punchlab.lab.errors import InputError
 
 _STATEMENT = re.compile(r"""\s*(?:\[|(?P<key>[\w-]+|"[^"]*"|'[^']*')\s*=)""", re.ASCII)
 _POSITION = re.compile(r" \(at (?:line (?P<line>\d+), column \d+|end of document)\)$")

@@ -11,10 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from lab.cli.heartbeat import Heartbeat
-from lab.cli.screen import screen
-from lab.nat.check import Check, Row
-from punch.nat.requirements import Verdict
+from punchlab.lab.check.check import Check, Row
+from punchlab.lab.check.requirements import Verdict
+from punchlab.lab.cli.heartbeat import Heartbeat
+from punchlab.lab.cli.screen import screen
 
 _STYLES = {
     Verdict.PASSED: "green",

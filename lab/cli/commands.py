@@ -10,22 +10,23 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab import numbers, programs
-from lab.choices import one_of
-from lab.confinement import view
-from lab.confinement.view import Plan
-from lab.errors import InputError, LabError, MissingCapabilityError
-from punch.text import printable
+from punchlab.lab.confinement import view
+from punchlab.lab.confinement.view import Plan
+from punchlab.lab.errors import InputError, LabError, MissingCapabilityError
+from punchlab.lab.inputs import numbers
+from punchlab.lab.inputs.choices import one_of
+from punchlab.lab.kernel import programs
+from punchlab.punch.text import printable
 
 if TYPE_CHECKING:
-    from lab.campaign import Executor
-    from lab.options import Options
-    from topologies.internet import Internet
+    from punchlab.lab.campaign import Executor
+    from punchlab.lab.trial.options import TrialOptions
+    from punchlab.topologies.internet import Internet
 
 
 def check_run(given: argparse.Namespace) -> None:
     """Everything that the campaign would refuse, and an output folder that cannot be written."""
-    from lab.cli import axes
+    from punchlab.lab.cli import axes
 
     axes.campaign(given)
     _executor(given)
@@ -37,9 +38,9 @@ def check_run(given: argparse.Namespace) -> None:
 
 def run_command(given: argparse.Namespace) -> int:
     """`punchlab run`."""
-    from lab import campaign
-    from lab.cli import axes
-    from lab.cli.progress import RunProgress
+    from punchlab.lab import campaign
+    from punchlab.lab.cli import axes
+    from punchlab.lab.cli.progress import RunProgress
 
     planned, folder, budget_s = axes.campaign(given), _out(given), _budget_s(given)
     with RunProgress(planned, budget_s) as progress:
@@ -53,8 +54,8 @@ def run_command(given: argparse.Namespace) -> int:
 
 def _executor(given: argparse.Namespace) -> Executor:
     """Where the campaign's trials are to run."""
-    from lab.campaign import LocalExecutor
-    from lab.campaign.machines.executor import DaskExecutor
+    from punchlab.lab.campaign import LocalExecutor
+    from punchlab.lab.campaign.machines.executor import DaskExecutor
 
     if given.dask is None:
         # Jobs that wait for a process would spoil what is known of the time left.
@@ -71,7 +72,7 @@ def _jobs(given: argparse.Namespace) -> int:
 
 def check_worker(given: argparse.Namespace) -> None:
     """An address or a number that cannot be used."""
-    from lab.campaign.machines import check_address
+    from punchlab.lab.campaign.machines import check_address
 
     check_address("address", given.address)
     _jobs(given)
@@ -79,13 +80,13 @@ def check_worker(given: argparse.Namespace) -> None:
 
 def worker_command(given: argparse.Namespace) -> int:
     """`punchlab worker`."""
-    from lab.campaign.machines import worker
+    from punchlab.lab.campaign.machines import worker
 
     worker.serve(given.address, _jobs(given))
 
 
 def _write_parquet(folder: Path) -> None:
-    from reports import parquet
+    from punchlab.reports import parquet
 
     try:
         parquet.write(folder)
@@ -104,16 +105,17 @@ def check_trial(given: argparse.Namespace) -> None:
 
 def trial_command(given: argparse.Namespace) -> int:
     """`punchlab trial`."""
-    from lab import trial
-    from lab.lab import Lab
-    from lab.record import record
+    from punchlab.lab.capture import pcapng
+    from punchlab.lab.lab import Lab
+    from punchlab.lab.trial import trial
+    from punchlab.lab.trial.record import record
 
     one, other = _pair(given)
     with Lab(_topology(given), links=given.links, seed=given.seed, background=given.background) as lab:
         result = trial.run(lab, one, other, _options(given))
         if given.capture is not None:
             try:
-                result.recording.write(given.capture)
+                pcapng.write(given.capture, result.recording)
             except OSError as error:
                 raise LabError(f"capture: {given.capture}: {error.strerror}") from error
         if given.json:
@@ -136,8 +138,8 @@ def trial_command(given: argparse.Namespace) -> int:
 
 def check_up(given: argparse.Namespace) -> None:
     """Everything that the lab would refuse."""
-    from lab.impair import CHOICES
-    from lab.nat.background import check_rate
+    from punchlab.lab.events.background import check_rate
+    from punchlab.lab.impair import CHOICES
 
     _topology(given)
     check_rate(given.background)
@@ -152,8 +154,8 @@ def view_up(given: argparse.Namespace) -> Plan | None:
 
 def up_command(given: argparse.Namespace) -> int:
     """`punchlab up`: a lab, its nodes named for `ip netns`, and a shell."""
-    from lab.cli import shell
-    from lab.lab import Lab
+    from punchlab.lab.cli import shell
+    from punchlab.lab.lab import Lab
 
     with Lab(_topology(given), links=given.links, seed=given.seed, background=given.background) as lab:
         return shell.run(lab, given.shell)
@@ -161,14 +163,14 @@ def up_command(given: argparse.Namespace) -> int:
 
 def check_predict(given: argparse.Namespace) -> None:
     """Everything that cannot be predicted."""
-    from lab.cli import prediction
+    from punchlab.lab.cli import prediction
 
     prediction.question(given)
 
 
 def predict_command(given: argparse.Namespace) -> int:
     """`punchlab predict`."""
-    from lab.cli import prediction
+    from punchlab.lab.cli import prediction
 
     return prediction.run(given)
 
@@ -184,7 +186,7 @@ def check_report(given: argparse.Namespace) -> None:
 
 def report_command(given: argparse.Namespace) -> int:
     """`punchlab report`."""
-    import reports
+    from punchlab import reports
 
     paths = reports.write(*given.directory, out=given.out)
     print(printable(f"report: {paths.page}"))
@@ -195,21 +197,21 @@ def report_command(given: argparse.Namespace) -> int:
 
 def check_nat(given: argparse.Namespace) -> None:
     """Everything about the preset and the router that cannot be used."""
-    from lab.cli import nat
+    from punchlab.lab.cli import nat
 
     nat.check(given)
 
 
 def nat_command(given: argparse.Namespace) -> int:
     """`punchlab nat`."""
-    from lab.cli import nat
+    from punchlab.lab.cli import nat
 
     return nat.run(given)
 
 
 def doctor_command(_given: argparse.Namespace) -> int:
     """`punchlab doctor`."""
-    from lab import doctor
+    from punchlab.lab import doctor
 
     findings = doctor.examine()
     for finding in findings:
@@ -236,7 +238,7 @@ def _view(command: list[str]) -> Plan:
 
 
 def _class(given: argparse.Namespace) -> type[Internet]:
-    from topologies import TOPOLOGIES
+    from punchlab.topologies import TOPOLOGIES
 
     return TOPOLOGIES[one_of("topology", given.topology, TOPOLOGIES)]
 
@@ -270,7 +272,7 @@ def _parameters(given: argparse.Namespace) -> dict[str, Any]:
     """The topology's parameters that were given; a topology without a parameter of that name is bad input."""
     import inspect
 
-    from lab.nat.presets import OWN_ANSWER
+    from punchlab.lab.nat.presets import OWN_ANSWER
 
     accepted = inspect.signature(_class(given).build).parameters
     parameters = {
@@ -287,7 +289,7 @@ def _parameters(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _topology(given: argparse.Namespace) -> Internet:
-    from lab.nat.presets import PRESETS
+    from punchlab.lab.nat.presets import PRESETS
 
     for field in ("nat_a", "nat_b", "cgn"):
         if getattr(given, field) is not None:
@@ -296,11 +298,11 @@ def _topology(given: argparse.Namespace) -> Internet:
     return _class(given)(**nats, unsolicited=given.unsolicited, **_parameters(given))
 
 
-def _options(given: argparse.Namespace) -> Options:
-    from lab.client import CLIENTS
-    from lab.options import Options
+def _options(given: argparse.Namespace) -> TrialOptions:
+    from punchlab.lab.client.description import CLIENTS
+    from punchlab.lab.trial.options import TrialOptions
 
-    return Options(
+    return TrialOptions(
         client=CLIENTS[one_of("client", given.client, CLIENTS)],
         strategy=given.strategy,
         max_attempts=given.max_attempts,
@@ -311,7 +313,7 @@ def _options(given: argparse.Namespace) -> Options:
 
 
 def _out(given: argparse.Namespace) -> Path:
-    from lab.cli import axes
+    from punchlab.lab.cli import axes
 
     return Path("runs") / axes.name(given) if given.out is None else Path(given.out)
 

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from lab.errors import InputError, PunchlabError
-from lab.lab import Lab
-from lab.numbers import of_text
-from punch.nat.behavior import BehaviorError
-from punch.text import printable
+from punchlab.lab.errors import InputError, PunchlabError
+from punchlab.lab.inputs.numbers import of_text
+from punchlab.lab.network import Network
+from punchlab.punch.nat.behavior import BehaviorError
+from punchlab.punch.text import printable
 
 USAGE = {
     "nat": "nat NAME reboot [SECONDS] | flush | address [ADDRESS] | down | up | behave PRESET | background RATE",
@@ -30,7 +30,7 @@ _PATIENCE_S = 5.0
 class Console:
     """Answers what `nat` and `link`, two scripts in the folder, are asked. Usable as a context manager."""
 
-    def __init__(self, lab: Lab, folder: Path) -> None:
+    def __init__(self, lab: Network, folder: Path) -> None:
         self._lab = lab
         path = folder / "console"
         self._door = socket.socket(socket.AF_UNIX)
@@ -78,7 +78,7 @@ class Console:
             channel.sendall(json.dumps({"status": status, "text": text}).encode())
 
 
-def carry_out(lab: Lab, words: Sequence[str]) -> str:
+def carry_out(lab: Network, words: Sequence[str]) -> str:
     """Do what the words of `USAGE` say; what there is to print. Raises `PunchlabError`."""
     match words:
         case ["nat", name, event, *rest]:

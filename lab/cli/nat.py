@@ -10,18 +10,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lab import numbers
-from lab.errors import InputError
-from lab.nat import portmapping, presets
-from lab.nat.clock import quickened
-from lab.nat.preset import Preset
-from lab.nat.rules import rules
-from lab.nat.script import script
-from punch.nat.behavior import NatBehavior, PortMapping, Timeouts
+from punchlab.lab.check.clock import quickened
+from punchlab.lab.errors import InputError
+from punchlab.lab.inputs import numbers
+from punchlab.lab.nat import portmapping, presets
+from punchlab.lab.nat.preset import Preset
+from punchlab.lab.nat.rules import rules
+from punchlab.lab.nat.script import script
+from punchlab.punch.nat.behavior import NatBehavior, PortMapping, Timeouts
 
 if TYPE_CHECKING:
-    from lab.nat.check import Check
-    from topologies import Home
+    from punchlab.lab.check.check import Check
+    from punchlab.topologies import Home
 
 
 NOT_TESTED_STATUS = 3
@@ -86,14 +86,14 @@ def _behaviors(given: argparse.Namespace) -> dict[str, NatBehavior | None]:
 
 
 def _home(nat: NatBehavior | None) -> Home:
-    from topologies import Home
+    from punchlab.topologies import Home
 
     return Home(nat=nat or "none")
 
 
 def _run_check(given: argparse.Namespace) -> int:
-    from lab.cli.checks import CheckProgress
-    from lab.nat import check
+    from punchlab.lab.check import check
+    from punchlab.lab.cli.checks import CheckProgress
 
     silent = {name: preset.not_claimed for name, preset in presets.PRESETS.items()}
     with CheckProgress() as progress:

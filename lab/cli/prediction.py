@@ -7,14 +7,14 @@ import json
 import math
 from dataclasses import asdict
 
-from lab import numbers
-from lab.impair import Impairment
-from lab.nat import presets
-from lab.nat.background import check_rate
-from lab.options import Options
-from punch.nat.behavior import NatBehavior
-from punch.nat.oracle import Dial, Outcome, Prediction
-from punch.nat.strategies import Guessing, Pair, predict
+from punchlab.lab.events.background import check_rate
+from punchlab.lab.impair import Impairment
+from punchlab.lab.inputs import numbers
+from punchlab.lab.nat import presets
+from punchlab.lab.oracle.outcome import Dial, Outcome, Prediction
+from punchlab.lab.oracle.strategies import Dialling, Guessing, predict
+from punchlab.lab.trial.options import TrialOptions
+from punchlab.punch.nat.behavior import NatBehavior
 
 
 def question(given: argparse.Namespace) -> tuple[NatBehavior | None, NatBehavior | None, Dial]:
@@ -22,7 +22,9 @@ def question(given: argparse.Namespace) -> tuple[NatBehavior | None, NatBehavior
     path = Impairment.from_options({"delay": given.delay, "jitter": given.jitter, "loss": given.loss})
     skew_s = 0.0 if given.skew_ms is None else numbers.skew_ms("skew_ms", given.skew_ms) / 1000
     deadline_s = numbers.deadline("deadline", given.deadline)
-    options = Options(strategy=given.strategy, max_attempts=given.max_attempts, deadline_s=deadline_s, skew_s=skew_s)
+    options = TrialOptions(
+        strategy=given.strategy, max_attempts=given.max_attempts, deadline_s=deadline_s, skew_s=skew_s
+    )
     check_rate(given.background)
     nats = [presets.behavior(name, given.unsolicited) for name in (given.nat_a, given.nat_b)]
     dial = Dial(path.delay_s, skew_s, options.max_attempts, options.deadline_s, path.loss, path.jitter_s)
@@ -33,7 +35,7 @@ def run(given: argparse.Namespace) -> int:
     """Print the prediction; in JSON with all that was asked, in the names of a result record."""
     a, b, dial = question(given)
     one, other = ([] if nat is None else [nat] for nat in (a, b))
-    said = predict(given.strategy, Pair(one, other, dial, guessing=Guessing(background_per_s=given.background)))
+    said = predict(given.strategy, Dialling(one, other, dial, guessing=Guessing(background_per_s=given.background)))
     if given.json:
         asked = {
             "nat_a": given.nat_a,

@@ -15,11 +15,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lab.campaign import Campaign
-from lab.cli.heartbeat import Heartbeat
-from lab.cli.screen import screen
-from lab.results import Record
-from punch.text import printable
+from punchlab.lab.campaign import Campaign
+from punchlab.lab.campaign.results import Record
+from punchlab.lab.cli.heartbeat import Heartbeat
+from punchlab.lab.cli.screen import screen
+from punchlab.punch.text import printable
 
 _MATRICES = 6
 """So many matrices are printed at the end; of more, only the totals: the report has all."""

@@ -8,8 +8,8 @@ from typing import TextIO
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from punch.stdio import unguarded
-from punch.text import printable_lines
+from punchlab.punch.stdio import unguarded
+from punchlab.punch.text import printable_lines
 
 WIDTH = 120
 """Columns of an output that is no terminal."""

@@ -12,9 +12,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from lab import mounts, programs, supervision
-from lab.cli.console import USAGE, Console
-from lab.lab import Lab
+from punchlab.lab.cli.console import USAGE, Console
+from punchlab.lab.confinement import supervision
+from punchlab.lab.kernel import mounts, programs
+from punchlab.lab.lab import Lab
 
 _NAMES = "/run/netns"  # where `ip netns` has them
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
@@ -69,7 +70,7 @@ def _run_named(lab: Lab, command: list[str]) -> int:
 
 def _stage(words: list[str]) -> list[str]:
     """The command, by way of a step that says as a shell does why it cannot be run."""
-    return [*programs.python("lab.programs", isolated=True), *words]
+    return [*programs.python("punchlab.lab.kernel.programs", isolated=True), *words]
 
 
 @contextlib.contextmanager

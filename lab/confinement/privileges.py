@@ -8,8 +8,8 @@ import os
 import resource
 import struct
 
-from lab.confinement import seccomp
-from lab.confinement.seccomp import Kind
+from punchlab.lab.confinement import seccomp
+from punchlab.lab.confinement.seccomp import Kind
 
 KEPT = (
     *(0, 1, 3, 4),  # CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID: its own files

@@ -12,10 +12,10 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lab import mounts
-from lab.confinement import seccomp, view
-from lab.confinement.pidspace import PidSpaces
-from lab.confinement.seccomp import Kind
+from punchlab.lab.confinement import seccomp, view
+from punchlab.lab.confinement.pidspace import PidSpaces
+from punchlab.lab.confinement.seccomp import Kind
+from punchlab.lab.kernel import mounts
 
 PRIVATE_BYTES = 256 << 20
 """What a client may have in its private folders, in total."""
@@ -57,7 +57,8 @@ class Roles:
         return space.first, pid
 
     def enter(self, asked: dict[str, Any], trees: Sequence[int]) -> None:
-        """In the child: its own namespaces and view, with the trees as `lab.forkserver` describes. Raises OSError.
+        """In the child: its own namespaces and view, with the trees as `lab.process.forkserver` describes. Raises
+        OSError.
 
         Privileges are left as they are, for `privileges.reduce`.
         """

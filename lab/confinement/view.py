@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from lab import mounts, programs
+from punchlab.lab.kernel import mounts, programs
 
 SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/snap"),
@@ -271,7 +271,10 @@ def _resolve(path: str) -> tuple[str, dict[str, str]]:
 
 def _of_python() -> list[str]:
     prefixes = (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix)
-    return [*prefixes, str(programs.PROJECT), *(path for path in sys.path if os.path.isabs(path))]
+    package = str(programs.PACKAGE)
+    # In a checkout the folders of the package are links to those of the project.
+    real = os.path.dirname(os.path.realpath(os.path.join(package, "lab")))
+    return [*prefixes, os.path.dirname(package), real, *(path for path in sys.path if os.path.isabs(path))]
 
 
 def _of_module(name: str) -> list[str]:

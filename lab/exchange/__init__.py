@@ -10,22 +10,22 @@
 Nothing here does input or output, and nothing needs scapy.
 """
 
-from lab.exchange.connection import Connection
-from lab.exchange.pair import Pair, Side
-from lab.exchange.proof import Delivery, delivery
-from lab.exchange.segment import Hop, Segment, Translation, follow
-from lab.exchange.story import Exchange
-from lab.exchange.wire import Kind
+from punchlab.lab.exchange.connection import Connection
+from punchlab.lab.exchange.pair import HostPair, HostSide
+from punchlab.lab.exchange.proof import Delivery, delivery
+from punchlab.lab.exchange.segment import Hop, Segment, Translation, follow
+from punchlab.lab.exchange.story import Exchange
+from punchlab.lab.exchange.wire import Kind
 
 __all__ = [
     "Connection",
     "Delivery",
     "Exchange",
     "Hop",
+    "HostPair",
+    "HostSide",
     "Kind",
-    "Pair",
     "Segment",
-    "Side",
     "Translation",
     "delivery",
     "follow",

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from lab.exchange.pair import Pair
-from lab.exchange.segment import Hop, Segment
-from lab.exchange.wire import Kind
+from punchlab.lab.exchange.pair import HostPair
+from punchlab.lab.exchange.segment import Hop, Segment
+from punchlab.lab.exchange.wire import Kind
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Connection:
         return (math.inf if self.ended_ns is None else self.ended_ns), -self.established_ns
 
 
-def connect(segments: Sequence[Segment], pair: Pair) -> tuple[Connection, ...]:
+def connect(segments: Sequence[Segment], pair: HostPair) -> tuple[Connection, ...]:
     """The connections of which at least one segment went all the way between the hosts, by their first segments."""
     a, b = pair.a.host, pair.b.host
     segments = [segment for segment in segments if segment.kind is not Kind.ICMP]
@@ -66,7 +66,7 @@ def connect(segments: Sequence[Segment], pair: Pair) -> tuple[Connection, ...]:
 
 
 def _connection(
-    at_a: tuple[str, str], at_b: tuple[str, str], way: tuple[Hop, ...], segments: tuple[Segment, ...], pair: Pair
+    at_a: tuple[str, str], at_b: tuple[str, str], way: tuple[Hop, ...], segments: tuple[Segment, ...], pair: HostPair
 ) -> Connection:
     syns = [segment for segment in segments if segment.kind is Kind.SYN]
     acks = [segment for segment in segments if segment.kind is Kind.SYN_ACK]

@@ -8,7 +8,7 @@ from functools import cached_property
 
 
 @dataclass(frozen=True)
-class Side:
+class HostSide:
     """One of the two hosts and what is in front of it."""
 
     host: str
@@ -23,11 +23,11 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Pair:
+class HostPair:
     """The two hosts that punch, and who else packets can be for."""
 
-    a: Side
-    b: Side
+    a: HostSide
+    b: HostSide
     edges: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Edge node -> its addresses, the anycast address included."""
     others: frozenset[str] = frozenset()
@@ -38,7 +38,7 @@ class Pair:
     """Addresses of other hosts: a connection with one of them is none between the two, even if that host passes on
     every segment."""
 
-    def gate(self, side: Side) -> str:
+    def gate(self, side: HostSide) -> str:
         """The side's gate (see `lab.exchange.story`)."""
         shared = {*self.a.nats} & {*self.b.nats}
         return next((nat for nat in reversed(side.nats) if nat not in shared), side.host)

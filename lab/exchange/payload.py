@@ -14,9 +14,9 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from lab.capture.frame import Frame
-from lab.exchange.segment import Segment
-from lab.exchange.wire import SEQUENCES, Kind
+from punchlab.lab.capture.frame import Frame
+from punchlab.lab.exchange.segment import Segment
+from punchlab.lab.exchange.wire import SEQUENCES, Kind
 
 Endpoints = tuple[str, str]
 """(local, remote) endpoint of a connection or flow at one host, as in `lab.exchange.wire.Packet`."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from lab.exchange.connection import Connection
-from lab.exchange.payload import Datagrams, Endpoints, Streams, by_endpoints, datagrams, streams
-from lab.exchange.segment import Segment
-from lab.exchange.story import Exchange
-from lab.exchange.wire import address_of
+from punchlab.lab.exchange.connection import Connection
+from punchlab.lab.exchange.payload import Datagrams, Endpoints, Streams, by_endpoints, datagrams, streams
+from punchlab.lab.exchange.segment import Segment
+from punchlab.lab.exchange.story import Exchange
+from punchlab.lab.exchange.wire import address_of
 
 Ways = Collection[tuple[str, ...]]
 """The NATs on each way between the hosts, from a to b."""

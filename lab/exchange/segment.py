@@ -16,8 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from lab.capture.frame import Frame
-from lab.exchange.wire import SEQUENCES, Kind, Packet, decode
+from punchlab.lab.capture.frame import Frame
+from punchlab.lab.exchange.wire import SEQUENCES, Kind, Packet, decode
 
 
 @dataclass(frozen=True, slots=True)

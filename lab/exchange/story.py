@@ -26,12 +26,11 @@ import statistics
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from lab.capture.frame import Frame
-from lab.exchange.connection import Connection, connect
-from lab.exchange.pair import Pair, Side
-from lab.exchange.segment import Hop, Segment, follow
-from lab.exchange.timeline import render
-from lab.exchange.wire import Kind, address_of
+from punchlab.lab.capture.frame import Frame
+from punchlab.lab.exchange.connection import Connection, connect
+from punchlab.lab.exchange.pair import HostPair, HostSide
+from punchlab.lab.exchange.segment import Hop, Segment, follow
+from punchlab.lab.exchange.wire import Kind, address_of
 
 
 class Exchange:
@@ -42,7 +41,7 @@ class Exchange:
     CLOCK_REALTIME nanoseconds as in the frames, durations seconds.
     """
 
-    def __init__(self, frames: Iterable[Frame], pair: Pair, agreed: tuple[str, str] | None = None) -> None:
+    def __init__(self, frames: Iterable[Frame], pair: HostPair, agreed: tuple[str, str] | None = None) -> None:
         self.pair = pair
         self.frames = tuple(frames)
         self.segments = tuple(segment for segment in follow(self.frames) if not _background(segment, pair))
@@ -223,10 +222,6 @@ class Exchange:
             "dropped": len(self.dropped),
         }
 
-    def timeline(self) -> str:
-        """The story in words: one line per event, in milliseconds since the first punch SYN."""
-        return render(self)
-
     @cached_property
     def _syns(self) -> tuple[Segment, ...]:
         elsewhere = {side.host: self.pair.edge_addresses | side.gateways for side in (self.pair.a, self.pair.b)}
@@ -238,7 +233,7 @@ class Exchange:
             and address_of(segment.destination) not in elsewhere[segment.origin]
         )
 
-    def _sides(self, host: str) -> tuple[Side, Side]:
+    def _sides(self, host: str) -> tuple[HostSide, HostSide]:
         """The host's own side and its peer's. Raises ValueError for a node that is neither."""
         if host == self.pair.a.host:
             return self.pair.a, self.pair.b
@@ -285,7 +280,7 @@ def _mirrored(one: Hop, other: Hop) -> bool:
     return (one.source, one.destination) == (other.destination, other.source)
 
 
-def _background(segment: Segment, pair: Pair) -> bool:
+def _background(segment: Segment, pair: HostPair) -> bool:
     # An ICMP error comes from such an address as a router's: it may well be about a punch.
     ends = {address_of(segment.source), address_of(segment.destination)}
     return segment.kind is not Kind.ICMP and not pair.background.isdisjoint(ends)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from lab.exchange.segment import Segment
-from lab.exchange.wire import Kind
-
-if TYPE_CHECKING:
-    from lab.exchange.story import Exchange
+from punchlab.lab.exchange.segment import Segment
+from punchlab.lab.exchange.story import Exchange
+from punchlab.lab.exchange.wire import Kind
 
 _ICMP_NAMES = {
     (3, 0): "network unreachable",

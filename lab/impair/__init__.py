@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from lab.impair.choice import CHOICES, apply, choose
-from lab.impair.impairment import OPTIONS, Impairment
-from lab.impair.link import Applied, Counters, DirectedLink, Implementation, LinkEnd
+from punchlab.lab.impair.choice import CHOICES, Links, apply, choose
+from punchlab.lab.impair.impairment import OPTIONS, Impairment
+from punchlab.lab.impair.link import Applied, Counters, DirectedLink, Implementation, LinkEnd
 
 __all__ = [
     "CHOICES",
@@ -18,6 +18,7 @@ __all__ = [
     "Impairment",
     "Implementation",
     "LinkEnd",
+    "Links",
     "apply",
     "choose",
 ]

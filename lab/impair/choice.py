@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Literal, get_args
 
-from lab.errors import InputError, MissingCapabilityError
-from lab.impair.link import Applied, DirectedLink, Implementation, NotNeeded
+from punchlab.lab.errors import InputError, MissingCapabilityError
+from punchlab.lab.impair.link import Applied, DirectedLink, Implementation, NotNeeded
 
-CHOICES = ("auto", "netem", "nfqueue")
+Links = Literal["auto", "netem", "nfqueue"]
+"""What impairs the links."""
+
+CHOICES: tuple[Links, ...] = get_args(Links)
 
 
 def choose(name: str = "auto") -> Implementation:
@@ -52,9 +56,9 @@ def _why_not(name: str) -> str | None:
 @cache
 def _implementation(name: str) -> Implementation:
     if name == "netem":
-        from lab.impair.netem import Netem
+        from punchlab.lab.impair.netem import Netem
 
         return Netem()
-    from lab.impair.nfqueue import Nfqueue
+    from punchlab.lab.impair.nfqueue import Nfqueue
 
     return Nfqueue()

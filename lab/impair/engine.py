@@ -20,14 +20,15 @@ import os
 import select
 import socket
 import struct
+import sys
 import time
 from bisect import bisect_left
 from itertools import accumulate
 from typing import Any
 
-from lab.impair import nfnetlink
-from lab.impair.impairment import Impairment
-from lab.impair.schedule import Schedule
+from punchlab.lab.impair.impairment import Impairment
+from punchlab.lab.impair.schedule import Schedule
+from punchlab.lab.kernel import nfnetlink
 
 LINKS_PER_REQUEST = 200
 """The kernel passes at most 253 descriptors in a message (SCM_MAX_FD)."""
@@ -255,3 +256,7 @@ def main(control: int, parent: int) -> None:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(os.sched_get_priority_min(os.SCHED_FIFO)))
     with socket.socket(fileno=control) as channel, contextlib.suppress(ProcessLookupError):  # the parent has ended
         Engine(channel, parent).run()
+
+
+if __name__ == "__main__":
+    main(*(int(word) for word in sys.argv[1:]))

@@ -7,23 +7,16 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from itertools import count
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from lab.errors import LabError
-from lab.impair.engine import LINKS_PER_REQUEST, REQUEST_BYTES
-from lab.priority import LINKS, favor
+from punchlab.lab.errors import LabError
+from punchlab.lab.impair.engine import LINKS_PER_REQUEST, REQUEST_BYTES
+from punchlab.lab.kernel import programs
+from punchlab.lab.kernel.priority import LINKS, favor
 
-_SOURCE = Path(__file__).resolve().parents[2]
-# -I -S: no site, no user path, nothing but the standard library and this package; it is ready in some 40 ms.
-_PROGRAM = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from lab.impair.engine import main; "
-    "main(int(sys.argv[2]), int(sys.argv[3]))"
-)
 _ENDED = "links: the process that held the packets has ended"
 
 
@@ -95,9 +88,9 @@ class EngineHost:
             return
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            arguments = [str(_SOURCE), str(theirs.fileno()), str(os.getpid())]
+            arguments = [str(theirs.fileno()), str(os.getpid())]
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _PROGRAM, *arguments],
+                [*programs.python("punchlab.lab.impair.engine", isolated=True), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from lab.errors import InputError
+from punchlab.lab.errors import InputError
 
 OPTIONS = ("delay", "jitter", "loss", "bw")
 """The link options that impair; other options of a Mininet link (ports, names) are not for this package."""

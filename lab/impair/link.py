@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from lab.impair.impairment import Impairment
-from lab.namespace import Namespace
+from punchlab.lab.impair.impairment import Impairment
+from punchlab.lab.kernel.namespace import Namespace
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 
-from lab import namespace
-from lab.errors import LabError
-from lab.impair.impairment import Impairment
-from lab.impair.link import Applied, Counters, DirectedLink, LinkEnd
-from lab.impair.schedule import ETHERNET_HEADER
-from lab.impair.tc import ROOT, SEGMENTER, Statistics, TcSocket
-from lab.namespace import Namespace
+from punchlab.lab.errors import LabError
+from punchlab.lab.impair.impairment import Impairment
+from punchlab.lab.impair.link import Applied, Counters, DirectedLink, LinkEnd
+from punchlab.lab.impair.schedule import ETHERNET_HEADER
+from punchlab.lab.kernel import namespace
+from punchlab.lab.kernel.namespace import Namespace
+from punchlab.lab.kernel.tc import ROOT, SEGMENTER, Statistics, TcSocket
 
 _DETOURS = 1 << 20
 """The ifb of interface N has index _DETOURS + N: out of the way of indexes that others choose."""
@@ -107,7 +107,16 @@ def _impair(channel: TcSocket, link: DirectedLink, seed: int) -> None:
     if link.impairment.per_packet:
         channel.add_segmenter(device, channel.mtu(_holder(link).interface) + ETHERNET_HEADER)
         parent = SEGMENTER | 1
-    channel.add_netem(device, parent, link.impairment, seed)
+    channel.add_netem(
+        device,
+        parent,
+        limit=link.impairment.limit,
+        delay_s=link.impairment.delay_s,
+        jitter_s=link.impairment.jitter_s,
+        loss=link.impairment.loss,
+        bandwidth=link.impairment.bandwidth,
+        seed=seed,
+    )
 
 
 def _counters(link: DirectedLink, netem: Statistics) -> Counters:

@@ -24,13 +24,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import namespace
-from lab.errors import LabError
-from lab.impair import nfnetlink
-from lab.impair.enginehost import HOST, EngineLab
-from lab.impair.impairment import Impairment
-from lab.impair.link import Applied, Counters, DirectedLink, LinkEnd
-from lab.namespace import Namespace
+from punchlab.lab.errors import LabError
+from punchlab.lab.impair.enginehost import HOST, EngineLab
+from punchlab.lab.impair.impairment import Impairment
+from punchlab.lab.impair.link import Applied, Counters, DirectedLink, LinkEnd
+from punchlab.lab.kernel import namespace, nfnetlink
+from punchlab.lab.kernel.namespace import Namespace
 
 _QUEUES = 1 << 16
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from lab.impair.impairment import Impairment
+from punchlab.lab.impair.impairment import Impairment
 
 ETHERNET_HEADER = 14
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from lab.nat.site import CLASH, DYNAMIC, HAIRPIN, TRANSPORTS, Site
-from punch.nat.behavior import Hairpinning, Pooling, PortAllocation
+from punchlab.lab.nat.site import CLASH, DYNAMIC, HAIRPIN, TRANSPORTS, Site
+from punchlab.punch.nat.behavior import Hairpinning, Pooling, PortAllocation
 
 SEQUENCE_LENGTH = 4096
 """Sequential allocation starts anew at its first port after at most so many, to keep the rules readable."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lab.nat import portmapping
-from lab.nat.mapping import doors, has_doors, lifetimes, looks_inside
-from lab.nat.site import ADMITTED, DYNAMIC, HAIRPIN, IPV4, OVERDUE, QUEUE, TRANSPORTS, Family, Site
-from punch.nat.behavior import Hairpinning, IcmpErrors, Unsolicited
+from punchlab.lab.nat import portmapping
+from punchlab.lab.nat.mapping import doors, has_doors, lifetimes, looks_inside
+from punchlab.lab.nat.site import ADMITTED, DYNAMIC, HAIRPIN, IPV4, OVERDUE, QUEUE, TRANSPORTS, Family, Site
+from punchlab.punch.nat.behavior import Hairpinning, IcmpErrors, Unsolicited
 
 
 def filter_table(site: Site, family: Family = IPV4) -> Iterator[str]:

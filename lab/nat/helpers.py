@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lab import programs
-from lab.errors import LabError
-from lab.node import Node
+from punchlab.lab.errors import LabError
+from punchlab.lab.kernel import programs
+from punchlab.lab.process.node import Node
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from lab import sysctl
-from lab.errors import LabError, MissingCapabilityError
-from lab.namespace import SELECT_DESCRIPTORS, Namespace
-from lab.nat.rules import NatRules
+from punchlab.lab.errors import LabError, MissingCapabilityError
+from punchlab.lab.kernel import sysctl
+from punchlab.lab.kernel.namespace import SELECT_DESCRIPTORS, Namespace
+from punchlab.lab.nat.rules import NatRules
 
 _INSTALL = "not installed; run `apt-get install iptables nftables`"
 _AT_ONCE = 16

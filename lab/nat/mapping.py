@@ -19,9 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lab.nat.allocation import block_chains, drawn_port, sequence
-from lab.nat.site import CLASH, DYNAMIC, HAIRPIN, IPV4, Family, Site
-from punch.nat.behavior import Filtering, Hairpinning, Mapping, NatBehavior, PortAllocation, Refresh
+from punchlab.lab.nat.allocation import block_chains, drawn_port, sequence
+from punchlab.lab.nat.site import CLASH, DYNAMIC, HAIRPIN, IPV4, Family, Site
+from punchlab.punch.nat.behavior import (
+    FilteringBehavior,
+    Hairpinning,
+    MappingBehavior,
+    NatBehavior,
+    PortAllocation,
+    Refresh,
+)
 
 _KEY = (
     ("ipv4_addr", "ct original ip saddr"),
@@ -30,15 +37,15 @@ _KEY = (
     ("inet_service", "ct original proto-dst"),
 )
 _KEY_LENGTH = {
-    Mapping.ENDPOINT_INDEPENDENT: 2,
-    Mapping.ADDRESS_DEPENDENT: 3,
-    Mapping.ADDRESS_AND_PORT_DEPENDENT: 4,
+    MappingBehavior.ENDPOINT_INDEPENDENT: 2,
+    MappingBehavior.ADDRESS_DEPENDENT: 3,
+    MappingBehavior.ADDRESS_AND_PORT_DEPENDENT: 4,
 }
 
 
 def has_doors(behavior: NatBehavior) -> bool:
     """Whether more may come in than replies, which connection tracking knows."""
-    return behavior.filtering is not Filtering.ADDRESS_AND_PORT_DEPENDENT or not behavior.reset_closes
+    return behavior.filtering is not FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT or not behavior.reset_closes
 
 
 def doors(site: Site, transport: str, family: Family = IPV4) -> tuple[str, str, str]:
@@ -47,9 +54,9 @@ def doors(site: Site, transport: str, family: Family = IPV4) -> tuple[str, str, 
     Each is empty where a door is open for all, else it begins with a dot, to be joined to the inside endpoint.
     """
     match site.behavior.filtering:
-        case Filtering.ENDPOINT_INDEPENDENT:
+        case FilteringBehavior.ENDPOINT_INDEPENDENT:
             return "", "", ""
-        case Filtering.ADDRESS_DEPENDENT:
+        case FilteringBehavior.ADDRESS_DEPENDENT:
             return f" . {family.address}", f" . {family.ip} daddr", f" . {family.ip} saddr"
     ports = f" . {transport} dport", f" . {transport} sport"
     return (
@@ -190,9 +197,9 @@ def _elements(site: Site, direction: str) -> dict[str, str]:
         elements["external"] = f"{key} : {' . '.join(external)}"
     if looks_inside(site):
         elements["inside"] = f"{' . '.join(external)} : {' . '.join(inside)}"
-    if site.behavior.filtering is Filtering.ADDRESS_DEPENDENT:
+    if site.behavior.filtering is FilteringBehavior.ADDRESS_DEPENDENT:
         elements["contacted"] = " . ".join((*external, remote[0]))
-    elif has_doors(site.behavior) and site.behavior.filtering is Filtering.ADDRESS_AND_PORT_DEPENDENT:
+    elif has_doors(site.behavior) and site.behavior.filtering is FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT:
         elements["contacted"] = " . ".join((*external, *remote))
     if site.behavior.port_allocation is PortAllocation.BLOCKS and outbound:
         elements["drawn"] = "ct mark"

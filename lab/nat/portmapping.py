@@ -14,8 +14,8 @@ import ipaddress
 import uuid
 from collections.abc import Iterator
 
-from lab.nat.site import Site
-from punch.nat.behavior import PortMapping
+from punchlab.lab.nat.site import Site
+from punchlab.punch.nat.behavior import PortMapping
 
 DAEMON = "miniupnpd"
 PACKAGE = "miniupnpd-nftables"

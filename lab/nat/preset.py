@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from punch.nat.behavior import NatBehavior
+from punchlab.punch.nat.behavior import NatBehavior
 
 
 class Confidence(StrEnum):

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping as ReadOnlyDict
+from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from lab.choices import one_of
-from lab.errors import InputError
-from lab.nat.preset import Confidence, Preset
-from lab.nat.zoo import ZOO
-from punch.nat.behavior import BehaviorError, Filtering, Mapping, NatBehavior, PortAllocation, PortMapping, Unsolicited
+from punchlab.lab.errors import InputError
+from punchlab.lab.inputs.choices import one_of
+from punchlab.lab.nat.devices import ZOO
+from punchlab.lab.nat.preset import Confidence, Preset
+from punchlab.punch.nat.behavior import (
+    BehaviorError,
+    FilteringBehavior,
+    MappingBehavior,
+    NatBehavior,
+    PortAllocation,
+    PortMapping,
+    Unsolicited,
+)
 
 _TERMS = "RFC 3489 section 5, in the words of RFC 4787"
 
@@ -19,33 +27,37 @@ def _classic(behavior: NatBehavior | None) -> Preset:
     return Preset(behavior, _TERMS, Confidence.DEFINITION)
 
 
-def _cone(filtering: Filtering) -> Preset:
-    return _classic(NatBehavior(Mapping.ENDPOINT_INDEPENDENT, filtering, PortAllocation.PRESERVING))
+def _cone(filtering: FilteringBehavior) -> Preset:
+    return _classic(NatBehavior(MappingBehavior.ENDPOINT_INDEPENDENT, filtering, PortAllocation.PRESERVING))
 
 
 _CLASSICS = {
     "none": _classic(None),
-    "full_cone": _cone(Filtering.ENDPOINT_INDEPENDENT),
-    "restricted_cone": _cone(Filtering.ADDRESS_DEPENDENT),
-    "port_restricted_cone": _cone(Filtering.ADDRESS_AND_PORT_DEPENDENT),
+    "full_cone": _cone(FilteringBehavior.ENDPOINT_INDEPENDENT),
+    "restricted_cone": _cone(FilteringBehavior.ADDRESS_DEPENDENT),
+    "port_restricted_cone": _cone(FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT),
     "symmetric": _classic(
-        NatBehavior(Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.RANDOM)
+        NatBehavior(
+            MappingBehavior.ADDRESS_AND_PORT_DEPENDENT,
+            FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT,
+            PortAllocation.RANDOM,
+        )
     ),
 }
 
 
-def _firewall(filtering: Filtering) -> Preset:
-    wall = NatBehavior(Mapping.ENDPOINT_INDEPENDENT, filtering, PortAllocation.PRESERVING, translates=False)
+def _firewall(filtering: FilteringBehavior) -> Preset:
+    wall = NatBehavior(MappingBehavior.ENDPOINT_INDEPENDENT, filtering, PortAllocation.PRESERVING, translates=False)
     return Preset(wall, "RFC 6092 (IPv6 simple security), in the words of RFC 4787", Confidence.DEFINITION)
 
 
 _FIREWALLS = {
-    "firewall_open": _firewall(Filtering.ENDPOINT_INDEPENDENT),
-    "firewall_address": _firewall(Filtering.ADDRESS_DEPENDENT),
-    "firewall": _firewall(Filtering.ADDRESS_AND_PORT_DEPENDENT),
+    "firewall_open": _firewall(FilteringBehavior.ENDPOINT_INDEPENDENT),
+    "firewall_address": _firewall(FilteringBehavior.ADDRESS_DEPENDENT),
+    "firewall": _firewall(FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT),
 }
 
-PRESETS: ReadOnlyDict[str, Preset] = MappingProxyType({**_CLASSICS, **_FIREWALLS, **ZOO})
+PRESETS: Mapping[str, Preset] = MappingProxyType({**_CLASSICS, **_FIREWALLS, **ZOO})
 """By name; `none` is a public host without a NAT."""
 
 CLASSICS: tuple[str, ...] = tuple(_CLASSICS)

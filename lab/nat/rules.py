@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from lab.nat import allocation, filtering, mapping, portmapping
-from lab.nat.helpers import Program
-from lab.nat.mapping import has_doors
-from lab.nat.site import IPV6, TRANSPORTS, Site, external_addresses
-from punch.nat.behavior import Filtering, NatBehavior, PortAllocation, Unsolicited
-from punch.nat.behavior import Mapping as NatMapping
+from punchlab.lab.nat import allocation, filtering, mapping, portmapping
+from punchlab.lab.nat.helpers import Program
+from punchlab.lab.nat.mapping import has_doors
+from punchlab.lab.nat.site import IPV6, TRANSPORTS, Site, external_addresses
+from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior, NatBehavior, PortAllocation, Unsolicited
 
 IPV6_WALL = NatBehavior(
-    NatMapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING, translates=False
+    MappingBehavior.ENDPOINT_INDEPENDENT,
+    FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT,
+    PortAllocation.PRESERVING,
+    translates=False,
 )
 """What a home router does with IPv6 while it translates IPv4: replies pass, and simultaneous opens (RFC 6092)."""
 
@@ -103,7 +105,7 @@ def _helpers(site: Site) -> Iterator[Program]:
     if site.behavior.unsolicited is Unsolicited.SILENT_THEN_ICMP:
         seconds = site.behavior.silence_s
         yield Program(
-            "lab.nat.silence",
+            "punchlab.lab.nat.silence",
             ("--outside", site.outside, "--silence", str(seconds)),
             f"answers an unsolicited SYN after {seconds} s, unless a SYN of the same connection leaves by then "
             "(RFC 5382 REQ-4); without it there is no answer",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lab.nat import portmapping
-from lab.nat.rules import rules
-from punch.nat.behavior import NatBehavior
+from punchlab.lab.nat import portmapping
+from punchlab.lab.nat.rules import rules
+from punchlab.punch.nat.behavior import NatBehavior
 
 
 def script(name: str, behavior: NatBehavior, *, inside: str, outside: str, address: str) -> str:

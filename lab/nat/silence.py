@@ -7,7 +7,7 @@ one counts. Without the process the queue has no reader, and every unsolicited S
 
 It runs in the NAT's node, says `ready` when it is, and ends with its standard input:
 
-    python3 -m lab.nat.silence --outside wan0
+    python3 -m punchlab.lab.nat.silence --outside wan0
 
 Only the standard library, so that it starts at once.
 """
@@ -24,8 +24,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from lab.impair import nfnetlink
-from lab.nat.site import OVERDUE, QUEUE
+from punchlab.lab.kernel import nfnetlink
+from punchlab.lab.nat.site import OVERDUE, QUEUE
 
 MOST_HELD = 4096
 """More unsolicited SYNs than this at a time are dropped: a flood shall not fill the memory."""
@@ -153,7 +153,9 @@ def main(words: Sequence[str]) -> int:
     """The command. Imports late: argparse takes as long as all the rest."""
     import argparse
 
-    parser = argparse.ArgumentParser(prog="python3 -m lab.nat.silence", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python3 -m punchlab.lab.nat.silence", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--outside", required=True, metavar="IF", help="the NAT's outside interface")
     parser.add_argument("--silence", type=float, default=6.0, metavar="S", help="how long to hold a SYN (default 6)")
     given = parser.parse_args(words)

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from punch.nat.behavior import NatBehavior, Unsolicited
+from punchlab.punch.nat.behavior import NatBehavior, Unsolicited
 
 TRANSPORTS = ("tcp", "udp")
 

@@ -9,14 +9,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from punch.cli.edge import EDGE
-from punch.cli.files import RECEIVE, SEND
-from punch.cli.key import KEY
-from punch.cli.probe import PROBE
-from punch.cli.streams import FORWARD, PIPE
-from punch.cli.terminal import Parser, complain
-from punch.errors import EdgeUnreachableError, InputError, PunchFailedError
-from punch.stdio import settle
+from punchlab.punch.cli.edge import EDGE
+from punchlab.punch.cli.files import RECEIVE, SEND
+from punchlab.punch.cli.key import KEY
+from punchlab.punch.cli.probe import PROBE
+from punchlab.punch.cli.streams import FORWARD, PIPE
+from punchlab.punch.cli.terminal import Parser, complain
+from punchlab.punch.errors import ArgumentError, EdgeUnreachableError, PunchFailedError
+from punchlab.punch.stdio import settle
 
 _COMMANDS = (EDGE, SEND, RECEIVE, PIPE, FORWARD, KEY, PROBE)
 
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser(words).parse_args(words)
     try:
         status: int = arguments.run(arguments)
-    except (InputError, EdgeUnreachableError) as error:
+    except (ArgumentError, EdgeUnreachableError) as error:
         complain(str(error))
         return 2
     except PunchFailedError as error:

@@ -9,8 +9,8 @@ import termios
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-from punch.sentences import offer_text
-from punch.text import printable, printable_lines
+from punchlab.punch.sentences import offer_text
+from punchlab.punch.text import printable, printable_lines
 
 _YES, _NO = ("y", "yes"), ("", "n", "no")
 _LONGEST = 4096  # bytes of an answer; a terminal has no longer lines

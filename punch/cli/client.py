@@ -9,21 +9,21 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
-from punch.argument import path
-from punch.cli.terminal import complain
-from punch.cli.values import CODE_VARIABLE, EDGE_VARIABLE, count, edges, seconds
-from punch.client.quota import CONNECTS
-from punch.errors import InputError, PunchFailedError
+from punchlab.punch.argument import path
+from punchlab.punch.cli.terminal import complain
+from punchlab.punch.cli.values import CODE_VARIABLE, EDGE_VARIABLE, count, edges, seconds
+from punchlab.punch.errors import ArgumentError, PunchFailedError
+from punchlab.punch.punching.quota import CONNECTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from punch.client.keys import KeyExchange
-    from punch.client.tunnel import Options
-    from punch.code import Code
-    from punch.endpoint import EdgeUrl
-    from punch.events import Reporter
-    from punch.frames import Role
+    from punchlab.punch.client.tunnel import TunnelOptions
+    from punchlab.punch.endpoint import EdgeUrl
+    from punchlab.punch.events import Reporter
+    from punchlab.punch.frames import Role
+    from punchlab.punch.secure.code import Code
+    from punchlab.punch.secure.keys import KeyExchange
 
 
 CODE_HELP = f"{{}}; - reads it from standard input; arguments can be seen by every user (default: ${CODE_VARIABLE})"
@@ -67,20 +67,20 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON event per line")
 
 
-def options_of(arguments: argparse.Namespace, stream: TextIO | None = None, other: str | None = None) -> Options:
-    """What was chosen; events go to `stream`, and `other` is what to type on the other side. Raises `InputError`."""
-    from punch.client.tunnel import Options
-    from punch.endpoint import EdgeUrl, Endpoint
-    from punch.events import human_reporter, json_reporter
-    from punch.sentences import CLIENT, client
-    from punch.strategy.catalog import STRATEGIES
+def options_of(arguments: argparse.Namespace, stream: TextIO | None = None, other: str | None = None) -> TunnelOptions:
+    """What was chosen; events go to `stream`, and `other` is what to type on the other side. Raises `ArgumentError`."""
+    from punchlab.punch.client.tunnel import TunnelOptions
+    from punchlab.punch.endpoint import EdgeUrl, Endpoint
+    from punchlab.punch.events import human_reporter, json_reporter
+    from punchlab.punch.sentences import CLIENT, client
+    from punchlab.punch.strategy.catalog import STRATEGIES
 
     urls = [EdgeUrl.parse(url) for url in edges(arguments)]
     if arguments.strategy not in STRATEGIES:
-        raise InputError("strategy", arguments.strategy, " or ".join(STRATEGIES))
+        raise ArgumentError("strategy", arguments.strategy, " or ".join(STRATEGIES))
     bind = arguments.bind
     report = json_reporter(stream) if arguments.json else human_reporter(client(other) if other else CLIENT, stream)
-    options = Options(
+    options = TunnelOptions(
         edge=urls[0],
         strategy=STRATEGIES[arguments.strategy](),
         report=report,
@@ -103,7 +103,7 @@ def _by_distance(urls: list[EdgeUrl], report: Reporter) -> list[EdgeUrl]:
         return urls
     import asyncio
 
-    from punch.client.edges import nearest_first
+    from punchlab.punch.rendezvous.edges import nearest_first
 
     found = asyncio.run(nearest_first(urls))
     shown = [{"edge": str(url), "round_trip_s": None if math.isinf(trip) else round(trip, 6)} for url, trip in found]
@@ -112,17 +112,17 @@ def _by_distance(urls: list[EdgeUrl], report: Reporter) -> list[EdgeUrl]:
 
 
 def key_of(arguments: argparse.Namespace) -> bytes | None:
-    """The key of a file, if one was given. Raises `InputError`."""
+    """The key of a file, if one was given. Raises `ArgumentError`."""
     from pathlib import Path
 
-    from punch.client.keys import read_key_file
+    from punchlab.punch.secure.keys import read_key_file
 
     return None if arguments.key_file is None else read_key_file(Path(arguments.key_file))
 
 
 def preshared(arguments: argparse.Namespace) -> Callable[[], KeyExchange] | None:
-    """Makes exchanges with the key of a file, if one was given. Raises `InputError`."""
-    from punch.client.keys import PresharedKey
+    """Makes exchanges with the key of a file, if one was given. Raises `ArgumentError`."""
+    from punchlab.punch.secure.keys import PresharedKey
 
     key = key_of(arguments)
     return None if key is None else partial(PresharedKey, key)
@@ -130,8 +130,8 @@ def preshared(arguments: argparse.Namespace) -> Callable[[], KeyExchange] | None
 
 def pake(code: Code, role: Role) -> Callable[[], KeyExchange]:
     """Makes exchanges by a code, which share one budget of guesses."""
-    from punch.client.guesses import Guesses
-    from punch.client.keys import PakeExchange
+    from punchlab.punch.secure.guesses import Guesses
+    from punchlab.punch.secure.keys import PakeExchange
 
     return partial(PakeExchange, code, role, Guesses())
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from punch.cli.terminal import Command, Parser
-from punch.cli.values import seconds
-from punch.edge.options import add_options
-from punch.errors import InputError
+from punchlab.punch.cli.terminal import Command, Parser
+from punchlab.punch.cli.values import seconds
+from punchlab.punch.edge.options import add_options
+from punchlab.punch.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from punch.endpoint import Endpoint
-    from punch.probe.responder import StunAddresses
+    from punchlab.punch.edge.probing.responder import StunAddresses
+    from punchlab.punch.endpoint import Endpoint
 
 
 def _add_options_of_edge(parser: Parser) -> None:
@@ -50,23 +50,23 @@ def _add_options_of_edge(parser: Parser) -> None:
 def _edge(arguments: argparse.Namespace) -> int:
     import asyncio
 
-    from punch.edge.bus.address import parse_bus
-    from punch.edge.options import settings
-    from punch.edge.process import serve_until_signal
-    from punch.edge.server import Edge
-    from punch.endpoint import EdgeUrl, Endpoint
-    from punch.events import human_reporter, json_reporter, unfailing
-    from punch.sentences import EDGE
+    from punchlab.punch.edge.bus.address import parse_bus
+    from punchlab.punch.edge.options import settings
+    from punchlab.punch.edge.process import serve_until_signal
+    from punchlab.punch.edge.server import Edge
+    from punchlab.punch.endpoint import EdgeUrl, Endpoint
+    from punchlab.punch.events import human_reporter, json_reporter, unfailing
+    from punchlab.punch.sentences import EDGE
 
     listen, *also = (Endpoint.parse(each, field="listen", any_port=True) for each in arguments.listen)
     join = [EdgeUrl.parse(url, field="join") for url in arguments.join]
     nats = parse_bus(arguments.bus)
     if nats and join:
-        raise InputError("join", arguments.join[0], "no --join beside a --bus of NATS servers")
+        raise ArgumentError("join", arguments.join[0], "no --join beside a --bus of NATS servers")
     lifetime = seconds(arguments.session_lifetime, "session-lifetime")
     name = arguments.name
     if name is not None and not (1 <= len(name) <= 128 and name.isprintable()):
-        raise InputError("name", name, "1 to 128 printable characters")
+        raise ArgumentError("name", name, "1 to 128 printable characters")
     stun = _stun(arguments)
     report = unfailing(json_reporter() if arguments.json else human_reporter(EDGE))
     edge = Edge(
@@ -84,7 +84,7 @@ def _edge(arguments: argparse.Namespace) -> int:
 
 
 def _stun(arguments: argparse.Namespace) -> StunAddresses | None:
-    from punch.probe.responder import StunAddresses
+    from punchlab.punch.edge.probing.responder import StunAddresses
 
     primary, alternate = (
         None if text is None else _ipv4(text, field)
@@ -92,20 +92,20 @@ def _stun(arguments: argparse.Namespace) -> StunAddresses | None:
     )
     if primary is None:
         if alternate is not None:
-            raise InputError("stun-alternate", arguments.stun_alternate, "an address beside that of --stun")
+            raise ArgumentError("stun-alternate", arguments.stun_alternate, "an address beside that of --stun")
         return None
     return StunAddresses.of(primary, alternate)
 
 
 def _ipv4(text: str, field: str) -> Endpoint:
-    """An IPv4 address: what is probed is a NAT. Raises `InputError`."""
+    """An IPv4 address: what is probed is a NAT. Raises `ArgumentError`."""
     import socket
 
-    from punch.endpoint import Endpoint
+    from punchlab.punch.endpoint import Endpoint
 
     endpoint = Endpoint.parse(text, field=field)
     if endpoint.family != socket.AF_INET:
-        raise InputError(field, text, "an IPv4 address and a port, such as 192.0.2.1:3478")
+        raise ArgumentError(field, text, "an IPv4 address and a port, such as 192.0.2.1:3478")
     return endpoint
 
 

@@ -8,21 +8,21 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from punch.argument import path
-from punch.cli.client import CODE_HELP, add_common, key_of, options_of, pake, preshared, run_client
-from punch.cli.terminal import Command, Parser
-from punch.cli.values import STDIN, checked_code, code_given, read_code
-from punch.errors import InputError
+from punchlab.punch.argument import path
+from punchlab.punch.cli.client import CODE_HELP, add_common, key_of, options_of, pake, preshared, run_client
+from punchlab.punch.cli.terminal import Command, Parser
+from punchlab.punch.cli.values import STDIN, checked_code, code_given, read_code
+from punchlab.punch.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from punch.cli.asking import Terminal
-    from punch.client.inbox import Inbox
-    from punch.client.keys import KeyExchange
-    from punch.client.outgoing import Outgoing
-    from punch.client.outlet import Outlet
-    from punch.client.piped import Piped
+    from punchlab.punch.cli.asking import Terminal
+    from punchlab.punch.secure.keys import KeyExchange
+    from punchlab.punch.transfer.file_sink import FileSink
+    from punchlab.punch.transfer.outgoing import Outgoing
+    from punchlab.punch.transfer.stdin_source import StdinSource
+    from punchlab.punch.transfer.stdout_sink import StdoutSink
 
 STDIN_NAME = "stdin"
 
@@ -56,11 +56,11 @@ def _add_options_of_receive(parser: Parser) -> None:
 
 
 def _send(arguments: argparse.Namespace) -> int:
-    from punch.client.session import send
-    from punch.code import Code
+    from punchlab.punch.secure.code import Code
+    from punchlab.punch.transfer.session import send
 
     if arguments.code is not None and arguments.key_file is not None:
-        raise InputError("code", arguments.code, "no code together with --key-file")
+        raise ArgumentError("code", arguments.code, "no code together with --key-file")
     checked_code(arguments.code)
     with _outgoing(arguments) as outgoing:
         exchange = preshared(arguments)
@@ -74,33 +74,33 @@ def _send(arguments: argparse.Namespace) -> int:
         return run_client(send(options, exchange, outgoing), options.report)
 
 
-def _outgoing(arguments: argparse.Namespace) -> Outgoing | Piped:
+def _outgoing(arguments: argparse.Namespace) -> Outgoing | StdinSource:
     from pathlib import Path
 
-    from punch.client.outgoing import Outgoing
-    from punch.client.piped import Piped
+    from punchlab.punch.transfer.outgoing import Outgoing
+    from punchlab.punch.transfer.stdin_source import StdinSource
 
     if STDIN in arguments.files:
         if len(arguments.files) > 1:
-            raise InputError("FILE", STDIN, "standard input alone, without other files (a file of that name is ./-)")
-        return Piped(STDIN_NAME if arguments.name is None else arguments.name, 0)
+            raise ArgumentError("FILE", STDIN, "standard input alone, without other files (a file of that name is ./-)")
+        return StdinSource(STDIN_NAME if arguments.name is None else arguments.name, 0)
     if arguments.name is not None:
-        raise InputError("name", arguments.name, "no name but that of standard input (-)")
+        raise ArgumentError("name", arguments.name, "no name but that of standard input (-)")
     return Outgoing([Path(each) for each in arguments.files])
 
 
 def _receive(arguments: argparse.Namespace) -> int:
-    from punch.client.consent import Consent
-    from punch.client.keys import PresharedKey
-    from punch.client.outlet import Outlet
-    from punch.client.owner import Owner
-    from punch.client.session import receive
+    from punchlab.punch.secure.keys import PresharedKey
+    from punchlab.punch.transfer.consent import Consent
+    from punchlab.punch.transfer.owner import Owner
+    from punchlab.punch.transfer.session import receive
+    from punchlab.punch.transfer.stdout_sink import StdoutSink
 
     given = code_given(arguments)
     if (given is None) == (arguments.key_file is None):
-        raise InputError("code", given, "either a code or --key-file")
+        raise ArgumentError("code", given, "either a code or --key-file")
     if arguments.stdout and (arguments.dir is not None or arguments.force):
-        raise InputError("stdout", arguments.dir or "--force", "neither --dir nor --force together with --stdout")
+        raise ArgumentError("stdout", arguments.dir or "--force", "neither --dir nor --force together with --stdout")
     with contextlib.ExitStack() as stack:
         target = _target(arguments)
         stack.enter_context(target)
@@ -115,7 +115,7 @@ def _receive(arguments: argparse.Namespace) -> int:
             code = read_code(given)  # everything else has been checked before
             owner, exchange = Owner.of_code(code), pake(code, "receiver")
         consent = None
-        if not isinstance(target, Outlet):
+        if not isinstance(target, StdoutSink):
             target.owner = owner
             question = None if terminal is None else partial(terminal.accepts, directory=target.path)
             consent = Consent(options.report, question)
@@ -123,26 +123,26 @@ def _receive(arguments: argparse.Namespace) -> int:
 
 
 def _terminal(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[Terminal | None]:
-    """Where to ask whether to store what is offered; None if there is no question. Raises `InputError`."""
+    """Where to ask whether to store what is offered; None if there is no question. Raises `ArgumentError`."""
     if arguments.yes or arguments.stdout:
         return contextlib.nullcontext()
-    from punch.cli.asking import Terminal
+    from punchlab.punch.cli.asking import Terminal
 
     terminal = Terminal.open()
     if terminal is None:
-        raise InputError("yes", None, "--yes, as there is no terminal to ask whether to store what is offered")
+        raise ArgumentError("yes", None, "--yes, as there is no terminal to ask whether to store what is offered")
     return terminal
 
 
-def _target(arguments: argparse.Namespace) -> Inbox | Outlet:
+def _target(arguments: argparse.Namespace) -> FileSink | StdoutSink:
     from pathlib import Path
 
-    from punch.client.inbox import Inbox
-    from punch.client.outlet import Outlet
+    from punchlab.punch.transfer.file_sink import FileSink
+    from punchlab.punch.transfer.stdout_sink import StdoutSink
 
     if arguments.stdout:
-        return Outlet(1)
-    return Inbox(Path("." if arguments.dir is None else arguments.dir), force=arguments.force)
+        return StdoutSink(1)
+    return FileSink(Path("." if arguments.dir is None else arguments.dir), force=arguments.force)
 
 
 SEND = Command(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from punch.argument import path
-from punch.cli.terminal import Command, Parser
+from punchlab.punch.argument import path
+from punchlab.punch.cli.terminal import Command, Parser
 
 
 def _add_options_of_key(parser: Parser) -> None:
@@ -15,7 +15,7 @@ def _add_options_of_key(parser: Parser) -> None:
 def _key(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from punch.client.keys import write_key_file
+    from punchlab.punch.secure.keys import write_key_file
 
     write_key_file(Path(arguments.file))
     return 0

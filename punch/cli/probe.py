@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from punch.cli.terminal import Command, Parser
-from punch.cli.values import EDGE_VARIABLE, edges, seconds
-from punch.errors import InputError
+from punchlab.punch.cli.terminal import Command, Parser
+from punchlab.punch.cli.values import EDGE_VARIABLE, edges, seconds
+from punchlab.punch.errors import ArgumentError
 
 
 def _add_options_of_probe(parser: Parser) -> None:
@@ -28,15 +28,15 @@ def _add_options_of_probe(parser: Parser) -> None:
 def _probe(arguments: argparse.Namespace) -> int:
     import asyncio
 
-    from punch.probe.frames import MAX_PATIENCE_S
-    from punch.probe.servers import parse_server
-    from punch.probe.session import Options, run
+    from punchlab.punch.probe.frames import MAX_PATIENCE_S
+    from punchlab.punch.probe.servers import parse_server
+    from punchlab.punch.probe.session import ProbeOptions, run
 
     servers = edges(arguments)
     patience = seconds(arguments.patience, "patience")
     if patience > MAX_PATIENCE_S:
-        raise InputError("patience", arguments.patience, f"at most {MAX_PATIENCE_S:g} seconds")
-    options = Options(
+        raise ArgumentError("patience", arguments.patience, f"at most {MAX_PATIENCE_S:g} seconds")
+    options = ProbeOptions(
         servers=[parse_server(each) for each in servers],
         patience_s=patience,
         lifetime_s=None if arguments.lifetime is None else seconds(arguments.lifetime, "lifetime"),
@@ -46,7 +46,7 @@ def _probe(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(report.to_json())
     else:
-        from punch.probe.table import table
+        from punchlab.punch.probe.table import table
 
         print(table(report))
     return 0

@@ -6,13 +6,13 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from punch.cli.client import CODE_HELP, add_common, options_of, pake, preshared, run_client
-from punch.cli.terminal import Command, Parser
-from punch.cli.values import CODE_VARIABLE, checked_code, code_given, read_code
-from punch.errors import InputError
+from punchlab.punch.cli.client import CODE_HELP, add_common, options_of, pake, preshared, run_client
+from punchlab.punch.cli.terminal import Command, Parser
+from punchlab.punch.cli.values import CODE_VARIABLE, checked_code, code_given, read_code
+from punchlab.punch.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from punch.frames import Role
+    from punchlab.punch.frames import Role
 
 
 def _add_options_of_pipe(parser: Parser) -> None:
@@ -31,12 +31,12 @@ def _add_options_of_forward(parser: Parser) -> None:
 
 
 def _pipe(arguments: argparse.Namespace) -> int:
-    from punch.client.pipe import pipe
-    from punch.code import Code
+    from punchlab.punch.secure.code import Code
+    from punchlab.punch.transfer.pipe import pipe
 
     given = arguments.code if arguments.new else code_given(arguments)
     if sum((given is not None, arguments.new or arguments.key_file is not None)) != 1:
-        raise InputError("code", given, "either a code, or --new on the side that begins, or --key-file")
+        raise ArgumentError("code", given, "either a code, or --new on the side that begins, or --key-file")
     role: Role = "sender" if arguments.new else "receiver"
     exchange = preshared(arguments)
     if exchange is None:
@@ -47,17 +47,17 @@ def _pipe(arguments: argparse.Namespace) -> int:
 
 
 def _forward(arguments: argparse.Namespace) -> int:
-    from punch.client.forward import expose, listen, parse_target
-    from punch.code import Code
-    from punch.endpoint import Endpoint
+    from punchlab.punch.endpoint import Endpoint
+    from punchlab.punch.secure.code import Code
+    from punchlab.punch.transfer.forward import expose, listen, parse_target
 
     if (arguments.to is None) == (arguments.listen is None):
-        raise InputError("to", arguments.to, "either --to HOST:PORT, or a code and --listen IP:PORT")
+        raise ArgumentError("to", arguments.to, "either --to HOST:PORT, or a code and --listen IP:PORT")
     other = "forward {code} --listen IP:PORT"
     exchange = preshared(arguments)
     if arguments.to is not None:
         if arguments.code is not None and exchange is not None:
-            raise InputError("code", arguments.code, "no code together with --key-file")
+            raise ArgumentError("code", arguments.code, "no code together with --key-file")
         target = parse_target(arguments.to)
         checked_code(arguments.code)
         options = options_of(arguments, other=other)
@@ -66,7 +66,7 @@ def _forward(arguments: argparse.Namespace) -> int:
         return run_client(expose(options, exchange(), target), options.report)
     given = code_given(arguments)
     if (given is None) == (exchange is None):
-        raise InputError("code", given, "either a code or --key-file")
+        raise ArgumentError("code", given, "either a code or --key-file")
     at = Endpoint.parse(arguments.listen, field="listen", any_port=True)
     options = options_of(arguments, other=other)
     if given is not None:  # everything else has been checked before the code is read

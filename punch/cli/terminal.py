@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from punch.text import printable
+from punchlab.punch.text import printable
 
 
 def complain(text: str) -> None:

@@ -1,4 +1,4 @@
-"""What is typed on the command line, as values. All raise `InputError`."""
+"""What is typed on the command line, as values. All raise `ArgumentError`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from punch.errors import InputError
+from punchlab.punch.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from punch.code import Code
+    from punchlab.punch.secure.code import Code
 
 MAX_SECONDS = 1e9
 EDGE_VARIABLE = "PUNCH_EDGE"
@@ -27,14 +27,14 @@ def seconds(text: str, field: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value <= MAX_SECONDS:
-        raise InputError(field, text, f"a positive number of seconds, at most {MAX_SECONDS:g}")
+        raise ArgumentError(field, text, f"a positive number of seconds, at most {MAX_SECONDS:g}")
     return value
 
 
 def count(text: str, field: str) -> int:
     """A positive whole number."""
     if not (text.isascii() and text.isdigit() and int(text[:10]) >= 1 and len(text) <= 9):
-        raise InputError(field, text, "a positive whole number")
+        raise ArgumentError(field, text, "a positive whole number")
     return int(text)
 
 
@@ -44,9 +44,9 @@ def edges(arguments: argparse.Namespace) -> list[str]:
     if given is None:
         default = os.environ.get(EDGE_VARIABLE)
         if default is None:
-            raise InputError("edge", None, f"--edge URL, or {EDGE_VARIABLE} in the environment")
+            raise ArgumentError("edge", None, f"--edge URL, or {EDGE_VARIABLE} in the environment")
         if not default:
-            raise InputError(EDGE_VARIABLE, default, "the URL of an edge")
+            raise ArgumentError(EDGE_VARIABLE, default, "the URL of an edge")
         given = [default]
     return [url for urls in given for url in urls.split(",")]
 
@@ -60,13 +60,13 @@ def code_given(arguments: argparse.Namespace) -> str | None:
         return checked_code(arguments.code)
     default = os.environ.get(CODE_VARIABLE)
     if default == "":
-        raise InputError(CODE_VARIABLE, default, "a code")
+        raise ArgumentError(CODE_VARIABLE, default, "a code")
     return checked_code(default)
 
 
 def checked_code(text: str | None) -> str | None:
     """What `read_code` will take, unless it is to come on standard input."""
-    from punch.code import Code
+    from punchlab.punch.secure.code import Code
 
     if text not in (None, STDIN):
         Code.parse(text)
@@ -75,15 +75,17 @@ def checked_code(text: str | None) -> str | None:
 
 def read_code(text: str, *, stdin_is: str | None = None) -> Code:
     """The code that was given, which is the first line of standard input for `-`, unless that is something else."""
-    from punch.code import Code
+    from punchlab.punch.secure.code import Code
 
     if text != STDIN:
         return Code.parse(text)
     if stdin_is is not None:
-        raise InputError("code", text, f"a code, or {CODE_VARIABLE} in the environment: standard input is {stdin_is}")
+        raise ArgumentError(
+            "code", text, f"a code, or {CODE_VARIABLE} in the environment: standard input is {stdin_is}"
+        )
     if sys.stdin.isatty():
         print("Code: ", end="", file=sys.stderr, flush=True)
     try:
         return Code.parse(sys.stdin.readline(_MAX_LINE))
     except UnicodeDecodeError:
-        raise InputError("code", text, "a code on standard input, found bytes that are no text") from None
+        raise ArgumentError("code", text, "a code on standard input, found bytes that are no text") from None

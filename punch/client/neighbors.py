@@ -1,9 +1,9 @@
 """Host candidates that only the peer itself can name: hosts of one carrier's network, and clients of one computer.
 
-A client dials a host candidate only in its own networks (`punch.client.reach`), for it gets them from the edge. Two
-kinds of honest pairs need others: two customers of a carrier whose NAT does not hairpin, where one is at an address of
-the carrier's inside (100.64.0.0/10, RFC 6598), and two clients on one computer that meet at an edge elsewhere. There
-each sends its own address to the other as a signal (`punch.client.signals`), which the edge can neither read nor make,
+A client dials a host candidate only in its own networks (`punch.net.reach`), for it gets them from the edge. Two kinds
+of honest pairs need others: two customers of a carrier whose NAT does not hairpin, where one is at an address of the
+carrier's inside (100.64.0.0/10, RFC 6598), and two clients on one computer that meet at an edge elsewhere. There each
+sends its own address to the other as a signal (`punch.rendezvous.signals`), which the edge can neither read nor make,
 and each dials what the other has sent. Nothing else is dialled because of this: an address of the carrier's inside, or
 this computer's own address if the peer proves that it runs on this computer.
 
@@ -21,13 +21,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from punch.client.candidates import Candidate
-from punch.client.reach import SHARED
-from punch.client.signals import Signals
-from punch.client.sockets import LOWEST_PORT
-from punch.endpoint import Endpoint
-from punch.errors import InputError, SignalError, TamperedError
-from punch.frames import Contact, SessionId
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import ArgumentError, SignalError, TamperedError
+from punchlab.punch.frames import Contact, SessionId
+from punchlab.punch.net.reach import SHARED
+from punchlab.punch.net.sockets import LOWEST_PORT
+from punchlab.punch.punching.candidates import Candidate
+from punchlab.punch.rendezvous.signals import Signals
 
 PATIENCE_S = 1.5
 """How long the peer's signal is waited for."""
@@ -70,7 +70,7 @@ def _parse(data: bytes) -> tuple[Endpoint, str]:
         raise ValueError("not an address")
     try:
         return Endpoint.parse(address), computer
-    except InputError as error:
+    except ArgumentError as error:
         raise ValueError(str(error)) from None
 
 

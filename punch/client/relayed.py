@@ -3,7 +3,7 @@
 A WebSocket to the edge is joined to one end of a socket pair, and the caller gets the other end: authentication,
 encryption and files are the same as over a punched connection, and know of no relay.
 
-The address of the relay is what an edge says. So it has to be one that an edge may name (`punch.client.reach`), it is
+The address of the relay is what an edge says. So it has to be one that an edge may name (`punch.net.reach`), it is
 tried a few times in a session, and a relay that cannot be reached takes as long as one that does not answer: the edge
 does not learn which ports of a third party are open.
 """
@@ -19,13 +19,13 @@ from collections.abc import AsyncIterator
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from punch.client.named import Named
-from punch.client.puncher import Connection
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import FrameError, NoConnectionError, PunchFailedError
-from punch.relay import MAX_MESSAGE, PATH, parse_joined, relay_frame
-from punch.text import printable
-from punch.websocket import abort, open_websocket, protocol_violation, resolve, until_deaf, why
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import FrameError, NoConnectionError, PunchFailedError
+from punchlab.punch.net.websocket import abort, open_websocket, protocol_violation, resolve, until_deaf, why
+from punchlab.punch.punching.named import Named
+from punchlab.punch.punching.puncher import Connection
+from punchlab.punch.relay import MAX_MESSAGE, PATH, parse_joined, relay_frame
+from punchlab.punch.text import printable
 
 PING_S = 10.0  # a dead relay is noticed within two of these
 CONNECT_S = 5.0  # a relay that has not answered by then is not there, nor before

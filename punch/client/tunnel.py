@@ -11,29 +11,29 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from punch.client import neighbors
-from punch.client.admission import Admission
-from punch.client.agreement import Agreement
-from punch.client.candidates import beside, candidates, of_one_lan
-from punch.client.channel import Channel, Kind
-from punch.client.guesses import Exposure
-from punch.client.keys import NAME_S, Introduced, KeyExchange
-from punch.client.liveness import notice_a_dead_path
-from punch.client.named import Named
-from punch.client.puncher import Connection, Puncher
-from punch.client.quota import Quota
-from punch.client.reach import Reach
-from punch.client.sighting import Sighting
-from punch.client.signals import Signals
-from punch.client.sockets import mend_round_trip
-from punch.client.staying import StayingRendezvous
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import ChannelError, ConnectionLostError, PunchFailedError, TunnelBrokenError
-from punch.events import Reporter
-from punch.fields import Json
-from punch.frames import Contact, Peer, Register, Role, SessionId, Welcome
-from punch.sighting import Seen
-from punch.strategy.meeting import Meeting, Preparation, Strategy
+from punchlab.punch.client import neighbors
+from punchlab.punch.client.liveness import notice_a_dead_path
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import ChannelError, ConnectionLostError, PunchFailedError, TunnelBrokenError
+from punchlab.punch.events import Reporter
+from punchlab.punch.fields import Json
+from punchlab.punch.frames import Contact, Peer, Register, Role, SessionId, Welcome
+from punchlab.punch.net.reach import Reach
+from punchlab.punch.net.sockets import mend_round_trip
+from punchlab.punch.punching.admission import Admission
+from punchlab.punch.punching.agreement import Agreement
+from punchlab.punch.punching.candidates import beside, candidates, of_one_lan
+from punchlab.punch.punching.named import Named
+from punchlab.punch.punching.puncher import Connection, Puncher
+from punchlab.punch.punching.quota import Quota
+from punchlab.punch.reflexive import Seen
+from punchlab.punch.rendezvous.reconnecting import ReconnectingRendezvous
+from punchlab.punch.rendezvous.reflexive import Sighting
+from punchlab.punch.rendezvous.signals import Signals
+from punchlab.punch.secure.channel import Channel, Kind
+from punchlab.punch.secure.guesses import Exposure
+from punchlab.punch.secure.keys import NAME_S, Introduced, KeyExchange
+from punchlab.punch.strategy.meeting import Meeting, Preparation, Strategy
 
 NONCE_BYTES = 32
 RELAYABLE = ("punch_timeout", "refused", "hopeless")
@@ -42,7 +42,7 @@ ECHO_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
-class Options:
+class TunnelOptions:
     """How to meet and how to punch. Instants are of `time.monotonic()`, spans in seconds.
 
     `other_edges` are for when `edge` cannot be reached, or is lost before the peer is known. With `relay` an edge may
@@ -66,13 +66,13 @@ class Options:
 
 
 @contextlib.asynccontextmanager
-async def open_tunnel(options: Options, exchange: KeyExchange, role: Role) -> AsyncIterator[Channel]:
-    """A tried tunnel to the peer. Raises `PunchFailedError` and `InputError`."""
+async def open_tunnel(options: TunnelOptions, exchange: KeyExchange, role: Role) -> AsyncIterator[Channel]:
+    """A tried tunnel to the peer. Raises `PunchFailedError` and `ArgumentError`."""
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(exchange.guesses.warning())  # of what fails in the tunnel, too
         stack.push_async_callback(options.strategy.close)
         edges = (options.edge, *options.other_edges)
-        rendezvous = await StayingRendezvous.connect_any(edges, options.bind, options.report)
+        rendezvous = await ReconnectingRendezvous.connect_any(edges, options.bind, options.report)
         stack.push_async_callback(rendezvous.close)
         exposure = Exposure(exchange.guesses)
         agreement = Agreement(role, exposure)
@@ -121,7 +121,7 @@ async def open_tunnel(options: Options, exchange: KeyExchange, role: Role) -> As
 
 
 async def _connect(
-    options: Options,
+    options: TunnelOptions,
     meeting: Meeting,
     agreement: Agreement,
     introduced: Introduced,
@@ -139,7 +139,7 @@ async def _connect(
         return *through, {"relay": str(url)}
 
 
-async def _learn(options: Options, rendezvous: StayingRendezvous) -> str | None:
+async def _learn(options: TunnelOptions, rendezvous: ReconnectingRendezvous) -> str | None:
     """The traits of the network as it is now; what was learned before is given up."""
     await options.strategy.close()
     prepare = options.strategy.prepare
@@ -159,10 +159,10 @@ def _key(exchange: KeyExchange, introduced: Introduced, peer: Contact) -> bytes:
 
 
 async def _meet(
-    options: Options,
+    options: TunnelOptions,
     exchange: KeyExchange,
     role: Role,
-    rendezvous: StayingRendezvous,
+    rendezvous: ReconnectingRendezvous,
     traits: str | None,
     seen: Seen | None,
 ) -> tuple[Welcome, Peer]:
@@ -186,9 +186,9 @@ async def _meet(
 
 
 def _aim(
-    options: Options,
+    options: TunnelOptions,
     role: Role,
-    rendezvous: StayingRendezvous,
+    rendezvous: ReconnectingRendezvous,
     welcome: Welcome,
     peer: Peer,
     puncher: Puncher,
@@ -235,7 +235,7 @@ async def _ask_neighbor(meeting: Meeting, exchange: KeyExchange) -> Meeting:
     return replace(meeting, targets=targets)
 
 
-async def _punch(options: Options, meeting: Meeting, agreement: Agreement) -> tuple[Connection, Channel]:
+async def _punch(options: TunnelOptions, meeting: Meeting, agreement: Agreement) -> tuple[Connection, Channel]:
     """Let the strategy dial until both sides agree on one connection. Raises `PunchFailedError`."""
     deadline = time.monotonic() + options.deadline_s
     if options.start_at is not None:
@@ -285,7 +285,7 @@ def _refuse_wrong_peers(agreement: Agreement) -> None:
         raise PunchFailedError("wrong_peer", told)
 
 
-def _relay(options: Options, meeting: Meeting, error: PunchFailedError) -> tuple[EdgeUrl, str]:
+def _relay(options: TunnelOptions, meeting: Meeting, error: PunchFailedError) -> tuple[EdgeUrl, str]:
     """The relay that both clients find for themselves, and its ticket: that of the sender's edge, or the receiver's.
 
     Raises `error` where there is none, or none is wanted or would help.
@@ -311,7 +311,7 @@ async def _through_relay(
     quota: Quota,
 ) -> tuple[Connection, Channel]:
     """The tunnel by way of an edge. Raises `PunchFailedError`."""
-    from punch.client.relayed import relayed
+    from punchlab.punch.client.relayed import relayed
 
     meeting.begin_key()
     named = Named(Reach.of(meeting.rendezvous.local, meeting.rendezvous.edge_ip), quota.relays)

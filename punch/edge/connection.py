@@ -17,9 +17,9 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Event, State
 from websockets.server import ServerProtocol
 
-from punch.edge.limits import Admission, Gate
-from punch.frames import MAX_FRAME
-from punch.websocket import Contained
+from punchlab.punch.edge.limits import Admission, RateLimiter
+from punchlab.punch.frames import MAX_FRAME
+from punchlab.punch.net.websocket import Contained
 
 POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
 MAX_REQUEST = 8_192  # bytes of the request and its header fields; browsers would send a tenth of that
@@ -57,7 +57,7 @@ class EdgeConnection(Contained, ServerConnection):
     _odd_full_at = 0.0
     _admission: Admission | None = None
 
-    def __init__(self, protocol: ServerProtocol, server: Server, *, gate: Gate, **options: Any) -> None:
+    def __init__(self, protocol: ServerProtocol, server: Server, *, gate: RateLimiter, **options: Any) -> None:
         super().__init__(protocol, server, **options)
         self._gate = gate
 

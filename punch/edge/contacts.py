@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from punch.endpoint import Endpoint
+from punchlab.punch.endpoint import Endpoint
 
 PRIVATE = tuple(
     ipaddress.ip_network(each)

@@ -19,12 +19,12 @@ from http import HTTPStatus
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
-from punch.edge.bus.mesh import PATH as MESH_PATH
-from punch.edge.metrics import CONTENT_TYPE, Metrics
-from punch.endpoint import Endpoint
-from punch.errors import InputError
-from punch.events import Reporter
-from punch.probe.frames import PATH as PROBE_PATH
+from punchlab.punch.edge.bus.mesh import PATH as MESH_PATH
+from punchlab.punch.edge.metrics import CONTENT_TYPE, Metrics
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import ArgumentError
+from punchlab.punch.events import Reporter
+from punchlab.punch.probe.frames import PATH as PROBE_PATH
 
 CLIENT_PATH = "/"
 HEALTH_PATH = "/healthz"
@@ -37,14 +37,14 @@ THIS_MACHINE: Networks = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Ne
 
 
 def parse_networks(texts: Sequence[str], *, field: str) -> Networks:
-    """Networks such as 192.0.2.0/24 or single addresses; `none` for none. Raises `InputError`."""
+    """Networks such as 192.0.2.0/24 or single addresses; `none` for none. Raises `ArgumentError`."""
     networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
     for text in texts:
         if text != "none":
             try:
                 networks.append(ipaddress.ip_network(text))
             except ValueError:
-                raise InputError(field, text, "a network such as 192.0.2.0/24, an address, or none") from None
+                raise ArgumentError(field, text, "a network such as 192.0.2.0/24, an address, or none") from None
     return tuple(networks)
 
 

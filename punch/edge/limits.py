@@ -31,7 +31,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
-from punch.errors import RefusedError
+from punchlab.punch.errors import RefusedError
 
 TABLE = 20_000  # sources
 QUIET_S = 10.0  # of what one source is refused, so much is between two lines of the log
@@ -113,7 +113,7 @@ class Admission:
 
     __slots__ = ("_descriptor", "_gate", "_inside", "_ip", "_pending", "end")
 
-    def __init__(self, gate: Gate, ip: str) -> None:
+    def __init__(self, gate: RateLimiter, ip: str) -> None:
         self._gate, self._ip = gate, ip
         self._pending = self._inside = True
         self._descriptor: int | None = None
@@ -145,7 +145,7 @@ def _nothing() -> None:
     pass
 
 
-class Gate:
+class RateLimiter:
     """Keeps the counts. Whatever is held has to be released again. `clock` is in seconds."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:

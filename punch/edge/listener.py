@@ -19,8 +19,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from punch.edge.limits import Admission, Gate, LimitError
-from punch.endpoint import Endpoint
+from punchlab.punch.edge.limits import Admission, LimitError, RateLimiter
+from punchlab.punch.endpoint import Endpoint
 
 RECEIVE_BYTES = 8_192
 SEND_BYTES = 16_384
@@ -60,7 +60,9 @@ class GatedListener(socket.socket):
     can be read when `accept` may have a connection that has said something.
     """
 
-    def __init__(self, address: Endpoint, gate: Gate, on_refused: OnRefused, *, tls: bool, explain: bool) -> None:
+    def __init__(
+        self, address: Endpoint, gate: RateLimiter, on_refused: OnRefused, *, tls: bool, explain: bool
+    ) -> None:
         super().__init__(address.family, socket.SOCK_STREAM)
         self._gate, self._on_refused, self._tls, self._explain = gate, on_refused, tls, explain and not tls
         self._silent: dict[int, AdmittedSocket] = {}  # by descriptor, the oldest first

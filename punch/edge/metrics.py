@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, cast
 
-from punch.events import Reporter
+from punchlab.punch.events import Reporter
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

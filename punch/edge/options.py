@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from punch.argument import path
-from punch.errors import InputError
+from punchlab.punch.argument import path
+from punchlab.punch.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from punch.edge.relay import RelayOffer
-    from punch.edge.server import Settings
-    from punch.edge.tls import ServerTls
+    from punchlab.punch.edge.relay import RelayOffer
+    from punchlab.punch.edge.server import Settings
+    from punchlab.punch.edge.tls import ServerTls
 
 _Number = TypeVar("_Number", int, float)
 
@@ -49,10 +49,10 @@ def add_options(edge: argparse.ArgumentParser) -> None:
 
 
 def settings(arguments: argparse.Namespace) -> Settings:
-    """What was chosen. Raises `InputError`."""
-    from punch.edge.http import THIS_MACHINE, Access, parse_networks
-    from punch.edge.limits import Limits
-    from punch.edge.server import Settings
+    """What was chosen. Raises `ArgumentError`."""
+    from punchlab.punch.edge.http import THIS_MACHINE, Access, parse_networks
+    from punchlab.punch.edge.limits import Limits
+    from punchlab.punch.edge.server import Settings
 
     tls, relay = _tls(arguments), _relay(arguments)
     limits = Limits(
@@ -73,24 +73,26 @@ def settings(arguments: argparse.Namespace) -> Settings:
 
 def _connections(text: str | None, *, tls: bool, relays: bool) -> int:
     """How many connections there may be: no more than fit in the memory that this process may use."""
-    from punch.edge.memory import MIB, MOST, bound_bytes, descriptors, most_connections, usable_bytes
+    from punchlab.punch.edge.memory import MIB, MOST, bound_bytes, descriptors, most_connections, usable_bytes
 
     usable = usable_bytes()
     most = most_connections(usable, tls=tls, relays=relays)
     if most < 1:
         least = bound_bytes(1, tls=tls, relays=relays) // MIB + 1
         expected = f"at least {least} MiB; raise the limit of the control group (MemoryMax)"
-        raise InputError("memory", f"{usable // MIB} MiB", expected)
+        raise ArgumentError("memory", f"{usable // MIB} MiB", expected)
     if text is None:
         return min(most, descriptors(), MOST)
     wanted = _whole(text, "max-connections")
     if wanted > most:
-        raise InputError("max-connections", text, f"at most {most}, which may need {usable // MIB} MiB, all there is")
+        raise ArgumentError(
+            "max-connections", text, f"at most {most}, which may need {usable // MIB} MiB, all there is"
+        )
     return wanted
 
 
 def _relay(arguments: argparse.Namespace) -> RelayOffer | None:
-    from punch.edge.relay import RelayOffer, RelayTerms
+    from punchlab.punch.edge.relay import RelayOffer, RelayTerms
 
     terms = RelayTerms(
         rate=_positive(arguments.relay_rate, "relay-rate") * 1000,
@@ -100,15 +102,15 @@ def _relay(arguments: argparse.Namespace) -> RelayOffer | None:
     )
     if arguments.relay is None:
         return None
-    from punch.client.reach import refuses_server_port
-    from punch.endpoint import EdgeUrl
-    from punch.frames import MAX_URL
+    from punchlab.punch.endpoint import EdgeUrl
+    from punchlab.punch.frames import MAX_URL
+    from punchlab.punch.net.reach import refuses_server_port
 
     url = EdgeUrl.parse(arguments.relay, field="relay")
     if len(str(url)) > MAX_URL:
-        raise InputError("relay", arguments.relay, f"at most {MAX_URL} characters")
+        raise ArgumentError("relay", arguments.relay, f"at most {MAX_URL} characters")
     if refuses_server_port(url.port) is not None:
-        raise InputError("relay", arguments.relay, "port 80, 443 or one from 1024: clients connect to no other")
+        raise ArgumentError("relay", arguments.relay, "port 80, 443 or one from 1024: clients connect to no other")
     return RelayOffer(url, terms)
 
 
@@ -120,8 +122,8 @@ def _tls(arguments: argparse.Namespace) -> ServerTls | None:
         return None
     if certificate is None or key is None:
         missing, given = ("tls-cert", "--tls-key") if certificate is None else ("tls-key", "--tls-cert")
-        raise InputError(missing, None, f"a file together with {given}")
-    from punch.edge.tls import ServerTls
+        raise ArgumentError(missing, None, f"a file together with {given}")
+    from punchlab.punch.edge.tls import ServerTls
 
     return ServerTls(Path(certificate), Path(key))
 
@@ -138,7 +140,7 @@ def _number(text: str, field: str, read: Callable[[str], _Number], expected: str
     try:
         value = read(text if text.isascii() and "_" not in text else "")
     except ValueError:
-        raise InputError(field, text, expected) from None
+        raise ArgumentError(field, text, expected) from None
     if not least <= value <= 1e9 or math.isnan(value):
-        raise InputError(field, text, expected)
+        raise ArgumentError(field, text, expected)
     return value

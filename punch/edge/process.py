@@ -7,8 +7,8 @@ import contextlib
 import resource
 import signal
 
-from punch.edge.server import Edge
-from punch.endpoint import EdgeUrl
+from punchlab.punch.edge.server import Edge
+from punchlab.punch.endpoint import EdgeUrl
 
 
 async def serve_until_signal(edge: Edge, join: list[EdgeUrl]) -> None:

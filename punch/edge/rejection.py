@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from punch.edge.limits import LimitError
-from punch.errors import FrameError, RefusedError
+from punchlab.punch.edge.limits import LimitError
+from punchlab.punch.errors import FrameError, RefusedError
 
 _CLIENTS_WORDS = re.compile(r"[:'\"]|(?<= type) ")
 """Where in the text of a `FrameError` the part may begin that the client wrote."""

@@ -23,14 +23,14 @@ from dataclasses import dataclass, field
 
 from websockets.exceptions import ConnectionClosed
 
-from punch.edge.connection import POLICY_VIOLATION, EdgeConnection
-from punch.edge.limits import Gate, Held
-from punch.edge.listener import widen
-from punch.edge.tickets import Tickets
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import RefusedError
-from punch.events import Reporter
-from punch.relay import joined_frame, parse_relay
+from punchlab.punch.edge.connection import POLICY_VIOLATION, EdgeConnection
+from punchlab.punch.edge.limits import Held, RateLimiter
+from punchlab.punch.edge.listener import widen
+from punchlab.punch.edge.tickets import Tickets
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import RefusedError
+from punchlab.punch.events import Reporter
+from punchlab.punch.relay import joined_frame, parse_relay
 
 MAX_WAITING = 1000  # clients whose peer has not come; for one more, that which has waited for longest is ended
 MAX_OF_TICKET = 4  # of those, with one ticket
@@ -103,7 +103,7 @@ class _Pair:
 class Relay:
     """Joins clients that have tickets, on these terms."""
 
-    def __init__(self, terms: RelayTerms, gate: Gate, report: Reporter) -> None:
+    def __init__(self, terms: RelayTerms, gate: RateLimiter, report: Reporter) -> None:
         self._terms, self._gate, self._report = terms, gate, report
         self.tickets = Tickets()
         self._waiting: dict[tuple[str, str], _Waiting] = {}  # by ticket and token

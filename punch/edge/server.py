@@ -15,24 +15,26 @@ from typing import Any, cast
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from punch.edge.bus.interface import Bus
-from punch.edge.bus.mesh import PATH as MESH_PATH
-from punch.edge.bus.mesh import Mesh
-from punch.edge.connection import POLICY_VIOLATION, SETTINGS, EdgeConnection, Outbox
-from punch.edge.contacts import harmless
-from punch.edge.http import CLIENT_PATH, Access, Front
-from punch.edge.limits import Gate, LimitError, Limits
-from punch.edge.listener import BACKLOG, GatedListener, widen
-from punch.edge.metrics import Metrics
-from punch.edge.rejection import rejection
-from punch.edge.relay import Relay, RelayOffer
-from punch.edge.session import Directory, Registration
-from punch.edge.sightings import Sightings
-from punch.edge.tls import HANDSHAKE_TIMEOUT_S, ServerTls, save_memory
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import FrameError, InputError, RefusedError
-from punch.events import Reporter
-from punch.frames import (
+from punchlab.punch.edge.bus.interface import Bus
+from punchlab.punch.edge.bus.mesh import PATH as MESH_PATH
+from punchlab.punch.edge.bus.mesh import Mesh
+from punchlab.punch.edge.connection import POLICY_VIOLATION, SETTINGS, EdgeConnection, Outbox
+from punchlab.punch.edge.contacts import harmless
+from punchlab.punch.edge.http import CLIENT_PATH, Access, Front
+from punchlab.punch.edge.limits import LimitError, Limits, RateLimiter
+from punchlab.punch.edge.listener import BACKLOG, GatedListener, widen
+from punchlab.punch.edge.metrics import Metrics
+from punchlab.punch.edge.probing.dialback import DialBack
+from punchlab.punch.edge.probing.responder import StunAddresses, StunServer
+from punchlab.punch.edge.reflexive import Sightings
+from punchlab.punch.edge.rejection import rejection
+from punchlab.punch.edge.relay import Relay, RelayOffer
+from punchlab.punch.edge.session import Directory, Registration
+from punchlab.punch.edge.tls import HANDSHAKE_TIMEOUT_S, ServerTls, save_memory
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import ArgumentError, FrameError, RefusedError
+from punchlab.punch.events import Reporter
+from punchlab.punch.frames import (
     Contact,
     Peer,
     Register,
@@ -43,11 +45,9 @@ from punch.frames import (
     signal_frame,
     welcome_frame,
 )
-from punch.probe.dialback import DialBack
-from punch.probe.frames import PATH as PROBE_PATH
-from punch.probe.responder import StunAddresses, StunServer
-from punch.relay import PATH as RELAY_PATH
-from punch.sighting import PATH as SIGHTING_PATH
+from punchlab.punch.probe.frames import PATH as PROBE_PATH
+from punchlab.punch.reflexive import PATH as SIGHTING_PATH
+from punchlab.punch.relay import PATH as RELAY_PATH
 
 REGISTER_TIMEOUT_S = 10.0
 DEFAULT_LIFETIME_S = 600.0
@@ -80,7 +80,7 @@ class Edge:
 
     `lifetime_s` bounds how long a client waits for its peer, and how long the bus remembers a session. With `nats`
     (URLs of the servers of a cluster) the bus goes through those, otherwise it is a mesh. With `stun` it answers STUN
-    there, and probing clients; with `relay` it relays for those who ask. Raises `InputError` if an address cannot be
+    there, and probing clients; with `relay` it relays for those who ask. Raises `ArgumentError` if an address cannot be
     listened on, or the bus cannot be had.
     """
 
@@ -99,7 +99,7 @@ class Edge:
         self._settings = settings or Settings()
         self.metrics = Metrics()
         self._report = report = self.metrics.counting(report)
-        self._gate = Gate(self._settings.limits)
+        self._gate = RateLimiter(self._settings.limits)
         self._gate.on_ended = partial(self.metrics.count, "limited", limit="edge_pending")
         self._sockets: list[GatedListener] = []
         for each in (listen, *also):
@@ -138,7 +138,7 @@ class Edge:
             self._sockets.append(GatedListener(at, self._gate, self._on_refused, tls=tls, explain=True))
         except OSError as error:
             self._close_sockets()
-            raise InputError("listen", str(at), f"a free address of this machine ({error.strerror})") from None
+            raise ArgumentError("listen", str(at), f"a free address of this machine ({error.strerror})") from None
 
     def _close_sockets(self) -> None:
         for each in self._sockets:
@@ -211,7 +211,7 @@ class Edge:
             return
         try:
             self._settings.tls.reload()
-        except InputError as error:
+        except ArgumentError as error:
             self._report("reload_failed", reason=str(error))
         else:
             self._report("reloaded")
@@ -365,13 +365,13 @@ class Edge:
 
 
 def nats_bus(servers: Sequence[str], name: str, lifetime_s: float, report: Reporter) -> Bus:
-    """The bus through NATS. Raises `InputError` without the library that it needs."""
+    """The bus through NATS. Raises `ArgumentError` without the library that it needs."""
     try:
-        from punch.edge.bus.nats import NatsBus
+        from punchlab.punch.edge.bus.nats import NatsBus
     except ModuleNotFoundError as error:
         if error.name != "nats":
             raise
-        raise InputError("bus", servers[0], "the Python package nats-py (pip install punchlab[nats])") from None
+        raise ArgumentError("bus", servers[0], "the Python package nats-py (pip install punchlab[nats])") from None
     return NatsBus(servers, name, lifetime_s, report)
 
 

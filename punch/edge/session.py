@@ -31,10 +31,10 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from punch.edge.bus.interface import Bus
-from punch.errors import RefusedError
-from punch.events import Reporter
-from punch.frames import (
+from punchlab.punch.edge.bus.interface import Bus
+from punchlab.punch.errors import RefusedError
+from punchlab.punch.events import Reporter
+from punchlab.punch.frames import (
     MAX_SIGNALS,
     Answer,
     Ask,

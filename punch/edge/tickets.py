@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from punch.errors import RefusedError
+from punchlab.punch.errors import RefusedError
 
 KEPT_S = 60.0
 EARLY_S = 5.0

@@ -11,7 +11,7 @@ import ssl
 from asyncio import sslproto
 from pathlib import Path
 
-from punch.errors import InputError
+from punchlab.punch.errors import ArgumentError
 
 HANDSHAKE_TIMEOUT_S = 5.0
 READ_BYTES = 4_096  # that one read of a connection brings; OpenSSL takes its records of 16 KiB in pieces
@@ -40,7 +40,7 @@ def save_memory() -> None:
 
 
 class ServerTls:
-    """A certificate (with its chain) and its key, in PEM. Raises `InputError` if they cannot be used."""
+    """A certificate (with its chain) and its key, in PEM. Raises `ArgumentError` if they cannot be used."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
         self._files = certificate, key
@@ -52,20 +52,20 @@ class ServerTls:
         self.reload()
 
     def reload(self) -> None:
-        """Read the files again, for connections to come. Raises `InputError`, and changes nothing then."""
+        """Read the files again, for connections to come. Raises `ArgumentError`, and changes nothing then."""
         certificate, key = self._files
         for field, path in (("tls-cert", certificate), ("tls-key", key)):
             try:
                 path.open("rb").close()
             except OSError as error:
-                raise InputError(field, str(path), f"a file that can be read ({error.strerror})") from None
+                raise ArgumentError(field, str(path), f"a file that can be read ({error.strerror})") from None
         try:
             trial = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             trial.load_cert_chain(certificate, key, password=_no_password)
             self.context.load_cert_chain(certificate, key, password=_no_password)
         except (ssl.SSLError, ValueError):
             expected = f"a certificate in PEM that belongs to the unencrypted key {str(key)!r}"
-            raise InputError("tls-cert", str(certificate), expected) from None
+            raise ArgumentError("tls-cert", str(certificate), expected) from None
 
 
 def _no_password() -> str:

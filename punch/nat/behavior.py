@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TypeVar
 
-from punch.text import shown
+from punchlab.punch.text import shown
 
 
 class BehaviorError(ValueError):
@@ -43,7 +43,7 @@ def _member(name: str, value: object, kind: type[_Kind]) -> _Kind:
     raise _refused(name, value, f"one of {', '.join(names)}" + (f"; did you mean {near[0]}?" if near else ""))
 
 
-class Mapping(StrEnum):
+class MappingBehavior(StrEnum):
     """On what the external endpoint of an inside endpoint depends (RFC 4787 section 4.1)."""
 
     ENDPOINT_INDEPENDENT = "endpoint-independent"
@@ -51,7 +51,7 @@ class Mapping(StrEnum):
     ADDRESS_AND_PORT_DEPENDENT = "address-and-port-dependent"
 
 
-class Filtering(StrEnum):
+class FilteringBehavior(StrEnum):
     """Which outside endpoints may answer through a mapping (RFC 4787 section 5).
 
     It is asked of the mapping that a packet arrives at: what the same host has contacted through another mapping does
@@ -174,8 +174,8 @@ class Timeouts:
 
 _ANY_PORT = (1024, 65535)
 _KINDS: ReadOnlyDict[str, type[StrEnum]] = {
-    "mapping": Mapping,
-    "filtering": Filtering,
+    "mapping": MappingBehavior,
+    "filtering": FilteringBehavior,
     "port_allocation": PortAllocation,
     "unsolicited": Unsolicited,
     "on_clash": PortAllocation,
@@ -209,8 +209,8 @@ class NatBehavior:
     case the mapping keeps its external port. `refresh` says which packets count against the timeouts.
     """
 
-    mapping: Mapping
-    filtering: Filtering
+    mapping: MappingBehavior
+    filtering: FilteringBehavior
     port_allocation: PortAllocation
     unsolicited: Unsolicited = Unsolicited.DROP
     silence_s: int = REQ_4_SILENCE_S
@@ -242,7 +242,7 @@ class NatBehavior:
     @property
     def destination_dependent(self) -> bool:
         """Whether another destination may see another external endpoint."""
-        return self.mapping is not Mapping.ENDPOINT_INDEPENDENT
+        return self.mapping is not MappingBehavior.ENDPOINT_INDEPENDENT
 
     @property
     def sequential(self) -> bool:
@@ -301,10 +301,10 @@ class NatBehavior:
     def _check_overloading(self) -> None:
         if not self.port_overloading:
             return
-        if self.filtering is not Filtering.ADDRESS_AND_PORT_DEPENDENT:
+        if self.filtering is not FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT:
             raise BehaviorError(
                 f"port_overloading: with {self.filtering} filtering a packet may be for either host that shares the "
-                f"port; expected filtering {Filtering.ADDRESS_AND_PORT_DEPENDENT}"
+                f"port; expected filtering {FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT}"
             )
         if self.hairpinning is not Hairpinning.NONE:
             raise BehaviorError(
@@ -318,8 +318,8 @@ class NatBehavior:
                 f"expected port_allocation {PortAllocation.RANDOM}"
             )
         built = {
-            (Mapping.ENDPOINT_INDEPENDENT, PortAllocation.PRESERVING),
-            (Mapping.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.RANDOM),
+            (MappingBehavior.ENDPOINT_INDEPENDENT, PortAllocation.PRESERVING),
+            (MappingBehavior.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.RANDOM),
         }
         if (self.mapping, self.port_allocation) not in built or self.on_clash is not PortAllocation.RANDOM:
             raise BehaviorError(
@@ -334,10 +334,10 @@ class NatBehavior:
                 f"silence_s: {self.silence_s} with unsolicited {self.unsolicited} means nothing; "
                 f"expected unsolicited {Unsolicited.SILENT_THEN_ICMP}"
             )
-        if not self.reset_closes and self.filtering is not Filtering.ADDRESS_AND_PORT_DEPENDENT:
+        if not self.reset_closes and self.filtering is not FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT:
             raise BehaviorError(
                 f"reset_closes: False with filtering {self.filtering} cannot be seen: its doors belong to the mapping, "
-                f"which no RST closes; expected filtering {Filtering.ADDRESS_AND_PORT_DEPENDENT}"
+                f"which no RST closes; expected filtering {FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT}"
             )
         # Connection tracking itself lets every RST close, and every packet refresh. Anything else is the memory of
         # mappings, which an overloading NAT does without, and a firewall too.
@@ -360,7 +360,7 @@ class NatBehavior:
 
     def _check_firewall(self) -> None:
         plain = {
-            "mapping": Mapping.ENDPOINT_INDEPENDENT,
+            "mapping": MappingBehavior.ENDPOINT_INDEPENDENT,
             "port_allocation": PortAllocation.PRESERVING,
             "on_clash": PortAllocation.RANDOM,
             "port_overloading": False,

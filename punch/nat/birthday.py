@@ -1,10 +1,10 @@
 """Guessing ports at random: the birthday collision of two hosts that dial each other.
 
-`punch.nat.oracle` predicts for a client that dials the registered endpoint. These formulas are for one that guesses,
+`lab.oracle.outcome` predicts for a client that dials the registered endpoint. These formulas are for one that guesses,
 where a mapping depends on the destination and ports are random: one host opens many mappings towards the other, which
 probes ports at random. Only one probe needs to hit. (D. Anderson, "How NAT traversal works", Tailscale 2020, section
 "The benefits of birthdays", for UDP; the mathematics is the hypergeometric distribution, and the birthday problem of
-two samples where both hosts are hard.) Where ports are allocated in sequence, see `punch.nat.prediction`.
+two samples where both hosts are hard.) Where ports are allocated in sequence, see `punch.nat.port_prediction`.
 
 Over TCP a probe is a SYN, and it must not be answered with a RST, which would close the door that it opened: these hold
 for NATs that drop unsolicited SYNs.

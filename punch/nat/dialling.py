@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import count
 
-from punch.nat.behavior import Filtering, IcmpErrors, NatBehavior, Pooling, Unsolicited
+from punchlab.punch.nat.behavior import FilteringBehavior, IcmpErrors, NatBehavior, Pooling, Unsolicited
 
 SYN_TIMES_S = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 11.0, 19.0, 35.0)
 """When Linux sends a SYN and its retransmissions (tcp_syn_linear_timeouts = 4, kernels from 6.5 on)."""
@@ -82,7 +82,7 @@ def dependent(nat: NatBehavior | None) -> bool:
 
 def admits_anyone(nat: NatBehavior | None) -> bool:
     """Whether the registered port is open to all."""
-    return nat is None or nat.filtering is Filtering.ENDPOINT_INDEPENDENT
+    return nat is None or nat.filtering is FilteringBehavior.ENDPOINT_INDEPENDENT
 
 
 def admits_dialled(nat: NatBehavior | None, peer: NatBehavior | None) -> bool:
@@ -91,7 +91,7 @@ def admits_dialled(nat: NatBehavior | None, peer: NatBehavior | None) -> bool:
         return True
     if dependent(nat):
         return False
-    return nat.filtering is Filtering.ADDRESS_DEPENDENT or not dependent(peer)
+    return nat.filtering is FilteringBehavior.ADDRESS_DEPENDENT or not dependent(peer)
 
 
 def occupies(nat: NatBehavior | None, peer: NatBehavior | None) -> bool:
@@ -298,4 +298,4 @@ class Dialling:
 
 
 def _by_address(nat: NatBehavior | None) -> bool:
-    return nat is not None and nat.filtering is Filtering.ADDRESS_DEPENDENT
+    return nat is not None and nat.filtering is FilteringBehavior.ADDRESS_DEPENDENT

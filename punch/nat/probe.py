@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
-from punch.nat.behavior import REQ_4_SILENCE_S, Filtering, Mapping, PortAllocation, Unsolicited
+from punchlab.punch.nat.behavior import REQ_4_SILENCE_S, FilteringBehavior, MappingBehavior, PortAllocation, Unsolicited
 
 Address = tuple[str, int]
 """IPv4 address and port."""
@@ -65,8 +65,8 @@ class Findings:
     after six seconds) or `icmp TYPE/CODE`, and `unsolicited_answer_s` how long that took.
     """
 
-    mapping: Mapping | NotTested
-    filtering: Filtering | NotTested
+    mapping: MappingBehavior | NotTested
+    filtering: FilteringBehavior | NotTested
     port_allocation: str | NotTested
     port_delta: int | NotTested | None
     port_range: tuple[int, int] | None
@@ -133,7 +133,7 @@ def unsolicited(answer: str, after_s: float) -> str:
 
 def mapping(
     first: Address, other_port: Address | None, other_address: Address | None, other_both: Address | None
-) -> Mapping | NotTested:
+) -> MappingBehavior | NotTested:
     """The mapping behavior (RFC 5780 section 4.3), from the external endpoints of one local endpoint.
 
     They are those seen by the first server endpoint, by another port of its address, by another address, and by
@@ -141,33 +141,33 @@ def mapping(
     """
     if other_address is None or other_both is None:
         if other_port is not None and other_port != first:
-            return Mapping.ADDRESS_AND_PORT_DEPENDENT
+            return MappingBehavior.ADDRESS_AND_PORT_DEPENDENT
         return NotTested("a server with a second address is needed")
     if first == other_address:
         if {other_port or first, other_both} == {first}:
-            return Mapping.ENDPOINT_INDEPENDENT
+            return MappingBehavior.ENDPOINT_INDEPENDENT
         return NotTested(
             "the mapping depends on the destination's port and not on its address, or it changed meanwhile"
         )
     if other_address == other_both and other_port in (None, first):
-        return Mapping.ADDRESS_DEPENDENT
-    return Mapping.ADDRESS_AND_PORT_DEPENDENT
+        return MappingBehavior.ADDRESS_DEPENDENT
+    return MappingBehavior.ADDRESS_AND_PORT_DEPENDENT
 
 
-def filtering(from_other_port: bool | None, from_other_address: bool | None) -> Filtering | NotTested:
+def filtering(from_other_port: bool | None, from_other_address: bool | None) -> FilteringBehavior | NotTested:
     """The filtering behavior (RFC 5780 section 4.4): who got through to a mapping that was made towards one endpoint.
 
     That is, another port of the same address, and another address and port; None for who could not try.
     """
     if from_other_port is False and not from_other_address:
-        return Filtering.ADDRESS_AND_PORT_DEPENDENT
+        return FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT
     match from_other_address, from_other_port:
         case None, _:
             return NotTested("a server with a second address is needed")
         case True, _:
-            return Filtering.ENDPOINT_INDEPENDENT
+            return FilteringBehavior.ENDPOINT_INDEPENDENT
         case _, True:
-            return Filtering.ADDRESS_DEPENDENT
+            return FilteringBehavior.ADDRESS_DEPENDENT
     return NotTested("a server with a second port is needed")
 
 

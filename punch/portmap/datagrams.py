@@ -7,8 +7,8 @@ import contextlib
 import socket
 from collections.abc import Callable
 
-from punch.endpoint import Endpoint
-from punch.errors import PortMappingError
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import PortMappingError
 
 PORT = 5351
 """Where PCP and NAT-PMP listen (RFC 6887 section 19, RFC 6886 section 3.1)."""

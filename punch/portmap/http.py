@@ -15,9 +15,9 @@ from io import BytesIO
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from punch.closing import abort_transport
-from punch.endpoint import Endpoint
-from punch.errors import InputError, PortMappingError
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import ArgumentError, PortMappingError
+from punchlab.punch.net.closing import abort_transport
 
 TIMEOUT_S = 3.0
 MAX_HEAD = 16_384  # bytes of the status line and the header
@@ -42,7 +42,7 @@ class DeviceUrl(NamedTuple):
         try:
             parts = urlsplit(text)
             server = Endpoint.parse(f"{parts.hostname}:{parts.port or 80}")
-        except (ValueError, InputError):
+        except (ValueError, ArgumentError):
             raise PortMappingError(f"{text[:200]!r} is no URL of a gateway device") from None
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         if parts.scheme != "http" or server.ip != ip or _PATH.fullmatch(path) is None:

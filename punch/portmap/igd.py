@@ -10,11 +10,11 @@ from __future__ import annotations
 from xml.parsers import expat
 from xml.sax.saxutils import escape
 
-from punch.endpoint import Endpoint
-from punch.errors import InputError, PortMappingError
-from punch.portmap.http import DeviceUrl, ask
-from punch.portmap.ssdp import gateway_device
-from punch.text import printable
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import ArgumentError, PortMappingError
+from punchlab.punch.portmap.http import DeviceUrl, ask
+from punchlab.punch.portmap.ssdp import gateway_device
+from punchlab.punch.text import printable
 
 _DESCRIPTION = "punch"
 _LONGEST_REASON = 100  # characters, as shown
@@ -60,7 +60,7 @@ class Igd:
         ip = (await self._call("GetExternalIPAddress")).get("NewExternalIPAddress", "")
         try:
             return Endpoint.parse(f"{ip}:{port}")
-        except InputError as error:
+        except ArgumentError as error:
             raise PortMappingError(str(error)) from None
 
     async def remove(self) -> None:

@@ -16,14 +16,14 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from punch.endpoint import Endpoint
-from punch.errors import PortMappingError
-from punch.portmap.gateway import default_gateway
-from punch.portmap.igd import Igd
-from punch.portmap.natpmp import NatPmp
-from punch.portmap.pcp import Pcp
-from punch.portmap.protocol import Mapper, Mapping
-from punch.text import LONGEST_VALUE, printable
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import PortMappingError
+from punchlab.punch.portmap.gateway import default_gateway
+from punchlab.punch.portmap.igd import Igd
+from punchlab.punch.portmap.natpmp import NatPmp
+from punchlab.punch.portmap.pcp import Pcp
+from punchlab.punch.portmap.protocol import Mapper, Mapping
+from punchlab.punch.text import LONGEST_VALUE, printable
 
 LIFETIME_S = 120
 RENEWAL_S = 10.0

@@ -11,9 +11,9 @@ from __future__ import annotations
 import socket
 import struct
 
-from punch.endpoint import Endpoint
-from punch.errors import PortMappingError
-from punch.portmap.datagrams import PORT, ask
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import PortMappingError
+from punchlab.punch.portmap.datagrams import PORT, ask
 
 _ADDRESS, _MAP_TCP, _ANSWER = 0, 2, 128
 _RESULTS = {

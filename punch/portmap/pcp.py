@@ -15,9 +15,9 @@ import secrets
 import socket
 import struct
 
-from punch.endpoint import Endpoint
-from punch.errors import PortMappingError
-from punch.portmap.datagrams import PORT, ask
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import PortMappingError
+from punchlab.punch.portmap.datagrams import PORT, ask
 
 _VERSION, _ANNOUNCE, _MAP, _ANSWER = 2, 0, 1, 128
 _HEADER_BYTES, _MAP_BYTES = 24, 36

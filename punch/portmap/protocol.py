@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from punch.endpoint import Endpoint
+from punchlab.punch.endpoint import Endpoint
 
 
 @dataclass(frozen=True, slots=True)

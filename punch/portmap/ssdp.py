@@ -10,8 +10,8 @@ import contextlib
 import re
 import socket
 
-from punch.errors import PortMappingError
-from punch.portmap.http import DeviceUrl
+from punchlab.punch.errors import PortMappingError
+from punchlab.punch.portmap.http import DeviceUrl
 
 _GROUP = ("239.255.255.250", 1900)
 _WAITS_S = (0.25, 0.5, 1.0)

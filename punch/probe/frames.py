@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from punch.endpoint import Endpoint
-from punch.errors import FrameError, InputError
-from punch.fields import decode, encode
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import ArgumentError, FrameError
+from punchlab.punch.fields import decode, encode
 
 PATH = "/probe"
 MAX_PATIENCE_S = 30.0
@@ -175,7 +175,7 @@ def _port(fields: Mapping[str, object]) -> int:
 def _endpoint(name: str, value: object) -> Endpoint:
     try:
         endpoint = Endpoint.parse(value) if isinstance(value, str) else None
-    except InputError:
+    except ArgumentError:
         endpoint = None
     if endpoint is None or endpoint.family != socket.AF_INET or not endpoint.is_unicast:
         raise FrameError(f"{name}: expected a unicast IPv4 address and a port")

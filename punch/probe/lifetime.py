@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from punch.nat.probe import Lifetime, NotTested
+from punchlab.punch.nat.probe import Lifetime, NotTested
 
 _SIDE_BY_SIDE = 8
 _PRECISION = 0.05

@@ -8,7 +8,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from punch.errors import FrameError
+from punchlab.punch.errors import FrameError
 
 EXPECTED = 3
 """How many times as long to wait for a server that has answered before: a packet that was lost is sent again."""

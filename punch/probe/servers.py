@@ -4,9 +4,9 @@ A server is either an edge, `ws[s]://HOST:PORT`, which names its STUN endpoints 
 server, `stun:HOST[:PORT]` (RFC 7064), which names its other address if it is made for behavior discovery (RFC 5780).
 
 The endpoints that a server names are used at the address that it was reached at. Those at other addresses, of which
-RFC 5780 needs one, cannot be known to be its own. They have to be such as a server may name (`punch.client.reach`),
+RFC 5780 needs one, cannot be known to be its own. They have to be such as a server may name (`punch.net.reach`),
 two addresses at most, and one that has not answered as a STUN server is tried twice in a session and no more
-(`punch.client.quota`).
+(`punch.punching.quota`).
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ from http import HTTPStatus
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from punch.client.named import Named
-from punch.client.quota import Servers as Uses
-from punch.client.reach import Reach, refuses_server_port
-from punch.client.sockets import source_address
-from punch.endpoint import HOST_NAME, EdgeUrl, Endpoint
-from punch.errors import EdgeUnreachableError, FrameError, InputError, NoConnectionError
-from punch.nat.probe import NotTested
-from punch.probe import stun
-from punch.probe.frames import (
+from punchlab.punch.endpoint import HOST_NAME, EdgeUrl, Endpoint
+from punchlab.punch.errors import ArgumentError, EdgeUnreachableError, FrameError, NoConnectionError
+from punchlab.punch.nat.probe import NotTested
+from punchlab.punch.net.reach import Reach, refuses_server_port
+from punchlab.punch.net.sockets import source_address
+from punchlab.punch.net.websocket import abort, open_websocket, protocol_violation, resolve, why
+from punchlab.punch.probe import stun
+from punchlab.punch.probe.frames import (
     PATH,
     Dial,
     Dialled,
@@ -42,9 +41,10 @@ from punch.probe.frames import (
     parse_outcome,
     parse_vantage,
 )
-from punch.probe.udpsocket import UdpSocket
-from punch.text import printable
-from punch.websocket import abort, open_websocket, protocol_violation, resolve, why
+from punchlab.punch.probe.udpsocket import UdpSocket
+from punchlab.punch.punching.named import Named
+from punchlab.punch.punching.quota import Servers as Uses
+from punchlab.punch.text import printable
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_ADDRESSES = 2
@@ -64,13 +64,13 @@ class StunUri:
 
 
 def parse_server(text: str) -> EdgeUrl | StunUri:
-    """A server as the user typed it. Raises `InputError`."""
+    """A server as the user typed it. Raises `ArgumentError`."""
     if text.startswith(("ws:", "wss:")):
         return EdgeUrl.parse(text)
     match = _STUN_URI.fullmatch(text)
     port = stun.PORT if match is None or match["port"] is None else int(match["port"])
     if match is None or not 1 <= port <= 65535:
-        raise InputError("edge", text, "ws://HOST:PORT or stun:HOST:PORT")
+        raise ArgumentError("edge", text, "ws://HOST:PORT or stun:HOST:PORT")
     return StunUri(match["host"], port)
 
 

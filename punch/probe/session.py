@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import PunchFailedError
-from punch.nat import probe
-from punch.nat.probe import Findings, Lifetime, NotTested, Report
-from punch.probe import servers
-from punch.probe.frames import Dialled
-from punch.probe.lifetime import search
-from punch.probe.servers import Servers, StunUri
-from punch.probe.tcp import TcpTests
-from punch.probe.udp import UdpTests
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import PunchFailedError
+from punchlab.punch.nat import probe
+from punchlab.punch.nat.probe import Findings, Lifetime, NotTested, Report
+from punchlab.punch.probe import servers
+from punchlab.punch.probe.frames import Dialled
+from punchlab.punch.probe.lifetime import search
+from punchlab.punch.probe.servers import Servers, StunUri
+from punchlab.punch.probe.tcp import TcpTests
+from punchlab.punch.probe.udp import UdpTests
 
 Allocations = Sequence[tuple[Endpoint, Endpoint]]
 
@@ -24,7 +24,7 @@ UNSOLICITED_WAIT_S = 8.0
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ProbeOptions:
     """`patience_s` is how long silence lasts to be silence; lifetimes are searched up to `lifetime_s`, if at all."""
 
     servers: Sequence[EdgeUrl | StunUri]
@@ -33,7 +33,7 @@ class Options:
     time_scale: float
 
 
-async def run(options: Options) -> Report:
+async def run(options: ProbeOptions) -> Report:
     """Raises `EdgeUnreachableError`, and `PunchFailedError` if no server answers over either transport."""
     found = await servers.find(options.servers)
     try:
@@ -44,7 +44,7 @@ async def run(options: Options) -> Report:
         await found.close()
 
 
-async def _probe(found: Servers, options: Options) -> Report:
+async def _probe(found: Servers, options: ProbeOptions) -> Report:
     udp, tcp = UdpTests(found, options.patience_s), TcpTests(found, options.patience_s)
     # Before everything else and one after the other: a sequence is only seen if nothing of ours comes in between.
     udp_allocations = await udp.allocations()
@@ -60,7 +60,7 @@ async def _probe(found: Servers, options: Options) -> Report:
     )
 
 
-async def _findings(tests: UdpTests | TcpTests, allocations: Allocations, options: Options) -> Findings:
+async def _findings(tests: UdpTests | TcpTests, allocations: Allocations, options: ProbeOptions) -> Findings:
     if not allocations:
         return _silent()
     translated = any(local != external for local, external in allocations)
@@ -97,7 +97,7 @@ async def _findings(tests: UdpTests | TcpTests, allocations: Allocations, option
     )
 
 
-async def _lifetime(tests: UdpTests | TcpTests, options: Options) -> Lifetime | NotTested:
+async def _lifetime(tests: UdpTests | TcpTests, options: ProbeOptions) -> Lifetime | NotTested:
     if options.lifetime_s is None:
         return NotTested("it takes long; --lifetime does it")
     return await search(tests.lives, options.lifetime_s, options.time_scale)

@@ -16,8 +16,8 @@ import zlib
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from punch.endpoint import Endpoint
-from punch.errors import FrameError
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import FrameError
 
 HEADER_SIZE = 20
 PORT = 3478

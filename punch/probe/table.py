@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from punch.nat.probe import NotTested, Report, Value
-from punch.text import printable
+from punchlab.punch.nat.probe import NotTested, Report, Value
+from punchlab.punch.text import printable
 
 _GAP = 2
 

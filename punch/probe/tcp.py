@@ -12,18 +12,18 @@ import socket
 from collections.abc import Awaitable, Iterable, Iterator
 from typing import Any
 
-from punch.client.sockets import PORTS, bound_socket, choose_local, connect_result
-from punch.endpoint import Endpoint
-from punch.errors import FrameError
-from punch.nat import probe
-from punch.nat.behavior import Filtering, Mapping
-from punch.nat.probe import NotTested
-from punch.probe import stun
-from punch.probe.frames import CONNECTED, Dialled
-from punch.probe.lifetime import punctually
-from punch.probe.patience import EXPECTED, answer_or_silence, within
-from punch.probe.servers import Servers
-from punch.probe.stun import Message, MessageClass
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import FrameError
+from punchlab.punch.nat import probe
+from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior
+from punchlab.punch.nat.probe import NotTested
+from punchlab.punch.net.sockets import PORTS, bound_socket, choose_local, connect_result
+from punchlab.punch.probe import stun
+from punchlab.punch.probe.frames import CONNECTED, Dialled
+from punchlab.punch.probe.lifetime import punctually
+from punchlab.punch.probe.patience import EXPECTED, answer_or_silence, within
+from punchlab.punch.probe.servers import Servers
+from punchlab.punch.probe.stun import Message, MessageClass
 
 FRESH_SOCKETS = 8
 
@@ -50,7 +50,7 @@ class TcpTests:
                 found.append((local, external))
         return found
 
-    async def mapping(self) -> Mapping | NotTested:
+    async def mapping(self) -> MappingBehavior | NotTested:
         """RFC 5780 section 4.3, with one connection to each endpoint, all of them from one local endpoint."""
         local = choose_local(None, self._servers.primary)
         seen: list[Endpoint | None] = []
@@ -63,7 +63,7 @@ class TcpTests:
         first, *others = seen
         return NotTested("no server") if first is None else probe.mapping(first, *others)
 
-    async def filtering(self) -> Filtering | NotTested:
+    async def filtering(self) -> FilteringBehavior | NotTested:
         """As RFC 5780 section 4.4, but by connections from endpoints that nothing was sent to."""
         from_port, from_address = await asyncio.gather(
             self._admits(self._servers.other_port), self._admits(self._servers.other_both)

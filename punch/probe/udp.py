@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 
-from punch.client.sockets import PORTS
-from punch.endpoint import Endpoint
-from punch.nat import probe
-from punch.nat.behavior import Filtering, Mapping
-from punch.nat.probe import NotTested
-from punch.probe.frames import Dialled
-from punch.probe.lifetime import punctually
-from punch.probe.patience import EXPECTED, within
-from punch.probe.servers import Servers
-from punch.probe.stun import Change, Message, MessageClass
-from punch.probe.udpsocket import UdpSocket
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.nat import probe
+from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior
+from punchlab.punch.nat.probe import NotTested
+from punchlab.punch.net.sockets import PORTS
+from punchlab.punch.probe.frames import Dialled
+from punchlab.punch.probe.lifetime import punctually
+from punchlab.punch.probe.patience import EXPECTED, within
+from punchlab.punch.probe.servers import Servers
+from punchlab.punch.probe.stun import Change, Message, MessageClass
+from punchlab.punch.probe.udpsocket import UdpSocket
 
 FRESH_SOCKETS = 8
 _REPEAT_S = 0.3
@@ -46,7 +46,7 @@ class UdpTests:
             found.append((sock.local, external))
         return found
 
-    async def mapping(self) -> Mapping | NotTested:
+    async def mapping(self) -> MappingBehavior | NotTested:
         """RFC 5780 section 4.3."""
         seen: list[Endpoint | None] = []
         async with UdpSocket.open(self._servers.primary) as sock:
@@ -59,7 +59,7 @@ class UdpTests:
         first, *others = seen
         return NotTested("no server") if first is None else probe.mapping(first, *others)
 
-    async def filtering(self) -> Filtering | NotTested:
+    async def filtering(self) -> FilteringBehavior | NotTested:
         """RFC 5780 section 4.4; where the server cannot change its address, edges send from theirs."""
         from_port, from_address = await asyncio.gather(
             self._admits(self._servers.other_port, Change(address=False, port=True)),

@@ -9,13 +9,12 @@ import random
 import socket
 from collections.abc import AsyncIterator
 
-from punch.client.sockets import PORTS
-from punch.endpoint import Endpoint
-from punch.errors import FrameError
-from punch.probe import stun
-from punch.probe.stun import Change, Message, MessageClass
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import FrameError
+from punchlab.punch.net.sockets import IP_RECVERR, PORTS
+from punchlab.punch.probe import stun
+from punchlab.punch.probe.stun import Change, Message, MessageClass
 
-IP_RECVERR = 11  # linux/in.h; not in Python's socket module
 MAX_STRAYS = 64  # messages that nobody waits for, kept at a time
 _RETRANSMISSION_S = 0.5  # doubled each time, RFC 5389 section 7.2.1
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from punch.client.quota import Servers
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import EdgeUnreachableError, InputError
-from punch.nat.behavior import PortAllocation
-from punch.nat.probe import FEWEST_PORTS, port_allocation
-from punch.probe.look import Look
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import ArgumentError, EdgeUnreachableError
+from punchlab.punch.nat.behavior import PortAllocation
+from punchlab.punch.nat.probe import FEWEST_PORTS, port_allocation
+from punchlab.punch.probe.fast_binding import Look
+from punchlab.punch.punching.quota import Servers
 
 _FRESH = 8
 _CLASHES = 3  # ports in sequence that are no chance
@@ -79,7 +79,7 @@ class Sight:
 
 async def measure(edge: EdgeUrl, uses: Servers) -> Sight:
     """How this host's NAT allocates; nothing where the edge has no STUN server. `uses`: see `punch.probe.servers`."""
-    from punch.probe import servers
+    from punchlab.punch.probe import servers
 
     try:
         found = await servers.find([edge], uses)
@@ -96,7 +96,7 @@ async def _look(endpoints: tuple[Endpoint, ...], uses: Servers) -> Sight:
         try:
             fresh = [stack.enter_context(Look(primary)) for _ in range(_FRESH)]
             same = [stack.enter_context(Look(each, fresh[0].local)) for each in others]
-        except (OSError, InputError):
+        except (OSError, ArgumentError):
             return Sight()
         for each in (*fresh, *same):
             each.start()

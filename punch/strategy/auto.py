@@ -6,7 +6,7 @@ of the registration. Then both know the same two NATs and choose the same plan, 
 
 - One host's SYN is admitted as soon as both have dialled: both dial at once (`keep`).
 - The same, but both NATs answer a SYN that comes too early, and that would shut the door; or one does by an ICMP error,
-  which ends the attempt and leaves the door: the trap that `punch.nat.oracle` tells of. `lowttl`.
+  which ends the attempt and leaves the door: the trap that `lab.oracle.outcome` tells of. `lowttl`.
 - A host's own dialling would keep the peer's SYN out, which would be admitted otherwise: only the peer dials.
 - A mapping depends on the destination: a port that was asked for (`portmap`), ports in sequence (`predict`, of one
   host or of both), or many ports against many guesses where the other side's port is known (`birthday`).
@@ -27,14 +27,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from punch.errors import PunchFailedError
-from punch.frames import MAX_TRAITS, Role
-from punch.nat.behavior import Filtering, PortAllocation, Unsolicited
-from punch.nat.dialling import admits_dialled, occupies
-from punch.strategy import traits
-from punch.strategy.catalog import STRATEGIES
-from punch.strategy.meeting import Meeting, Preparation, Strategy
-from punch.strategy.traits import Traits
+from punchlab.punch.errors import PunchFailedError
+from punchlab.punch.frames import MAX_TRAITS, Role
+from punchlab.punch.nat.behavior import FilteringBehavior, PortAllocation, Unsolicited
+from punchlab.punch.nat.dialling import admits_dialled, occupies
+from punchlab.punch.strategy import traits
+from punchlab.punch.strategy.catalog import STRATEGIES
+from punchlab.punch.strategy.meeting import Meeting, Preparation, Strategy
+from punchlab.punch.strategy.traits import Traits
 
 HOPELESS_AFTER_S = 1.5
 """How long a hopeless pair dials all the same: a SYN that was lost is sent again in this time."""
@@ -59,7 +59,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class SideTraits:
     """One client as both know it: its NAT, and for which strategies it is prepared."""
 
     nat: Traits
@@ -109,7 +109,7 @@ class Auto(Strategy):
         """See `Strategy`."""
         peer = traits.read(meeting.peer.contact.traits)
         peer_nat, peer_told = Traits.of_json(peer.get("nat")), _strings(peer.get("told"))
-        sides = [Side(self._own, frozenset(self._told)), Side(peer_nat, frozenset(peer_told))]
+        sides = [SideTraits(self._own, frozenset(self._told)), SideTraits(peer_nat, frozenset(peer_told))]
         sender, receiver = sides if meeting.role == "sender" else sides[::-1]
         neighbors = meeting.own.public.ip == meeting.peer.contact.public.ip
         plan = choose(sender, receiver, neighbors=neighbors)
@@ -142,7 +142,7 @@ class Auto(Strategy):
             await strategy.punch(replace(meeting, traits=told, peer=replace(meeting.peer, contact=contact)))
 
 
-def choose(sender: Side, receiver: Side, *, neighbors: bool = False) -> Plan:
+def choose(sender: SideTraits, receiver: SideTraits, *, neighbors: bool = False) -> Plan:
     """The plan for two clients, the same on both; `neighbors` have one public address."""
     if neighbors:
         return Plan("keep", "both are behind one address; dialling at once, private addresses first")
@@ -167,7 +167,7 @@ _ORDERS: tuple[tuple[Role, Role], ...] = (("sender", "receiver"), ("receiver", "
 
 def _dial_at_once(sender: Traits, receiver: Traits) -> Plan:
     both = (sender, receiver)
-    strict = all(nat.filtering is Filtering.ADDRESS_AND_PORT_DEPENDENT for nat in both)
+    strict = all(nat.filtering is FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT for nat in both)
     if strict and all(nat.refuses for nat in both):
         return Plan(
             "lowttl", "both NATs answer a SYN that comes too early; opening one with a SYN that ends on the way"
@@ -181,10 +181,10 @@ def _dial_at_once(sender: Traits, receiver: Traits) -> Plan:
 def _traps(nat: Traits) -> bool:
     """Whether it may end the peer's attempt by an ICMP error: the door behind it stays, and leads nowhere."""
     errors = nat.unsolicited not in (None, Unsolicited.DROP, Unsolicited.RESET)
-    return errors and nat.filtering is not Filtering.ENDPOINT_INDEPENDENT
+    return errors and nat.filtering is not FilteringBehavior.ENDPOINT_INDEPENDENT
 
 
-def _guess(sender: Side, receiver: Side) -> Plan:
+def _guess(sender: SideTraits, receiver: SideTraits) -> Plan:
     """Where the registered ports are of no use."""
     sides = (sender, receiver)
     hard = [side.nat for side in sides if side.nat.dependent]

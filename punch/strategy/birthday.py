@@ -24,14 +24,14 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeVar
 
-from punch.client.candidates import Candidate
-from punch.client.descriptors import available
-from punch.client.sockets import PORTS
-from punch.endpoint import Endpoint
-from punch.nat.birthday import OPENED, PER_S, PROBES, collision
-from punch.strategy.allocation import Allocation, measure
-from punch.strategy.meeting import Meeting, Preparation, Strategy
-from punch.strategy.reuse import Reuse
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.nat.birthday import OPENED, PER_S, PROBES, collision
+from punchlab.punch.net.descriptors import available
+from punchlab.punch.net.sockets import PORTS
+from punchlab.punch.punching.candidates import Candidate
+from punchlab.punch.strategy.allocation import Allocation, measure
+from punchlab.punch.strategy.meeting import Meeting, Preparation, Strategy
+from punchlab.punch.strategy.reuse import Reuse
 
 _GUESSED = range(1024, 65536)
 _BURST = 8  # dials without a pause

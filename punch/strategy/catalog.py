@@ -5,19 +5,19 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 
-from punch.strategy.meeting import Strategy
+from punchlab.punch.strategy.meeting import Strategy
 
 DEFAULT = "auto"
 
 _CLASSES = {
-    "auto": ("punch.strategy.auto", "Auto"),
-    "reuse": ("punch.strategy.reuse", "Reuse"),
-    "keep": ("punch.strategy.keep", "Keep"),
-    "sync": ("punch.strategy.sync", "Sync"),
-    "lowttl": ("punch.strategy.lowttl", "LowTtl"),
-    "predict": ("punch.strategy.predict", "Predict"),
-    "birthday": ("punch.strategy.birthday", "Birthday"),
-    "portmap": ("punch.strategy.portmap", "Portmap"),
+    "auto": ("punchlab.punch.strategy.auto", "Auto"),
+    "reuse": ("punchlab.punch.strategy.reuse", "Reuse"),
+    "keep": ("punchlab.punch.strategy.keep", "Keep"),
+    "sync": ("punchlab.punch.strategy.sync", "Sync"),
+    "lowttl": ("punchlab.punch.strategy.lowttl", "LowTtl"),
+    "predict": ("punchlab.punch.strategy.predict", "Predict"),
+    "birthday": ("punchlab.punch.strategy.birthday", "Birthday"),
+    "portmap": ("punchlab.punch.strategy.portmap", "Portmap"),
 }
 
 

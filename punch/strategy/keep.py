@@ -6,7 +6,7 @@ connection to the server for that reason). Both hosts dial as soon as they know 
 
 from __future__ import annotations
 
-from punch.strategy.meeting import Meeting, Strategy
+from punchlab.punch.strategy.meeting import Meeting, Strategy
 
 
 class Keep(Strategy):

@@ -6,7 +6,7 @@ must not arrive: its time to live ends between the two NATs, and no NAT gets to 
 Eppinger, "TCP Connections for P2P Apps", CMU-ISRI-05-104). In STUNT #2 the opener then gives up its SYN and listens.
 A NAT that keeps track of sequence numbers, as Linux's does, drops the SYN-ACK of that listener: it belongs to no SYN
 that the NAT has seen leave. So here the opener keeps its attempt, and the other's SYN meets it as in a simultaneous
-open; the router's ICMP error about the end of the SYN would fail the connect, and is ignored (`mortal_syn`).
+open; the router's ICMP error about the end of the SYN would fail the connect, and is ignored (`low_ttl_syn`).
 
 One door is enough: the other side's opens as it dials. Where the mapping of both is endpoint-independent this needs no
 timing at all, and works at any skew and without any delay between the NATs.
@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import asyncio
 
-from punch.client.candidates import Candidate
-from punch.client.hops import MAX_HOPS, mortal_ttl
-from punch.errors import SignalError, TamperedError
-from punch.strategy.meeting import Meeting, Strategy
+from punchlab.punch.errors import SignalError, TamperedError
+from punchlab.punch.net.hops import MAX_HOPS, mortal_ttl
+from punchlab.punch.punching.candidates import Candidate
+from punchlab.punch.strategy.meeting import Meeting, Strategy
 
 READY, OPEN, UNABLE = b"ready", b"open", b"unable"
 

@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from punch.client.admission import Admission
-from punch.client.candidates import Candidate
-from punch.client.puncher import Puncher, sleep_until
-from punch.client.quota import Servers
-from punch.client.rendezvous import Rendezvous
-from punch.client.signals import Signals
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.events import Reporter
-from punch.frames import Peer, Role, Welcome
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.events import Reporter
+from punchlab.punch.frames import Peer, Role, Welcome
+from punchlab.punch.punching.admission import Admission
+from punchlab.punch.punching.candidates import Candidate
+from punchlab.punch.punching.puncher import Puncher, sleep_until
+from punchlab.punch.punching.quota import Servers
+from punchlab.punch.rendezvous.connection import Rendezvous
+from punchlab.punch.rendezvous.signals import Signals
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,10 +14,10 @@ from __future__ import annotations
 import contextlib
 import socket
 
-from punch.client.candidates import Candidate
-from punch.endpoint import Endpoint
-from punch.errors import InputError, PortMappingError
-from punch.strategy.meeting import Meeting, Preparation, Strategy
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import ArgumentError, PortMappingError
+from punchlab.punch.punching.candidates import Candidate
+from punchlab.punch.strategy.meeting import Meeting, Preparation, Strategy
 
 
 class Portmap(Strategy):
@@ -28,7 +28,7 @@ class Portmap(Strategy):
 
     async def prepare(self, preparation: Preparation) -> str | None:
         """See `Strategy`."""
-        from punch.portmap.lease import mapping
+        from punchlab.punch.portmap.lease import mapping
 
         if preparation.local.family != socket.AF_INET:  # there is no NAT to ask
             return None
@@ -61,5 +61,5 @@ def _parse(traits: str | None) -> Endpoint | None:
     """The endpoint that a peer names; None where it says something else, or nothing."""
     try:
         return None if traits is None else Endpoint.parse(traits)
-    except InputError:
+    except ArgumentError:
         return None

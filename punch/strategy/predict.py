@@ -1,8 +1,8 @@
 """`predict`: a host behind a NAT that allocates ports in sequence tells its peer which port its SYN got.
 
 For one host whose mapping depends on the destination but whose ports follow one another, and a peer whose endpoint is
-the registered one. The theory, the sources and the probability of success are in `punch.nat.prediction`; the delta is
-learned before the registration (`punch.strategy.allocation`). Then the host that is predicted
+the registered one. The theory, the sources and the probability of success are in `punch.nat.port_prediction`; the delta
+is learned before the registration (`punch.strategy.allocation`). Then the host that is predicted
 
 1. looks at its latest port by a SYN to the edge's STUN server, dials the peer, and looks again, in three system calls
    one after the other: whatever others do, the port of its dial lies between those of its looks;
@@ -28,13 +28,13 @@ import contextlib
 import struct
 from collections.abc import Sequence
 
-from punch.client.candidates import Candidate
-from punch.endpoint import Endpoint
-from punch.errors import SignalError, TamperedError
-from punch.nat.prediction import WINDOW, between, following
-from punch.strategy.allocation import Allocation, Sight, measure
-from punch.strategy.meeting import Meeting, Preparation, Strategy
-from punch.strategy.reuse import Reuse
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import SignalError, TamperedError
+from punchlab.punch.nat.port_prediction import WINDOW, between, following
+from punchlab.punch.punching.candidates import Candidate
+from punchlab.punch.strategy.allocation import Allocation, Sight, measure
+from punchlab.punch.strategy.meeting import Meeting, Preparation, Strategy
+from punchlab.punch.strategy.reuse import Reuse
 
 AHEAD = 16
 """Ports that follow, for dials after a RST."""

@@ -7,7 +7,7 @@ dial as soon as they know each other. Baseline.
 
 from __future__ import annotations
 
-from punch.strategy.meeting import Meeting, Strategy
+from punchlab.punch.strategy.meeting import Meeting, Strategy
 
 
 class Reuse(Strategy):

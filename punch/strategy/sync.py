@@ -18,9 +18,9 @@ import asyncio
 import contextlib
 import time
 
-from punch.client.puncher import sleep_until
-from punch.errors import SignalError, TamperedError
-from punch.strategy.meeting import Meeting, Strategy
+from punchlab.punch.errors import SignalError, TamperedError
+from punchlab.punch.punching.puncher import sleep_until
+from punchlab.punch.strategy.meeting import Meeting, Strategy
 
 ATTEMPTS = 3
 LEAST_PAUSE_S = 0.3

@@ -20,18 +20,18 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any, TypeVar
 
-from punch.client.quota import Servers as Uses
-from punch.client.sockets import bound_socket, choose_local, connect_result
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import EdgeUnreachableError
-from punch.nat import probe
-from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
-from punch.nat.probe import NotTested
-from punch.probe import servers
-from punch.probe.frames import Dialled
-from punch.probe.patience import answer_or_silence
-from punch.probe.servers import Servers
-from punch.probe.tcp import TcpTests, binding
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import EdgeUnreachableError
+from punchlab.punch.nat import probe
+from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior, NatBehavior, PortAllocation, Unsolicited
+from punchlab.punch.nat.probe import NotTested
+from punchlab.punch.net.sockets import bound_socket, choose_local, connect_result
+from punchlab.punch.probe import servers
+from punchlab.punch.probe.frames import Dialled
+from punchlab.punch.probe.patience import answer_or_silence
+from punchlab.punch.probe.servers import Servers
+from punchlab.punch.probe.tcp import TcpTests, binding
+from punchlab.punch.punching.quota import Servers as Uses
 
 LIMIT_S = 1.2
 """How long it may take to reach the edge, and how long it may take in all where the edge is near."""
@@ -52,8 +52,8 @@ class Traits:
     """
 
     translated: bool | None = None
-    mapping: Mapping | None = None
-    filtering: Filtering | None = None
+    mapping: MappingBehavior | None = None
+    filtering: FilteringBehavior | None = None
     allocation: PortAllocation | None = None
     delta: int | None = None
     port: int | None = None
@@ -69,7 +69,7 @@ class Traits:
         """The NAT in the words of the oracle; None for a public host, which anyone can dial. Only if `known`."""
         assert self.mapping is not None
         assert self.filtering is not None
-        if not self.translated and self.filtering is Filtering.ENDPOINT_INDEPENDENT:
+        if not self.translated and self.filtering is FilteringBehavior.ENDPOINT_INDEPENDENT:
             return None
         return NatBehavior(
             self.mapping,
@@ -82,7 +82,7 @@ class Traits:
     @property
     def dependent(self) -> bool:
         """Whether the peer sees another port than the edge does."""
-        return self.mapping is not None and self.mapping is not Mapping.ENDPOINT_INDEPENDENT
+        return self.mapping is not None and self.mapping is not MappingBehavior.ENDPOINT_INDEPENDENT
 
     @property
     def refuses(self) -> bool:
@@ -101,8 +101,8 @@ class Traits:
         translated, delta, port = value.get("translated"), value.get("delta"), value.get("port")
         return cls(
             translated if isinstance(translated, bool) else None,
-            _member(Mapping, value.get("mapping")),
-            _member(Filtering, value.get("filtering")),
+            _member(MappingBehavior, value.get("mapping")),
+            _member(FilteringBehavior, value.get("filtering")),
             _member(PortAllocation, value.get("allocation")),
             delta if isinstance(delta, int) and 0 < abs(delta) < 65536 else None,
             port if isinstance(port, int) and 0 < port < 65536 else None,
@@ -114,7 +114,9 @@ class Traits:
         if not self.known:
             return "unknown NAT"
         if not self.translated:
-            return "no NAT" if self.filtering is Filtering.ENDPOINT_INDEPENDENT else f"firewall ({self.filtering})"
+            return (
+                "no NAT" if self.filtering is FilteringBehavior.ENDPOINT_INDEPENDENT else f"firewall ({self.filtering})"
+            )
         ports = f", {self.allocation} ports" if self.dependent and self.allocation is not None else ""
         return f"{self.mapping} mapping{ports}, {self.filtering} filtering"
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports.charts.comparison import latency_by_topology, success_by_topology
-from reports.charts.figure import Chart, style
-from reports.charts.heatmap import success_heatmap
-from reports.charts.latency import latency_charts
-from reports.charts.outcomes import outcome_bars
-from reports.charts.strategies import strategies_overview, strategy_chart
-from reports.contest import Comparison, Contest
-from reports.groups import Group
+from punchlab.reports.charts.comparison import latency_by_topology, success_by_topology
+from punchlab.reports.charts.figure import Chart, style
+from punchlab.reports.charts.heatmap import success_heatmap
+from punchlab.reports.charts.latency import latency_charts
+from punchlab.reports.charts.outcomes import outcome_bars
+from punchlab.reports.charts.strategies import strategies_overview, strategy_chart
+from punchlab.reports.groups import Group
+from punchlab.reports.strategy_comparison import Comparison, StrategyComparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Charts:
         return (self.outcomes, *compared, *(chart for charts in self.per_group for chart in charts))
 
 
-def draw(groups: Sequence[Group], contests: Sequence[Contest], comparisons: Sequence[Comparison]) -> Charts:
+def draw(groups: Sequence[Group], contests: Sequence[StrategyComparison], comparisons: Sequence[Comparison]) -> Charts:
     """Draw everything that the trials can show; the comparison is empty where there is nothing to compare."""
     with style():
         compared = (success_by_topology(groups), latency_by_topology(groups)) if len(groups) > 1 else ()

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from reports.charts.figure import (
+from punchlab.reports.charts.figure import (
     BLUE,
     SERIES,
     WIDTH_IN,
@@ -22,9 +22,9 @@ from reports.charts.figure import (
     set_title,
     time_axis,
 )
-from reports.charts.latency import draw_box, draw_floor, legend_handles
-from reports.groups import Group, Trials, common_pairs
-from reports.words import count, milliseconds, percent, ratio
+from punchlab.reports.charts.latency import draw_box, draw_floor, legend_handles
+from punchlab.reports.groups import Group, Trials, common_pairs
+from punchlab.reports.words import count, milliseconds, percent, ratio
 
 _EXPECTED: dict[str, Any] = {"color": "#111111", "linestyle": (0, (2, 1.2)), "clip_on": False}
 

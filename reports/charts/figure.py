@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from reports.groups import SEPARATOR, Group
+from punchlab.reports.groups import SEPARATOR, Group
 
 WIDTH_IN = 5.8
 """Width of a chart in inches: narrow, so that its words stay legible on a phone; wider only for many NATs."""

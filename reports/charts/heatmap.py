@@ -11,10 +11,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from reports.charts.figure import ALARM, WIDTH_IN, Chart, finish, new_figure, set_title
-from reports.charts.maps import MANY_CELLS, NO_RESULT, colour_bar, draw_map, map_figure
-from reports.groups import Group, PairTrials
-from reports.words import MEANINGS, count, percent_range, ratio
+from punchlab.reports.charts.figure import ALARM, WIDTH_IN, Chart, finish, new_figure, set_title
+from punchlab.reports.charts.maps import MANY_CELLS, NO_RESULT, colour_bar, draw_map, map_figure
+from punchlab.reports.groups import Group, PairTrials
+from punchlab.reports.words import MEANINGS, count, percent_range, ratio
 
 _CELL_IN = 0.8
 _ASPECT = 0.92  # height of a cell to its width

@@ -12,10 +12,20 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from reports.charts.figure import BLUE, ORANGE, WIDTH_IN, Chart, finish, name_rows, new_figure, set_title, time_axis
-from reports.charts.maps import colour_bar, draw_map, map_figure
-from reports.groups import Group, PairTrials
-from reports.results import TIMES
+from punchlab.reports.charts.figure import (
+    BLUE,
+    ORANGE,
+    WIDTH_IN,
+    Chart,
+    finish,
+    name_rows,
+    new_figure,
+    set_title,
+    time_axis,
+)
+from punchlab.reports.charts.maps import colour_bar, draw_map, map_figure
+from punchlab.reports.groups import Group, PairTrials
+from punchlab.reports.results import TIMES
 
 _MANY = 20
 """From so many direct trials on, a distribution says more than a box."""

@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import Formatter
 
-from reports.charts.figure import WIDTH_IN, new_figure
+from punchlab.reports.charts.figure import WIDTH_IN, new_figure
 
 MANY_CELLS = 300
 """From so many pairs on, a map has no figures in its cells."""

@@ -7,9 +7,18 @@ from collections.abc import Sequence
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from reports.charts.figure import OUTCOME_COLOURS, WIDTH_IN, Chart, finish, name_rows, new_figure, row_names, set_title
-from reports.groups import Group
-from reports.words import count
+from punchlab.reports.charts.figure import (
+    OUTCOME_COLOURS,
+    WIDTH_IN,
+    Chart,
+    finish,
+    name_rows,
+    new_figure,
+    row_names,
+    set_title,
+)
+from punchlab.reports.groups import Group
+from punchlab.reports.words import count
 
 _WHITE_ON = {"direct", "hopeless", "punch_timeout"}
 

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from reports.charts.figure import ALARM, ORANGE, WIDTH_IN, Chart, finish, new_figure, set_title
-from reports.contest import CHOOSER, Comparison, Contest, Nats, strategy_order
-from reports.groups import SEPARATOR, nat_order
-from reports.words import count
+from punchlab.reports.charts.figure import ALARM, ORANGE, WIDTH_IN, Chart, finish, new_figure, set_title
+from punchlab.reports.groups import SEPARATOR, nat_order
+from punchlab.reports.strategy_comparison import CHOOSER, Comparison, Nats, StrategyComparison, strategy_order
+from punchlab.reports.words import count
 
 _CELL_IN, _TIGHT_CELL_IN, _ROW_IN = 0.64, 0.52, 0.27
 _NAMES_IN = 2.5  # the names of both NATs
@@ -30,14 +30,14 @@ Counts = Callable[[str, Nats], Count | None]
 """Strategy and pair of NATs -> its trials; None for none."""
 
 
-def strategy_chart(contest: Contest, comparisons: Sequence[Comparison]) -> Chart:
+def strategy_chart(contest: StrategyComparison, comparisons: Sequence[Comparison]) -> Chart:
     """One condition: NAT pairs down, strategies across, `direct/trials` in each cell."""
 
     def counts(strategy: str, nats: Nats) -> Count | None:
         trials = contest.trials(strategy, nats)
         return None if trials is None else (trials.k, trials.n)
 
-    fallen = {(each.strategy, each.nats) for each in comparisons if each.fell and each.contest is contest}
+    fallen = {(each.strategy, each.nats) for each in comparisons if each.rejected and each.contest is contest}
     figure = _drawn({"": counts}, contest.strategies, contest.pairs, {"": fallen}, contest.groups[0].condition.pair)
     set_title(figure, f"Success by strategy (n = {sum(group.n for group in contest.groups):,})", contest.label)
     return finish(
@@ -48,7 +48,7 @@ def strategy_chart(contest: Contest, comparisons: Sequence[Comparison]) -> Chart
     )
 
 
-def strategies_overview(contests: Sequence[Contest], comparisons: Sequence[Comparison]) -> Chart | None:
+def strategies_overview(contests: Sequence[StrategyComparison], comparisons: Sequence[Comparison]) -> Chart | None:
     """All conditions of one topology added up, with a panel for each answer of the NATs and for each run folder where
     folders have the same cells; None for a single condition.
     """
@@ -62,7 +62,7 @@ def strategies_overview(contests: Sequence[Contest], comparisons: Sequence[Compa
         strategies,
         pairs,
         {
-            title: {(each.strategy, each.nats) for each in comparisons if each.fell and each.contest in alike}
+            title: {(each.strategy, each.nats) for each in comparisons if each.rejected and each.contest in alike}
             for title, alike in panels.items()
         },
         contests[0].groups[0].condition.pair,
@@ -81,13 +81,13 @@ def strategies_overview(contests: Sequence[Contest], comparisons: Sequence[Compa
     )
 
 
-def _title(contest: Contest) -> str:
+def _title(contest: StrategyComparison) -> str:
     condition = contest.groups[0].condition
     answer = f"unsolicited SYNs: {condition.unsolicited or 'as the NATs do'}"
     return answer if condition.run is None else f"{answer}\nrun {condition.run}"
 
 
-def _pooled(contests: Sequence[Contest]) -> Counts:
+def _pooled(contests: Sequence[StrategyComparison]) -> Counts:
     def counts(strategy: str, nats: Nats) -> Count | None:
         found = [trials for contest in contests if (trials := contest.trials(strategy, nats)) is not None]
         return (sum(trials.k for trials in found), sum(trials.n for trials in found)) if found else None
@@ -95,13 +95,13 @@ def _pooled(contests: Sequence[Contest]) -> Counts:
     return counts
 
 
-def _totals_by_run(contests: Sequence[Contest]) -> str:
+def _totals_by_run(contests: Sequence[StrategyComparison]) -> str:
     runs = list(dict.fromkeys(contest.groups[0].condition.run for contest in contests))
     alike = {run: [contest for contest in contests if contest.groups[0].condition.run == run] for run in runs}
     return "; ".join(f"run {run}: {_totals(some)}" if run else _totals(some) for run, some in alike.items())
 
 
-def _totals(contests: Sequence[Contest]) -> str:
+def _totals(contests: Sequence[StrategyComparison]) -> str:
     names = sorted({name for contest in contests for name in contest.strategies}, key=strategy_order)
     told = []
     for name in names:
@@ -126,7 +126,7 @@ def _drawn(
     for place, (axes, (title, counts)) in enumerate(zip(every, panels.items(), strict=True)):
         for x, strategy in enumerate(strategies):
             for top, nats in zip(tops, pairs, strict=True):
-                _cell(axes, x, top, counts(strategy, nats), fell=(strategy, nats) in fallen[title])
+                _cell(axes, x, top, counts(strategy, nats), rejected=(strategy, nats) in fallen[title])
         if CHOOSER in strategies:
             x = strategies.index(CHOOSER)
             frame = Rectangle((x, -0.08), 1, height + 0.16, fill=False, edgecolor=ORANGE, linewidth=2.2, clip_on=False)
@@ -208,7 +208,7 @@ def _name_pairs(axes: Axes, pairs: Sequence[Nats], tops: Sequence[float], hosts:
         )
 
 
-def _cell(axes: Axes, x: int, top: float, counted: Count | None, *, fell: bool) -> None:
+def _cell(axes: Axes, x: int, top: float, counted: Count | None, *, rejected: bool) -> None:
     if counted is None:
         axes.add_patch(
             Rectangle((x + 0.03, top + 0.04), 0.94, 0.92, facecolor="#f2f2f2", edgecolor="#cccccc", hatch="///")
@@ -219,5 +219,5 @@ def _cell(axes: Axes, x: int, top: float, counted: Count | None, *, fell: bool) 
     axes.add_patch(Rectangle((x + 0.03, top + 0.04), 0.94, 0.92, facecolor=_RATES(rate), edgecolor="none"))
     ink = "white" if rate < _DARK_BELOW else "#111111"
     axes.text(x + 0.5, top + 0.52, f"{k}/{n}", ha="center", va="center", fontsize=8, color=ink)
-    if fell:
+    if rejected:
         axes.add_patch(Rectangle((x + 0.06, top + 0.09), 0.88, 0.82, fill=False, edgecolor=ALARM, linewidth=2))

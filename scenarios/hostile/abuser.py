@@ -18,11 +18,11 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.sync.server import Server, ServerConnection, serve
 
-from punch.client.keys import PakeExchange
-from punch.endpoint import Endpoint
-from punch.frames import Role
-from punch.probe import stun
-from punch.probe.stun import Message, MessageClass
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.frames import Role
+from punchlab.punch.probe import stun
+from punchlab.punch.probe.stun import Message, MessageClass
+from punchlab.punch.secure.keys import PakeExchange
 from scenarios.hostile.edge import GUESS, OTHER, PATIENCE_S, Json
 
 Mapped = Callable[[Endpoint, int], Endpoint]

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from punch.endpoint import Endpoint
+from punchlab.punch.endpoint import Endpoint
 
 UPGRADE = (
     b"GET %s HTTP/1.1\r\nHost: edge\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

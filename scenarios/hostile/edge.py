@@ -13,9 +13,9 @@ from typing import Any
 from websockets.http11 import Request, Response
 from websockets.sync.server import Server, ServerConnection, serve
 
-from punch.client.keys import PakeExchange
-from punch.code import Code
-from punch.frames import Role
+from punchlab.punch.frames import Role
+from punchlab.punch.secure.code import Code
+from punchlab.punch.secure.keys import PakeExchange
 
 GUESS = Code.parse("k7x2mq-amber-falcon-zebra")
 """A code of the session that is attacked, but not the right one."""

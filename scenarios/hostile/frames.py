@@ -7,7 +7,7 @@ import json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from punch.frames import MAX_FRAME
+from punchlab.punch.frames import MAX_FRAME
 from scenarios.hostile.clients import registration, upgrade, ws_frame
 
 _OTHER = registration("sender", "ffff")

@@ -19,14 +19,14 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
-from punch.client.channel import Stream, introduce
-from punch.client.keys import Introduced, PakeExchange
-from punch.code import Code
-from punch.endpoint import Endpoint
-from punch.errors import ConnectionLostError, StrangerError, WrongPeerError
-from punch.fields import Json
-from punch.frames import MAX_PRIVATE, Role
-from punch.relay import joined_frame
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import ConnectionLostError, StrangerError, WrongPeerError
+from punchlab.punch.fields import Json
+from punchlab.punch.frames import MAX_PRIVATE, Role
+from punchlab.punch.relay import joined_frame
+from punchlab.punch.secure.channel import Stream, introduce
+from punchlab.punch.secure.code import Code
+from punchlab.punch.secure.keys import Introduced, PakeExchange
 from scenarios.hostile.edge import OTHER
 
 IP = "127.0.0.7"

@@ -6,10 +6,10 @@ import contextlib
 import os
 import socket
 
-from punch.client.channel import HELLO_BYTES, MAGIC, MEETING_TAG_BYTES, PROOF_BYTES
-from punch.client.keys import Introduced
-from punch.fields import Json
-from punch.frames import SessionId
+from punchlab.punch.fields import Json
+from punchlab.punch.frames import SessionId
+from punchlab.punch.secure.channel import HELLO_BYTES, MAGIC, MEETING_TAG_BYTES, PROOF_BYTES
+from punchlab.punch.secure.keys import Introduced
 
 _TRACE = 16  # bytes of a file that are in random bytes by no chance
 

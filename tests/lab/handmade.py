@@ -18,18 +18,19 @@ from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from lab import namespace
-from lab.capture import CapturePoint, Recorder, Recording
-from lab.exchange import Exchange, Pair, Side
-from lab.namespace import Namespace
-from lab.netlink import RouteSocket, hardware_address
+from punchlab.lab.capture import CapturePoint, Recorder, Recording
+from punchlab.lab.exchange import Exchange, HostPair, HostSide
+from punchlab.lab.exchange.timeline import render
+from punchlab.lab.kernel import namespace
+from punchlab.lab.kernel.namespace import Namespace
+from punchlab.lab.kernel.netlink import RouteSocket, hardware_address
 
 NAT_A, NAT_B = "11.0.1.2", "11.0.2.2"
 A = B = "192.168.1.2"
 PORT_A, PORT_B = 41001, 41002
-PAIR = Pair(
-    Side("a", ("nat_a",), frozenset({NAT_A})),
-    Side("b", ("nat_b",), frozenset({NAT_B})),
+PAIR = HostPair(
+    HostSide("a", ("nat_a",), frozenset({NAT_A})),
+    HostSide("b", ("nat_b",), frozenset({NAT_B})),
 )
 
 # Interface of one node and of another, with the address of each. The outside of a NAT is its eth0.
@@ -187,11 +188,11 @@ def record(net: Network) -> Recorder:
     return recorder
 
 
-def told(recording: Recording, pair: Pair = PAIR) -> Exchange:
+def told(recording: Recording, pair: HostPair = PAIR) -> Exchange:
     """The exchange in it; the timeline is printed for whoever reads a failure."""
     assert recording.complete
     exchange = Exchange(recording.frames, pair)
-    print(exchange.timeline())
+    print(render(exchange))
     return exchange
 
 

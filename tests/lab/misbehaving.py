@@ -17,12 +17,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import campaign
-from lab.campaign.cells import Campaign, Cell
-from lab.client import Client
-from lab.options import Options
+from punchlab.lab import campaign
+from punchlab.lab.campaign.cells import Campaign, Cell
+from punchlab.lab.client.description import Client
+from punchlab.lab.trial.options import TrialOptions
+from punchlab.topologies import AB
 from tests.lab.odd_events import Case, cases
-from topologies import AB
 
 ALL = os.environ.get("PUNCHLAB_ODD_EVENTS") == "all"
 JOBS = 2
@@ -169,7 +169,7 @@ def cells() -> Iterator[Cell]:
     """A cell for each client."""
     odd = [(name, that_prints(case)) for name, case in odd_events()]
     for name, hostile in (*CLIENTS.items(), *odd):
-        options = Options(client=client_of(name, hostile), strategy="x", deadline_s=0.3, transfer_s=1)
+        options = TrialOptions(client=client_of(name, hostile), strategy="x", deadline_s=0.3, transfer_s=1)
         yield Cell("ab", AB, ("a", "b"), ("full_cone", "full_cone"), shape={"delay": "0ms"}, options=options)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from punch.nat.behavior import NatBehavior
-from topologies.internet import Internet
+from punchlab.punch.nat.behavior import NatBehavior
+from punchlab.topologies.internet import Internet
 
 
 class Nat444(Internet):

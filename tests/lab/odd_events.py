@@ -7,16 +7,16 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lab import verdict
-from lab.capture.frame import Recording
-from lab.contract import DEEPEST, EVENTS, TIME, Rule
-from lab.control import Control
-from lab.exchange import Exchange, delivery
-from lab.lab import Path as LabPath
-from lab.options import Options
-from lab.trial import Trial
-from lab.verdict import Side
-from punch.nat.oracle import Outcome, Prediction
+from punchlab.lab.capture.frame import Recording
+from punchlab.lab.client.contract import DEEPEST, EVENTS, TIME, Rule
+from punchlab.lab.exchange import Exchange, delivery
+from punchlab.lab.graph import Path as LabPath
+from punchlab.lab.oracle.outcome import Outcome, Prediction
+from punchlab.lab.trial import verdict
+from punchlab.lab.trial.control import Control
+from punchlab.lab.trial.options import TrialOptions
+from punchlab.lab.trial.trial import Trial
+from punchlab.lab.trial.verdict import ClientRun
 from tests.lab.handmade import PAIR
 
 STARTED, RECEIVED = 100.0, 101.0
@@ -116,7 +116,7 @@ def _object(texts: Mapping[str, str]) -> bytes:
     return f"{{{', '.join(f'{chr(34)}{name}{chr(34)}: {text}' for name, text in texts.items())}}}".encode()
 
 
-def trial_of(sides: Sequence[Side], *, arrived: bool = False) -> Trial:
+def trial_of(sides: Sequence[ClientRun], *, arrived: bool = False) -> Trial:
     """The trial that those sides make, without any packet."""
     one, other = sides
     agreed = one.last("agreed")
@@ -124,7 +124,7 @@ def trial_of(sides: Sequence[Side], *, arrived: bool = False) -> Trial:
     outcome, reason = verdict.judge(sides, arrived=arrived, exchange=exchange, nats=["nat_a", "nat_b"])
     predicted = Prediction(Outcome.DIRECT, 1.0, "", 0.0, 0.0)
     return Trial(
-        options=Options(),
+        options=TrialOptions(),
         pair=("a", "b"),
         path=LabPath(["a", "b"], [], None, 0.0, 0.0, 0.0, None),
         links="none",

@@ -8,15 +8,16 @@ from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from lab.capture import Frame
-from lab.exchange import Exchange, Pair, Segment, Side
+from punchlab.lab.capture import Frame
+from punchlab.lab.exchange import Exchange, HostPair, HostSide, Segment
+from punchlab.lab.exchange.timeline import render
 
 A = B = "192.168.1.2:41000"
 OUT_A, OUT_B = "11.0.1.2:41000", "11.0.2.2:41000"
 EDGE = "11.0.0.1:7000"
-PAIR = Pair(
-    Side("a", ("nat_a",), frozenset({"11.0.1.2"})),
-    Side("b", ("nat_b",), frozenset({"11.0.2.2"})),
+PAIR = HostPair(
+    HostSide("a", ("nat_a",), frozenset({"11.0.1.2"})),
+    HostSide("b", ("nat_b",), frozenset({"11.0.2.2"})),
     edges={"edge1": frozenset({"11.16.0.2", "11.0.0.1"})},
 )
 START_NS = 1_800_000_000_000_000_000
@@ -39,9 +40,9 @@ class Story:
     def frames(self) -> list[Frame]:
         return sorted(self._frames, key=lambda frame: frame.time_ns)
 
-    def told(self, pair: Pair = PAIR, agreed: tuple[str, str] | None = None) -> Exchange:
+    def told(self, pair: HostPair = PAIR, agreed: tuple[str, str] | None = None) -> Exchange:
         exchange = Exchange(self.frames, pair, agreed)
-        print(exchange.timeline())
+        print(render(exchange))
         return exchange
 
     def add(self, at_ms: float, places: Sequence[str], ends: Sequence[tuple[str, str]], packet: Packet) -> None:

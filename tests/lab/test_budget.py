@@ -10,9 +10,9 @@ from typing import Self
 
 import pytest
 
-from lab.campaign import Campaign, Cell, Finished, Job, run
-from lab.errors import InputError
-from topologies import AB
+from punchlab.lab.campaign import Campaign, Cell, Finished, Job, run
+from punchlab.lab.errors import InputError
+from punchlab.topologies import AB
 
 
 class Busy:

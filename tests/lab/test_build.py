@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from lab import Lab, LabError, namespace
-from lab.nat.loader import Loader, Wanted
-from lab.nat.rules import NatRules
-from lab.netlink import RouteSocket, hardware_address
-from topologies import AB
-from topologies.town import Town
+from punchlab import Lab, LabError
+from punchlab.lab.kernel import namespace
+from punchlab.lab.kernel.netlink import RouteSocket, hardware_address
+from punchlab.lab.nat.loader import Loader, Wanted
+from punchlab.lab.nat.rules import NatRules
+from punchlab.topologies import AB
+from punchlab.topologies.many_homes import ManyHomes
 
 
 def open_descriptors() -> set[str]:
@@ -26,7 +27,7 @@ def open_descriptors() -> set[str]:
 
 def test_in_a_lab_of_a_thousand_nodes_every_host_reaches_the_edge() -> None:
     descriptors = open_descriptors()
-    with Lab(Town(homes=499)) as lab, lab["edge1"].socket() as listener:
+    with Lab(ManyHomes(homes=499)) as lab, lab["edge1"].socket() as listener:
         assert len(list(lab)) == 1000
         listener.bind(("0.0.0.0", 5000))
         listener.listen()
@@ -43,8 +44,9 @@ def test_in_a_lab_of_a_thousand_nodes_every_host_reaches_the_edge() -> None:
 
 MANY = """
 import os, threading, time
-from lab import Lab, namespace
-from topologies import AB
+from punchlab import Lab
+from punchlab.lab.kernel import namespace
+from punchlab.topologies import AB
 
 def memory_kb():
     return 4 * int(open("/proc/self/statm").read().split()[1])
@@ -73,7 +75,7 @@ while True:
 
 
 def test_of_many_labs_in_one_process_nothing_is_left() -> None:
-    inside = "import sys; from lab import sandbox; sandbox.main(sys.argv[1:])"
+    inside = "import sys; from punchlab.lab.confinement import sandbox; sandbox.main(sys.argv[1:])"
     command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", inside, sys.executable, "-c", MANY]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -164,7 +166,8 @@ def test_labs_are_built_side_by_side_in_threads() -> None:
 
 def test_a_lab_that_needs_more_open_files_than_allowed_says_so() -> None:
     script = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 300)); "
-    script += "from lab import Lab; from topologies.town import Town; Lab(Town(homes=100)).__enter__()"
+    script += "from punchlab import Lab; from punchlab.topologies.many_homes import ManyHomes; "
+    script += "Lab(ManyHomes(homes=100)).__enter__()"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
     )

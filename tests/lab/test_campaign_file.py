@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lab.campaign import Campaign
-from lab.cli import arguments, axes
-from lab.errors import SeveralInputsError
-from lab.nat.presets import CLASSICS, FIREWALLS
+from punchlab.lab.campaign import Campaign
+from punchlab.lab.cli import arguments, axes
+from punchlab.lab.errors import SeveralInputsError
+from punchlab.lab.nat.presets import CLASSICS, FIREWALLS
 from tests.commands import punchlab, run
 
 TEN_MISTAKES = """\

@@ -17,8 +17,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from lab.cli import arguments, axes
-from lab.errors import InputError, SeveralInputsError
+from punchlab.lab.cli import arguments, axes
+from punchlab.lab.errors import InputError, SeveralInputsError
 from tests.commands import ROOT, punchlab, run
 
 KILLS = int(os.environ.get("PUNCHLAB_KILLS", "3"))

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP
 
-from lab import namespace
-from lab.capture import CapturePoint, Frame, Recorder, Recording, pcapng
-from lab.errors import InputError, LabError
-from lab.namespace import Namespace
-from lab.netlink import RouteSocket, hardware_address
+from punchlab.lab.capture import CapturePoint, Frame, Recorder, Recording, pcapng
+from punchlab.lab.errors import InputError, LabError
+from punchlab.lab.kernel import namespace
+from punchlab.lab.kernel.namespace import Namespace
+from punchlab.lab.kernel.netlink import RouteSocket, hardware_address
 
 A, B = "10.0.0.1", "10.0.0.2"
 
@@ -126,7 +126,7 @@ def test_capture_runs_when_start_returns(wire: Wire) -> None:
 
 
 def test_stamps_are_of_the_arrival_however_late_the_frame_is_read(wire: Wire) -> None:
-    from lab.capture.tap import Tap, await_timestamps, compiled
+    from punchlab.lab.capture.tap import Tap, await_timestamps, compiled
 
     with compiled("tcp") as program, wire.socket(wire.a) as client:
         tap = Tap(wire.points[0], program)
@@ -208,7 +208,7 @@ def test_icmp_errors_are_heard(wire: Wire) -> None:
 
 def test_a_full_kernel_buffer_is_told(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     """A burst while nobody reads: the recording says on which interface frames are missing, and how many."""
-    from lab.capture.tap import Tap
+    from punchlab.lab.capture.tap import Tap
 
     gate, read = threading.Event(), Tap.read
 
@@ -291,7 +291,7 @@ def recorded(wire: Wire) -> Recording:
 def test_wireshark_reads_the_file_with_names_order_direction_and_nanoseconds(wire: Wire, tmp_path: Path) -> None:
     recording = recorded(wire)
     file = tmp_path / "trial.pcapng"
-    recording.write(file)
+    pcapng.write(file, recording)
     fields = ["frame.interface_name", "frame.time_epoch", "tcp.flags.syn", "frame.p2p_dir"]
     done = subprocess.run(
         ["tshark", "-r", file, "-T", "fields", *(word for field in fields for word in ("-e", field))],
@@ -315,7 +315,7 @@ def test_interfaces_without_a_frame_are_described_too(wire: Wire, tmp_path: Path
     recorder.start()
     wire.connect_and_close()
     file = tmp_path / "trial.pcapng"
-    recorder.stop().write(file)
+    pcapng.write(file, recorder.stop())
     shown = subprocess.run(["capinfos", "-I", file], capture_output=True, text=True, check=True).stdout
     assert [line.split("=")[1].strip() for line in shown.splitlines() if "Name =" in line] == [
         "a-eth0",
@@ -327,7 +327,7 @@ def test_interfaces_without_a_frame_are_described_too(wire: Wire, tmp_path: Path
 def test_what_is_read_back_is_what_was_written(wire: Wire, tmp_path: Path) -> None:
     recording = recorded(wire)
     file = tmp_path / "trial.pcapng"
-    recording.write(file)
+    pcapng.write(file, recording)
     again = pcapng.read(file)
     assert again.frames == recording.frames
     assert again.interfaces == recording.interfaces
@@ -335,7 +335,7 @@ def test_what_is_read_back_is_what_was_written(wire: Wire, tmp_path: Path) -> No
 
 def test_a_recording_without_frames_is_a_valid_file(tmp_path: Path) -> None:
     file = tmp_path / "silence.pcapng"
-    Recording((), ("a-eth0",)).write(file)
+    pcapng.write(file, Recording((), ("a-eth0",)))
     assert pcapng.read(file) == Recording((), ("a-eth0",))
 
 
@@ -344,7 +344,7 @@ def test_no_half_written_file_is_ever_seen(tmp_path: Path) -> None:
     file.write_bytes(b"the one before")
     unheard_of = Frame(1, "a", "a-eth0", True, b"\0" * 60, -1)  # no packet has a negative length
     with pytest.raises(Exception, match="argument"):
-        Recording((unheard_of,), ("a-eth0",)).write(file)
+        pcapng.write(file, Recording((unheard_of,), ("a-eth0",)))
     assert file.read_bytes() == b"the one before"
     assert list(tmp_path.iterdir()) == [file]
 

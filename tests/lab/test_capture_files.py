@@ -17,10 +17,11 @@ from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6
 from scapy.layers.l2 import Ether
 
-from lab.capture import Frame, Recording, pcapng
-from lab.errors import InputError
-from lab.exchange import Exchange
-from lab.exchange.wire import decode
+from punchlab.lab.capture import Frame, Recording, pcapng
+from punchlab.lab.errors import InputError
+from punchlab.lab.exchange import Exchange
+from punchlab.lab.exchange.timeline import render
+from punchlab.lab.exchange.wire import decode
 from tests.examples import EXAMPLES
 from tests.lab.story import OUT_A, OUT_B, PAIR, A, B, Story
 
@@ -51,7 +52,7 @@ def captured() -> bytes:
     interfaces = tuple(dict.fromkeys(frame.interface for frame in FRAMES))
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "whole.pcapng")
-        Recording(tuple(FRAMES), interfaces).write(path)
+        pcapng.write(path, Recording(tuple(FRAMES), interfaces))
         return path.read_bytes()
 
 
@@ -100,7 +101,7 @@ def test_any_bytes_are_a_recording_or_one_clear_error(path: Path, data: bytes) -
     if recording is not None:
         exchange = Exchange(recording.frames, PAIR)
         exchange.summary()
-        exchange.timeline()
+        render(exchange)
         for frame in recording.frames:
             assert len(frame.packet) <= len(frame.data) + 60
 
@@ -121,7 +122,7 @@ def test_any_frames_make_an_exchange(frames: list[Frame], agreed: tuple[str, str
     exchange = Exchange(frames, PAIR, agreed)
     assert len(exchange.segments) <= sum(decode(frame.data) is not None for frame in frames)
     exchange.summary()
-    assert exchange.timeline().count("\n") >= len(exchange.segments)
+    assert render(exchange).count("\n") >= len(exchange.segments)
 
 
 def test_a_file_that_ends_early_is_refused_wherever_it_ends(path: Path) -> None:

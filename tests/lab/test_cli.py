@@ -13,7 +13,7 @@ import pytest
 
 from tests.commands import ROOT, assert_one_clear_line, punchlab, run
 
-PUNCHLAB = shlex.join([sys.executable, "-m", "lab.cli"])
+PUNCHLAB = shlex.join([sys.executable, "-m", "punchlab.lab.cli"])
 """For the shells of tests, whose search path may not have the command."""
 
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab import InputError
-from lab.client import PUNCH, Client, command
-from lab.contract import PLACEHOLDERS
-from lab.forked import Function
-from lab.options import Options
+from punchlab import InputError
+from punchlab.lab.client.contract import PLACEHOLDERS
+from punchlab.lab.client.description import PUNCH, Client, command
+from punchlab.lab.process.forked import Function
+from punchlab.lab.trial.options import TrialOptions
 from tests.examples import EXAMPLES
 
 WORDS = ("client",)
@@ -161,4 +161,4 @@ def test_every_placeholder_can_be_used_by_the_roles_that_have_it() -> None:
 
 def test_the_options_of_a_trial_check_their_client() -> None:
     with pytest.raises(InputError, match=r"^client mine, sender: '\{bind\}' cannot be used"):
-        Options(client=replace(MINE, sender=("x", "--bind={bind}")), strategy="plain")
+        TrialOptions(client=replace(MINE, sender=("x", "--bind={bind}")), strategy="plain")

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from lab import Lab, sandbox
-from lab.client import Client
-from lab.contract import Speaker
-from lab.forked import Function
-from lab.lab import Lab as RunningLab
-from lab.process import EventProcess, end, wait_for
-from topologies import AB
+from punchlab import Lab
+from punchlab.lab.client.contract import Speaker
+from punchlab.lab.client.description import Client
+from punchlab.lab.client.processes import EventProcess, end, wait_for
+from punchlab.lab.confinement import sandbox
+from punchlab.lab.lab import Lab as RunningLab
+from punchlab.lab.process.forked import Function
+from punchlab.topologies import AB
 
 PATIENCE_S = 20.0
 SLEEP = "sleep 1000 >/dev/null 2>&1 </dev/null"
@@ -160,8 +161,9 @@ def test_a_lab_that_ends_by_an_error_leaves_nothing_either() -> None:
 def test_a_killed_run_leaves_nothing() -> None:
     script = f"""
 import os
-from lab import Lab, sandbox
-from topologies import AB
+from punchlab import Lab
+from punchlab.lab.confinement import sandbox
+from punchlab.topologies import AB
 lab = Lab(AB()).__enter__()
 print(lab["a"].run(["sh", "-c", {CHILDREN["daemon"]!r}]).stdout, os.readlink("/proc/self/ns/pid"), flush=True)
 os.kill(os.getpid(), 9)

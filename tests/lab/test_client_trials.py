@@ -12,19 +12,20 @@ from typing import Any
 
 import pytest
 
-from lab import InputError, Lab, edges
-from lab.campaign.cells import Cell, Job
-from lab.campaign.execute import run_job
-from lab.client import PUNCH, Client, Words
-from lab.contract import CODE, INSTANT
-from lab.forked import Function
-from lab.lab import Lab as RunningLab
-from lab.options import Options
-from lab.record import record
-from lab.trial import Trial
-from topologies import AB, CD
+from punchlab import InputError, Lab
+from punchlab.lab.campaign.cells import Cell, Job
+from punchlab.lab.campaign.execute import run_job
+from punchlab.lab.client import edges
+from punchlab.lab.client.contract import CODE, INSTANT
+from punchlab.lab.client.description import PUNCH, Client, Words
+from punchlab.lab.lab import Lab as RunningLab
+from punchlab.lab.process.forked import Function
+from punchlab.lab.trial.options import TrialOptions
+from punchlab.lab.trial.record import record
+from punchlab.lab.trial.trial import Trial
+from punchlab.topologies import AB, CD
 
-PUNCH_COMMAND = ("{python}", "-P", "-m", "punch")
+PUNCH_COMMAND = ("{python}", "-P", "-m", "punchlab.punch")
 PLAIN = replace(
     PUNCH,
     name="plain",
@@ -86,7 +87,7 @@ def test_a_wrong_event_is_an_error_of_the_client_at_once(
 
 def test_a_trial_of_a_wrong_event_is_no_error_of_the_lab_in_a_campaign() -> None:
     client = replace(MINE, sender=says({"event": "failed"}))
-    cell = Cell("ab", AB, ("a", "b"), ("full_cone", "full_cone"), options=Options(client=client, strategy="x"))
+    cell = Cell("ab", AB, ("a", "b"), ("full_cone", "full_cone"), options=TrialOptions(client=client, strategy="x"))
     done = run_job(Job(cell, 1, "auto", 0)).record
     assert done["outcome"] == "client_error"
     assert done["reason"].startswith("client mine, sender: event 'failed', field 'outcome': missing; expected one of")
@@ -169,7 +170,7 @@ def test_without_a_code_the_receiver_gets_none_and_the_reason_is_the_sender_s(
 def test_a_sender_that_never_has_a_code_ends_the_trial(
     lab: RunningLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lab.punching._START_S", 1.0)
+    monkeypatch.setattr("punchlab.lab.trial.clients._START_S", 1.0)
     trial = punch(lab, tells(says(then="exec sleep 1000"), tmp_path))
     assert (trial.outcome, trial.reason) == ("client_error", "client mine, sender: event 'code': none within 1 s")
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab import record
-from lab.contract import EVENTS, FAILURES, Speaker
-from lab.output import LINE_BYTES, OUTPUT_BYTES, Output
-from lab.verdict import OUTCOMES, Side
+from punchlab.lab.client.contract import EVENTS, FAILURES, Speaker
+from punchlab.lab.client.output import LINE_BYTES, OUTPUT_BYTES, Output
+from punchlab.lab.trial import record
+from punchlab.lab.trial.verdict import OUTCOMES, ClientRun
 from tests.examples import EXAMPLES
 from tests.lab.odd_events import RECEIVED, STARTED, trial_of
 
@@ -274,7 +274,7 @@ def test_whatever_clients_print_has_a_verdict_and_a_record(
         for event in output.events:
             assert isinstance(event["t"], float)
             assert math.isfinite(event["t"])
-        sides.append(Side(host, output.events, status, "", output.error))
+        sides.append(ClientRun(host, output.events, status, "", output.error))
     trial = trial_of(sides, arrived=arrived)
     outcome, reason = trial.outcome, trial.reason
     assert outcome in OUTCOMES

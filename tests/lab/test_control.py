@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from lab import Lab, control
-from lab.nat.presets import CLASSICS
-from topologies import AB
+from punchlab import Lab
+from punchlab.lab.nat.presets import CLASSICS
+from punchlab.lab.trial import control
+from punchlab.topologies import AB
 
 
 @pytest.mark.parametrize("delay", ["0ms", "10ms"])

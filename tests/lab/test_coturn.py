@@ -14,13 +14,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 
-from lab import Lab
-from lab.edges import STUN_PORTS
-from lab.nat import presets
-from lab.node import Node
-from punch.nat.behavior import Filtering, Mapping, NatBehavior
-from punch.probe.stun import Message, MessageClass
-from topologies.internet import Internet
+from punchlab import Lab
+from punchlab.lab.client.edges import STUN_PORTS
+from punchlab.lab.nat import presets
+from punchlab.lab.process.node import Node
+from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior, NatBehavior
+from punchlab.punch.probe.stun import Message, MessageClass
+from punchlab.topologies.internet import Internet
 
 PATIENCE_S = 60
 RULE = "=" * 40
@@ -83,7 +83,7 @@ def natdiscovery(node: Node, server: str) -> list[str]:
 
 
 def decisions(words: str) -> dict[str, list[str]]:
-    """ "Mapping" and "Filtering" -> what is decided in that part of the output, word for word."""
+    """ "MappingBehavior" and "FilteringBehavior" -> what is decided in that part of the output, word for word."""
     _head, *parts = re.split(r"-= (\w+) Behavior Discovery =-\n", words)
     return {
         name: re.findall(rf"^{RULE}\n(.+)\n{RULE}$", part, re.MULTILINE)
@@ -93,12 +93,12 @@ def decisions(words: str) -> dict[str, list[str]]:
 
 def expected(behavior: NatBehavior | None) -> dict[str, list[str]]:
     """What the tester must decide. Without a NAT it says so first, and goes on."""
-    none = ["No NAT! (Endpoint Independent Mapping)"] if behavior is None or not behavior.translates else []
-    mapping = Mapping.ENDPOINT_INDEPENDENT if behavior is None else behavior.mapping
-    filtering = Filtering.ENDPOINT_INDEPENDENT if behavior is None else behavior.filtering
+    none = ["No NAT! (Endpoint Independent MappingBehavior)"] if behavior is None or not behavior.translates else []
+    mapping = MappingBehavior.ENDPOINT_INDEPENDENT if behavior is None else behavior.mapping
+    filtering = FilteringBehavior.ENDPOINT_INDEPENDENT if behavior is None else behavior.filtering
     return {
-        "Mapping": [*none, f"NAT with {in_its_words(mapping)} Mapping!"],
-        "Filtering": [*none, f"NAT with {in_its_words(filtering)} Filtering!"],
+        "MappingBehavior": [*none, f"NAT with {in_its_words(mapping)} Mapping!"],
+        "FilteringBehavior": [*none, f"NAT with {in_its_words(filtering)} Filtering!"],
     }
 
 
@@ -118,7 +118,7 @@ def test_coturns_tester_agrees_on_every_preset() -> None:
 def test_coturns_server_shows_our_probe_the_same_mappings() -> None:
     behind = hosts(presets.CLASSICS[1:])
     with Lab(EveryNat(nats=tuple(behind))) as lab, turnserver(lab) as server:
-        probe = [sys.executable, "-m", "punch", "probe", "--edge", f"stun:{server}", "--json"]
+        probe = [sys.executable, "-m", "punchlab.punch", "probe", "--edge", f"stun:{server}", "--json"]
         texts = said(lab, dict.fromkeys(behind.values(), probe))
     found = {nat: json.loads(texts[host])["udp"]["mapping"] for nat, host in behind.items()}
     assert found == {nat: behavior.mapping for nat in behind if (behavior := presets.PRESETS[nat].behavior) is not None}

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import Lab
-from lab.capture import CapturePoint, Recorder
-from lab.exchange import Delivery, Exchange, Kind, delivery
-from lab.node import Node
-from lab.trial import pair_of, ways
+from punchlab import Lab
+from punchlab.lab.capture import CapturePoint, Recorder
+from punchlab.lab.exchange import Delivery, Exchange, Kind, delivery
+from punchlab.lab.process.node import Node
+from punchlab.lab.trial.trial import pair_of, ways
+from punchlab.topologies import AB
 from tests.lab.story import Story
-from topologies import AB
 
 PORT = 5000
 FAST_OPEN = 0x20000000

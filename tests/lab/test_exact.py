@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.exact import chances, fisher_less, holm, p_value
+from punchlab.lab.campaign.exact import chances, fisher_less, holm, p_value
 
 counts = st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 

@@ -6,7 +6,8 @@ import pytest
 from scapy.layers.inet import ICMP, IP, IPerror, TCPerror
 from scapy.layers.l2 import Ether
 
-from lab.exchange import Kind
+from punchlab.lab.exchange import Kind
+from punchlab.lab.exchange.timeline import render
 from tests.lab.story import OUT_A, OUT_B, A, Story, only
 
 
@@ -36,7 +37,7 @@ def test_an_icmp_error_answers_the_segment_that_it_quotes() -> None:
     answer = exchange.answer(only(exchange.refused))
     assert answer is not None
     assert (answer.origin, answer.icmp, exchange.delivered_to(answer)) == ("nat_b", (3, 1), "a")
-    assert "ICMP host unreachable 11.0.2.2 > 11.0.1.2, answers #1" in exchange.timeline()
+    assert "ICMP host unreachable 11.0.2.2 > 11.0.1.2, answers #1" in render(exchange)
 
 
 def test_a_syn_that_dies_on_the_way_is_told_with_the_router_that_says_so() -> None:
@@ -61,4 +62,4 @@ def test_a_syn_that_dies_on_the_way_is_told_with_the_router_that_says_so() -> No
     assert exchange.summary() == {
         "crossed": False, "simultaneous_open": True, "syns": 2, "resets": 0, "icmp": 1, "dropped": 0,
     }  # fmt: skip
-    assert "ICMP time to live exceeded 11.0.1.1 > 11.0.1.2, answers #1" in exchange.timeline()
+    assert "ICMP time to live exceeded 11.0.1.1 > 11.0.1.2, answers #1" in render(exchange)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.capture import pcapng
-from lab.exchange import Exchange, Kind
+from punchlab.lab.capture import pcapng
+from punchlab.lab.exchange import Exchange, Kind
+from punchlab.lab.exchange.timeline import render
 from tests.lab.handmade import (
     DROP,
     NAT_A,
@@ -194,7 +195,7 @@ def test_wireshark_shows_each_syn_in_order_through_both_nats(tmp_path: Path) -> 
         crossing(net)
         recording = recorder.stop()
     file = tmp_path / "trial.pcapng"
-    recording.write(file)
+    pcapng.write(file, recording)
     (syn,) = Exchange(recording.frames, PAIR).syns("a")
     this_syn = f"tcp.flags == 2 && tcp.seq_raw == {syn.sequence}"
     fields = ("frame.interface_name", "ip.src", "tcp.srcport", "ip.dst", "tcp.dstport")
@@ -222,6 +223,6 @@ def test_the_file_tells_the_same_story_as_the_capture(tmp_path: Path) -> None:
         recorder = record(net)
         crossing(net)
         recording = recorder.stop()
-    recording.write(tmp_path / "trial.pcapng")
+    pcapng.write(tmp_path / "trial.pcapng", recording)
     again = pcapng.read(tmp_path / "trial.pcapng")
-    assert Exchange(again.frames, PAIR).timeline() == Exchange(recording.frames, PAIR).timeline()
+    assert render(Exchange(again.frames, PAIR)) == render(Exchange(recording.frames, PAIR))

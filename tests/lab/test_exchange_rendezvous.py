@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from lab.exchange import Exchange, Pair, Side
+from punchlab.lab.exchange import Exchange, HostPair, HostSide
+from punchlab.lab.exchange.timeline import render
 from tests.lab.story import EDGE, OUT_A, PAIR, A, Story, only
 
 
 def test_asking_ones_own_gateway_for_a_mapping_is_no_punch() -> None:
-    side = Side("a", ("nat_a",), frozenset({"11.0.1.2"}), gateways=frozenset({"192.168.1.1"}))
+    side = HostSide("a", ("nat_a",), frozenset({"11.0.1.2"}), gateways=frozenset({"192.168.1.1"}))
     story = Story()
     story.add(0, ("a-eth0>", "nat_a-eth1<"), [("192.168.1.2:50000", "192.168.1.1:5000")], story.segment("S", 9, 0, 1))
     story.tcp(100, "S", 100)
     story.tcp(103, "S", 200, forth=False)
-    exchange = story.told(Pair(side, PAIR.b, PAIR.edges))
+    exchange = story.told(HostPair(side, PAIR.b, PAIR.edges))
     assert [syn.sequence for syn in exchange.syns("a")] == [100]
     assert exchange.skew_s == pytest.approx(0.003)
 
@@ -39,7 +40,7 @@ def test_a_syn_to_an_edge_is_rendezvous_and_no_punch() -> None:
     assert exchange.syns() == ()
     assert exchange.first_syn("a") is None
     assert exchange.delivered_to(only(exchange.segments)) == "edge1"
-    assert "(rendezvous)" in exchange.timeline()
+    assert "(rendezvous)" in render(exchange)
 
 
 def rendezvous(closed_at_ms: float | None, port: int = 41000) -> Exchange:

@@ -6,7 +6,7 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from lab.exchange import Kind, Pair, follow
+from punchlab.lab.exchange import HostPair, Kind, follow
 from tests.lab.story import OUT_A, OUT_B, PAIR, A, B, Story, only
 
 
@@ -60,7 +60,7 @@ def test_a_bridge_shows_a_packet_on_itself_and_on_its_port() -> None:
 
 
 def test_a_syn_that_reaches_the_wrong_host_is_delivered_there() -> None:
-    pair = Pair(PAIR.a, PAIR.b, PAIR.edges, others=frozenset({"c"}))
+    pair = HostPair(PAIR.a, PAIR.b, PAIR.edges, others=frozenset({"c"}))
     story = Story()
     story.add(0, ("a-eth0>", "c-eth0<"), [(A, "192.168.1.3:41000")], story.segment("S", 100, 0, 1))
     exchange = story.told(pair)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lab.exchange import Exchange
+from punchlab.lab.exchange import Exchange
+from punchlab.lab.exchange.timeline import render
 from tests.lab.story import EDGE, OUT_B, PAIR, A, Story
 
 
@@ -14,7 +15,7 @@ def test_the_timeline_is_in_order_and_counts_from_the_first_punch_syn() -> None:
     story.tcp(50, "S", 100, until=4)
     story.tcp(71, "RA", 0, 101, forth=False, source=(OUT_B,) * 3, after=2)
     story.tcp(150, "S", 200, until=4)
-    assert story.told().timeline() == (
+    assert render(story.told()) == (
         "     -50.000 ms  a      #1 SYN 192.168.1.2:41000 > 11.0.0.1:7000 (rendezvous)\n"
         "     -49.990 ms  edge1  #1 received\n"
         "       0.000 ms  a      #2 SYN 192.168.1.2:41000 > 11.0.2.2:41000\n"
@@ -31,7 +32,7 @@ def test_the_timeline_is_in_order_and_counts_from_the_first_punch_syn() -> None:
 
 def test_without_frames_there_is_a_story_without_events() -> None:
     exchange = Exchange([], PAIR)
-    assert exchange.timeline() == ""
+    assert render(exchange) == ""
     assert exchange.skew_s is None
     assert exchange.summary() == {
         "crossed": False,

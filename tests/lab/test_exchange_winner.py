@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from lab.exchange import Pair, Side
+from punchlab.lab.exchange import HostPair, HostSide
 from tests.lab.story import BACK, FORTH, OUT_A, OUT_B, A, B, Story
 
 
 def test_a_public_host_is_its_own_gate() -> None:
-    pair = Pair(Side("a", (), frozenset({"11.0.1.2"})), Side("b", ("nat_b",), frozenset({"11.0.2.2"})))
+    pair = HostPair(HostSide("a", (), frozenset({"11.0.1.2"})), HostSide("b", ("nat_b",), frozenset({"11.0.2.2"})))
     story = Story()
     story.add(0, FORTH[0:1] + FORTH[3:], [(OUT_A, OUT_B)] * 2 + [(OUT_A, B)], story.segment("S", 100, 0, 1))
     story.add(5, (*BACK[:3], "a-eth0<"), [(B, OUT_A)] * 2 + [(OUT_B, OUT_A)], story.segment("S", 200, 0, 1))
@@ -22,8 +22,8 @@ def test_a_public_host_is_its_own_gate() -> None:
 
 
 def test_behind_one_nat_the_way_is_a_hairpin() -> None:
-    shared = Side("a", ("nat",), frozenset({"11.0.1.2"})), Side("b", ("nat",), frozenset({"11.0.1.2"}))
-    pair = Pair(*shared)
+    shared = HostSide("a", ("nat",), frozenset({"11.0.1.2"})), HostSide("b", ("nat",), frozenset({"11.0.1.2"}))
+    pair = HostPair(*shared)
     a, b, out_a, out_b = "192.168.1.2:41000", "192.168.1.3:41000", "11.0.1.2:41000", "11.0.1.2:41001"
     forth = ("a-eth0>", "nat-eth1<", "nat-eth1>", "b-eth0<")
     back = ("b-eth0>", "nat-eth1<", "nat-eth1>", "a-eth0<")
@@ -39,7 +39,7 @@ def test_behind_one_nat_the_way_is_a_hairpin() -> None:
 
 
 def test_behind_a_shared_carrier_nat_the_gates_are_the_home_nats() -> None:
-    pair = Pair(Side("a", ("home_a", "cgn")), Side("b", ("home_b", "cgn")))
+    pair = HostPair(HostSide("a", ("home_a", "cgn")), HostSide("b", ("home_b", "cgn")))
     assert (pair.gate(pair.a), pair.gate(pair.b)) == ("home_a", "home_b")
 
 

@@ -10,8 +10,8 @@ from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6ND_NS, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from lab.exchange import Kind
-from lab.exchange.wire import decode
+from punchlab.lab.exchange import Kind
+from punchlab.lab.exchange.wire import decode
 
 
 def ipv6(payload: Packet, source: str = "2a11::1", destination: str = "2a11::2") -> bytes:

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from lab import Lab, LabError
-from lab.client import PUNCH, Client
-from lab.errors import ClientError
-from lab.forked import ForkedProcess, Function
-from lab.lab import Lab as RunningLab
-from lab.process import EventProcess, wait_for
-from topologies import AB
+from punchlab import Lab, LabError
+from punchlab.lab.client.description import PUNCH, Client
+from punchlab.lab.client.processes import EventProcess, wait_for
+from punchlab.lab.errors import ClientError
+from punchlab.lab.lab import Lab as RunningLab
+from punchlab.lab.process.forked import ForkedProcess, Function
+from punchlab.topologies import AB
 
 MODULE = """
 import atexit, json, os, random, socket, sys, threading, time
@@ -173,9 +173,9 @@ def test_it_does_not_outlive_whoever_started_it(modules: Path) -> None:
     script = f"""
 import sys; sys.path.insert(0, {str(modules)!r})
 import os, tempfile
-from lab import Lab
-from lab.forked import Function
-from topologies import AB
+from punchlab import Lab
+from punchlab.lab.process.forked import Function
+from punchlab.topologies import AB
 lab = Lab(AB()).__enter__()
 process = lab["a"].fork(Function("a_client:sleep"), [], tempfile.TemporaryFile())
 process.stdout.readline()
@@ -205,13 +205,13 @@ def test_a_killed_server_is_told_and_its_clients_end(lab: RunningLab, modules: P
         assert lab["a"].fork(other, [], errors).stdout.readline()  # from a new one
 
 
-_PYTHON = ("{python}", "-P", "-m", "punch")
+_PYTHON = ("{python}", "-P", "-m", "punchlab.punch")
 
 
 @pytest.mark.parametrize(
     "client",
     [
-        replace(PUNCH, name="own", function=Function("punch.__main__:main")),
+        replace(PUNCH, name="own", function=Function("punchlab.punch.__main__:main")),
         replace(
             PUNCH,
             name="command",
@@ -229,7 +229,7 @@ def test_a_trial_runs_any_python_function_and_any_command(lab: RunningLab, clien
 
 
 def test_servers_end_with_the_process_that_started_them() -> None:
-    script = "from lab.forked import Function, prepare; prepare(Function('punch.cli:main'))"
+    script = "from punchlab.lab.process.forked import Function, prepare; prepare(Function('punchlab.punch.cli:main'))"
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=root)
     assert (done.returncode, done.stderr) == (0, "")

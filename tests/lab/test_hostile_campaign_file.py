@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from lab.campaign import Campaign
-from lab.cli import arguments, axes
-from lab.errors import InputError, PunchlabError, SeveralInputsError
+from punchlab.lab.campaign import Campaign
+from punchlab.lab.cli import arguments, axes
+from punchlab.lab.errors import InputError, PunchlabError, SeveralInputsError
 from tests.commands import punchlab, run
 from tests.examples import EXAMPLES
 

@@ -16,21 +16,20 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-import reports
-from lab import Lab
-from lab.campaign import Campaign, Cell
-from lab.cli import main
-from lab.cli.progress import RunProgress
-from lab.cli.screen import screen
-from lab.client import Client
-from lab.errors import ClientError, InputError, LabError, PunchlabError, SeveralInputsError
-from lab.record import record
-from lab.results import RunFolder
-from lab.verdict import OUTCOMES
-from punch.text import LONGEST, printable
+from punchlab import Lab, reports
+from punchlab.lab.campaign import Campaign, Cell
+from punchlab.lab.campaign.results import RunFolder
+from punchlab.lab.cli import main
+from punchlab.lab.cli.progress import RunProgress
+from punchlab.lab.cli.screen import screen
+from punchlab.lab.client.description import Client
+from punchlab.lab.errors import ClientError, InputError, LabError, PunchlabError, SeveralInputsError
+from punchlab.lab.trial.record import record
+from punchlab.lab.trial.verdict import OUTCOMES
+from punchlab.punch.text import LONGEST, printable
+from punchlab.topologies import AB
 from tests.plain import ATTACKS, HOSTILE, assert_plain, assert_plain_line
 from tests.reports.sample import record as sample
-from topologies import AB
 
 CAMPAIGN = Campaign([Cell("ab", AB, ("a", "b"), ("none", "none"))])
 WELL_FORMED = HOSTILE.encode(errors="replace").decode()
@@ -206,7 +205,7 @@ def test_a_table_shows_text_from_outside_as_text(colours: bool, monkeypatch: pyt
 
 def test_a_test_that_fails_by_what_a_client_said_is_plain_in_the_log_and_in_the_junit_file(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
-        f"from lab.errors import ClientError\nSAID = {HOSTILE!r}\ndef test_it():\n    raise ClientError(SAID)\n"
+        f"from punchlab import ClientError\nSAID = {HOSTILE!r}\ndef test_it():\n    raise ClientError(SAID)\n"
     )
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml", "junit.xml", "test_it.py"],

@@ -7,11 +7,11 @@ import signal
 
 import pytest
 
-from lab import InputError, Lab
-from lab.graph import read
+from punchlab import InputError, Lab
+from punchlab.lab.graph import read
+from punchlab.topologies import AB, ABCD, CD, TOPOLOGIES, Carrier, Firewalls, SameNat
+from punchlab.topologies.internet import Internet
 from tests.lab.homes import Homes
-from topologies import AB, ABCD, CD, TOPOLOGIES, Carrier, Firewalls, SameNat
-from topologies.internet import Internet
 
 
 @pytest.mark.parametrize(("host", "edge"), [("a", "edge1"), ("b", "edge1"), ("c", "edge2"), ("d", "edge3")])

@@ -9,19 +9,32 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from distributed import Client
 
-from lab.campaign.machines.executor import DaskExecutor
-from lab.errors import LabError
+from punchlab.lab.campaign.machines.executor import DaskExecutor
+from punchlab.lab.errors import LabError
 from tests.commands import assert_one_clear_line, line, punchlab, run, started
 
 DASK = str(Path(sys.executable).parent / "dask")
 TRIALS = 12
 HOPELESS = ("symmetric", "symmetric")
+ONE_TRIAL = """
+import sys
+from punchlab.lab.campaign.cells import Campaign, Cell
+from punchlab.lab.campaign.machines.executor import DaskExecutor
+from punchlab.lab.trial.options import TrialOptions
+from punchlab.topologies.ab import AB
+
+cell = Cell("ab", AB, ("a", "b"), ("symmetric", "symmetric"), options=TrialOptions(deadline_s=1))
+with DaskExecutor(sys.argv[1], patience_s=10) as executor:
+    executor.submit(Campaign([cell], trials=1).job(cell, 1))
+    executor.next()
+"""
 
 
 @contextmanager
@@ -37,6 +50,27 @@ def worker(address: str, *words: str) -> Iterator[subprocess.Popen[str]]:
     with started(*punchlab("worker", address, *words)) as process:
         assert line(process.stdout, "worker of").startswith(f"worker of {address}, up to ")
         yield process
+
+
+def until(condition: Callable[[], bool], within_s: float = 60) -> None:
+    """Wait for what another process brings about."""
+    end = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def stop_and_lose_results(process: subprocess.Popen[str], address: str, only: subprocess.Popen[str]) -> None:
+    """Stop a process that waits for trials, and kill the only worker when these have ended.
+
+    The process cannot have fetched their results, as it is stopped before they end.
+    """
+    with Client(address, set_as_default=False) as dask:
+        until(lambda: any(dask.processing().values()))
+        process.send_signal(signal.SIGSTOP)
+        until(lambda: not any(dask.processing().values()) and bool(dask.who_has()))
+        only.kill()
+        until(lambda: not dask.scheduler_info(n_workers=-1)["workers"])
 
 
 def test_the_trials_of_a_worker_that_is_killed_are_run_by_the_other(tmp_path: Path) -> None:
@@ -72,6 +106,33 @@ def test_the_trials_of_a_worker_that_is_killed_are_run_by_the_other(tmp_path: Pa
     assert (again.returncode, again.stderr) == (0, "")
 
 
+def test_trials_whose_results_are_lost_with_their_worker_are_run_again_by_another(tmp_path: Path) -> None:
+    out, trials = tmp_path / "out", 3
+    command = ["run", "ab", "--nat-a", HOPELESS[0], "--nat-b", HOPELESS[1], "--deadline", "1", "--trials", str(trials)]
+    command += ["--out", str(out)]
+    with ExitStack() as stack:
+        address = stack.enter_context(scheduler())
+        one = stack.enter_context(worker(address, "--jobs", "1"))
+        campaign = stack.enter_context(started(*punchlab(*command, "--dask", address)))
+        stop_and_lose_results(campaign, address, one)
+        stack.enter_context(worker(address, "--jobs", "1"))
+        campaign.send_signal(signal.SIGCONT)
+        printed, complaints = campaign.communicate(timeout=120)
+        assert campaign.returncode == 0, complaints
+        assert "distributed" not in complaints
+        assert f"{trials} trials, 0 disagree with the oracle, 0 lab errors" in printed
+    records = [json.loads(each) for each in (out / "results.jsonl").read_text().splitlines()]
+    assert len({record["id"] for record in records}) == len(records) == trials
+
+
+def test_where_results_are_lost_with_the_last_worker_the_lack_of_workers_is_reported() -> None:
+    with scheduler() as address, worker(address) as one, started(sys.executable, "-c", ONE_TRIAL, address) as process:
+        stop_and_lose_results(process, address, one)
+        process.send_signal(signal.SIGCONT)
+        _printed, complaints = process.communicate(timeout=30)
+    assert complaints.splitlines()[-1].startswith(f"punchlab.lab.errors.LabError: dask: {address} has no workers")
+
+
 def test_a_worker_ends_when_its_trial_runner_is_killed_or_the_scheduler_ends() -> None:
     with ExitStack() as stack:
         with scheduler() as address:
@@ -81,6 +142,22 @@ def test_a_worker_ends_when_its_trial_runner_is_killed_or_the_scheduler_ends() -
             assert line(killed.stderr, "punchlab") == "punchlab: worker: its trial runner was killed\n"
         assert left.wait(30) == 1
         assert line(left.stderr, "punchlab") == "punchlab: worker: the scheduler has ended\n"
+
+
+def test_a_campaign_ends_with_its_scheduler(tmp_path: Path) -> None:
+    command = ["run", "ab", "--nat-a", "symmetric", "--nat-b", "symmetric", "--deadline", "5", "--out"]
+    with ExitStack() as stack:
+        with scheduler() as address:
+            stack.enter_context(worker(address))
+            command += [str(tmp_path / "out"), "--dask", address]
+            campaign = stack.enter_context(started(*punchlab(*command)))
+            with Client(address, set_as_default=False) as dask:
+                until(lambda: any(dask.processing().values()))
+        _printed, complaints = campaign.communicate(timeout=30)
+    assert campaign.returncode == 1
+    *progress, error = complaints.splitlines()
+    assert error.startswith(f"punchlab: dask: the scheduler at {address} has ")
+    assert all(each.startswith(("0/", "waiting for the first trial")) for each in progress), progress
 
 
 def test_workers_of_other_code_get_nothing() -> None:

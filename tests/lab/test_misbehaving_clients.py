@@ -12,19 +12,20 @@ from typing import Any
 
 import pytest
 
-from lab import sandbox, trial, verdict
-from lab.campaign.cells import Cell, Job
-from lab.campaign.execute import run_job
-from lab.client import Client
-from lab.confinement.pidspace import MOST_PROCESSES
-from lab.contract import Speaker
-from lab.options import Options
-from lab.output import Output
-from reports.results import read_run
+from punchlab.lab.campaign.cells import Cell, Job
+from punchlab.lab.campaign.execute import run_job
+from punchlab.lab.client.contract import Speaker
+from punchlab.lab.client.description import Client
+from punchlab.lab.client.output import Output
+from punchlab.lab.confinement import sandbox
+from punchlab.lab.confinement.pidspace import MOST_PROCESSES
+from punchlab.lab.trial import trial, verdict
+from punchlab.lab.trial.options import TrialOptions
+from punchlab.reports.results import read_run
+from punchlab.topologies import AB
 from tests.commands import run
 from tests.lab.misbehaving import CLIENTS, cells, odd_events
 from tests.lab.odd_events import RECEIVED, STARTED, Case
-from topologies import AB
 
 EDGE = ("sh", "-c", """echo '{{"event": "listening"}}'; exec sleep 1000""")
 PATIENCE_S = 600
@@ -83,7 +84,7 @@ def test_a_mistake_in_the_lab_costs_one_trial(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_client_that_sends_more_than_can_be_recorded_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "RECORDING_BYTES", 1000)
-    cell = Cell("ab", AB, ("a", "b"), ("full_cone", "full_cone"), options=Options(file_size=1))
+    cell = Cell("ab", AB, ("a", "b"), ("full_cone", "full_cone"), options=TrialOptions(file_size=1))
     record = run_job(Job(cell, 1, "auto", 0)).record
     assert (record["outcome"], record["agrees"]) == ("client_error", None)
     assert record["reason"] == "client punch: packets that take more than 0 MiB of memory to record"
@@ -106,7 +107,7 @@ for number in range(10_000):
         sys.exit(f"{{number}} processes")
 """
     client = Client("many", EDGE, ("{python}", "-c", script), ("true",), ("x",), tells_code=False)
-    cell = Cell("ab", AB, ("a", "b"), ("full_cone", "full_cone"), options=Options(client=client, strategy="x"))
+    cell = Cell("ab", AB, ("a", "b"), ("full_cone", "full_cone"), options=TrialOptions(client=client, strategy="x"))
     reason = run_job(Job(cell, 1, "auto", 0)).record["reason"]
     assert MOST_PROCESSES / 2 < int(reason.removeprefix("a: ").removesuffix(" processes")) < MOST_PROCESSES
     assert limit.read_text() == before

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import Lab
-from lab.process import EventProcess, wait_for
-from topologies import CD
+from punchlab import Lab
+from punchlab.lab.client.processes import EventProcess, wait_for
+from punchlab.topologies import CD
 
-PUNCH = (sys.executable, "-m", "punch")
+PUNCH = (sys.executable, "-m", "punchlab.punch")
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from lab import numbers
-from lab.errors import InputError
+from punchlab.lab.errors import InputError
+from punchlab.lab.inputs import numbers
 
 VALIDATORS: tuple[Callable[[str, object], float], ...] = (
     numbers.share,

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-import reports
-from lab.contract import DEEPEST, EVENTS, TIME, Speaker
-from lab.output import ERROR_BYTES, EVENTS_BYTES, OUTPUT_BYTES, Output
-from lab.record import record
-from lab.results import Results
-from lab.verdict import Side, timings
-from reports.results import read_run
+from punchlab import reports
+from punchlab.lab.campaign.results import Results
+from punchlab.lab.client.contract import DEEPEST, EVENTS, TIME, Speaker
+from punchlab.lab.client.output import ERROR_BYTES, EVENTS_BYTES, OUTPUT_BYTES, Output
+from punchlab.lab.trial.record import record
+from punchlab.lab.trial.verdict import ClientRun, timings
+from punchlab.reports.results import read_run
 from tests.lab.odd_events import RECEIVED, STARTED, Case, cases, trial_of
 
 CASES = tuple(cases())
@@ -85,11 +85,11 @@ def test_an_event_may_be_nested_as_deeply_as_the_bound(deep: str) -> None:
 
 def test_what_a_report_is_drawn_from_takes_every_odd_event(tmp_path: Path) -> None:
     """The file of records, the report, its tables and the summary."""
-    outcomes, bystander = set(), Side("b", [], None, "")
+    outcomes, bystander = set(), ClientRun("b", [], None, "")
     with contextlib.closing(Results(tmp_path)) as results:
         for number, case in enumerate(case for case in CASES if case.role == "sender"):
             output = said(case.role, case.line)
-            side = Side("a", output.events, 1, case.line[:100].decode(errors="replace"), output.error)
+            side = ClientRun("a", output.events, 1, case.line[:100].decode(errors="replace"), output.error)
             trial = trial_of((side, bystander))
             str(trial).encode()
             known = {"topology": "ab", "nat_a": "none", "nat_b": "none", "unsolicited": "preset", "seed": 0}
@@ -112,9 +112,9 @@ def events(*names: str) -> Sequence[dict[str, Any]]:
 
 def test_events_in_a_wrong_order_measure_nothing() -> None:
     order = ("done", "agreed", "connected", "first_syn", "peer_known")
-    sides = [Side(host, events(*order), 0, "") for host in "ab"]
+    sides = [ClientRun(host, events(*order), 0, "") for host in "ab"]
     assert timings(sides, STARTED) == {"rendezvous": 4.0}
-    assert set(timings([Side(host, events(*reversed(order)), 0, "") for host in "ab"], STARTED)) == {
+    assert set(timings([ClientRun(host, events(*reversed(order)), 0, "") for host in "ab"], STARTED)) == {
         *("rendezvous", "first_syn", "connected", "agreed", "transferred", "known_to_connected", "known_to_agreed")
     }
 
@@ -186,7 +186,7 @@ def test_a_flood_on_standard_error_is_ended_and_its_end_is_kept() -> None:
     assert output.error == "client mine, sender: more than 64 MiB on standard error"
     assert taken <= ERROR_BYTES + (1 << 16)
     assert len(output.errors) <= 2000
-    (reason,) = {trial_of((Side("a", [], 1, output.errors), Side("b", [], 0, ""))).reason}
+    (reason,) = {trial_of((ClientRun("a", [], 1, output.errors), ClientRun("b", [], 0, ""))).reason}
     assert reason == "a: \\x1b[2J no"
 
 

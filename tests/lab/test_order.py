@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.campaign import Campaign, Cell
-from lab.campaign.order import balanced
-from lab.campaign.plan import Plan
-from lab.cli import arguments, axes
-from lab.options import Options
+from punchlab.lab.campaign import Campaign, Cell
+from punchlab.lab.campaign.order import balanced
+from punchlab.lab.campaign.plan import Plan
+from punchlab.lab.cli import arguments, axes
+from punchlab.lab.trial.options import TrialOptions
+from punchlab.topologies import AB
 from tests.examples import EXAMPLES
-from topologies import AB
 
 SWEEP = """\
 topology = ["ab", "cd"]
@@ -75,7 +75,12 @@ def test_the_combinations_of_two_axes_are_spread_too(tmp_path: Path) -> None:
 def test_any_product_of_axes_is_balanced(sizes: list[int], rng: random.Random) -> None:
     cells = [
         Cell(
-            "ab", AB, ("a", "b"), (f"nat{a}", f"nat{b}"), shape={"loss": loss}, options=Options(max_attempts=tries + 1)
+            "ab",
+            AB,
+            ("a", "b"),
+            (f"nat{a}", f"nat{b}"),
+            shape={"loss": loss},
+            options=TrialOptions(max_attempts=tries + 1),
         )
         for a in range(sizes[0])
         for b in range(sizes[1])

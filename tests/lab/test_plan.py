@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.campaign import Campaign, Cell, Job
-from lab.campaign.plan import Plan
-from lab.errors import InputError
-from lab.options import Options
-from lab.statistics import wilson_interval
-from topologies import AB, ABCD
+from punchlab.lab.campaign import Campaign, Cell, Job
+from punchlab.lab.campaign.plan import Plan
+from punchlab.lab.campaign.statistics import wilson_interval
+from punchlab.lab.errors import InputError
+from punchlab.lab.trial.options import TrialOptions
+from punchlab.topologies import AB, ABCD
 
 Fate = Callable[[Job], str]
 
@@ -167,7 +167,7 @@ def test_the_number_of_trials_to_come_is_known_or_guessed() -> None:
 
 
 def test_the_id_and_the_seed_of_a_trial_hang_on_its_cell_and_number_only() -> None:
-    slow = cell(shape={"delay": "20ms"}, options=Options(strategy="keep", skew_s=0.03))
+    slow = cell(shape={"delay": "20ms"}, options=TrialOptions(strategy="keep", skew_s=0.03))
     one = Campaign([slow], trials=1, seed=5).job(slow, 3)
     other = Campaign([*CELLS, slow], trials=9, until_ci=0.1, seed=5).job(slow, 3)
     assert (one.id, one.seed) == (other.id, other.seed)
@@ -186,9 +186,9 @@ def test_the_id_and_the_seed_of_a_trial_hang_on_its_cell_and_number_only() -> No
         cell(shape={"loss": 1}),
         cell(shape={"bw": 1}),
         cell(shape={"jitter": "1ms"}),
-        cell(options=Options(max_attempts=1)),
-        cell(options=Options(deadline_s=1)),
-        cell(options=Options(skew_s=0.0)),
+        cell(options=TrialOptions(max_attempts=1)),
+        cell(options=TrialOptions(deadline_s=1)),
+        cell(options=TrialOptions(skew_s=0.0)),
     ],
 )
 def test_cells_that_differ_in_anything_have_other_ids(other: Cell) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lab import pressure
-from lab.pressure import SPARE, CpuPressure
+from punchlab.lab.kernel import pressure
+from punchlab.lab.kernel.pressure import SPARE, CpuPressure
 
 HOG = "import time\nwhile time.process_time() < 0.4: pass"
 

@@ -6,12 +6,13 @@ import json
 
 import pytest
 
-from lab import Lab
-from lab.nat import check, presets
-from lab.nat.claims import TRANSPORTS, Found
-from punch.nat.behavior import NatBehavior
+from punchlab import Lab
+from punchlab.lab.check import check
+from punchlab.lab.check.claims import TRANSPORTS, Found
+from punchlab.lab.nat import presets
+from punchlab.punch.nat.behavior import NatBehavior
+from punchlab.topologies import Home
 from tests.commands import assert_one_clear_line, punchlab, run
-from topologies import Home
 
 CLASSICS = ("none", "full_cone", "restricted_cone", "port_restricted_cone", "symmetric")
 

@@ -9,9 +9,9 @@ from collections import defaultdict
 import pytest
 from pyroute2 import IPRoute
 
-from lab import Lab
-from lab.node import Node
-from topologies import TOPOLOGIES
+from punchlab import Lab
+from punchlab.lab.process.node import Node
+from punchlab.topologies import TOPOLOGIES
 
 Route = tuple[str, str]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.errors import InputError, LabError
-from lab.results import RunFolder
+from punchlab.lab.campaign.results import RunFolder
+from punchlab.lab.errors import InputError, LabError
 from tests.commands import punchlab, run
 
 ASKED = {"schema": 1, "topology": "ab"}

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from lab import Lab
+from punchlab import Lab
+from punchlab.topologies import AB
 from tests.commands import HIDE_SANDBOX, ROOT, punchlab, run
-from topologies import AB
 
 RUN = ["run", "ab", "--nat-a", "none,full_cone", "--nat-b", "none,full_cone", "--trials", "3", "--seed", "7"]
 PLANNED = 12
@@ -79,7 +79,7 @@ def records(folder: Path) -> list[dict[str, object]]:
 
 
 def test_the_lab_refuses_to_build_outside_the_sandbox() -> None:
-    program = "from lab import Lab; from topologies import AB; Lab(AB()).__enter__()"
+    program = "from punchlab import Lab; from punchlab.topologies import AB; Lab(AB()).__enter__()"
     done = run(["unshare", "--net", sys.executable, "-c", program])
     assert done.returncode == 1
     assert "the lab builds only inside its sandbox" in done.stderr
@@ -100,7 +100,7 @@ def test_a_run_that_is_stopped_leaves_nothing_and_the_next_one_goes_on(number: s
     mark = f"PUNCHLAB_TEST={tmp_path}"
     machine = tmp_path / "machine"
     out = machine / "tmp" / "out"
-    words = [sys.executable, "-m", "lab.cli", *RUN, "--out", "/tmp/out"]
+    words = [sys.executable, "-m", "punchlab.lab.cli", *RUN, "--out", "/tmp/out"]
     # As from a terminal: what a script starts in the background ignores interrupts.
     command = on_a_machine(machine, "env", "--default-signal=INT", mark, *words)
     before = traces(mark, machine)
@@ -196,9 +196,8 @@ def test_an_unconfined_command_sees_the_files_of_the_machine(words: tuple[str, .
 
 @pytest.mark.parametrize("user", USERS)
 def test_a_command_builds_labs_with_clients_in_them(user: str) -> None:
-    program = (
-        "from lab import Lab; from topologies import AB; lab = Lab(AB()).__enter__(); print(lab.punch('a', 'b').direct)"
-    )
+    program = "from punchlab import Lab; from punchlab.topologies import AB; lab = Lab(AB()).__enter__(); "
+    program += "print(lab.punch('a', 'b').direct)"
     done = run(punchlab("sandbox", sys.executable, "-c", program, under=USERS[user]))
     assert done.stdout == "True\n", done
 

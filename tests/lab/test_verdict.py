@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
-from lab.exchange import Exchange
-from lab.verdict import Side, judge, timings
+from punchlab.lab.exchange import Exchange
+from punchlab.lab.trial.verdict import ClientRun, judge, timings
 from tests.lab.handmade import PAIR
 from tests.lab.story import OUT_A, OUT_B, B, Story
 
 
-def side(host: str, status: int | None, outcome: str | None = None, t: float = 1.0, **more: Any) -> Side:
+def side(host: str, status: int | None, outcome: str | None = None, t: float = 1.0, **more: Any) -> ClientRun:
     """A client that ended with this status; with an `outcome` it reported that at `t`."""
     events: list[dict[str, Any]] = [{"event": name, "t": moment} for name, moment in more.pop("seen", {}).items()]
     if outcome is not None:
         events.append({"event": "failed", "t": t, "outcome": outcome, "reason": f"{host} says {outcome}"})
-    return Side(host, events, status, more.pop("errors", ""), **more)
+    return ClientRun(host, events, status, more.pop("errors", ""), **more)
 
 
-def outcome_of(one: Side, other: Side, exchange: Exchange | None = None) -> tuple[str, str | None]:
+def outcome_of(one: ClientRun, other: ClientRun, exchange: Exchange | None = None) -> tuple[str, str | None]:
     found = judge([one, other], arrived=False, exchange=exchange or Exchange([], PAIR), nats=["nat_a", "nat_b"])
     mirrored = judge([other, one], arrived=False, exchange=exchange or Exchange([], PAIR), nats=["nat_a", "nat_b"])
     assert found == mirrored, "the outcome depends on which host is the sender"
@@ -92,7 +92,7 @@ def test_the_last_line_of_standard_error_is_the_reason_of_a_crash() -> None:
 
 
 def test_times_count_from_the_first_syn_and_from_when_both_know_each_other() -> None:
-    def at(host: str, **moments: float) -> Side:
+    def at(host: str, **moments: float) -> ClientRun:
         return side(host, 0, seen=moments)
 
     one = at("a", peer_known=10.000, first_syn=10.001, connected=10.050, agreed=10.100)
@@ -115,6 +115,6 @@ def test_a_transfer_that_is_not_finished_is_direct_only_if_bytes_went_directly(s
     story.handshake(0)
     story.tcp(60, "FA", 101 + sent, 5101)
     agreed = [{"event": "agreed", "t": 1.0, "local": "192.168.1.2:41000", "remote": OUT_B}]
-    sides = [Side(host, agreed, None, "") for host in "ab"]
+    sides = [ClientRun(host, agreed, None, "") for host in "ab"]
     found, _reason = judge(sides, arrived=False, exchange=story.told(), nats=["nat_a", "nat_b"], file_size=1000)
     assert found == outcome

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from punch.nat.behavior import (
+from punchlab.punch.nat.behavior import (
     BehaviorError,
-    Filtering,
+    FilteringBehavior,
     Hairpinning,
-    Mapping,
+    MappingBehavior,
     NatBehavior,
     Pooling,
     PortAllocation,
@@ -20,8 +20,8 @@ from punch.nat.behavior import (
     Unsolicited,
 )
 
-EIM, ADM, APDM = Mapping
-EIF, ADF, APDF = Filtering
+EIM, ADM, APDM = MappingBehavior
+EIF, ADF, APDF = FilteringBehavior
 PRESERVING, RANDOM, SEQUENTIAL, BLOCKS = PortAllocation
 SILENT = Unsolicited.SILENT_THEN_ICMP
 
@@ -70,7 +70,11 @@ SILENT = Unsolicited.SILENT_THEN_ICMP
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(
-    mapping: Mapping, filtering: Filtering, allocation: PortAllocation, options: dict[str, Any], words: list[str]
+    mapping: MappingBehavior,
+    filtering: FilteringBehavior,
+    allocation: PortAllocation,
+    options: dict[str, Any],
+    words: list[str],
 ) -> None:
     with pytest.raises(BehaviorError) as caught:
         NatBehavior(mapping, filtering, allocation, **options)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import reports
-from punch.nat.birthday import collision, collision_of_two
+from punchlab import reports
+from punchlab.punch.nat.birthday import collision, collision_of_two
 
 TABLE = (Path(reports.__file__).parent / "reference" / "birthday.csv").read_text()
 PUBLISHED = list(csv.DictReader(TABLE.splitlines()))

@@ -8,21 +8,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from punch.nat import nesting, oracle
-from punch.nat.behavior import Filtering, Hairpinning, IcmpErrors, Mapping, NatBehavior, PortAllocation, Unsolicited
-from punch.nat.oracle import Dial, Outcome
+from punchlab.lab.oracle import nesting, outcome
+from punchlab.lab.oracle.outcome import Dial, Outcome
+from punchlab.punch.nat.behavior import (
+    FilteringBehavior,
+    Hairpinning,
+    IcmpErrors,
+    MappingBehavior,
+    NatBehavior,
+    PortAllocation,
+    Unsolicited,
+)
 
-CONE = NatBehavior(Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING)
-OPEN = replace(CONE, filtering=Filtering.ENDPOINT_INDEPENDENT)
-BY_ADDRESS = replace(CONE, filtering=Filtering.ADDRESS_DEPENDENT)
-SYMMETRIC = replace(CONE, mapping=Mapping.ADDRESS_AND_PORT_DEPENDENT, port_allocation=PortAllocation.RANDOM)
+CONE = NatBehavior(
+    MappingBehavior.ENDPOINT_INDEPENDENT, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING
+)
+OPEN = replace(CONE, filtering=FilteringBehavior.ENDPOINT_INDEPENDENT)
+BY_ADDRESS = replace(CONE, filtering=FilteringBehavior.ADDRESS_DEPENDENT)
+SYMMETRIC = replace(CONE, mapping=MappingBehavior.ADDRESS_AND_PORT_DEPENDENT, port_allocation=PortAllocation.RANDOM)
 HAIRPIN = replace(OPEN, hairpinning=Hairpinning.EXTERNAL_SOURCE)
 DIAL = Dial(delay_s=0.01)
 
 behaviors = st.builds(
     NatBehavior,
-    st.sampled_from(Mapping),
-    st.sampled_from(Filtering),
+    st.sampled_from(MappingBehavior),
+    st.sampled_from(FilteringBehavior),
     st.just(PortAllocation.PRESERVING),
     st.sampled_from(Unsolicited),
     icmp_errors=st.sampled_from(IcmpErrors),
@@ -39,8 +49,8 @@ def met(*arguments: object, shared: NatBehavior | None = None) -> bool:
 @given(behaviors, behaviors)
 def test_one_nat_each_is_what_the_oracle_says_of_them(a: NatBehavior, b: NatBehavior) -> None:
     once = replace(DIAL, attempts=1)  # further ones are drawn, which takes its time
-    assert nesting.predict([a], [b], once) == oracle.predict(a, b, once)
-    assert nesting.predict([], [b], once) == oracle.predict(None, b, once)
+    assert nesting.predict([a], [b], once) == outcome.predict(a, b, once)
+    assert nesting.predict([], [b], once) == outcome.predict(None, b, once)
 
 
 @given(behaviors)
@@ -49,7 +59,7 @@ def test_a_nat_that_keeps_its_mapping_and_admits_anyone_changes_nothing(nat: Nat
         made = nesting.in_a_row(row)
         assert made is not None
         assert (made.mapping, made.filtering, made.icmp_errors) == (nat.mapping, nat.filtering, nat.icmp_errors)
-        if nat.filtering is not Filtering.ENDPOINT_INDEPENDENT:
+        if nat.filtering is not FilteringBehavior.ENDPOINT_INDEPENDENT:
             assert made.unsolicited is nat.unsolicited
 
 
@@ -76,8 +86,8 @@ def test_a_row_is_silent_for_as_long_as_the_one_that_refuses() -> None:
 def test_a_row_is_as_strict_as_its_strictest_and_as_dependent_as_its_most_dependent(row: list[NatBehavior]) -> None:
     made = nesting.in_a_row(row)
     assert made is not None
-    assert made.filtering is max((nat.filtering for nat in row), key=tuple(Filtering).index)
-    assert made.mapping is max((nat.mapping for nat in row), key=tuple(Mapping).index)
+    assert made.filtering is max((nat.filtering for nat in row), key=tuple(FilteringBehavior).index)
+    assert made.mapping is max((nat.mapping for nat in row), key=tuple(MappingBehavior).index)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +123,7 @@ def test_below_a_symmetric_carrier_homes_that_filter_by_address_still_meet() -> 
     assert met([CONE], [BY_ADDRESS], shared=carrier)
     assert met([CONE], [OPEN], shared=carrier)
     assert not met([CONE], [CONE], shared=carrier)
-    assert not met([replace(BY_ADDRESS, mapping=Mapping.ADDRESS_DEPENDENT)], [CONE], shared=carrier)
+    assert not met([replace(BY_ADDRESS, mapping=MappingBehavior.ADDRESS_DEPENDENT)], [CONE], shared=carrier)
 
 
 def test_behind_a_symmetric_carrier_a_cone_at_home_does_not_help() -> None:

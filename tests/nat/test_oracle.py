@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.nat import presets
-from punch.nat.behavior import (
+from punchlab.lab.nat import presets
+from punchlab.lab.oracle.outcome import Dial, Outcome, predict
+from punchlab.punch.nat.behavior import (
     BehaviorError,
-    Filtering,
+    FilteringBehavior,
     IcmpErrors,
-    Mapping,
+    MappingBehavior,
     NatBehavior,
     Pooling,
     PortAllocation,
     Unsolicited,
 )
-from punch.nat.oracle import Dial, Outcome, predict
 
 KINDS = presets.CLASSICS
 HOPELESS = {
@@ -98,29 +98,31 @@ def test_how_ports_are_allocated_changes_nothing_for_who_dials_the_registered_po
     assert len({predict(cone, each, Dial(0.02)).outcome for each in allocations}) == 1
 
 
-@pytest.mark.parametrize("mapping", [Mapping.ADDRESS_DEPENDENT, Mapping.ADDRESS_AND_PORT_DEPENDENT])
+@pytest.mark.parametrize("mapping", [MappingBehavior.ADDRESS_DEPENDENT, MappingBehavior.ADDRESS_AND_PORT_DEPENDENT])
 @pytest.mark.parametrize(
     ("filtering", "other", "outcome"),
     [
         # The registered port serves the edge alone, and the SYN comes from a port that was never told.
-        (Filtering.ADDRESS_DEPENDENT, "port_restricted_cone", Outcome.FAILS),
-        (Filtering.ADDRESS_DEPENDENT, "restricted_cone", Outcome.DIRECT),
+        (FilteringBehavior.ADDRESS_DEPENDENT, "port_restricted_cone", Outcome.FAILS),
+        (FilteringBehavior.ADDRESS_DEPENDENT, "restricted_cone", Outcome.DIRECT),
         # Two that depend on the destination meet at a registered port that admits anyone.
-        (Filtering.ENDPOINT_INDEPENDENT, "symmetric", Outcome.DIRECT),
+        (FilteringBehavior.ENDPOINT_INDEPENDENT, "symmetric", Outcome.DIRECT),
         # Its own SYN keeps out the one that comes from where it goes.
-        (Filtering.ENDPOINT_INDEPENDENT, "port_restricted_cone", Outcome.FAILS),
-        (Filtering.ENDPOINT_INDEPENDENT, "restricted_cone", Outcome.DIRECT),
+        (FilteringBehavior.ENDPOINT_INDEPENDENT, "port_restricted_cone", Outcome.FAILS),
+        (FilteringBehavior.ENDPOINT_INDEPENDENT, "restricted_cone", Outcome.DIRECT),
     ],
 )
 def test_a_mapping_that_depends_on_the_destination_with_wider_filtering(
-    mapping: Mapping, filtering: Filtering, other: str, outcome: Outcome
+    mapping: MappingBehavior, filtering: FilteringBehavior, other: str, outcome: Outcome
 ) -> None:
     a = NatBehavior(mapping, filtering, PortAllocation.RANDOM)
     assert predict(a, nat(other), Dial(0.02)).outcome is outcome
 
 
 def test_a_registered_port_that_admits_anyone_admits_a_syn_that_comes_before_its_owner_dials() -> None:
-    a = NatBehavior(Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ENDPOINT_INDEPENDENT, PortAllocation.RANDOM)
+    a = NatBehavior(
+        MappingBehavior.ADDRESS_AND_PORT_DEPENDENT, FilteringBehavior.ENDPOINT_INDEPENDENT, PortAllocation.RANDOM
+    )
     cone = nat("port_restricted_cone")
     assert predict(a, cone, Dial(0.02, skew_s=-0.03)).outcome is Outcome.DIRECT
     assert predict(a, cone, Dial(0.02, skew_s=-0.01)).outcome is Outcome.FAILS
@@ -191,8 +193,8 @@ def test_without_resets_a_retransmission_meets_the_door_that_the_other_opened_la
 
 def test_arbitrary_pooling_is_a_gamble_where_the_address_counts() -> None:
     a = NatBehavior(
-        Mapping.ADDRESS_DEPENDENT,
-        Filtering.ADDRESS_DEPENDENT,
+        MappingBehavior.ADDRESS_DEPENDENT,
+        FilteringBehavior.ADDRESS_DEPENDENT,
         PortAllocation.RANDOM,
         pool_size=4,
         pooling=Pooling.ARBITRARY,
@@ -214,8 +216,8 @@ def test_a_delay_that_varies_makes_chance_of_what_was_certain() -> None:
 classics = st.builds(nat, st.sampled_from(KINDS), st.sampled_from(Unsolicited))
 behaviors = st.none() | st.builds(
     NatBehavior,
-    mapping=st.sampled_from(Mapping),
-    filtering=st.sampled_from(Filtering),
+    mapping=st.sampled_from(MappingBehavior),
+    filtering=st.sampled_from(FilteringBehavior),
     port_allocation=st.sampled_from(PortAllocation),
     unsolicited=st.sampled_from(Unsolicited),
     icmp_errors=st.sampled_from(IcmpErrors),

@@ -6,7 +6,7 @@ from math import exp
 
 import pytest
 
-from punch.nat.prediction import between, following, probability
+from punchlab.punch.nat.port_prediction import between, following, probability
 
 
 def test_the_next_port_is_the_right_one_if_nobody_else_takes_it() -> None:

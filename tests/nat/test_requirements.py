@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from punch.nat.requirements import REQUIREMENTS, Verdict, judge
+from punchlab.lab.check.requirements import REQUIREMENTS, Verdict, judge
 
 IDEAL = {
     **{

@@ -9,23 +9,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.client import CLIENTS
-from lab.nat import presets
-from punch.nat import birthday, nesting
-from punch.nat.behavior import Filtering, Hairpinning, Mapping, NatBehavior, PortAllocation, PortMapping, Unsolicited
-from punch.nat.oracle import Dial, Outcome
-from punch.nat.strategies import STRATEGIES, Guessing, Pair, predict
+from punchlab.lab.client.description import CLIENTS
+from punchlab.lab.nat import presets
+from punchlab.lab.oracle import nesting
+from punchlab.lab.oracle.outcome import Dial, Outcome
+from punchlab.lab.oracle.strategies import STRATEGIES, Dialling, Guessing, predict
+from punchlab.punch.nat import birthday
+from punchlab.punch.nat.behavior import (
+    FilteringBehavior,
+    Hairpinning,
+    MappingBehavior,
+    NatBehavior,
+    PortAllocation,
+    PortMapping,
+    Unsolicited,
+)
 
 DIAL = Dial(0.02)
 CONES = ("full_cone", "restricted_cone", "port_restricted_cone")
 SEQUENTIAL = NatBehavior(
-    Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.SEQUENTIAL
+    MappingBehavior.ADDRESS_AND_PORT_DEPENDENT, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.SEQUENTIAL
 )
 
 
-def pair(a: str | NatBehavior, b: str | NatBehavior, dial: Dial = DIAL, guessing: Guessing | None = None) -> Pair:
+def pair(a: str | NatBehavior, b: str | NatBehavior, dial: Dial = DIAL, guessing: Guessing | None = None) -> Dialling:
     sides = [[each] if isinstance(each, NatBehavior) else _row(each) for each in (a, b)]
-    return Pair(sides[0], sides[1], dial, guessing=guessing or Guessing())
+    return Dialling(sides[0], sides[1], dial, guessing=guessing or Guessing())
 
 
 def _row(name: str) -> list[NatBehavior]:
@@ -61,7 +70,7 @@ def test_sync_has_three_attempts_before_it_dials_plainly() -> None:
 
 def test_auto_lets_only_the_peer_dial_where_dialling_would_shut_the_door() -> None:
     open_but_moving = NatBehavior(
-        Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ENDPOINT_INDEPENDENT, PortAllocation.RANDOM
+        MappingBehavior.ADDRESS_AND_PORT_DEPENDENT, FilteringBehavior.ENDPOINT_INDEPENDENT, PortAllocation.RANDOM
     )
     here = pair(open_but_moving, "port_restricted_cone")
     assert predict("reuse", here).outcome is Outcome.FAILS
@@ -81,9 +90,9 @@ def test_lowttl_does_nothing_for_mappings_that_depend_on_the_destination() -> No
     assert predict("lowttl", pair("symmetric", "port_restricted_cone")).outcome is Outcome.FAILS
 
 
-@pytest.mark.parametrize("filtering", Filtering)
-def test_the_next_port_of_a_sequence_is_dialled(filtering: Filtering) -> None:
-    cone = NatBehavior(Mapping.ENDPOINT_INDEPENDENT, filtering, PortAllocation.PRESERVING)
+@pytest.mark.parametrize("filtering", FilteringBehavior)
+def test_the_next_port_of_a_sequence_is_dialled(filtering: FilteringBehavior) -> None:
+    cone = NatBehavior(MappingBehavior.ENDPOINT_INDEPENDENT, filtering, PortAllocation.PRESERVING)
     for one, other in ((SEQUENTIAL, cone), (cone, SEQUENTIAL)):
         said = predict("predict", pair(one, other))
         assert (said.outcome, said.probability) == (Outcome.DIRECT, 1.0)
@@ -163,13 +172,13 @@ def test_a_mapping_on_request_admits_everybody(hard: str) -> None:
         for sides in ((nat, hard), (hard, nat)):
             assert predict("portmap", pair(*sides)).outcome is Outcome.DIRECT
     # Not behind a second NAT.
-    nested = Pair([symmetric, *_row("symmetric")], _row(hard), DIAL)
+    nested = Dialling([symmetric, *_row("symmetric")], _row(hard), DIAL)
     assert predict("portmap", nested).outcome is Outcome.FAILS
 
 
 def test_behind_one_nat_guesses_count_for_nothing() -> None:
     shared = replace(_row("symmetric")[0], hairpinning=Hairpinning.NONE)
-    assert {predict(name, Pair([], [], DIAL, shared)).outcome for name in STRATEGIES} == {Outcome.FAILS}
+    assert {predict(name, Dialling([], [], DIAL, shared)).outcome for name in STRATEGIES} == {Outcome.FAILS}
 
 
 nats = st.sampled_from([*presets.CLASSICS, "linux_masq"]) | st.sampled_from(

@@ -7,12 +7,12 @@ import functools
 import socket
 from collections.abc import Iterator
 
-from punch.client.agreement import Agreement
-from punch.client.channel import Proofs, Stream, introduce
-from punch.client.guesses import Exposure, Guesses
-from punch.client.puncher import Connection
-from punch.endpoint import Endpoint
-from punch.frames import Role
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.frames import Role
+from punchlab.punch.punching.agreement import Agreement
+from punchlab.punch.punching.puncher import Connection
+from punchlab.punch.secure.channel import Proofs, Stream, introduce
+from punchlab.punch.secure.guesses import Exposure, Guesses
 from tests.punch.wires import INTRODUCED, KEY, SESSION, TAGS
 
 

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Awaitable, Callable
 from typing import Self
 
-from punch.closing import abort_transport, close_by_reset
+from punchlab.punch.net.closing import abort_transport, close_by_reset
 
 Answer = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

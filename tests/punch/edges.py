@@ -11,11 +11,11 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from punch.client.keys import PresharedKey
-from punch.edge.http import THIS_MACHINE, Access
-from punch.edge.server import Edge, Settings
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.probe.responder import StunAddresses
+from punchlab.punch.edge.http import THIS_MACHINE, Access
+from punchlab.punch.edge.probing.responder import StunAddresses
+from punchlab.punch.edge.server import Edge, Settings
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.secure.keys import PresharedKey
 from scenarios.hostile.clients import registration as registration
 from tests.punch.recorder import PATIENCE_S, Recorder
 

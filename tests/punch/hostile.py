@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from punch.endpoint import Endpoint
+from punchlab.punch.endpoint import Endpoint
 from scenarios.hostile.clients import Attackers
 
 

@@ -1,6 +1,6 @@
 """usage: python -m tests.punch.killed DIRECTORY STEP
 
-Stores files and directories, and is killed before every STEPth line of `punch.client.naming` and of what that calls,
+Stores files and directories, and is killed before every STEPth line of `punch.transfer.naming` and of what that calls,
 each time in another directory; then a second process does the same without being killed. Prints one JSON line per
 death: what the user finds after it, and what is there in the end.
 """
@@ -16,10 +16,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from punch.client import naming, renaming
-from punch.client.inbox import Inbox, Incoming
-from punch.client.names import FileError
-from punch.client.offer import DirectoryInfo, FileInfo, Offered
+from punchlab.punch.transfer import naming, renaming
+from punchlab.punch.transfer.file_sink import FileSink, Incoming
+from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.offer import DirectoryInfo, FileInfo, Offered
 from tests.punch.transfers import OWNER
 
 OFFERED: list[Offered] = [
@@ -34,7 +34,7 @@ OFFERED: list[Offered] = [
 
 def store(directory: Path) -> None:
     """Receive all of it. Raises `FileError`."""
-    with Inbox(directory, force=False, owner=OWNER) as inbox:
+    with FileSink(directory, force=False, owner=OWNER) as inbox:
         inbox.check(OFFERED)
         arrived: list[Incoming] = []
         for info in OFFERED:

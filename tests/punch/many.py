@@ -19,8 +19,9 @@ from pathlib import Path
 
 AT_ONCE = 40
 _MODULES = (
-    *("punch.cli", "punch.sentences", "punch.client.forward", "punch.client.pipe", "punch.client.session"),
-    *("punch.probe.session", "punch.strategy.auto", "punch.strategy.portmap", "encodings.idna"),
+    *(f"punchlab.punch.{name}" for name in ("cli", "sentences", "probe.session", "strategy.auto", "strategy.portmap")),
+    *(f"punchlab.punch.transfer.{name}" for name in ("forward", "pipe", "session")),
+    "encodings.idna",
 )
 _TIMEOUT_S = 300
 
@@ -52,7 +53,7 @@ def run_all(commands: Sequence[Sequence[str]], cwd: Path) -> list[Done]:
 
 def _started(command: list[str], output: Path, cwd: str) -> int:
     """The process that runs a command."""
-    from punch.cli import main
+    from punchlab.punch.cli import main
 
     process = os.fork()
     if process == 0:

@@ -58,7 +58,7 @@ class Command:
         self, *arguments: str | Path, cwd: Path | None = None, stdin: str | None = None, within: Path | None = None
     ) -> None:
         self.process = subprocess.Popen(
-            [*_entering(within), sys.executable, "-W", "error", "-m", "punch", *map(str, arguments), "--json"],
+            [*_entering(within), sys.executable, "-W", "error", "-m", "punchlab.punch", *map(str, arguments), "--json"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from punch.edge.bus.interface import Callback, Unsubscribe
-from punch.edge.session import Directory, Registration
-from punch.endpoint import Endpoint
-from punch.frames import Body, Contact, Peer, Role, SessionId
+from punchlab.punch.edge.bus.interface import Callback, Unsubscribe
+from punchlab.punch.edge.session import Directory, Registration
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.frames import Body, Contact, Peer, Role, SessionId
 
 SESSION = SessionId("k7x2mq")
 OLD_S = 100.0  # the age of what is kept

@@ -13,9 +13,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame
 from websockets.protocol import Event
 
-from punch.endpoint import EdgeUrl
-from punch.errors import NoConnectionError
-from punch.websocket import abort, open_websocket
+from punchlab.punch.endpoint import EdgeUrl
+from punchlab.punch.errors import NoConnectionError
+from punchlab.punch.net.websocket import abort, open_websocket
 from tests.punch.answers import ACCEPTED, accept, frame
 from tests.punch.edges import run
 

@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from punch.endpoint import Endpoint
-from punch.errors import PortMappingError
-from punch.portmap import datagrams, http, igd, lease
-from punch.portmap.http import DeviceUrl, ask
-from punch.portmap.igd import Igd, texts
-from punch.portmap.natpmp import NatPmp
-from punch.portmap.pcp import Pcp
-from punch.portmap.protocol import Mapper
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import PortMappingError
+from punchlab.punch.portmap import datagrams, http, igd, lease
+from punchlab.punch.portmap.http import DeviceUrl, ask
+from punchlab.punch.portmap.igd import Igd, texts
+from punchlab.punch.portmap.natpmp import NatPmp
+from punchlab.punch.portmap.pcp import Pcp
+from punchlab.punch.portmap.protocol import Mapper
 from tests.punch.answers import NO_WEBSOCKET, Answer, Servers, says
 from tests.punch.edges import run
 

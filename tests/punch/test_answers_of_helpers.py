@@ -13,16 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from punch.client import quota
-from punch.client import relayed as relayed_module
-from punch.client.relayed import relayed
-from punch.client.rendezvous import Rendezvous
-from punch.client.sighting import sight
-from punch.client.sockets import bound_socket
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import FrameError, PunchFailedError
-from punch.probe import stun
-from punch.probe.udpsocket import MAX_STRAYS, UdpSocket
+from punchlab.punch.client import relayed as relayed_module
+from punchlab.punch.client.relayed import relayed
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import FrameError, PunchFailedError
+from punchlab.punch.net.sockets import bound_socket
+from punchlab.punch.probe import stun
+from punchlab.punch.probe.udpsocket import MAX_STRAYS, UdpSocket
+from punchlab.punch.punching import quota
+from punchlab.punch.rendezvous.connection import Rendezvous
+from punchlab.punch.rendezvous.reflexive import sight
 from tests.punch.answers import BAD, LOST, NO_WEBSOCKET, Answer, Servers, accepts, frame
 from tests.punch.edges import run
 from tests.punch.many import run_all

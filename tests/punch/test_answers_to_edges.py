@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from punch.edge.bus.nats import NatsBus
-from punch.text import LONGEST_VALUE
+from punchlab.punch.edge.bus.nats import NatsBus
+from punchlab.punch.text import LONGEST_VALUE
 from tests.punch.answers import (
     BAD,
     LOST,

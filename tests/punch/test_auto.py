@@ -9,35 +9,46 @@ from dataclasses import replace
 
 import pytest
 
-from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
-from punch.nat.oracle import Dial, Outcome, predict
-from punch.strategy import traits
-from punch.strategy.auto import Side, choose
-from punch.strategy.catalog import STRATEGIES
-from punch.strategy.traits import Traits
+from punchlab.lab.oracle.outcome import Dial, Outcome, predict
+from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior, NatBehavior, PortAllocation, Unsolicited
+from punchlab.punch.strategy import traits
+from punchlab.punch.strategy.auto import SideTraits, choose
+from punchlab.punch.strategy.catalog import STRATEGIES
+from punchlab.punch.strategy.traits import Traits
 from tests.punch.edges import running
 
 PLAIN = ("keep", "lowttl", "wait")
 EVERY = [
     Traits(
         mapping is not None,
-        mapping or Mapping.ENDPOINT_INDEPENDENT,
+        mapping or MappingBehavior.ENDPOINT_INDEPENDENT,
         filtering,
-        PortAllocation.PRESERVING if mapping in (None, Mapping.ENDPOINT_INDEPENDENT) else PortAllocation.RANDOM,
+        PortAllocation.PRESERVING if mapping in (None, MappingBehavior.ENDPOINT_INDEPENDENT) else PortAllocation.RANDOM,
         None,
         41000,
         unsolicited,
     )
     for mapping, filtering, unsolicited in itertools.product(
-        (None, *Mapping), Filtering, (Unsolicited.DROP, Unsolicited.RESET, Unsolicited.HOST_PROHIBITED)
+        (None, *MappingBehavior), FilteringBehavior, (Unsolicited.DROP, Unsolicited.RESET, Unsolicited.HOST_PROHIBITED)
     )
 ]
-CONE = Traits(True, Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING)
+CONE = Traits(
+    True, MappingBehavior.ENDPOINT_INDEPENDENT, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING
+)
 REFUSES = replace(CONE, unsolicited=Unsolicited.RESET)
-DRAWS = Traits(True, Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.RANDOM)
-PUBLIC = Traits(False, Mapping.ENDPOINT_INDEPENDENT, Filtering.ENDPOINT_INDEPENDENT)
+DRAWS = Traits(
+    True,
+    MappingBehavior.ADDRESS_AND_PORT_DEPENDENT,
+    FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT,
+    PortAllocation.RANDOM,
+)
+PUBLIC = Traits(False, MappingBehavior.ENDPOINT_INDEPENDENT, FilteringBehavior.ENDPOINT_INDEPENDENT)
 COUNTS = Traits(
-    True, Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.SEQUENTIAL, 1
+    True,
+    MappingBehavior.ADDRESS_AND_PORT_DEPENDENT,
+    FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT,
+    PortAllocation.SEQUENTIAL,
+    1,
 )
 
 
@@ -47,12 +58,12 @@ def test_the_plan_is_to_dial_wherever_the_oracle_lets_a_dial_through_and_nowhere
         a, b = one.behavior, other.behavior
         dials = [Dial(0.1, skew, attempts=1) for skew in (0.05, -0.05, 1, -1)]
         able = any(predict(a, b, dial).outcome is not Outcome.FAILS for dial in dials)
-        assert (choose(Side(one), Side(other)).name in PLAIN) == able, (one, other)
+        assert (choose(SideTraits(one), SideTraits(other)).name in PLAIN) == able, (one, other)
 
 
 def test_the_plan_is_the_same_whoever_sends() -> None:
     for one, other in itertools.product([*EVERY, Traits()], repeat=2):
-        there, back = choose(Side(one), Side(other)), choose(Side(other), Side(one))
+        there, back = choose(SideTraits(one), SideTraits(other)), choose(SideTraits(other), SideTraits(one))
         assert there.name == back.name
         if there.dialler is not None:
             assert {there.dialler, back.dialler} == {"sender", "receiver"} or one == other
@@ -76,24 +87,24 @@ def test_the_plan_is_the_same_whoever_sends() -> None:
     ],
 )
 def test_each_kind_of_nat_has_its_strategy(one: Traits, other: Traits, name: str) -> None:
-    assert choose(Side(one), Side(other)).name == name
-    assert choose(Side(other), Side(one)).name == name
+    assert choose(SideTraits(one), SideTraits(other)).name == name
+    assert choose(SideTraits(other), SideTraits(one)).name == name
 
 
 def test_what_is_unlikely_is_given_up_soon() -> None:
     pairs = [(one, other) for one in (CONE, REFUSES, DRAWS, COUNTS) for other in (CONE, REFUSES, DRAWS, COUNTS)]
-    forlorn = {frozenset((one, other)) for one, other in pairs if choose(Side(one), Side(other)).forlorn}
+    forlorn = {frozenset((one, other)) for one, other in pairs if choose(SideTraits(one), SideTraits(other)).forlorn}
     assert forlorn == {frozenset((DRAWS, REFUSES)), frozenset((DRAWS,)), frozenset((DRAWS, COUNTS))}
 
 
 def test_a_port_that_a_nat_lends_comes_first_where_dialling_is_of_no_use() -> None:
     lent = frozenset({"portmap"})
-    assert choose(Side(DRAWS, lent), Side(DRAWS)).name == "portmap"
-    assert choose(Side(CONE, lent), Side(CONE)).name == "keep"
+    assert choose(SideTraits(DRAWS, lent), SideTraits(DRAWS)).name == "portmap"
+    assert choose(SideTraits(CONE, lent), SideTraits(CONE)).name == "keep"
 
 
 def test_hosts_behind_one_address_dial_at_once() -> None:
-    assert choose(Side(DRAWS), Side(DRAWS), neighbors=True).name == "keep"
+    assert choose(SideTraits(DRAWS), SideTraits(DRAWS), neighbors=True).name == "keep"
 
 
 @pytest.mark.parametrize("told", [*EVERY, COUNTS, Traits()])
@@ -124,6 +135,6 @@ def test_every_strategy_of_the_catalog_is_there() -> None:
 
 
 def test_a_public_host_has_no_nat() -> None:
-    public = Traits(False, Mapping.ENDPOINT_INDEPENDENT, Filtering.ENDPOINT_INDEPENDENT)
+    public = Traits(False, MappingBehavior.ENDPOINT_INDEPENDENT, FilteringBehavior.ENDPOINT_INDEPENDENT)
     assert public.behavior is None
     assert isinstance(CONE.behavior, NatBehavior)

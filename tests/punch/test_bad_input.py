@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from punch.cli import main
+from punchlab.punch.cli import main
 from tests.punch.processes import CODE
 from tests.punch.recorder import PATIENCE_S, Command
 
@@ -170,7 +170,7 @@ def test_an_empty_name_sends_nothing_and_stores_nothing(
 
 
 def test_a_code_that_is_no_text_is_bad_input(edge: str) -> None:
-    command = [sys.executable, "-m", "punch", "receive", "-", "--yes", "--edge", edge]
+    command = [sys.executable, "-m", "punchlab.punch", "receive", "-", "--yes", "--edge", edge]
     environment = {**os.environ, "PYTHONUTF8": "1"}
     ended = subprocess.run(
         command, input=b"\xff\n", capture_output=True, timeout=PATIENCE_S, check=False, env=environment
@@ -181,7 +181,7 @@ def test_a_code_that_is_no_text_is_bad_input(edge: str) -> None:
 
 
 def test_a_code_from_a_closed_standard_input_is_bad_input(edge: str) -> None:
-    command = ["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-m", "punch", "receive", "-", "--yes"]
+    command = ["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-m", "punchlab.punch", "receive", "-", "--yes"]
     ended = subprocess.run([*command, "--edge", edge], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert ended.returncode == 2
     assert ended.stderr.startswith("punch: code: ''")

@@ -15,20 +15,20 @@ from typing import Any
 
 import pytest
 
-from punch.client import naming, reading, renaming
-from punch.client.ahead import WINDOW as AHEAD
-from punch.client.ahead import Ahead
-from punch.client.channel import Kind
-from punch.client.inbox import Inbox, Incoming
-from punch.client.outgoing import Outgoing
-from punch.client.transfer import receive_files, send_files
-from punch.client.worker import StoppedError, Worker, checkpoint
+from punchlab.punch.secure.channel import Kind
+from punchlab.punch.transfer import naming, reading, renaming
+from punchlab.punch.transfer.ahead import WINDOW as AHEAD
+from punchlab.punch.transfer.ahead import Ahead
+from punchlab.punch.transfer.file_sink import FileSink, Incoming
+from punchlab.punch.transfer.outgoing import Outgoing
+from punchlab.punch.transfer.transfer import receive_files, send_files
+from punchlab.punch.transfer.worker import StoppedError, Worker, checkpoint
 from tests.punch.recorder import PATIENCE_S
 from tests.punch.transfers import OWNER, bar, both, offer
 from tests.punch.wires import channels, run
 
 
-class Gate:
+class RateLimiter:
     """A call that blocks until it is opened, as that of a file system which does not answer."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Gate:
 
 
 @contextlib.asynccontextmanager
-async def opened_at_the_end(gate: Gate) -> Any:
+async def opened_at_the_end(gate: RateLimiter) -> Any:
     try:
         yield
     finally:
@@ -68,10 +68,10 @@ def tree(directory: Path, count: int) -> Path:
 def test_the_event_loop_goes_on_while_a_call_blocks(
     tmp_path: Path, out: Path, blocks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate()
+    gate = RateLimiter()
     match blocks:
         case "open":
-            monkeypatch.setattr(Inbox, "create", gate.before(Inbox.create))
+            monkeypatch.setattr(FileSink, "create", gate.before(FileSink.create))
         case "write":
             monkeypatch.setattr(Incoming, "write", gate.before(Incoming.write))
         case "rename":
@@ -80,7 +80,7 @@ def test_the_event_loop_goes_on_while_a_call_blocks(
             monkeypatch.setattr(reading, "_common_start", gate.before(reading._common_start))
 
     async def test() -> None:
-        with Outgoing([tree(tmp_path, 3)]) as outgoing, Inbox(out, force=False) as inbox:
+        with Outgoing([tree(tmp_path, 3)]) as outgoing, FileSink(out, force=False) as inbox:
             async with channels() as (sender, receiver):
                 transfer = asyncio.create_task(both(sender, outgoing, receiver, inbox))
                 await gate.wait()
@@ -96,7 +96,7 @@ def test_the_event_loop_goes_on_while_a_call_blocks(
 def test_an_interrupted_store_is_undone_and_the_sender_hears_of_it_before_that(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    placing, undoing = Gate(), Gate()
+    placing, undoing = RateLimiter(), RateLimiter()
     placed = 0
     place = renaming.rename_new
 
@@ -112,7 +112,7 @@ def test_an_interrupted_store_is_undone_and_the_sender_hears_of_it_before_that(
     monkeypatch.setattr(naming.Naming, "_back", undoing.before(naming.Naming._back))
 
     async def test() -> None:
-        with Outgoing([tree(tmp_path, 100)]) as outgoing, Inbox(out, force=False, owner=OWNER) as inbox:
+        with Outgoing([tree(tmp_path, 100)]) as outgoing, FileSink(out, force=False, owner=OWNER) as inbox:
             async with channels() as (sender, receiver), opened_at_the_end(placing), opened_at_the_end(undoing):
                 sending = asyncio.create_task(send_files(sender, outgoing, bar))
                 receiving = asyncio.create_task(receive_files(receiver, inbox, bar))
@@ -135,11 +135,11 @@ def test_an_interrupted_store_is_undone_and_the_sender_hears_of_it_before_that(
 def test_a_store_that_ended_before_it_could_be_interrupted_is_done(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate()
+    gate = RateLimiter()
     monkeypatch.setattr(naming.Naming, "__exit__", gate.before(naming.Naming.__exit__))
 
     async def test() -> None:
-        with Outgoing([tree(tmp_path, 3)]) as outgoing, Inbox(out, force=False) as inbox:
+        with Outgoing([tree(tmp_path, 3)]) as outgoing, FileSink(out, force=False) as inbox:
             async with channels() as (sender, receiver):
                 sending = asyncio.create_task(send_files(sender, outgoing, bar))
                 receiving = asyncio.create_task(receive_files(receiver, inbox, bar))
@@ -154,7 +154,7 @@ def test_a_store_that_ended_before_it_could_be_interrupted_is_done(
 
 def test_an_interruption_is_heard_while_what_is_held_is_hashed(tmp_path: Path) -> None:
     async def test() -> None:
-        with Inbox(tmp_path, force=False, owner=OWNER) as inbox:
+        with FileSink(tmp_path, force=False, owner=OWNER) as inbox:
             hidden = tmp_path / OWNER.directory
             hidden.mkdir(mode=0o700)
             size = min(1 << 40, os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize // 2)
@@ -208,7 +208,7 @@ def test_calls_run_in_order_and_none_after_one_that_failed() -> None:
 
 
 def test_what_waits_for_the_thread_is_bounded() -> None:
-    gate = Gate()
+    gate = RateLimiter()
 
     async def test() -> None:
         with Worker(window=10_000) as worker:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from punch.client.channel import Kind
-from punch.client.consent import Consent
-from punch.client.inbox import Inbox
-from punch.client.offer import FileDone
-from punch.client.outgoing import Outgoing
-from punch.client.progress import Progress
-from punch.client.transfer import Received, receive_files, send_files
-from punch.errors import ConnectionLostError, PunchFailedError, TunnelBrokenError
+from punchlab.punch.errors import ConnectionLostError, PunchFailedError, TunnelBrokenError
+from punchlab.punch.secure.channel import Kind
+from punchlab.punch.transfer.consent import Consent
+from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.offer import FileDone
+from punchlab.punch.transfer.outgoing import Outgoing
+from punchlab.punch.transfer.progress import Progress
+from punchlab.punch.transfer.transfer import Received, receive_files, send_files
 from tests.punch.recorder import Recorder
 from tests.punch.transfers import OWNER, accepted, bar, both, under_way
 from tests.punch.wires import channels, run
@@ -39,7 +39,7 @@ def test_what_a_broken_connection_has_brought_stays_under_a_hidden_name(tmp_path
     assert partial.read_bytes() == b"1234"
 
 
-async def break_off(outgoing: Outgoing, inbox: Inbox, frames: int, consent: Consent | None = None) -> None:
+async def break_off(outgoing: Outgoing, inbox: FileSink, frames: int, consent: Consent | None = None) -> None:
     """A transfer whose connection ends under both after so many frames of the sender."""
     async with channels() as (sender, receiver):
         passed = 0
@@ -58,7 +58,7 @@ async def break_off(outgoing: Outgoing, inbox: Inbox, frames: int, consent: Cons
             assert isinstance(result, TunnelBrokenError)
 
 
-async def go_on(outgoing: Outgoing, inbox: Inbox, log: Recorder) -> tuple[list[FileDone], Received]:
+async def go_on(outgoing: Outgoing, inbox: FileSink, log: Recorder) -> tuple[list[FileDone], Received]:
     """A transfer to its end; what the sender says of it goes to the log."""
     async with channels() as (sender, receiver):
         return await asyncio.gather(
@@ -76,10 +76,12 @@ def test_a_transfer_goes_on_where_the_connection_broke(tmp_path: Path, out: Path
 
     async def test() -> None:
         with Outgoing([tmp_path / name for name in contents]) as outgoing:
-            with Inbox(out, force=False, owner=OWNER) as inbox:
+            with FileSink(out, force=False, owner=OWNER) as inbox:
                 await break_off(outgoing, inbox, frames)
             assert not any(path.name in contents for path in out.iterdir())
-            with Inbox(out, force=False, owner=OWNER) as inbox:  # another process, for all that the file system knows
+            with FileSink(
+                out, force=False, owner=OWNER
+            ) as inbox:  # another process, for all that the file system knows
                 sent, received = await go_on(outgoing, inbox, counted)
             assert (sent, True) == received
 
@@ -100,10 +102,10 @@ def test_a_directory_goes_on_where_the_connection_broke(tmp_path: Path, out: Pat
 
     async def test() -> None:
         with Outgoing([tmp_path / "d"]) as outgoing:
-            with Inbox(out, force=False, owner=OWNER) as inbox:
+            with FileSink(out, force=False, owner=OWNER) as inbox:
                 await break_off(outgoing, inbox, 4 + 2 + 3)
             assert all(path.name.startswith(".punch-") for path in out.iterdir())
-            with Inbox(out, force=False, owner=OWNER) as inbox:
+            with FileSink(out, force=False, owner=OWNER) as inbox:
                 await go_on(outgoing, inbox, counted)
 
     run(test)
@@ -119,11 +121,11 @@ def test_another_file_of_that_name_and_size_starts_anew(tmp_path: Path, out: Pat
     counted = Recorder()
 
     async def test() -> None:
-        with Outgoing([tmp_path / "a"]) as outgoing, Inbox(out, force=False, owner=OWNER) as inbox:
+        with Outgoing([tmp_path / "a"]) as outgoing, FileSink(out, force=False, owner=OWNER) as inbox:
             await break_off(outgoing, inbox, 3)
         changed = bytes([content[0] ^ 1]) + content[1:]
         (tmp_path / "a").write_bytes(changed)
-        with Outgoing([tmp_path / "a"]) as outgoing, Inbox(out, force=False, owner=OWNER) as inbox:
+        with Outgoing([tmp_path / "a"]) as outgoing, FileSink(out, force=False, owner=OWNER) as inbox:
             await go_on(outgoing, inbox, counted)
         assert [path.read_bytes() for path in out.iterdir()] == [changed]
 
@@ -135,7 +137,7 @@ def test_a_sender_that_missed_the_last_word_is_told_again(tmp_path: Path, out: P
     (tmp_path / "a").write_bytes(b"content")
 
     async def test() -> None:
-        with Outgoing([tmp_path / "a"]) as outgoing, Inbox(out, force=False, owner=OWNER) as inbox:
+        with Outgoing([tmp_path / "a"]) as outgoing, FileSink(out, force=False, owner=OWNER) as inbox:
             for _ in range(2):
                 async with channels() as (sender, receiver):
                     sent, received = await both(sender, outgoing, receiver, inbox)

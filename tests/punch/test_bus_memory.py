@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from punch.edge.bus import memory
-from punch.edge.bus.memory import Kept, Memory
-from punch.frames import Body, Gone, Message, SessionId
+from punchlab.punch.edge.bus import memory
+from punchlab.punch.edge.bus.memory import Kept, Memory
+from punchlab.punch.frames import Body, Gone, Message, SessionId
 from tests.punch.wires import run
 
 ROOM = 10

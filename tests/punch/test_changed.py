@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from punch.client.channel import Channel, Kind
-from punch.client.inbox import Inbox
-from punch.client.offer import FileDone
-from punch.client.outgoing import Outgoing
-from punch.client.transfer import receive_files, send_files
-from punch.errors import InputError, PunchFailedError
+from punchlab.punch.errors import ArgumentError, PunchFailedError
+from punchlab.punch.secure.channel import Channel, Kind
+from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.offer import FileDone
+from punchlab.punch.transfer.outgoing import Outgoing
+from punchlab.punch.transfer.transfer import receive_files, send_files
 from tests.punch.processes import CODE, receive, send
 from tests.punch.test_broken_transfer import break_off
 from tests.punch.transfers import bar
@@ -29,7 +29,7 @@ OLD, NEW = b"A", b"B"
 Result = list[FileDone] | BaseException
 
 
-async def transfer(sender: Channel, outgoing: Outgoing, receiver: Channel, inbox: Inbox) -> tuple[Result, Result]:
+async def transfer(sender: Channel, outgoing: Outgoing, receiver: Channel, inbox: FileSink) -> tuple[Result, Result]:
     """A transfer whose ends close their connections when they are done, as two processes do."""
 
     async def sent() -> list[FileDone]:
@@ -52,7 +52,7 @@ def exchange(paths: list[Path], out: Path, change: Callable[[], object], after: 
     results: list[tuple[Result, Result]] = []
 
     async def test() -> None:
-        with Outgoing(paths) as outgoing, Inbox(out, force=False) as inbox:
+        with Outgoing(paths) as outgoing, FileSink(out, force=False) as inbox:
             async with channels() as (sender, receiver):
                 honest, sent = sender.send, 0
 
@@ -237,7 +237,7 @@ def test_a_file_that_changes_between_two_tunnels_fails_on_both_sides(tmp_path: P
     results: list[tuple[Result, Result]] = []
 
     async def test() -> None:
-        with Outgoing([path]) as outgoing, Inbox(out, force=False) as inbox:
+        with Outgoing([path]) as outgoing, FileSink(out, force=False) as inbox:
             await break_off(outgoing, inbox, 4)
             overwrite_the_end_and_set_the_time_back(path)
             async with channels() as (sender, receiver):
@@ -265,14 +265,16 @@ MADE_WHILE_READ = ["/proc/cpuinfo", "/proc/self/status", "/proc/sys/kernel/ostyp
 
 @pytest.mark.parametrize("name", MADE_WHILE_READ)
 def test_a_file_without_a_size_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match="a file whose size is known") as caught:
+    with pytest.raises(ArgumentError, match="a file whose size is known") as caught:
         Outgoing([Path(name)])
     assert str(caught.value).startswith(f"FILE: {name!r} cannot be used")
 
 
 @pytest.mark.parametrize("name", ["/proc/self/net/stat", "/sys/class/net/lo/statistics"])
 def test_a_directory_with_such_files_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"FILE: '{name}/[a-z_]+' cannot be used; expected a file whose size is known"):
+    with pytest.raises(
+        ArgumentError, match=f"FILE: '{name}/[a-z_]+' cannot be used; expected a file whose size is known"
+    ):
         Outgoing([Path(name)])
 
 
@@ -285,7 +287,7 @@ def test_a_file_of_the_kernel_that_has_its_size_is_sent(out: Path) -> None:
 
 @pytest.mark.parametrize("name", ["/dev/zero", "/dev/full", "/dev/tty"])
 def test_a_device_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"FILE: '{name}' cannot be used"):
+    with pytest.raises(ArgumentError, match=f"FILE: '{name}' cannot be used"):
         Outgoing([Path(name)])
 
 

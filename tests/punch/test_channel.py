@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from punch.client.channel import (
+from punchlab.punch.errors import ChannelError, ConnectionLostError, StrangerError, TamperedError, WrongPeerError
+from punchlab.punch.frames import Role, SessionId
+from punchlab.punch.secure.channel import (
     HEADER_BYTES,
     HELLO_BYTES,
     MAGIC,
@@ -20,9 +22,7 @@ from punch.client.channel import (
     TAG_BYTES,
     Kind,
 )
-from punch.client.keys import Introduced
-from punch.errors import ChannelError, ConnectionLostError, StrangerError, TamperedError, WrongPeerError
-from punch.frames import Role, SessionId
+from punchlab.punch.secure.keys import Introduced
 from tests.punch.wires import KEY, SESSION, TAGS, channels, passages, run, shake, tapped, wire
 
 FRAME = HEADER_BYTES + TAG_BYTES

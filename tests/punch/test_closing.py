@@ -1,11 +1,11 @@
-"""`punch.closing`: connections end at once, whatever state they are in."""
+"""`punch.net.closing`: connections end at once, whatever state they are in."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 
-from punch.closing import abort_transport
+from punchlab.punch.net.closing import abort_transport
 
 
 def test_a_transport_that_has_sent_everything_since_it_was_closed_can_be_aborted() -> None:

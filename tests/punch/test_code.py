@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from punch.code import SECRET_WORDS, WORDS, Code
-from punch.errors import InputError
-from punch.frames import SESSION_ID
+from punchlab.punch.errors import ArgumentError
+from punchlab.punch.frames import SESSION_ID
+from punchlab.punch.secure.code import SECRET_WORDS, WORDS, Code
 
 
 def _mistakes(a: str, b: str) -> int:
@@ -60,14 +60,14 @@ def test_case_and_blanks_do_not_matter() -> None:
     ],
 )
 def test_a_bad_code_is_refused_in_one_line(text: str) -> None:
-    with pytest.raises(InputError, match=r"^code: ") as caught:
+    with pytest.raises(ArgumentError, match=r"^code: ") as caught:
         Code.parse(text)
     assert len(str(caught.value).splitlines()) == 1
     assert len(str(caught.value)) < 400
 
 
 def test_a_mistyped_word_gets_a_hint() -> None:
-    with pytest.raises(InputError, match="did you mean 'falcon'"):
+    with pytest.raises(ArgumentError, match="did you mean 'falcon'"):
         Code.parse("k7x2mq-amber-falkon-tulip")
 
 
@@ -79,6 +79,6 @@ def test_the_secret_is_not_in_the_repr() -> None:
 def test_whatever_is_typed_parses_or_is_refused(text: str) -> None:
     try:
         code = Code.parse(text)
-    except InputError:
+    except ArgumentError:
         return
     assert Code.parse(str(code)) == code

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from punch.client import consent as consent_module
-from punch.client.channel import Kind
-from punch.client.consent import Consent
-from punch.client.inbox import Inbox
-from punch.client.outgoing import Outgoing
-from punch.client.transfer import receive_files, send_files
-from punch.errors import PunchFailedError, TunnelBrokenError
+from punchlab.punch.errors import PunchFailedError, TunnelBrokenError
+from punchlab.punch.secure.channel import Kind
+from punchlab.punch.transfer import consent as consent_module
+from punchlab.punch.transfer.consent import Consent
+from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.outgoing import Outgoing
+from punchlab.punch.transfer.transfer import receive_files, send_files
 from tests.punch.recorder import Recorder
 from tests.punch.test_broken_transfer import break_off
 from tests.punch.transfers import OWNER, bar, offer
@@ -44,7 +44,7 @@ def test_what_is_declined_is_not_received_and_both_sides_say_so(tmp_path: Path, 
     answers, log, asked = Answers(False), Recorder(), []
 
     async def test() -> None:
-        with Outgoing([tmp_path / "a", tmp_path / "b"]) as outgoing, Inbox(out, force=False) as inbox:
+        with Outgoing([tmp_path / "a", tmp_path / "b"]) as outgoing, FileSink(out, force=False) as inbox:
             async with channels() as (sender, receiver):
 
                 async def receive() -> None:
@@ -76,7 +76,7 @@ def test_the_same_offer_is_asked_about_once_and_another_again(tmp_path: Path, ou
     consent = Consent(Recorder(), answers)
 
     async def test() -> None:
-        with Inbox(out, force=False, owner=OWNER) as inbox:
+        with FileSink(out, force=False, owner=OWNER) as inbox:
             with Outgoing([tmp_path / "a"]) as outgoing:
                 await break_off(outgoing, inbox, 3, consent)
                 await break_off(outgoing, inbox, 3, consent)
@@ -99,7 +99,7 @@ def test_a_sender_that_goes_away_ends_the_question(tmp_path: Path, end: str) -> 
     answers = Answers()
 
     async def test() -> None:
-        with Inbox(tmp_path, force=False) as inbox:
+        with FileSink(tmp_path, force=False) as inbox:
             async with channels() as (sender, receiver):
                 received = asyncio.create_task(receive_files(receiver, inbox, bar, Consent(Recorder(), answers)))
                 await sender.send(Kind.OFFER, offer("a", 8))
@@ -136,7 +136,7 @@ def test_while_the_user_thinks_the_sender_hears_so_again_and_again_and_of_nothin
         async def question(_summary: dict[str, Any]) -> bool:
             return await answer
 
-        with Inbox(tmp_path, force=False, owner=OWNER) as inbox:
+        with FileSink(tmp_path, force=False, owner=OWNER) as inbox:
             async with channels() as (sender, receiver):
                 received = asyncio.create_task(receive_files(receiver, inbox, bar, Consent(Recorder(), question)))
                 await sender.send(Kind.OFFER, offer("a", 8))
@@ -155,7 +155,7 @@ def test_while_the_user_thinks_the_sender_hears_so_again_and_again_and_of_nothin
 
 def test_an_interruption_at_the_question_is_told_the_sender(tmp_path: Path) -> None:
     async def test() -> None:
-        with Inbox(tmp_path, force=False) as inbox:
+        with FileSink(tmp_path, force=False) as inbox:
             async with channels() as (sender, receiver):
                 received = asyncio.create_task(receive_files(receiver, inbox, bar, Consent(Recorder(), Answers())))
                 await sender.send(Kind.OFFER, offer("a", 8))
@@ -182,7 +182,7 @@ def test_a_sender_learns_nothing_of_what_the_receiver_has(
     consent = Consent(Recorder(), Answers() if asks else None)
 
     async def test() -> None:
-        with Inbox(tmp_path, force=False) as inbox:
+        with FileSink(tmp_path, force=False) as inbox:
             async with channels() as (sender, receiver):
                 received = asyncio.create_task(receive_files(receiver, inbox, bar, consent))
                 await sender.send(Kind.OFFER, offer(name, size))

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from punch.client.channel import Kind
-from punch.client.keys import PresharedKey, write_key_file
-from punch.client.offer import FileInfo, write_offer
-from punch.client.tunnel import Options, open_tunnel
-from punch.endpoint import EdgeUrl
-from punch.strategy.catalog import STRATEGIES
+from punchlab.punch.client.tunnel import TunnelOptions, open_tunnel
+from punchlab.punch.endpoint import EdgeUrl
+from punchlab.punch.secure.channel import Kind
+from punchlab.punch.secure.keys import PresharedKey, write_key_file
+from punchlab.punch.strategy.catalog import STRATEGIES
+from punchlab.punch.transfer.offer import FileInfo, write_offer
 from tests.punch.processes import CODE, receive, running_edge, send
 from tests.punch.recorder import PATIENCE_S, Command, Recorder
 from tests.punch.test_trees import names_in, tree
@@ -75,7 +75,7 @@ def test_a_directory_goes_into_one_that_exists_only_with_force(edge: str, tmp_pa
 
 def test_many_files_need_few_descriptors(edge: str, tmp_path: Path, out: Path) -> None:
     tree(tmp_path, *(f"d/{number % 7}/{number}" for number in range(400)))
-    limited = ["prlimit", "--nofile=40:40", sys.executable, "-W", "error", "-m", "punch"]
+    limited = ["prlimit", "--nofile=40:40", sys.executable, "-W", "error", "-m", "punchlab.punch"]
     common = ["--edge", edge, "--json"]
     with (
         subprocess.Popen(
@@ -98,7 +98,7 @@ def test_people_see_a_directory_as_one_line(edge: str, tmp_path: Path, out: Path
     tree(tmp_path, "d/a", "d/b/c", "file")
     for number in range(11):
         (tmp_path / "d" / f"\x1b[2J{number:02}").symlink_to("a")
-    command = [sys.executable, "-W", "error", "-m", "punch"]
+    command = [sys.executable, "-W", "error", "-m", "punchlab.punch"]
     with receive(edge, CODE, "--dir", out) as receiver:
         words = [*command, "send", "d", "file", "--code", CODE, "--edge", edge]
         told = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=PATIENCE_S)
@@ -117,7 +117,19 @@ def test_people_see_a_directory_as_one_line(edge: str, tmp_path: Path, out: Path
 def streaming(*words: str | Path, edge: str) -> Iterator[subprocess.Popen[bytes]]:
     """A command with pipes of bytes on all sides."""
     bind = "127.0.0.2:0" if words[0] == "send" else "127.0.0.3:0"
-    command = [sys.executable, "-W", "error", "-m", "punch", *map(str, words), "--edge", edge, "--bind", bind, "--json"]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "punchlab.punch",
+        *map(str, words),
+        "--edge",
+        edge,
+        "--bind",
+        bind,
+        "--json",
+    ]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0) as process:
         try:
@@ -189,7 +201,7 @@ def test_a_file_can_be_received_to_standard_output(edge: str, tmp_path: Path) ->
     (tmp_path / "a").write_bytes(data)
     with send(edge, tmp_path / "a", "--code", CODE) as sender:
         told = subprocess.run(
-            [sys.executable, "-W", "error", "-m", "punch", "receive", CODE, "--stdout", "--edge", edge],
+            [sys.executable, "-W", "error", "-m", "punchlab.punch", "receive", CODE, "--stdout", "--edge", edge],
             capture_output=True,
             check=False,
             timeout=PATIENCE_S,
@@ -218,7 +230,7 @@ def test_standard_output_takes_no_more_than_one_file(edge: str, tmp_path: Path, 
 
 def test_a_reader_of_standard_output_that_goes_ends_both_in_one_line(edge: str) -> None:
     words = ["receive", CODE, "--stdout", "--edge", edge, "--bind", "127.0.0.3:0"]
-    command = [sys.executable, "-W", "error", "-m", "punch", *words]
+    command = [sys.executable, "-W", "error", "-m", "punchlab.punch", *words]
     with (
         streaming("send", "-", "--code", CODE, edge=edge) as sender,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as receiver,
@@ -280,7 +292,7 @@ def test_a_side_that_interrupts_standard_input_ends_both(edge: str, out: Path) -
 
 async def _send_and_leave(url: str, key: bytes, file: Path) -> None:
     """A sender that dies with the last word of the receiver on its way to it."""
-    options = Options(EdgeUrl.parse(url), STRATEGIES["keep"](), Recorder())
+    options = TunnelOptions(EdgeUrl.parse(url), STRATEGIES["keep"](), Recorder())
     content = file.read_bytes()
     async with open_tunnel(options, PresharedKey(key), "sender") as channel:
         await channel.send(Kind.OFFER, write_offer(FileInfo(file.name, len(content)), last=True))
@@ -312,7 +324,7 @@ def test_a_sender_that_may_not_have_heard_is_waited_for(edge: str, tmp_path: Pat
 
 async def _take_and_leave(url: str, key: bytes) -> None:
     """A receiver that dies with everything in its hands."""
-    options = Options(EdgeUrl.parse(url), STRATEGIES["keep"](), Recorder())
+    options = TunnelOptions(EdgeUrl.parse(url), STRATEGIES["keep"](), Recorder())
     async with open_tunnel(options, PresharedKey(key), "receiver") as channel:
         await channel.expect(Kind.OFFER)
         await channel.send(Kind.ACCEPT)

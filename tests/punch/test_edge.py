@@ -8,10 +8,10 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from punch import frames
-from punch.edge.server import Edge
-from punch.errors import InputError
-from punch.frames import MAX_FRAME
+from punchlab.punch import frames
+from punchlab.punch.edge.server import Edge
+from punchlab.punch.errors import ArgumentError
+from punchlab.punch.frames import MAX_FRAME
 from tests.punch.edges import ANY_PORT, closing_reason, registered, registration, run, running, said
 from tests.punch.recorder import Recorder
 
@@ -202,7 +202,7 @@ def test_other_paths_are_not_found() -> None:
 def test_an_address_in_use_is_bad_input() -> None:
     async def test() -> None:
         async with running() as edge:
-            with pytest.raises(InputError, match=r"^listen: .* in use"):
+            with pytest.raises(ArgumentError, match=r"^listen: .* in use"):
                 Edge(edge.address, Recorder(), name=None, lifetime_s=1)
 
     run(test)

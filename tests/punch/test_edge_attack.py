@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from punch.endpoint import Endpoint
+from punchlab.punch.endpoint import Endpoint
 from scenarios.hostile.clients import (
     ANSWERED_PINGS,
     WELCOMED,

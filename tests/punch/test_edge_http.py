@@ -12,12 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from punch.cli import main
-from punch.edge.http import Access, parse_networks
-from punch.edge.relay import RelayOffer
-from punch.edge.server import Settings
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.probe.responder import StunAddresses
+from punchlab.punch.cli import main
+from punchlab.punch.edge.http import Access, parse_networks
+from punchlab.punch.edge.probing.responder import StunAddresses
+from punchlab.punch.edge.relay import RelayOffer
+from punchlab.punch.edge.server import Settings
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from tests.punch.edges import JOINED, Running, closing_reason, registered, registration, run, running, said
 from tests.punch.probe.ports import fresh_ports
 from tests.punch.processes import CODE

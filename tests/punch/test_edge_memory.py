@@ -18,10 +18,10 @@ from typing import Self
 
 import pytest
 
-from punch.cli import main
-from punch.edge import memory
-from punch.edge.memory import MIB, bound_bytes, most_connections, usable_bytes
-from punch.endpoint import Endpoint
+from punchlab.punch.cli import main
+from punchlab.punch.edge import memory
+from punchlab.punch.edge.memory import MIB, bound_bytes, most_connections, usable_bytes
+from punchlab.punch.endpoint import Endpoint
 from scenarios.hostile.clients import Attackers, enough_descriptors, memory_kib, ws_frame
 from tests.punch.certificates import Authority
 from tests.punch.processes import CODE
@@ -132,7 +132,7 @@ def answers(sock: socket.socket) -> bool:
     return False
 
 
-class Siege(threading.Thread):
+class UnderAttack(threading.Thread):
     """From each address 50 clients wait, who answer pings, and 50 connections say nothing.
 
     They are there when this is entered, and those that the edge ends are made again until it is left.
@@ -210,7 +210,7 @@ def test_the_bound_of_memory_holds_with_tls(tmp_path: Path, monkeypatch: pytest.
         Command("edge", "--listen", "127.0.0.1:0", *tls, within=group) as edge,
     ):
         at = Endpoint.parse(edge.wait_for("listening")["address"])
-        with Siege(at) as siege:
+        with UnderAttack(at) as siege:
             for number in range(PAIRS):
                 meet(f"wss://{at}", number, tmp_path)
             siege.check()

@@ -11,13 +11,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from punch.endpoint import Endpoint
+from punchlab.punch.endpoint import Endpoint
 from tests.punch.processes import CODE, receive, send
 from tests.punch.recorder import Command
 
 
 def test_an_edge_serves_on_when_nobody_reads_its_log(file: Path, out: Path) -> None:
-    command = [sys.executable, "-W", "error", "-m", "punch", "edge", "--listen", "127.0.0.1:0", "--json"]
+    command = [sys.executable, "-W", "error", "-m", "punchlab.punch", "edge", "--listen", "127.0.0.1:0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as edge:
         assert edge.stdout is not None
         url = f"ws://{json.loads(edge.stdout.readline())['address']}"
@@ -56,7 +56,7 @@ def test_an_edge_takes_as_many_clients_as_the_hard_limit_of_descriptors_allows(f
 
 @contextlib.contextmanager
 def edge_of_64_descriptors(*options: str) -> Iterator[tuple[subprocess.Popen[str], Endpoint]]:
-    edge = [sys.executable, "-m", "punch", "edge", "--listen", "127.0.0.1:0", "--json", *options]
+    edge = [sys.executable, "-m", "punchlab.punch", "edge", "--listen", "127.0.0.1:0", "--json", *options]
     with subprocess.Popen(
         ["prlimit", "--nofile=64:64", *edge], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from punch.client.edges import nearest_first
-from punch.endpoint import EdgeUrl
+from punchlab.punch.endpoint import EdgeUrl
+from punchlab.punch.rendezvous.edges import nearest_first
 from tests.punch.processes import CODE
 from tests.punch.recorder import Command
 

@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import InputError
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import ArgumentError
 
 
 def test_an_endpoint_reads_back_as_itself() -> None:
@@ -35,7 +35,7 @@ def test_an_endpoint_is_what_a_socket_of_its_family_is_bound_to() -> None:
     ],
 )
 def test_what_is_no_endpoint_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match=r"^bind: "):
+    with pytest.raises(ArgumentError, match=r"^bind: "):
         Endpoint.parse(text, field="bind")
 
 
@@ -68,5 +68,5 @@ def test_the_host_of_an_ipv6_edge_url_is_the_bare_address() -> None:
     ],
 )
 def test_what_is_no_edge_url_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match=r"^edge: .*ws://HOST:PORT"):
+    with pytest.raises(ArgumentError, match=r"^edge: .*ws://HOST:PORT"):
         EdgeUrl.parse(text)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from punch.client.inbox import Inbox
-from punch.client.names import FileError, check_name
-from punch.client.offer import FileInfo
-from punch.client.outgoing import Outgoing
-from punch.errors import ConnectionLostError, InputError
+from punchlab.punch.errors import ArgumentError, ConnectionLostError
+from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.names import FileError, check_name
+from punchlab.punch.transfer.offer import FileInfo
+from punchlab.punch.transfer.outgoing import Outgoing
 from tests.punch.transfers import OWNER
 
 HOSTILE = [
@@ -47,7 +47,7 @@ def test_a_name_that_passes_stays_in_its_directory(name: str) -> None:
     assert os.path.normpath(directory / name) == str(directory / name)
 
 
-def store(inbox: Inbox, name: str, content: bytes, *, executable: bool = False) -> None:
+def store(inbox: FileSink, name: str, content: bytes, *, executable: bool = False) -> None:
     info = FileInfo(name, len(content), executable)
     try:
         with inbox.create(info) as incoming:
@@ -61,7 +61,7 @@ def store(inbox: Inbox, name: str, content: bytes, *, executable: bool = False) 
 
 @pytest.mark.parametrize("force", [False, True])
 def test_a_file_arrives_whole_with_the_user_s_usual_mode(tmp_path: Path, force: bool) -> None:
-    with Inbox(tmp_path, force=force) as inbox:
+    with FileSink(tmp_path, force=force) as inbox:
         store(inbox, "a", b"content")
     assert (tmp_path / "a").read_bytes() == b"content"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -71,20 +71,20 @@ def test_a_file_arrives_whole_with_the_user_s_usual_mode(tmp_path: Path, force: 
 
 
 def test_nothing_has_the_name_before_the_file_is_complete(tmp_path: Path) -> None:
-    with Inbox(tmp_path, force=False) as inbox, inbox.create(FileInfo("a", 2)) as incoming:
+    with FileSink(tmp_path, force=False) as inbox, inbox.create(FileInfo("a", 2)) as incoming:
         incoming.write(b"x")
         assert not (tmp_path / "a").exists()
 
 
 def test_an_existing_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"mine")
-    with Inbox(tmp_path, force=False) as inbox, pytest.raises(FileError, match="--force"):
+    with FileSink(tmp_path, force=False) as inbox, pytest.raises(FileError, match="--force"):
         inbox.check([FileInfo("a", 1)])
     assert (tmp_path / "a").read_bytes() == b"mine"
 
 
 def test_a_file_that_appears_during_the_transfer_is_not_overwritten(tmp_path: Path) -> None:
-    with Inbox(tmp_path, force=False) as inbox:
+    with FileSink(tmp_path, force=False) as inbox:
         inbox.check([FileInfo("a", 6)])
         (tmp_path / "a").write_bytes(b"mine")
         with pytest.raises(FileError, match="exists already"):
@@ -101,12 +101,12 @@ def test_a_symlink_in_the_way_is_not_followed(tmp_path: Path, dangling: bool) ->
     directory = tmp_path / "inbox"
     directory.mkdir()
     (directory / "a").symlink_to(target)
-    with Inbox(directory, force=False) as inbox:
+    with FileSink(directory, force=False) as inbox:
         with pytest.raises(FileError, match="exists already"):
             inbox.check([FileInfo("a", 1)])
         with pytest.raises(FileError, match="exists already"):
             store(inbox, "a", b"theirs")
-    with Inbox(directory, force=True) as inbox:
+    with FileSink(directory, force=True) as inbox:
         store(inbox, "a", b"theirs")
     assert not (directory / "a").is_symlink()
     assert target.exists() is not dangling
@@ -116,7 +116,7 @@ def test_a_symlink_in_the_way_is_not_followed(tmp_path: Path, dangling: bool) ->
 def test_force_overwrites_a_file_but_no_directory(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     (tmp_path / "d").mkdir()
-    with Inbox(tmp_path, force=True) as inbox:
+    with FileSink(tmp_path, force=True) as inbox:
         inbox.check([FileInfo("a", 3)])
         store(inbox, "a", b"new")
         with pytest.raises(FileError, match="is a directory"):
@@ -129,12 +129,12 @@ def test_force_overwrites_a_file_but_no_directory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"content", b"contents and more"])
 def test_a_damaged_file_leaves_nothing(tmp_path: Path, content: bytes) -> None:
-    def arrive(inbox: Inbox) -> None:
+    def arrive(inbox: FileSink) -> None:
         with inbox.create(FileInfo("a", 8)) as incoming:
             incoming.write(content)
             incoming.verify(hashlib.sha256(b"contents").digest())
 
-    with Inbox(tmp_path, force=False) as inbox, pytest.raises(FileError):
+    with FileSink(tmp_path, force=False) as inbox, pytest.raises(FileError):
         arrive(inbox)
     assert list(tmp_path.iterdir()) == []
 
@@ -156,7 +156,7 @@ def test_what_lies_in_the_way_of_an_unfinished_file_is_left_alone(tmp_path: Path
             trap.mkdir()
         case "fifo":
             os.mkfifo(trap)
-    with Inbox(directory, force=True, owner=OWNER) as inbox:
+    with FileSink(directory, force=True, owner=OWNER) as inbox:
         assert inbox.held(FileInfo("a", 6)) is None
         with pytest.raises(FileError, match="cannot be stored"):
             store(inbox, "a", b"theirs")
@@ -165,7 +165,7 @@ def test_what_lies_in_the_way_of_an_unfinished_file_is_left_alone(tmp_path: Path
 
 def test_two_at_once_do_not_write_to_one_unfinished_file(tmp_path: Path) -> None:
     info = FileInfo("a", 6)
-    with Inbox(tmp_path, force=False, owner=OWNER) as one, Inbox(tmp_path, force=False, owner=OWNER) as other:
+    with FileSink(tmp_path, force=False, owner=OWNER) as one, FileSink(tmp_path, force=False, owner=OWNER) as other:
         with one.create(info) as incoming:
             incoming.write(b"the")
             assert other.held(info) is None
@@ -183,7 +183,7 @@ def test_what_was_changed_after_it_had_arrived_gets_no_name(tmp_path: Path, medd
     info = FileInfo("a", 6)
     partial = tmp_path / OWNER.directory / OWNER.name(*info[:2])
     with contextlib.ExitStack() as stack:
-        inbox, other = (stack.enter_context(Inbox(tmp_path, force=True, owner=OWNER)) for _ in range(2))
+        inbox, other = (stack.enter_context(FileSink(tmp_path, force=True, owner=OWNER)) for _ in range(2))
         with inbox.create(info) as incoming:
             incoming.write(b"theirs")
             incoming.verify(hashlib.sha256(b"theirs").digest())
@@ -205,31 +205,31 @@ def test_what_was_changed_after_it_had_arrived_gets_no_name(tmp_path: Path, medd
 
 
 def test_no_file_can_take_the_name_of_an_unfinished_one(tmp_path: Path) -> None:
-    with Inbox(tmp_path, force=True) as inbox, pytest.raises(FileError, match="unfinished"):
+    with FileSink(tmp_path, force=True) as inbox, pytest.raises(FileError, match="unfinished"):
         inbox.check([FileInfo(OWNER.directory, 1)])
 
 
 def test_the_same_name_twice_is_refused(tmp_path: Path) -> None:
-    with Inbox(tmp_path, force=True) as inbox, pytest.raises(FileError, match="twice"):
+    with FileSink(tmp_path, force=True) as inbox, pytest.raises(FileError, match="twice"):
         inbox.check([FileInfo("a", 1), FileInfo("a", 1)])
 
 
 def test_more_than_fits_is_refused_before_it_is_sent(tmp_path: Path) -> None:
-    with Inbox(tmp_path, force=False) as inbox, pytest.raises(FileError, match="no space"):
+    with FileSink(tmp_path, force=False) as inbox, pytest.raises(FileError, match="no space"):
         inbox.check([FileInfo("a", 1 << 62)])
 
 
 def test_a_directory_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "none", tmp_path / "file"):
-        with pytest.raises(InputError, match=r"^dir: "):
-            Inbox(path, force=False)
+        with pytest.raises(ArgumentError, match=r"^dir: "):
+            FileSink(path, force=False)
 
 
 def test_what_is_no_readable_regular_file_cannot_be_sent(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "none", tmp_path / "fifo", Path("/dev/null"), tmp_path / "a\x00b"):
-        with pytest.raises(InputError, match=r"^FILE: "):
+        with pytest.raises(ArgumentError, match=r"^FILE: "):
             Outgoing([path])
 
 
@@ -238,14 +238,14 @@ def test_two_files_of_one_name_cannot_be_sent(tmp_path: Path) -> None:
     for path in paths:
         path.parent.mkdir()
         path.touch()
-    with pytest.raises(InputError, match="different names"):
+    with pytest.raises(ArgumentError, match="different names"):
         Outgoing(paths)
 
 
 def test_a_name_that_the_receiver_would_refuse_cannot_be_sent(tmp_path: Path) -> None:
     for name in ("a\nb", os.fsdecode(b"\xff")):
         (tmp_path / name).touch()
-        with pytest.raises(InputError, match="a name that can be sent"):
+        with pytest.raises(ArgumentError, match="a name that can be sent"):
             Outgoing([tmp_path / name])
 
 

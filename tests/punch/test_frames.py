@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from punch import frames
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import FrameError
-from punch.frames import (
+from punchlab.punch import frames
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import FrameError
+from punchlab.punch.frames import (
     Answer,
     Ask,
     Body,
@@ -30,7 +30,7 @@ from punch.frames import (
     Waiting,
     Welcome,
 )
-from punch.sighting import Seen, parse_seen, seen_frame
+from punchlab.punch.reflexive import Seen, parse_seen, seen_frame
 
 ports = st.integers(1, 65535)
 ipv6 = st.ip_addresses(v=6).filter(lambda ip: isinstance(ip, IPv6Address) and ip.ipv4_mapped is None)

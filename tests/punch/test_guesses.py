@@ -11,24 +11,24 @@ from pathlib import Path
 
 import pytest
 
-from punch.cli.client import pake
-from punch.client import session
-from punch.client.channel import PROOF_BYTES, Channel, Stream, introduce
-from punch.client.guesses import MAX_GUESSES, TESTED, Exposure, Guesses
-from punch.client.inbox import Inbox
-from punch.client.keys import KeyExchange, PakeExchange
-from punch.client.offer import FileDone
-from punch.client.outgoing import Outgoing
-from punch.client.tunnel import Options
-from punch.code import Code
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import PunchFailedError, TunnelBrokenError, WrongPeerError
-from punch.fields import Json
-from punch.frames import Role
-from punch.strategy.catalog import STRATEGIES
-from punch.strategy.keep import Keep
-from punch.strategy.meeting import Meeting
-from punch.text import printable
+from punchlab.punch.cli.client import pake
+from punchlab.punch.client.tunnel import TunnelOptions
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import PunchFailedError, TunnelBrokenError, WrongPeerError
+from punchlab.punch.fields import Json
+from punchlab.punch.frames import Role
+from punchlab.punch.secure.channel import PROOF_BYTES, Channel, Stream, introduce
+from punchlab.punch.secure.code import Code
+from punchlab.punch.secure.guesses import MAX_GUESSES, TESTED, Exposure, Guesses
+from punchlab.punch.secure.keys import KeyExchange, PakeExchange
+from punchlab.punch.strategy.catalog import STRATEGIES
+from punchlab.punch.strategy.keep import Keep
+from punchlab.punch.strategy.meeting import Meeting
+from punchlab.punch.text import printable
+from punchlab.punch.transfer import session
+from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.offer import FileDone
+from punchlab.punch.transfer.outgoing import Outgoing
 from scenarios.hostile.edge import GUESS, OTHER
 from scenarios.hostile.guesser import Guesser, Learned, Step
 from tests.punch.agreements import connections, pair
@@ -141,18 +141,18 @@ class Attacked:
     def run(self, role: Role) -> asyncio.Task[None]:
         kind = Lied if self._strategy == "lied" else STRATEGIES[self._strategy]
         bind = Endpoint("127.0.0.2" if role == "sender" else "127.0.0.3", 0)
-        options = Options(
+        options = TunnelOptions(
             EdgeUrl.parse(self._guesser.url), kind(), self.logs[role], bind, deadline_s=DEADLINE_S, relay=self._relay
         )
         exchange = partial(PakeExchange, RIGHT, role, Guesses())
         return asyncio.create_task(self._send(options, exchange) if role == "sender" else self._get(options, exchange))
 
-    async def _send(self, options: Options, exchange: partial[PakeExchange]) -> None:
+    async def _send(self, options: TunnelOptions, exchange: partial[PakeExchange]) -> None:
         with Outgoing([self._file]) as outgoing:
             await session.send(options, exchange, outgoing)
 
-    async def _get(self, options: Options, exchange: partial[PakeExchange]) -> None:
-        with Inbox(self._out, force=False) as inbox:
+    async def _get(self, options: TunnelOptions, exchange: partial[PakeExchange]) -> None:
+        with FileSink(self._out, force=False) as inbox:
             await session.receive(options, exchange, inbox)
 
     def arrived(self) -> bool:
@@ -339,7 +339,7 @@ def test_a_session_that_is_not_resumed_says_so(monkeypatch: pytest.MonkeyPatch) 
     new_exchange, tunnels = pake(RIGHT, "receiver"), iter([True, False])
 
     @contextlib.asynccontextmanager
-    async def open_tunnel(_options: Options, exchange: KeyExchange, _role: Role) -> AsyncIterator[None]:
+    async def open_tunnel(_options: TunnelOptions, exchange: KeyExchange, _role: Role) -> AsyncIterator[None]:
         if not next(tunnels, False):
             exchange.guesses.take()
             raise PunchFailedError("punch_timeout", "nobody")
@@ -350,7 +350,7 @@ def test_a_session_that_is_not_resumed_says_so(monkeypatch: pytest.MonkeyPatch) 
 
     async def test() -> None:
         monkeypatch.setattr(session, "open_tunnel", open_tunnel)
-        options = Options(EdgeUrl("127.0.0.1", 1), Keep(), Recorder(), resume_for_s=0.1)
+        options = TunnelOptions(EdgeUrl("127.0.0.1", 1), Keep(), Recorder(), resume_for_s=0.1)
         with pytest.raises(PunchFailedError, match=f"no new tunnel within 0.1 s; {TESTED}$"):
             await session._run(options, new_exchange, "receiver", work)
 

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from punch.client.channel import Kind
-from punch.client.forward import CONNECT_TIMEOUT_S, Target, carry_to
-from punch.client.streams import MAX_STREAMS, Streams
+from punchlab.punch.secure.channel import Kind
+from punchlab.punch.transfer.forward import CONNECT_TIMEOUT_S, Target, carry_to
+from punchlab.punch.transfer.streams import MAX_STREAMS, Streams
 from tests.punch.wires import channels, run
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from punch.client.channel import Kind
-from punch.client.inbox import Inbox
-from punch.errors import PunchFailedError, TunnelBrokenError
+from punchlab.punch.errors import PunchFailedError, TunnelBrokenError
+from punchlab.punch.secure.channel import Kind
+from punchlab.punch.transfer.file_sink import FileSink
 from tests.punch.transfers import accepted, offer, receiving, sending, under_way
 from tests.punch.wires import run
 
@@ -21,7 +21,7 @@ def test_a_hostile_name_is_refused_and_nothing_is_written(tmp_path: Path, name: 
     inside.mkdir(parents=True)
 
     async def test() -> None:
-        with Inbox(inside, force=True) as inbox:
+        with FileSink(inside, force=True) as inbox:
             async with receiving(inbox, offer("good", 1, last=False), offer(name, 1)) as (sender, received):
                 assert (await sender.expect(Kind.ABORT)).decode().isprintable()
                 sender.close()
@@ -41,7 +41,7 @@ def test_a_hostile_name_is_refused_and_nothing_is_written(tmp_path: Path, name: 
 )
 def test_an_offer_that_cannot_be_read_is_refused(tmp_path: Path, payload: bytes) -> None:
     async def test() -> None:
-        with Inbox(tmp_path, force=True) as inbox:
+        with FileSink(tmp_path, force=True) as inbox:
             async with receiving(inbox, payload) as (_, received):
                 with pytest.raises(PunchFailedError, match="an offer cannot be read"):
                     await received
@@ -52,7 +52,7 @@ def test_an_offer_that_cannot_be_read_is_refused(tmp_path: Path, payload: bytes)
 
 def test_a_name_that_cannot_be_is_refused_before_more_are_read(tmp_path: Path) -> None:
     async def test() -> None:
-        with Inbox(tmp_path, force=True) as inbox:
+        with FileSink(tmp_path, force=True) as inbox:
             async with receiving(inbox, offer("a" * 60_000, 1, last=False)) as (sender, received):
                 assert b"is longer than 255 bytes" in await sender.expect(Kind.ABORT)
                 sender.close()
@@ -71,7 +71,7 @@ def test_an_offer_of_more_directories_or_of_more_names_than_are_allowed_is_refus
     offers = [offer(f"{number}/{below}", 1, last=False) for number in names]
 
     async def test() -> None:
-        with Inbox(tmp_path, force=True) as inbox:
+        with FileSink(tmp_path, force=True) as inbox:
             async with receiving(inbox, *offers) as (sender, received):
                 assert b"more than 10000 files and directories are offered" in await sender.expect(Kind.ABORT)
                 sender.close()
@@ -116,7 +116,7 @@ def test_a_frame_that_must_not_come_costs_only_the_file_that_was_under_way(tmp_p
     offers = (offer("a", 8, last=False), offer("b", 8))
 
     async def test() -> None:
-        with Inbox(tmp_path, force=False) as inbox:
+        with FileSink(tmp_path, force=False) as inbox:
             async with receiving(inbox, *offers) as (sender, received):
                 await sender.expect(Kind.ACCEPT)
                 for kind, payload in (

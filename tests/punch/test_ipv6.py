@@ -12,19 +12,19 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from punch.client.candidates import candidates
-from punch.client.quota import Servers
-from punch.client.sighting import Sighting
-from punch.client.staying import StayingRendezvous
-from punch.edge.contacts import harmless, is_private
-from punch.edge.http import Access, parse_networks
-from punch.edge.limits import Limits
-from punch.edge.server import Settings
-from punch.edge.sightings import Sightings
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import FrameError, InputError
-from punch.frames import Contact, parse_register
-from punch.websocket import resolve
+from punchlab.punch.edge.contacts import harmless, is_private
+from punchlab.punch.edge.http import Access, parse_networks
+from punchlab.punch.edge.limits import Limits
+from punchlab.punch.edge.reflexive import Sightings
+from punchlab.punch.edge.server import Settings
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import ArgumentError, FrameError
+from punchlab.punch.frames import Contact, parse_register
+from punchlab.punch.net.websocket import resolve
+from punchlab.punch.punching.candidates import candidates
+from punchlab.punch.punching.quota import Servers
+from punchlab.punch.rendezvous.reconnecting import ReconnectingRendezvous
+from punchlab.punch.rendezvous.reflexive import Sighting
 from tests.punch.certificates import Authority
 from tests.punch.edges import Running, closing_reason, registered, registration, run, running, said
 from tests.punch.recorder import Command, Recorder
@@ -272,7 +272,7 @@ def test_only_ipv6_is_shown_and_an_edge_tells_its_address_only_to_others() -> No
     run(test)
 
 
-class Misled(StayingRendezvous):
+class Misled(ReconnectingRendezvous):
     """One whose edge is wrong about its own IPv6 address."""
 
     told: Endpoint
@@ -336,7 +336,7 @@ def test_the_certificate_of_the_url_holds_for_the_ipv6_address_too(
 def test_networks_of_both_families_may_be_named() -> None:
     named = parse_networks(["2001:db8::/32", "192.0.2.7"], field="mesh-from")
     assert [str(each) for each in named] == ["2001:db8::/32", "192.0.2.7/32"]
-    with pytest.raises(InputError, match=r"^mesh-from: '2001:db8::1/32' cannot be used"):
+    with pytest.raises(ArgumentError, match=r"^mesh-from: '2001:db8::1/32' cannot be used"):
         parse_networks(["2001:db8::1/32"], field="mesh-from")
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from punch.cli import main
-from punch.client.keys import NAME_S, Introduced, PakeExchange, PresharedKey, read_key_file, write_key_file
-from punch.code import Code
-from punch.errors import InputError, WrongPeerError
-from punch.frames import SESSION_ID, SessionId
+from punchlab.punch.cli import main
+from punchlab.punch.errors import ArgumentError, WrongPeerError
+from punchlab.punch.frames import SESSION_ID, SessionId
+from punchlab.punch.secure.code import Code
+from punchlab.punch.secure.keys import NAME_S, Introduced, PakeExchange, PresharedKey, read_key_file, write_key_file
 
 CODE = Code.parse("k7x2mq-amber-falcon-tulip")
 
@@ -122,7 +122,7 @@ def test_a_key_file_has_exactly_32_bytes(tmp_path: Path, size: int) -> None:
     path = tmp_path / "key"
     path.touch(0o600)
     path.write_bytes(bytes(size))
-    with pytest.raises(InputError, match=r"^key-file: .*32"):
+    with pytest.raises(ArgumentError, match=r"^key-file: .*32"):
         read_key_file(path)
     path.write_bytes(bytes(range(32)))
     assert read_key_file(path) == bytes(range(32))
@@ -133,7 +133,9 @@ def test_a_key_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) ->
     path = tmp_path / "key"
     write_key_file(path)
     path.chmod(mode)
-    with pytest.raises(InputError, match=rf"^key-file: .*only its owner may use \(chmod 600\), found mode {mode:04o}$"):
+    with pytest.raises(
+        ArgumentError, match=rf"^key-file: .*only its owner may use \(chmod 600\), found mode {mode:04o}$"
+    ):
         read_key_file(path)
     path.chmod(0o400)
     assert len(read_key_file(path)) == 32
@@ -167,5 +169,5 @@ def test_a_key_file_is_made_for_its_owner_alone_whatever_the_mask(tmp_path: Path
 
 
 def test_a_key_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^key-file: .*No such file"):
+    with pytest.raises(ArgumentError, match=r"^key-file: .*No such file"):
         read_key_file(tmp_path / "none")

@@ -7,12 +7,12 @@ import os
 
 import pytest
 
-from punch.client.tunnel import Options, open_tunnel
-from punch.endpoint import EdgeUrl
-from punch.frames import Role
-from punch.strategy.auto import Auto
-from punch.strategy.meeting import Meeting, Preparation, Strategy
-from punch.strategy.reuse import Reuse
+from punchlab.punch.client.tunnel import TunnelOptions, open_tunnel
+from punchlab.punch.endpoint import EdgeUrl
+from punchlab.punch.frames import Role
+from punchlab.punch.strategy.auto import Auto
+from punchlab.punch.strategy.meeting import Meeting, Preparation, Strategy
+from punchlab.punch.strategy.reuse import Reuse
 from tests.punch.edges import preshared, run, running
 from tests.punch.recorder import Recorder
 
@@ -42,7 +42,7 @@ class Numbered(Reuse):
 
 async def client(role: Role, key: bytes, strategy: Strategy, log: Recorder, *edges: EdgeUrl) -> None:
     first, *others = edges
-    options = Options(first, strategy, log, other_edges=tuple(others))
+    options = TunnelOptions(first, strategy, log, other_edges=tuple(others))
     async with open_tunnel(options, preshared(key), role):
         pass
 

@@ -13,12 +13,12 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from punch.edge import connection, limits
-from punch.edge.connection import MAX_OUTBOX, EdgeConnection, Outbox
-from punch.edge.contacts import harmless
-from punch.edge.limits import Admission, Gate, LimitError, Limits, sources
-from punch.edge.server import Settings
-from punch.endpoint import Endpoint
+from punchlab.punch.edge import connection, limits
+from punchlab.punch.edge.connection import MAX_OUTBOX, EdgeConnection, Outbox
+from punchlab.punch.edge.contacts import harmless
+from punchlab.punch.edge.limits import Admission, LimitError, Limits, RateLimiter, sources
+from punchlab.punch.edge.server import Settings
+from punchlab.punch.endpoint import Endpoint
 from scenarios.hostile.clients import upgrade, ws_frame
 from tests.punch.edges import Running, closing_reason, registered, registration, run, running, said
 
@@ -38,7 +38,7 @@ def refusal(call: Callable[[str], object], ip: str = "192.0.2.1") -> LimitError:
 
 
 def test_connections_of_one_address_are_counted_and_those_that_ended_are_not() -> None:
-    gate = Gate(Limits(connections=2))
+    gate = RateLimiter(Limits(connections=2))
     first = gate.enter("192.0.2.1")
     gate.enter("192.0.2.1")
     assert refusal(gate.enter).limit == "connections"
@@ -49,14 +49,14 @@ def test_connections_of_one_address_are_counted_and_those_that_ended_are_not() -
 
 
 def test_all_connections_together_are_bounded() -> None:
-    gate = Gate(Limits(edge_connections=2))
+    gate = RateLimiter(Limits(edge_connections=2))
     for ip in ("192.0.2.1", "192.0.2.2"):
         gate.enter(ip).settle()
     assert refusal(gate.enter, "192.0.2.3").limit == "edge_connections"
 
 
 def test_pending_connections_of_one_address_are_bounded() -> None:
-    gate = Gate(Limits(pending=2))
+    gate = RateLimiter(Limits(pending=2))
     first = gate.enter("192.0.2.1")
     gate.enter("192.0.2.1")
     assert str(refusal(gate.enter)) == "too many connections from 192.0.2.1 that have not registered (at most 2)"
@@ -69,7 +69,7 @@ def test_pending_connections_of_one_address_are_bounded() -> None:
 @pytest.mark.parametrize(("settled", "most"), [(0, 256), (300, 100)])
 def test_the_oldest_pending_connection_makes_way(settled: int, most: int) -> None:
     """At the limit of pending ones, or when the edge is full; those of registered clients stay."""
-    gate = Gate(Limits(edge_connections=settled + most, connections=10_000, pending=10_000, connection_rate=1e6))
+    gate = RateLimiter(Limits(edge_connections=settled + most, connections=10_000, pending=10_000, connection_rate=1e6))
     ended: list[int] = []
     told: list[None] = []
     gate.on_ended = lambda: told.append(None)
@@ -91,7 +91,7 @@ def test_the_oldest_pending_connection_makes_way(settled: int, most: int) -> Non
 
 def test_ten_seconds_worth_of_connections_may_come_at_once_and_no_more() -> None:
     clock = Clock()
-    gate = Gate(Limits(connection_rate=2), clock)
+    gate = RateLimiter(Limits(connection_rate=2), clock)
     for _ in range(20):
         gate.enter("192.0.2.1").leave()
     assert refusal(gate.enter).limit == "connection_rate"
@@ -103,7 +103,7 @@ def test_ten_seconds_worth_of_connections_may_come_at_once_and_no_more() -> None
 
 def test_frames_have_a_rate_of_their_own() -> None:
     clock = Clock()
-    gate = Gate(Limits(frame_rate=1), clock)
+    gate = RateLimiter(Limits(frame_rate=1), clock)
     for _ in range(10):
         gate.take("frame_rate", "192.0.2.1")
     assert refusal(partial(gate.take, "frame_rate")).limit == "frame_rate"
@@ -114,7 +114,7 @@ def test_frames_have_a_rate_of_their_own() -> None:
 
 def test_an_address_is_told_once_in_a_while() -> None:
     clock = Clock()
-    gate = Gate(Limits(registrations=1), clock)
+    gate = RateLimiter(Limits(registrations=1), clock)
     gate.hold("registrations", "192.0.2.1")
     register = partial(gate.hold, "registrations")
     assert [refusal(register).told for _ in range(3)] == [False, True, True]
@@ -126,7 +126,7 @@ def test_an_address_is_told_once_in_a_while() -> None:
 
 def test_the_table_of_addresses_is_bounded_and_keeps_what_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "TABLE", 100)
-    gate = Gate(Limits(connections=1), Clock())
+    gate = RateLimiter(Limits(connections=1), Clock())
     held = [f"10.0.0.{number}" for number in range(50)]
     for ip in held:
         gate.enter(ip)
@@ -139,7 +139,7 @@ def test_the_table_of_addresses_is_bounded_and_keeps_what_it_must(monkeypatch: p
 
 def test_addresses_that_are_as_new_are_forgotten() -> None:
     clock = Clock()
-    gate = Gate(Limits(), clock)
+    gate = RateLimiter(Limits(), clock)
     for number in range(1000):
         gate.take("frame_rate", f"10.1.{number // 256}.{number % 256}")
     clock.now += 60
@@ -163,7 +163,7 @@ def test_an_ipv6_address_counts_in_its_networks(ip: str, counted: dict[str, int]
 
 def test_one_ipv6_network_cannot_use_up_an_edge() -> None:
     """Whatever addresses of a /48 they come from: it has four times the share of one address, and others get in."""
-    gate = Gate(Limits(connection_rate=1e6))
+    gate = RateLimiter(Limits(connection_rate=1e6))
     entered = 0
     for number in range(65_536):
         with contextlib.suppress(LimitError):
@@ -176,7 +176,7 @@ def test_one_ipv6_network_cannot_use_up_an_edge() -> None:
 
 
 def test_one_customer_with_a_56_has_twice_the_share_of_an_address() -> None:
-    gate = Gate(Limits(connection_rate=1e6))
+    gate = RateLimiter(Limits(connection_rate=1e6))
     for number in range(256):
         with contextlib.suppress(LimitError):
             gate.enter(f"2001:db8:1:{number:x}::1").settle()
@@ -184,7 +184,7 @@ def test_one_customer_with_a_56_has_twice_the_share_of_an_address() -> None:
 
 
 def test_ipv6_networks_have_rates_too() -> None:
-    gate = Gate(Limits(connection_rate=1), Clock())
+    gate = RateLimiter(Limits(connection_rate=1), Clock())
     entered = 0
     for number in range(1000):
         with contextlib.suppress(LimitError):

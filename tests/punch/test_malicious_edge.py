@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
-from punch.client.keys import PakeExchange
+from punchlab.punch.secure.keys import PakeExchange
 from scenarios.hostile.edge import GUESS, TAMPERINGS, Json, Tamper, honestly, is_detected, malicious
 from scenarios.hostile.thief import assert_nothing_was_learnt, overhear, thief_of
 from tests.punch.processes import CODE, url_of

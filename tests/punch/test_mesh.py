@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from tests.punch.edges import Running, closing_reason, registered, registration, run, running, said
 
 HELLO = json.dumps({"type": "hello", "name": "tester", "instance": "ab" * 8})

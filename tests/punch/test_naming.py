@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from punch.client import naming, renaming
-from punch.client.inbox import Inbox, Incoming
-from punch.client.names import FileError
-from punch.client.offer import DirectoryInfo, FileInfo, Offered
+from punchlab.punch.transfer import naming, renaming
+from punchlab.punch.transfer.file_sink import FileSink, Incoming
+from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.offer import DirectoryInfo, FileInfo, Offered
 from tests.punch.killed import OFFERED, store, visible
 
 ALL = ["a", "b", "d", "d/empty", "d/sub", "d/sub/y", "d/x", "e", "e/z"]
 
 
-def arrive(inbox: Inbox, offered: list[Offered], content: bytes = b"x") -> list[Incoming]:
+def arrive(inbox: FileSink, offered: list[Offered], content: bytes = b"x") -> list[Incoming]:
     """Everything has arrived, and nothing has a name."""
     inbox.check(offered)
     arrived: list[Incoming] = []
@@ -52,7 +52,7 @@ def allow_inodes(directory: Path, count: int) -> None:
 def test_a_full_disk_at_any_step_leaves_no_name_and_the_second_attempt_succeeds(small: Path) -> None:
     failed = 0
     for more in range(2 * len(ALL) + 1):
-        with Inbox(small, force=False) as inbox:
+        with FileSink(small, force=False) as inbox:
             arrived = arrive(inbox, OFFERED)
             used = os.statvfs(small).f_files - os.statvfs(small).f_ffree
             allow_inodes(small, used + more)
@@ -75,7 +75,7 @@ def test_a_full_disk_at_any_step_leaves_no_name_and_the_second_attempt_succeeds(
 
 
 def test_a_full_disk_is_no_reason_to_refuse_what_comes_again(small: Path) -> None:
-    with Inbox(small, force=False) as inbox:
+    with FileSink(small, force=False) as inbox:
         arrived = arrive(inbox, OFFERED)
         allow_inodes(small, os.statvfs(small).f_files - os.statvfs(small).f_ffree + 2)
         with pytest.raises(FileError, match="No space left"):
@@ -87,7 +87,7 @@ def test_a_full_disk_is_no_reason_to_refuse_what_comes_again(small: Path) -> Non
 
 
 def test_a_file_system_that_becomes_read_only_leaves_no_name_and_the_second_attempt_succeeds(small: Path) -> None:
-    with Inbox(small, force=False) as inbox:
+    with FileSink(small, force=False) as inbox:
         arrived = arrive(inbox, OFFERED)
         subprocess.run(["mount", "-o", "remount,ro", small], check=True)
         with pytest.raises(FileError, match="Read-only file system"):
@@ -114,7 +114,7 @@ def test_a_process_that_is_killed_at_any_step_leaves_what_a_second_attempt_compl
 
 @pytest.mark.parametrize("name", ["a", "b", "d", "e"])
 def test_a_name_that_appears_meanwhile_is_left_alone_and_nothing_else_gets_one(tmp_path: Path, name: str) -> None:
-    with Inbox(tmp_path, force=False) as inbox:
+    with FileSink(tmp_path, force=False) as inbox:
         arrived = arrive(inbox, OFFERED)
         (tmp_path / name).mkdir()
         with pytest.raises(FileError, match=f"'{name}' exists already"):
@@ -139,7 +139,7 @@ def test_with_force_a_failure_leaves_every_file_as_it_was(
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_bytes(b"mine")
     before = visible(tmp_path)
-    with Inbox(tmp_path, force=True) as inbox:
+    with FileSink(tmp_path, force=True) as inbox:
         arrived = arrive(inbox, offered)
         (tmp_path / "d/z").mkdir()
         with pytest.raises(FileError, match="'d/z' cannot be stored: Is a directory"):
@@ -160,7 +160,7 @@ def test_with_force_a_file_takes_the_place_of_another_and_of_a_link(tmp_path: Pa
     inside.mkdir()
     (inside / "a").write_bytes(b"old")
     (inside / "b").symlink_to(tmp_path / "outside")
-    with Inbox(inside, force=True) as inbox:
+    with FileSink(inside, force=True) as inbox:
         offered: list[Offered] = [FileInfo("a", 1), FileInfo("b", 1)]
         inbox.store(offered, arrive(inbox, offered))
     assert sorted(path.name for path in inside.iterdir()) == ["a", "b"]
@@ -173,11 +173,11 @@ def test_it_is_the_same_where_the_kernel_has_no_rename_without_replacement(
     tmp_path: Path, force: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(renaming, "_renameat2", None)
-    with Inbox(tmp_path, force=force) as inbox:
+    with FileSink(tmp_path, force=force) as inbox:
         inbox.store(OFFERED, arrive(inbox, OFFERED))
     assert visible(tmp_path) == ALL
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-    with Inbox(tmp_path, force=False) as inbox:
+    with FileSink(tmp_path, force=False) as inbox:
         offered: list[Offered] = [DirectoryInfo("g"), FileInfo("f/x", 1)]
         arrived = arrive(inbox, offered)
         (tmp_path / "g").mkdir()
@@ -189,7 +189,7 @@ def test_it_is_the_same_where_the_kernel_has_no_rename_without_replacement(
 def test_a_mount_point_below_the_directory_is_an_error_that_changes_nothing(small: Path, tmp_path: Path) -> None:
     (small / "sub").mkdir()
     offered: list[Offered] = [FileInfo("a", 1), FileInfo("small/sub/x", 1)]
-    with Inbox(tmp_path, force=True) as inbox:
+    with FileSink(tmp_path, force=True) as inbox:
         arrived = arrive(inbox, offered)
         with pytest.raises(FileError, match="'small/sub/x' cannot be stored: Invalid cross-device link"):
             inbox.store(offered, arrived)
@@ -199,7 +199,7 @@ def test_a_mount_point_below_the_directory_is_an_error_that_changes_nothing(smal
 
 def test_only_one_process_gives_names_in_a_directory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(naming, "LOCK_S", 0.1)
-    with Inbox(tmp_path, force=False) as inbox:
+    with FileSink(tmp_path, force=False) as inbox:
         arrived = arrive(inbox, OFFERED)
         fd = os.open(tmp_path, os.O_RDONLY)
         try:

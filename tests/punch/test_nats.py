@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator
 import pytest
 from nats.aio.client import Client
 
-from punch.edge.bus.address import parse_bus
-from punch.edge.server import Edge
-from punch.errors import InputError
+from punchlab.punch.edge.bus.address import parse_bus
+from punchlab.punch.edge.server import Edge
+from punchlab.punch.errors import ArgumentError
 from tests.punch.edges import ANY_PORT, Running, registered, run, said
 from tests.punch.recorder import Recorder
 
@@ -238,7 +238,7 @@ def test_an_edge_on_nats_has_no_links_of_a_mesh() -> None:
 
 @pytest.mark.parametrize("text", ["", "nats", "http://a:1", "nats://a", "nats://a:0", "nats://a:70000", "nats://a:1,"])
 def test_what_names_no_bus_is_bad_input(text: str) -> None:
-    with pytest.raises(InputError, match=r"^bus: "):
+    with pytest.raises(ArgumentError, match=r"^bus: "):
         parse_bus(text)
 
 

@@ -9,13 +9,13 @@ import time
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from punch.client.keys import NAME_S, PresharedKey
-from punch.client.staying import StayingRendezvous
-from punch.client.tunnel import Options, open_tunnel
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import PunchFailedError
-from punch.frames import Contact, Peer, Register, Role, SessionId, Welcome, peer_frame, welcome_frame
-from punch.strategy.keep import Keep
+from punchlab.punch.client.tunnel import TunnelOptions, open_tunnel
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import PunchFailedError
+from punchlab.punch.frames import Contact, Peer, Register, Role, SessionId, Welcome, peer_frame, welcome_frame
+from punchlab.punch.rendezvous.reconnecting import ReconnectingRendezvous
+from punchlab.punch.secure.keys import NAME_S, PresharedKey
+from punchlab.punch.strategy.keep import Keep
 from tests.punch.edges import run, running
 from tests.punch.recorder import Recorder
 
@@ -32,7 +32,7 @@ def test_two_whose_clocks_differ_meet_under_the_next_name(slow: Role) -> None:
             return NAME_S - SOON_S + ahead_s + time.monotonic() - begun
 
         async def client(role: Role) -> None:
-            options = Options(edge.url, Keep(), logs[role])
+            options = TunnelOptions(edge.url, Keep(), logs[role])
             exchange = PresharedKey(key, lambda: clock(0 if role == slow else 2 * SOON_S))
             async with open_tunnel(options, exchange, role):
                 pass
@@ -68,7 +68,7 @@ def test_a_peer_that_is_announced_at_the_last_moment_is_met() -> None:
 
         async with serve(edge, "127.0.0.1", 0) as server:
             url = EdgeUrl("127.0.0.1", server.sockets[0].getsockname()[1])
-            rendezvous = await StayingRendezvous.connect_any([url], None, Recorder())
+            rendezvous = await ReconnectingRendezvous.connect_any([url], None, Recorder())
             close = rendezvous._connection.close
 
             async def leave(code: int = 1000, reason: str = "") -> None:
@@ -89,7 +89,7 @@ def test_a_peer_that_is_announced_at_the_last_moment_is_met() -> None:
 def test_where_nobody_comes_the_clocks_are_named() -> None:
     async def test() -> None:
         async with running() as edge:
-            options = Options(edge.url, Keep(), Recorder(), wait_s=0.1)
+            options = TunnelOptions(edge.url, Keep(), Recorder(), wait_s=0.1)
             with pytest.raises(PunchFailedError, match=r"the clocks of both sides must agree within 10 minutes"):
                 async with open_tunnel(options, PresharedKey(os.urandom(32)), "sender"):
                     pass

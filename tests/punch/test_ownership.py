@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from punch.client.channel import Kind
-from punch.client.inbox import Inbox
-from punch.client.names import FileError
-from punch.client.offer import FileInfo
-from punch.client.owner import Owner
-from punch.client.transfer import receive_files
-from punch.code import Code
-from punch.errors import ConnectionLostError, PunchFailedError
+from punchlab.punch.errors import ConnectionLostError, PunchFailedError
+from punchlab.punch.secure.channel import Kind
+from punchlab.punch.secure.code import Code
+from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.offer import FileInfo
+from punchlab.punch.transfer.owner import Owner
+from punchlab.punch.transfer.transfer import receive_files
 from tests.punch.transfers import OWNER, bar, offer
 from tests.punch.wires import channels, run
 
@@ -28,7 +28,7 @@ INFO = FileInfo("a", 8)
 def leave_unfinished(directory: Path) -> Path:
     """What a broken tunnel of the session of `OWNER` leaves; its path."""
     with (
-        Inbox(directory, force=False, owner=OWNER) as inbox,
+        FileSink(directory, force=False, owner=OWNER) as inbox,
         contextlib.suppress(ConnectionLostError),
         inbox.create(INFO) as incoming,
     ):
@@ -42,7 +42,7 @@ def leave_unfinished(directory: Path) -> Path:
 @pytest.mark.parametrize("force", [True, False])
 def test_another_session_neither_finds_nor_touches_it(tmp_path: Path, other: Owner, force: bool) -> None:
     path = leave_unfinished(tmp_path)
-    with Inbox(tmp_path, force=force, owner=other) as inbox:
+    with FileSink(tmp_path, force=force, owner=other) as inbox:
         inbox.check([INFO])
         assert inbox.begun([INFO]) == []
         assert inbox.held(INFO) is None
@@ -62,7 +62,7 @@ def test_another_sender_is_told_of_nothing_that_is_held_and_its_failure_deletes_
     path = leave_unfinished(tmp_path)
 
     async def attack(owner: Owner) -> Kind:
-        with Inbox(tmp_path, force=False, owner=owner) as inbox:
+        with FileSink(tmp_path, force=False, owner=owner) as inbox:
             async with channels() as (sender, receiver):
                 received = asyncio.create_task(receive_files(receiver, inbox, bar))
                 await sender.send(Kind.OFFER, offer("a", 8))
@@ -85,7 +85,10 @@ def test_more_than_the_disk_has_tells_nobody_what_is_held(tmp_path: Path) -> Non
     leave_unfinished(tmp_path)
     said = []
     for owner in (SAME_PUBLIC_PART, OTHERS[1]):
-        with Inbox(tmp_path, force=False, owner=owner) as inbox, pytest.raises(FileError, match="no space") as caught:
+        with (
+            FileSink(tmp_path, force=False, owner=owner) as inbox,
+            pytest.raises(FileError, match="no space") as caught,
+        ):
             inbox.check([FileInfo("a", 1 << 62)])
         said.append(str(caught.value).split(":")[0])
     assert said == [f"no space for {1 << 62} bytes"] * 2
@@ -101,7 +104,7 @@ def test_who_may_list_the_directory_learns_nothing_of_the_code(tmp_path: Path) -
 
 def test_nothing_hidden_stays_of_what_was_stored_or_discarded(tmp_path: Path) -> None:
     leave_unfinished(tmp_path)
-    with Inbox(tmp_path, force=False, owner=OWNER) as inbox:
+    with FileSink(tmp_path, force=False, owner=OWNER) as inbox:
         inbox.discard([INFO])
     assert list(tmp_path.iterdir()) == []
 
@@ -109,6 +112,6 @@ def test_nothing_hidden_stays_of_what_was_stored_or_discarded(tmp_path: Path) ->
 def test_a_directory_of_that_name_that_another_user_made_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / OWNER.directory).symlink_to("elsewhere")
-    with Inbox(tmp_path, force=False, owner=OWNER) as inbox, pytest.raises(FileError, match="cannot be stored"):
+    with FileSink(tmp_path, force=False, owner=OWNER) as inbox, pytest.raises(FileError, match="cannot be stored"):
         inbox.create(INFO)
     assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from punch.cli import main
+from punchlab.punch.cli import main
 from tests.punch.processes import CODE
 from tests.punch.recorder import PATIENCE_S, Command
 
@@ -25,7 +25,20 @@ ONE, OTHER = "127.0.0.2:0", "127.0.0.3:0"
 
 @contextlib.contextmanager
 def pipe(edge: str, bind: str, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-W", "error", "-m", "punch", "pipe", *words, "--edge", edge, "--bind", bind, "--json"]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "punchlab.punch",
+        "pipe",
+        *words,
+        "--edge",
+        edge,
+        "--bind",
+        bind,
+        "--json",
+    ]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
     ) as process:

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from punch.client import pipe
-from punch.client.channel import Kind
-from punch.client.pipe import pipe_over
+from punchlab.punch.secure.channel import Kind
+from punchlab.punch.transfer import pipe
+from punchlab.punch.transfer.pipe import pipe_over
 from tests.punch.processes import running_edge
 from tests.punch.recorder import PATIENCE_S
 from tests.punch.test_pipe_and_forward import ONE, OTHER, code_of
 from tests.punch.wires import channels, run
 
-PIPE = [sys.executable, "-W", "error", "-m", "punch", "pipe", "--json"]
+PIPE = [sys.executable, "-W", "error", "-m", "punchlab.punch", "pipe", "--json"]
 
 
 def test_a_pipe_into_a_full_disk_says_so_and_ends_both() -> None:

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from punch.client.tunnel import Options, open_tunnel
-from punch.endpoint import Endpoint
-from punch.frames import Role
-from punch.strategy.allocation import Allocation
-from punch.strategy.meeting import Preparation, Strategy
-from punch.strategy.portmap import Portmap
-from punch.strategy.reuse import Reuse
+from punchlab.punch.client.tunnel import TunnelOptions, open_tunnel
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.frames import Role
+from punchlab.punch.strategy.allocation import Allocation
+from punchlab.punch.strategy.meeting import Preparation, Strategy
+from punchlab.punch.strategy.portmap import Portmap
+from punchlab.punch.strategy.reuse import Reuse
 from tests.punch.edges import Running, preshared, run, running
 from tests.punch.recorder import Recorder
 
@@ -51,7 +51,7 @@ async def meet(edge: Running, *sides: tuple[Role, Strategy, Recorder]) -> None:
     everyone = asyncio.Barrier(len(sides))
 
     async def one(role: Role, strategy: Strategy, log: Recorder) -> None:
-        async with open_tunnel(Options(edge.url, strategy, log), preshared(key), role):
+        async with open_tunnel(TunnelOptions(edge.url, strategy, log), preshared(key), role):
             await everyone.wait()
 
     await asyncio.gather(*(one(*side) for side in sides))
@@ -91,7 +91,7 @@ def test_what_a_peer_tells_of_its_allocation_arrives(told: Allocation) -> None:
 @pytest.mark.parametrize(("hard", "had"), [(4096, 1024), (300, 236)])
 def test_the_soft_limit_of_descriptors_is_raised_as_far_as_it_may_be(hard: int, had: int) -> None:
     code = (
-        "import resource; from punch.client.descriptors import available; "
+        "import resource; from punchlab.punch.net.descriptors import available; "
         f"resource.setrlimit(resource.RLIMIT_NOFILE, (256, {hard})); print(available(1024))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

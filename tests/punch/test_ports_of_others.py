@@ -16,19 +16,19 @@ from pathlib import Path
 
 import pytest
 
-from punch.client import relayed as relayed_module
-from punch.client import sighting
-from punch.client.named import Named
-from punch.client.quota import Servers
-from punch.client.reach import Reach
-from punch.client.relayed import relayed
-from punch.client.sockets import PORTS
-from punch.client.staying import StayingRendezvous
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import NoConnectionError, PunchFailedError
-from punch.probe import servers
-from punch.probe.patience import answer_or_silence
-from punch.strategy import allocation, traits
+from punchlab.punch.client import relayed as relayed_module
+from punchlab.punch.client.relayed import relayed
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import NoConnectionError, PunchFailedError
+from punchlab.punch.net.reach import Reach
+from punchlab.punch.net.sockets import PORTS
+from punchlab.punch.probe import servers
+from punchlab.punch.probe.patience import answer_or_silence
+from punchlab.punch.punching.named import Named
+from punchlab.punch.punching.quota import Servers
+from punchlab.punch.rendezvous import reflexive
+from punchlab.punch.rendezvous.reconnecting import ReconnectingRendezvous
+from punchlab.punch.strategy import allocation, traits
 from scenarios.hostile.abuser import Abuser, Heard, Lies
 from tests.punch.edges import run, running
 from tests.punch.processes import CODE
@@ -167,7 +167,7 @@ def test_a_relay_that_no_edge_may_name_takes_the_same_time(
     run(test)
 
 
-class Misled(StayingRendezvous):
+class Misled(ReconnectingRendezvous):
     """The edge names this as its IPv6 address."""
 
     told: Endpoint
@@ -187,8 +187,8 @@ def test_an_ipv6_address_at_which_there_is_no_edge_takes_the_same_time(behavior:
                 try:
                     begun = time.monotonic()
                     local = Endpoint("127.0.0.9", PORTS[-1])
-                    assert await sighting.sight(rendezvous, local, Servers()) is None
-                    assert time.monotonic() - begun >= sighting.TIMEOUT_S
+                    assert await reflexive.sight(rendezvous, local, Servers()) is None
+                    assert time.monotonic() - begun >= reflexive.TIMEOUT_S
                 finally:
                     await rendezvous.close()
 
@@ -205,14 +205,14 @@ def test_an_edge_cannot_have_its_ipv6_address_at_a_port_of_other_services(
         tried.append(at)
         raise NoConnectionError("not for tests")
 
-    monkeypatch.setattr(sighting, "open_websocket", open_websocket)
+    monkeypatch.setattr(reflexive, "open_websocket", open_websocket)
 
     async def test() -> None:
         async with running() as edge:
             rendezvous = await Misled.connect_any((edge.url,), None, Recorder())
             rendezvous.told = Endpoint("127.0.0.7", port)
             try:
-                assert await sighting.sight(rendezvous, Endpoint("127.0.0.9", PORTS[-1]), Servers()) is None
+                assert await reflexive.sight(rendezvous, Endpoint("127.0.0.9", PORTS[-1]), Servers()) is None
             finally:
                 await rendezvous.close()
         assert len(tried) == connects

@@ -10,16 +10,16 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from punch.client import agreement
-from punch.client.agreement import Agreement
-from punch.client.candidates import Candidate, candidates, of_one_lan
-from punch.client.channel import PROOF_BYTES, Stream, introduce
-from punch.client.guesses import MAX_GUESSES, Exposure, Guesses
-from punch.client.puncher import Connection, Puncher, Verdict, sleep_until
-from punch.client.sockets import PORTS, choose_local
-from punch.endpoint import Endpoint
-from punch.errors import InputError, WrongPeerError
-from punch.frames import Contact
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import ArgumentError, WrongPeerError
+from punchlab.punch.frames import Contact
+from punchlab.punch.net.sockets import PORTS, choose_local
+from punchlab.punch.punching import agreement
+from punchlab.punch.punching.agreement import Agreement
+from punchlab.punch.punching.candidates import Candidate, candidates, of_one_lan
+from punchlab.punch.punching.puncher import Connection, Puncher, Verdict, sleep_until
+from punchlab.punch.secure.channel import PROOF_BYTES, Stream, introduce
+from punchlab.punch.secure.guesses import MAX_GUESSES, Exposure, Guesses
 from tests.punch.agreements import connections, hear_proof, pair
 from tests.punch.recorder import Recorder
 from tests.punch.wires import INTRODUCED, KEY, SESSION, TAGS, run
@@ -90,14 +90,14 @@ def test_a_port_of_another_punch_is_not_shared() -> None:
     async def test() -> None:
         local = free("127.0.0.2")
         async with punching(Puncher(local, None, keep, Recorder())):
-            with pytest.raises(InputError, match=r"^bind: .*in use"):
+            with pytest.raises(ArgumentError, match=r"^bind: .*in use"):
                 choose_local(local, EDGE)
 
     run(test)
 
 
 def test_an_address_of_another_machine_cannot_be_bound() -> None:
-    with pytest.raises(InputError, match=r"^bind: '192.0.2.1:0' cannot be used"):
+    with pytest.raises(ArgumentError, match=r"^bind: '192.0.2.1:0' cannot be used"):
         choose_local(Endpoint("192.0.2.1", 0), EDGE)
 
 

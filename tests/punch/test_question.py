@@ -35,7 +35,7 @@ class AtTerminal:
         pipe = subprocess.PIPE
         streams = (slave, slave, slave) if stdin is None else (pipe, subprocess.DEVNULL, subprocess.DEVNULL)
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "punch", *map(str, words)],
+            [sys.executable, "-W", "error", "-m", "punchlab.punch", *map(str, words)],
             stdin=streams[0],
             stdout=streams[1],
             stderr=streams[2],
@@ -201,7 +201,7 @@ def test_what_was_typed_before_the_question_is_no_answer(edge: str, home: Path, 
 @pytest.mark.parametrize("words", [[], ["--json"], ["--force"]])
 def test_without_a_terminal_yes_is_required_before_anything_is_done(out: Path, words: list[str]) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "punch", "receive", CODE, "--dir", out, "--edge", "ws://127.0.0.1:9", *words],
+        [sys.executable, "-m", "punchlab.punch", "receive", CODE, "--dir", out, "--edge", "ws://127.0.0.1:9", *words],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -219,7 +219,11 @@ def test_with_yes_people_see_what_is_stored(edge: str, home: Path, out: Path) ->
     words = ["receive", CODE, "--yes", "--dir", str(out), "--edge", edge, "--bind", "127.0.0.3:0"]
     with offered(edge, home) as sender:
         ended = subprocess.run(
-            [sys.executable, "-m", "punch", *words], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+            [sys.executable, "-m", "punchlab.punch", *words],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
         )
         assert sender.finish() == ended.returncode == 0
     assert not sender.all("asked")

@@ -8,12 +8,15 @@ import subprocess
 
 import pytest
 
-from punch.cli import main
-from punch.client.admission import LIMIT_REACHED, TOO_MANY_NEIGHBORS, Admission
-from punch.client.candidates import Candidate, Kind
-from punch.client.interfaces import addresses
-from punch.client.named import Named
-from punch.client.quota import (
+from punchlab.punch.cli import main
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.nat.birthday import PROBES
+from punchlab.punch.net.interfaces import addresses
+from punchlab.punch.net.reach import Reach
+from punchlab.punch.punching.admission import LIMIT_REACHED, TOO_MANY_NEIGHBORS, Admission
+from punchlab.punch.punching.candidates import Candidate, Kind
+from punchlab.punch.punching.named import Named
+from punchlab.punch.punching.quota import (
     CONNECTS,
     MEETING_ADDRESSES,
     MEETING_CONNECTS,
@@ -28,9 +31,6 @@ from punch.client.quota import (
     Quota,
     Servers,
 )
-from punch.client.reach import Reach
-from punch.endpoint import Endpoint
-from punch.nat.birthday import PROBES
 from tests.punch.recorder import Recorder
 
 HOME = Endpoint("192.168.1.2", 41000)

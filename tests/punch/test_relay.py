@@ -12,15 +12,15 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from punch.client.puncher import Connection
-from punch.client.relayed import relayed
-from punch.edge import tickets
-from punch.edge.limits import Limits
-from punch.edge.relay import RelayOffer, RelayTerms
-from punch.edge.server import Settings
-from punch.endpoint import EdgeUrl
-from punch.errors import PunchFailedError
-from punch.relay import joined_frame, relay_frame
+from punchlab.punch.client.relayed import relayed
+from punchlab.punch.edge import tickets
+from punchlab.punch.edge.limits import Limits
+from punchlab.punch.edge.relay import RelayOffer, RelayTerms
+from punchlab.punch.edge.server import Settings
+from punchlab.punch.endpoint import EdgeUrl
+from punchlab.punch.errors import PunchFailedError
+from punchlab.punch.punching.puncher import Connection
+from punchlab.punch.relay import joined_frame, relay_frame
 from tests.punch.edges import closing_reason, registration, run, running, said, ticket
 
 TOKEN = "cd" * 32

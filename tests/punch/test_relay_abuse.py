@@ -14,13 +14,13 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
-from punch.client.relayed import LAST_S, relayed
-from punch.edge import relay
-from punch.edge.limits import Limits
-from punch.edge.relay import RelayOffer, RelayTerms
-from punch.edge.server import Settings
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.relay import joined_frame, relay_frame
+from punchlab.punch.client.relayed import LAST_S, relayed
+from punchlab.punch.edge import relay
+from punchlab.punch.edge.limits import Limits
+from punchlab.punch.edge.relay import RelayOffer, RelayTerms
+from punchlab.punch.edge.server import Settings
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.relay import joined_frame, relay_frame
 from scenarios.hostile.clients import Attackers, memory_kib
 from tests.punch.edges import Running, closing_reason, run, running, ticket
 from tests.punch.processes import running_edge

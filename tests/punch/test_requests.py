@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from punch.endpoint import Endpoint
+from punchlab.punch.endpoint import Endpoint
 from tests.punch.edges import Running, registered, run, running
 from tests.punch.probe.ports import fresh_ports
 from tests.punch.processes import url_of

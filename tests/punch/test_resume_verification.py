@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from punch.client.channel import Kind
-from punch.client.inbox import Inbox
-from punch.client.names import FileError
-from punch.client.offer import FileInfo, write_offer
-from punch.client.progress import Progress
-from punch.client.transfer import receive_files
-from punch.errors import ConnectionLostError, PunchFailedError
+from punchlab.punch.errors import ConnectionLostError, PunchFailedError
+from punchlab.punch.secure.channel import Kind
+from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.offer import FileInfo, write_offer
+from punchlab.punch.transfer.progress import Progress
+from punchlab.punch.transfer.transfer import receive_files
 from tests.punch.recorder import Recorder
 from tests.punch.transfers import OWNER
 from tests.punch.wires import channels, run
@@ -27,7 +27,7 @@ def bar(total: int | None) -> Progress:
     return Progress(total, Recorder(), bar=False)
 
 
-def receive_in_part(inbox: Inbox, data: bytes) -> None:
+def receive_in_part(inbox: FileSink, data: bytes) -> None:
     with contextlib.suppress(ConnectionLostError), inbox.create(INFO) as incoming:
         incoming.write(data)
         raise ConnectionLostError("the tunnel broke")
@@ -35,7 +35,7 @@ def receive_in_part(inbox: Inbox, data: bytes) -> None:
 
 def test_what_another_process_has_received_meanwhile_is_not_taken_for_what_was_held(tmp_path: Path) -> None:
     """Both receive a file of that name and size, of another content, into one directory."""
-    with Inbox(tmp_path, force=False, owner=OWNER) as one, Inbox(tmp_path, force=False, owner=OWNER) as other:
+    with FileSink(tmp_path, force=False, owner=OWNER) as one, FileSink(tmp_path, force=False, owner=OWNER) as other:
         receive_in_part(one, b"1111")
         assert one.held(INFO) == (4, hashlib.sha256(b"1111").digest())
         receive_in_part(other, b"22222")
@@ -44,7 +44,7 @@ def test_what_another_process_has_received_meanwhile_is_not_taken_for_what_was_h
 
 
 def test_a_file_goes_on_only_where_its_digest_ends(tmp_path: Path) -> None:
-    with Inbox(tmp_path, force=False, owner=OWNER) as inbox:
+    with FileSink(tmp_path, force=False, owner=OWNER) as inbox:
         receive_in_part(inbox, b"1234")
         assert inbox.held(INFO) is not None
         with pytest.raises(FileError, match="cannot go on from byte 2"):
@@ -54,7 +54,7 @@ def test_a_file_goes_on_only_where_its_digest_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize("payload", [b"", b"\0" * 7, b"\xff" * 5000])
 def test_a_resume_that_is_no_number_of_bytes_is_refused(tmp_path: Path, payload: bytes) -> None:
     async def test() -> None:
-        with Inbox(tmp_path, force=False, owner=OWNER) as inbox:
+        with FileSink(tmp_path, force=False, owner=OWNER) as inbox:
             async with channels() as (sender, receiver):
                 receiving = asyncio.create_task(receive_files(receiver, inbox, bar))
                 await sender.send(Kind.OFFER, write_offer(INFO, last=True))

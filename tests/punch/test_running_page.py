@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from punch.cli import main
-from punch.edge.limits import Limits
-from punch.edge.memory import MOST
-from punch.edge.metrics import COUNTERS
-from punch.edge.relay import RelayTerms
+from punchlab.punch.cli import main
+from punchlab.punch.edge.limits import Limits
+from punchlab.punch.edge.memory import MOST
+from punchlab.punch.edge.metrics import COUNTERS
+from punchlab.punch.edge.relay import RelayTerms
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "running-an-edge.md").read_text()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from punch.client.keys import write_key_file
+from punchlab.punch.secure.keys import write_key_file
 from tests.punch.processes import CODE, receive, running_edge, send
 from tests.punch.recorder import PATIENCE_S, Command, Event
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from punch.edge.bus.local import LocalBus
-from punch.edge.session import MAX_SESSIONS, Directory
-from punch.endpoint import Endpoint
-from punch.errors import RefusedError
-from punch.frames import Answer, Ask, Contact, Gone, Here, Role, SessionId, Waiting
+from punchlab.punch.edge.bus.local import LocalBus
+from punchlab.punch.edge.session import MAX_SESSIONS, Directory
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import RefusedError
+from punchlab.punch.frames import Answer, Ask, Contact, Gone, Here, Role, SessionId, Waiting
 from tests.punch.sessions import SESSION, Client, Wire, WireBus, endpoint, ignore
 
 

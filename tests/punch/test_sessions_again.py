@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from punch.edge.bus.local import LocalBus
-from punch.edge.session import Directory, Recent
-from punch.frames import Answer, Role
+from punchlab.punch.edge.bus.local import LocalBus
+from punchlab.punch.edge.session import Directory, Recent
+from punchlab.punch.frames import Answer, Role
 from tests.punch.sessions import OLD_S, SESSION, Client, Wire, again, endpoint, ignore
 
 

@@ -10,11 +10,11 @@ from typing import cast
 
 import pytest
 
-from punch.client.guesses import Exposure, Guesses
-from punch.client.rendezvous import Rendezvous
-from punch.client.signals import MAX_BYTES, Signals
-from punch.errors import SignalError, TamperedError, WrongPeerError
-from punch.frames import MAX_SIGNAL
+from punchlab.punch.errors import SignalError, TamperedError, WrongPeerError
+from punchlab.punch.frames import MAX_SIGNAL
+from punchlab.punch.rendezvous.connection import Rendezvous
+from punchlab.punch.rendezvous.signals import MAX_BYTES, Signals
+from punchlab.punch.secure.guesses import Exposure, Guesses
 from tests.punch.wires import run
 
 KEY = bytes(range(32))

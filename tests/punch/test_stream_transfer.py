@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from punch.client.allowance import write_count
-from punch.client.channel import MAX_PAYLOAD, Channel, Kind
-from punch.client.inbox import Inbox
-from punch.client.names import FileError
-from punch.client.offer import StreamInfo
-from punch.client.outgoing import Outgoing
-from punch.client.outlet import WINDOW, Outlet, receive_to
-from punch.client.piped import Piped
-from punch.client.transfer import Received, receive_files, send_files
-from punch.errors import PunchFailedError, TunnelBrokenError
+from punchlab.punch.errors import PunchFailedError, TunnelBrokenError
+from punchlab.punch.secure.channel import MAX_PAYLOAD, Channel, Kind
+from punchlab.punch.transfer.allowance import write_count
+from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.offer import StreamInfo
+from punchlab.punch.transfer.outgoing import Outgoing
+from punchlab.punch.transfer.stdin_source import StdinSource
+from punchlab.punch.transfer.stdout_sink import WINDOW, StdoutSink, receive_to
+from punchlab.punch.transfer.transfer import Received, receive_files, send_files
 from tests.punch.transfers import bar, offer, receiving
 from tests.punch.wires import channels, run
 
@@ -43,7 +43,7 @@ def pipe() -> Iterator[tuple[FileIO, FileIO]]:
 
 
 @contextlib.asynccontextmanager
-async def stream_under_way(inbox: Inbox) -> AsyncIterator[tuple[Channel, asyncio.Task[Received]]]:
+async def stream_under_way(inbox: FileSink) -> AsyncIterator[tuple[Channel, asyncio.Task[Received]]]:
     """A stream of which four bytes have been sent, and its receiver."""
     async with receiving(inbox, stream_offer()) as (sender, received):
         assert await sender.expect(Kind.ACCEPT) == b""
@@ -53,7 +53,7 @@ async def stream_under_way(inbox: Inbox) -> AsyncIterator[tuple[Channel, asyncio
 
 def test_a_stream_that_breaks_off_leaves_nothing_and_does_not_wait(tmp_path: Path) -> None:
     async def test() -> None:
-        with Inbox(tmp_path, force=False) as inbox:
+        with FileSink(tmp_path, force=False) as inbox:
             async with stream_under_way(inbox) as (sender, received):
                 sender.close()
                 with pytest.raises(PunchFailedError, match=ONCE) as caught:
@@ -67,7 +67,7 @@ def test_a_stream_that_breaks_off_leaves_nothing_and_does_not_wait(tmp_path: Pat
 @pytest.mark.parametrize("kind", [Kind.RESUME, Kind.STORED, Kind.CREDIT])
 def test_a_stream_is_data_and_a_digest_and_nothing_else(tmp_path: Path, kind: Kind) -> None:
     async def test() -> None:
-        with Inbox(tmp_path, force=False) as inbox:
+        with FileSink(tmp_path, force=False) as inbox:
             async with stream_under_way(inbox) as (sender, received):
                 await sender.send(kind, bytes(8))
                 with pytest.raises(PunchFailedError, match=f"got {kind.name}"):
@@ -79,7 +79,7 @@ def test_a_stream_is_data_and_a_digest_and_nothing_else(tmp_path: Path, kind: Ki
 
 def test_a_damaged_stream_is_not_kept(tmp_path: Path) -> None:
     async def test() -> None:
-        with Inbox(tmp_path, force=False) as inbox:
+        with FileSink(tmp_path, force=False) as inbox:
             async with stream_under_way(inbox) as (sender, received):
                 await sender.send(Kind.DIGEST, hashlib.sha256(b"4321").digest())
                 assert b"arrived damaged" in await sender.expect(Kind.ABORT)
@@ -93,7 +93,7 @@ def test_a_damaged_stream_is_not_kept(tmp_path: Path) -> None:
 
 def test_a_stream_is_offered_alone(tmp_path: Path) -> None:
     async def test() -> None:
-        with Inbox(tmp_path, force=False) as inbox:
+        with FileSink(tmp_path, force=False) as inbox:
             async with receiving(inbox, stream_offer(last=False), offer("a", 1)) as (_, received):
                 with pytest.raises(PunchFailedError, match="a stream is offered, and not alone"):
                     await received
@@ -106,7 +106,7 @@ def test_a_sender_waits_as_long_as_nobody_reads_the_other_s_standard_output(tmp_
     (tmp_path / "a").write_bytes(content)
 
     async def test() -> None:
-        with pipe() as (near, far), Outgoing([tmp_path / "a"]) as outgoing, Outlet(far.fileno()) as outlet:
+        with pipe() as (near, far), Outgoing([tmp_path / "a"]) as outgoing, StdoutSink(far.fileno()) as outlet:
             async with channels() as (sender, receiver):
                 transfer = asyncio.gather(send_files(sender, outgoing, bar), receive_to(receiver, outlet, bar))
                 while outlet.size + MAX_PAYLOAD <= WINDOW:
@@ -123,7 +123,7 @@ def test_a_sender_waits_as_long_as_nobody_reads_the_other_s_standard_output(tmp_
 
 def test_a_closed_standard_output_stays_closed_whatever_tunnel_comes_next() -> None:
     async def test() -> None:
-        with pipe() as (near, far), Outlet(far.fileno()) as outlet:
+        with pipe() as (near, far), StdoutSink(far.fileno()) as outlet:
             near.close()
             outlet.check([StreamInfo("s")])
             outlet.put(b"12")
@@ -141,7 +141,7 @@ def test_a_full_device_at_standard_output_is_told(tmp_path: Path) -> None:
         with (
             Path("/dev/full").open("wb") as full,
             Outgoing([tmp_path / "a"]) as outgoing,
-            Outlet(full.fileno()) as outlet,
+            StdoutSink(full.fileno()) as outlet,
         ):
             async with channels() as (sender, receiver):
                 received = asyncio.create_task(receive_to(receiver, outlet, bar))
@@ -158,12 +158,12 @@ def test_standard_streams_that_do_not_block_are_waited_for() -> None:
     content = os.urandom(500_000)
 
     async def test() -> None:
-        with pipe() as (input_, feeding), pipe() as (reading, output), Outlet(output.fileno()) as outlet:
+        with pipe() as (input_, feeding), pipe() as (reading, output), StdoutSink(output.fileno()) as outlet:
             os.set_blocking(input_.fileno(), False)
             os.set_blocking(output.fileno(), False)
             async with channels() as (sender, receiver):
                 transfer = asyncio.gather(
-                    send_files(sender, Piped("s", input_.fileno()), bar), receive_to(receiver, outlet, bar)
+                    send_files(sender, StdinSource("s", input_.fileno()), bar), receive_to(receiver, outlet, bar)
                 )
                 for start in range(0, len(content), 50_000):
                     feed = asyncio.to_thread(feeding.write, content[start : start + 50_000])
@@ -184,7 +184,7 @@ def _read_exactly(source: FileIO, count: int) -> bytes:
 
 def test_a_sender_that_sends_more_than_there_is_room_for_is_refused() -> None:
     async def test() -> None:
-        with pipe() as (_, far), Outlet(far.fileno()) as outlet:
+        with pipe() as (_, far), StdoutSink(far.fileno()) as outlet:
             async with channels() as (sender, receiver):
                 received = asyncio.create_task(receive_to(receiver, outlet, bar))
                 await sender.send(Kind.OFFER, stream_offer())
@@ -205,7 +205,7 @@ def test_standard_output_goes_on_exactly_after_what_was_written(tmp_path: Path) 
     (tmp_path / "a").write_bytes(content)
 
     async def test() -> None:
-        with pipe() as (near, far), Outlet(far.fileno()) as outlet:
+        with pipe() as (near, far), StdoutSink(far.fileno()) as outlet:
             async with channels() as (sender, receiver):
                 received = asyncio.create_task(receive_to(receiver, outlet, bar))
                 await sender.send(Kind.OFFER, offer("a", 50_000))
@@ -228,7 +228,7 @@ def test_what_was_written_to_standard_output_is_not_taken_back(tmp_path: Path) -
     (tmp_path / "a").write_bytes(b"another content")
 
     async def test() -> None:
-        with pipe() as (near, far), Outlet(far.fileno()) as outlet:
+        with pipe() as (near, far), StdoutSink(far.fileno()) as outlet:
             async with channels() as (sender, receiver):
                 received = asyncio.create_task(receive_to(receiver, outlet, bar))
                 await sender.send(Kind.OFFER, offer("a", 15))
@@ -258,7 +258,7 @@ def test_a_window_or_credit_that_cannot_be_read_is_refused(payload: bytes) -> No
         for window in (payload, write_count(WINDOW)):
             with pipe() as (near, _):
                 async with channels() as (sender, receiver):
-                    sending = asyncio.create_task(send_files(sender, Piped("s", near.fileno()), bar))
+                    sending = asyncio.create_task(send_files(sender, StdinSource("s", near.fileno()), bar))
                     await receiver.expect(Kind.OFFER)
                     await receiver.send(Kind.ACCEPT, window)
                     await receiver.send(Kind.CREDIT, payload)
@@ -272,9 +272,9 @@ def test_a_stream_that_cannot_be_read_is_an_error_on_both_sides(tmp_path: Path) 
     async def test() -> None:
         directory = os.open(tmp_path, os.O_RDONLY)
         try:
-            with Inbox(tmp_path, force=False) as inbox:
+            with FileSink(tmp_path, force=False) as inbox:
                 async with channels() as (sender, receiver):
-                    sending = asyncio.create_task(send_files(sender, Piped("s", directory), bar))
+                    sending = asyncio.create_task(send_files(sender, StdinSource("s", directory), bar))
                     with pytest.raises(PunchFailedError, match="the sender stopped: standard input cannot be read"):
                         await receive_files(receiver, inbox, bar)
                     receiver.close()

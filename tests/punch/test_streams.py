@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from punch.client.channel import Channel, Kind
-from punch.client.streams import MAX_STREAMS, WINDOW, ByteStream, Streams
-from punch.errors import ChannelError, ConnectionLostError, StreamResetError, TamperedError
+from punchlab.punch.errors import ChannelError, ConnectionLostError, StreamResetError, TamperedError
+from punchlab.punch.secure.channel import Channel, Kind
+from punchlab.punch.transfer.streams import MAX_STREAMS, WINDOW, ByteStream, Streams
 from tests.punch.wires import channels, run
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from punch.client.offer import DirectoryInfo, FileInfo, Offered, StreamInfo
-from punch.client.summary import LISTED, summarize
-from punch.sentences import offer_text
+from punchlab.punch.sentences import offer_text
+from punchlab.punch.transfer.offer import DirectoryInfo, FileInfo, Offered, StreamInfo
+from punchlab.punch.transfer.summary import LISTED, summarize
 
 MANY: list[Offered] = [FileInfo(f"photos/{number:04}/x.jpg", 1000) for number in range(4000)]
 

@@ -18,7 +18,7 @@ from tests.punch.recorder import PATIENCE_S
 
 
 def test_people_are_told_the_code_and_what_happened(edge: str, file: Path, out: Path) -> None:
-    command = [sys.executable, "-W", "error", "-m", "punch"]
+    command = [sys.executable, "-W", "error", "-m", "punchlab.punch"]
     with subprocess.Popen(
         [*command, "send", str(file), "--edge", edge], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as sender:
@@ -41,7 +41,7 @@ def test_people_are_told_the_code_and_what_happened(edge: str, file: Path, out: 
 
 def test_people_are_told_a_failure_in_one_line(edge: str, file: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "punch", "send", str(file), "--edge", edge, "--wait", "0.1"],
+        [sys.executable, "-m", "punchlab.punch", "send", str(file), "--edge", edge, "--wait", "0.1"],
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
@@ -56,7 +56,7 @@ def test_a_name_that_the_terminal_cannot_show_is_spelled(edge: str, tmp_path: Pa
     file.write_bytes(b"x")
     with send(edge, file, "--code", CODE) as sender:
         receiver = subprocess.run(
-            [sys.executable, "-m", "punch", "receive", CODE, "--yes", "--edge", edge, "--dir", str(out)],
+            [sys.executable, "-m", "punchlab.punch", "receive", CODE, "--yes", "--edge", edge, "--dir", str(out)],
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,
@@ -112,7 +112,7 @@ def test_what_an_edge_says_cannot_command_the_terminal(file: Path, code: int) ->
 
 def test_help_imports_nothing_heavy() -> None:
     program = (
-        "import sys; from punch.cli import main\n"
+        "import sys; from punchlab.punch.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "print(sorted({'asyncio', 'websockets', 'cryptography', 'spake2', 'rich'} & set(sys.modules)))"

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from punch import stdio
-from punch.client.names import FileError, check_name
-from punch.errors import InputError, PunchError, PunchFailedError
-from punch.events import human_reporter, json_reporter
-from punch.text import LONGEST, printable, printable_lines, safe_json, shown
+from punchlab.punch import stdio
+from punchlab.punch.errors import ArgumentError, PunchError, PunchFailedError
+from punchlab.punch.events import human_reporter, json_reporter
+from punchlab.punch.text import LONGEST, printable, printable_lines, safe_json, shown
+from punchlab.punch.transfer.names import FileError, check_name
 from tests.plain import ATTACKS, HOSTILE, assert_plain, assert_plain_line, is_plain
 
 ANY_TEXT = st.text(st.characters() | st.sampled_from("#[:\x1b\u202e\n\udcff"), max_size=60)
@@ -75,7 +75,7 @@ def test_values_of_any_kind_are_shown_in_bounds(value: object) -> None:
     "error",
     [
         PunchError(HOSTILE),
-        InputError(HOSTILE, HOSTILE, HOSTILE),
+        ArgumentError(HOSTILE, HOSTILE, HOSTILE),
         PunchFailedError("refused", HOSTILE),
         PunchFailedError("refused", "x" * 10**6),
     ],

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from punch.cli import main
-from punch.edge.listener import FIRST_BYTE_S
-from punch.endpoint import Endpoint
+from punchlab.punch.cli import main
+from punchlab.punch.edge.listener import FIRST_BYTE_S
+from punchlab.punch.endpoint import Endpoint
 from scenarios.hostile.clients import drain, trusting_anybody
 from tests.punch.certificates import Authority
 from tests.punch.hostile import attackers

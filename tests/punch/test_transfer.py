@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from punch.client.channel import Kind
-from punch.client.inbox import Inbox
-from punch.client.outgoing import Outgoing
-from punch.client.progress import Progress
-from punch.client.transfer import receive_files, send_files
-from punch.errors import PunchFailedError
+from punchlab.punch.errors import PunchFailedError
+from punchlab.punch.secure.channel import Kind
+from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.outgoing import Outgoing
+from punchlab.punch.transfer.progress import Progress
+from punchlab.punch.transfer.transfer import receive_files, send_files
 from tests.punch.recorder import Recorder
 from tests.punch.transfers import bar, both, under_way
 from tests.punch.wires import channels, run
@@ -32,7 +32,7 @@ def test_files_arrive_as_they_were(tmp_path: Path, out: Path, sizes: list[int]) 
         (tmp_path / name).write_bytes(content)
 
     async def test() -> None:
-        with Outgoing([tmp_path / name for name in contents]) as outgoing, Inbox(out, force=False) as inbox:
+        with Outgoing([tmp_path / name for name in contents]) as outgoing, FileSink(out, force=False) as inbox:
             async with channels() as (sender, receiver):
                 sent, received = await both(sender, outgoing, receiver, inbox)
         expected = [(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in contents.items()]
@@ -53,7 +53,7 @@ def test_an_existing_file_stops_everything_before_a_byte_moves(tmp_path: Path, o
     async def test() -> None:
         with (
             Outgoing([tmp_path / "a", tmp_path / "b"]) as outgoing,
-            Inbox(out, force=False) as inbox,
+            FileSink(out, force=False) as inbox,
         ):
             async with channels() as (sender, receiver):
                 sending = asyncio.create_task(send_files(sender, outgoing, bar))
@@ -86,7 +86,7 @@ def test_a_file_that_has_changed_is_an_error_on_both_sides(tmp_path: Path, out: 
     (tmp_path / "a").write_bytes(bytes(1000))
 
     async def test() -> None:
-        with Outgoing([tmp_path / "a"]) as outgoing, Inbox(out, force=False) as inbox:
+        with Outgoing([tmp_path / "a"]) as outgoing, FileSink(out, force=False) as inbox:
             os.truncate(tmp_path / "a", 10)
             async with channels() as (sender, receiver):
                 sending = asyncio.create_task(send_files(sender, outgoing, bar))

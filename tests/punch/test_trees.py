@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from punch.client.inbox import Inbox, Incoming
-from punch.client.names import MAX_DEPTH, MAX_PATH_BYTES, FileError, check_path
-from punch.client.offer import (
+from punchlab.punch.errors import ArgumentError, TamperedError
+from punchlab.punch.transfer.file_sink import FileSink, Incoming
+from punchlab.punch.transfer.names import MAX_DEPTH, MAX_PATH_BYTES, FileError, check_path
+from punchlab.punch.transfer.offer import (
     MAX_ENTRIES,
     DirectoryInfo,
     Entries,
@@ -28,8 +29,7 @@ from punch.client.offer import (
     read_offer,
     write_offer,
 )
-from punch.client.outgoing import Outgoing
-from punch.errors import InputError, TamperedError
+from punchlab.punch.transfer.outgoing import Outgoing
 from tests.punch.transfers import OWNER
 
 CONTENT = b"content"
@@ -50,7 +50,7 @@ def names_in(directory: Path) -> list[str]:
     return sorted(f"{path.relative_to(directory)}{'/' * path.is_dir()}" for path in directory.rglob("*"))
 
 
-def store(inbox: Inbox, *offered: Offered) -> None:
+def store(inbox: FileSink, *offered: Offered) -> None:
     """Receive it, as a transfer does."""
     inbox.check(offered)
     arrived: list[Incoming] = []
@@ -82,7 +82,7 @@ def test_hostile_paths_are_refused_in_one_printable_line(tmp_path: Path, name: s
     assert str(caught.value).isascii()
     assert len(str(caught.value)) < 300
     for info in (FileInfo(name, 1), DirectoryInfo(name), StreamInfo(name)):
-        with Inbox(tmp_path, force=True) as inbox, pytest.raises(FileError):
+        with FileSink(tmp_path, force=True) as inbox, pytest.raises(FileError):
             inbox.check([info])
 
 
@@ -108,7 +108,7 @@ def test_a_path_that_passes_stays_below_its_directory(name: str) -> None:
     ],
 )
 def test_a_name_is_offered_for_one_thing(tmp_path: Path, offered: list[Offered]) -> None:
-    with Inbox(tmp_path, force=True) as inbox, pytest.raises(FileError, match=r"'a(/b)?' is offered"):
+    with FileSink(tmp_path, force=True) as inbox, pytest.raises(FileError, match=r"'a(/b)?' is offered"):
         inbox.check(offered)
 
 
@@ -161,7 +161,7 @@ def test_a_directory_is_called_what_it_is(
 
 
 def test_the_root_has_no_name_to_send_it_by() -> None:
-    with pytest.raises(InputError, match="a name that can be sent"):
+    with pytest.raises(ArgumentError, match="a name that can be sent"):
         Outgoing([Path("/")])
 
 
@@ -186,7 +186,7 @@ def test_what_is_no_file_in_a_directory_is_left_out_and_told(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["d/a\nb", "d/a\\b/x", "d/" + "/".join("a" * MAX_DEPTH)])
 def test_a_directory_with_a_name_in_it_that_cannot_be_sent_is_refused(tmp_path: Path, name: str) -> None:
     tree(tmp_path, "d/good", name)
-    with pytest.raises(InputError, match="a name that can be sent"):
+    with pytest.raises(ArgumentError, match="a name that can be sent"):
         Outgoing([tmp_path / "d"])
 
 
@@ -194,7 +194,7 @@ def test_more_files_than_are_allowed_are_refused(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     for number in range(MAX_ENTRIES + 1):
         (tmp_path / "d" / str(number)).symlink_to("x")
-    with pytest.raises(InputError, match=f"at most {MAX_ENTRIES}"):
+    with pytest.raises(ArgumentError, match=f"at most {MAX_ENTRIES}"):
         Outgoing([tmp_path / "d"])
 
 
@@ -202,7 +202,7 @@ def test_more_directories_than_are_allowed_are_refused_even_with_few_files(tmp_p
     directories = "/".join(["x"] * (MAX_DEPTH - 3))
     for number in range(MAX_ENTRIES // (MAX_DEPTH - 3) + 1):
         (tmp_path / "d" / str(number) / directories).mkdir(parents=True)
-    with pytest.raises(InputError, match=f"at most {MAX_ENTRIES} files and directories"):
+    with pytest.raises(ArgumentError, match=f"at most {MAX_ENTRIES} files and directories"):
         Outgoing([tmp_path / "d"])
 
 
@@ -265,7 +265,7 @@ def test_one_file_at_a_time_is_open(tmp_path: Path) -> None:
 @pytest.mark.parametrize("force", [False, True])
 def test_a_tree_arrives_with_its_directories_and_modes(tmp_path: Path, force: bool) -> None:
     directories = [DirectoryInfo("d/e/f"), DirectoryInfo("h")]
-    with Inbox(tmp_path, force=force) as inbox:
+    with FileSink(tmp_path, force=force) as inbox:
         store(inbox, file("d/a/b", executable=True), file("d/a/c"), *directories, file("g"))
         store(inbox)  # nothing is new
     assert names_in(tmp_path) == ["d/", "d/a/", "d/a/b", "d/a/c", "d/e/", "d/e/f/", "g", "h/"]
@@ -278,7 +278,7 @@ def test_a_tree_arrives_with_its_directories_and_modes(tmp_path: Path, force: bo
 def test_who_may_not_read_may_not_execute(tmp_path: Path) -> None:
     umask = os.umask(0o027)
     try:
-        with Inbox(tmp_path, force=False) as inbox:
+        with FileSink(tmp_path, force=False) as inbox:
             store(inbox, file("a", executable=True))
     finally:
         os.umask(umask)
@@ -289,7 +289,7 @@ def test_who_may_not_read_may_not_execute(tmp_path: Path) -> None:
 def test_without_force_nothing_may_have_the_name_of_the_directory(tmp_path: Path, there: str) -> None:
     tree(tmp_path, there)
     before = names_in(tmp_path)
-    with Inbox(tmp_path, force=False) as inbox, pytest.raises(FileError, match="'d' exists already"):
+    with FileSink(tmp_path, force=False) as inbox, pytest.raises(FileError, match="'d' exists already"):
         store(inbox, file("d/a"))
     assert names_in(tmp_path) == before
 
@@ -297,7 +297,7 @@ def test_without_force_nothing_may_have_the_name_of_the_directory(tmp_path: Path
 def test_with_force_directories_are_filled_up(tmp_path: Path) -> None:
     tree(tmp_path, "d/sub/mine", "d/a")
     (tmp_path / "d/a").write_bytes(b"old")
-    with Inbox(tmp_path, force=True) as inbox:
+    with FileSink(tmp_path, force=True) as inbox:
         store(inbox, file("d/a"), file("d/sub/new"), DirectoryInfo("d/sub/empty"))
     assert names_in(tmp_path) == ["d/", "d/a", "d/sub/", "d/sub/empty/", "d/sub/mine", "d/sub/new"]
     assert (tmp_path / "d/a").read_bytes() == CONTENT
@@ -310,7 +310,7 @@ def test_with_force_directories_are_filled_up(tmp_path: Path) -> None:
 def test_not_even_with_force_is_a_directory_swapped_for_a_file(tmp_path: Path, there: str, offered: Offered) -> None:
     tree(tmp_path, there)
     before = names_in(tmp_path)
-    with Inbox(tmp_path, force=True) as inbox, pytest.raises(FileError):
+    with FileSink(tmp_path, force=True) as inbox, pytest.raises(FileError):
         store(inbox, offered)
     assert names_in(tmp_path) == before
 
@@ -327,7 +327,7 @@ def test_a_link_on_the_way_down_is_not_followed(tmp_path: Path, force: bool, dep
     else:
         (inside / "d").mkdir()
         (inside / "d" / "sub").symlink_to(outside)
-    with Inbox(inside, force=force) as inbox, pytest.raises(FileError):
+    with FileSink(inside, force=force) as inbox, pytest.raises(FileError):
         inbox.check([offered])
     assert names_in(outside) == ["sub/"]
 
@@ -341,7 +341,7 @@ def test_a_link_that_is_swapped_in_after_the_check_is_not_followed(
     outside, inside = tmp_path / "outside", tmp_path / "in"
     tree(tmp_path, "outside/sub/")
     inside.mkdir()
-    with Inbox(inside, force=force) as inbox:
+    with FileSink(inside, force=force) as inbox:
         inbox.check([offered])
         arrived: list[Incoming] = []
         if isinstance(offered, FileInfo):
@@ -375,7 +375,7 @@ def test_whatever_is_offered_and_whatever_links_there_are_nothing_outside_change
             (place / "to outside").symlink_to(outside)
             (place / "to file").symlink_to(outside / "file")
         (outside / "file").write_bytes(b"mine")
-        with Inbox(inside, force=force) as inbox:
+        with FileSink(inside, force=force) as inbox:
             with contextlib.suppress(FileError):
                 store(inbox, *offered)
             inbox.discard([info for info in offered if isinstance(info, FileInfo)])
@@ -388,7 +388,7 @@ def test_whatever_is_offered_and_whatever_links_there_are_nothing_outside_change
 
 
 def test_what_is_incomplete_waits_beside_no_directory(tmp_path: Path) -> None:
-    with Inbox(tmp_path, force=False, owner=OWNER) as inbox:
+    with FileSink(tmp_path, force=False, owner=OWNER) as inbox:
         with inbox.create(file("d/a")) as incoming:
             incoming.write(CONTENT)
             incoming.verify(SHA256)

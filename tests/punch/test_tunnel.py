@@ -10,15 +10,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from punch.client.candidates import Candidate
-from punch.client.channel import HELLO_BYTES, PROOF_BYTES
-from punch.client.tunnel import Options, open_tunnel
-from punch.edge.relay import RelayOffer
-from punch.edge.server import Settings
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import PunchFailedError, TunnelBrokenError
-from punch.frames import Role
-from punch.strategy.meeting import Meeting, Strategy
+from punchlab.punch.client.tunnel import TunnelOptions, open_tunnel
+from punchlab.punch.edge.relay import RelayOffer
+from punchlab.punch.edge.server import Settings
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import PunchFailedError, TunnelBrokenError
+from punchlab.punch.frames import Role
+from punchlab.punch.punching.candidates import Candidate
+from punchlab.punch.secure.channel import HELLO_BYTES, PROOF_BYTES
+from punchlab.punch.strategy.meeting import Meeting, Strategy
 from tests.punch.edges import preshared, run, running
 from tests.punch.recorder import Recorder
 
@@ -97,7 +97,7 @@ def test_a_choice_that_is_confirmed_too_late_for_the_deadline_holds_and_nobody_g
         late = asyncio.Event()
 
         async def client(edge: EdgeUrl, role: Role, strategy: Strategy) -> None:
-            options = Options(edge, strategy, logs[role], deadline_s=DEADLINE_S, relay=True)
+            options = TunnelOptions(edge, strategy, logs[role], deadline_s=DEADLINE_S, relay=True)
             async with open_tunnel(options, preshared(key), role):
                 await both.wait()
 
@@ -125,7 +125,7 @@ def test_a_tunnel_that_breaks_as_soon_as_it_is_agreed_on_can_be_punched_again() 
         async def client(edge: EdgeUrl, role: Role, strategy: Strategy) -> None:
             log = Recorder()
             with pytest.raises(TunnelBrokenError, match="broke at once"):
-                async with open_tunnel(Options(edge, strategy, log), preshared(key), role):
+                async with open_tunnel(TunnelOptions(edge, strategy, log), preshared(key), role):
                     pass
             assert log.all("agreed")
 
@@ -141,7 +141,7 @@ def test_a_strategy_that_gets_no_socket_fails_in_one_line() -> None:
         key = os.urandom(32)
 
         async def client(edge: EdgeUrl, role: Role, strategy: Strategy, reason: str) -> None:
-            options = Options(edge, strategy, Recorder(), deadline_s=DEADLINE_S)
+            options = TunnelOptions(edge, strategy, Recorder(), deadline_s=DEADLINE_S)
             with pytest.raises(PunchFailedError, match=reason):
                 async with open_tunnel(options, preshared(key), role):
                     pass

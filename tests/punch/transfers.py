@@ -8,15 +8,15 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from punch.client.channel import Channel, Kind
-from punch.client.consent import Consent
-from punch.client.inbox import Inbox
-from punch.client.offer import FileDone
-from punch.client.outgoing import Outgoing
-from punch.client.owner import Owner
-from punch.client.progress import Progress
-from punch.client.transfer import Received, receive_files, send_files
-from punch.code import Code
+from punchlab.punch.secure.channel import Channel, Kind
+from punchlab.punch.secure.code import Code
+from punchlab.punch.transfer.consent import Consent
+from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.offer import FileDone
+from punchlab.punch.transfer.outgoing import Outgoing
+from punchlab.punch.transfer.owner import Owner
+from punchlab.punch.transfer.progress import Progress
+from punchlab.punch.transfer.transfer import Received, receive_files, send_files
 from tests.punch.recorder import Recorder
 from tests.punch.wires import channels
 
@@ -28,7 +28,7 @@ def bar(total: int | None) -> Progress:
 
 
 async def both(
-    sender: Channel, outgoing: Outgoing, receiver: Channel, inbox: Inbox, consent: Consent | None = None
+    sender: Channel, outgoing: Outgoing, receiver: Channel, inbox: FileSink, consent: Consent | None = None
 ) -> tuple[list[FileDone] | BaseException, list[FileDone] | BaseException]:
     sent, received = await asyncio.gather(
         send_files(sender, outgoing, bar), receive_files(receiver, inbox, bar, consent), return_exceptions=True
@@ -44,7 +44,7 @@ def offer(name: object, size: object, last: object = True) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def receiving(inbox: Inbox, *offers: bytes) -> AsyncIterator[tuple[Channel, asyncio.Task[Received]]]:
+async def receiving(inbox: FileSink, *offers: bytes) -> AsyncIterator[tuple[Channel, asyncio.Task[Received]]]:
     """A receiver to which the test sends, these offers first; the channel of the test, and what comes of it."""
     async with channels() as (sender, receiver):
         received = asyncio.create_task(receive_files(receiver, inbox, bar))
@@ -58,7 +58,7 @@ async def accepted(
     directory: Path, size: int = 8, *, force: bool = False
 ) -> AsyncIterator[tuple[Channel, asyncio.Task[Received]]]:
     """A receiver that has accepted the file `a` of so many bytes."""
-    with Inbox(directory, force=force) as inbox:
+    with FileSink(directory, force=force) as inbox:
         async with receiving(inbox, offer("a", size)) as (sender, received):
             await sender.expect(Kind.ACCEPT)
             yield sender, received

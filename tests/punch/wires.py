@@ -8,10 +8,10 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
-from punch.client.channel import HELLO_BYTES, PROOF_BYTES, Channel, Stream, introduce
-from punch.client.keys import Introduced
-from punch.errors import WrongPeerError
-from punch.frames import Role, SessionId
+from punchlab.punch.errors import WrongPeerError
+from punchlab.punch.frames import Role, SessionId
+from punchlab.punch.secure.channel import HELLO_BYTES, PROOF_BYTES, Channel, Stream, introduce
+from punchlab.punch.secure.keys import Introduced
 
 SESSION = SessionId("k7x2mq")
 KEY = bytes(range(32))

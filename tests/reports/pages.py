@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import reports
+from punchlab import reports
 from tests.reports.sample import record, write_run
 
 DASH = "\N{EN DASH}"

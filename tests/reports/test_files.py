@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.files import put_files
+from punchlab.reports.files import put_files
 
 SIZE = 300_000
 NAMES = ("index.html", "charts/one.png", "charts/two.svg")
@@ -16,7 +16,7 @@ WRITE = f"""
 import sys
 from itertools import cycle, islice
 from pathlib import Path
-from reports.files import put_files
+from punchlab.reports.files import put_files
 for letter in islice(cycle((b"a", b"b")), int(sys.argv[2])):
     files = {{name: letter * {SIZE} for name in {NAMES}}}
     put_files(Path(sys.argv[1]), files, replaced="charts")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from reports.groups import Trials, group_trials
-from reports.results import read_run
+from punchlab.reports.groups import Trials, group_trials
+from punchlab.reports.results import read_run
 from tests.reports.pages import page, write
 from tests.reports.sample import Record, record, write_run
 

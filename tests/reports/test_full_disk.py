@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import reports
-from lab.errors import InputError, LabError, PunchlabError
-from lab.files import write_file
+from punchlab import reports
+from punchlab.lab.campaign.files import write_file
+from punchlab.lab.errors import InputError, LabError, PunchlabError
 from tests.commands import punchlab, run
 from tests.reports.sample import matrix, record, write_run
 

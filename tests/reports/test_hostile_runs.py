@@ -11,23 +11,23 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-import reports
-from lab.campaign import Campaign, Cell
-from lab.campaign.plan import Plan
-from lab.errors import InputError, PunchlabError
-from lab.results import RunFolder
-from reports import parquet
-from reports.charts import Charts
-from reports.charts.figure import Chart
-from reports.contest import compare, contests
-from reports.groups import Trials, group_trials
-from reports.page import index_html
-from reports.results import read_run
-from reports.summary import summary_md
-from reports.table import results_csv
+from punchlab import reports
+from punchlab.lab.campaign import Campaign, Cell
+from punchlab.lab.campaign.plan import Plan
+from punchlab.lab.campaign.results import RunFolder
+from punchlab.lab.errors import InputError, PunchlabError
+from punchlab.reports import parquet
+from punchlab.reports.charts import Charts
+from punchlab.reports.charts.figure import Chart
+from punchlab.reports.groups import Trials, group_trials
+from punchlab.reports.page import index_html
+from punchlab.reports.results import read_run
+from punchlab.reports.strategy_comparison import compare, contests
+from punchlab.reports.summary import summary_md
+from punchlab.reports.table import results_csv
+from punchlab.topologies import AB
 from tests.examples import EXAMPLES
 from tests.reports.sample import record, write_run
-from topologies import AB
 
 FUZZ = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 ASKED = {"schema": 1}

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.cli import main
-from reports.table import table_csv
+from punchlab.lab.cli import main
+from punchlab.reports.table import table_csv
 from tests.plain import HOSTILE, assert_plain, assert_plain_line
 from tests.reports.sample import matrix, record, write_run
 

@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from lab.errors import InputError
-from reports import parquet
-from reports.results import Trial, read_run
-from reports.table import results_csv
+from punchlab.lab.errors import InputError
+from punchlab.reports import parquet
+from punchlab.reports.results import Trial, read_run
+from punchlab.reports.table import results_csv
 from tests.commands import ROOT
 from tests.reports.sample import Record, lab_error, record, write_run
 
@@ -69,7 +69,7 @@ def test_without_pyarrow_there_is_a_report_without_it(tmp_path: Path) -> None:
     (tmp_path / "pyarrow.py").write_text("raise ImportError\n")
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "lab.cli", "report", str(run)],
+        [sys.executable, "-P", "-m", "punchlab.lab.cli", "report", str(run)],
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,

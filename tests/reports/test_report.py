@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-import reports
-from lab.errors import InputError
+from punchlab import reports
+from punchlab.lab.errors import InputError
 from tests.reports.pages import page
 from tests.reports.sample import lab_error, matrix, record, write_run
 
@@ -40,7 +40,7 @@ def test_the_same_results_give_the_same_bytes(two_topologies: Path, tmp_path: Pa
     records = matrix("ab") + matrix("cd")
     random.Random(7).shuffle(records)
     write_run(tmp_path, records, {"trials": 5})
-    code = "import reports, pathlib, sys; reports.write(pathlib.Path(sys.argv[1]))"
+    code = "from punchlab import reports; import pathlib, sys; reports.write(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env={"PYTHONPATH": ":".join(sys.path)})
     for path in sorted(two_topologies.rglob("*")):
         if path.is_file() and path.name != "results.jsonl":
@@ -51,7 +51,7 @@ def test_matplotlib_is_imported_late_and_left_as_it_was(tmp_path: Path) -> None:
     write_run(tmp_path, [record()])
     code = """
 import json, pathlib, sys
-import reports
+from punchlab import reports
 early = "matplotlib" in sys.modules
 import matplotlib
 settings = [name for name in matplotlib.rcParams if name != "backend"]  # to read that one is to import pyplot

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from lab.errors import InputError
-from reports.results import read_run
+from punchlab.lab.errors import InputError
+from punchlab.reports.results import read_run
 from tests.reports.sample import lab_error, record, write_run
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-import reports
-from lab.errors import InputError
+from punchlab import reports
+from punchlab.lab.errors import InputError
 from tests.reports.pages import page, svg_words
 from tests.reports.sample import Record, matrix, record, write_run
 

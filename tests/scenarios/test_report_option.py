@@ -35,7 +35,7 @@ def project(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "test_it.py").write_text(PROJECT)
     (folder / "reports.py").write_text("")
-    (folder / "pytest.ini").write_text("[pytest]\naddopts = -p lab.pytest_sandbox -p scenarios.conftest\n")
+    (folder / "pytest.ini").write_text("[pytest]\naddopts = -p punchlab.lab.pytest_sandbox -p scenarios.conftest\n")
     return folder
 
 

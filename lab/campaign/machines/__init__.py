@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from lab.errors import InputError
+from punchlab.lab.errors import InputError
 
 _ADDRESS = re.compile(r"(tcp|tls)://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import queue
 import time
 import uuid
+from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from lab.campaign.cells import Job
-from lab.campaign.execute import Finished
-from lab.campaign.machines import check_address
-from lab.campaign.machines.identity import resource
-from lab.campaign.machines.worker import INSTALL, run_job
-from lab.errors import LabError, MissingCapabilityError
+from punchlab.lab.campaign.cells import Job
+from punchlab.lab.campaign.execute import Finished
+from punchlab.lab.campaign.machines import check_address
+from punchlab.lab.campaign.machines.identity import resource
+from punchlab.lab.campaign.machines.worker import INSTALL, run_job
+from punchlab.lab.errors import LabError, MissingCapabilityError
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    import distributed
 
 _CONNECT_S, _CLOSE_S = 10.0, 2.0
 _LOOK_S = 0.5
@@ -31,17 +33,18 @@ _MOST_LOSSES = 5
 class DaskExecutor:
     """Runs jobs on the workers of the Dask scheduler at `address`, those with exactly this code.
 
-    The trials of a worker that is lost are run again by others; what comes to be known twice is told once. When there
-    is no worker, it waits `patience_s` for one. Raises `InputError` for what is no address, and when entered `LabError`
-    if nobody answers there.
+    The trials of a worker that is lost are run again by others, also those that have ended but whose results the worker
+    still had; each gives one result. When there is no worker, it waits `patience_s` for one. Raises `InputError` for
+    what is no address, and when entered `LabError` if nobody answers there.
     """
 
     def __init__(self, address: str, patience_s: float = PATIENCE_S) -> None:
         check_address("dask", address)
         self._address, self._patience_s = address, patience_s
-        self._client: Client
+        self._client: distributed.Client
+        self._loop: asyncio.AbstractEventLoop
         self._ended: queue.SimpleQueue[Future[Finished]] = queue.SimpleQueue()
-        self._running: dict[str, tuple[Job, Future[Finished]]] = {}
+        self._running: dict[Future[Finished], tuple[Job, distributed.Future[Finished]]] = {}
         self._lost: dict[str, int] = {}
         self._looked = float("-inf")
         self._room = self._workers = 0
@@ -51,11 +54,14 @@ class DaskExecutor:
             from distributed import Client
         except ImportError:
             raise MissingCapabilityError(INSTALL) from None
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it is told here
+        # Dask sets the level of the second logger separately. Errors that matter are raised here.
+        for name in ("distributed", "distributed.client"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
             self._client = Client(self._address, timeout=_CONNECT_S, set_as_default=False)
         except (OSError, TimeoutError):
             raise LabError(f"dask: no scheduler answers at {self._address}") from None
+        self._loop = self._client.sync(_running_loop)
         return self
 
     def __exit__(
@@ -81,8 +87,9 @@ class DaskExecutor:
         """Hand a job to the scheduler."""
         key = f"{job.id}-{uuid.uuid4().hex}"
         future = self._client.submit(run_job, job, key=key, pure=False, resources={resource(): 1})
-        self._running[key] = job, future
-        future.add_done_callback(self._ended.put)
+        fetched = asyncio.run_coroutine_threadsafe(self._fetch(future), self._loop)
+        self._running[fetched] = job, future
+        fetched.add_done_callback(self._ended.put)
 
     def next(self) -> Finished:
         """Wait for a job to end. Raises `LabError` when none can."""
@@ -91,7 +98,7 @@ class DaskExecutor:
         alive = time.monotonic()
         while True:
             try:
-                future = self._ended.get(timeout=_LOOK_S)
+                fetched = self._ended.get(timeout=_LOOK_S)
             except queue.Empty:
                 self._look()
                 now = time.monotonic()
@@ -100,18 +107,25 @@ class DaskExecutor:
                 elif now > alive + self._patience_s:
                     raise LabError(self._complaint()) from None
                 continue
-            if future.key not in self._running:
-                continue
-            job, _future = self._running.pop(future.key)
-            if future.status == "finished":
-                return future.result()
-            if future.status != "error":
+            job, future = self._running.pop(fetched)
+            error = fetched.exception()
+            if error is None:
+                return fetched.result()
+            if future.status != "error" and isinstance(error, CancelledError | OSError):
                 raise LabError(f"dask: the scheduler at {self._address} has forgotten the trials, or ended")
-            error = future.exception()
             if not isinstance(error, KilledWorker) or self._lost.get(job.id, 0) >= _MOST_LOSSES:
                 raise LabError(f"dask: {job.id}: {error}")
             self._lost[job.id] = self._lost.get(job.id, 0) + 1
             self.submit(job)
+
+    async def _fetch(self, future: distributed.Future[Finished]) -> Finished:
+        """Wait for a job and copy its result from the worker that has it.
+
+        A finished job does not stay finished: when its worker is lost before the result is copied, the scheduler has
+        the job run again. `gather` waits for that; a callback of the future is called only once, the first time.
+        """
+        result: Finished = await self._client.gather(future, asynchronous=True)
+        return result
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -129,3 +143,7 @@ class DaskExecutor:
         if self._workers:
             return f"dask: none of the {self._workers} workers of {self._address} has the code of this punchlab"
         return f"dask: {self._address} has no workers; start some with `punchlab worker {self._address}`"
+
+
+async def _running_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.get_running_loop()

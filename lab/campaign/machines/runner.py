@@ -14,9 +14,9 @@ from concurrent.futures import BrokenExecutor, Future
 from functools import partial
 from multiprocessing.connection import Connection
 
-from lab import workers
-from lab.campaign.execute import Finished, submit
-from punch.stdio import settle
+from punchlab.lab.campaign import workers
+from punchlab.lab.campaign.execute import Finished, submit
+from punchlab.punch.stdio import settle
 
 
 def serve(connection: Connection, jobs: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -14,11 +15,12 @@ from concurrent.futures import Future
 from multiprocessing import Pipe
 from typing import TYPE_CHECKING, NoReturn
 
-from lab import programs, sandbox
-from lab.campaign.cells import Job
-from lab.campaign.execute import Finished
-from lab.campaign.machines.identity import resource
-from lab.errors import LabError, MissingCapabilityError
+from punchlab.lab.campaign.cells import Job
+from punchlab.lab.campaign.execute import Finished
+from punchlab.lab.campaign.machines.identity import resource
+from punchlab.lab.confinement import sandbox
+from punchlab.lab.errors import LabError, MissingCapabilityError
+from punchlab.lab.kernel import programs
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -36,7 +38,7 @@ class Runner:
     def __init__(self, jobs: int) -> None:
         self._connection, theirs = Pipe()
         with theirs:
-            words = [*programs.python("lab.campaign.machines.runner"), str(theirs.fileno()), str(jobs)]
+            words = [*programs.python("punchlab.lab.campaign.machines.runner"), str(theirs.fileno()), str(jobs)]
             self._process = subprocess.Popen(
                 sandbox.command_inside(words),
                 pass_fds=[theirs.fileno()],
@@ -58,7 +60,9 @@ class Runner:
         with self._lock:
             number = next(self._numbers)
             self._waiting[number] = future
-            self._connection.send((number, job))
+            # Without a runner there is no result: the reader ends this process, so that the job is lost, not failed.
+            with contextlib.suppress(ConnectionError):
+                self._connection.send((number, job))
         return future.result()
 
     def _read(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from punch.errors import InputError
+from punchlab.punch.errors import ArgumentError
 
 _SERVER = re.compile(
     r"(?:nats|tls)://(?:[^\s,/@]+@)?(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251})):(?P<port>[0-9]{1,5})/?"
@@ -12,12 +12,12 @@ _SERVER = re.compile(
 
 
 def parse_bus(text: str, *, field: str = "bus") -> list[str]:
-    """The URLs of the NATS servers; none for `mesh`. Raises `InputError`."""
+    """The URLs of the NATS servers; none for `mesh`. Raises `ArgumentError`."""
     if text == "mesh":
         return []
     servers = text.split(",")
     for server in servers:
         match = _SERVER.fullmatch(server)
         if match is None or not 1 <= int(match["port"]) <= 65535:
-            raise InputError(field, server, "mesh, or nats://HOST:PORT (several with commas between)")
+            raise ArgumentError(field, server, "mesh, or nats://HOST:PORT (several with commas between)")
     return servers

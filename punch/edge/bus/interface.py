@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from punch.frames import Body, SessionId
+from punchlab.punch.frames import Body, SessionId
 
 Callback = Callable[[Body, float], None]
 """Gets a message and its age: the seconds since it was published, on no clock that endpoints would have to share."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from punch.edge.bus.interface import Callback, Unsubscribe
-from punch.frames import Body, SessionId
+from punchlab.punch.edge.bus.interface import Callback, Unsubscribe
+from punchlab.punch.frames import Body, SessionId
 
 
 class LocalBus:

@@ -19,8 +19,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from punch.edge.bus.interface import Callback, Unsubscribe
-from punch.frames import Body, Message, SessionId, message_frame
+from punchlab.punch.edge.bus.interface import Callback, Unsubscribe
+from punchlab.punch.frames import Body, Message, SessionId, message_frame
 
 MAX_KEPT = 50_000  # messages, in all
 MAX_KEPT_BYTES = 64 * 1024 * 1024  # of memory for them

@@ -23,14 +23,14 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from punch.edge.bus.interface import Callback, Unsubscribe
-from punch.edge.bus.memory import Kept, Memory
-from punch.endpoint import EdgeUrl
-from punch.errors import FrameError, NoConnectionError
-from punch.events import Reporter
-from punch.frames import Body, Hello, SessionId, hello_frame, message_frame, parse_hello, parse_message
-from punch.text import LONGEST_VALUE, printable
-from punch.websocket import abort, open_websocket, protocol_violation, until_deaf
+from punchlab.punch.edge.bus.interface import Callback, Unsubscribe
+from punchlab.punch.edge.bus.memory import Kept, Memory
+from punchlab.punch.endpoint import EdgeUrl
+from punchlab.punch.errors import FrameError, NoConnectionError
+from punchlab.punch.events import Reporter
+from punchlab.punch.frames import Body, Hello, SessionId, hello_frame, message_frame, parse_hello, parse_message
+from punchlab.punch.net.websocket import abort, open_websocket, protocol_violation, until_deaf
+from punchlab.punch.text import LONGEST_VALUE, printable
 
 PATH = "/mesh"
 HELLO_TIMEOUT_S = 10.0

@@ -33,12 +33,12 @@ from typing import Any
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from punch.edge.bus.interface import Callback, Unsubscribe
-from punch.edge.bus.memory import Kept, Memory
-from punch.edge.bus.natsclient import BoundedClient
-from punch.errors import FrameError
-from punch.events import Reporter
-from punch.frames import (
+from punchlab.punch.edge.bus.interface import Callback, Unsubscribe
+from punchlab.punch.edge.bus.memory import Kept, Memory
+from punchlab.punch.edge.bus.natsclient import BoundedClient
+from punchlab.punch.errors import FrameError
+from punchlab.punch.events import Reporter
+from punchlab.punch.frames import (
     MAX_FRAME,
     Body,
     Hello,
@@ -49,7 +49,7 @@ from punch.frames import (
     parse_hello,
     parse_message,
 )
-from punch.text import printable
+from punchlab.punch.text import printable
 
 RESEND_S = 1.0
 RESEND_OLD_S = 5.0  # messages that are as old

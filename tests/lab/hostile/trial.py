@@ -6,9 +6,10 @@ import json
 import sys
 from pathlib import Path
 
-from lab import Lab, sandbox
-from lab.client import Client
-from topologies import AB
+from punchlab import Lab
+from punchlab.lab.client.description import Client
+from punchlab.lab.confinement import sandbox
+from punchlab.topologies import AB
 
 SIZE = 123_457
 PROGRAM = str(Path(__file__).with_name("attempts.py"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lab.impair import Impairment
+from punchlab.lab.impair import Impairment
 
 if TYPE_CHECKING:
     from tests.lab.impair.conftest import Wire

@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lab import impair, namespace
-from lab.errors import InputError, LabError, MissingCapabilityError
-from lab.impair import DirectedLink, Impairment, LinkEnd
-from lab.impair.enginehost import HOST
-from lab.impair.nfqueue import Nfqueue
+from punchlab.lab import impair
+from punchlab.lab.errors import InputError, LabError, MissingCapabilityError
+from punchlab.lab.impair import DirectedLink, Impairment, LinkEnd
+from punchlab.lab.impair.enginehost import HOST
+from punchlab.lab.impair.nfqueue import Nfqueue
+from punchlab.lab.kernel import namespace
 
 if TYPE_CHECKING:
     from tests.lab.impair.conftest import Wire
 
 PARENT = """
 import os, sys
-from lab import impair, namespace
-from lab.impair.enginehost import HOST
+from punchlab.lab import impair
+from punchlab.lab.kernel import namespace
+from punchlab.lab.impair.enginehost import HOST
 (space,) = namespace.create(1)
 end = impair.LinkEnd(space, "lo", 1)
 links = [impair.DirectedLink(end, end, impair.Impairment(delay_s=0.01))]

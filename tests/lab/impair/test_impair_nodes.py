@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lab.errors import LabError
-from lab.impair import DirectedLink, Impairment, LinkEnd
-from lab.impair.nfqueue import place
-from lab.namespace import Namespace
+from punchlab.lab.errors import LabError
+from punchlab.lab.impair import DirectedLink, Impairment, LinkEnd
+from punchlab.lab.impair.nfqueue import place
+from punchlab.lab.kernel.namespace import Namespace
 
 if TYPE_CHECKING:
     from tests.lab.impair.conftest import Wire

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lab.errors import InputError
-from lab.impair import Impairment
+from punchlab.lab.errors import InputError
+from punchlab.lab.impair import Impairment
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.impair import Impairment
-from lab.impair.engine import Lateness
-from lab.impair.schedule import ETHERNET_HEADER, Schedule
+from punchlab.lab.impair import Impairment
+from punchlab.lab.impair.engine import Lateness
+from punchlab.lab.impair.schedule import ETHERNET_HEADER, Schedule
 
 MS = 1_000_000
 gaps = st.lists(st.tuples(st.integers(0, 50 * MS), st.integers(20, 1500)), min_size=1, max_size=50)

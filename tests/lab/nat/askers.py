@@ -9,7 +9,7 @@ import socket
 import struct
 from typing import Protocol
 
-from lab import Lab
+from punchlab import Lab
 
 GATEWAY = "192.168.1.1"
 IGD = f"http://{GATEWAY}:5000/rootDesc.xml"

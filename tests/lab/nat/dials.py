@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 
-from lab import Lab
-from punch.nat.behavior import NatBehavior
-from punch.nat.dialling import PAUSE_S, Dialling
-from punch.nat.oracle import Dial, Prediction, predict
-from topologies import AB
+from punchlab import Lab
+from punchlab.lab.oracle.outcome import Dial, Prediction, predict
+from punchlab.punch.nat.behavior import NatBehavior
+from punchlab.punch.nat.dialling import PAUSE_S, Dialling
+from punchlab.topologies import AB
 
 HOSTS = ("a", "b")
 FIRST_PORTS = (41000, 51000)

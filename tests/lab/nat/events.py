@@ -8,15 +8,17 @@ from dataclasses import replace
 
 import pytest
 
-from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation
+from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior, NatBehavior, PortAllocation
 from tests.lab.nat.world import PORT, SILENCE_S, World
 
 TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
 TRANSPORTS = pytest.mark.parametrize("kind", [TCP, UDP], ids=["tcp", "udp"])
-CONE = NatBehavior(Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING)
+CONE = NatBehavior(
+    MappingBehavior.ENDPOINT_INDEPENDENT, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING
+)
 RANDOM_CONE = replace(CONE, port_allocation=PortAllocation.RANDOM)
 SEQUENTIAL = NatBehavior(
-    Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.SEQUENTIAL
+    MappingBehavior.ADDRESS_AND_PORT_DEPENDENT, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.SEQUENTIAL
 )
 
 

@@ -7,13 +7,13 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from lab import Lab
-from lab.nat import check
-from lab.nat.claims import Found
-from punch.endpoint import EdgeUrl
-from punch.nat.behavior import NatBehavior
-from punch.probe import session
-from topologies.internet import Internet
+from punchlab import Lab
+from punchlab.lab.check import check
+from punchlab.lab.check.claims import Found
+from punchlab.punch.endpoint import EdgeUrl
+from punchlab.punch.nat.behavior import NatBehavior
+from punchlab.punch.probe import session
+from punchlab.topologies.internet import Internet
 
 AT_A_TIME = 27
 PATIENCE_S = 5.0
@@ -64,7 +64,7 @@ def probe_all(lab: Lab, hosts: Sequence[str]) -> Mapping[str, Found]:
 
 
 def _probe(lab: Lab, host: str, url: str) -> Found:
-    options = session.Options([EdgeUrl.parse(url)], PATIENCE_S, None, 1.0)
+    options = session.ProbeOptions([EdgeUrl.parse(url)], PATIENCE_S, None, 1.0)
     with lab[host].entered():
         found: Found = json.loads(asyncio.run(session.run(options)).to_json())
     return found

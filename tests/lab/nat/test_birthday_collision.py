@@ -22,9 +22,8 @@ from pathlib import Path
 
 import pytest
 
-import reports
-from lab import Lab
-from topologies import AB
+from punchlab import Lab, reports
+from punchlab.topologies import AB
 
 OPEN_PORTS = 256
 PORTS = range(1024, 65536)

@@ -11,22 +11,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from lab import Lab
-from lab.cli.nat import NOT_TESTED_STATUS, status
-from lab.client import command
-from lab.edges import PORT, stun_addresses
-from lab.nat import check, claims
-from lab.nat.claims import Found
-from lab.process import EventProcess, wait_for
-from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
+from punchlab import Lab
+from punchlab.lab.check import check, claims
+from punchlab.lab.check.claims import Found
+from punchlab.lab.cli.nat import NOT_TESTED_STATUS, status
+from punchlab.lab.client.description import command
+from punchlab.lab.client.edges import PORT, stun_addresses
+from punchlab.lab.client.processes import EventProcess, wait_for
+from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior, NatBehavior, PortAllocation, Unsolicited
+from punchlab.topologies import Home
 from tests.commands import ROOT, punchlab
-from topologies import Home
 
 FULL_CONE, SYMMETRIC = (
     NatBehavior(mapping, filtering, PortAllocation.RANDOM, Unsolicited.DROP)
     for mapping, filtering in (
-        (Mapping.ENDPOINT_INDEPENDENT, Filtering.ENDPOINT_INDEPENDENT),
-        (Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT),
+        (MappingBehavior.ENDPOINT_INDEPENDENT, FilteringBehavior.ENDPOINT_INDEPENDENT),
+        (MappingBehavior.ADDRESS_AND_PORT_DEPENDENT, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT),
     )
 )
 STOPPED_S, RUNNING_S = 2.3, 0.8

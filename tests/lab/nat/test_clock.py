@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lab.errors import InputError
-from lab.nat.clock import SHORTEST_S, quickened
-from punch.nat.behavior import Timeouts
+from punchlab.lab.check.clock import SHORTEST_S, quickened
+from punchlab.lab.errors import InputError
+from punchlab.punch.nat.behavior import Timeouts
 
 
 def test_by_default_each_becomes_a_few_seconds_and_different_ones_stay_different_and_in_order() -> None:

@@ -7,11 +7,11 @@ import socket
 
 import pytest
 
-from lab import Lab
-from lab.errors import InputError
+from punchlab import Lab
+from punchlab.lab.errors import InputError
+from punchlab.topologies import DualStack
+from punchlab.topologies.internet import Internet
 from tests.lab.nat.world import PORT, World
-from topologies import DualStack
-from topologies.internet import Internet
 
 
 def test_ipv4_is_translated_and_ipv6_is_not() -> None:

@@ -8,10 +8,10 @@ import socket
 
 import pytest
 
-from lab import Lab
-from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
+from punchlab import Lab
+from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior, NatBehavior, PortAllocation, Unsolicited
+from punchlab.topologies.internet import Internet
 from tests.lab.nat.world import PORT, SILENCE_S, World
-from topologies.internet import Internet
 
 
 class Office(Internet):
@@ -32,9 +32,9 @@ class Office(Internet):
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
-@pytest.mark.parametrize("filtering", Filtering)
-def test_a_firewall_filters_and_does_not_translate(filtering: Filtering, kind: socket.SocketKind) -> None:
-    wall = NatBehavior(Mapping.ENDPOINT_INDEPENDENT, filtering, PortAllocation.PRESERVING, translates=False)
+@pytest.mark.parametrize("filtering", FilteringBehavior)
+def test_a_firewall_filters_and_does_not_translate(filtering: FilteringBehavior, kind: socket.SocketKind) -> None:
+    wall = NatBehavior(MappingBehavior.ENDPOINT_INDEPENDENT, filtering, PortAllocation.PRESERVING, translates=False)
     with Lab(Office(firewall=wall)) as lab, contextlib.ExitStack() as stack:
         world = World(lab, kind, stack)
         a = (lab["a"].address, PORT)
@@ -42,8 +42,8 @@ def test_a_firewall_filters_and_does_not_translate(filtering: Filtering, kind: s
         assert world.mapped("a", "server", 5000) == a
         reached = {name: world.reached(name, 6001, a, ["a"]) == "a" for name in ("server", "stranger")}
         assert reached == {
-            "server": filtering is not Filtering.ADDRESS_AND_PORT_DEPENDENT,
-            "stranger": filtering is Filtering.ENDPOINT_INDEPENDENT,
+            "server": filtering is not FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT,
+            "stranger": filtering is FilteringBehavior.ENDPOINT_INDEPENDENT,
         }
 
 
@@ -57,8 +57,8 @@ def test_a_firewall_filters_and_does_not_translate(filtering: Filtering, kind: s
 )
 def test_a_firewall_answers_unsolicited_syns_for_its_hosts(answer: Unsolicited, number: int | None) -> None:
     wall = NatBehavior(
-        Mapping.ENDPOINT_INDEPENDENT,
-        Filtering.ADDRESS_AND_PORT_DEPENDENT,
+        MappingBehavior.ENDPOINT_INDEPENDENT,
+        FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT,
         PortAllocation.PRESERVING,
         answer,
         translates=False,

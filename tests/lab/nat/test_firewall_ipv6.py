@@ -13,20 +13,30 @@ from dataclasses import replace
 
 import pytest
 
-from lab import Lab
-from lab.graph import read
-from lab.nat.script import script
-from punch.nat.behavior import Filtering, IcmpErrors, Mapping, NatBehavior, PortAllocation, Unsolicited
+from punchlab import Lab
+from punchlab.lab.graph import read
+from punchlab.lab.nat.script import script
+from punchlab.punch.nat.behavior import (
+    FilteringBehavior,
+    IcmpErrors,
+    MappingBehavior,
+    NatBehavior,
+    PortAllocation,
+    Unsolicited,
+)
+from punchlab.topologies import AB, Firewalls
+from punchlab.topologies.internet import Internet
 from tests.lab.nat.world import PATIENCE_S, PORT, SILENCE_S, World
-from topologies import AB, Firewalls
-from topologies.internet import Internet
 
 IPV6_RECVERR = 25
 """From linux/in6.h: Python does not name it."""
 
 TRANSPORTS = pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
 WALL = NatBehavior(
-    Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING, translates=False
+    MappingBehavior.ENDPOINT_INDEPENDENT,
+    FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT,
+    PortAllocation.PRESERVING,
+    translates=False,
 )
 
 
@@ -50,16 +60,18 @@ def office(wall: NatBehavior, kind: socket.SocketKind = socket.SOCK_STREAM) -> I
 
 
 @TRANSPORTS
-@pytest.mark.parametrize("filtering", Filtering)
-def test_it_keeps_addresses_and_admits_whom_its_filtering_admits(filtering: Filtering, kind: socket.SocketKind) -> None:
+@pytest.mark.parametrize("filtering", FilteringBehavior)
+def test_it_keeps_addresses_and_admits_whom_its_filtering_admits(
+    filtering: FilteringBehavior, kind: socket.SocketKind
+) -> None:
     with office(replace(WALL, filtering=filtering), kind) as w:
         a = (w.address("a"), PORT)
         assert w.reached("stranger", 6000, a, ["a"]) is None
         assert w.mapped("a", "server", 5000) == a
         reached = {name: w.reached(name, 6001, a, ["a"]) == "a" for name in ("server", "stranger")}
         assert reached == {
-            "server": filtering is not Filtering.ADDRESS_AND_PORT_DEPENDENT,
-            "stranger": filtering is Filtering.ENDPOINT_INDEPENDENT,
+            "server": filtering is not FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT,
+            "stranger": filtering is FilteringBehavior.ENDPOINT_INDEPENDENT,
         }
         # What one host has opened is not open to another.
         assert w.reached("server", 6002, (w.address("a2"), PORT), ["a2"]) is None
@@ -78,7 +90,7 @@ def test_answers_come_back(kind: socket.SocketKind) -> None:
         assert dialler.recv(1) == b"y"
 
 
-@pytest.mark.parametrize("filtering", Filtering)
+@pytest.mark.parametrize("filtering", FilteringBehavior)
 @pytest.mark.parametrize(
     ("answer", "number", "code"),
     [
@@ -90,7 +102,7 @@ def test_answers_come_back(kind: socket.SocketKind) -> None:
     ],
 )
 def test_an_unsolicited_syn_gets_the_answer_that_was_asked_for(
-    filtering: Filtering, answer: Unsolicited, number: int | None, code: int | None
+    filtering: FilteringBehavior, answer: Unsolicited, number: int | None, code: int | None
 ) -> None:
     with office(replace(WALL, filtering=filtering, unsolicited=answer)) as w:
         # More than the kernel would answer to one address in a second if it were asked to hold back.
@@ -128,9 +140,9 @@ def test_an_icmpv6_error_from_outside_reaches_the_host_inside_or_not(errors: Icm
             dialler.recv(1)
 
 
-@pytest.mark.parametrize("filtering", Filtering)
+@pytest.mark.parametrize("filtering", FilteringBehavior)
 @pytest.mark.parametrize("delay", ["0ms", "20ms"])
-def test_two_hosts_that_dial_each_other_meet_through_their_firewalls(filtering: Filtering, delay: str) -> None:
+def test_two_hosts_that_dial_each_other_meet_through_their_firewalls(filtering: FilteringBehavior, delay: str) -> None:
     """With a delay their SYNs cross: a simultaneous open, for there is no listener."""
     wall = replace(WALL, filtering=filtering)
     with Lab(Firewalls(nat_a=wall, nat_b=wall, delay=delay)) as lab, contextlib.ExitStack() as stack:
@@ -147,8 +159,8 @@ def test_two_hosts_that_dial_each_other_meet_through_their_firewalls(filtering: 
         assert ends[1].recv(1) == b"x"
 
 
-@pytest.mark.parametrize("filtering", Filtering)
-def test_the_script_makes_a_bare_router_that_firewall_and_may_be_run_twice(filtering: Filtering) -> None:
+@pytest.mark.parametrize("filtering", FilteringBehavior)
+def test_the_script_makes_a_bare_router_that_firewall_and_may_be_run_twice(filtering: FilteringBehavior) -> None:
     wall = replace(WALL, filtering=filtering, unsolicited=Unsolicited.RESET)
     with office(wall) as w:
         router = w.lab["nat_a"]
@@ -161,7 +173,7 @@ def test_the_script_makes_a_bare_router_that_firewall_and_may_be_run_twice(filte
         with pytest.raises(ConnectionRefusedError):
             w.bound("stranger", 6000).connect(a)
         assert w.mapped("a", "server", 5000) == a
-        admitted = filtering is not Filtering.ADDRESS_AND_PORT_DEPENDENT
+        admitted = filtering is not FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT
         assert w.reached("server", 6001, a, ["a"]) == ("a" if admitted else None)
 
 

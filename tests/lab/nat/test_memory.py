@@ -11,20 +11,30 @@ from dataclasses import replace
 
 import pytest
 
-from lab import Lab
-from lab.nat.examine import examine
-from lab.nat.segments import SILENCE_S, Conversation, Flag, RawTcp, keep_resets_in
-from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Refresh, Timeouts, Unsolicited
-from punch.nat.oracle import Outcome
+from punchlab import Lab
+from punchlab.lab.check.examine import examine
+from punchlab.lab.check.segments import SILENCE_S, Conversation, Flag, RawTcp, keep_resets_in
+from punchlab.lab.oracle.outcome import Outcome
+from punchlab.punch.nat.behavior import (
+    FilteringBehavior,
+    MappingBehavior,
+    NatBehavior,
+    PortAllocation,
+    Refresh,
+    Timeouts,
+    Unsolicited,
+)
+from punchlab.topologies import Home
 from tests.lab.homes import Homes
 from tests.lab.nat.dials import Cell, dial_cells
 from tests.lab.nat.test_firewall import Office
 from tests.lab.nat.world import PORT, World, world
-from topologies import Home
 
-CONE = NatBehavior(Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING)
-SYMMETRIC = replace(CONE, mapping=Mapping.ADDRESS_AND_PORT_DEPENDENT, port_allocation=PortAllocation.RANDOM)
-FULL_CONE = replace(CONE, filtering=Filtering.ENDPOINT_INDEPENDENT)
+CONE = NatBehavior(
+    MappingBehavior.ENDPOINT_INDEPENDENT, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING
+)
+SYMMETRIC = replace(CONE, mapping=MappingBehavior.ADDRESS_AND_PORT_DEPENDENT, port_allocation=PortAllocation.RANDOM)
+FULL_CONE = replace(CONE, filtering=FilteringBehavior.ENDPOINT_INDEPENDENT)
 KINDS = pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from lab import InputError
+from punchlab import InputError
 from tests.lab.nat.events import CONE, TRANSPORTS, UDP, Talk
 from tests.lab.nat.world import PORT, SILENCE_S, world
 

@@ -12,15 +12,15 @@ from dataclasses import replace
 
 import pytest
 
-from lab import InputError, Lab
-from lab.nat.background import Arrival, schedule
-from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation
+from punchlab import InputError, Lab
+from punchlab.lab.events.background import Arrival, schedule
+from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior, NatBehavior, PortAllocation
+from punchlab.topologies import AB
 from tests.lab.nat.world import PORT, World, world
-from topologies import AB
 
 TRANSPORTS = pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
 SEQUENTIAL = NatBehavior(
-    Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.SEQUENTIAL
+    MappingBehavior.ADDRESS_AND_PORT_DEPENDENT, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.SEQUENTIAL
 )
 DEVIATIONS = 6.5
 """A standard normal deviate is further out than so many standard deviations once in 1e10."""

@@ -13,9 +13,9 @@ from itertools import pairwise
 
 import pytest
 
-from lab import InputError
-from lab.nat import presets
-from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
+from punchlab import InputError
+from punchlab.lab.nat import presets
+from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior, NatBehavior, PortAllocation, Unsolicited
 from tests.lab.nat.events import CONE, SEQUENTIAL, TRANSPORTS, UDP, Talk
 from tests.lab.nat.world import PORT, SILENCE_S, World, world
 
@@ -105,8 +105,8 @@ def _stream(w: World) -> Iterator[list[tuple[float, int]]]:
 def test_no_packet_sees_half_of_a_change() -> None:
     """Every datagram leaves by the old behavior (the port is preserved) or by the new one (a port of its range)."""
     low = NatBehavior(
-        Mapping.ENDPOINT_INDEPENDENT,
-        Filtering.ENDPOINT_INDEPENDENT,
+        MappingBehavior.ENDPOINT_INDEPENDENT,
+        FilteringBehavior.ENDPOINT_INDEPENDENT,
         PortAllocation.SEQUENTIAL,
         port_range=(2000, 6095),
     )

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from lab import Lab
-from lab.nat import presets
-from lab.nat.script import script
-from punch.nat.behavior import Hairpinning, NatBehavior, PortAllocation, PortMapping
+from punchlab import Lab
+from punchlab.lab.nat import presets
+from punchlab.lab.nat.script import script
+from punchlab.punch.nat.behavior import Hairpinning, NatBehavior, PortAllocation, PortMapping
 from tests.commands import assert_one_clear_line, punchlab, run
 from tests.lab.homes import Homes
 from tests.lab.nat.world import PORT, World

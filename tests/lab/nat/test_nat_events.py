@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from lab import InputError, Lab
+from punchlab import InputError, Lab
 from tests.lab.nat.events import CONE, RANDOM_CONE, UDP
 from tests.lab.nat.world import World, world
 from tests.lab.nat444 import Nat444

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import pytest
 
-from lab.nat import presets
-from punch.nat.behavior import (
-    Filtering,
+from punchlab.lab.nat import presets
+from punchlab.punch.nat.behavior import (
+    FilteringBehavior,
     Hairpinning,
     IcmpErrors,
-    Mapping,
+    MappingBehavior,
     NatBehavior,
     Pooling,
     PortAllocation,
@@ -28,9 +28,13 @@ IP_RECVERR = 11
 """From linux/in.h: Python does not name it."""
 
 TRANSPORTS = pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
-CONE = NatBehavior(Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING)
-FULL_CONE = replace(CONE, filtering=Filtering.ENDPOINT_INDEPENDENT)
-SYMMETRIC = NatBehavior(Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.RANDOM)
+CONE = NatBehavior(
+    MappingBehavior.ENDPOINT_INDEPENDENT, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING
+)
+FULL_CONE = replace(CONE, filtering=FilteringBehavior.ENDPOINT_INDEPENDENT)
+SYMMETRIC = NatBehavior(
+    MappingBehavior.ADDRESS_AND_PORT_DEPENDENT, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.RANDOM
+)
 DESTINATIONS = [(server, port) for server in ("server", "stranger") for port in (5000, 5001)]
 
 
@@ -139,11 +143,15 @@ def test_a_clash_can_take_the_next_port(kind: socket.SocketKind) -> None:
 
 
 @TRANSPORTS
-@pytest.mark.parametrize("mapping", Mapping)
-def test_every_host_has_a_block_of_ports_of_its_own(mapping: Mapping, kind: socket.SocketKind) -> None:
+@pytest.mark.parametrize("mapping", MappingBehavior)
+def test_every_host_has_a_block_of_ports_of_its_own(mapping: MappingBehavior, kind: socket.SocketKind) -> None:
     nat = replace(SYMMETRIC, mapping=mapping, port_allocation=PortAllocation.BLOCKS, block_size=64)
     with world(nat, kind) as w:
-        keys = {Mapping.ENDPOINT_INDEPENDENT: 1, Mapping.ADDRESS_DEPENDENT: 2, Mapping.ADDRESS_AND_PORT_DEPENDENT: 4}
+        keys = {
+            MappingBehavior.ENDPOINT_INDEPENDENT: 1,
+            MappingBehavior.ADDRESS_DEPENDENT: 2,
+            MappingBehavior.ADDRESS_AND_PORT_DEPENDENT: 4,
+        }
         for host in ("a", "a2"):
             ports = [w.mapped(host, *to, port)[1] for to in DESTINATIONS for port in (PORT, PORT + 1)]
             assert {(port - 1024) // 64 for port in ports} == {int(w.lab[host].address.rpartition(".")[2])}
@@ -190,7 +198,7 @@ def test_overloading_gives_two_hosts_one_port_towards_different_destinations(kin
 def test_a_remote_endpoint_that_was_dialled_through_another_port_never_arrives_as_a_stranger(
     kind: socket.SocketKind,
 ) -> None:
-    nat = replace(SYMMETRIC, filtering=Filtering.ENDPOINT_INDEPENDENT)
+    nat = replace(SYMMETRIC, filtering=FilteringBehavior.ENDPOINT_INDEPENDENT)
     with world(nat, kind) as w:
         registered, _other = w.mapped("a", "server", 5000), w.mapped("a", "stranger", 5001)
         assert w.reached("stranger", 5001, registered, ["a"]) is None
@@ -198,7 +206,7 @@ def test_a_remote_endpoint_that_was_dialled_through_another_port_never_arrives_a
 
 
 def test_replies_leave_by_the_mapping_that_the_packet_came_in_by() -> None:
-    nat = replace(SYMMETRIC, filtering=Filtering.ENDPOINT_INDEPENDENT)
+    nat = replace(SYMMETRIC, filtering=FilteringBehavior.ENDPOINT_INDEPENDENT)
     with world(nat, socket.SOCK_DGRAM) as w:
         registered = w.mapped("a", "server", 5000)
         door, outsider = w.listening("a", PORT), w.bound("stranger", 6000)

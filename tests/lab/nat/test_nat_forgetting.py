@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from punch.nat.behavior import Unsolicited
+from punchlab.punch.nat.behavior import Unsolicited
 from tests.lab.nat.events import CONE, RANDOM_CONE, SEQUENTIAL, TRANSPORTS, UDP, Talk
 from tests.lab.nat.world import PORT, SILENCE_S, world
 

@@ -9,18 +9,22 @@ import socket
 
 import pytest
 
-from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
+from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior, NatBehavior, PortAllocation, Unsolicited
 from tests.lab.nat.world import PATIENCE_S, PORT, SILENCE_S, World, world
 
 Endpoint = tuple[str, int]
 KINDS = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
 DESTINATIONS = [("server", 5000), ("server", 5001), ("stranger", 5000), ("stranger", 5001)]
 ADMITTED = {
-    Filtering.ENDPOINT_INDEPENDENT: {("server", 6000), ("stranger", 6000)},
-    Filtering.ADDRESS_DEPENDENT: {("server", 6000)},
-    Filtering.ADDRESS_AND_PORT_DEPENDENT: set(),
+    FilteringBehavior.ENDPOINT_INDEPENDENT: {("server", 6000), ("stranger", 6000)},
+    FilteringBehavior.ADDRESS_DEPENDENT: {("server", 6000)},
+    FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT: set(),
 }
-TOLD_APART_BY = {Mapping.ENDPOINT_INDEPENDENT: 0, Mapping.ADDRESS_DEPENDENT: 1, Mapping.ADDRESS_AND_PORT_DEPENDENT: 2}
+TOLD_APART_BY = {
+    MappingBehavior.ENDPOINT_INDEPENDENT: 0,
+    MappingBehavior.ADDRESS_DEPENDENT: 1,
+    MappingBehavior.ADDRESS_AND_PORT_DEPENDENT: 2,
+}
 
 
 def knock(w: World, outsiders: list[Endpoint], target: Endpoint) -> list[socket.socket]:
@@ -54,10 +58,10 @@ def arrivals(door: socket.socket) -> set[Endpoint]:
 
 @pytest.mark.parametrize("unsolicited", [Unsolicited.DROP, Unsolicited.RESET])
 @pytest.mark.parametrize("allocation", [PortAllocation.PRESERVING, PortAllocation.RANDOM, PortAllocation.SEQUENTIAL])
-@pytest.mark.parametrize("filtering", Filtering)
-@pytest.mark.parametrize("mapping", Mapping)
+@pytest.mark.parametrize("filtering", FilteringBehavior)
+@pytest.mark.parametrize("mapping", MappingBehavior)
 def test_a_nat_behaves_as_it_says(
-    mapping: Mapping, filtering: Filtering, allocation: PortAllocation, unsolicited: Unsolicited
+    mapping: MappingBehavior, filtering: FilteringBehavior, allocation: PortAllocation, unsolicited: Unsolicited
 ) -> None:
     nat = NatBehavior(mapping, filtering, allocation, unsolicited, port_range=(20000, 30000))
     with world(nat) as w:
@@ -92,7 +96,7 @@ def test_a_nat_behaves_as_it_says(
         for each, before in zip(worlds, first, strict=True):
             ports = {DESTINATIONS[0]: before[1]}
             ports |= {to: each.mapped("a", *to)[1] for to in DESTINATIONS[1:]}
-            # Mapping: the destinations that share a port are those that the mapping does not tell apart.
+            # MappingBehavior: the destinations that share a port are those that the mapping does not tell apart.
             for one, other in itertools.combinations(DESTINATIONS, 2):
                 assert (ports[one] == ports[other]) == (one[:told_apart_by] == other[:told_apart_by])
             # Port allocation, in the order of the mappings.

@@ -8,10 +8,10 @@ import socket
 
 import pytest
 
-from lab import InputError, Lab
+from punchlab import InputError, Lab
+from punchlab.topologies import AB, Firewalls
 from tests.lab.nat.events import RANDOM_CONE, TCP, TRANSPORTS, Talk, passes
 from tests.lab.nat.world import SILENCE_S, world
-from topologies import AB, Firewalls
 
 
 @TRANSPORTS

@@ -13,26 +13,31 @@ from dataclasses import replace
 
 import pytest
 
-from lab import Lab, control
-from punch.nat.behavior import (
-    Filtering,
+from punchlab import Lab
+from punchlab.lab.trial import control
+from punchlab.punch.nat.behavior import (
+    FilteringBehavior,
     Hairpinning,
     IcmpErrors,
-    Mapping,
+    MappingBehavior,
     NatBehavior,
     Pooling,
     PortAllocation,
     Unsolicited,
 )
+from punchlab.topologies import Carrier, SameNat
 from tests.lab.nat.world import PATIENCE_S, PORT, SILENCE_S, World, world
 from tests.lab.nat444 import Nat444
-from topologies import Carrier, SameNat
 
 KINDS = [socket.SOCK_STREAM, socket.SOCK_DGRAM]
 TRANSPORTS = pytest.mark.parametrize("kind", KINDS, ids=["tcp", "udp"])
-CONE = NatBehavior(Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING)
-OPEN = replace(CONE, filtering=Filtering.ENDPOINT_INDEPENDENT)
-SYMMETRIC = NatBehavior(Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.RANDOM)
+CONE = NatBehavior(
+    MappingBehavior.ENDPOINT_INDEPENDENT, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING
+)
+OPEN = replace(CONE, filtering=FilteringBehavior.ENDPOINT_INDEPENDENT)
+SYMMETRIC = NatBehavior(
+    MappingBehavior.ADDRESS_AND_PORT_DEPENDENT, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.RANDOM
+)
 HAIRPIN = replace(OPEN, hairpinning=Hairpinning.EXTERNAL_SOURCE)
 CGN = replace(HAIRPIN, port_allocation=PortAllocation.BLOCKS, block_size=64)
 SERVERS = [("server", 5000), ("stranger", 5001)]
@@ -161,27 +166,29 @@ def test_a_subscriber_keeps_its_address_of_a_paired_pool(kind: socket.SocketKind
 
 
 @TRANSPORTS
-@pytest.mark.parametrize(("home", "carrier"), list(itertools.product(Filtering, Filtering)))
-def test_a_packet_must_pass_the_filters_of_both(home: Filtering, carrier: Filtering, kind: socket.SocketKind) -> None:
+@pytest.mark.parametrize(("home", "carrier"), list(itertools.product(FilteringBehavior, FilteringBehavior)))
+def test_a_packet_must_pass_the_filters_of_both(
+    home: FilteringBehavior, carrier: FilteringBehavior, kind: socket.SocketKind
+) -> None:
     with nat444(replace(CONE, filtering=home), replace(CGN, filtering=carrier), kind) as w:
         target = w.mapped("a", "server", 5000)
         got = {name for name in ("server", "stranger") if w.reached(name, 6000, target, ["a"]) == "a"}
-        strictest = max(home, carrier, key=tuple(Filtering).index)
+        strictest = max(home, carrier, key=tuple(FilteringBehavior).index)
         assert (
             got
             == {
-                Filtering.ENDPOINT_INDEPENDENT: {"server", "stranger"},
-                Filtering.ADDRESS_DEPENDENT: {"server"},
-                Filtering.ADDRESS_AND_PORT_DEPENDENT: set(),
+                FilteringBehavior.ENDPOINT_INDEPENDENT: {"server", "stranger"},
+                FilteringBehavior.ADDRESS_DEPENDENT: {"server"},
+                FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT: set(),
             }[strictest]
         )
 
 
 @TRANSPORTS
-@pytest.mark.parametrize("filtering", Filtering)
+@pytest.mark.parametrize("filtering", FilteringBehavior)
 @pytest.mark.parametrize("hairpinning", Hairpinning)
 def test_homes_of_one_carrier_reach_each_other_as_its_hairpinning_says(
-    hairpinning: Hairpinning, filtering: Filtering, kind: socket.SocketKind
+    hairpinning: Hairpinning, filtering: FilteringBehavior, kind: socket.SocketKind
 ) -> None:
     with nat444(OPEN, replace(CGN, filtering=filtering, hairpinning=hairpinning), kind) as w:
         external = {host: w.mapped(host, "server", 5000) for host in ("a", "b")}
@@ -223,7 +230,7 @@ def test_the_homes_nat_filters_what_the_carriers_turns_back(kind: socket.SocketK
 def test_the_carriers_nat_answers_for_what_it_turns_away(
     home: Unsolicited, cgn: Unsolicited, number: int | None
 ) -> None:
-    outer = replace(CGN, filtering=Filtering.ADDRESS_AND_PORT_DEPENDENT, unsolicited=cgn)
+    outer = replace(CGN, filtering=FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT, unsolicited=cgn)
     with nat444(replace(CONE, unsolicited=home), outer, socket.SOCK_STREAM) as w:
         target = w.mapped("a", "server", 5000)
         dialler = w.bound("stranger", 6000)
@@ -265,7 +272,7 @@ ANSWERS = [
 ]
 HOMES = [
     NatBehavior(mapping, filtering, PortAllocation.PRESERVING, answer, icmp_errors=errors)
-    for mapping, filtering, (answer, errors) in itertools.product(Mapping, Filtering, ANSWERS)
+    for mapping, filtering, (answer, errors) in itertools.product(MappingBehavior, FilteringBehavior, ANSWERS)
 ]
 Nested = tuple[NatBehavior, NatBehavior, NatBehavior, str]
 
@@ -286,9 +293,9 @@ def sample(seed: int, count: int) -> list[Nested]:
 
 
 def said(home: NatBehavior, cgn: NatBehavior) -> bool:
-    """Whether a single behavior says it all (see `punch.nat.nesting`)."""
-    by_address = home.filtering is Filtering.ADDRESS_DEPENDENT
-    return not (by_address and cgn.filtering is Filtering.ENDPOINT_INDEPENDENT and cgn.destination_dependent)
+    """Whether a single behavior says it all (see `lab.oracle.nesting`)."""
+    by_address = home.filtering is FilteringBehavior.ADDRESS_DEPENDENT
+    return not (by_address and cgn.filtering is FilteringBehavior.ENDPOINT_INDEPENDENT and cgn.destination_dependent)
 
 
 @pytest.mark.parametrize(("a", "c", "cgn", "delay"), sample(seed=6888, count=12))

@@ -6,14 +6,21 @@ import itertools
 
 import pytest
 
-from lab.exact import p_value
-from lab.nat import presets
-from punch.nat.behavior import Filtering, IcmpErrors, Mapping, NatBehavior, PortAllocation, Unsolicited
-from punch.nat.oracle import Outcome
+from punchlab.lab.campaign.exact import p_value
+from punchlab.lab.nat import presets
+from punchlab.lab.oracle.outcome import Outcome
+from punchlab.punch.nat.behavior import (
+    FilteringBehavior,
+    IcmpErrors,
+    MappingBehavior,
+    NatBehavior,
+    PortAllocation,
+    Unsolicited,
+)
 from tests.lab.nat.dials import LATE_S, Cell, Dialled, dial_cells
 
 ANSWERS = [Unsolicited.DROP, Unsolicited.RESET, Unsolicited.PORT_UNREACHABLE]
-CONE = Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING
+CONE = MappingBehavior.ENDPOINT_INDEPENDENT, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING
 IMPROBABLE = 1e-6
 DIALS = 20
 """So many in each cell, started one after the other, so that a machine that stops for a moment does not disturb all."""
@@ -21,8 +28,10 @@ DIALS = 20
 pytestmark = pytest.mark.alone
 
 
-def cone(answer: Unsolicited, filtering: Filtering = Filtering.ADDRESS_AND_PORT_DEPENDENT) -> NatBehavior:
-    return NatBehavior(Mapping.ENDPOINT_INDEPENDENT, filtering, PortAllocation.PRESERVING, answer)
+def cone(
+    answer: Unsolicited, filtering: FilteringBehavior = FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT
+) -> NatBehavior:
+    return NatBehavior(MappingBehavior.ENDPOINT_INDEPENDENT, filtering, PortAllocation.PRESERVING, answer)
 
 
 @pytest.mark.usefixtures("many_sockets")
@@ -30,7 +39,7 @@ def test_refusals_decide_where_syns_do_not_cross() -> None:
     # The later SYN arrives a third of a second after the refusal: links that are late by less change nothing.
     cells = [
         Cell(cone(early, filtering), cone(late), delay_ms=10, skew_ms=360)
-        for filtering, early, late in itertools.product(Filtering, ANSWERS, ANSWERS)
+        for filtering, early, late in itertools.product(FilteringBehavior, ANSWERS, ANSWERS)
     ]
     for result in dial_cells(cells):
         assert result.cell.prediction.outcome is not Outcome.DEPENDS

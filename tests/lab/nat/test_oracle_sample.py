@@ -16,11 +16,19 @@ import pytest
 from hypothesis import Phase, assume, given, seed, settings
 from hypothesis import strategies as st
 
-from lab.exact import holm, p_value
-from lab.nat import presets
-from punch.nat.behavior import Filtering, IcmpErrors, Mapping, NatBehavior, Pooling, PortAllocation, Unsolicited
-from punch.nat.dialling import SYN_TIMES_S
-from punch.nat.oracle import Outcome, predict
+from punchlab.lab.campaign.exact import holm, p_value
+from punchlab.lab.nat import presets
+from punchlab.lab.oracle.outcome import Outcome, predict
+from punchlab.punch.nat.behavior import (
+    FilteringBehavior,
+    IcmpErrors,
+    MappingBehavior,
+    NatBehavior,
+    Pooling,
+    PortAllocation,
+    Unsolicited,
+)
+from punchlab.punch.nat.dialling import SYN_TIMES_S
 from tests.lab.nat.dials import LATE_S, Cell, Result, dial_cells
 
 pytestmark = pytest.mark.alone
@@ -42,8 +50,8 @@ JUDGED = 300
 
 behaviors = st.builds(
     NatBehavior,
-    mapping=st.sampled_from(Mapping),
-    filtering=st.sampled_from(Filtering),
+    mapping=st.sampled_from(MappingBehavior),
+    filtering=st.sampled_from(FilteringBehavior),
     port_allocation=st.sampled_from(PortAllocation),
     unsolicited=st.sampled_from(Unsolicited),
     icmp_errors=st.sampled_from(IcmpErrors),
@@ -60,17 +68,22 @@ devices = st.sampled_from(
 nats = behaviors | behaviors | behaviors | devices
 
 
-def cone(filtering: Filtering, allocation: PortAllocation, answer: Unsolicited, closes: bool) -> NatBehavior:
+def cone(filtering: FilteringBehavior, allocation: PortAllocation, answer: Unsolicited, closes: bool) -> NatBehavior:
     # Wider filtering has no doors that a RST could close.
-    closes = closes or filtering is not Filtering.ADDRESS_AND_PORT_DEPENDENT
+    closes = closes or filtering is not FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT
     return NatBehavior(
-        Mapping.ENDPOINT_INDEPENDENT, filtering, allocation, answer, port_range=(20000, 29999), reset_closes=closes
+        MappingBehavior.ENDPOINT_INDEPENDENT,
+        filtering,
+        allocation,
+        answer,
+        port_range=(20000, 29999),
+        reset_closes=closes,
     )
 
 
 refusing = st.builds(
     cone,
-    st.sampled_from([Filtering.ADDRESS_DEPENDENT, *[Filtering.ADDRESS_AND_PORT_DEPENDENT] * 3]),
+    st.sampled_from([FilteringBehavior.ADDRESS_DEPENDENT, *[FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT] * 3]),
     st.sampled_from(PortAllocation),
     st.sampled_from([each for each in Unsolicited if each not in (Unsolicited.DROP, Unsolicited.SILENT_THEN_ICMP)]),
     st.sampled_from((True, True, False)),

@@ -15,16 +15,24 @@ from pathlib import Path
 
 import pytest
 
-from lab import Lab, LabError, MissingCapabilityError
-from lab.nat import check, presets
-from lab.nat.script import script
-from punch.nat.behavior import BehaviorError, Filtering, Mapping, NatBehavior, PortAllocation, PortMapping
+from punchlab import Lab, LabError, MissingCapabilityError
+from punchlab.lab.check import check
+from punchlab.lab.nat import presets
+from punchlab.lab.nat.script import script
+from punchlab.punch.nat.behavior import (
+    BehaviorError,
+    FilteringBehavior,
+    MappingBehavior,
+    NatBehavior,
+    PortAllocation,
+    PortMapping,
+)
+from punchlab.topologies import Home
+from punchlab.topologies.internet import Internet
 from tests.commands import assert_one_clear_line, punchlab, run
 from tests.lab.homes import Homes
 from tests.lab.nat.askers import GATEWAY, Asker, Natpmpc, Pcp, Refused, Upnpc, exchange
 from tests.lab.nat.world import PORT, SILENCE_S, World, world
-from topologies import Home
-from topologies.internet import Internet
 
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 TRANSPORTS = pytest.mark.parametrize("transport", KINDS)
@@ -238,8 +246,8 @@ def test_a_daemon_that_is_missing_wrong_or_does_not_start_is_told_in_one_line(
 def test_a_firewall_that_does_not_translate_cannot_have_it() -> None:
     with pytest.raises(BehaviorError, match=r"translates: .*port_mapping pcp"):
         NatBehavior(
-            Mapping.ENDPOINT_INDEPENDENT,
-            Filtering.ADDRESS_AND_PORT_DEPENDENT,
+            MappingBehavior.ENDPOINT_INDEPENDENT,
+            FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT,
             PortAllocation.PRESERVING,
             translates=False,
             port_mapping=PortMapping.PCP,

@@ -13,20 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from lab import Lab
-from lab.client import PUNCH
-from lab.edges import PORT as EDGE_PORT
-from lab.process import EventProcess, wait_for
-from lab.trial import edge_network
-from punch.endpoint import Endpoint
+from punchlab import Lab
+from punchlab.lab.client.description import PUNCH
+from punchlab.lab.client.edges import PORT as EDGE_PORT
+from punchlab.lab.client.processes import EventProcess, wait_for
+from punchlab.lab.trial.trial import edge_network
+from punchlab.punch.endpoint import Endpoint
 from tests.lab.homes import Homes
 from tests.lab.nat.world import PATIENCE_S, PORT, SILENCE_S, World, world
 
 HOLD = """
 import asyncio, sys
-from punch.endpoint import Endpoint
-from punch.errors import PortMappingError
-from punch.portmap.lease import mapping
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import PortMappingError
+from punchlab.punch.portmap.lease import mapping
 
 async def main():
     local = Endpoint.parse(sys.argv[1])

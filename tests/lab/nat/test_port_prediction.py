@@ -10,15 +10,15 @@ from math import sqrt
 
 import pytest
 
-from lab import Lab
-from lab.client import PUNCH
-from lab.edges import PORT as EDGE_PORT
-from lab.trial import edge_network
-from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation
-from punch.nat.prediction import probability
-from topologies import AB
+from punchlab import Lab
+from punchlab.lab.client.description import PUNCH
+from punchlab.lab.client.edges import PORT as EDGE_PORT
+from punchlab.lab.trial.trial import edge_network
+from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior, NatBehavior, PortAllocation
+from punchlab.punch.nat.port_prediction import probability
+from punchlab.topologies import AB
 
-DEPENDENT = (Mapping.ADDRESS_AND_PORT_DEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT)
+DEPENDENT = (MappingBehavior.ADDRESS_AND_PORT_DEPENDENT, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT)
 SEQUENTIAL = NatBehavior(*DEPENDENT, PortAllocation.SEQUENTIAL)
 BACKWARDS = NatBehavior(*DEPENDENT, PortAllocation.SEQUENTIAL, port_delta=-2)
 DEVIATIONS = 4
@@ -26,9 +26,9 @@ DEVIATIONS = 4
 
 MEASURE = """
 import asyncio, sys
-from punch.client.quota import Servers
-from punch.endpoint import EdgeUrl
-from punch.strategy.allocation import measure
+from punchlab.punch.punching.quota import Servers
+from punchlab.punch.endpoint import EdgeUrl
+from punchlab.punch.strategy.allocation import measure
 print(asyncio.run(measure(EdgeUrl.parse(sys.argv[1]), Servers())).allocation.encode())
 """
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 
-from lab import Lab
-from lab.nat import check
-from punch.nat.behavior import Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
+from punchlab import Lab
+from punchlab.lab.check import check
+from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior, NatBehavior, PortAllocation, Unsolicited
 from tests.lab.nat.street import Street, probe_all
 
 ALLOCATIONS = (PortAllocation.PRESERVING, PortAllocation.RANDOM, PortAllocation.SEQUENTIAL)
 ANSWERS = (Unsolicited.DROP, Unsolicited.RESET)
 GRID = [
     NatBehavior(mapping, filtering, allocation, answer, port_range=(20000, 30000))
-    for mapping, filtering, allocation, answer in itertools.product(Mapping, Filtering, ALLOCATIONS, ANSWERS)
+    for mapping, filtering, allocation, answer in itertools.product(
+        MappingBehavior, FilteringBehavior, ALLOCATIONS, ANSWERS
+    )
 ]
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from lab import Lab
-from lab.nat import check, presets
-from lab.nat.claims import Found
-from lab.nat.clock import quickened
-from lab.nat.examine import Observed, examine, read_back
-from lab.nat.rules import rules
-from lab.nat.script import script
-from punch.nat.behavior import NatBehavior, Unsolicited
+from punchlab import Lab
+from punchlab.lab.check import check
+from punchlab.lab.check.claims import Found
+from punchlab.lab.check.clock import quickened
+from punchlab.lab.check.examine import Observed, examine, read_back
+from punchlab.lab.nat import presets
+from punchlab.lab.nat.rules import rules
+from punchlab.lab.nat.script import script
+from punchlab.punch.nat.behavior import NatBehavior, Unsolicited
 from tests.lab.nat.street import BareStreet, probe_all
 
 NATS = {name: preset.behavior for name, preset in presets.PRESETS.items() if preset.behavior is not None}

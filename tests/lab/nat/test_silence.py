@@ -12,11 +12,19 @@ from dataclasses import replace
 import pytest
 from scapy.layers.inet import ICMP, TCP
 
-from lab import Lab
-from lab.capture import CapturePoint, Recorder, Recording
-from lab.exchange import Exchange, Pair, Side
-from lab.nat.silence import MOST_HELD, Held
-from punch.nat.behavior import REQ_4_SILENCE_S, Filtering, Mapping, NatBehavior, PortAllocation, Unsolicited
+from punchlab import Lab
+from punchlab.lab.capture import CapturePoint, Recorder, Recording
+from punchlab.lab.exchange import Exchange, HostPair, HostSide
+from punchlab.lab.exchange.timeline import render
+from punchlab.lab.nat.silence import MOST_HELD, Held
+from punchlab.punch.nat.behavior import (
+    REQ_4_SILENCE_S,
+    FilteringBehavior,
+    MappingBehavior,
+    NatBehavior,
+    PortAllocation,
+    Unsolicited,
+)
 from tests.commands import punchlab, run
 from tests.lab.homes import Homes
 from tests.lab.nat.test_firewall import Office
@@ -25,8 +33,8 @@ from tests.lab.nat.world import PORT, World
 
 NOBODY = 12345
 RFC = NatBehavior(
-    Mapping.ENDPOINT_INDEPENDENT,
-    Filtering.ADDRESS_AND_PORT_DEPENDENT,
+    MappingBehavior.ENDPOINT_INDEPENDENT,
+    FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT,
     PortAllocation.PRESERVING,
     Unsolicited.SILENT_THEN_ICMP,
 )
@@ -95,23 +103,24 @@ def test_for_six_seconds_nothing_then_icmp_and_none_if_a_syn_leaves_after_three(
         assert (kind, code) == (3, 3)
         assert REQ_4_SILENCE_S <= after_s < REQ_4_SILENCE_S + LATE_S
 
-        pair = Pair(
-            Side("a", ("nat_a",), frozenset({outside})), Side("stranger", (), frozenset({lab["stranger"].address}))
+        pair = HostPair(
+            HostSide("a", ("nat_a",), frozenset({outside})),
+            HostSide("stranger", (), frozenset({lab["stranger"].address})),
         )
         exchange = Exchange(seen.frames, pair)
-        print(exchange.timeline())
+        print(render(exchange))
         assert exchange.simultaneous_open
 
 
-@pytest.mark.parametrize("filtering", Filtering)
-@pytest.mark.parametrize("mapping", [Mapping.ENDPOINT_INDEPENDENT, Mapping.ADDRESS_AND_PORT_DEPENDENT])
-def test_every_kind_of_nat_is_silent_for_its_time(mapping: Mapping, filtering: Filtering) -> None:
+@pytest.mark.parametrize("filtering", FilteringBehavior)
+@pytest.mark.parametrize("mapping", [MappingBehavior.ENDPOINT_INDEPENDENT, MappingBehavior.ADDRESS_AND_PORT_DEPENDENT])
+def test_every_kind_of_nat_is_silent_for_its_time(mapping: MappingBehavior, filtering: FilteringBehavior) -> None:
     with Lab(Homes(nat=replace(QUICK, mapping=mapping, filtering=filtering))) as lab, contextlib.ExitStack() as stack:
         w = World(lab, socket.SOCK_STREAM, stack)
         with recorder(lab) as recording:
             mapped = w.mapped("a", "server", 5000)
             diallers = [knock(w, 6000 + number, (mapped[0], NOBODY)) for number in range(10)]
-            if filtering is not Filtering.ENDPOINT_INDEPENDENT:
+            if filtering is not FilteringBehavior.ENDPOINT_INDEPENDENT:
                 # Not admitted by the filter is as unsolicited as to an unmapped port.
                 diallers.append(knock(w, 6010, mapped))
             assert {outcome(dialler) for dialler in diallers} == {errno.ECONNREFUSED}
@@ -160,7 +169,7 @@ def test_show_names_the_helper_and_so_does_the_script() -> None:
     shown = run(punchlab("nat", "show", "rfc_ideal"))
     assert "helper process: lab.nat.silence" in shown.stdout
     rules = run(punchlab("nat", "show", "rfc_ideal", "--rules", "--outside", "eth9"))
-    assert "python3 -m lab.nat.silence --outside eth9 --silence 6" in rules.stdout
+    assert "python3 -m punchlab.lab.nat.silence --outside eth9 --silence 6" in rules.stdout
     assert "helper" not in run(punchlab("nat", "show", "full_cone", "--rules")).stdout
 
 

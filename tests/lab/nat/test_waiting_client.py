@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from lab import Lab
-from lab.client import PUNCH
-from lab.edges import PORT as EDGE_PORT
-from lab.nat.running import RunningNat
-from lab.process import EventProcess, wait_for
-from lab.trial import edge_network
-from punch.portmap.lease import RENEWAL_S
+from punchlab import Lab
+from punchlab.lab.client.description import PUNCH
+from punchlab.lab.client.edges import PORT as EDGE_PORT
+from punchlab.lab.client.processes import EventProcess, wait_for
+from punchlab.lab.events.nat import RunningNat
+from punchlab.lab.trial.trial import edge_network
+from punchlab.punch.portmap.lease import RENEWAL_S
+from punchlab.topologies.internet import Internet
 from tests.lab.nat.test_port_mapping_client import holding
 from tests.lab.nat.world import world
-from topologies.internet import Internet
 
 CODE = "k7x2mq-amber-falcon-tulip"
 PATIENCE_S = 30.0

@@ -10,8 +10,8 @@ import socket
 import time
 from collections.abc import Iterator
 
-from lab import Lab
-from punch.nat.behavior import NatBehavior
+from punchlab import Lab
+from punchlab.punch.nat.behavior import NatBehavior
 from tests.lab.homes import Homes
 
 PORT = 41000

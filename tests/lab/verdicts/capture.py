@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from lab.lab import Lab
-from lab.node import Node
+from punchlab.lab.lab import Lab
+from punchlab.lab.process.node import Node
 
 _PATIENCE_S = 20.0
 _MARK_PORT = 9

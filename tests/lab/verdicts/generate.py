@@ -27,7 +27,7 @@ _ANY_SIZES = (1, 4096, *_SIZES)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One trial to run. `options` are those of the topology, `trial` those of `lab.trial.Options`."""
+    """One trial to run. `options` are those of the topology, `trial` those of `lab.trial.trial.Options`."""
 
     name: str
     plan: Plan

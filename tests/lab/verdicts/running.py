@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from lab.client import Client
-from lab.lab import Lab
-from lab.trial import Trial
+from punchlab.lab.client.description import Client
+from punchlab.lab.lab import Lab
+from punchlab.lab.trial.trial import Trial
 from tests.commands import ROOT
 from tests.lab.verdicts.capture import Wiretap
 from tests.lab.verdicts.count import Counts, count

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from lab import trial as trials
-from lab.client import PUNCH
-from lab.lab import Lab
-from lab.trial import Trial
+from punchlab.lab.client.description import PUNCH
+from punchlab.lab.lab import Lab
+from punchlab.lab.trial import trial as trials
+from punchlab.lab.trial.trial import Trial
+from punchlab.topologies import AB
 from tests.lab.verdicts.generate import Case
 from tests.lab.verdicts.plan import Plan
 from tests.lab.verdicts.running import run, toy
-from topologies import AB
 
 CONES = ("full_cone", "full_cone")
 Happening = Callable[[Lab], object]

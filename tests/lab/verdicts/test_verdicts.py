@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lab.trial import Trial
+from punchlab.lab.trial.trial import Trial
 from tests.lab.verdicts.count import Counts
 from tests.lab.verdicts.expected import Facts, must_not_agree, outcomes
 from tests.lab.verdicts.generate import SAMPLE, Case, cases

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lab.graph import GraphNode
-from lab.lab import Lab
-from lab.nat.presets import preset
-from punch.nat.behavior import Pooling
+from punchlab.lab.graph import GraphNode
+from punchlab.lab.lab import Lab
+from punchlab.lab.nat.presets import preset
+from punchlab.punch.nat.behavior import Pooling
+from punchlab.topologies import AB, Carrier, DualStack, Firewalls, SameNat
+from punchlab.topologies.internet import Internet
 from tests.lab.verdicts.count import End, Places
 from tests.lab.verdicts.generate import Case
-from topologies import AB, Carrier, DualStack, Firewalls, SameNat
-from topologies.internet import Internet
 
 
 class Three(Internet):

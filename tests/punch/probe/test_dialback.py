@@ -11,15 +11,15 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from punch.endpoint import EdgeUrl, Endpoint
-from punch.errors import EdgeUnreachableError
-from punch.nat.probe import NotTested
-from punch.probe import dialback
-from punch.probe.dialback import BURST, REFILL_S, Allowance
-from punch.probe.frames import Dialled
-from punch.probe.responder import StunAddresses
-from punch.probe.servers import Knocker, Servers, find
-from punch.probe.targets import refuses_target
+from punchlab.punch.edge.probing import dialback
+from punchlab.punch.edge.probing.dialback import BURST, REFILL_S, Allowance
+from punchlab.punch.edge.probing.responder import StunAddresses
+from punchlab.punch.edge.probing.targets import refuses_target
+from punchlab.punch.endpoint import EdgeUrl, Endpoint
+from punchlab.punch.errors import EdgeUnreachableError
+from punchlab.punch.nat.probe import NotTested
+from punchlab.punch.probe.frames import Dialled
+from punchlab.punch.probe.servers import Knocker, Servers, find
 from tests.punch.edges import closing_reason, run, running, said
 from tests.punch.probe.ports import fresh_ports
 

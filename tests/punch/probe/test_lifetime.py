@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from punch.nat.probe import Lifetime, NotTested
-from punch.probe.lifetime import Lives, search
+from punchlab.punch.nat.probe import Lifetime, NotTested
+from punchlab.punch.probe.lifetime import Lives, search
 
 
 def living(lifetime_s: float) -> Lives:

@@ -8,18 +8,18 @@ import time
 
 import pytest
 
-from punch.client.named import Named
-from punch.client.quota import Servers as Uses
-from punch.client.reach import Reach
-from punch.endpoint import Endpoint
-from punch.nat.behavior import Filtering
-from punch.nat.probe import FEWEST_PORTS, NotTested, pooling
-from punch.probe.lifetime import punctually
-from punch.probe.patience import within
-from punch.probe.responder import StunAddresses, answer
-from punch.probe.servers import Servers
-from punch.probe.stun import decode
-from punch.probe.udp import UdpTests
+from punchlab.punch.edge.probing.responder import StunAddresses, answer
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.nat.behavior import FilteringBehavior
+from punchlab.punch.nat.probe import FEWEST_PORTS, NotTested, pooling
+from punchlab.punch.net.reach import Reach
+from punchlab.punch.probe.lifetime import punctually
+from punchlab.punch.probe.patience import within
+from punchlab.punch.probe.servers import Servers
+from punchlab.punch.probe.stun import decode
+from punchlab.punch.probe.udp import UdpTests
+from punchlab.punch.punching.named import Named
+from punchlab.punch.punching.quota import Servers as Uses
 
 PATIENCE_S = 0.4
 
@@ -98,7 +98,7 @@ class SlowServer:
                 each.close()
 
 
-async def admitted(server: SlowServer) -> Filtering | NotTested:
+async def admitted(server: SlowServer) -> FilteringBehavior | NotTested:
     serving = asyncio.create_task(server.serve())
     try:
         return await UdpTests(server.servers, PATIENCE_S).filtering()
@@ -109,10 +109,10 @@ async def admitted(server: SlowServer) -> Filtering | NotTested:
 
 @pytest.mark.parametrize(
     ("admits", "expected"),
-    [(True, Filtering.ENDPOINT_INDEPENDENT), (False, Filtering.ADDRESS_AND_PORT_DEPENDENT)],
+    [(True, FilteringBehavior.ENDPOINT_INDEPENDENT), (False, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT)],
 )
 def test_a_server_that_answers_after_the_time_of_silence_does_not_make_a_filter(
-    admits: bool, expected: Filtering
+    admits: bool, expected: FilteringBehavior
 ) -> None:
     server = SlowServer(admits=admits, held_up_s=1.6 * PATIENCE_S)
     assert asyncio.run(admitted(server)) is expected

@@ -12,7 +12,7 @@ import pytest
 from tests.commands import assert_one_clear_line, run
 from tests.punch.probe.ports import fresh_ports
 
-PUNCH = [sys.executable, "-m", "punch"]
+PUNCH = [sys.executable, "-m", "punchlab.punch"]
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from punch.nat.behavior import Filtering, Mapping, PortAllocation
-from punch.nat.probe import SEQUENTIAL, Address, NotTested, filtering, mapping, port_allocation
+from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior, PortAllocation
+from punchlab.punch.nat.probe import SEQUENTIAL, Address, NotTested, filtering, mapping, port_allocation
 
 P, Q, R, S = (("11.16.1.2", port) for port in (40001, 40002, 40003, 40004))
 
@@ -17,16 +17,18 @@ P, Q, R, S = (("11.16.1.2", port) for port in (40001, 40002, 40003, 40004))
 @pytest.mark.parametrize(
     ("seen", "expected"),
     [
-        ((P, P, P, P), Mapping.ENDPOINT_INDEPENDENT),
-        ((P, None, P, P), Mapping.ENDPOINT_INDEPENDENT),
-        ((P, P, Q, Q), Mapping.ADDRESS_DEPENDENT),
-        ((P, None, Q, Q), Mapping.ADDRESS_DEPENDENT),
-        ((P, Q, R, S), Mapping.ADDRESS_AND_PORT_DEPENDENT),
-        ((P, Q, R, R), Mapping.ADDRESS_AND_PORT_DEPENDENT),
-        ((P, Q, None, None), Mapping.ADDRESS_AND_PORT_DEPENDENT),
+        ((P, P, P, P), MappingBehavior.ENDPOINT_INDEPENDENT),
+        ((P, None, P, P), MappingBehavior.ENDPOINT_INDEPENDENT),
+        ((P, P, Q, Q), MappingBehavior.ADDRESS_DEPENDENT),
+        ((P, None, Q, Q), MappingBehavior.ADDRESS_DEPENDENT),
+        ((P, Q, R, S), MappingBehavior.ADDRESS_AND_PORT_DEPENDENT),
+        ((P, Q, R, R), MappingBehavior.ADDRESS_AND_PORT_DEPENDENT),
+        ((P, Q, None, None), MappingBehavior.ADDRESS_AND_PORT_DEPENDENT),
     ],
 )
-def test_mapping(seen: tuple[Address, Address | None, Address | None, Address | None], expected: Mapping) -> None:
+def test_mapping(
+    seen: tuple[Address, Address | None, Address | None, Address | None], expected: MappingBehavior
+) -> None:
     assert mapping(*seen) is expected
 
 
@@ -38,14 +40,14 @@ def test_a_mapping_that_cannot_be_told_is_not_guessed(seen: tuple[Address, Addre
 @pytest.mark.parametrize(
     ("from_other_port", "from_other_address", "expected"),
     [
-        (True, True, Filtering.ENDPOINT_INDEPENDENT),
-        (None, True, Filtering.ENDPOINT_INDEPENDENT),
-        (True, False, Filtering.ADDRESS_DEPENDENT),
-        (False, False, Filtering.ADDRESS_AND_PORT_DEPENDENT),
-        (False, None, Filtering.ADDRESS_AND_PORT_DEPENDENT),
+        (True, True, FilteringBehavior.ENDPOINT_INDEPENDENT),
+        (None, True, FilteringBehavior.ENDPOINT_INDEPENDENT),
+        (True, False, FilteringBehavior.ADDRESS_DEPENDENT),
+        (False, False, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT),
+        (False, None, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT),
     ],
 )
-def test_filtering(from_other_port: bool | None, from_other_address: bool | None, expected: Filtering) -> None:
+def test_filtering(from_other_port: bool | None, from_other_address: bool | None, expected: FilteringBehavior) -> None:
     assert filtering(from_other_port, from_other_address) is expected
 
 

@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from punch.edge.limits import Gate, Limits
-from punch.endpoint import Endpoint
-from punch.errors import InputError
-from punch.probe import responder
-from punch.probe.responder import StunAddresses, StunServer, answer
-from punch.probe.stun import Change, Message, MessageClass, decode
-from punch.probe.udpsocket import UdpSocket
+from punchlab.punch.edge.limits import Limits, RateLimiter
+from punchlab.punch.edge.probing import responder
+from punchlab.punch.edge.probing.responder import StunAddresses, StunServer, answer
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import ArgumentError
+from punchlab.punch.probe.stun import Change, Message, MessageClass, decode
+from punchlab.punch.probe.udpsocket import UdpSocket
 from tests.punch.edges import run
 from tests.punch.probe.ports import fresh_ports
 
@@ -108,7 +108,7 @@ def test_only_requests_are_answered(kind: MessageClass) -> None:
     ],
 )
 def test_addresses_that_do_not_serve_are_refused(primary: Endpoint, alternate: Endpoint | None, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(ArgumentError, match=told):
         StunAddresses.of(primary, alternate)
 
 
@@ -139,7 +139,7 @@ def test_a_taken_port_is_refused_and_nothing_stays_open() -> None:
     async def test() -> None:
         addresses = StunAddresses.of(Endpoint("127.0.0.1", fresh_ports()[0]), None)
         first = StunServer(addresses)
-        with pytest.raises(InputError, match=str(addresses.endpoints[0])):
+        with pytest.raises(ArgumentError, match=str(addresses.endpoints[0])):
             StunServer(addresses)
         await first.close()
         await StunServer(addresses).close()
@@ -163,7 +163,7 @@ def test_connections_that_are_held_keep_nobody_out(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(responder, "MAX_CONNECTIONS", 20)
 
     async def test() -> None:
-        gate = Gate(Limits(edge_connections=300, stun_connections=15))
+        gate = RateLimiter(Limits(edge_connections=300, stun_connections=15))
         server = StunServer(StunAddresses.of(Endpoint("127.0.0.1", fresh_ports()[0]), None), gate)
         await server.start()
         held = []
@@ -194,7 +194,7 @@ def test_connections_that_are_held_keep_nobody_out(monkeypatch: pytest.MonkeyPat
 def test_requests_of_one_address_have_a_rate() -> None:
     async def test() -> None:
         refused: list[str] = []
-        gate = Gate(Limits(stun_rate=0.1))
+        gate = RateLimiter(Limits(stun_rate=0.1))
         addresses = StunAddresses.of(Endpoint("127.0.0.1", fresh_ports()[0]), None)
         server = StunServer(addresses, gate, lambda public, error: refused.append(f"{public} {error.limit}"))
         await server.start()

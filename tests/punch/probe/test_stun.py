@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from punch.endpoint import Endpoint
-from punch.errors import FrameError
-from punch.probe.stun import Change, Message, MessageClass, decode
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.errors import FrameError
+from punchlab.punch.probe.stun import Change, Message, MessageClass, decode
 
 endpoints = st.builds(
     Endpoint, st.integers(0, 2**32 - 1).map(lambda n: str(ipaddress.IPv4Address(n))), st.integers(0, 65535)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from punch.endpoint import Endpoint
-from punch.probe import stun
-from punch.probe.stun import Message, MessageClass
-from punch.probe.udpsocket import UdpSocket
+from punchlab.punch.endpoint import Endpoint
+from punchlab.punch.probe import stun
+from punchlab.punch.probe.stun import Message, MessageClass
+from punchlab.punch.probe.udpsocket import UdpSocket
 
 
 def test_a_second_answer_to_a_transaction_is_no_stray_and_an_indication_is() -> None:

@@ -1,0 +1,48 @@
+"""Files that are written aside and renamed: each has its old content or the whole new one, also on a full disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+
+from punchlab.lab.errors import InputError, LabError, PunchlabError
+
+_REFUSALS = {
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EINVAL,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ENOTEMPTY,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EXDEV,
+}
+"""Errors of the path that was given; the others are errors of the system, such as a full disk."""
+
+
+def write_error(field: str, path: Path, error: OSError, kind: str = "a file") -> PunchlabError:
+    """The one line that says why the path cannot be written: `InputError` if another path can be, else `LabError`."""
+    reason = error.strerror or str(error)
+    if error.errno in _REFUSALS:
+        return InputError(field, str(path), f"{kind} that can be written ({reason})")
+    return LabError(f"{field}: {path}: {reason}")
+
+
+def write_file(path: Path, content: bytes, field: str = "out") -> None:
+    """Write the file; it appears under its name when it is whole. Raises `InputError` or `LabError`."""
+    draft = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+    try:
+        try:
+            draft.write_bytes(content)
+            draft.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+    except OSError as error:
+        raise write_error(field, path, error) from error

@@ -1,0 +1,170 @@
+"""A run's folder: run.json (what was asked for), results.jsonl (a record per finished trial), captures/*.pcapng.
+
+Records are appended in one write each, so a killed run loses at most the trial that it was writing; that half line is
+cut off when the run continues. A folder belongs to one run at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from punchlab.lab.campaign.files import write_error, write_file
+from punchlab.lab.errors import InputError, LabError
+from punchlab.punch.text import safe_json
+
+Record = Mapping[str, Any]
+_FIELDS = {"id", "nat_a", "nat_b", "outcome", "reason", "agrees"}
+"""What every record has, whatever became of the trial."""
+
+
+class Results:
+    """Where the records of a run go. Several processes may append to the same folder.
+
+    Raises `OSError` for a folder that cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.captures = path / "captures"
+        self.captures.mkdir(exist_ok=True)
+        self.file = path / "results.jsonl"
+        self._file = self.file.open("ab", buffering=0)
+
+    def append(self, record: Record, capture: bytes | None = None) -> Record:
+        """Write one record, after its packets (pcapng), which it then names. A record is written whole or not at all.
+
+        Raises `LabError`.
+        """
+        if capture is not None:
+            record = {**record, "capture": f"{self.captures.name}/{record['id']}.pcapng"}
+            file = self.path / record["capture"]
+            write_file(file, capture, "capture")
+        document = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode(errors="replace").decode()
+        line = f"{safe_json(document)}\n".encode()
+        try:
+            with self._alone():
+                before = os.fstat(self._file.fileno()).st_size
+                try:
+                    while line:  # a disk that fills up takes a part first
+                        line = line[self._file.write(line) :]
+                except OSError:
+                    self._file.truncate(before)
+                    raise
+        except OSError as error:
+            raise LabError(f"results: {self.file}: {error.strerror}") from error
+        return record
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process appends inside the block, where the file system has locks."""
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+
+
+class RunFolder:
+    """The results of one run; `records` has those of the trials that need not be run again, in brief.
+
+    Of a trial that went as predicted only the fields that every record has are kept in memory.
+
+    Raises `InputError` for a folder that holds a different run, that another run is writing, or that cannot be written.
+    """
+
+    def __init__(self, path: Path, parameters: Mapping[str, Any]) -> None:
+        self.path = path
+        with contextlib.ExitStack() as stack:
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                self._lock(stack)
+                self._claim(parameters)
+                self._results = Results(path)
+                stack.callback(self._results.close)
+                self.captures = self._results.captures
+                self.records = list(self._finished())
+            except OSError as error:
+                raise write_error("out", path, error, "a directory") from error
+            self._stack = stack.pop_all()
+
+    def append(self, record: Record, capture: bytes | None = None) -> Record:
+        """Write one record, after its packets (pcapng), which it then names. Raises `LabError`."""
+        record = self._results.append(record, capture)
+        self.records.append(_brief(record))
+        return record
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._stack.close()
+
+    def _lock(self, stack: contextlib.ExitStack) -> None:
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        stack.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError("out", str(self.path), "a folder that no other run is writing") from None
+        except OSError:  # a file system without locks, such as some over a network
+            return
+
+    def _claim(self, parameters: Mapping[str, Any]) -> None:
+        file = self.path / "run.json"
+        asked = json.loads(json.dumps(parameters))
+        if file.exists():
+            try:
+                there = _json_object(file.read_bytes())
+            except ValueError:
+                raise InputError("out", str(self.path), "a folder whose run.json can be read") from None
+            different = sorted(key for key in asked.keys() | there.keys() if asked.get(key) != there.get(key))
+            if different:
+                key = different[0]
+                raise InputError(
+                    "out", str(self.path), f"a new folder, for this one holds a run with {key} = {there.get(key)!r}"
+                )
+            return
+        write_file(file, (json.dumps(asked, indent=2) + "\n").encode())
+
+    def _finished(self) -> Iterator[Record]:
+        file = self._results.file
+        data = file.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            os.truncate(file, whole)
+        for number, line in enumerate(data[:whole].split(b"\n")[:-1], start=1):
+            where = f"{file}:{number}"
+            try:
+                record = _json_object(line)
+            except ValueError:
+                raise InputError("out", where, "a JSON object per line") from None
+            if missing := _FIELDS - record.keys():
+                raise InputError("out", where, f"a result record with {', '.join(sorted(missing))}")
+            if record["outcome"] != "lab_error":  # nothing was measured; the trial is run again
+                yield _brief(record)
+
+
+def _brief(record: Record) -> Record:
+    whole = record["agrees"] is False or record["outcome"] == "lab_error"
+    return record if whole else {name: record[name] for name in _FIELDS}
+
+
+def _json_object(text: bytes) -> dict[str, Any]:
+    """Raises ValueError."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("no JSON object")
+    return value

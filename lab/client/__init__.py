@@ -1,0 +1,1 @@
+"""The client under test: its description, its contract, its processes and its edges."""

@@ -1,0 +1,1 @@
+"""What happens to NATs and links of a running lab, and background traffic."""

@@ -1,0 +1,92 @@
+"""A link of a running lab that can be cut and joined."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+
+from punchlab.lab.graph import Graph, GraphLink
+from punchlab.lab.kernel.netlink import RouteSocket
+from punchlab.lab.process.node import Node
+
+
+class RunningLink:
+    """One link. Cutting it takes down the interface of its first node in the topology; the other end sees no carrier.
+
+    What comes out of `Internet.home` has the inner node first: the host of a LAN, the NAT of an access link.
+    """
+
+    def __init__(self, graph: Graph, nodes: Mapping[str, Node], link: GraphLink) -> None:
+        self._graph, self._nodes, self._link = graph, nodes, link
+        self._blackholes: list[str] | None = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it carries packets."""
+        return self._blackholes is None
+
+    def down(self) -> None:
+        """Cut it: packets are lost both ways, in silence; nothing is lost of what its nodes know. Idempotent.
+
+        A host whose own interface this is has no route any more, and its sockets are told so. A router or NAT drops
+        what it should forward there, and sends nobody an ICMP error.
+        """
+        if not self.is_up:
+            return
+        end = self._link.one
+        node = self._nodes[end.node]
+        blackholes = list(self._destinations()) if node.graph.forwarding else []
+        with RouteSocket(node.namespace) as route_socket:
+            for destination in blackholes:
+                route_socket.add_blackhole(destination)
+            route_socket.set_down(end.index)
+            route_socket.commit()
+        self._blackholes = blackholes
+
+    def up(self) -> None:
+        """Join it again, with the routes and neighbors that went with it. Idempotent."""
+        if self._blackholes is None:
+            return
+        end, other = self._link.one, self._link.other
+        node = self._nodes[end.node]
+        with RouteSocket(node.namespace) as route_socket:
+            route_socket.set_up(end.index)
+            route_socket.commit()
+            if end.address6 is not None:  # which, unlike an IPv4 address, goes with the interface
+                route_socket.add_address(end.index, end.address6)
+            for here, there in self._graph.neighbors():
+                if here is end:
+                    for address in there.hosts[: len(end.hosts)]:
+                        route_socket.add_neighbor(end.index, address, there.mac)
+            for destination, gateway in self._routes():
+                route_socket.replace_route(destination, gateway)
+            route_socket.commit()
+            for destination in self._blackholes:
+                route_socket.delete_blackhole(destination)
+            route_socket.commit()
+            route_socket.wait_until_up([end.index])
+        node.wait_for_ipv6([end])
+        with RouteSocket(self._nodes[other.node].namespace) as route_socket:
+            route_socket.wait_until_up([other.index])
+        self._blackholes = None
+
+    def _destinations(self) -> Iterator[str]:
+        """Where the first node sends through this link."""
+        yield from (str(network) for network in self._networks())
+        yield from (destination for destination, _gateway in self._routes())
+
+    def _routes(self) -> Iterator[tuple[str, str]]:
+        """The (prefix, gateway) routes of the first node through this link."""
+        networks = self._networks()
+        for destination, gateway in self._graph.nodes[self._link.one.node].routes:
+            if any(ipaddress.ip_address(gateway) in network for network in networks):
+                yield destination, gateway
+
+    def _networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        end = self._link.one
+        return [ipaddress.ip_interface(each).network for each in (end.address, end.address6) if each is not None]
+
+
+def find(graph: Graph, one: str, other: str) -> GraphLink | None:
+    """The link between two nodes, in either order; None if there is none."""
+    return next((link for link in graph.links if {link.one.node, link.other.node} == {one, other}), None)

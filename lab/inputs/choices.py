@@ -1,0 +1,45 @@
+"""Words that a user gives where there are only some to choose from, and names of nodes: one validator per kind.
+
+All validators raise `InputError`, which names the field, the value and what was expected.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import TypeVar
+
+from punchlab.lab.errors import InputError
+
+INTERFACE_NAME_LENGTH = 15
+"""The kernel's limit."""
+
+_Word = TypeVar("_Word", bound=str)
+_NODE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
+
+
+def one_of(field: str, value: object, choices: Iterable[_Word]) -> _Word:
+    """One of the words."""
+    known = list(dict.fromkeys(choices))
+    for each in known:
+        if each == value:
+            return each
+    near = difflib.get_close_matches(value, known, 1) if isinstance(value, str) else []
+    raise InputError(field, value, f"one of {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else ""))
+
+
+def flag(field: str, value: object) -> bool:
+    """True or False; 1 and 0 are none."""
+    if isinstance(value, bool):
+        return value
+    raise InputError(field, value, "True or False")
+
+
+def node_name(field: str, value: object, *, longest: int, because: str) -> str:
+    """A name that a node can have: ASCII letters, digits and `_`, after the first also `.` and `-`."""
+    if not isinstance(value, str) or not _NODE_NAME.fullmatch(value):
+        raise InputError(field, value, "a name of letters, digits, _, . and -, which does not begin with . or -")
+    if len(value) > longest:
+        raise InputError(field, value, f"a name of at most {longest} characters, because {because}")
+    return value

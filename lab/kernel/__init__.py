@@ -1,0 +1,1 @@
+"""Interfaces to Linux: namespaces, netlink, mounts, sysctl, processes."""

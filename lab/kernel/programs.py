@@ -1,0 +1,89 @@
+"""Other programs: where they are, how this process becomes one, and how Python runs a module of this project."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import punchlab
+from punchlab.punch.text import shown
+
+NOT_FOUND, NOT_EXECUTABLE = 127, 126
+"""Exit statuses of a shell for a command that it cannot run."""
+
+PACKAGE = Path(punchlab.__file__).parent
+"""The folder of the package `punchlab`."""
+
+_ISOLATED = (
+    "import runpy, sys; del sys.argv[0]; sys.path.append(sys.argv.pop(0)); "
+    "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+)
+
+
+def python(module: str, *, isolated: bool = False) -> list[str]:
+    """The words that run a module of this project.
+
+    With `isolated` it is one that needs nothing but the standard library, and so starts sooner.
+    """
+    if isolated:
+        return [sys.executable, "-I", "-S", "-c", _ISOLATED, str(PACKAGE.parent), module]
+    return [sys.executable, "-P", "-m", module]
+
+
+def find(name: str) -> str | None:
+    """The path of a program: a file that can be executed, in a folder of PATH that can be searched."""
+    return shutil.which(name)
+
+
+def explain(name: str) -> tuple[int, str]:
+    """Why a program that `find` does not find cannot be run: the exit status of a shell, and the reason in words."""
+    if not name:
+        return NOT_FOUND, "no such program in PATH"
+    folders = [""] if os.path.dirname(name) else os.environ.get("PATH", os.defpath).split(os.pathsep)  # noqa: PTH120
+    for path in (os.path.join(folder, name) for folder in folders):  # noqa: PTH118 - "" is the current directory
+        if os.path.isdir(path):  # noqa: PTH112
+            return NOT_EXECUTABLE, "it is a directory"
+        if os.path.exists(path):  # noqa: PTH110
+            return NOT_EXECUTABLE, "it is not executable"
+    if os.path.dirname(name):  # noqa: PTH120
+        return NOT_FOUND, "no such file"
+    return NOT_FOUND, "no such program in PATH"
+
+
+def _refusal(name: str, reason: str | None) -> str:
+    """One line about a command that cannot be run."""
+    return f"punchlab: command: {shown(name)} cannot be used; expected a program that can be run ({reason})"
+
+
+def replace(command: Sequence[str], environment: Mapping[str, str] | None = None) -> NoReturn:
+    """Become that command, as `exec` of a shell does; where it cannot be run, end with 127 or 126 and one line."""
+    path = find(command[0])
+    if path is None:
+        status, reason = explain(command[0])
+        print(_refusal(command[0], reason), file=sys.stderr, flush=True)
+        os._exit(status)
+    # The interpreter ignores these two, and a program inherits what is ignored.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    given = os.environ if environment is None else environment
+    try:
+        try:
+            os.execve(path, list(command), given)
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+            # A script without a first line that names its interpreter.
+            os.execve("/bin/sh", ["sh", path, *command[1:]], given)
+    except OSError as error:
+        print(_refusal(command[0], error.strerror), file=sys.stderr, flush=True)
+        os._exit(NOT_EXECUTABLE)
+
+
+if __name__ == "__main__":
+    replace(sys.argv[1:])

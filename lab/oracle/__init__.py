@@ -1,0 +1,1 @@
+"""Outcome prediction: whether two hosts can connect, how likely, and how fast."""

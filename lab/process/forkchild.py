@@ -1,0 +1,128 @@
+"""What a forked child does to become a client: namespaces, streams, directory, environment and privileges.
+
+What goes wrong before the client starts is the server's answer to the request, and no fault of the client.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import IO, Any, NoReturn
+
+from punchlab.lab.confinement import privileges
+from punchlab.lab.confinement.roles import Roles
+
+Function = Callable[[], object]
+
+_CLONE_NEWNET, _PR_SET_PDEATHSIG = 0x40000000, 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def become(
+    target: Function | None,
+    name: str,
+    request: dict[str, Any],
+    space: int,
+    streams: Sequence[int],
+    trees: Sequence[int],
+    confinement: Roles,
+    report: IO[bytes],
+) -> NoReturn:
+    """Be the client that the request asks for: `target`, or a command without one. `space` is its network namespace."""
+    status = 1
+    try:
+        try:
+            _settle(request, space, streams)
+            if request["confined"] is not None:
+                confinement.enter(request["confined"], trees)
+            confinement.close()
+            _enter_directory(request["directory"], confined=request["confined"] is not None)
+            if request["confined"] is not None:
+                privileges.reduce()
+        except OSError as error:
+            _give_up(report, "error", str(error))
+        if target is None:
+            _execute(request["arguments"], report)
+        report.close()
+        sys.argv = [name, *request["arguments"]]
+        status = _call(target)
+    except BaseException:  # whatever it is, the server's loop must not go on in here
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(_wind_up(status))
+
+
+def _settle(request: dict[str, Any], space: int, descriptors: Sequence[int]) -> None:
+    """Network namespace, streams and environment as asked for. Raises OSError."""
+    _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+    os.setsid()  # it is no member of the session of what was started by hand
+    if _libc.setns(space, _CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
+    for number, stream in enumerate(descriptors):
+        os.dup2(stream, number)
+    for descriptor in (space, *descriptors):
+        os.close(descriptor)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - descriptors, open until the process ends
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - as above
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115 - as above
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _enter_directory(path: str, *, confined: bool) -> None:
+    """The working directory; for a confined client that does not see it, the root. Raises OSError."""
+    try:
+        os.chdir(path)
+    except FileNotFoundError:
+        if not confined:
+            raise
+        os.chdir("/")
+
+
+def _execute(words: Sequence[str], report: IO[bytes]) -> NoReturn:
+    """Become that command; what keeps it from being started is the answer."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):  # which the interpreter handles or ignores
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvp(words[0], list(words))
+    except (OSError, ValueError) as error:
+        _give_up(report, "refused", getattr(error, "strerror", None) or str(error))
+
+
+def _give_up(report: IO[bytes], kind: str, reason: str) -> NoReturn:
+    report.write(json.dumps({kind: reason}).encode())
+    os._exit(1)
+
+
+def _call(target: Function) -> int:
+    """Its exit status, as the interpreter would have it."""
+    try:
+        result = target()
+    except SystemExit as ended:
+        result = ended.code
+    except KeyboardInterrupt:
+        result = 130
+    if result is None or isinstance(result, int):
+        return int(result or 0) & 0xFF
+    print(result, file=sys.stderr)
+    return 1
+
+
+def _wind_up(status: int) -> int:
+    """What the interpreter does at its end and a client may count on: threads, exit functions, buffers."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return status or 1
+    return status

@@ -1,0 +1,1 @@
+"""One trial: control dial, clients, outcome prediction, verdict, record."""

@@ -1,0 +1,203 @@
+"""The verdict on a trial: its outcome, and how long its steps took.
+
+A success is judged by the lab's own evidence, never by what a client announces:
+
+direct          both clients ended with exit status 0, the file arrived with the content that was sent, at least as many
+                bytes as it has went over connections between the hosts that cross exactly the NATs which the topology
+                puts there (or those on a shortcut, such as a LAN), and at most `EDGE_OVERHEAD` through edges
+relayed         the file arrived in another way through edges
+client_error    a client broke, or the capture does not show how the file arrived
+
+If no client has ended when the time of the trial is over, the transfer is slow: the way of the bytes so far decides. If
+a client failed, its outcome counts; if both failed differently, the evidence decides which one is the cause (`_cause`).
+`lab_error` is not given here: if the lab breaks, there is nothing to judge.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from punchlab.lab.client.processes import Event
+from punchlab.lab.exchange import Delivery, Exchange, delivery
+from punchlab.punch.text import printable
+
+OUTCOMES = (
+    "direct",
+    "relayed",
+    "no_rendezvous",
+    "punch_timeout",
+    "refused",
+    "hopeless",
+    "wrong_peer",
+    "client_error",
+    "lab_error",
+)
+"""Every outcome that a trial can have."""
+
+EDGE_OVERHEAD = 32 * 1024
+"""Bytes from the sender through edges to the receiver that a direct trial may have, for rendezvous messages."""
+
+REASON_CHARACTERS = 1000
+"""Of what a client wrote, in a reason."""
+
+_CLIENT_OUTCOMES = frozenset(OUTCOMES) - {"direct", "relayed", "lab_error"}
+"""What a client may report."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRun:
+    """What one host's client did: its events, exit status and the end of its standard error.
+
+    `returncode` is None for a client that did not end in time, `ended_s` is when it ended (CLOCK_MONOTONIC seconds).
+    `broken` says how it broke its contract (`lab.client.contract`), or why it could not be started.
+    """
+
+    host: str
+    events: Sequence[Event]
+    returncode: int | None
+    errors: str
+    broken: str | None = None
+    ended_s: float | None = None
+
+    def time(self, name: str) -> float | None:
+        """CLOCK_MONOTONIC seconds of the first event of that name."""
+        return next((float(event["t"]) for event in self.events if event["event"] == name), None)
+
+    def last(self, name: str) -> Event | None:
+        """The last event of that name."""
+        return next((event for event in reversed(self.events) if event["event"] == name), None)
+
+    def last_time(self, name: str) -> float | None:
+        """CLOCK_MONOTONIC seconds of the last event of that name."""
+        event = self.last(name)
+        return None if event is None else float(event["t"])
+
+    @property
+    def attempts(self) -> int:
+        """How often it dialled its peer's public candidate."""
+        return sum(1 for event in self.events if event["event"] == "attempt" and event.get("kind") == "public")
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why and when one side failed; `time` is None if that is not known."""
+
+    side: ClientRun
+    outcome: str
+    reason: str
+    time: float | None
+
+
+def judge(
+    sides: Sequence[ClientRun],
+    *,
+    arrived: bool,
+    exchange: Exchange,
+    nats: Sequence[str],
+    shortcut: Sequence[str] | None = None,
+    file_size: int = 1,
+) -> tuple[str, str | None]:
+    """The outcome and, unless it is `direct`, the reason in words.
+
+    `arrived`: whether a file with the same content did, of `file_size` bytes; `nats` are the NAT nodes between the
+    hosts, and on their `shortcut` (see `lab.lab.Path`).
+    """
+    proof = delivery(exchange, {tuple(way) for way in (nats, shortcut) if way is not None})
+    if (broken := next((side.broken for side in sides if side.broken is not None), None)) is not None:
+        return "client_error", printable(broken, REASON_CHARACTERS)
+    if all(side.returncode == 0 for side in sides):
+        if not arrived:
+            return "client_error", "both clients ended with exit status 0, but the file that was sent did not arrive"
+        return _way(proof, file_size, nats)
+    if all(side.returncode is None for side in sides):
+        return _unfinished(sides, proof)
+    return _cause(sides, exchange)
+
+
+def _way(proof: Delivery, file_size: int, nats: Sequence[str]) -> tuple[str, str | None]:
+    """The way of a file that arrived."""
+    counts = f"{proof.direct_bytes} bytes went directly and {proof.edge_bytes} through edges"
+    if proof.direct_bytes >= file_size and proof.edge_bytes <= EDGE_OVERHEAD:
+        return "direct", None
+    if proof.edge_bytes and proof.direct_bytes + proof.edge_bytes >= file_size:
+        return "relayed", f"of a file of {file_size} bytes, {counts}"
+    return "client_error", (
+        f"the capture does not show how the file of {file_size} bytes arrived: {counts}; "
+        f"expected a connection that crosses {', '.join(nats) or 'no NAT'}"
+    )
+
+
+def _unfinished(sides: Sequence[ClientRun], proof: Delivery) -> tuple[str, str | None]:
+    """A trial in which both clients still ran at the end."""
+    if proof.edge_bytes > EDGE_OVERHEAD:
+        return "relayed", f"the transfer was not finished in time; {proof.edge_bytes} bytes went through edges"
+    if proof.connected and proof.direct_bytes:
+        return "direct", f"the transfer was not finished in time; {proof.direct_bytes} bytes went directly"
+    return "client_error", f"{sides[0].host}: it did not end in time"
+
+
+def _cause(sides: Sequence[ClientRun], exchange: Exchange) -> tuple[str, str]:
+    """The failure that explains the trial, if at least one side failed and at least one ended."""
+    # A client that waits for a peer which has ended is not the cause.
+    failed = [_failure(side) for side in sides if side.returncode not in (0, None)]
+    failed = failed or [_failure(side) for side in sides if side.returncode is None]
+    by_outcome = {each.outcome: each for each in reversed(failed)}
+    if "wrong_peer" in by_outcome:
+        chosen = by_outcome["wrong_peer"]
+    elif "client_error" in by_outcome:
+        chosen = min(failed, key=lambda each: -math.inf if each.time is None else each.time)
+    elif "no_rendezvous" in by_outcome:
+        rendezvous = by_outcome.pop("no_rendezvous")
+        met = rendezvous.side.last("peer_known") is not None
+        chosen = next(iter(by_outcome.values())) if met and by_outcome else rendezvous
+    elif "hopeless" in by_outcome:
+        chosen = by_outcome["hopeless"]
+    elif len(by_outcome) > 1:
+        chosen = by_outcome["refused" if exchange.refused else "punch_timeout"]
+    else:
+        chosen = failed[0]
+    return chosen.outcome, chosen.reason
+
+
+def _failure(side: ClientRun) -> _Failure:
+    failed = side.last("failed")
+    if failed is not None and failed.get("outcome") in _CLIENT_OUTCOMES:
+        return _Failure(
+            side,
+            str(failed["outcome"]),
+            f"{side.host}: {printable(str(failed.get('reason')), REASON_CHARACTERS)}",
+            side.last_time("failed"),
+        )
+    ended = "it did not end in time" if side.returncode is None else f"exit status {side.returncode}"
+    words = side.errors.splitlines()[-1] if side.errors else ended
+    return _Failure(side, "client_error", f"{side.host}: {printable(words, REASON_CHARACTERS)}", side.ended_s)
+
+
+def timings(sides: Sequence[ClientRun], begun: float) -> dict[str, float]:
+    """The durations between the clients' events, in seconds; only of what happened on both sides, in that order.
+
+    `rendezvous`: from `begun`, when the clients were started, to the later peer_known; `first_syn`: from there to the
+    later first SYN; `connected`, `agreed` and `transferred`: from the earlier first SYN to the later side's event;
+    `known_to_connected` and `known_to_agreed`: the former two from the later peer_known, when both know each other.
+    """
+
+    def later(name: str) -> float | None:
+        times = [side.time(name) for side in sides]
+        return None if None in times else max(time for time in times if time is not None)
+
+    measured: dict[str, float | None] = {}
+    known, syns = later("peer_known"), [side.time("first_syn") for side in sides]
+    if known is not None:
+        measured["rendezvous"] = known - begun
+        for event in ("connected", "agreed"):
+            moment = later(event)
+            measured[f"known_to_{event}"] = None if moment is None else moment - known
+    if known is not None and None not in syns:
+        instants = [instant for instant in syns if instant is not None]
+        measured["first_syn"] = max(instants) - known
+        for key, event in (("connected", "connected"), ("agreed", "agreed"), ("transferred", "done")):
+            moment = later(event)
+            measured[key] = None if moment is None else moment - min(instants)
+    return {key: value for key, value in measured.items() if value is not None and value >= 0}

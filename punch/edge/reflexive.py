@@ -1,0 +1,91 @@
+"""The edge's side of `punch.reflexive`: where it listens on IPv6, and proofs of whom it has seen there."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+from websockets.asyncio.server import ServerConnection
+from websockets.http11 import Request, Response
+
+from punchlab.punch.edge.connection import EdgeConnection
+from punchlab.punch.endpoint import WILDCARDS, Endpoint
+from punchlab.punch.errors import RefusedError
+from punchlab.punch.frames import Register
+from punchlab.punch.net.sockets import source_address
+from punchlab.punch.reflexive import HEADER, Seen, seen_frame
+
+LINGER_S = 10.0
+_SOMEWHERE = Endpoint("2001:4860:4860::8888", 53)  # any global address: nothing is sent there
+_MAC_DIGITS = 32
+
+
+class Sightings:
+    """Shows clients that come over IPv4 the edge's IPv6 address among `addresses`, if it has one; makes proofs.
+
+    A proof is good for `lifetime_s`. `clock` is in seconds.
+    """
+
+    def __init__(
+        self, addresses: Sequence[Endpoint], lifetime_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._key = secrets.token_bytes(32)
+        self._lifetime_s = lifetime_s
+        self._clock = clock
+        self.at = _shown(addresses)
+
+    def process_response(self, connection: ServerConnection, _request: Request, response: Response) -> None:
+        """Tell a client that came over IPv4 where it can show its IPv6 address."""
+        address = connection.remote_address
+        if self.at is not None and address is not None and Endpoint.of(address).family == socket.AF_INET:
+            response.headers[HEADER] = str(self.at)
+
+    async def serve(self, connection: EdgeConnection, public: Endpoint) -> None:
+        """Tell a client at `public` that it was seen there. Raises `RefusedError`."""
+        if public.family != socket.AF_INET6:
+            raise RefusedError("only IPv6 addresses are shown this way")
+        await connection.send_or_cut(seen_frame(Seen(public, self.proof(public))))
+        async with asyncio.timeout(LINGER_S):
+            await connection.wait_closed()
+
+    def proof(self, public: Endpoint) -> str:
+        """That a client was seen there, now."""
+        now = int(self._clock())
+        return f"{now:016x}{self._mac(now, public)}"
+
+    def confirmed(self, register: Register, public: Endpoint) -> Endpoint | None:
+        """The IPv6 endpoint that a client at `public` names, if it has shown it."""
+        named, proof = register.public6, register.proof6
+        if named is None or proof is None or public.family != socket.AF_INET or not self.confirms(named, proof):
+            return None
+        return named
+
+    def confirms(self, public: Endpoint, proof: str) -> bool:
+        """Whether this edge has made that proof, for that endpoint, and not too long ago."""
+        try:
+            made = int(proof[:-_MAC_DIGITS], 16)
+        except ValueError:
+            return False
+        genuine = hmac.compare_digest(proof[-_MAC_DIGITS:], self._mac(made, public))
+        return genuine and self._clock() - made <= self._lifetime_s
+
+    def _mac(self, made: int, public: Endpoint) -> str:
+        return hmac.digest(self._key, f"{made} {public}".encode(), "sha256").hex()[:_MAC_DIGITS]
+
+
+def _shown(addresses: Sequence[Endpoint]) -> Endpoint | None:
+    """The first IPv6 address; for the wildcard, the one that the kernel would speak to the Internet from, if any."""
+    for each in addresses:
+        if each.family != socket.AF_INET6:
+            continue
+        if each.ip not in WILDCARDS:
+            return each
+        try:
+            return Endpoint(source_address(_SOMEWHERE), each.port)
+        except OSError:
+            continue
+    return None

@@ -1,0 +1,1 @@
+"""Sockets, interfaces and WebSockets, shared by client, edge and probe."""

@@ -1,0 +1,1 @@
+"""What crosses the tunnel: files, directories, streams, a pipe, forwarded ports."""

@@ -1,0 +1,54 @@
+"""Names of files and directories that somebody else chose: none of them can lead out of its directory."""
+
+from __future__ import annotations
+
+from punchlab.punch.errors import PunchError
+from punchlab.punch.text import unsuitable_in_names
+from punchlab.punch.transfer.partial import is_partial_name
+
+MAX_NAME_BYTES = 255
+MAX_PATH_BYTES = 1024
+MAX_DEPTH = 32  # parts of one name
+
+
+class FileError(PunchError):
+    """A file cannot be stored (or read to its end)."""
+
+
+class OfferError(FileError):
+    """It cannot be stored by anybody: the text is about what the sender sends, and not about what the receiver has."""
+
+
+def check_name(name: str) -> None:
+    """Raise `FileError` unless `name` names a file in whatever directory, and nothing else, on any system."""
+    shown = _short(name)
+    if name in ("", ".", "..") or "/" in name or "\\" in name:
+        raise OfferError(f"{shown} is not a plain file name")
+    if any("\ud800" <= each <= "\udfff" for each in name):  # what Python makes of bytes that are not UTF-8
+        raise OfferError(f"{shown} is not UTF-8")
+    if (found := unsuitable_in_names(name)) is not None:
+        raise OfferError(f"{shown} has a control character or an invisible one in it ({ascii(found)[1:-1]})")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise OfferError(f"{shown} is longer than {MAX_NAME_BYTES} bytes")
+
+
+def check_path(path: str) -> None:
+    """Raise `FileError` unless each part of `path`, between slashes, passes `check_name` and can be stored."""
+    shown = _short(path)
+    if len(path) > MAX_PATH_BYTES or len(path.encode(errors="surrogatepass")) > MAX_PATH_BYTES:
+        longest = MAX_PATH_BYTES if "/" in path else MAX_NAME_BYTES
+        raise OfferError(f"{shown} is longer than {longest} bytes")
+    parts = path.split("/")
+    if len(parts) > MAX_DEPTH:
+        raise OfferError(f"{shown} is deeper than {MAX_DEPTH} directories")
+    for part in parts:
+        try:
+            check_name(part)
+        except FileError as error:
+            raise OfferError(f"{error} (in {shown})" if len(parts) > 1 else str(error)) from None
+        if is_partial_name(part):
+            raise OfferError(f"{shown} is a name that unfinished files have")
+
+
+def _short(name: str) -> str:
+    return ascii(name if len(name) <= 80 else name[:77] + "...")

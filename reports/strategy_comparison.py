@@ -1,0 +1,128 @@
+"""Strategies against each other: the same NATs, path and options, and only the strategy differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from punchlab.lab.campaign.exact import fisher_less, holm
+from punchlab.reports.groups import SEPARATOR, Group, PairTrials, nat_order, slug_of
+
+CHOOSER = "auto"
+"""The strategy that is held against each of the others."""
+LEVEL = 0.01
+"""Family-wise."""
+_ORDER = ("reuse", "keep", "sync", "lowttl", "predict", "birthday", "portmap")
+
+Nats = tuple[str, str]
+
+
+def strategy_order(name: str) -> tuple[int, int, str]:
+    """Sort key: the chooser first, then those that are known, from the plainest on."""
+    known = name in _ORDER
+    return (name != CHOOSER, _ORDER.index(name) if known else len(_ORDER), name)
+
+
+@dataclass(frozen=True)
+class StrategyComparison:
+    """Groups that differ in nothing but the strategy. `label` tells it from the others of the run."""
+
+    label: str
+    slug: str
+    groups: Sequence[Group]
+
+    @cached_property
+    def strategies(self) -> list[str]:
+        """Their strategies, in order."""
+        return sorted(self._by_strategy, key=strategy_order)
+
+    @cached_property
+    def pairs(self) -> list[Nats]:
+        """The pairs of NATs that any of them ran, from the friendliest to the hardest."""
+        found = {(pair.nat_a, pair.nat_b) for group in self.groups for pair in group.pairs}
+        return sorted(found, key=lambda nats: (nat_order(nats[0]), nat_order(nats[1])))
+
+    def trials(self, strategy: str, nats: Nats) -> PairTrials | None:
+        """The trials of that strategy for that pair; None if there are none that measured something."""
+        group = self._by_strategy.get(strategy)
+        found = None if group is None else group.pair(*nats)
+        return found if found is not None and found.n else None
+
+    @cached_property
+    def _by_strategy(self) -> dict[str, Group]:
+        return {group.condition.strategy or "": group for group in self.groups}
+
+
+def contests(groups: Iterable[Group]) -> list[StrategyComparison]:
+    """The conditions under which two strategies or more were run."""
+    found: dict[object, list[Group]] = {}
+    for group in groups:
+        if group.condition.strategy is not None:
+            found.setdefault(replace(group.condition, strategy=None), []).append(group)
+    made: list[StrategyComparison] = []
+    slugs: set[str] = set()
+    for alike in found.values():
+        if len(alike) > 1:
+            strategy = f"strategy {alike[0].condition.strategy}"
+            label = SEPARATOR.join(part for part in alike[0].label.split(SEPARATOR) if part != strategy)
+            slug = slug_of(label)
+            slug = f"{slug}-{len(slugs)}" if slug in slugs else slug
+            slugs.add(slug)
+            made.append(StrategyComparison(label, slug, alike))
+    return made
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The chooser against one other strategy, for one pair of NATs under one condition. `rejected`: it is worse."""
+
+    contest: StrategyComparison
+    nats: Nats
+    strategy: str
+    chooser: PairTrials
+    other: PairTrials
+    p_value: float
+    rejected: bool = False
+
+
+def compare(found: Sequence[StrategyComparison]) -> list[Comparison]:
+    """The chooser against every other strategy in every cell: one-sided Fisher's exact tests, all of them one family.
+
+    It is never worse than the best strategy if and only if it is worse than none; and so no strategy has to be called
+    the best by the very figures that it is then tested with. A cell is `rejected` if "the chooser's rate is no lower"
+    cannot be kept at the family-wise `LEVEL` (Holm).
+    """
+    made = [
+        Comparison(contest, nats, strategy, chooser, other, fisher_less(chooser.k, chooser.n, other.k, other.n))
+        for contest in found
+        for nats in contest.pairs
+        if (chooser := contest.trials(CHOOSER, nats)) is not None
+        for strategy in contest.strategies
+        if strategy != CHOOSER and (other := contest.trials(strategy, nats)) is not None
+    ]
+    fallen = set(holm([each.p_value for each in made], LEVEL))
+    return [replace(each, rejected=number in fallen) for number, each in enumerate(made)]
+
+
+def verdict(comparisons: Sequence[Comparison]) -> str | None:
+    """What the comparisons say, in a sentence or two; None where there are none."""
+    if not comparisons:
+        return None
+    cells = len({(id(each.contest), each.nats) for each in comparisons})
+    least = min(comparisons, key=lambda each: each.p_value)
+    worse = sorted({_cell(each) for each in comparisons if each.rejected})
+    how = (
+        f"{cells:,} cells, {len(comparisons):,} comparisons with single strategies, one-sided Fisher tests at a "
+        f"family-wise {LEVEL:.0%} (Holm); least p = {least.p_value:.2g}"
+    )
+    if worse:
+        return f"{CHOOSER} is worse than another strategy in {len(worse)} of {how}: {'; '.join(worse)}."
+    return f"{CHOOSER} is nowhere worse than the best strategy: {how}."
+
+
+def _cell(each: Comparison) -> str:
+    return (
+        f"{each.chooser.name} ({each.contest.label}): {each.chooser.k}/{each.chooser.n}, "
+        f"{each.strategy} {each.other.k}/{each.other.n}"
+    )

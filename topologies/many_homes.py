@@ -1,0 +1,18 @@
+"""Many homes at one router: how a lab grows."""
+
+from __future__ import annotations
+
+from punchlab.topologies.internet import Internet
+
+
+class ManyHomes(Internet):
+    """Hosts `h0`, `h1`, … each behind a NAT of its own, one edge, no delays."""
+
+    def build(self, homes: int, nat: str = "port_restricted_cone", unsolicited: str = "preset") -> None:
+        """Parameters: how many homes, the preset of all their NATs, and its answer to unsolicited SYNs."""
+        self.begin()
+        middle = self.region("middle")
+        self.edge(middle, delay="0ms")
+        for number in range(homes):
+            self.home(middle, [f"h{number}"], nat, unsolicited)
+        self.finish()
