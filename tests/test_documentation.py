@@ -151,6 +151,13 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert file.exists() or (file.parent.name == "reference" and file.name in REFERENCE), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_paths_of_the_project_exist(page: Path) -> None:
+    folders = "bench|docs|lab|punch|reports|scenarios|script|tests|topologies"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", page.read_text()):
+        assert (PROJECT / path).exists(), path
+
+
 def _punch_commands(page: Path) -> list[list[str]]:
     return [
         [sys.executable, "-m", "punchlab.punch", *command.split()[1:], "--json"]

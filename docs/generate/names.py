@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
 from punchlab.lab.cli import arguments, axes
 from punchlab.lab.client import contract
@@ -18,10 +19,10 @@ __all__ = [
     "CLASSICS",
     "COLUMNS",
     "FIREWALLS",
-    "MEMBERS",
     "OUTCOMES",
     "PRESETS",
     "PYTHON_API",
+    "PYTHON_OPTIONS",
     "NatBehavior",
     "Preset",
     "contract",
@@ -36,8 +37,8 @@ _BEHAVIOR = "punchlab.punch.nat.behavior"
 
 PYTHON_API = {
     "Labs": ("punchlab.Lab", "punchlab.lab.graph.Path", "punchlab.lab.process.node.Node"),
-    "Trials": ("punchlab.lab.trial.options.TrialOptions", "punchlab.Trial", "punchlab.lab.exchange.story.Exchange"),
-    "Clients under test": ("punchlab.Client", "punchlab.Function"),
+    "Trials": ("punchlab.Trial", "punchlab.lab.exchange.story.Exchange", "punchlab.record"),
+    "Clients under test": ("punchlab.Client", "punchlab.Function", "punchlab.Share"),
     "Running NATs and links": ("punchlab.lab.events.nat.RunningNat", "punchlab.lab.events.link.RunningLink"),
     "NAT behaviors": (
         "punchlab.NatBehavior",
@@ -74,8 +75,11 @@ PYTHON_API = {
 }
 """Heading of a section of the API page -> the objects that it documents."""
 
-MEMBERS = {"punchlab.lab.process.node.Node": ("name", "kind", "address", "address6", "run", "popen")}
-"""Object of the API page -> its members on that page; of any other object all public members are there."""
+PYTHON_OPTIONS: Mapping[str, Mapping[str, object]] = {
+    "punchlab.Lab": {"inherited_members": True},
+    "punchlab.lab.process.node.Node": {"members": ["name", "kind", "address", "address6", "run", "popen"]},
+}
+"""Object of the API page -> its options of mkdocstrings. The page has all public members of any other object."""
 
 
 def punchlab_parser() -> argparse.ArgumentParser:

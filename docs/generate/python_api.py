@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from docs.generate import names
 
 
@@ -18,5 +20,8 @@ def page() -> str:
 
 
 def _object(name: str) -> str:
-    members = names.MEMBERS.get(name)
-    return f"::: {name}" + ("" if members is None else f"\n    options:\n      members: [{', '.join(members)}]")
+    lines = [f"::: {name}"]
+    if options := names.PYTHON_OPTIONS.get(name):
+        # JSON is YAML.
+        lines += ["    options:", *(f"      {option}: {json.dumps(value)}" for option, value in options.items())]
+    return "\n".join(lines)
