@@ -6,12 +6,13 @@ commands of its blocks of shell run.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,8 @@ SEND_FILES = PROJECT / "docs" / "how-to" / "send-files.md"
 PROBE = PROJECT / "docs" / "how-to" / "probe.md"
 MACHINES = PROJECT / "docs" / "how-to" / "several-machines.md"
 HERE = "tests/test_documentation.py"
+SEARCHED = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+"""PATH with the commands of this environment first."""
 
 RUN_ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "script/bootstrap": (".ci/run", "script/bootstrap"),
@@ -60,6 +63,12 @@ RUN_ELSEWHERE: Mapping[str, tuple[str, str]] = {
         "test_a_nat_is_probed_as_described",
     ),
     "punch probe --edge ws://IP:7000": (HERE, "test_a_nat_is_probed_as_described"),
+    "tar c photos | punch send - --name photos.tar": (HERE, "test_a_stream_is_sent_as_described"),
+    "punch receive CODE --stdout | tar x": (HERE, "test_a_stream_is_sent_as_described"),
+    "punch pipe --new": (HERE, "test_a_pipe_connects_both_sides_as_described"),
+    "punch pipe CODE": (HERE, "test_a_pipe_connects_both_sides_as_described"),
+    "punch forward --to 127.0.0.1:22": (HERE, "test_a_port_is_forwarded_as_described"),
+    "punch forward CODE --listen 127.0.0.1:2222": (HERE, "test_a_port_is_forwarded_as_described"),
 }
 """What takes too long for here or needs more than a folder: the command, the file that runs it, and its words there."""
 
@@ -88,7 +97,7 @@ def test_the_commands_and_examples_of_a_page_do_what_they_say(page: Path, tmp_pa
     (tmp_path / "runs").mkdir()
     (tmp_path / ".pre-commit-config.yaml").symlink_to(PROJECT / ".pre-commit-config.yaml")
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = os.environ | {"PATH": SEARCHED}
     for block in blocks(page):
         if block.title is not None:
             (tmp_path / block.title).parent.mkdir(parents=True, exist_ok=True)
@@ -159,10 +168,11 @@ def test_paths_of_the_project_exist(page: Path) -> None:
 
 
 def _punch_commands(page: Path) -> list[list[str]]:
+    """The words of the commands that need no shell, with `--json`."""
     return [
         [sys.executable, "-m", "punchlab.punch", *command.split()[1:], "--json"]
         for command in commands(page)
-        if re.match("punch (edge|send|receive|probe) ", command)
+        if re.fullmatch("punch (edge|send|receive|probe) [^|]*", command)
     ]
 
 
@@ -204,6 +214,100 @@ def test_a_file_is_sent_for_real_as_described(tmp_path: Path) -> None:
             process.end()
         edge.end()
     assert (inbox / "sent").read_bytes() == content
+
+
+@contextlib.contextmanager
+def _edge() -> Iterator[Lab]:
+    """A lab with the edge of the page."""
+    with Lab(AB()) as lab:
+        edge = EventProcess(lab["edge1"], _punch_commands(SEND_FILES)[0])
+        assert wait_for([edge], lambda: edge.first("listening") is not None, 20), edge.errors
+        yield lab
+        edge.end()
+
+
+@contextlib.contextmanager
+def _both(
+    lab: Lab, folder: Path, first: str, second: str, *, data_on_stdout: bool = False
+) -> Iterator[tuple[subprocess.Popen[bytes], ...]]:
+    """Both commands: the first one on host a in `folder`/a, the second one, with its code, on host b in `folder`/b.
+
+    Standard input is the file `input` in these folders. With `data_on_stdout` the messages are on standard error.
+    """
+    assert {first, second} <= {*commands(SEND_FILES)}
+    environment = os.environ | {"PATH": SEARCHED, "PUNCH_EDGE": f"ws://{lab.anycast}:7000"}
+    with contextlib.ExitStack() as stack:
+
+        def start(host: str, command: str) -> subprocess.Popen[bytes]:
+            (folder / host).mkdir(exist_ok=True)
+            (folder / host / "input").touch()
+            return stack.enter_context(
+                lab[host].popen(
+                    ["bash", "-c", f"set -o pipefail; exec <input; {command}"],
+                    cwd=folder / host,
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )
+            )
+
+        one = start("a", first)
+        messages = one.stderr if data_on_stdout else one.stdout
+        assert messages is not None
+        code = next(found[1] for line in messages if (found := re.match(rb"Code: (\S+)", line))).decode()
+        other = start("b", second.replace("CODE", code))
+        try:
+            yield one, other
+        finally:
+            for process in (one, other):
+                process.kill()
+
+
+def test_a_stream_is_sent_as_described(tmp_path: Path) -> None:
+    (tmp_path / "a" / "photos").mkdir(parents=True)
+    (tmp_path / "a" / "photos" / "one").write_bytes(b"picture")
+    first, second = "tar c photos | punch send - --name photos.tar", "punch receive CODE --stdout | tar x"
+    with _edge() as lab, _both(lab, tmp_path, first, second) as processes:
+        for process in processes:
+            _output, errors = process.communicate(timeout=60)
+            assert process.returncode == 0, errors
+    assert (tmp_path / "b" / "photos" / "one").read_bytes() == b"picture"
+
+
+def test_a_pipe_connects_both_sides_as_described(tmp_path: Path) -> None:
+    for host, text in (("a", "question"), ("b", "answer")):
+        (tmp_path / host).mkdir()
+        (tmp_path / host / "input").write_text(text)
+    first, second = "punch pipe --new", "punch pipe CODE"
+    with _edge() as lab, _both(lab, tmp_path, first, second, data_on_stdout=True) as (one, other):
+        assert one.communicate(timeout=60)[0] == b"answer"
+        assert other.communicate(timeout=60)[0] == b"question"
+        assert one.returncode == other.returncode == 0
+
+
+def test_a_port_is_forwarded_as_described(tmp_path: Path) -> None:
+    service = """
+import socket
+with socket.create_server(("127.0.0.1", 22)) as server, server.accept()[0] as connection:
+    connection.sendall(b"SSH")
+"""
+    client = """
+import socket
+with socket.create_connection(("127.0.0.1", 2222), 20) as connection:
+    print(connection.recv(3).decode())
+"""
+    first, second = "punch forward --to 127.0.0.1:22", "punch forward CODE --listen 127.0.0.1:2222"
+    with (
+        _edge() as lab,
+        lab["a"].popen([sys.executable, "-c", service]),
+        _both(lab, tmp_path, first, second) as (
+            _one,
+            other,
+        ),
+    ):
+        assert other.stdout is not None
+        assert next(line for line in other.stdout if line.startswith(b"Forwarding 127.0.0.1:2222"))
+        assert lab["b"].run([sys.executable, "-c", client]).stdout == "SSH\n"
 
 
 def test_a_campaign_is_run_on_other_machines_as_described(tmp_path: Path) -> None:
