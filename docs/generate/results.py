@@ -86,7 +86,8 @@ _MEANINGS = {
     "attempts": "connect() calls to the public candidate, per host.",
     "path.nats": "The NATs that the winning connection crossed. Null if there is none.",
     "path.edge": "Whether the winning connection crossed an edge.",
-    "exchange.crossed": "Whether SYNs of both hosts crossed on the way.",
+    "exchange.crossed": "Whether SYNs of both hosts crossed on the way. All fields of `exchange` are false or 0 if the "
+    "client sent more packets than the lab records or analyzes.",
     "exchange.simultaneous_open": "Whether the connection is a TCP simultaneous open (RFC 9293 section 3.5).",
     "exchange.syns": "SYNs from host to host.",
     "exchange.resets": "RSTs that answered them.",
