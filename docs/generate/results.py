@@ -84,6 +84,8 @@ _MEANINGS = {
     "cpu_pressure": "The share of time in which tasks waited for a CPU (PSI of the kernel) while the clients punched, "
     "from 0 to 1. Null if the kernel does not provide it.",
     "attempts": "connect() calls to the public candidate, per host.",
+    "chosen": "What the strategy `auto` found and chose, per host: an object with `nat` (the NAT in words), `strategy` and "
+    "`why`. Null for other strategies.",
     "path.nats": "The NATs that the winning connection crossed. Null if there is none.",
     "path.edge": "Whether the winning connection crossed an edge.",
     "exchange.crossed": "Whether SYNs of both hosts crossed on the way. All fields of `exchange` are false or 0 if the "
@@ -101,15 +103,15 @@ _MEANINGS = {
     "versions.nft": "The version of nft.",
     "versions.python": "The version of Python.",
 }
-_NO_COLUMN = {"attempts"}
-"""Objects whose columns depend on the names of the hosts."""
+_NO_COLUMN = {"attempts": "object of counts", "chosen": "object of objects"}
+"""Objects whose columns depend on the names of the hosts, and their types."""
 
 
 def page() -> str:
     """The page. Raises ValueError if a column or an outcome has no meaning here, or the other way around."""
     _check("column", {*names.COLUMNS, *_NO_COLUMN}, _MEANINGS)
     _check("outcome", names.OUTCOMES, _OUTCOMES)
-    kinds = {name: kind.name.lower() for name, kind in names.COLUMNS.items()} | {"attempts": "object of counts"}
+    kinds = {name: kind.name.lower() for name, kind in names.COLUMNS.items()} | _NO_COLUMN
     return "\n\n".join(
         (
             "# The result record",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 from punchlab.lab.client.contract import HOSTS, RECEIVER, SENDER, Speaker
 from punchlab.lab.client.edges import PORT
 from punchlab.lab.client.processes import EventProcess, end, wait_for
-from punchlab.lab.confinement.view import Share
+from punchlab.lab.confinement.shares import Share
 from punchlab.lab.errors import ClientError
 from punchlab.lab.kernel.pressure import CpuPressure
 from punchlab.lab.network import Network
@@ -49,7 +49,7 @@ def punch(
         "directory": inbox,
     }
     if not client.tells_code:
-        values["code"] = secrets.token_hex(8)
+        values["code"] = os.urandom(8).hex()
     instants: tuple[float | None, float | None] = (None, None)
     if options.skew_s is not None:
         first = time.monotonic() + _START_MARGIN_S + 10 * lab.path(one, other).delay_s

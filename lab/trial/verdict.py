@@ -175,6 +175,25 @@ def _failure(side: ClientRun) -> _Failure:
     return _Failure(side, "client_error", f"{side.host}: {printable(words, REASON_CHARACTERS)}", side.ended_s)
 
 
+def chosen(sides: Sequence[ClientRun]) -> dict[str, dict[str, str | None]] | None:
+    """What a strategy such as `auto` found and chose, by host; None if no client says anything of that.
+
+    `nat`: what the client found its own NAT to be, `strategy`: what it chose, `why`; None for what it does not say.
+    """
+    found = {}
+    for side in sides:
+        nat, plan = side.last("own_nat") or {}, side.last("strategy") or {}
+        said = {"nat": nat.get("words"), "strategy": plan.get("name"), "why": plan.get("why")}
+        words = {name: _printable(value) for name, value in said.items()}
+        if any(words.values()):
+            found[side.host] = words
+    return found or None
+
+
+def _printable(value: object) -> str | None:
+    return printable(value, REASON_CHARACTERS) if isinstance(value, str) else None
+
+
 def timings(sides: Sequence[ClientRun], begun: float) -> dict[str, float]:
     """The durations between the clients' events, in seconds; only of what happened on both sides, in that order.
 

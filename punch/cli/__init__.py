@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from punchlab.punch.argument import Version
 from punchlab.punch.cli.edge import EDGE
 from punchlab.punch.cli.files import RECEIVE, SEND
 from punchlab.punch.cli.key import KEY
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parser(words: Sequence[str]) -> Parser:
     """A parser of `words`. Of the commands that they do not name it has no options: each option costs start-up time."""
     parser = Parser(prog="punch", description="Send files straight to another computer, through the NATs of both.")
+    parser.add_argument("--version", action=Version)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     for command in _COMMANDS:
         added = commands.add_parser(command.name, help=command.help, description=command.description)

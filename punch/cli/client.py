@@ -14,6 +14,7 @@ from punchlab.punch.cli.terminal import complain
 from punchlab.punch.cli.values import CODE_VARIABLE, EDGE_VARIABLE, count, edges, seconds
 from punchlab.punch.errors import ArgumentError, PunchFailedError
 from punchlab.punch.punching.quota import CONNECTS
+from punchlab.punch.suggestion import one_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -77,7 +78,7 @@ def options_of(arguments: argparse.Namespace, stream: TextIO | None = None, othe
 
     urls = [EdgeUrl.parse(url) for url in edges(arguments)]
     if arguments.strategy not in STRATEGIES:
-        raise ArgumentError("strategy", arguments.strategy, " or ".join(STRATEGIES))
+        raise ArgumentError("strategy", arguments.strategy, one_of(arguments.strategy, list(STRATEGIES)))
     bind = arguments.bind
     report = json_reporter(stream) if arguments.json else human_reporter(client(other) if other else CLIENT, stream)
     options = TunnelOptions(

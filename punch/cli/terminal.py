@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
+from punchlab.punch import argument
 from punchlab.punch.text import printable
 
 
@@ -18,7 +19,7 @@ def complain(text: str) -> None:
         print(f"punch: {printable(text)}", file=sys.stderr)
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(argument.Parser):
     """An argument parser that says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:

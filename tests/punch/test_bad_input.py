@@ -104,7 +104,10 @@ BAD_INPUT = [
     (["forward", "--to", "x", "--edge", "{edge}", "--edge", "ws://127.0.0.2:9"], "to: 'x'"),
     (["edge"], "the following arguments are required: --listen"),
     ([], "the following arguments are required: COMMAND"),
-    (["fly"], "invalid choice: 'fly'"),
+    (["fly"], "COMMAND: 'fly' cannot be used; expected one of edge, send"),
+    (["sned"], "did you mean send?"),
+    (["send", "{file}", "--egde", "{edge}"], "did you mean --edge?"),
+    (["send", "{file}", "--edge", "{edge}", "--strategy", "atuo"], "did you mean auto?"),
 ]
 
 
