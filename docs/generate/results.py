@@ -84,8 +84,8 @@ _MEANINGS = {
     "cpu_pressure": "The share of time in which tasks waited for a CPU (PSI of the kernel) while the clients punched, "
     "from 0 to 1. Null if the kernel does not provide it.",
     "attempts": "connect() calls to the public candidate, per host.",
-    "chosen": "What the strategy `auto` found and chose, per host: an object with `nat` (the NAT in words), `strategy` and "
-    "`why`. Null for other strategies.",
+    "chosen": "What the strategy `auto` found and chose, per host: an object with `nat` (the NAT in words), `strategy` "
+    "and `why`. Null for other strategies.",
     "path.nats": "The NATs that the winning connection crossed. Null if there is none.",
     "path.edge": "Whether the winning connection crossed an edge.",
     "exchange.crossed": "Whether SYNs of both hosts crossed on the way. All fields of `exchange` are false or 0 if the "
