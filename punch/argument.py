@@ -1,4 +1,4 @@
-"""The command lines of this project: a parser that suggests what was meant, and types of arguments for it."""
+"""Command lines of this project: a parser that suggests the nearest valid words, and argument types."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from punchlab.punch.suggestion import one_of, suggestion
 
 
 def path(text: str) -> str:
-    """A path: not the empty string, which `pathlib` takes for the current directory."""
+    """Return a path. An empty string is an error, because `pathlib` treats it as the current directory."""
     if not text:
         raise argparse.ArgumentTypeError("'' cannot be used; expected a path")
     return text

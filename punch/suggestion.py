@@ -1,18 +1,19 @@
-"""What to suggest for a word that is not known."""
+"""Suggestions for unknown words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 _LONGEST_WORD = 100
-"""The comparison takes time with the square of the length."""
+"""Characters that are compared: the time grows with the square of the length."""
 _MANY = 20
-"""Words that are too many to name them all where one of them is clearly meant."""
+"""Above so many choices, an error that has a good suggestion does not list them."""
 _CLEARLY = 0.8
 
 
-def one_of(value: object, known: Sequence[str]) -> str:
-    """What is expected instead of a value that is none of the known words."""
+def one_of(value: object, choices: Iterable[str]) -> str:
+    """Return what an error expects instead of a value that is not one of the choices."""
+    known = list(choices)
     if not isinstance(value, str):
         return f"one of {', '.join(known)}"
     if len(known) > _MANY and (meant := suggestion(value, known, _CLEARLY)):
@@ -21,7 +22,7 @@ def one_of(value: object, known: Sequence[str]) -> str:
 
 
 def suggestion(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """What to add to the error: the known word that is most like it, if one is as like as `cutoff` (0 to 1)."""
+    """Return the end of an error: the most similar known word, if its similarity is at least `cutoff` (0 to 1)."""
     import difflib  # rarely needed, and by processes that start often
 
     near = difflib.get_close_matches(word[:_LONGEST_WORD], list(known), 1, cutoff)

@@ -83,7 +83,7 @@ _MEANINGS = {
     "timings_s.known_to_agreed": "From when both hosts knew each other until both had agreed, in seconds.",
     "cpu_pressure": "The share of time in which tasks waited for a CPU (PSI of the kernel) while the clients punched, "
     "from 0 to 1. Null if the kernel does not provide it.",
-    "attempts": "connect() calls to the public candidate, per host.",
+    "attempts": "connect() calls to the server-reflexive candidate (`srflx`), per host.",
     "chosen": "What the strategy `auto` found and chose, per host: an object with `nat` (the NAT in words), `strategy` "
     "and `why`. Null for other strategies.",
     "path.nats": "The NATs that the winning connection crossed. Null if there is none.",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
@@ -19,7 +19,7 @@ from rich.text import Text
 from punchlab.lab.campaign import Campaign
 from punchlab.lab.campaign.results import Record
 from punchlab.lab.cli.heartbeat import Heartbeat
-from punchlab.lab.cli.screen import Wrapped, screen
+from punchlab.lab.cli.screen import Screen, Wrapped, screen
 from punchlab.punch.text import printable
 
 _MATRICES = 6
@@ -185,7 +185,7 @@ class RunProgress:
             table.add_row(Wrapped(combination), tally.text(), *numbers)
         return table
 
-    def _matrix(self, combination: str, console: Console) -> RenderableType:
+    def _matrix(self, combination: str, console: Screen) -> RenderableType:
         # Not the table's own title, which would be as narrow as the table.
         title = Text(f"{combination}: direct / trials (rows: first NAT, columns: second)", style="italic")
         columns = list(self._nats[combination][1])
@@ -216,7 +216,7 @@ class RunProgress:
         return table
 
 
-def _fits_in_width(table: Table, console: Console) -> bool:
+def _fits_in_width(table: Table, console: Screen) -> bool:
     unlimited = console.options.update(max_width=_UNLIMITED)
     return Measurement.get(console, unlimited, table).maximum <= console.width
 

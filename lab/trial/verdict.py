@@ -76,8 +76,8 @@ class ClientRun:
 
     @property
     def attempts(self) -> int:
-        """How often it dialled its peer's public candidate."""
-        return sum(1 for event in self.events if event["event"] == "attempt" and event.get("kind") == "public")
+        """The number of connects to the peer's server-reflexive candidate."""
+        return sum(1 for event in self.events if event["event"] == "attempt" and event.get("kind") == "srflx")
 
 
 @dataclass(frozen=True, slots=True)
