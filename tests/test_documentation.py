@@ -363,7 +363,8 @@ def _fields(record: Mapping[str, object], prefix: str = "") -> set[str]:
 
 def _options(*words: str) -> set[str]:
     """The options of a command and of its subcommands, by their help."""
-    page = run([sys.executable, "-m", *words, "--help"]).stdout
+    # On a wide terminal no line of the help breaks inside an option.
+    page = run(["env", "COLUMNS=1000", sys.executable, "-m", *words, "--help"]).stdout
     found = set(re.findall(OPTION, page)) - {"--help", "--version"}
     return found.union(*(_options(*words, each) for each in re.findall(r"^    (\w+) ", page, flags=re.MULTILINE)))
 
