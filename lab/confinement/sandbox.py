@@ -287,10 +287,11 @@ def _let_go_of_folders() -> None:
 def _become_first_again() -> None:
     """Go on as the first process of a PID namespace that belongs to this user namespace; the parent waits for it."""
     _checked(_libc().unshare(_CLONE_NEWPID), "unshare")
+    # This process and its children have executed no program in the view: by /proc/PID/exe a command would reach the
+    # machine's Python on a mount that can be written. The next execve(2) ends this.
+    _checked(_libc().prctl(_PR_SET_DUMPABLE, 0), "prctl")
     first = _fork()
     if first != 0:
-        # What is left of it in the sandbox can be used for nothing.
-        _libc().prctl(_PR_SET_DUMPABLE, 0)
         privileges.gain_none(Kind.COMMAND)
         _let_go_of_files()
         os._exit(supervision.exit_status(os.waitpid(first, 0)[1]))

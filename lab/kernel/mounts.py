@@ -16,6 +16,7 @@ _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 4, 0x40
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
 _MNT_DETACH = 2
+_CLONE_NEWNS = 0x00020000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -76,6 +77,22 @@ def change_root(path: str) -> None:
     _checked(_libc.pivot_root(b".", b"."), f"pivot_root {path}")
     _checked(_libc.umount2(b".", _MNT_DETACH), "unmount of the former root")
     os.chdir("/")
+
+
+def enter_read_only_copy() -> None:
+    """Move this thread into a new mount namespace: a copy of its own, in which all mounts are read-only.
+
+    The thread then has a working directory separate from that of other threads. Raises OSError.
+    """
+    _checked(_libc.unshare(_CLONE_NEWNS), "unshare")
+    mount("none", "/", None, REC | PRIVATE)
+    _set_attributes(_AT_FDCWD, "/", _AT_RECURSIVE, _ATTR_RDONLY)
+
+
+def enter(namespace: int, directory: int) -> None:
+    """Move this process into the mount namespace and the directory of those descriptors. Raises OSError."""
+    _checked(_libc.setns(namespace, _CLONE_NEWNS), "setns")
+    os.fchdir(directory)
 
 
 def _set_attributes(folder: int, path: str, flags: int, attributes: int) -> None:

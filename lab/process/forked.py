@@ -26,7 +26,7 @@ from typing import IO
 from punchlab.lab.confinement import view
 from punchlab.lab.confinement.shares import Plan
 from punchlab.lab.errors import ClientError, InputError, LabError
-from punchlab.lab.kernel import programs
+from punchlab.lab.kernel import mounts, programs
 from punchlab.lab.kernel.namespace import Namespace
 from punchlab.lab.process.forkserver import DESCRIPTORS, REQUEST_BYTES, STATUS
 
@@ -153,15 +153,7 @@ class _Servers:
                 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
                     listener.bind("")  # an abstract name that is free, in this network namespace only
                     listener.listen(socket.SOMAXCONN)
-                    words = [json.dumps(sys.path), str(listener.fileno())]
-                    words += [""] if function is None else [function.name, *function.preload]
-                    process = subprocess.Popen(
-                        [*programs.python("punchlab.lab.process.forkserver", isolated=function is None), *words],
-                        stdin=subprocess.PIPE,
-                        stdout=subprocess.DEVNULL,
-                        pass_fds=[listener.fileno()],
-                        start_new_session=True,  # out of reach of the terminal's signals
-                    )
+                    process = _start_server(function, listener)
                     self._processes.append(process)
                     self._addresses[function] = listener.getsockname()
             return self._addresses[function]
@@ -274,6 +266,44 @@ def start(
         ours.pop_all()
     first = pidfds[1] if len(pidfds) > 1 else None
     return ForkedProcess(pid, pidfds[0], first, status, os.fdopen(stdin, "wb", 0), os.fdopen(stdout, "rb", 0))
+
+
+def _start_server(function: Function | None, listener: socket.socket) -> subprocess.Popen[bytes]:
+    """Start a server, whose own program is on a read-only mount.
+
+    A process can always reach its own program by /proc/self/exe, on the mount from which it was executed, and so could
+    change the mode of the machine's Python. Raises OSError.
+    """
+    with contextlib.ExitStack() as stack:
+        passed = [listener.fileno()]
+        for path in ("/proc/self/ns/mnt", "."):  # where the server returns to
+            passed.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            stack.callback(os.close, passed[-1])
+        words = [json.dumps(sys.path), *map(str, passed)]
+        words += [""] if function is None else [function.name, *function.preload]
+        started: list[subprocess.Popen[bytes]] = []
+        problems: list[BaseException] = []
+
+        def start() -> None:
+            try:
+                mounts.enter_read_only_copy()
+                process = subprocess.Popen(
+                    [*programs.python("punchlab.lab.process.forkserver", isolated=function is None), *words],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=passed,
+                    start_new_session=True,  # out of reach of the terminal's signals
+                )
+                started.append(process)
+            except BaseException as problem:  # for the thread that waits
+                problems.append(problem)
+
+        thread = threading.Thread(target=start)  # the mount namespace of the other threads remains the same
+        thread.start()
+        thread.join()
+        if problems:
+            raise problems[0]
+        return started[0]
 
 
 def _name(function: Function | None) -> str:

@@ -39,6 +39,7 @@ from typing import Any
 
 from punchlab.lab.confinement import roles
 from punchlab.lab.confinement.pidspace import PidSpaces
+from punchlab.lab.kernel import mounts
 from punchlab.lab.process import forkchild
 from punchlab.lab.process.forkchild import Function
 
@@ -65,7 +66,16 @@ class Server:
     `target` is the function, what is wrong with it, or None: then the arguments are the words of a command.
     """
 
-    def __init__(self, listener: socket.socket, target: Function | str | None, name: str, spaces: PidSpaces) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        target: Function | str | None,
+        name: str,
+        spaces: PidSpaces,
+        kept: Sequence[int] = (),
+    ) -> None:
+        """`kept` are descriptors that the clients do not inherit."""
+        self._kept = kept
         self._listener, self._target, self._name = listener, target, name
         self._selector = selectors.EpollSelector()
         self._statuses: dict[int, int] = {}  # pidfd of a client -> status pipe
@@ -126,7 +136,7 @@ class Server:
                 def become() -> None:
                     """In the child: leave everything of the server behind, and be the client."""
                     try:
-                        for descriptor in (*own, *self._statuses.values(), status, settled):
+                        for descriptor in (*own, *self._kept, *self._statuses.values(), status, settled):
                             os.close(descriptor)
                         forkchild.become(target, self._name, request, space, streams, trees, self._roles, report)
                     finally:
@@ -197,12 +207,18 @@ def resolve(name: str, preload: Sequence[str]) -> Function | str:
     return function
 
 
-def main(search_path: str, listener: str, name: str, *preload: str) -> None:
-    """Be the server: the starter's `sys.path` in JSON, the descriptor to listen on, the function, the modules.
+def main(search_path: str, listener: str, namespace: str, directory: str, name: str, *preload: str) -> None:
+    """Be the server: the starter's `sys.path` in JSON, three descriptors, the function, the modules.
 
-    Without a function, its name is empty.
+    The descriptors are the socket to listen on, and the mount namespace and the working directory of the starter; this
+    process starts in a read-only copy of that mount namespace. Without a function, its name is empty.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Mounts keep their paths while their namespace exists, so /proc/self/exe names the interpreter.
+    read_only = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    mounts.enter(int(namespace), int(directory))
+    for descriptor in (namespace, directory):
+        os.close(int(descriptor))
     gc.disable()  # what is imported stays, and a collection of all of it takes 20 ms of CPU
     spaces = PidSpaces()  # before this process grows
     target: Function | str | None = None
@@ -211,7 +227,7 @@ def main(search_path: str, listener: str, name: str, *preload: str) -> None:
         target = resolve(name, preload)
     gc.freeze()  # what is shared stays shared: the collector would write to every object
     gc.enable()
-    Server(socket.socket(fileno=int(listener)), target, name.partition(":")[0], spaces).run()
+    Server(socket.socket(fileno=int(listener)), target, name.partition(":")[0], spaces, [read_only]).run()
 
 
 if __name__ == "__main__":
