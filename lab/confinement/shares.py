@@ -176,15 +176,21 @@ def _of_python() -> list[str]:
 
 
 def _of_module(name: str) -> list[str]:
-    """The folders that a top-level module of this process is imported from; none for one that cannot be found."""
+    """The folders that a top-level module of this process is imported from; none for one that cannot be found.
+
+    If such a folder is wide, it is only the file or the package itself.
+    """
     try:
         found = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         found = None
     if found is None:
         return []
-    packages = [os.path.dirname(folder) for folder in found.submodule_search_locations or ()]
-    return packages or ([os.path.dirname(found.origin)] if found.origin is not None and found.has_location else [])
+    places = list(found.submodule_search_locations or ())
+    if not places and found.origin is not None and found.has_location:
+        places = [found.origin]
+    folders = [os.path.dirname(place) for place in places]
+    return [place if is_wide(folder) else folder for place, folder in zip(places, folders, strict=True)]
 
 
 def _of_path(known: Paths) -> Iterator[str]:

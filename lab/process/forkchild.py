@@ -6,13 +6,16 @@ What goes wrong before the client starts is the server's answer to the request, 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
+import importlib
 import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import IO, Any, NoReturn
 
 from punchlab.lab.confinement import privileges
@@ -20,12 +23,24 @@ from punchlab.lab.confinement.roles import Roles
 
 Function = Callable[[], object]
 
+OUTCOME_END = b"\0"
+"""Ends what a child reports about its import: nothing if it succeeded, or the reason why the function is unusable."""
+
 _CLONE_NEWNET, _PR_SET_PDEATHSIG = 0x40000000, 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A function that the child imports when it is confined: its name, modules to import before, and `sys.path`."""
+
+    name: str
+    preload: Sequence[str]
+    search_path: Sequence[str]
+
+
 def become(
-    target: Function | None,
+    target: Function | Late | None,
     name: str,
     request: dict[str, Any],
     space: int,
@@ -33,8 +48,13 @@ def become(
     trees: Sequence[int],
     confinement: Roles,
     report: IO[bytes],
+    imported: IO[bytes],
 ) -> NoReturn:
-    """Be the client that the request asks for: `target`, or a command without one. `space` is its network namespace."""
+    """Be the client that the request asks for: `target`, or a command without one. `space` is its network namespace.
+
+    `report` is for what the server trusts, and closed before code of the client runs; `imported` is for the outcome of
+    the import of a function that is imported here.
+    """
     status = 1
     try:
         try:
@@ -51,6 +71,9 @@ def become(
             _execute(request["arguments"], report)
         report.close()
         sys.argv = [name, *request["arguments"]]
+        if isinstance(target, Late):
+            target = _imported(target, imported)
+        imported.close()
         status = _call(target)
     except BaseException:  # whatever it is, the server's loop must not go on in here
         sys.excepthook(*sys.exc_info())
@@ -94,6 +117,33 @@ def _execute(words: Sequence[str], report: IO[bytes]) -> NoReturn:
         os.execvp(words[0], list(words))
     except (OSError, ValueError) as error:
         _give_up(report, "refused", getattr(error, "strerror", None) or str(error))
+
+
+def resolve(name: str, preload: Sequence[str]) -> Function | str:
+    """The function "module:function" with its module and those of `preload` imported, or what is wrong."""
+    module, _colon, path = name.partition(":")
+    try:
+        for each in (module, *preload):
+            importlib.import_module(each)
+        found: Any = sys.modules[module]
+        for part in path.split("."):
+            found = getattr(found, part)
+    except (Exception, SystemExit) as error:
+        return f"{name}: {type(error).__name__}: {error}"
+    function: Function = found
+    return function
+
+
+def _imported(late: Late, outcome: IO[bytes]) -> Function:
+    """Import a function and report the outcome. Does not return if the function is unusable."""
+    sys.path[:] = late.search_path
+    found = resolve(late.name, late.preload)
+    reason = found if isinstance(found, str) else ""
+    with contextlib.suppress(BrokenPipeError):  # the server has ended
+        outcome.write(reason.encode(errors="replace") + OUTCOME_END)
+    if isinstance(found, str):
+        os._exit(1)
+    return found
 
 
 def _give_up(report: IO[bytes], kind: str, reason: str) -> NoReturn:

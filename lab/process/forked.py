@@ -32,6 +32,8 @@ from punchlab.lab.process.forkserver import DESCRIPTORS, REQUEST_BYTES, STATUS
 
 _END_S = 2.0
 _KILL_S = 10.0
+_IMPORT_S = 60.0
+"""How long a client may take to import its function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,7 @@ class _Servers:
             try:
                 if fresh:
                     connection.connect(address)
+                connection.settimeout(None if function is None else _IMPORT_S)
                 socket.send_fds(connection, [request], descriptors)
                 answer, received, _flags, _address = socket.recv_fds(
                     connection, REQUEST_BYTES, 2, socket.MSG_CMSG_CLOEXEC
@@ -189,6 +192,8 @@ class _Servers:
             except BaseException as error:  # an answer may be on its way that nobody waits for any more
                 del self._connections[function]
                 connection.close()
+                if isinstance(error, TimeoutError):
+                    raise ClientError(f"{_name(function)}: it is not imported within {_IMPORT_S:g} s") from error
                 if isinstance(error, OSError):
                     self._addresses.pop(function)  # so that the next one gets a new server
                     raise LabError(f"{_name(function)}: its fork server: {error.strerror}") from error

@@ -1,8 +1,9 @@
-"""The process that clients are forked from: it has imported those that are Python functions, and waits.
+"""The process that clients are forked from: it has imported those that are functions of punchlab, and waits.
 
 A Python client that starts as a command spends a quarter of a second on imports; forked, it is at work after a few
 milliseconds. It is a real process all the same, with arguments, streams, environment and network namespace of its own.
-The server that has no function starts commands.
+Functions of others are imported in the client, when it is confined: their modules can contain anything, and what runs
+in the server has all privileges of the lab. The server that has no function starts commands.
 
 The server is single-threaded and speaks JSON over a SOCK_SEQPACKET socket, descriptors with it (SCM_RIGHTS):
 
@@ -25,7 +26,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import json
 import os
 import selectors
@@ -37,11 +37,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import punchlab
 from punchlab.lab.confinement import roles
 from punchlab.lab.confinement.pidspace import PidSpaces
 from punchlab.lab.kernel import mounts
 from punchlab.lab.process import forkchild
-from punchlab.lab.process.forkchild import Function
+from punchlab.lab.process.forkchild import OUTCOME_END, Function, Late
 
 REQUEST_BYTES, DESCRIPTORS = 1 << 17, 5
 MOST_DESCRIPTORS = 200
@@ -63,19 +64,20 @@ class _Connection:
 class Server:
     """Serves at `listener` until standard input ends.
 
-    `target` is the function, what is wrong with it, or None: then the arguments are the words of a command.
+    `target` is the function (`Late` if each client imports it), what is wrong with it, or None: then the arguments are
+    the words of a command.
     """
 
     def __init__(
         self,
         listener: socket.socket,
-        target: Function | str | None,
+        target: Function | Late | str | None,
         name: str,
         spaces: PidSpaces,
         kept: Sequence[int] = (),
     ) -> None:
         """`kept` are descriptors that the clients do not inherit."""
-        self._kept = kept
+        self._kept = set(kept)
         self._listener, self._target, self._name = listener, target, name
         self._selector = selectors.EpollSelector()
         self._statuses: dict[int, int] = {}  # pidfd of a client -> status pipe
@@ -123,22 +125,29 @@ class Server:
                 os.close(descriptor)
 
     def _start(
-        self, connection: _Connection, target: Function | None, request: dict[str, Any], descriptors: Sequence[int]
+        self,
+        connection: _Connection,
+        target: Function | Late | None,
+        request: dict[str, Any],
+        descriptors: Sequence[int],
     ) -> None:
-        """Fork a client, and answer. Raises OSError if that cannot be."""
+        """Fork a client, and answer, or wait for its import. Raises OSError if that cannot be."""
         space, *streams, status = descriptors[:DESCRIPTORS]
         trees = descriptors[DESCRIPTORS:]
         settled, settling = os.pipe()
+        imported, importing = os.pipe()
         own = [self._selector.fileno(), *(key.fd for key in self._selector.get_map().values() if key.fd != 0)]
         with os.fdopen(settled, "rb") as outcome:
-            with os.fdopen(settling, "wb", 0) as report:
+            with os.fdopen(settling, "wb", 0) as report, os.fdopen(importing, "wb", 0) as importer:
 
                 def become() -> None:
                     """In the child: leave everything of the server behind, and be the client."""
                     try:
-                        for descriptor in (*own, *self._kept, *self._statuses.values(), status, settled):
+                        for descriptor in (*own, *self._kept, *self._statuses.values(), status, settled, imported):
                             os.close(descriptor)
-                        forkchild.become(target, self._name, request, space, streams, trees, self._roles, report)
+                        forkchild.become(
+                            target, self._name, request, space, streams, trees, self._roles, report, importer
+                        )
                     finally:
                         os._exit(1)  # whatever it is, the server's loop must not go on in here
 
@@ -151,15 +160,46 @@ class Server:
             connection.spaces.add(first)
             self._selector.register(first, selectors.EVENT_READ, lambda: self._forget(connection, first))
         if said:
+            os.close(imported)
             if first is not None:
                 _kill(first)
             self._answer(connection, json.loads(said))
             return
         self._statuses[client] = status
-        self._answer(connection, {"pid": pid}, client, *(() if first is None else (first,)))
+        pidfds = [client, *(() if first is None else (first,))]
+        if isinstance(target, Late):
+            self._await_import(connection, pid, list(map(os.dup, pidfds)), imported)
+            return
+        os.close(imported)
+        self._answer(connection, {"pid": pid}, *pidfds)
+
+    def _await_import(self, connection: _Connection, pid: int, pidfds: Sequence[int], imported: int) -> None:
+        """Answer when the client has imported its function, and serve others meanwhile. The pidfds are closed then."""
+        outcome = bytearray()
+
+        def receive() -> None:
+            part = os.read(imported, _ERROR_BYTES)
+            outcome.extend(part)
+            if part and OUTCOME_END not in part and len(outcome) < _ERROR_BYTES:
+                return
+            self._selector.unregister(imported)
+            os.close(imported)
+            # All of it is a text of the client, which the lab reports as such.
+            reason = bytes(outcome[:_ERROR_BYTES]).partition(OUTCOME_END)[0].decode(errors="replace")
+            if reason:
+                _kill(pidfds[-1])
+                self._answer(connection, {"unusable": reason})
+            else:
+                self._answer(connection, {"pid": pid}, *pidfds)
+            self._kept.difference_update(pidfds)
+            for pidfd in pidfds:
+                os.close(pidfd)
+
+        self._kept.update(pidfds)
+        self._selector.register(imported, selectors.EVENT_READ, receive)
 
     def _answer(self, connection: _Connection, answer: dict[str, Any], *descriptors: int) -> None:
-        with contextlib.suppress(ConnectionError):  # who asked has ended; that is read next
+        with contextlib.suppress(OSError):  # who asked has ended; that is read next
             socket.send_fds(connection.socket, [json.dumps(answer).encode()], descriptors)
 
     def _forget(self, connection: _Connection, first: int) -> None:
@@ -192,19 +232,25 @@ def _fork(become: Callable[[], None]) -> int:
     return pid
 
 
-def resolve(name: str, preload: Sequence[str]) -> Function | str:
-    """The function "module:function" with its module and those of `preload` imported, or what is wrong."""
-    module, _colon, path = name.partition(":")
-    try:
-        for each in (module, *preload):
-            importlib.import_module(each)
-        found: Any = sys.modules[module]
-        for part in path.split("."):
-            found = getattr(found, part)
-    except Exception as error:
-        return f"{name}: {type(error).__name__}: {error}"
-    function: Function = found
-    return function
+def _is_own(module: str) -> bool:
+    """Whether it is a module of punchlab, and so trusted with the privileges of the server."""
+    return module.partition(".")[0] == punchlab.__name__
+
+
+def _prepared(name: str, preload: Sequence[str], search_path: Sequence[str]) -> Function | Late | str:
+    """The function to fork clients of, or what is wrong with it.
+
+    The server imports functions of punchlab with their modules, and modules of Python and of packages that these have
+    imported. The confined child imports all other functions, because their modules can be hostile.
+    """
+    if not _is_own(name.partition(":")[0]):
+        return Late(name, preload, search_path)
+    sys.path[:] = search_path
+    found = forkchild.resolve(name, [each for each in preload if _is_own(each)])
+    known = [each for each in preload if each.partition(".")[0] in (sys.modules.keys() | sys.stdlib_module_names)]
+    if len(known) < len(preload):
+        return Late(name, preload, search_path)
+    return found if isinstance(found, str) else forkchild.resolve(name, known)
 
 
 def main(search_path: str, listener: str, namespace: str, directory: str, name: str, *preload: str) -> None:
@@ -221,10 +267,7 @@ def main(search_path: str, listener: str, namespace: str, directory: str, name: 
         os.close(int(descriptor))
     gc.disable()  # what is imported stays, and a collection of all of it takes 20 ms of CPU
     spaces = PidSpaces()  # before this process grows
-    target: Function | str | None = None
-    if name:
-        sys.path[:] = json.loads(search_path)
-        target = resolve(name, preload)
+    target = _prepared(name, preload, json.loads(search_path)) if name else None
     gc.freeze()  # what is shared stays shared: the collector would write to every object
     gc.enable()
     Server(socket.socket(fileno=int(listener)), target, name.partition(":")[0], spaces, [read_only]).run()
