@@ -40,12 +40,15 @@ def reduce() -> None:
     kept = permitted & sum(1 << each for each in KEPT)
     if _libc.capset(header, _CAPABILITIES.pack(kept, kept, 0, 0, 0, 0)) != 0:
         raise _last_error("capset")
-    resource.setrlimit(resource.RLIMIT_CORE, (_NO_CORE, _NO_CORE))
     gain_none(Kind.CLIENT)
 
 
 def gain_none(kind: Kind) -> None:
-    """From now on no program gives this process more privileges, and its system calls are filtered. Raises OSError."""
+    """From now on no program gives this process more privileges, and its system calls are filtered.
+
+    Nor does it leave a core dump. Raises OSError.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (_NO_CORE, _NO_CORE))
     if not _prctl(_SET_NO_NEW_PRIVS, 1):
         raise _last_error("no_new_privs")
     seccomp.apply(kind)

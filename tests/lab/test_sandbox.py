@@ -250,3 +250,19 @@ def test_a_command_changes_no_device(user: str) -> None:
     before = {each: Path(each).stat().st_ctime_ns for each in ("/dev/null", "/dev/zero", "/dev/full")}
     assert run(punchlab("sandbox", "sh", "-c", script, under=USERS[user])).returncode == 0
     assert {each: Path(each).stat().st_ctime_ns for each in before} == before
+
+
+@pytest.mark.parametrize("words", [("sandbox",), ("up", "ab", "--")], ids=" ".join)
+@pytest.mark.parametrize("user", USERS)
+def test_a_command_leaves_no_core(user: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    program = (
+        "import os, resource\n"
+        "child = os.fork() or os.abort()\n"
+        "print(os.WCOREDUMP(os.waitpid(child, 0)[1]))\n"
+        "try: resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY,) * 2)\n"
+        "except (ValueError, OSError): print('limited')\n"
+    )
+    command = punchlab(*words, sys.executable, "-c", program, under=USERS[user])
+    done = run(["sh", "-c", 'ulimit -c unlimited && exec "$@"', "sh", *command], cwd=tmp_path)
+    assert done.stdout == "False\nlimited\n", done
+    assert list(tmp_path.iterdir()) == []
