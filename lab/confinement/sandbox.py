@@ -24,7 +24,6 @@ import gc
 import os
 import select
 import signal
-import stat
 import sys
 import threading
 import warnings
@@ -33,6 +32,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from punchlab.lab.confinement import privileges, supervision, view
+from punchlab.lab.confinement.inherited import Originals
 from punchlab.lab.confinement.seccomp import Kind
 from punchlab.lab.confinement.shares import Plan
 from punchlab.lab.errors import LabError, MissingCapabilityError
@@ -155,6 +155,7 @@ class _Ends:
 
 def _keep(parent: int, ends: _Ends, confined: Plan | None) -> None:
     """The keeper: make the namespaces, and wait for what runs in them. Returns only in the program."""
+    originals = Originals()
     try:
         os.setpgid(0, 0)  # what has the terminal, or can reach init, does not reach the caller's group
         _checked(_libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), "prctl")
@@ -163,6 +164,8 @@ def _keep(parent: int, ends: _Ends, confined: Plan | None) -> None:
         _make_namespaces()
         if confined is None:
             _make_private()
+        else:
+            originals.protect()
     except OSError as error:
         os.write(ends.tell, _explain(error).encode())
         os._exit(2)
@@ -170,11 +173,13 @@ def _keep(parent: int, ends: _Ends, confined: Plan | None) -> None:
     init = _fork()
     if init == 0:
         os.close(answer)
+        originals.close()
         _init(ends, asked, confined)
         return
     os.write(answer, b"1")
-    _let_go_of_files(answer)
+    _let_go_of_files(answer, *originals.descriptors())
     _, status = os.waitpid(init, 0)
+    originals.update()
     os._exit(supervision.exit_status(status))
 
 
@@ -247,7 +252,6 @@ def _end_with_keeper(asked: int) -> None:
 def _confine(planned: Plan, asked: int) -> None:
     """Give this process, which has a /proc of its own, the planned view, in a user namespace that cannot change it."""
     directory = os.getcwd()  # noqa: PTH109 - text
-    _let_go_of_folders()
     processes = os.open("/proc", os.O_DIRECTORY | os.O_CLOEXEC)
     sysctls = mounts.clone("/proc/sys/net")
     flags = mounts.NOSUID | mounts.NODEV | mounts.NOEXEC | mounts.READ_ONLY
@@ -272,16 +276,6 @@ def _confine(planned: Plan, asked: int) -> None:
     os.environ.clear()
     os.environ.update(seen)
     privileges.gain_none(Kind.COMMAND)
-
-
-def _let_go_of_folders() -> None:
-    """Close descriptors of folders, which lead to all other files; a standard stream becomes /dev/null."""
-    for number in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - numbers
-        with contextlib.suppress(OSError):  # that of the list itself
-            if stat.S_ISDIR(os.fstat(number).st_mode):
-                os.close(number)
-                if number < 3:
-                    os.open(os.devnull, os.O_RDWR)
 
 
 def _become_first_again() -> None:
