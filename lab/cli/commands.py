@@ -238,7 +238,7 @@ def sandbox_command(given: argparse.Namespace) -> int:
 def _view(command: list[str]) -> Plan:
     """What the command sees: it may change what is in the working directory, unless more than a project is in it."""
     directory = _working_directory()
-    wide = directory is None or shares.is_wide(directory)
+    wide = directory is None or not shares.is_project(directory)
     if wide:
         where = "the working directory" if directory is None else printable(directory)
         print(

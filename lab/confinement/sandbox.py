@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from punchlab.lab.confinement import privileges, supervision, view
+from punchlab.lab.confinement import privileges, shares, supervision, view
 from punchlab.lab.confinement.inherited import Originals
 from punchlab.lab.confinement.seccomp import Kind
 from punchlab.lab.confinement.shares import Plan
@@ -50,6 +50,8 @@ _SPACES = _CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _ADMINISTRATION = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 _READY = b"ready"
+_REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EUSERS, errno.EINVAL, errno.ENOSYS)
+"""Errors of a kernel that does not permit namespaces, or has none."""
 
 
 def inside() -> bool:
@@ -261,7 +263,8 @@ def _confine(planned: Plan, asked: int) -> None:
     mounts.mount("proc", "/proc", "proc", flags)
     mounts.mount("sysfs", "/sys", "sysfs", flags)
     view.build("/run", planned, command=True)
-    view.make_folder("/run", directory)  # which is not seen if it is that of no project
+    if not shares.is_of_the_kernel(directory):
+        view.make_folder("/run", directory)  # which is not seen if it is that of no project
     mounts.change_root("/run")
     mounts.make_read_only("/")
     _enter_user_namespace(processes)
@@ -271,7 +274,12 @@ def _confine(planned: Plan, asked: int) -> None:
     mounts.mount("proc", "/proc", "proc", flags)
     mounts.attach(sysctls, "/proc/sys/net")
     os.close(sysctls)
-    os.chdir(directory)
+    try:
+        os.chdir(directory)
+    except OSError:
+        if not shares.is_of_the_kernel(directory):
+            raise
+        os.chdir("/")  # that of a process or a device that is not seen
     seen = view.environment(os.environ)
     os.environ.clear()
     os.environ.update(seen)
@@ -344,6 +352,8 @@ def _fork() -> int:
 
 def _explain(error: OSError) -> str:
     """What keeps this machine from making a sandbox, and how to get it."""
+    if error.errno not in _REFUSALS:
+        return f"sandbox: {error}"
     if os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split()[2] != "1":
         return f"sandbox: root may not make namespaces here ({error}); in a container add --privileged"
     apparmor = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")

@@ -28,6 +28,11 @@ _HOMES = "/home"
 _VERSIONS = (".pyenv", ".rbenv", ".nodenv", ".asdf")
 """Folders of a home with programs in many versions, which those in `shims` start."""
 _OF_THE_KERNEL = ("/dev", "/proc", "/sys")
+_OF_MANY = ("/opt", "/snap", "/srv", "/mnt", "/media", "/usr/local", "/usr/src", "/usr/local/src")
+"""Folders that may contain several projects."""
+_PROJECTS_BELOW = ("/opt", "/usr/local", "/usr/src")
+"""Folders of the system that may contain projects."""
+_OF_USR_LOCAL = ("bin", "etc", "games", "include", "lib", "lib64", "libexec", "man", "sbin", "share")
 _PROGRAM_FOLDERS = ("bin", "sbin", "shims")
 
 _SOURCES = os.path.dirname(os.path.realpath(punchlab.lab.__path__[0]))
@@ -98,6 +103,22 @@ def is_wide(path: str) -> bool:
     return _is_wide(path, os.environ.get("HOME", _HOMES))
 
 
+def is_project(path: str) -> bool:
+    """Whether a folder can be that of a project, and not one of the machine, of a user, or of several projects."""
+    if is_wide(path) or path in _OF_MANY or is_of_the_kernel(path):
+        return False
+    if any(_contains(f"/usr/local/{name}", path) for name in _OF_USR_LOCAL):
+        return False
+    if any(_contains(each, path) for each in _PROJECTS_BELOW):
+        return True
+    return not any(_contains(each, path) for each in ("/run", "/boot", *SYSTEM))
+
+
+def is_of_the_kernel(path: str) -> bool:
+    """Whether it is in a file system of the kernel."""
+    return any(_contains(each, path) for each in _OF_THE_KERNEL)
+
+
 def leads_through_a_link(path: str) -> bool:
     """Whether a path exists and is shown to nobody, because of a link in the working directory."""
     with paths.opened() as known:
@@ -115,8 +136,8 @@ def _system_folders() -> Sequence[str]:
 def _distrust(plan: Plan, known: Paths) -> None:
     """Name all folders in which a confined program could have made links."""
     here = known.here()
-    # Wide ones are never shown as a working directory.
-    if here is not None and not is_wide(here.path):
+    # Others are never shown as a working directory.
+    if here is not None and is_project(here.path):
         known.distrust(here)
     # All of them are resolved before any is distrusted, for one may be in another one.
     for found in [known.find(share.path) for share in plan.shares if share.writable]:
@@ -159,6 +180,8 @@ def _of_file(path: str, known: Paths) -> Iterator[str]:
 
 def _may_be_seen(path: str, found: Found) -> bool:
     """Whether a program may see what it needs there."""
+    if path == HERE and not is_project(found.path):
+        return False
     return not (is_wide(path) or is_wide(found.path) or _is_special(found))
 
 

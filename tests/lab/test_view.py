@@ -150,6 +150,33 @@ def test_a_home_is_not_the_directory_of_a_project(user: str, words: tuple[str, .
 
 
 @pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("folder", ["/opt", "/srv", "/mnt", "/boot/x", "/run/x", "/dev/shm/x"])
+def test_a_folder_of_the_machine_is_not_the_directory_of_a_project(folder: str, user: str) -> None:
+    mounted = folder if folder.count("/") == 1 else str(Path(folder).parent)
+    script = f"mount -t tmpfs none {mounted} && mkdir -p {folder} && cd {folder} && touch there"
+    words = punchlab("sandbox", "sh", "-c", "touch new 2>&-; echo tried", under=USERS[user])
+    done = run(["unshare", "--mount", "sh", "-c", f'{script} && "$@"; ls {folder}', "sh", *words])
+    assert done.stdout == "tried\nthere\n", done
+    assert done.stderr.startswith(f"punchlab: {folder} is not the directory of a project"), done
+
+
+@pytest.mark.parametrize("folder", ["/proc/sys/kernel", "/proc/self", "/sys/class/net"])
+def test_a_command_starts_in_a_folder_of_the_kernel(folder: str) -> None:
+    done = run(["sh", "-c", f'cd {folder} && "$@"', "sh", *punchlab("sandbox", "echo", "started")])
+    assert done.stdout == "started\n", done
+
+
+@pytest.mark.parametrize("folder", ["/opt/mine", "/usr/src/mine", "/usr/local/mine", "/srv/mine", "/mnt/disk/mine"])
+def test_projects_are_also_in_folders_of_the_machine(folder: str) -> None:
+    assert shares.is_project(folder)
+
+
+@pytest.mark.parametrize("folder", ["/usr", "/usr/bin", "/usr/local/lib/x", "/etc/x", "/sys/kernel", "/nix/store/x"])
+def test_programs_and_settings_of_the_machine_are_no_projects(folder: str) -> None:
+    assert not shares.is_project(folder)
+
+
+@pytest.mark.parametrize("user", USERS)
 def test_links_of_the_user_s_are_followed(user: str, tmp_path: Path) -> None:
     """Those that lead to programs, in a home behind a link, and those inside the working directory."""
     here, real = tmp_path / "here", tmp_path / "real"
