@@ -126,10 +126,10 @@ class EdgeNetwork:
         return self._processes[name]
 
     def start(self, name: str, through: Sequence[str] = ()) -> None:
-        """Start an edge, again if it was killed; `through` are words of a command that runs its own command, which
-        is not confined then.
+        """Start an edge, again if it was killed.
 
-        A command that cannot be started is reported by `wait`. Raises `InputError`.
+        `through` are words of a command that runs the command of the edge, which is not confined then. `wait`
+        reports a command that cannot be started. Raises `InputError`.
         """
         node, old = self._node(name), self._processes.pop(name, None)
         if old is not None:

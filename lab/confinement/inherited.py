@@ -71,9 +71,13 @@ class Originals:
         try:
             self._namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
             for number in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - numbers
-                if number not in (*own, *self.descriptors()):
-                    with contextlib.suppress(FileNotFoundError):  # the descriptor of the list itself
-                        self._replace(number, os.readlink(f"/proc/self/fd/{number}"))  # noqa: PTH115 - bytes of any kind
+                if number in (*own, *self.descriptors()):
+                    continue
+                try:
+                    name = os.readlink(f"/proc/self/fd/{number}")  # noqa: PTH115 - text
+                except FileNotFoundError:  # the descriptor of the list itself
+                    continue
+                self._replace(number, name)
         finally:
             mounts.enter(*own)
             for descriptor in own:
