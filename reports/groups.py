@@ -12,7 +12,8 @@ from statistics import median
 from typing import Any
 
 from punchlab.lab.campaign.statistics import Interval, wilson_interval
-from punchlab.reports.results import OUTCOMES, TIMES, Trial
+from punchlab.lab.results.outcomes import OUTCOMES
+from punchlab.reports.results import TIMES, RunTrial
 
 SEPARATOR = " · "
 """Between the conditions of a label."""
@@ -53,7 +54,7 @@ class Condition:
     run: str | None = None
 
     @classmethod
-    def of(cls, trial: Trial) -> Condition:
+    def of(cls, trial: RunTrial) -> Condition:
         """The condition that a trial ran under, without the run."""
         # Sums over the links of a path differ in their last bits with the order of the links.
         values: dict[str, Any] = {name: getattr(trial, name) for name in _OF_TRIALS}
@@ -103,8 +104,8 @@ _WORDS: Mapping[str, Callable[..., str]] = {
 class Trials:
     """Some trials and their counts. `n` counts measurements: a trial that the lab broke (`lab_error`) is none."""
 
-    def __init__(self, trials: Iterable[Trial]) -> None:
-        self.all = tuple(sorted(trials, key=Trial.order))
+    def __init__(self, trials: Iterable[RunTrial]) -> None:
+        self.all = tuple(sorted(trials, key=RunTrial.order))
         self.measured = tuple(trial for trial in self.all if not trial.lab_error)
         self.lab_errors = tuple(trial for trial in self.all if trial.lab_error)
         self.direct = tuple(trial for trial in self.measured if trial.direct)
@@ -137,7 +138,7 @@ class Trials:
         """The success rate that the oracle expects of the measured trials; None where it did not say."""
         rates: list[float] = []
         for trial in self.measured:
-            said = trial.prediction
+            said = trial.outcome_prediction
             rate = {"direct": 1.0, "fails": 0.0}.get(said.outcome, said.probability) if said else None
             if rate is None:
                 return None
@@ -145,22 +146,22 @@ class Trials:
         return sum(rates) / len(rates) if rates else None
 
     @cached_property
-    def timed(self) -> tuple[Trial, ...]:
+    def timed(self) -> tuple[RunTrial, ...]:
         """The direct trials that have a latency and had CPU to spare: all latencies and the floor are theirs."""
         calm = (trial for trial in self.direct if not trial.cpu_starved)
-        return tuple(trial for trial in calm if trial.connected_s is not None or trial.agreed_s is not None)
+        return tuple(trial for trial in calm if any(trial.timing(name) is not None for name in ("connected", "agreed")))
 
     def timings(self, name: str) -> Sequence[float]:
         """Seconds to `connected` or `agreed` of the `timed` trials that have it, ascending."""
         if name not in self._timings:
-            found = (trial.connected_s if name == "connected" else trial.agreed_s for trial in self.timed)
+            found = (trial.timing(name) for trial in self.timed)
             self._timings[name] = sorted(seconds for seconds in found if seconds is not None)
         return self._timings[name]
 
     @property
     def cpu_starved(self) -> int:
         """How many direct trials have no latency here because the machine was busy."""
-        return sum(trial.cpu_starved for trial in self.direct)
+        return sum(trial.cpu_starved is True for trial in self.direct)
 
     def median(self, name: str) -> float | None:
         """The median of `timings`; None when there are none."""
@@ -173,7 +174,7 @@ class Trials:
 
         It is a lower bound of all their latencies; None where the oracle has no floor for one of them.
         """
-        floors = [trial.prediction.floor_s if trial.prediction else None for trial in self.timed]
+        floors = [trial.outcome_prediction.floor_s if trial.outcome_prediction else None for trial in self.timed]
         known = [floor for floor in floors if floor is not None]
         return min(known) if known and len(known) == len(floors) else None
 
@@ -181,7 +182,7 @@ class Trials:
 class PairTrials(Trials):
     """The trials of one pair of NATs under one condition."""
 
-    def __init__(self, nat_a: str, nat_b: str, trials: Iterable[Trial]) -> None:
+    def __init__(self, nat_a: str, nat_b: str, trials: Iterable[RunTrial]) -> None:
         super().__init__(trials)
         self.nat_a, self.nat_b = nat_a, nat_b
 
@@ -193,7 +194,8 @@ class PairTrials(Trials):
     @cached_property
     def predictions(self) -> dict[str, int]:
         """What the oracle predicted, and for how many trials."""
-        counts = Counter(trial.prediction.outcome for trial in self.measured or self.all if trial.prediction)
+        found = (trial.outcome_prediction for trial in self.measured or self.all)
+        counts = Counter(prediction.outcome for prediction in found if prediction)
         return dict(sorted(counts.items()))
 
     @property
@@ -220,7 +222,8 @@ class PairTrials(Trials):
     def reason(self) -> str | None:
         """Why it fails, or else why it should work, in words: the commonest reason given."""
         failed = [trial.reason for trial in self.measured if not trial.direct and trial.reason]
-        said = [trial.prediction.reason for trial in self.measured if trial.prediction and trial.prediction.reason]
+        predictions = (trial.outcome_prediction for trial in self.measured)
+        said = [prediction.reason for prediction in predictions if prediction and prediction.reason]
         counts = Counter(failed or said)
         return min(counts, key=lambda reason: (-counts[reason], reason)) if counts else None
 
@@ -228,14 +231,14 @@ class PairTrials(Trials):
 class Group(Trials):
     """The trials of one condition, and the same per pair of NATs. `label` tells it from the others of the run."""
 
-    def __init__(self, condition: Condition, label: str, slug: str, trials: Iterable[Trial]) -> None:
+    def __init__(self, condition: Condition, label: str, slug: str, trials: Iterable[RunTrial]) -> None:
         super().__init__(trials)
         self.condition, self.label, self.slug = condition, label, slug
 
     @cached_property
     def pairs(self) -> tuple[PairTrials, ...]:
         """Per pair of NATs, from the friendliest to the hardest."""
-        found: dict[tuple[str, str], list[Trial]] = {}
+        found: dict[tuple[str, str], list[RunTrial]] = {}
         for trial in self.all:
             found.setdefault((trial.nat_a, trial.nat_b), []).append(trial)
         order = sorted(found, key=lambda nats: (nat_order(nats[0]), nat_order(nats[1])))
@@ -265,7 +268,7 @@ class Group(Trials):
         return self.label.removeprefix(self.condition.topology).removeprefix(SEPARATOR)
 
 
-def group_trials(trials: Iterable[Trial]) -> list[Group]:
+def group_trials(trials: Iterable[RunTrial]) -> list[Group]:
     """One group per condition, ordered by topology and then by the other conditions.
 
     A label names the topology, and what else differs between the groups of one topology. A trial that the lab broke
@@ -297,7 +300,7 @@ def totals(groups: Sequence[Group], everything: Trials) -> list[tuple[str, Trial
     """What a total may add up: all trials under the name "", or per run folder where folders have the same cells."""
     if all(group.condition.run is None for group in groups):
         return [("", everything)]
-    runs: dict[str, list[Trial]] = {}
+    runs: dict[str, list[RunTrial]] = {}
     for trial in everything.all:
         runs.setdefault(trial.run, []).append(trial)
     return [(run, Trials(trials)) for run, trials in runs.items()]
@@ -308,15 +311,15 @@ def slug_of(label: str) -> str:
     return re.sub(r"[^a-z0-9._]+", "-", label.lower()).strip("-.")[:_LONGEST_SLUG] or "group"
 
 
-def _by_condition(trials: Iterable[Trial]) -> dict[Condition, list[Trial]]:
-    alike: dict[tuple[object, ...], list[Trial]] = {}
+def _by_condition(trials: Iterable[RunTrial]) -> dict[Condition, list[RunTrial]]:
+    alike: dict[tuple[object, ...], list[RunTrial]] = {}
     broken = []
     for trial in trials:
         if trial.lab_error:
             broken.append(trial)
         else:
             alike.setdefault(_KEY(trial), []).append(trial)
-    found: dict[Condition, list[Trial]] = {}
+    found: dict[Condition, list[RunTrial]] = {}
     for some in alike.values():
         found.setdefault(Condition.of(some[0]), []).extend(some)
     runs = {condition: {trial.run for trial in some} for condition, some in found.items()}
@@ -332,14 +335,14 @@ def _by_condition(trials: Iterable[Trial]) -> dict[Condition, list[Trial]]:
     return found
 
 
-def _apart_by_run(found: Mapping[Condition, list[Trial]]) -> dict[Condition, list[Trial]]:
+def _apart_by_run(found: Mapping[Condition, list[RunTrial]]) -> dict[Condition, list[RunTrial]]:
     """The same, with a condition per run folder where two folders have the same pair of NATs."""
     shared = set()
     for condition, trials in found.items():
         runs: dict[tuple[str, str], str] = {}
         if any(runs.setdefault((trial.nat_a, trial.nat_b), trial.run) != trial.run for trial in trials):
             shared.add(replace(condition, strategy=None))  # strategies are compared with each other within one run
-    apart: dict[Condition, list[Trial]] = {}
+    apart: dict[Condition, list[RunTrial]] = {}
     for condition, trials in found.items():
         if replace(condition, strategy=None) not in shared:
             apart[condition] = trials

@@ -7,8 +7,10 @@ from base64 import b64encode
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from msgspec.structs import asdict
+
 from punchlab.reports.groups import Group, PairTrials, Trials, totals
-from punchlab.reports.results import Run, Trial
+from punchlab.reports.results import Run, RunTrial
 from punchlab.reports.strategy_comparison import CHOOSER, Comparison, StrategyComparison, verdict
 from punchlab.reports.style import CSS
 from punchlab.reports.summary import control_words, trial_name
@@ -108,7 +110,7 @@ def _disagreements(everything: Trials) -> str:
         [
             _trial(trial),
             _text(trial.nats),
-            _text(trial.prediction.outcome if trial.prediction else ""),
+            _text(trial.outcome_prediction.outcome if trial.outcome_prediction else ""),
             _text(trial.outcome),
             _text(control_words(trial)),
             _wide(_reasons(trial)),
@@ -119,10 +121,10 @@ def _disagreements(everything: Trials) -> str:
     return f'<section id="disagreements"><h2>Disagreements with the oracle</h2>{_table(head, rows)}</section>'
 
 
-def _reasons(trial: Trial) -> str:
+def _reasons(trial: RunTrial) -> str:
     said = [f"measured: {trial.reason}"] if trial.reason else []
-    if trial.prediction and trial.prediction.reason:
-        said.append(f"predicted: {trial.prediction.reason}")
+    if trial.outcome_prediction and trial.outcome_prediction.reason:
+        said.append(f"predicted: {trial.outcome_prediction.reason}")
     return "; ".join(said)
 
 
@@ -258,8 +260,9 @@ delay and the start skew of any of these same trials allow for the former.</p>
 def _environment(everything: Trials, runs: Sequence[Run]) -> str:
     found: dict[str, dict[str, set[str]]] = {}
     for trial in everything.all:
-        for name, version in trial.versions.items():
-            found.setdefault(name, {}).setdefault(trial.run, set()).add(version)
+        for name, version in (asdict(trial.versions) if trial.versions else {}).items():
+            if version:
+                found.setdefault(name, {}).setdefault(trial.run, set()).add(version)
         if trial.links:
             found.setdefault("links", {}).setdefault(trial.run, set()).add(trial.links)
     versions = (
@@ -316,7 +319,7 @@ def _number(text: str) -> str:
     return f'<td class="n">{escape(text)}</td>'
 
 
-def _trial(trial: Trial) -> str:
+def _trial(trial: RunTrial) -> str:
     capture = f"<small>{escape(trial.capture)}</small>" if trial.capture else ""
     return f'<td class="id"><code>{escape(trial_name(trial))}</code>{capture}</td>'
 

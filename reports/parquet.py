@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from punchlab.lab.campaign.files import write_file
 from punchlab.lab.errors import InputError, MissingCapabilityError
-from punchlab.reports.results import Trial, read_run
-from punchlab.reports.schema import Kind, as_text, columns, lines, rows
+from punchlab.lab.results.columns import Kind, columns, lines
+from punchlab.reports.results import read_run
+from punchlab.reports.table import as_text, rows
 
 if TYPE_CHECKING:
     import pyarrow
@@ -21,24 +22,20 @@ MISSING = f"{NAME} is left out, for pyarrow is not installed: pip install 'punch
 
 
 def write(run_dir: Path) -> Path:
-    """Write the file beside the results of a run; it appears whole or not at all.
+    """Write `results.parquet` of a run, atomically, and return its path.
 
     Raises `MissingCapabilityError` without pyarrow, `InputError` for results that cannot be read or a folder that
     cannot be written, and `LabError` for a full disk.
     """
     path = run_dir / NAME
-    write_file(path, results_parquet(read_run(run_dir).trials))
+    write_file(path, table_parquet(rows(read_run(run_dir).trials)))
     return path
 
 
-def results_parquet(trials: Sequence[Trial]) -> bytes:
-    """One row a trial, columns as in `reports.schema`. Raises as `table_parquet`."""
-    return table_parquet(rows(trials))
-
-
 def table_parquet(table: Sequence[Mapping[str, object]]) -> bytes:
-    """The `reports.schema.rows`. Raises `MissingCapabilityError` without pyarrow, and `InputError` for a field that has
-    not the kind of its column.
+    """Return `reports.table.rows` as Parquet, columns as in `lab.results.columns`.
+
+    Raises `MissingCapabilityError` without pyarrow, and `InputError` for a field that has not the type of its column.
     """
     try:
         import pyarrow
@@ -52,7 +49,7 @@ def table_parquet(table: Sequence[Mapping[str, object]]) -> bytes:
         try:
             arrays[name] = pyarrow.array(_cells(kind, values), types[kind])
         except (pyarrow.ArrowException, ValueError, TypeError, OverflowError) as error:
-            raise InputError("results", name, f"a field of one kind, {kind.name.lower()} ({error})") from None
+            raise InputError("results", name, f"a field of one type, {kind.name.lower()} ({error})") from None
     out = BytesIO()
     pyarrow.parquet.write_table(pyarrow.table(arrays), out, compression="zstd")
     return out.getvalue()
@@ -70,7 +67,7 @@ def _types(arrow: Any) -> Mapping[Kind, pyarrow.DataType]:
 
 
 def _cells(kind: Kind, values: Sequence[Any]) -> Sequence[Any]:
-    """The values as pyarrow takes them for that kind. Raises `ValueError`, `TypeError` or `OverflowError`."""
+    """Return the values as pyarrow takes them for that kind. Raises `ValueError`, `TypeError` or `OverflowError`."""
     if kind is Kind.TEXT:
         return [value if value is None or type(value) is str else as_text(value) for value in values]
     if kind is Kind.TIME:

@@ -17,10 +17,9 @@ from punchlab.reports.files import put_files
 from punchlab.reports.groups import Trials, group_trials
 from punchlab.reports.page import index_html
 from punchlab.reports.results import read_run
-from punchlab.reports.schema import rows
 from punchlab.reports.strategy_comparison import compare, contests
 from punchlab.reports.summary import summary_md
-from punchlab.reports.table import table_csv
+from punchlab.reports.table import rows, table_csv
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def _write(run_dirs: Sequence[Path], out: Path | None) -> ReportPaths:
         f"The last line of {run_dir / 'results.jsonl' if run.name else 'results.jsonl'} was cut short (a killed run) "
         "and is left out."
         for run_dir, run in zip(run_dirs, runs, strict=True)
-        if run.cut_short
+        if run.truncated
     ]
     if everything.cpu_starved:
         timed = f"{everything.k - everything.cpu_starved:,} of {everything.k:,}"

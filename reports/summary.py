@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from punchlab.punch.text import printable
 from punchlab.reports.groups import Group, Trials, totals
-from punchlab.reports.results import Trial
+from punchlab.reports.results import RunTrial
 from punchlab.reports.strategy_comparison import Comparison, StrategyComparison, verdict
 from punchlab.reports.words import MEANINGS, SYMBOLS, count, milliseconds, percent, percent_range, ratio
 
@@ -105,15 +105,15 @@ def _cell(group: Group, nat_a: str, nat_b: str) -> str:
     return " ".join(words)
 
 
-def _disagreements(trials: Sequence[Trial]) -> str:
+def _disagreements(trials: Sequence[RunTrial]) -> str:
     rows = (
         [
             trial_name(trial),
             trial.nats,
-            trial.prediction.outcome if trial.prediction else "",
+            trial.outcome_prediction.outcome if trial.outcome_prediction else "",
             trial.outcome,
             control_words(trial),
-            trial.reason or (trial.prediction and trial.prediction.reason) or "",
+            trial.reason or (trial.outcome_prediction and trial.outcome_prediction.reason) or "",
         ]
         for trial in trials[:_LISTED]
     )
@@ -121,18 +121,18 @@ def _disagreements(trials: Sequence[Trial]) -> str:
     return table + _and_more(len(trials))
 
 
-def trial_name(trial: Trial) -> str:
+def trial_name(trial: RunTrial) -> str:
     """Its id, after the name of its run if the report covers several."""
     return f"{trial.run}: {trial.id}" if trial.run else trial.id
 
 
-def control_words(trial: Trial) -> str:
+def control_words(trial: RunTrial) -> str:
     """What the lab's own dial through the same NATs gave, beside what was predicted of it."""
     control = trial.control
     if control is None or control.direct is None:
         return "none"
     measured = "direct" if control.direct else "not direct"
-    return f"{measured}, predicted {control.prediction.outcome}" if control.prediction else measured
+    return f"{measured}, predicted {control.outcome_prediction.outcome}" if control.outcome_prediction else measured
 
 
 def _lab_errors(everything: Trials) -> str:

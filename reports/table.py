@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import functools
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 
+from punchlab.lab.results.columns import columns, lines, row
 from punchlab.punch.text import printable
-from punchlab.reports.results import Trial
-from punchlab.reports.schema import as_text, columns, lines, rows
+from punchlab.reports.results import RunTrial
 
 _NUMBER = r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 _SKIPPED = r"[\s\"']*"
@@ -21,16 +22,20 @@ names the fullwidth forms of the four signs."""
 _NUMBERS = (int, float, bool)
 
 
-def results_csv(trials: Sequence[Trial]) -> str:
-    """One row a trial, columns as in `reports.schema`; null is an empty cell.
-
-    Numbers are as they are. Text is printable, and gets a `'` where it would begin a formula.
-    """
-    return table_csv(rows(trials))
+def rows(trials: Iterable[RunTrial]) -> list[dict[str, object]]:
+    """Return a row for each trial, in the order of their ids; null is left out. Of several runs, `run` is the name."""
+    made = [row(trial.record) for trial in sorted(trials, key=RunTrial.order)]
+    for each in made:
+        if not each["run"]:
+            del each["run"]
+    return made
 
 
 def table_csv(table: Sequence[Mapping[str, object]]) -> str:
-    """The `reports.schema.rows`."""
+    """Return `rows` as CSV, columns as in `lab.results.columns`; null is an empty cell.
+
+    Numbers are unchanged. Text is printable, and gets a `'` where it would begin a formula.
+    """
     names = list(columns(table))
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -38,6 +43,17 @@ def table_csv(table: Sequence[Mapping[str, object]]) -> str:
     for cells in lines(table, names):
         writer.writerow([None if cell is None else _text(cell) if type(cell) is str else _cell(cell) for cell in cells])
     return out.getvalue()
+
+
+def as_text(value: object) -> str:
+    """Return a cell as text: booleans are `true` and `false`, lists are joined by `;`."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return ";".join(as_text(item) for item in value)
+    if type(value) is int or type(value) is float:  # json.dumps takes ten times as long
+        return repr(value)
+    return json.dumps(value)
 
 
 def _cell(value: object) -> str:

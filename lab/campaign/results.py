@@ -16,6 +16,7 @@ from typing import Any
 
 from punchlab.lab.campaign.files import write_error, write_file
 from punchlab.lab.errors import InputError, LabError
+from punchlab.lab.results import read
 from punchlab.punch.text import safe_json
 
 Record = Mapping[str, Any]
@@ -124,7 +125,7 @@ class RunFolder:
         asked = json.loads(json.dumps(parameters))
         if file.exists():
             try:
-                there = _json_object(file.read_bytes())
+                there = read.json_object(file.read_bytes())
             except ValueError:
                 raise InputError("out", str(self.path), "a folder whose run.json can be read") from None
             different = sorted(key for key in asked.keys() | there.keys() if asked.get(key) != there.get(key))
@@ -145,7 +146,7 @@ class RunFolder:
         for number, line in enumerate(data[:whole].split(b"\n")[:-1], start=1):
             where = f"{file}:{number}"
             try:
-                record = _json_object(line)
+                record = read.current(read.json_object(line))
             except ValueError:
                 raise InputError("out", where, "a JSON object per line") from None
             if missing := _FIELDS - record.keys():
@@ -157,14 +158,3 @@ class RunFolder:
 def _brief(record: Record) -> Record:
     whole = record["agrees"] is False or record["outcome"] == "lab_error"
     return record if whole else {name: record[name] for name in _FIELDS}
-
-
-def _json_object(text: bytes) -> dict[str, Any]:
-    """Raises ValueError."""
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError("no JSON object")
-    return value

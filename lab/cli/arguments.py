@@ -123,6 +123,7 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=path, metavar="DIR", help="where to write (default: the first folder)")
 
     _nat(commands)
+    _command(commands, "schema", "print the JSON Schema of a result record", needs_sandbox=False)
     _command(commands, "doctor", "say what this machine has and lacks", needs_sandbox=False)
 
     box = _command(commands, "sandbox", "run a command inside a fresh sandbox")

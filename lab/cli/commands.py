@@ -209,6 +209,14 @@ def nat_command(given: argparse.Namespace) -> int:
     return nat.run(given)
 
 
+def schema_command(_given: argparse.Namespace) -> int:
+    """`punchlab schema`."""
+    from punchlab.lab.results.documents import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return 0
+
+
 def doctor_command(_given: argparse.Namespace) -> int:
     """`punchlab doctor`."""
     from punchlab.lab import doctor

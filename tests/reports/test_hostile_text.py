@@ -32,7 +32,7 @@ def hostile(number: int, **changes: Any) -> dict[str, Any]:
         WELL_FORMED: WELL_FORMED,
         f"={WELL_FORMED}": {WELL_FORMED: [WELL_FORMED]},
     }
-    made["prediction"] |= {"reason": WELL_FORMED}
+    made["outcome_prediction"] |= {"reason": WELL_FORMED}
     return made
 
 

@@ -27,7 +27,7 @@ def test_says_where_every_file_is(tmp_path: Path) -> None:
     }
 
 
-def test_a_killed_run_is_said_to_be_cut_short(tmp_path: Path) -> None:
+def test_a_killed_run_is_said_to_be_truncated(tmp_path: Path) -> None:
     write_run(tmp_path, [record()])
     with (tmp_path / "results.jsonl").open("a") as file:
         file.write('{"schema": 1, "id": "ab-')

@@ -24,7 +24,7 @@ def trials(direct: Mapping[str, int], n: int = 20, **changes: Any) -> list[Recor
     """So many direct trials of each strategy, of `n`."""
     return [
         record(*NATS, number, strategy=strategy, **changes)
-        | {"outcome": "direct" if number < k else "punch_timeout", "prediction": None, "agrees": None}
+        | {"outcome": "direct" if number < k else "punch_timeout", "outcome_prediction": None, "agrees": None}
         for strategy, k in direct.items()
         for number in range(n)
     ]
