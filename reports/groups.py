@@ -123,6 +123,11 @@ class Trials:
         return len(self.direct)
 
     @property
+    def rate(self) -> float | None:
+        """The success rate; None without a measurement."""
+        return self.k / self.n if self.n else None
+
+    @property
     def interval(self) -> Interval | None:
         """Wilson's 95 % interval of the success rate; None without a measurement."""
         return wilson_interval(self.k, self.n) if self.n else None

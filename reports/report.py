@@ -17,7 +17,7 @@ from punchlab.reports.files import put_files
 from punchlab.reports.groups import Trials, group_trials
 from punchlab.reports.page import index_html
 from punchlab.reports.results import read_run
-from punchlab.reports.strategy_comparison import compare, contests
+from punchlab.reports.strategy_comparison import compare, settings_of
 from punchlab.reports.summary import summary_md
 from punchlab.reports.table import rows, table_csv
 
@@ -65,8 +65,8 @@ def _write(run_dirs: Sequence[Path], out: Path | None) -> ReportPaths:
     trials = [trial for run in runs for trial in run.trials]
     groups = group_trials(trials)
     everything = Trials(trials)
-    compared = contests(groups)
-    comparisons = compare(compared)
+    settings = settings_of(groups)
+    comparisons = compare(settings)
     notes = [
         f"The last line of {run_dir / 'results.jsonl' if run.name else 'results.jsonl'} was cut short (a killed run) "
         "and is left out."
@@ -82,11 +82,11 @@ def _write(run_dirs: Sequence[Path], out: Path | None) -> ReportPaths:
 
     from punchlab.reports.charts import draw  # matplotlib takes more than a second to import
 
-    charts = draw(groups, compared, comparisons)
+    charts = draw(groups, settings, comparisons)
     table = rows(trials)
     files = {
-        "index.html": index_html(groups, (compared, comparisons), everything, charts, runs, notes).encode(),
-        "summary.md": summary_md(groups, (compared, comparisons), everything, notes).encode(),
+        "index.html": index_html(groups, (settings, comparisons), everything, charts, runs, notes).encode(),
+        "summary.md": summary_md(groups, (settings, comparisons), everything, notes).encode(),
         "results.csv": table_csv(table).encode(),
     }
     with suppress(MissingCapabilityError):

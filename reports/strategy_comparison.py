@@ -54,7 +54,7 @@ class StrategyComparison:
         return {group.condition.strategy or "": group for group in self.groups}
 
 
-def contests(groups: Iterable[Group]) -> list[StrategyComparison]:
+def settings_of(groups: Iterable[Group]) -> list[StrategyComparison]:
     """The conditions under which two strategies or more were run."""
     found: dict[object, list[Group]] = {}
     for group in groups:
@@ -77,7 +77,7 @@ def contests(groups: Iterable[Group]) -> list[StrategyComparison]:
 class Comparison:
     """The chooser against one other strategy, for one pair of NATs under one condition. `rejected`: it is worse."""
 
-    contest: StrategyComparison
+    setting: StrategyComparison
     nats: Nats
     strategy: str
     chooser: PairTrials
@@ -94,22 +94,22 @@ def compare(found: Sequence[StrategyComparison]) -> list[Comparison]:
     cannot be kept at the family-wise `LEVEL` (Holm).
     """
     made = [
-        Comparison(contest, nats, strategy, chooser, other, fisher_less(chooser.k, chooser.n, other.k, other.n))
-        for contest in found
-        for nats in contest.pairs
-        if (chooser := contest.trials(CHOOSER, nats)) is not None
-        for strategy in contest.strategies
-        if strategy != CHOOSER and (other := contest.trials(strategy, nats)) is not None
+        Comparison(setting, nats, strategy, chooser, other, fisher_less(chooser.k, chooser.n, other.k, other.n))
+        for setting in found
+        for nats in setting.pairs
+        if (chooser := setting.trials(CHOOSER, nats)) is not None
+        for strategy in setting.strategies
+        if strategy != CHOOSER and (other := setting.trials(strategy, nats)) is not None
     ]
-    fallen = set(holm([each.p_value for each in made], LEVEL))
-    return [replace(each, rejected=number in fallen) for number, each in enumerate(made)]
+    rejected = set(holm([each.p_value for each in made], LEVEL))
+    return [replace(each, rejected=number in rejected) for number, each in enumerate(made)]
 
 
 def verdict(comparisons: Sequence[Comparison]) -> str | None:
     """What the comparisons say, in a sentence or two; None where there are none."""
     if not comparisons:
         return None
-    cells = len({(id(each.contest), each.nats) for each in comparisons})
+    cells = len({(id(each.setting), each.nats) for each in comparisons})
     least = min(comparisons, key=lambda each: each.p_value)
     worse = sorted({_cell(each) for each in comparisons if each.rejected})
     how = (
@@ -123,6 +123,6 @@ def verdict(comparisons: Sequence[Comparison]) -> str | None:
 
 def _cell(each: Comparison) -> str:
     return (
-        f"{each.chooser.name} ({each.contest.label}): {each.chooser.k}/{each.chooser.n}, "
+        f"{each.chooser.name} ({each.setting.label}): {each.chooser.k}/{each.chooser.n}, "
         f"{each.strategy} {each.other.k}/{each.other.n}"
     )

@@ -29,10 +29,10 @@ def summary_md(
     if everything.disagreements:
         parts += ["### Disagreements with the oracle", _disagreements(everything.disagreements)]
     parts += ["### Totals", _totals(groups)]
-    contests, comparisons = strategies
-    if contests:
+    settings, comparisons = strategies
+    if settings:
         said = verdict(comparisons)
-        parts += ["### Strategies", *([f"**{_escaped(said)}**"] if said else []), _contests(contests)]
+        parts += ["### Strategies", *([f"**{_escaped(said)}**"] if said else []), _settings(settings)]
     for group in groups:
         parts += [f"### {_escaped(group.label)}", _matrix(group)]
     signs = ", ".join(f"{SYMBOLS[prediction]} {meaning}" for prediction, meaning in MEANINGS.items())
@@ -64,7 +64,7 @@ def _totals(groups: Sequence[Group]) -> str:
             [
                 group.label,
                 ratio(group.k, group.n),
-                percent(group.k / group.n if group.n else None),
+                percent(group.rate),
                 percent_range(group.interval),
                 str(len(group.disagreements)),
                 str(len(group.lab_errors)),
@@ -76,12 +76,12 @@ def _totals(groups: Sequence[Group]) -> str:
     )
 
 
-def _contests(contests: Sequence[StrategyComparison]) -> str:
-    names = list(dict.fromkeys(name for contest in contests for name in contest.strategies))
+def _settings(settings: Sequence[StrategyComparison]) -> str:
+    names = list(dict.fromkeys(name for setting in settings for name in setting.strategies))
     rows = []
-    for contest in contests:
-        totals = {str(group.condition.strategy): ratio(group.k, group.n) for group in contest.groups}
-        rows.append([contest.label, *(totals.get(name, "") for name in names)])
+    for setting in settings:
+        totals = {str(group.condition.strategy): ratio(group.k, group.n) for group in setting.groups}
+        rows.append([setting.label, *(totals.get(name, "") for name in names)])
     return _table(["direct, all NAT pairs", *names], rows)
 
 

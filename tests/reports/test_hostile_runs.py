@@ -22,7 +22,7 @@ from punchlab.reports.charts.figure import Chart
 from punchlab.reports.groups import Trials, group_trials
 from punchlab.reports.page import index_html
 from punchlab.reports.results import read_run
-from punchlab.reports.strategy_comparison import compare, contests
+from punchlab.reports.strategy_comparison import compare, settings_of
 from punchlab.reports.summary import summary_md
 from punchlab.reports.table import rows, table_csv
 from punchlab.topologies import AB
@@ -60,7 +60,7 @@ def survives(folder: Path) -> None:
     with contextlib.suppress(PunchlabError):
         trials = read_run(folder, "x").trials
         groups = group_trials(trials)
-        compared = contests(groups)
+        compared = settings_of(groups)
         summary_md(groups, (compared, compare(compared)), Trials(trials), []).encode()
         drawn = Charts(NO_CHART, (), None, (NO_CHART,) * len(compared), ((),) * len(groups))
         index_html(groups, (compared, compare(compared)), Trials(trials), drawn, [], []).encode()
