@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
 from statistics import median
 from typing import Any
 
 from punchlab.lab.campaign.statistics import Interval, wilson_interval
+from punchlab.lab.results.axes import AXES
 from punchlab.lab.results.outcomes import OUTCOMES
 from punchlab.reports.results import TIMES, RunTrial
 
@@ -28,77 +29,75 @@ def nat_order(name: str) -> tuple[int, str]:
     return (_FRIENDLIEST_FIRST.index(name) if known else len(_FRIENDLIEST_FIRST), name)
 
 
+_AXES = [axis for axis in AXES.values() if axis.name not in ("nat_a", "nat_b")]
+_KEY = attrgetter(*(axis.field for axis in _AXES))
+_PLACES = {axis.field: place for place, axis in enumerate(_AXES)}
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Everything but the two NATs that a punch may depend on; trials of different conditions are never pooled.
+    """The values of all axes but the two NATs; trials of different conditions are never pooled.
 
-    `run` is the name of the run folder where several folders have trials of the same pair of NATs under otherwise the
-    same condition; else it is None.
+    `values` are in the order of the axes. `run` is the name of the run folder where several folders have trials of the
+    same pair of NATs under otherwise the same condition; else it is None.
     """
 
-    topology: str
-    pair: tuple[str, str]
-    cgn: str | None
-    port_mapping: str | None
-    background_per_s: float | None
-    client: str | None
-    strategy: str | None
-    unsolicited: str | None
-    max_attempts: int | None
-    deadline_s: float | None
-    skew_wanted_s: float | None
-    delay_s: float | None
-    jitter_s: float | None
-    loss: float | None
-    bw_mbit_s: float | None
+    values: tuple[Any, ...]
     run: str | None = None
 
     @classmethod
     def of(cls, trial: RunTrial) -> Condition:
-        """The condition that a trial ran under, without the run."""
+        """Return the condition that a trial ran under, without the run."""
         # Sums over the links of a path differ in their last bits with the order of the links.
-        values: dict[str, Any] = {name: getattr(trial, name) for name in _OF_TRIALS}
-        for name, value in values.items():
-            values[name] = round(value, 9) if isinstance(value, float) else value
-        return cls(**values)
+        return cls(tuple(round(value, 9) if isinstance(value, float) else value for value in _KEY(trial)))
+
+    def __getitem__(self, field: str) -> Any:
+        return self.values[_PLACES[field]]
+
+    @property
+    def topology(self) -> str:
+        """The topology."""
+        return str(self["topology"])
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """The two hosts."""
+        one, other = self["pair"]
+        return one, other
+
+    @property
+    def strategy(self) -> str | None:
+        """The strategy."""
+        found: str | None = self["strategy"]
+        return found
+
+    @property
+    def setting(self) -> Condition:
+        """The same without the strategy."""
+        place = _PLACES["strategy"]
+        return Condition((*self.values[:place], None, *self.values[place + 1 :]), self.run)
 
     def may_be(self, other: Condition) -> bool:
-        """Whether the two are the same wherever both are known."""
-        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        """Return whether the two are the same wherever both are known."""
+        pairs = zip(self._all, other._all, strict=True)
         return all(one == two or one is None or two is None for one, two in pairs)
 
     def words(self) -> dict[str, str]:
-        """Each known condition in a few words, by field name."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: _WORDS[name](value) for name, value in values.items() if value is not None or name in _NULL_SAYS}
+        """Return each known condition in words, by field name."""
+        words = {
+            axis.field: axis.null if value is None else axis.label(value)
+            for axis, value in zip(_AXES, self.values, strict=True)
+        }
+        words["run"] = None if self.run is None else f"run {self.run}"
+        return {name: text for name, text in words.items() if text is not None}
 
     def order(self) -> tuple[tuple[bool, object], ...]:
-        """Sort key; unset fields come first."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return tuple((value is not None, "" if value is None else value) for value in values)
+        """Return the sort key; unset fields come first."""
+        return tuple((value is not None, "" if value is None else value) for value in self._all)
 
-
-_OF_TRIALS = tuple(field.name for field in fields(Condition) if field.name != "run")
-_KEY = attrgetter(*_OF_TRIALS)
-_NULL_SAYS = {"max_attempts", "skew_wanted_s", "bw_mbit_s"}
-_WORDS: Mapping[str, Callable[..., str]] = {
-    "topology": str,
-    "pair": lambda pair: f"{pair[0]} to {pair[1]}",
-    "cgn": lambda nat: f"carrier's NAT {nat}",
-    "port_mapping": lambda protocols: f"port mapping {protocols}",
-    "background_per_s": lambda rate: f"background {rate:g}/s",
-    "client": lambda client: f"client {client}",
-    "strategy": lambda strategy: f"strategy {strategy}",
-    "unsolicited": lambda answer: f"unsolicited {answer}",
-    "max_attempts": lambda n: "attempts unlimited" if n is None else f"at most {n} attempt{'s'[: n != 1]}",
-    "deadline_s": lambda seconds: f"deadline {seconds:g} s",
-    "skew_wanted_s": lambda seconds: "no skew set" if seconds is None else f"skew {seconds * 1000:g} ms",
-    "delay_s": lambda seconds: f"delay {seconds * 1000:g} ms one way",
-    "jitter_s": lambda seconds: f"jitter {seconds * 1000:g} ms",
-    "loss": lambda loss: f"loss {loss * 100:g} %",
-    "bw_mbit_s": lambda rate: "bandwidth unlimited" if rate is None else f"{rate:g} Mbit/s",
-    "run": lambda name: f"run {name}",
-}
+    @property
+    def _all(self) -> tuple[Any, ...]:
+        return (*self.values, self.run)
 
 
 class Trials:
@@ -282,17 +281,17 @@ def group_trials(trials: Iterable[RunTrial]) -> list[Group]:
     """
     found = _apart_by_run(_by_condition(trials))
     conditions = sorted(found, key=Condition.order)
-    told = {"topology"}
-    for field in fields(Condition):
+    differing = {"topology"}
+    for place, field in enumerate((*_PLACES, "run")):
         seen: dict[str, set[object]] = {}
         for condition in conditions:
-            seen.setdefault(condition.topology, set()).add(getattr(condition, field.name))
+            seen.setdefault(condition.topology, set()).add((*condition.values, condition.run)[place])
         if any(len(values) > 1 for values in seen.values()):
-            told.add(field.name)
+            differing.add(field)
     groups: list[Group] = []
     slugs: set[str] = set()
     for condition in conditions:
-        label = SEPARATOR.join(words for name, words in condition.words().items() if name in told)
+        label = SEPARATOR.join(words for name, words in condition.words().items() if name in differing)
         slug = base = slug_of(label)
         while slug in slugs:
             slug = f"{base}-{len(slugs)}"
@@ -346,10 +345,10 @@ def _apart_by_run(found: Mapping[Condition, list[RunTrial]]) -> dict[Condition, 
     for condition, trials in found.items():
         runs: dict[tuple[str, str], str] = {}
         if any(runs.setdefault((trial.nat_a, trial.nat_b), trial.run) != trial.run for trial in trials):
-            shared.add(replace(condition, strategy=None))  # strategies are compared with each other within one run
+            shared.add(condition.setting)  # strategies are compared with each other within one run
     apart: dict[Condition, list[RunTrial]] = {}
     for condition, trials in found.items():
-        if replace(condition, strategy=None) not in shared:
+        if condition.setting not in shared:
             apart[condition] = trials
             continue
         for trial in trials:

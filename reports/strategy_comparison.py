@@ -59,7 +59,7 @@ def settings_of(groups: Iterable[Group]) -> list[StrategyComparison]:
     found: dict[object, list[Group]] = {}
     for group in groups:
         if group.condition.strategy is not None:
-            found.setdefault(replace(group.condition, strategy=None), []).append(group)
+            found.setdefault(group.condition.setting, []).append(group)
     made: list[StrategyComparison] = []
     slugs: set[str] = set()
     for alike in found.values():

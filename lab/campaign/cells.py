@@ -9,17 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from punchlab.lab.campaign.statistics import trials_that_suffice
 from punchlab.lab.errors import InputError
-from punchlab.lab.impair import CHOICES, Impairment
+from punchlab.lab.impair import CHOICES
 from punchlab.lab.inputs import numbers
+from punchlab.lab.results.axes import ALWAYS_IN_ID, AXES, ID_ORDER
 from punchlab.lab.trial.options import TrialOptions
 
 if TYPE_CHECKING:
     from mininet.topo import Topo
-
-
-SHAPE = ("cgn", "port_mapping", "delay", "jitter", "loss", "bw")
-"""Parameters of topologies that a campaign may vary."""
-DURATIONS = ("delay", "jitter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,42 +52,21 @@ class Cell:
         return self.kind(**nats, unsolicited=self.unsolicited, **self.shape)
 
     def axes(self) -> dict[str, Any]:
-        """Where it lies on each axis, as plain data."""
-        return {
-            "topology": self.topology,
-            "pair": list(self.pair),
-            "nat_a": self.nats[0],
-            "nat_b": self.nats[1],
-            "unsolicited": self.unsolicited,
-            **{name: self.shape.get(name) for name in SHAPE},
-            "background_per_s": self.background,
-            "client": self.options.client.name,
-            "strategy": self.options.strategy,
-            "max_attempts": self.options.max_attempts,
-            "deadline_s": self.options.deadline_s,
-            "skew_wanted_s": self.options.skew_s,
-        }
+        """Return its value on each axis as plain data, by the key in run.json."""
+        return {axis.key: axis.value(self) for axis in AXES.values()}
 
     def _scene(self) -> list[str]:
         usual = self.pair in tuple(getattr(self.kind, "pairs", ()))[:1]
         return [self.topology] if usual else [self.topology, *self.pair]
 
     def _manner(self) -> list[str]:
-        """What is not as it is by default has its name in it, so that no two cells are called the same."""
-        options, usual = self.options, TrialOptions()
-        words = [self.unsolicited, options.strategy]
-        if options.client != usual.client:
-            words.append(f"client_{options.client.name}")
-        words += [f"{name}{_canonical(name, self.shape[name])}" for name in SHAPE if name in self.shape]
-        if self.background:
-            words.append(f"background{self.background:.9g}")
-        if options.max_attempts != usual.max_attempts:
-            words.append(f"attempts{options.max_attempts}")
-        if options.deadline_s != usual.deadline_s:
-            words.append(f"deadline{options.deadline_s:.9g}s")
-        if options.skew_s is not None:
-            words.append(f"skew{_milliseconds(options.skew_s)}")
-        return words
+        """Return a word for every value that is not the usual one, so that no two cells have the same id."""
+        values = ((AXES[name], AXES[name].value(self)) for name in ID_ORDER)
+        return [
+            axis.word(value)
+            for axis, value in values
+            if axis.name in ALWAYS_IN_ID or (value is not None and value != axis.usual)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +157,3 @@ class Campaign:
             "links": self.links,
             "seed": self.seed,
         }
-
-
-def _canonical(name: str, value: Any) -> str:
-    """One spelling of a parameter: 20ms and 0.02s are the same."""
-    if name in DURATIONS:
-        return _milliseconds(Impairment.from_options({"delay": value}).delay_s)
-    return value if isinstance(value, str) else f"{float(value):.9g}"
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:.9g}ms"

@@ -10,81 +10,28 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from punchlab.lab.campaign import Campaign, Cell
-from punchlab.lab.campaign.cells import DURATIONS, SHAPE
 from punchlab.lab.cli import campaign_file
 from punchlab.lab.client.description import CLIENTS
 from punchlab.lab.errors import InputError, SeveralInputsError
-from punchlab.lab.events.background import MOST_PER_S
-from punchlab.lab.impair import CHOICES, Impairment
-from punchlab.lab.impair.impairment import FASTEST_BIT_S, SLOWEST_BIT_S
+from punchlab.lab.impair import CHOICES
 from punchlab.lab.inputs import numbers
+from punchlab.lab.inputs.choices import one_of
 from punchlab.lab.nat import presets
+from punchlab.lab.results.axes import AXES, SHAPE, Reader, nat_groups
 from punchlab.lab.trial.options import TrialOptions
-from punchlab.punch.nat.behavior import PortMapping, Unsolicited
 from punchlab.topologies import TOPOLOGIES
 from punchlab.topologies.internet import Internet
 
-NONE = "none"
-"""In an axis: no limit, or not set."""
 MOST_CELLS = 100_000
 _LONGEST_WORD = 100
-"""Characters of a misspelt word that are looked at."""
-
-Reader = Callable[[str, object], Any]
-"""Name of the field, value as given -> value as used. Raises `InputError`."""
-
-
-def _text(*choices: str) -> Reader:
-    def read(field: str, value: object) -> str:
-        if isinstance(value, str) and value in choices:
-            return value
-        near = _near(value, choices)
-        raise InputError(field, value, f"one of {', '.join(choices)}{near}")
-
-    return read
-
-
-def _near(value: object, choices: Sequence[str]) -> str:
-    """The choice that may be meant, as the end of an error."""
-    near = difflib.get_close_matches(value[:_LONGEST_WORD], choices, 1) if isinstance(value, str) else []
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _number(unit: str, least: float, most: float) -> Reader:
-    return partial(numbers.number, least=least, most=most, unit=unit)
-
-
-def _or_none(reader: Reader) -> Reader:
-    def read(field: str, value: object) -> Any:
-        if isinstance(value, str) and value == NONE:
-            return None
-        try:
-            return reader(field, value)
-        except InputError as error:
-            raise InputError(field, value, f"{error.expected}, or {NONE}") from None
-
-    return read
-
-
-def _duration(field: str, value: object) -> str:
-    try:
-        Impairment.from_options({"delay": value})
-    except InputError as error:
-        raise InputError(field, value, error.expected) from None
-    return str(value)
-
-
-def _port_mapping(field: str, value: object) -> str | None:
-    read: str = _text(presets.OWN_ANSWER, *PortMapping)(field, value)
-    return None if read == presets.OWN_ANSWER else read
+"""Characters of an unknown key that an error shows."""
 
 
 def _pair(field: str, value: object) -> tuple[str, str]:
@@ -96,60 +43,20 @@ def _pair(field: str, value: object) -> tuple[str, str]:
     raise InputError(field, value, f"one of {_words(known)}, in either order")
 
 
-_NAT_GROUPS: Mapping[str, Sequence[str]] = {name: presets.named(name) for name in ("classics", "firewalls", "all")}
-_NATS = (*_NAT_GROUPS, *presets.PRESETS)
-_MBIT_S = (SLOWEST_BIT_S / 1e6, FASTEST_BIT_S / 1e6)
-
-AXES: Mapping[str, Reader] = {
-    "topology": _text(*TOPOLOGIES),
+READERS: Mapping[str, Reader] = {
+    "topology": lambda field, value: one_of(field, value, TOPOLOGIES),
     "pair": _pair,
-    "nat_a": _text(*_NATS),
-    "nat_b": _text(*_NATS),
-    "cgn": _text(*presets.PRESETS),
-    "unsolicited": _text(presets.OWN_ANSWER, *Unsolicited),
-    "port_mapping": _port_mapping,
-    "background": _number("connections per second,", 0, MOST_PER_S),
-    "delay": _duration,
-    "jitter": _duration,
-    "loss": numbers.percentage,
-    "bw": _or_none(_number("Mbit/s", *_MBIT_S)),
-    "client": _text(*CLIENTS),
-    "strategy": _text(*dict.fromkeys(name for client in CLIENTS.values() for name in client.strategies)),
-    "max_attempts": _or_none(numbers.attempts),
-    "deadline": numbers.deadline,
-    "skew_ms": _or_none(numbers.skew_ms),
+    **{axis.name: axis.read for axis in AXES.values() if axis.read is not None},
 }
-"""What may have several values; a cell has one of each."""
-
 SINGLE: Mapping[str, Reader] = {
     "trials": numbers.trials,
     "until_ci": numbers.half_width,
     "min_trials": numbers.trials,
-    "links": _text(*CHOICES),
+    "links": lambda field, value: one_of(field, value, CHOICES),
     "seed": numbers.seed,
 }
+"""The fields that have one value for the whole campaign; all but `links` are numbers."""
 _FLAGS_ONLY = ("jobs", "budget", "out")
-_NUMBERS = (
-    "background",
-    "loss",
-    "bw",
-    "max_attempts",
-    "deadline",
-    "skew_ms",
-    "trials",
-    "until_ci",
-    "min_trials",
-    "seed",
-)
-_USUAL: Mapping[str, Sequence[Any]] = {
-    "unsolicited": (presets.OWN_ANSWER,),
-    "background": (0.0,),
-    "client": ("punch",),
-    "strategy": ("reuse",),
-    "max_attempts": (None,),
-    "deadline": (5.0,),
-    "skew_ms": (None,),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +75,7 @@ def campaign(given: argparse.Namespace) -> Campaign:
     """The campaign of `punchlab run`. A flag wins over the file. Raises `SeveralInputsError`."""
     errors: list[InputError] = []
     fields, lost = _fields(given, errors)
-    axes = {name: _values(fields[name], reader, errors) for name, reader in AXES.items() if name in fields}
+    axes = {name: _values(fields[name], reader, errors) for name, reader in READERS.items() if name in fields}
     single = {}
     for name, reader in SINGLE.items():
         if name in fields:
@@ -197,7 +104,7 @@ def name(given: argparse.Namespace) -> str:
     """What the campaign is called: by its file, or by its topologies and strategies."""
     if _is_file(given.topology):
         return Path(given.topology).stem
-    return f"{given.topology}-{given.strategy or _USUAL['strategy'][0]}".replace(",", "+")
+    return f"{given.topology}-{given.strategy or AXES['strategy'].usual}".replace(",", "+")
 
 
 def _is_file(word: str) -> bool:
@@ -228,11 +135,11 @@ def _fields(given: argparse.Namespace, errors: list[InputError]) -> tuple[dict[s
 
 def _unknown(key: str, where: str) -> InputError:
     known = (*AXES, *SINGLE)
-    near = _near(key, known)
+    near = difflib.get_close_matches(key[:_LONGEST_WORD], known, 1)
     if key in _FLAGS_ONLY:
         hint = f"a field of campaigns; {key} is an option, --{key}"
     elif near:
-        hint = f"a field{near}"
+        hint = f"a field; did you mean {near[0]}?"
     else:
         hint = f"one of {', '.join(known)}"
     return InputError(where + key[:_LONGEST_WORD], key, hint)
@@ -241,7 +148,8 @@ def _unknown(key: str, where: str) -> InputError:
 def _from_words(name: str, value: str | Sequence[str]) -> object:
     """What a flag says, as a file would say it."""
     words = list(value) if not isinstance(value, str) else value.split(",") if name in AXES else [value]
-    values = [numbers.of_text(word) if name in _NUMBERS else word for word in words]
+    number = AXES[name].number if name in AXES else name != "links"
+    values = [numbers.of_text(word) if number else word for word in words]
     return values if name in AXES else values[0]
 
 
@@ -250,13 +158,14 @@ def _values(field: _Given, reader: Reader, errors: list[InputError]) -> list[Any
     given = field.value if isinstance(field.value, list) else [field.value]
     if not given:
         errors.append(field.error(given, "at least one value"))
+    groups = nat_groups() if field.name in ("nat_a", "nat_b") else {}
     values: list[Any] = []
     seen: set[str] = set()
     for value in given:
         with suppress(ValueError):
             read = _one(field, value, reader, errors)
-            if field.name in ("nat_a", "nat_b") and read in _NAT_GROUPS:
-                values += _NAT_GROUPS[read]
+            if groups and read in groups:
+                values += groups[read]
             elif _sameness(field.name, read) in seen:
                 errors.append(field.error(value, "every value once"))
             else:
@@ -266,9 +175,7 @@ def _values(field: _Given, reader: Reader, errors: list[InputError]) -> list[Any
 
 
 def _sameness(name: str, value: Any) -> str:
-    if name in DURATIONS:
-        return str(Impairment.from_options({"delay": value}).delay_s)
-    return json.dumps(value)
+    return AXES[name].word(value) if AXES[name].metavar == "TIME" else json.dumps(value)
 
 
 def _one(field: _Given, value: object, reader: Reader, errors: list[InputError]) -> Any:
@@ -350,22 +257,23 @@ def _nats(axes: Mapping[str, Sequence[Any]], kind: type[Internet]) -> list[tuple
 
 
 def _or_usual(axes: Mapping[str, Sequence[Any]], name: str) -> Sequence[Any]:
-    return axes.get(name) or _USUAL[name]
-
-
-_OPTIONS = ("client", "strategy", "max_attempts", "deadline", "skew_ms")
+    return axes.get(name) or [AXES[name].usual]
 
 
 def _options(
-    client: str, strategy: str, max_attempts: int | None, deadline_s: float, skew_ms: float | None
+    client: str, strategy: str, max_attempts: int | None, deadline: float, skew_ms: float | None
 ) -> TrialOptions:
     return TrialOptions(
         client=CLIENTS[client],
         strategy=strategy,
         max_attempts=max_attempts,
-        deadline_s=deadline_s,
+        deadline_s=deadline,
         skew_s=None if skew_ms is None else skew_ms / 1000,
     )
+
+
+_OPTIONS = tuple(inspect.signature(_options).parameters)
+"""The axes that are options of the trial."""
 
 
 def _words(pairs: Sequence[tuple[str, str]]) -> str:

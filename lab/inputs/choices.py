@@ -14,6 +14,8 @@ from punchlab.lab.errors import InputError
 INTERFACE_NAME_LENGTH = 15
 """The kernel's limit."""
 
+_LONGEST_WORD = 100
+"""Characters of a misspelt word that are compared."""
 _NODE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 
 
@@ -22,7 +24,7 @@ def one_of(field: str, value: object, choices: Iterable[str]) -> str:
     known = list(dict.fromkeys(choices))
     if isinstance(value, str) and value in known:
         return value
-    near = difflib.get_close_matches(value, known, 1) if isinstance(value, str) else []
+    near = difflib.get_close_matches(value[:_LONGEST_WORD], known, 1) if isinstance(value, str) else []
     raise InputError(field, value, f"one of {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else ""))
 
 

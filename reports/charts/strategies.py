@@ -69,7 +69,7 @@ def strategies_overview(settings: Sequence[StrategyComparison], comparisons: Seq
     )
     condition = settings[0].groups[0].condition
     total = sum(group.n for setting in settings for group in setting.groups)
-    delays = sorted({group.condition.delay_s or 0.0 for setting in settings for group in setting.groups})
+    delays = sorted({group.condition["delay_s"] or 0.0 for setting in settings for group in setting.groups})
     over = f"delays of {', '.join(f'{delay * 1000:g}' for delay in delays)} ms one way, added up"
     set_title(figure, f"Success by strategy (n = {total:,})", SEPARATOR.join((condition.topology, over)))
     return finish(
@@ -83,7 +83,7 @@ def strategies_overview(settings: Sequence[StrategyComparison], comparisons: Seq
 
 def _title(setting: StrategyComparison) -> str:
     condition = setting.groups[0].condition
-    answer = f"unsolicited SYNs: {condition.unsolicited or 'as the NATs do'}"
+    answer = f"unsolicited SYNs: {condition['unsolicited'] or 'as the NATs do'}"
     return answer if condition.run is None else f"{answer}\nrun {condition.run}"
 
 
