@@ -24,7 +24,7 @@ Reader = Callable[[str, object], Any]
 class Axis:
     """One axis.
 
-    `name` is that of the option and of the key in a campaign file, `field` that of the record. `value` of a cell
+    `name` is that of the option and of the key in a campaign file, `field` that of the record (default: the same). `value` of a cell
     (`lab.campaign.Cell`); a `shape` axis is a parameter of topologies. `usual` is the value unless another is given.
     `label` is the value of a record in words, `null` the words for null if that is a value. `word` is the part of a
     cell's id. `read` checks a value that a user gives; the command line, which knows the topologies, adds those of
@@ -32,17 +32,21 @@ class Axis:
     """
 
     name: str
-    field: str
     metavar: str
     help: str
-    label: Callable[[Any], str]
     value: Callable[[Any], Any]
+    field: str = ""
+    label: Callable[[Any], str] = str
     read: Reader | None = None
     word: Callable[[Any], str] = str
     usual: Any = None
     null: str | None = None
     number: bool = False
     shape: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.field:
+            object.__setattr__(self, "field", self.name)
 
     @property
     def option(self) -> str:
@@ -167,16 +171,13 @@ def _time(name: str, **more: Any) -> Axis:
 
 _ALL = (
     Axis(
-        name="topology",
-        field="topology",
+        "topology",
         metavar="TOPOLOGY",
         help="ab (near), cd (far), abcd (all edges), same_nat (one home), carrier (NAT444), firewalls or dual_stack",
-        label=str,
         value=lambda cell: cell.topology,
     ),
     Axis(
-        name="pair",
-        field="pair",
+        "pair",
         metavar="X,Y",
         help="the two hosts (default: the topology's first pair)",
         label=lambda pair: f"{pair[0]} to {pair[1]}",
@@ -184,11 +185,9 @@ _ALL = (
     ),
     *(
         Axis(
-            name=f"nat_{side}",
-            field=f"nat_{side}",
+            f"nat_{side}",
             metavar="NAT",
             help=f"NAT of the {which} host",
-            label=str,
             value=partial(_nat, number),
             read=_choice(_nats),
         )
@@ -196,7 +195,6 @@ _ALL = (
     ),
     _shape(
         "cgn",
-        field="cgn",
         metavar="NAT",
         help="NAT of the carrier (topology carrier; default cgn_rfc6888)",
         label=lambda nat: f"carrier's NAT {nat}",
@@ -204,7 +202,6 @@ _ALL = (
     ),
     _shape(
         "port_mapping",
-        field="port_mapping",
         metavar="PROTOCOLS",
         help="port mapping protocols of the NATs: none, upnp-igd, pcp (with NAT-PMP) or all (default preset: those of "
         "each NAT)",
@@ -213,7 +210,7 @@ _ALL = (
         usual="preset",
     ),
     Axis(
-        name="background",
+        "background",
         field="background_per_s",
         metavar="RATE",
         help="connections per second that other hosts open through each NAT (default 0)",
@@ -225,8 +222,7 @@ _ALL = (
         number=True,
     ),
     Axis(
-        name="client",
-        field="client",
+        "client",
         metavar="NAME",
         help="the client under test (default punch)",
         label=lambda client: f"client {client}",
@@ -236,8 +232,7 @@ _ALL = (
         usual="punch",
     ),
     Axis(
-        name="strategy",
-        field="strategy",
+        "strategy",
         metavar="NAME",
         help="strategy of the client (default reuse)",
         label=lambda strategy: f"strategy {strategy}",
@@ -246,8 +241,7 @@ _ALL = (
         usual="reuse",
     ),
     Axis(
-        name="unsolicited",
-        field="unsolicited",
+        "unsolicited",
         metavar="ANSWER",
         help="answer to unsolicited SYNs: drop, reset, silent-then-icmp, … (default preset: that of each NAT)",
         label=lambda answer: f"unsolicited {answer}",
@@ -256,8 +250,7 @@ _ALL = (
         usual="preset",
     ),
     Axis(
-        name="max_attempts",
-        field="max_attempts",
+        "max_attempts",
         metavar="N",
         help="connect() calls per candidate (default: no limit)",
         label=lambda n: f"at most {n} attempt{'s'[: n != 1]}",
@@ -268,7 +261,7 @@ _ALL = (
         number=True,
     ),
     Axis(
-        name="deadline",
+        "deadline",
         field="deadline_s",
         metavar="S",
         help="deadline of the punch (default 5)",
@@ -280,7 +273,7 @@ _ALL = (
         number=True,
     ),
     Axis(
-        name="skew_ms",
+        "skew_ms",
         field="skew_wanted_s",
         metavar="MS",
         help="start both at a shared instant, the second later by MS",
@@ -305,7 +298,6 @@ _ALL = (
     ),
     _shape(
         "loss",
-        field="loss",
         metavar="PERCENT",
         help="of each access link, each way",
         label=lambda loss: f"loss {loss * 100:g} %",
