@@ -1,4 +1,4 @@
-"""Trials made comparable: grouped by the conditions they ran under, and counted per pair of NATs."""
+"""Trials grouped by the conditions under which they ran, and counted per pair of NATs."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from punchlab.lab.results.outcomes import OUTCOMES
 from punchlab.reports.results import TIMES, RunTrial
 
 SEPARATOR = " · "
-"""Between the conditions of a label."""
+"""Separates the conditions of a label."""
 _LONGEST_SLUG = 100
 """Characters; a file name has at most 255 bytes."""
-_FRIENDLIEST_FIRST = ("none", "full_cone", "restricted_cone", "port_restricted_cone", "symmetric")
+_PERMISSIVE_FIRST = ("none", "full_cone", "restricted_cone", "port_restricted_cone", "symmetric")
 
 
 def nat_order(name: str) -> tuple[int, str]:
-    """Sort key of NAT names: the classic ones from the friendliest to the hardest, then the others by name."""
-    known = name in _FRIENDLIEST_FIRST
-    return (_FRIENDLIEST_FIRST.index(name) if known else len(_FRIENDLIEST_FIRST), name)
+    """Return the sort key of a NAT: the classic ones from the most permissive to the strictest, then others by name."""
+    known = name in _PERMISSIVE_FIRST
+    return (_PERMISSIVE_FIRST.index(name) if known else len(_PERMISSIVE_FIRST), name)
 
 
 _AXES = [axis for axis in AXES.values() if axis.name not in ("nat_a", "nat_b")]
@@ -101,7 +101,7 @@ class Condition:
 
 
 class Trials:
-    """Some trials and their counts. `n` counts measurements: a trial that the lab broke (`lab_error`) is none."""
+    """Several trials and their counts. `n` is the number of measurements; a `lab_error` is not a measurement."""
 
     def __init__(self, trials: Iterable[RunTrial]) -> None:
         self.all = tuple(sorted(trials, key=RunTrial.order))
@@ -113,12 +113,12 @@ class Trials:
 
     @property
     def n(self) -> int:
-        """How many trials measured something."""
+        """Number of measured trials."""
         return len(self.measured)
 
     @property
     def k(self) -> int:
-        """How many of them ended in a direct tunnel."""
+        """Number of trials that ended in a direct tunnel."""
         return len(self.direct)
 
     @property
@@ -133,17 +133,17 @@ class Trials:
 
     @cached_property
     def outcomes(self) -> dict[str, int]:
-        """Measured outcomes and how often each came, from the best to the worst."""
+        """Number of trials by outcome, from the best to the worst."""
         counts = Counter(trial.outcome for trial in self.measured)
         return {outcome: counts[outcome] for outcome in OUTCOMES if counts[outcome]}
 
     @cached_property
     def expected_rate(self) -> float | None:
-        """The success rate that the oracle expects of the measured trials; None where it did not say."""
+        """The success rate that the oracle expects of the measured trials; None without a prediction for each."""
         rates: list[float] = []
         for trial in self.measured:
-            said = trial.outcome_prediction
-            rate = {"direct": 1.0, "fails": 0.0}.get(said.outcome, said.probability) if said else None
+            predicted = trial.outcome_prediction
+            rate = {"direct": 1.0, "fails": 0.0}.get(predicted.outcome, predicted.probability) if predicted else None
             if rate is None:
                 return None
             rates.append(rate)
@@ -151,12 +151,14 @@ class Trials:
 
     @cached_property
     def timed(self) -> tuple[RunTrial, ...]:
-        """The direct trials that have a latency and had CPU to spare: all latencies and the floor are theirs."""
-        calm = (trial for trial in self.direct if not trial.cpu_starved)
-        return tuple(trial for trial in calm if any(trial.timing(name) is not None for name in ("connected", "agreed")))
+        """The direct trials with a latency that were not CPU-starved; all latencies and the floor are of these."""
+        unstarved = (trial for trial in self.direct if not trial.cpu_starved)
+        return tuple(
+            trial for trial in unstarved if any(trial.timing(name) is not None for name in ("connected", "agreed"))
+        )
 
     def timings(self, name: str) -> Sequence[float]:
-        """Seconds to `connected` or `agreed` of the `timed` trials that have it, ascending."""
+        """Return the seconds to `connected` or `agreed` of the `timed` trials that have it, ascending."""
         if name not in self._timings:
             found = (trial.timing(name) for trial in self.timed)
             self._timings[name] = sorted(seconds for seconds in found if seconds is not None)
@@ -164,19 +166,19 @@ class Trials:
 
     @property
     def cpu_starved(self) -> int:
-        """How many direct trials have no latency here because the machine was busy."""
+        """Number of direct trials whose latency does not count because they were CPU-starved."""
         return sum(trial.cpu_starved is True for trial in self.direct)
 
     def median(self, name: str) -> float | None:
-        """The median of `timings`; None when there are none."""
+        """Return the median of `timings`; None without any."""
         timings = self.timings(name)
         return median(timings) if timings else None
 
     @cached_property
     def floor_s(self) -> float | None:
-        """The least time that any of the `timed` trials needed to connect, as the oracle computed it.
+        """The least time that the oracle allows any of the `timed` trials to connect.
 
-        It is a lower bound of all their latencies; None where the oracle has no floor for one of them.
+        It is a lower bound of all their latencies; None if the oracle has no floor for one of them.
         """
         floors = [trial.outcome_prediction.floor_s if trial.outcome_prediction else None for trial in self.timed]
         known = [floor for floor in floors if floor is not None]
@@ -197,26 +199,26 @@ class PairTrials(Trials):
 
     @cached_property
     def predictions(self) -> dict[str, int]:
-        """What the oracle predicted, and for how many trials."""
+        """Number of trials by predicted outcome."""
         found = (trial.outcome_prediction for trial in self.measured or self.all)
         counts = Counter(prediction.outcome for prediction in found if prediction)
         return dict(sorted(counts.items()))
 
     @property
     def predicted(self) -> str | None:
-        """The prediction where all trials have the same one, `depends` where timing decided; None without any."""
-        said = self.predictions
-        return next(iter(said)) if len(said) == 1 else "depends" if said else None
+        """The prediction if all trials have the same one, else `depends`; None without any."""
+        found = self.predictions
+        return next(iter(found)) if len(found) == 1 else "depends" if found else None
 
     @property
     def agrees(self) -> bool | None:
-        """Whether every judged trial came out as predicted; None when none was judged."""
+        """Whether every judged trial is as predicted; None if none was judged."""
         judged = [trial.agrees for trial in self.measured if trial.agrees is not None]
         return all(judged) if judged else None
 
     @property
     def rate_fits(self) -> bool | None:
-        """Where chance decides: whether the expected rate lies in Wilson's interval of the measured; else None."""
+        """If chance decides, whether Wilson's interval of the measured rate contains the expected rate; else None."""
         expected, interval = self.expected_rate, self.interval
         if self.predicted != "depends" or expected is None or interval is None:
             return None
@@ -224,16 +226,16 @@ class PairTrials(Trials):
 
     @cached_property
     def reason(self) -> str | None:
-        """Why it fails, or else why it should work, in words: the commonest reason given."""
+        """The most frequent reason of failures, or else of predictions."""
         failed = [trial.reason for trial in self.measured if not trial.direct and trial.reason]
         predictions = (trial.outcome_prediction for trial in self.measured)
-        said = [prediction.reason for prediction in predictions if prediction and prediction.reason]
-        counts = Counter(failed or said)
+        reasons = [prediction.reason for prediction in predictions if prediction and prediction.reason]
+        counts = Counter(failed or reasons)
         return min(counts, key=lambda reason: (-counts[reason], reason)) if counts else None
 
 
 class Group(Trials):
-    """The trials of one condition, and the same per pair of NATs. `label` tells it from the others of the run."""
+    """The trials of one condition, also per pair of NATs. `label` is unique in the report."""
 
     def __init__(self, condition: Condition, label: str, slug: str, trials: Iterable[RunTrial]) -> None:
         super().__init__(trials)
@@ -241,7 +243,7 @@ class Group(Trials):
 
     @cached_property
     def pairs(self) -> tuple[PairTrials, ...]:
-        """Per pair of NATs, from the friendliest to the hardest."""
+        """The trials per pair of NATs, from the most permissive to the strictest."""
         found: dict[tuple[str, str], list[RunTrial]] = {}
         for trial in self.all:
             found.setdefault((trial.nat_a, trial.nat_b), []).append(trial)
@@ -249,7 +251,7 @@ class Group(Trials):
         return tuple(PairTrials(*nats, found[nats]) for nats in order)
 
     def pair(self, nat_a: str, nat_b: str) -> PairTrials | None:
-        """The trials of that pair of NATs; None if it was not run."""
+        """Return the trials of a pair of NATs; None if it was not run."""
         return self._by_nats.get((nat_a, nat_b))
 
     @cached_property
@@ -258,26 +260,26 @@ class Group(Trials):
 
     @cached_property
     def nats_a(self) -> list[str]:
-        """NATs that host a was behind."""
+        """The NATs of the first host."""
         return sorted({pair.nat_a for pair in self.pairs}, key=nat_order)
 
     @cached_property
     def nats_b(self) -> list[str]:
-        """NATs that host b was behind."""
+        """The NATs of the second host."""
         return sorted({pair.nat_b for pair in self.pairs}, key=nat_order)
 
     @property
     def series(self) -> str:
-        """The label without the topology; empty when the topology says it all."""
+        """The label without the topology; empty if the label is the topology."""
         return self.label.removeprefix(self.condition.topology).removeprefix(SEPARATOR)
 
 
 def group_trials(trials: Iterable[RunTrial]) -> list[Group]:
-    """One group per condition, ordered by topology and then by the other conditions.
+    """Return one group per condition, ordered by topology and then by the other conditions.
 
-    A label names the topology, and what else differs between the groups of one topology. A trial that the lab broke
-    before all its conditions were known is in the group of the others of its run. Run folders that have trials of the
-    same pair of NATs under one condition have a group each.
+    A label contains the topology and the conditions that differ between groups of one topology. A `lab_error` with
+    unknown conditions is added to a possible group, first to one of its run. Run folders with trials of the same pair
+    of NATs under one condition have separate groups.
     """
     found = _apart_by_run(_by_condition(trials))
     conditions = sorted(found, key=Condition.order)
@@ -301,7 +303,7 @@ def group_trials(trials: Iterable[RunTrial]) -> list[Group]:
 
 
 def totals(groups: Sequence[Group], everything: Trials) -> list[tuple[str, Trials]]:
-    """What a total may add up: all trials under the name "", or per run folder where folders have the same cells."""
+    """Return the trials of each total: all under the name "", or per run folder if folders have common cells."""
     if all(group.condition.run is None for group in groups):
         return [("", everything)]
     runs: dict[str, list[RunTrial]] = {}
@@ -311,7 +313,7 @@ def totals(groups: Sequence[Group], everything: Trials) -> list[tuple[str, Trial
 
 
 def slug_of(label: str) -> str:
-    """The label as a part of a file name."""
+    """Return the label as a part of a file name."""
     return re.sub(r"[^a-z0-9._]+", "-", label.lower()).strip("-.")[:_LONGEST_SLUG] or "group"
 
 
@@ -340,12 +342,12 @@ def _by_condition(trials: Iterable[RunTrial]) -> dict[Condition, list[RunTrial]]
 
 
 def _apart_by_run(found: Mapping[Condition, list[RunTrial]]) -> dict[Condition, list[RunTrial]]:
-    """The same, with a condition per run folder where two folders have the same pair of NATs."""
+    """Return the same, with a condition per run folder if two folders have the same pair of NATs."""
     shared = set()
     for condition, trials in found.items():
         runs: dict[tuple[str, str], str] = {}
         if any(runs.setdefault((trial.nat_a, trial.nat_b), trial.run) != trial.run for trial in trials):
-            shared.add(condition.setting)  # strategies are compared with each other within one run
+            shared.add(condition.setting)  # strategies are compared within one run
     apart: dict[Condition, list[RunTrial]] = {}
     for condition, trials in found.items():
         if condition.setting not in shared:
@@ -357,7 +359,7 @@ def _apart_by_run(found: Mapping[Condition, list[RunTrial]]) -> dict[Condition, 
 
 
 def common_pairs(groups: Sequence[Group], measured: Callable[[PairTrials], bool]) -> list[Trials]:
-    """Per group, the trials of the NAT pairs that are `measured` in every group: the ones that can be compared."""
+    """Return, per group, the trials of the NAT pairs that are `measured` in every group."""
     kept = [{(pair.nat_a, pair.nat_b) for pair in group.pairs if measured(pair)} for group in groups]
     common = set.intersection(*kept) if kept else set()
     return [Trials(t for t in group.all if (t.nat_a, t.nat_b) in common) for group in groups]

@@ -1,4 +1,4 @@
-"""`results.parquet`: the columns of results.csv with their types, for pandas, polars, DuckDB and the like."""
+"""`results.parquet`: the columns of results.csv with their types, for pandas, polars, DuckDB and similar programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 NAME = "results.parquet"
-MISSING = f"{NAME} is left out, for pyarrow is not installed: pip install 'punchlab[parquet]'"
+MISSING = f"{NAME} is not written, because pyarrow is not installed: pip install 'punchlab[parquet]'"
 
 
 def write(run_dir: Path) -> Path:
@@ -74,8 +74,8 @@ def _cells(kind: Kind, values: Sequence[Any]) -> Sequence[Any]:
         return [None if value is None else datetime.datetime.fromisoformat(value) for value in values]
     if kind is Kind.NUMBER:
         return [value if value is None or type(value) is float else float(value) for value in values]
-    if kind is Kind.COUNT:  # pyarrow would cut off the rest of a number
+    if kind is Kind.COUNT:  # pyarrow would truncate a number
         for value in values:
             if value is not None and type(value) is not int:
-                raise ValueError(f"{value!r} is no whole number")
+                raise ValueError(f"{value!r} is not a whole number")
     return values

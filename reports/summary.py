@@ -12,7 +12,7 @@ from punchlab.reports.strategy_comparison import Comparison, StrategyComparison,
 from punchlab.reports.words import MEANINGS, SYMBOLS, count, milliseconds, percent, percent_range, ratio
 
 _LISTED = 30
-"""Trials listed one by one, at most; a job summary holds 1 MiB."""
+"""Maximum number of listed trials; a job summary has at most 1 MiB."""
 
 
 def summary_md(
@@ -21,8 +21,7 @@ def summary_md(
     everything: Trials,
     notes: Sequence[str],
 ) -> str:
-    """Disagreements first if there are any, then the totals, the strategies beside each other, a table per group, and
-    the lab errors."""
+    """Return the summary: disagreements, totals, a comparison of strategies, a table per group, and lab errors."""
     parts = ["## punchlab"]
     parts += [_verdict(run, trials) for run, trials in totals(groups, everything)]
     parts += [f"> {_escaped(note)}" for note in notes]
@@ -36,9 +35,13 @@ def summary_md(
     for group in groups:
         parts += [f"### {_escaped(group.label)}", _matrix(group)]
     signs = ", ".join(f"{SYMBOLS[prediction]} {meaning}" for prediction, meaning in MEANINGS.items())
-    parts.append(f"Cells: direct/measured trials, then the oracle's word: {signs}; ⚠ a trial disagrees with it.")
+    parts.append(f"Cells: direct/measured trials, then the prediction: {signs}; ⚠ a trial disagrees with it.")
     if everything.lab_errors:
-        parts += ["### Lab errors", "The lab broke in these trials; they are no measurement.", _lab_errors(everything)]
+        parts += [
+            "### Lab errors",
+            "The lab broke in these trials; they are not measurements.",
+            _lab_errors(everything),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -117,17 +120,17 @@ def _disagreements(trials: Sequence[RunTrial]) -> str:
         ]
         for trial in trials[:_LISTED]
     )
-    table = _table(["trial", "NATs", "predicted", "measured", "control dial", "reason"], rows)
+    table = _table(["trial", "NATs", "predicted", "measured", "control", "reason"], rows)
     return table + _and_more(len(trials))
 
 
 def trial_name(trial: RunTrial) -> str:
-    """Its id, after the name of its run if the report covers several."""
+    """Return the id of the trial, after the name of its run if there are several runs."""
     return f"{trial.run}: {trial.id}" if trial.run else trial.id
 
 
 def control_words(trial: RunTrial) -> str:
-    """What the lab's own dial through the same NATs gave, beside what was predicted of it."""
+    """Return the result of the lab's control, and its prediction."""
     control = trial.control
     if control is None or control.direct is None:
         return "none"
@@ -150,7 +153,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """The text as Markdown shows it literally, on one line."""
+    """Return the text escaped for Markdown, on one line."""
     text = printable(" ".join(text.split()), None)
     text = re.sub(r"[\\`*\[\]|#~$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,4 +1,4 @@
-"""`results.csv`: a spreadsheet that opens it evaluates nothing in it."""
+"""`results.csv`: a spreadsheet program evaluates nothing in it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from punchlab.reports.results import RunTrial
 _NUMBER = r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 _SKIPPED = r"[\s\"']*"
 _FORMULA = re.compile(rf"((?:^|;){_SKIPPED})(?=[=+@\uff0b\uff0d\uff1d\uff20-])(?!{_NUMBER}{_SKIPPED}(?:;|$))")
-"""Where a spreadsheet would see a formula begin: at the start of a cell, or after `;`, which separates cells in many
-countries; quotes there may be taken for those of a cell; not before a number. After OWASP, "CSV Injection", which also
-names the fullwidth forms of the four signs."""
+"""The start of a formula: at the start of a cell or after `;`, which separates cells in many countries, also after
+quotes; not before a number. From OWASP, "CSV Injection", which includes the fullwidth forms of the four signs."""
 _NUMBERS = (int, float, bool)
 
 
@@ -61,6 +60,6 @@ def _cell(value: object) -> str:
     return text if type(value) in _NUMBERS else _text(text)
 
 
-@functools.lru_cache(maxsize=4096)  # most cells of a long run are the same few texts
+@functools.lru_cache(maxsize=4096)  # most cells of a long run have one of a few texts
 def _text(text: str) -> str:
     return _FORMULA.sub(r"\1'", printable(text, None))

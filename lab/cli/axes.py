@@ -1,4 +1,4 @@
-"""A campaign from flags or a file: every value is checked, and all mistakes are told at once."""
+"""A campaign from options or a file: every value is checked, and all errors are reported at once."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ SINGLE: Mapping[str, Reader] = {
     "seed": numbers.seed,
 }
 """The fields that have one value for the whole campaign; all but `links` are numbers."""
-_FLAGS_ONLY = ("jobs", "budget", "out")
+_OPTIONS_ONLY = ("jobs", "budget", "out")
 
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """A field that was given, and where: the file and the line, or nothing for a flag."""
+    """A field with its value, and the file and line that set it (empty for an option)."""
 
     name: str
     value: object
@@ -72,18 +72,18 @@ class _Given:
 
 
 def campaign(given: argparse.Namespace) -> Campaign:
-    """The campaign of `punchlab run`. A flag wins over the file. Raises `SeveralInputsError`."""
+    """Return the campaign of `punchlab run`. Options override the file. Raises `SeveralInputsError`."""
     errors: list[InputError] = []
-    fields, lost = _fields(given, errors)
+    fields, malformed = _fields(given, errors)
     axes = {name: _values(fields[name], reader, errors) for name, reader in READERS.items() if name in fields}
     single = {}
     for name, reader in SINGLE.items():
         if name in fields:
             with suppress(ValueError):
                 single[name] = _one(fields[name], fields[name].value, reader, errors)
-    if "topology" not in fields and "topology" not in lost:
+    if "topology" not in fields and "topology" not in malformed:
         errors.append(InputError(f"{given.topology}: topology", None, f"one of {', '.join(TOPOLOGIES)}"))
-    # What is left when the mistakes are taken out is checked as a whole.
+    # The values without errors are checked together.
     cells = _cells(axes, fields, errors) if "topology" in fields else []
     if not errors:
         try:
@@ -95,13 +95,13 @@ def campaign(given: argparse.Namespace) -> Campaign:
 
 
 def _line(error: InputError) -> int:
-    """The line of the campaign file that an error is about; flags come first."""
+    """Return the line of the campaign file to which an error refers; 0 for an option."""
     found = re.search(r":(\d+)(?=:|$)", error.field)
     return int(found[1]) if found else 0
 
 
 def name(given: argparse.Namespace) -> str:
-    """What the campaign is called: by its file, or by its topologies and strategies."""
+    """Return the name of the campaign: that of its file, or its topologies and strategies."""
     if _is_file(given.topology):
         return Path(given.topology).stem
     return f"{given.topology}-{given.strategy or AXES['strategy'].usual}".replace(",", "+")
@@ -112,15 +112,15 @@ def _is_file(word: str) -> bool:
 
 
 def _fields(given: argparse.Namespace, errors: list[InputError]) -> tuple[dict[str, _Given], set[str]]:
-    """What the file and the flags say; and the fields that the file wanted to give, had it been TOML."""
+    """Return the fields of the file and the options, and the keys of lines that are not valid TOML."""
     fields: dict[str, _Given] = {}
-    lost: set[str] = set()
+    malformed: set[str] = set()
     flags = {name: getattr(given, name, None) for name in (*AXES, *SINGLE)}
     if _is_file(given.topology):
         del flags["topology"]
         file = campaign_file.read(Path(given.topology))
         errors += file.errors
-        lost = file.broken
+        malformed = file.broken
         for key, value in file.values.items():
             where = f"{file.path}:{file.lines[key]}: "
             if key in AXES or key in SINGLE:
@@ -130,13 +130,13 @@ def _fields(given: argparse.Namespace, errors: list[InputError]) -> tuple[dict[s
     for name, value in flags.items():
         if value is not None:
             fields[name] = _Given(name, _from_words(name, value))
-    return fields, lost
+    return fields, malformed
 
 
 def _unknown(key: str, where: str) -> InputError:
     known = (*AXES, *SINGLE)
     near = difflib.get_close_matches(key[:_LONGEST_WORD], known, 1)
-    if key in _FLAGS_ONLY:
+    if key in _OPTIONS_ONLY:
         hint = f"a field of campaigns; {key} is an option, --{key}"
     elif near:
         hint = f"a field; did you mean {near[0]}?"
@@ -146,7 +146,7 @@ def _unknown(key: str, where: str) -> InputError:
 
 
 def _from_words(name: str, value: str | Sequence[str]) -> object:
-    """What a flag says, as a file would say it."""
+    """Return the value of an option as a campaign file would have it."""
     words = list(value) if not isinstance(value, str) else value.split(",") if name in AXES else [value]
     number = AXES[name].number if name in AXES else name != "links"
     values = [numbers.of_text(word) if number else word for word in words]
@@ -154,7 +154,7 @@ def _from_words(name: str, value: str | Sequence[str]) -> object:
 
 
 def _values(field: _Given, reader: Reader, errors: list[InputError]) -> list[Any]:
-    """The values of an axis; what is wrong with any of them goes to `errors`."""
+    """Return the values of an axis; append errors to `errors`."""
     given = field.value if isinstance(field.value, list) else [field.value]
     if not given:
         errors.append(field.error(given, "at least one value"))
@@ -171,7 +171,7 @@ def _values(field: _Given, reader: Reader, errors: list[InputError]) -> list[Any
             else:
                 seen.add(_sameness(field.name, read))
                 values.append(read)
-    return list(dict.fromkeys(values))  # a NAT may be in a group and on its own
+    return list(dict.fromkeys(values))  # a NAT may also be in a group
 
 
 def _sameness(name: str, value: Any) -> str:
@@ -187,7 +187,7 @@ def _one(field: _Given, value: object, reader: Reader, errors: list[InputError])
 
 
 def _cells(axes: Mapping[str, Sequence[Any]], fields: Mapping[str, _Given], errors: list[InputError]) -> list[Cell]:
-    """Every combination that can be built; what is wrong with the others goes to `errors`."""
+    """Return every combination that can be built; append the errors of the others to `errors`."""
 
     def put(error: InputError) -> None:
         where = fields.get(error.field, fields["topology"]).where
@@ -209,7 +209,7 @@ def _cells(axes: Mapping[str, Sequence[Any]], fields: Mapping[str, _Given], erro
         for name in SHAPE:
             if name in axes and name not in accepted:
                 value = ", ".join(map(str, axes[name]))
-                put(InputError(name, value, f"no {name} for the topology {topology}, which has none as a whole"))
+                put(InputError(name, value, f"no value: the topology {topology} has no {name}"))
         pairs = [pair for pair in axes.get("pair", kind.pairs[:1]) if {pair, pair[::-1]} & set(kind.pairs)]
         if axes.get("pair") and not pairs:
             expected = f"for {topology} one of {_words(kind.pairs)}, in either order"
@@ -223,7 +223,9 @@ def _cells(axes: Mapping[str, Sequence[Any]], fields: Mapping[str, _Given], erro
         if not nats:
             put(
                 InputError(
-                    "nat_b", ", ".join(axes["nat_b"]), f"one of nat_a's, for in {topology} both hosts are behind it"
+                    "nat_b",
+                    ", ".join(axes["nat_b"]),
+                    f"a value of nat_a: in {topology} both hosts are behind the same NAT",
                 )
             )
         for pair, shape, unsolicited, both in itertools.product(pairs, shapes, _or_usual(axes, "unsolicited"), nats):
@@ -242,13 +244,13 @@ def _cells(axes: Mapping[str, Sequence[Any]], fields: Mapping[str, _Given], erro
 
 
 def _most(axes: Mapping[str, Sequence[Any]]) -> int:
-    """How many combinations there may be."""
+    """Return the maximum number of combinations."""
     usual = {"topology": 0, "nat_a": len(presets.CLASSICS), "nat_b": len(presets.CLASSICS)}
     return math.prod(len(axes.get(name, ())) or usual.get(name, 1) for name in AXES)
 
 
 def _nats(axes: Mapping[str, Sequence[Any]], kind: type[Internet]) -> list[tuple[str, str]]:
-    """The pairs of NATs; where one NAT is in front of both hosts, only those in which both are the same."""
+    """Return the pairs of NATs; if one NAT is in front of both hosts, only pairs of equal NATs."""
     usual = presets.named(kind.default_nats)
     nats_a = axes.get("nat_a") or usual
     nats_b = axes.get("nat_b") or (nats_a if kind.shared_nat else usual)

@@ -287,7 +287,7 @@ def _parameters(given: argparse.Namespace) -> dict[str, Any]:
     parameters = {name: value for name, value in values.items() if value not in (None, AXES[name].usual)}
     for name, value in parameters.items():
         if name not in accepted:
-            raise InputError(name, value, f"no {name} for the topology {given.topology}, which has none as a whole")
+            raise InputError(name, value, f"no value: the topology {given.topology} has no {name}")
     return parameters
 
 

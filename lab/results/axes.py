@@ -24,11 +24,11 @@ Reader = Callable[[str, object], Any]
 class Axis:
     """One axis.
 
-    `name` is that of the option and of the key in a campaign file, `field` that of the record (default: the same). `value` of a cell
-    (`lab.campaign.Cell`); a `shape` axis is a parameter of topologies. `usual` is the value unless another is given.
-    `label` is the value of a record in words, `null` the words for null if that is a value. `word` is the part of a
-    cell's id. `read` checks a value that a user gives; the command line, which knows the topologies, adds those of
-    `topology` and `pair`. `number`: the value is a number.
+    `name`: of the option, and key in a campaign file. `field`: of the record (default: the same name). `value` returns
+    the value of a cell (`lab.campaign.Cell`). `shape`: the axis is a parameter of topologies. `usual`: the default.
+    `label` returns the words for a value of a record, `null` are those for null if null is a value. `word` returns the
+    part of a cell's id. `read` checks a value that a user gives; the command line, which knows the topologies, adds
+    the readers of `topology` and `pair`. `number`: the value is a number.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The charts of a report, by matplotlib's object-oriented API: no global state, and the same bytes every time."""
+"""The charts of a report, drawn without global state: the same trials give the same bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from punchlab.reports.strategy_comparison import Comparison, StrategyComparison
 
 @dataclass(frozen=True, slots=True)
 class Charts:
-    """Every chart of a report; `per_group` follows the order of the groups, `per_setting` that of the settings."""
+    """Every chart of a report. `per_group` has the order of the groups, `per_setting` that of the settings."""
 
     outcomes: Chart
     comparison: tuple[Chart, ...]
@@ -27,13 +27,13 @@ class Charts:
 
     @property
     def all(self) -> tuple[Chart, ...]:
-        """All of them, in the order of the page."""
+        """All charts, in the order of the page."""
         compared = (*self.comparison, *([self.strategies] if self.strategies else []), *self.per_setting)
         return (self.outcomes, *compared, *(chart for charts in self.per_group for chart in charts))
 
 
 def draw(groups: Sequence[Group], settings: Sequence[StrategyComparison], comparisons: Sequence[Comparison]) -> Charts:
-    """Draw everything that the trials can show; the comparison is empty where there is nothing to compare."""
+    """Draw all charts; the comparison is empty if there is nothing to compare."""
     with style():
         compared = (success_by_topology(groups), latency_by_topology(groups)) if len(groups) > 1 else ()
         return Charts(

@@ -1,4 +1,4 @@
-"""Strategy by pair of NATs: how many trials got through. One picture per condition, and one over all of them."""
+"""Direct trials by strategy and pair of NATs: one chart per setting, and one over all settings."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _RATES = colormaps["cividis"]
 _DARK_BELOW = 0.55  # rates whose colour needs white text
 
 Count = tuple[int, int]
-"""Direct trials, and all that measured something."""
+"""Direct trials, and all measured trials."""
 Counts = Callable[[str, Nats], Count | None]
-"""Strategy and pair of NATs -> its trials; None for none."""
+"""Strategy and pair of NATs -> its trials; None without any."""
 
 
 def strategy_chart(setting: StrategyComparison, comparisons: Sequence[Comparison]) -> Chart:
-    """One condition: NAT pairs down, strategies across, `direct/trials` in each cell."""
+    """Draw one setting: a row per NAT pair, a column per strategy, `direct/trials` in each cell."""
 
     def counts(strategy: str, nats: Nats) -> Count | None:
         trials = setting.trials(strategy, nats)
@@ -49,8 +49,9 @@ def strategy_chart(setting: StrategyComparison, comparisons: Sequence[Comparison
 
 
 def strategies_overview(settings: Sequence[StrategyComparison], comparisons: Sequence[Comparison]) -> Chart | None:
-    """All conditions of one topology added up, with a panel for each answer of the NATs and for each run folder where
-    folders have the same cells; None for a single condition.
+    """Draw the sum of all settings of one topology; None for a single setting.
+
+    There is a panel for each answer to unsolicited SYNs, and for each run folder if folders have common cells.
     """
     if len(settings) < 2 or len({setting.groups[0].condition.topology for setting in settings}) > 1:
         return None
@@ -103,11 +104,11 @@ def _totals_by_run(settings: Sequence[StrategyComparison]) -> str:
 
 def _totals(settings: Sequence[StrategyComparison]) -> str:
     names = sorted({name for setting in settings for name in setting.strategies}, key=strategy_order)
-    told = []
+    parts = []
     for name in names:
         groups = [group for setting in settings for group in setting.groups if group.condition.strategy == name]
-        told.append(f"{name} {sum(group.k for group in groups)}/{sum(group.n for group in groups)}")
-    return ", ".join(told)
+        parts.append(f"{name} {sum(group.k for group in groups)}/{sum(group.n for group in groups)}")
+    return ", ".join(parts)
 
 
 def _drawn(
@@ -159,7 +160,9 @@ def _drawn(
     bar.outline.set_visible(False)
     handles = []
     if CHOOSER in strategies:
-        handles.append(Patch(facecolor="none", edgecolor=ORANGE, linewidth=2.2, label=f"{CHOOSER} chooses by itself"))
+        handles.append(
+            Patch(facecolor="none", edgecolor=ORANGE, linewidth=2.2, label=f"{CHOOSER}, which chooses a strategy")
+        )
     if any(rejected.values()):
         handles.append(Patch(facecolor="none", edgecolor=ALARM, linewidth=2, label=f"{CHOOSER} is worse than this"))
     if handles:
@@ -168,7 +171,7 @@ def _drawn(
 
 
 def _tops(pairs: Sequence[Nats]) -> list[float]:
-    """Where the rows begin, counted in rows: a gap where the NAT of the first host changes."""
+    """Return the top of each row, in rows: there is a gap where the NAT of the first host changes."""
     tops: list[float] = []
     for number, (nat_a, _nat_b) in enumerate(pairs):
         gap = _GAP if number and pairs[number - 1][0] != nat_a else 0.0
@@ -177,9 +180,9 @@ def _tops(pairs: Sequence[Nats]) -> list[float]:
 
 
 def _name_pairs(axes: Axes, pairs: Sequence[Nats], tops: Sequence[float], hosts: tuple[str, str]) -> None:
-    """The NAT of the second host beside each row, and once for all its rows that of the first, in front of them."""
+    """Write the NAT of the second host at each row, and that of the first host once for all its rows."""
     axes.set_yticks([top + 0.5 for top in tops], [nat_b for _nat_a, nat_b in pairs], fontsize=8)
-    beside = axes.get_yaxis_transform()
+    edge = axes.get_yaxis_transform()
     width_in = max(len(nat_b) for _nat_a, nat_b in pairs) * 0.066 + 0.12
     rows = list(zip(tops, pairs, strict=True))
     for nat_a, alike in groupby(rows, key=lambda row: row[1][0]):
@@ -188,7 +191,7 @@ def _name_pairs(axes: Axes, pairs: Sequence[Nats], tops: Sequence[float], hosts:
             nat_a.replace("_", "_\n") if len(own) > 2 else nat_a,
             (0, (own[0] + own[-1] + 1) / 2),
             (-width_in * 72, 0),
-            xycoords=beside,
+            xycoords=edge,
             textcoords="offset points",
             ha="right",
             va="center",
@@ -199,7 +202,7 @@ def _name_pairs(axes: Axes, pairs: Sequence[Nats], tops: Sequence[float], hosts:
             text,
             (0, -0.1),
             (-offset_in * 72, 5),
-            xycoords=beside,
+            xycoords=edge,
             textcoords="offset points",
             ha="right",
             va="bottom",

@@ -19,7 +19,13 @@ RENAMED = {
     **{f"attempts.{host}": f"srflx_attempts.{host}" for host in "abxy"},
 }
 
-REWORDED = {"on a calm machine": "on an idle machine"}
+REWORDED = {
+    "Lab errors are no measurement and are": "Lab errors are not measurements and are",
+    "on a calm machine": "on an idle machine",
+    "then the oracle's word:": "then the prediction:",
+    "in the others tasks": "in the others, tasks",
+    "Run with --jobs 1 on a machine that has nothing else to do.": "Use --jobs 1 on an idle machine.",
+}
 
 
 @pytest.fixture(scope="module")
