@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from punchlab.lab.campaign.statistics import trials_that_suffice
 from punchlab.lab.errors import InputError
-from punchlab.lab.impair import CHOICES
+from punchlab.lab.impair import CHOICES, Links
 from punchlab.lab.inputs import numbers
 from punchlab.lab.results.axes import ALWAYS_IN_ID, AXES, ID_ORDER
 from punchlab.lab.trial.options import TrialOptions
@@ -75,7 +75,7 @@ class Job:
 
     cell: Cell
     number: int
-    links: str
+    links: Links
     base_seed: int
 
     @property
@@ -107,7 +107,7 @@ class Campaign:
     trials: int | None = None
     until_ci: float | None = None
     min_trials: int = 5
-    links: str = "auto"
+    links: Links = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -167,7 +167,7 @@ def test_only_a_syn_of_the_same_connection_calls_the_answer_off() -> None:
 
 def test_show_names_the_helper_and_so_does_the_script() -> None:
     shown = run(punchlab("nat", "show", "rfc_ideal"))
-    assert "helper process: lab.nat.silence" in shown.stdout
+    assert "helper process: punchlab.lab.nat.silence" in shown.stdout
     rules = run(punchlab("nat", "show", "rfc_ideal", "--rules", "--outside", "eth9"))
     assert "python3 -m punchlab.lab.nat.silence --outside eth9 --silence 6" in rules.stdout
     assert "helper" not in run(punchlab("nat", "show", "full_cone", "--rules")).stdout
