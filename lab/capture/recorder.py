@@ -106,7 +106,7 @@ class Recorder:
             self._close()
         frames = tuple(sorted(self._frames, key=lambda frame: frame.time_ns))
         interfaces = tuple(point.interface for point in self._points)
-        return Recording(frames, interfaces, drops, self._clock_offset_ns, self._excessive)
+        return Recording(frames, interfaces, drops, self._clock_offset_ns, self.excessive)
 
     def so_far(self) -> tuple[Frame, ...]:
         """The frames that were captured until now, in the order of time; the capture continues."""
@@ -119,7 +119,8 @@ class Recorder:
             return self._more.wait_for(lambda: len(self._frames) > count, timeout_s)
 
     @property
-    def _excessive(self) -> bool:
+    def excessive(self) -> bool:
+        """Whether the capture ended early, for there was too much to record."""
         return self._most_bytes is not None and self._bytes > self._most_bytes
 
     def _drain_until_woken(self) -> None:
@@ -127,7 +128,7 @@ class Recorder:
             selector.register(self._wake, selectors.EVENT_READ)
             for tap in self._taps:
                 selector.register(tap, selectors.EVENT_READ, tap)
-            while self._failure is None and not self._excessive:
+            while self._failure is None and not self.excessive:
                 ready = [key.data for key, _events in selector.select()]
                 if None in ready:
                     return
@@ -137,7 +138,7 @@ class Recorder:
         try:
             for tap in taps:
                 frames = []
-                while not self._excessive and (frame := tap.read()) is not None:
+                while not self.excessive and (frame := tap.read()) is not None:
                     frames.append(frame)
                     self._bytes += len(frame.data) + _FRAME_BYTES
                 with self._more:
