@@ -30,8 +30,8 @@ def summary_md(
     parts += ["### Totals", _totals(groups)]
     settings, comparisons = strategies
     if settings:
-        said = verdict(comparisons)
-        parts += ["### Strategies", *([f"**{_escaped(said)}**"] if said else []), _settings(settings)]
+        result = verdict(comparisons)
+        parts += ["### Strategies", *([f"**{_escaped(result)}**"] if result else []), _settings(settings)]
     for group in groups:
         parts += [f"### {_escaped(group.label)}", _matrix(group)]
     signs = ", ".join(f"{SYMBOLS[prediction]} {meaning}" for prediction, meaning in MEANINGS.items())
@@ -51,11 +51,11 @@ def _verdict(run: str, everything: Trials) -> str:
         if everything.n
         else ""
     )
-    said = count(len(everything.disagreements), "disagreement")
+    odd = count(len(everything.disagreements), "disagreement")
     name = f"run {_escaped(run)}: " if run else ""
     return (
         f"**{name}{count(everything.n, 'trial')} measured: {everything.k:,} direct**{rate} · "
-        f"{f'⚠ **{said}**' if everything.disagreements else said} with the oracle · "
+        f"{f'⚠ **{odd}**' if everything.disagreements else odd} with the oracle · "
         f"{count(len(everything.lab_errors), 'lab error')}"
     )
 

@@ -1,4 +1,4 @@
-"""Run folders of anything: a report or a continued run, or one clear error of the project's own."""
+"""Run folders with any content give a report, a resumed run, or one clear error."""
 
 from __future__ import annotations
 

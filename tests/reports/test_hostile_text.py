@@ -1,4 +1,4 @@
-"""Reports of records and folders that somebody else has worded: nothing in them commands a program that shows them."""
+"""Reports of hostile records and folders: no text in them controls a program that displays it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report says of trials beside what the oracle said, and of trials that nobody can judge."""
+"""Trials and predictions in a report, and trials that cannot be judged."""
 
 from __future__ import annotations
 

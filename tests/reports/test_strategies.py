@@ -54,7 +54,7 @@ def test_auto_is_held_against_every_strategy(tmp_path: Path, chooser: int, best:
 
 
 def test_many_comparisons_make_one_unlikely_cell_no_finding(tmp_path: Path) -> None:
-    """14 of 20 beside 20 of 20: p = 0.01. One of one falls, one of many does not."""
+    """14 of 20 and 20 of 20: p = 0.01, which is rejected as the only comparison, and not as one of many."""
     unlucky = trials({"auto": 13, "reuse": 20})
     alone = read_run(written(tmp_path / "alone", unlucky))
     assert [each.rejected for each in compare(settings_of(group_trials(alone.trials)))] == [True]
