@@ -149,7 +149,7 @@ def test_idle_connections_slow_readers_and_guesses_all_at_once(besieged: Besiege
     besieged.meet_under(attack)
     assert heard == {("welcome", "edge", "public", "relay", "ticket", "type")}
     gone = {event["session"]: event["reason"] for event in events(besieged.edge, "client_gone")}
-    assert {gone[session] for session in sessions} <= {"sent too much", "does not read what it is sent"}
+    assert {gone[session] for session in sessions} <= {"sent too many bytes", "does not read the data sent to it"}
     besieged.until_nobody_is_left()
     assert besieged.grown_kib("VmHWM") < LEFT_KIB + (IDLE + SLOW) * PER_CONNECTION_KIB
 

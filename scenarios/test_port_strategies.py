@@ -1,4 +1,4 @@
-"""Symmetric NATs that are passed after all: ports foretold, ports guessed, and ports asked for."""
+"""Symmetric NATs that can be traversed: by port prediction, port guessing, and port mapping."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def assert_as_probable(trials: Sequence[Trial], p: float) -> None:
 
 @pytest.mark.parametrize("unsolicited", ["drop", "reset"])
 @pytest.mark.parametrize("nats", [(SEQUENTIAL, CONE), (CONE, SEQUENTIAL)])
-def test_a_port_of_a_sequence_is_foretold(nats: tuple[str, str], unsolicited: str, punch: Punch, trials: int) -> None:
+def test_a_port_of_a_sequence_is_predicted(nats: tuple[str, str], unsolicited: str, punch: Punch, trials: int) -> None:
     for _ in range(trials):
         trial = punch("ab", *nats, strategy="predict", unsolicited=unsolicited, deadline_s=10)
         assert trial.direct, trial
@@ -50,7 +50,7 @@ def test_a_port_of_a_sequence_is_foretold(nats: tuple[str, str], unsolicited: st
 @pytest.mark.parametrize(
     "nats", [(SEQUENTIAL, SEQUENTIAL), (KEEPS_THEN_COUNTS, CONE), (CONE, KEEPS_THEN_COUNTS)], ids=",".join
 )
-def test_two_sequences_are_foretold_and_one_that_only_counts_where_a_port_is_taken(
+def test_two_sequences_are_predicted_and_one_that_only_counts_where_a_port_is_taken(
     nats: tuple[str, str], punch: Punch, trials: int
 ) -> None:
     for _ in range(trials):
@@ -58,7 +58,7 @@ def test_two_sequences_are_foretold_and_one_that_only_counts_where_a_port_is_tak
         assert trial.direct, trial
 
 
-def test_a_port_is_foretold_as_often_as_the_model_says_while_others_take_ports_too(punch: Punch, trials: int) -> None:
+def test_a_port_is_predicted_as_often_as_the_model_says_while_others_take_ports_too(punch: Punch, trials: int) -> None:
     done = [
         punch("ab", SEQUENTIAL, CONE, strategy="predict", unsolicited="drop", background=BACKGROUND_PER_S)
         for _ in range(max(10, trials))

@@ -36,7 +36,7 @@ def test_hosts_of_one_home_meet_on_their_lan(nat: str, punch: Punch, trials: int
         assert trial.agrees, trial
         # Also where the NAT would turn them back, and that connection may be there first.
         assert trial.exchange.winner_nats == (), trial
-        # The lab's own sockets know nothing of private candidates.
+        # The sockets of the control experiment have no host candidates.
         assert trial.control.direct is (nat == HAIRPINNING), trial
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import os
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from punchlab.lab.cli import arguments
 from punchlab.lab.confinement import sandbox
 from punchlab.lab.errors import InputError, MissingCapabilityError, PunchlabError, SeveralInputsError
-from punchlab.lab.kernel import packages
+from punchlab.lab.kernel import packages, programs
 from punchlab.punch.stdio import settle
 from punchlab.punch.text import printable
 
@@ -20,9 +21,22 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `punchlab ARGUMENTS`; the exit status: 0 fine, 1 it failed, 2 what was asked for cannot be done."""
+    """Run `punchlab ARGUMENTS`; the exit status: 0 fine, 1 it failed, 2 what was asked for cannot be done.
+
+    Without `argv` this is the command: its arguments are those of the process, which ends here.
+    """
     settle()
-    words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        gc.set_threshold(_COLLECTED_AFTER)
+        programs.finish(_status(sys.argv[1:]))
+    return _status(list(argv))
+
+
+_COLLECTED_AFTER = 50_000
+"""Objects that are made until the garbage collector looks at them: what is imported at the start stays."""
+
+
+def _status(words: list[str]) -> int:
     try:
         try:
             given = arguments.parse(words)

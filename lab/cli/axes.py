@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import inspect
 import itertools
 import json
@@ -26,6 +25,7 @@ from punchlab.lab.inputs.choices import one_of
 from punchlab.lab.nat import presets
 from punchlab.lab.results.axes import AXES, SHAPE, Reader, nat_groups
 from punchlab.lab.trial.options import TrialOptions
+from punchlab.punch.suggestion import suggestion
 from punchlab.topologies import TOPOLOGIES
 from punchlab.topologies.internet import Internet
 
@@ -135,11 +135,11 @@ def _fields(given: argparse.Namespace, errors: list[InputError]) -> tuple[dict[s
 
 def _unknown(key: str, where: str) -> InputError:
     known = (*AXES, *SINGLE)
-    near = difflib.get_close_matches(key[:_LONGEST_WORD], known, 1)
+    near = suggestion(key, known)
     if key in _OPTIONS_ONLY:
         hint = f"a field of campaigns; {key} is an option, --{key}"
     elif near:
-        hint = f"a field; did you mean {near[0]}?"
+        hint = f"a field{near}"
     else:
         hint = f"one of {', '.join(known)}"
     return InputError(where + key[:_LONGEST_WORD], key, hint)

@@ -164,7 +164,7 @@ EVENTS: Mapping[str, Rule] = MappingProxyType(
                 HOSTS,
                 "no",
                 "a connect() has ended",
-                (Field("kind", TEXT, "those of kind `public` count as `attempts`", required=False),),
+                (Field("kind", TEXT, "those of kind `srflx` count as `attempts`", required=False),),
             ),
             Rule("connected", HOSTS, "no", "a connection to the peer is established"),
             Rule(

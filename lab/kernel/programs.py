@@ -1,12 +1,18 @@
-"""Other programs: where they are, how this process becomes one, and how Python runs a module of this project."""
+"""Other programs: where they are, how this process becomes one, and how Python runs a module of this project.
+
+Also how this process ends at once.
+"""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import errno
 import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -83,6 +89,16 @@ def replace(command: Sequence[str], environment: Mapping[str, str] | None = None
     except OSError as error:
         print(_refusal(command[0], error.strerror), file=sys.stderr, flush=True)
         os._exit(NOT_EXECUTABLE)
+
+
+def finish(status: int) -> NoReturn:
+    """End this process as the interpreter would, but without taking down all modules, which takes 30 ms of CPU."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+            stream.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

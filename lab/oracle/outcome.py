@@ -36,10 +36,10 @@ another port. A NAT that tracks connections, as ours does, cannot keep the two a
 stands, and the other is dropped. X's SYN gets in if it arrives before Y dials, or after a RST has ended Y's attempt.
 
 Method. These rules, the retransmissions, the pauses between attempts and the losses are put together by
-`punch.nat.dialling`, which lets the two hosts dial. Where nothing is drawn it is asked once. Otherwise the probability
-is the share of runs, always of the same draws: at least 400 runs (a standard error of at most 2.5 %), and 1000 before
-an outcome counts as certain, so that whatever the probability p may be, less than one trial in 2500 contradicts it
-(p^1000 (1 - p) < 1 / 1000e). Where there is a closed form, tests hold the runs to it.
+`punch.nat.syn_simulation`, which lets the two hosts dial. Where nothing is drawn it is asked once. Otherwise the
+probability is the share of runs, always of the same draws: at least 400 runs (a standard error of at most 2.5 %), and
+1000 before an outcome counts as certain, so that whatever the probability p may be, less than one trial in 2500
+contradicts it (p^1000 (1 - p) < 1 / 1000e). Where there is a closed form, tests hold the runs to it.
 
 Whether the client leaves the edge before it dials (`reuse`) or stays (`keep`) is not asked: with these behaviors the
 mapping lives on either way, and both do the same.
@@ -56,7 +56,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from punchlab.punch.nat.behavior import BehaviorError, NatBehavior, Unsolicited
-from punchlab.punch.nat.dialling import Dialling, End, Run, admits_anyone, admits_dialled, dependent, occupies, strays
+from punchlab.punch.nat.syn_simulation import (
+    End,
+    Run,
+    SynSimulation,
+    admits_anyone,
+    admits_dialled,
+    dependent,
+    occupies,
+    uses_other_address,
+)
 
 _RUNS = 1000
 _RUNS_WHEN_MIXED = 400
@@ -154,7 +163,7 @@ def predict(a: NatBehavior | None, b: NatBehavior | None, dial: Dial) -> Predict
 
 
 def _runs(nats: list[NatBehavior | None], dial: Dial) -> list[Run]:
-    dialling = Dialling(
+    dialling = SynSimulation(
         nats,
         skew_s=abs(dial.skew_s),
         delay_s=dial.delay_s,
@@ -203,7 +212,7 @@ def _failure(runs: list[Run], hosts: list[_Host], dial: Dial) -> str:
     ]
     if not able:
         return _hopeless(hosts)
-    roaming = [name for name, nat in hosts if name in able and strays(nat)]
+    roaming = [name for name, nat in hosts if name in able and uses_other_address(nat)]
     if roaming:
         return f"{roaming[0]}'s SYN comes from another address of its NAT's pool"
     why = "no attempt is left" if end is End.SPENT else "the deadline comes first"

@@ -56,7 +56,7 @@ from punchlab.punch.nat.behavior import (
     PortMapping,
     Unsolicited,
 )
-from punchlab.punch.nat.dialling import admits_anyone
+from punchlab.punch.nat.syn_simulation import admits_anyone
 
 SYNC_ATTEMPTS = 3
 """As DCUtR has it; after these the client dials plainly."""

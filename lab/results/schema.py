@@ -63,6 +63,14 @@ class Timings(Struct, kw_only=True):
     known_to_agreed: Annotated[Positive | None, _is("from when both know their peer to agreement")] = None
 
 
+class Choice(Struct, kw_only=True):
+    """What `auto` found and chose."""
+
+    nat: Annotated[str | None, _is("the NAT of the host as the client found it, in words")] = None
+    strategy: Annotated[str | None, _is("the strategy that it chose")] = None
+    why: Annotated[str | None, _is("why")] = None
+
+
 class WinningPath(Struct, kw_only=True):
     """The path of the winning connection."""
 
@@ -157,6 +165,9 @@ class TrialResult(Struct, kw_only=True):
         ),
     ] = None
     cpu_starved: Annotated[bool | None, _is("whether `cpu_pressure` is so high that the latencies do not count")] = None
+    chosen: Annotated[
+        dict[str, Choice] | None, _is("what `auto` found and chose, per host; null for other strategies")
+    ] = None
     srflx_attempts: Annotated[dict[str, Count] | None, _is("connection attempts to the srflx candidate, per host")] = (
         None
     )

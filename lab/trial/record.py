@@ -17,6 +17,7 @@ from punchlab.lab.results.outcomes import TrialOutcome
 from punchlab.lab.results.schema import (
     SCHEMA,
     Bytes,
+    Choice,
     Control,
     ExchangeCounts,
     OutcomePrediction,
@@ -27,6 +28,7 @@ from punchlab.lab.results.schema import (
 )
 from punchlab.lab.trial.options import TrialOptions
 from punchlab.lab.trial.trial import Trial
+from punchlab.lab.trial.verdict import chosen
 from punchlab.lab.trial.versions import versions
 from punchlab.punch.text import printable
 
@@ -59,6 +61,7 @@ def record(trial: Trial, **scenario: Any) -> dict[str, Any]:
         timings_s=msgspec.convert(trial.timings_s, Timings),
         cpu_pressure=pressure,
         cpu_starved=None if pressure is None else pressure > SPARE,
+        chosen=msgspec.convert(chosen(trial.sides), dict[str, Choice] | None),
         srflx_attempts={side.host: side.attempts for side in trial.sides},
         path=None if winner is None else WinningPath(nats=list(winner.nats), edge=winner.edge),
         exchange=msgspec.convert(trial.exchange.summary(), ExchangeCounts),

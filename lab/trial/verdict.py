@@ -64,8 +64,8 @@ class ClientRun:
 
     @property
     def attempts(self) -> int:
-        """How often it dialled its peer's public candidate."""
-        return sum(1 for event in self.events if event["event"] == "attempt" and event.get("kind") == "public")
+        """The number of connects to the peer's server-reflexive candidate."""
+        return sum(1 for event in self.events if event["event"] == "attempt" and event.get("kind") == "srflx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +161,25 @@ def _failure(side: ClientRun) -> _Failure:
     ended = "it did not end in time" if side.returncode is None else f"exit status {side.returncode}"
     words = side.errors.splitlines()[-1] if side.errors else ended
     return _Failure(side, "client_error", f"{side.host}: {printable(words, REASON_CHARACTERS)}", side.ended_s)
+
+
+def chosen(sides: Sequence[ClientRun]) -> dict[str, dict[str, str | None]] | None:
+    """What a strategy such as `auto` found and chose, by host; None if no client says anything of that.
+
+    `nat`: what the client found its own NAT to be, `strategy`: what it chose, `why`; None for what it does not say.
+    """
+    found = {}
+    for side in sides:
+        nat, plan = side.last("own_nat") or {}, side.last("strategy") or {}
+        said = {"nat": nat.get("words"), "strategy": plan.get("name"), "why": plan.get("why")}
+        words = {name: _printable(value) for name, value in said.items()}
+        if any(words.values()):
+            found[side.host] = words
+    return found or None
+
+
+def _printable(value: object) -> str | None:
+    return printable(value, REASON_CHARACTERS) if isinstance(value, str) else None
 
 
 def timings(sides: Sequence[ClientRun], begun: float) -> dict[str, float]:

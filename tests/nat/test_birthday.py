@@ -1,4 +1,4 @@
-"""Guessing ports: the formulas against the published figures, and against counting."""
+"""Guessing ports: the formulas compared with published figures and with enumeration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_formulas_give_the_published_figures(row: dict[str, str]) -> None:
 def test_one_probe_hits_with_the_share_of_the_ports_that_is_open() -> None:
     assert collision(3, 1, ports=12) == pytest.approx(0.25)
     assert collision(1, 3, ports=12) == pytest.approx(0.25)
-    # Of four ports two are open: two probes miss both in one of six ways.
+    # Two of four ports are open: two probes miss both in one of six ways.
     assert collision(2, 2, ports=4) == pytest.approx(5 / 6)
 
 

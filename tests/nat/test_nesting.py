@@ -1,4 +1,4 @@
-"""NATs in a row, and a NAT in front of both: what they amount to. (tests/lab/nat compares it with the kernel.)"""
+"""The combined behavior of nested NATs, and of a shared NAT (tests/lab/nat compares it with the kernel)."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def met(*arguments: object, shared: NatBehavior | None = None) -> bool:
 
 
 @given(behaviors, behaviors)
-def test_one_nat_each_is_what_the_oracle_says_of_them(a: NatBehavior, b: NatBehavior) -> None:
-    once = replace(DIAL, attempts=1)  # further ones are drawn, which takes its time
+def test_one_nat_each_gives_the_prediction_for_the_pair(a: NatBehavior, b: NatBehavior) -> None:
+    once = replace(DIAL, attempts=1)  # hypothesis needs long to generate more
     assert nesting.predict([a], [b], once) == outcome.predict(a, b, once)
     assert nesting.predict([], [b], once) == outcome.predict(None, b, once)
 
@@ -63,7 +63,7 @@ def test_a_nat_that_keeps_its_mapping_and_admits_anyone_changes_nothing(nat: Nat
             assert made.unsolicited is nat.unsolicited
 
 
-def test_a_row_keeps_its_doors_open_in_spite_of_resets_only_if_all_who_ask_for_the_port_do() -> None:
+def test_pinholes_of_nested_nats_survive_resets_only_if_those_of_all_port_filters_do() -> None:
     keeping = replace(CONE, reset_closes=False)
     for row, closes in (([keeping, CONE], True), ([CONE, keeping], True), ([keeping, keeping], False)):
         made = nesting.in_a_row(row)
@@ -99,25 +99,25 @@ def test_the_gate_is_the_outermost_that_filters(row: list[NatBehavior], place: i
 
 
 @pytest.mark.parametrize("hairpinning", [Hairpinning.NONE, Hairpinning.INTERNAL_SOURCE])
-def test_behind_a_nat_that_does_not_hairpin_nobody_meets(hairpinning: Hairpinning) -> None:
+def test_hosts_behind_a_nat_without_hairpinning_do_not_connect(hairpinning: Hairpinning) -> None:
     found = nesting.predict([], [], DIAL, replace(OPEN, hairpinning=hairpinning))
     assert (found.outcome, found.floor_s) == (Outcome.FAILS, None)
     assert "hairpin" in found.reason or "internal source" in found.reason
 
 
-def test_hosts_of_one_home_meet_by_hairpin_whatever_it_filters_and_maps() -> None:
+def test_hosts_of_one_home_connect_by_hairpinning_with_any_behavior() -> None:
     for nat in (CONE, BY_ADDRESS, OPEN, SYMMETRIC):
         assert met([], [], shared=replace(nat, hairpinning=Hairpinning.EXTERNAL_SOURCE))
 
 
-def test_homes_of_one_carrier_meet_as_if_it_were_not_there_if_its_mapping_is_independent() -> None:
+def test_an_endpoint_independent_carrier_does_not_change_the_outcome() -> None:
     assert met([CONE], [CONE], shared=HAIRPIN)
     assert met([CONE], [CONE], shared=replace(CONE, hairpinning=Hairpinning.EXTERNAL_SOURCE))
     assert not met([CONE], [SYMMETRIC], shared=HAIRPIN)
     assert met([BY_ADDRESS], [SYMMETRIC], shared=HAIRPIN)
 
 
-def test_below_a_symmetric_carrier_homes_that_filter_by_address_still_meet() -> None:
+def test_below_a_symmetric_carrier_address_dependent_homes_still_connect() -> None:
     carrier = replace(SYMMETRIC, hairpinning=Hairpinning.EXTERNAL_SOURCE)
     assert met([BY_ADDRESS], [BY_ADDRESS], shared=carrier)
     assert met([CONE], [BY_ADDRESS], shared=carrier)

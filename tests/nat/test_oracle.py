@@ -1,4 +1,4 @@
-"""What the oracle says of pairs whose outcome is known: from theory, and from measurements that are cited."""
+"""Outcome predictions for pairs whose outcome is known, from theory and from cited measurements."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def nat(name: str, unsolicited: Unsolicited = Unsolicited.DROP) -> NatBehavior |
 
 @pytest.mark.parametrize("one", KINDS)
 @pytest.mark.parametrize("other", KINDS)
-def test_dropping_nats_fail_only_where_a_symmetric_one_meets_port_filtering(one: str, other: str) -> None:
+def test_dropping_nats_fail_only_for_a_symmetric_one_and_port_filtering(one: str, other: str) -> None:
     prediction = predict(nat(one), nat(other), Dial(delay_s=0.02))
     assert (prediction.outcome is Outcome.FAILS) == (frozenset({one, other}) in HOPELESS)
 
@@ -55,7 +55,7 @@ def test_the_reason_names_the_side_whose_mapping_is_at_fault() -> None:
         (0.02, 0.03, Outcome.FAILS),
     ],
 )
-def test_with_resets_and_one_attempt_port_restricted_cones_meet_iff_the_syns_cross(
+def test_with_resets_and_one_attempt_port_restricted_cones_connect_iff_the_syns_cross(
     delay_s: float, skew_s: float, outcome: Outcome
 ) -> None:
     cone = nat("port_restricted_cone", Unsolicited.RESET)
@@ -69,7 +69,7 @@ def test_crossing_syns_take_a_round_trip_and_the_skew() -> None:
 
 @pytest.mark.parametrize(
     ("skew_s", "flights"),
-    # The receiver, B, is connected after 2 flights, or one skew later if it dials later; its hello begins the chain.
+    # B is connected after 2 flights, or one skew later if it connects later; its hello comes first.
     [(0.0, 5.0), (0.02, 5.4), (-0.02, 5.0)],
 )
 def test_agreement_on_crossing_syns_takes_three_flights_after_the_receiver_is_connected(
@@ -102,12 +102,12 @@ def test_how_ports_are_allocated_changes_nothing_for_who_dials_the_registered_po
 @pytest.mark.parametrize(
     ("filtering", "other", "outcome"),
     [
-        # The registered port serves the edge alone, and the SYN comes from a port that was never told.
+        # The edge alone uses the registered port, and the SYN comes from an unknown port.
         (FilteringBehavior.ADDRESS_DEPENDENT, "port_restricted_cone", Outcome.FAILS),
         (FilteringBehavior.ADDRESS_DEPENDENT, "restricted_cone", Outcome.DIRECT),
-        # Two that depend on the destination meet at a registered port that admits anyone.
+        # Two destination-dependent mappings connect at a registered port that accepts any endpoint.
         (FilteringBehavior.ENDPOINT_INDEPENDENT, "symmetric", Outcome.DIRECT),
-        # Its own SYN keeps out the one that comes from where it goes.
+        # Its own SYN blocks the SYN from its destination.
         (FilteringBehavior.ENDPOINT_INDEPENDENT, "port_restricted_cone", Outcome.FAILS),
         (FilteringBehavior.ENDPOINT_INDEPENDENT, "restricted_cone", Outcome.DIRECT),
     ],
@@ -126,7 +126,7 @@ def test_a_registered_port_that_admits_anyone_admits_a_syn_that_comes_before_its
     cone = nat("port_restricted_cone")
     assert predict(a, cone, Dial(0.02, skew_s=-0.03)).outcome is Outcome.DIRECT
     assert predict(a, cone, Dial(0.02, skew_s=-0.01)).outcome is Outcome.FAILS
-    # A RST ends the owner's attempts, and then the port admits again what the kernel sends again.
+    # A RST ends the host's own attempts, and then the port accepts the peer's retransmission.
     resetting = nat("port_restricted_cone", Unsolicited.RESET)
     assert predict(a, resetting, Dial(0.02, attempts=1)).outcome is Outcome.DIRECT
     assert predict(a, resetting, Dial(0.02, deadline_s=2)).outcome is Outcome.DEPENDS
@@ -135,25 +135,25 @@ def test_a_registered_port_that_admits_anyone_admits_a_syn_that_comes_before_its
 @pytest.mark.parametrize(
     "answer", [Unsolicited.PORT_UNREACHABLE, Unsolicited.HOST_PROHIBITED, Unsolicited.ADMIN_PROHIBITED]
 )
-def test_the_door_that_an_icmp_error_leaves_needs_an_attempt_behind_it(answer: Unsolicited) -> None:
+def test_a_pinhole_left_by_an_icmp_error_needs_a_running_attempt(answer: Unsolicited) -> None:
     cone = nat("port_restricted_cone", answer)
     assert cone is not None
     apart = Dial(delay_s=0.02, skew_s=0.05, attempts=1)
     assert predict(cone, cone, replace(apart, skew_s=0.01)).outcome is Outcome.DIRECT
     assert predict(cone, cone, apart).outcome is Outcome.FAILS
-    # The next attempt begins 90 ms after the first at the earliest: too late for the one chance that there is.
+    # The next attempt begins at least 90 ms after the first, which is too late for the only chance.
     assert predict(cone, cone, replace(apart, attempts=None)).outcome is Outcome.FAILS
-    # An error that is swallowed ends nothing.
+    # A swallowed ICMP error does not end an attempt.
     deaf = replace(cone, icmp_errors=IcmpErrors.SWALLOWED)
     assert predict(deaf, deaf, apart).outcome is Outcome.DIRECT
-    # Where the later SYN comes from another port it finds no such door, and a wide filter lets it in.
+    # If the later SYN comes from another port, it finds no pinhole, and wide filtering accepts it.
     symmetric = nat("symmetric", answer)
     assert predict(nat("full_cone"), symmetric, apart).outcome is Outcome.DIRECT
 
 
 @pytest.mark.parametrize(("skew_s", "chance"), [(0.1, 0.3), (0.12, 0.4), (0.2, 0.1), (0.05, 0.0)])
 def test_an_attempt_that_must_cross_does_so_as_often_as_its_pause_allows(skew_s: float, chance: float) -> None:
-    # Refused after 40 ms, A dials again 90 to 190 ms after its first attempt, uniformly; 20 ms around B's count.
+    # Refused after 40 ms, A connects again 90 to 190 ms after its first attempt, uniformly; 20 ms around B's SYN count.
     cone = nat("port_restricted_cone", Unsolicited.PORT_UNREACHABLE)
     said = predict(cone, cone, Dial(delay_s=0.02, skew_s=skew_s, attempts=2))
     expected = (min(skew_s + 0.02, 0.19) - max(skew_s - 0.02, 0.09)) / 0.1
@@ -163,7 +163,7 @@ def test_an_attempt_that_must_cross_does_so_as_often_as_its_pause_allows(skew_s:
 
 @pytest.mark.parametrize(("loss", "knocks"), [(0.1, 1), (0.3, 1), (0.3, 3)])
 def test_a_lost_syn_is_sent_again_as_long_as_there_is_time(loss: float, knocks: int) -> None:
-    # Only A's SYN can be admitted, and nobody refuses. Each lost packet of its handshake costs a second.
+    # Only A's SYN can be accepted, and no NAT rejects it. Each lost packet of the handshake costs a second.
     dial = Dial(delay_s=0.02, attempts=1, deadline_s=knocks - 0.5, loss=loss)
     ways = {1: (1 - loss) ** 3, 3: sum((1 - loss) ** 3 * loss**k * (k + 1) * (k + 2) / 2 for k in range(3))}
     said = predict(nat("symmetric"), nat("full_cone"), dial)
@@ -171,18 +171,18 @@ def test_a_lost_syn_is_sent_again_as_long_as_there_is_time(loss: float, knocks: 
 
 
 def test_attempts_that_are_spent_before_the_peer_dials_are_of_no_use() -> None:
-    # A's NAT has forgotten its first attempt when B dials, and nobody knocks again.
+    # The entry of A's first attempt has expired when B connects, and no retransmission follows.
     cone, early = nat("port_restricted_cone", Unsolicited.RESET), Dial(delay_s=0.02, skew_s=1.0)
     assert predict(cone, cone, replace(early, attempts=3)).outcome is Outcome.FAILS
     assert predict(cone, cone, replace(early, attempts=None)).outcome is Outcome.DIRECT
-    # Where B's SYN comes from a port that A does not know, only A's can be admitted, and only after B has dialled.
+    # If B's SYN comes from a port unknown to A, only A's SYN can be accepted, and only after B's first SYN.
     symmetric = nat("symmetric", Unsolicited.RESET)
     restricted = nat("restricted_cone", Unsolicited.RESET)
     assert predict(symmetric, restricted, replace(early, attempts=2)).outcome is Outcome.FAILS
     assert predict(symmetric, restricted, replace(early, attempts=None)).outcome is Outcome.DIRECT
 
 
-def test_without_resets_a_retransmission_meets_the_door_that_the_other_opened_later() -> None:
+def test_without_resets_a_retransmission_finds_the_pinhole_of_the_later_syn() -> None:
     said = predict(nat("symmetric"), nat("restricted_cone"), Dial(delay_s=0.02, skew_s=0.3))
     assert said.outcome is Outcome.DIRECT
     assert said.reason == "A's retransmitted SYN finds B's door open"
@@ -253,7 +253,7 @@ def test_a_floor_is_given_exactly_where_success_is_possible(
 
 @given(classics, classics, dials)
 def test_dropping_is_never_worse_than_resetting(a: NatBehavior | None, b: NatBehavior | None, dial: Dial) -> None:
-    # Without losses, and with time for a retransmission.
+    # Without loss, and with time for a retransmission.
     dial = replace(dial, loss=0.0, deadline_s=dial.deadline_s + 1)
     silent = [each and replace(each, unsolicited=Unsolicited.DROP) for each in (a, b)]
     assert predict(silent[0], silent[1], dial).probability >= predict(a, b, dial).probability

@@ -1,4 +1,4 @@
-"""Port prediction: the formula against counting, and the windows."""
+"""Port prediction: the formula compared with enumeration, and the windows."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def test_the_next_port_is_the_right_one_if_nobody_else_takes_it() -> None:
         (50000, 50002, 1, (50001,)),
         (50000, 50008, 2, (50002, 50004, 50006)),
         (50000, 49997, -1, (49999, 49998)),
-        (50000, 50001, 1, ()),  # nothing was allocated in between
+        (50000, 50001, 1, ()),  # no port was allocated in between
         (50000, 50005, 2, ()),  # another delta
-        (50000, 49000, 1, ()),  # the sequence has started anew
-        (50000, 50010, 1, ()),  # more than the window
+        (50000, 49000, 1, ()),  # the sequence has restarted
+        (50000, 50010, 1, ()),  # more ports than the window
     ],
 )
-def test_what_lies_between_two_looks(before: int, after: int, delta: int, expected: tuple[int, ...]) -> None:
+def test_the_ports_between_two_observations(before: int, after: int, delta: int, expected: tuple[int, ...]) -> None:
     assert between(before, after, delta, 8) == expected
 
 

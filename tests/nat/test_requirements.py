@@ -1,4 +1,4 @@
-"""Which requirements of the RFCs a NAT meets, from what is known of it."""
+"""Which requirements of the RFCs a NAT meets, given its behavior."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_there_is_a_row_for_every_requirement_of_both_rfcs() -> None:
     assert names == [(4787, f"REQ-{n}") for n in range(1, 15)] + [(5382, f"REQ-{n}") for n in range(1, 11)]
 
 
-def test_the_ideal_nat_meets_all_and_what_is_not_judged_says_why() -> None:
+def test_the_ideal_nat_meets_all_requirements_and_unjudged_ones_have_a_reason() -> None:
     rows = list(judge(IDEAL, IDEAL))
     assert {(row.requirement.rfc, row.requirement.name) for row in rows if row.verdict != "pass"} == NEVER_JUDGED
     assert all(row.note for row in rows if row.verdict is Verdict.NOT_APPLICABLE)

@@ -1,4 +1,4 @@
-"""What the oracle says of each strategy, for pairs whose outcome is known from theory."""
+"""Outcome predictions for each strategy, for pairs whose outcome is known from theory."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_sync_has_three_attempts_before_it_dials_plainly() -> None:
     assert predict("sync", once) == predict("reuse", four)
 
 
-def test_auto_lets_only_the_peer_dial_where_dialling_would_shut_the_door() -> None:
+def test_auto_connects_from_one_side_where_the_others_syn_would_block_it() -> None:
     open_but_moving = NatBehavior(
         MappingBehavior.ADDRESS_AND_PORT_DEPENDENT, FilteringBehavior.ENDPOINT_INDEPENDENT, PortAllocation.RANDOM
     )
@@ -79,7 +79,7 @@ def test_auto_lets_only_the_peer_dial_where_dialling_would_shut_the_door() -> No
 
 
 @pytest.mark.parametrize("skew_s", [0.0, 0.03, -0.5])
-def test_lowttl_makes_refusing_cones_meet_at_any_skew(skew_s: float) -> None:
+def test_lowttl_connects_rejecting_cones_at_any_skew(skew_s: float) -> None:
     cone = refusing("port_restricted_cone")
     here = pair(cone, cone, Dial(0.02, skew_s, attempts=1))
     assert predict("lowttl", here).outcome is Outcome.DIRECT
@@ -103,7 +103,7 @@ def test_others_connections_make_a_guess_miss_as_poisson_has_it() -> None:
     said = predict("predict", pair(SEQUENTIAL, "port_restricted_cone", guessing=busy))
     assert said.outcome is Outcome.DEPENDS
     assert said.probability == pytest.approx(exp(-2) * (1 + 2 + 2))
-    # It is the sequential NAT's own traffic that counts, whichever side it is on.
+    # The background traffic counts behind the sequential NAT, whichever side it is on.
     mirrored = replace(busy, measured_s=(9.0, 0.02))
     assert predict("predict", pair("port_restricted_cone", SEQUENTIAL, guessing=mirrored)).probability == (
         pytest.approx(said.probability)
@@ -116,10 +116,10 @@ def test_where_both_mappings_depend_nothing_is_guessed_if_one_draws_its_ports(st
         assert predict(strategy, pair("symmetric", other)).outcome is Outcome.FAILS
 
 
-def test_two_sequences_are_told_to_each_other() -> None:
+def test_two_sequences_are_predicted_by_each_other() -> None:
     assert predict("predict", pair(SEQUENTIAL, SEQUENTIAL)).outcome is Outcome.DIRECT
     assert predict("birthday", pair(SEQUENTIAL, SEQUENTIAL)).outcome is Outcome.FAILS
-    # One connection of others behind either of them is one too many, in each of four rounds.
+    # One connection of another host behind either NAT makes each of the four rounds fail.
     busy = Guessing(background_per_s=10, measured_s=(0.02, 0.05))
     said = predict("predict", pair(SEQUENTIAL, SEQUENTIAL, guessing=busy))
     assert said.probability == pytest.approx(1 - (1 - exp(-0.2) * exp(-0.5)) ** 4)
@@ -137,7 +137,7 @@ def test_random_ports_are_not_predicted() -> None:
     assert predict("predict", pair("symmetric", "port_restricted_cone")).outcome is Outcome.FAILS
 
 
-def test_a_port_that_is_told_is_of_no_use_once_a_reset_has_shut_its_door() -> None:
+def test_a_predicted_port_is_useless_after_a_reset_closed_its_pinhole() -> None:
     cone, refusing_sequence = refusing("port_restricted_cone"), replace(SEQUENTIAL, unsolicited=Unsolicited.RESET)
     once = Dial(0.02, attempts=1)
     assert predict("predict", pair(refusing_sequence, cone, once)).outcome is Outcome.FAILS
@@ -154,7 +154,7 @@ def test_birthday_has_the_probability_of_the_table() -> None:
     assert predict("birthday", pair("symmetric", "symmetric")).outcome is Outcome.FAILS
 
 
-def test_doors_that_resets_shut_are_found_by_the_probes_of_a_round_trip() -> None:
+def test_pinholes_closed_by_resets_are_found_only_within_a_round_trip() -> None:
     symmetric, cone = refusing("symmetric"), refusing("port_restricted_cone")
     said = predict("birthday", pair(symmetric, cone, Dial(0.02)))
     assert said.probability == pytest.approx(birthday.collision(256, 40))
