@@ -1,4 +1,4 @@
-"""The lab: a topology that runs, and trials between its hosts."""
+"""`Lab`: a running topology with trials between its hosts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from punchlab.lab.trial.trial import Trial
 
 
 class Lab(Network):
-    """An emulated Internet in which clients punch. Nothing of it outlives the `with` block."""
+    """An emulated Internet for trials of hole punching. All resources are released at the end of the `with` block."""
 
     def punch(self, one: str, other: str, **options: Any) -> Trial:
-        """Let the client under test punch between two hosts; `options` are those of `lab.trial.options.Options`.
+        """Run the client under test on two hosts and return the trial. `options` are those of
+        `lab.trial.options.TrialOptions`.
 
-        Raises `InputError`, also for a topology without an edge, at which the two could meet.
+        Raises `InputError` for invalid options or a topology without an edge.
         """
         for name in options:
             choices.one_of("option", name, [each.name for each in fields(TrialOptions)])

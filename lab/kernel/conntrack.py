@@ -1,4 +1,4 @@
-"""Connection tracking, asked by netlink (include/uapi/linux/netfilter/nfnetlink_conntrack.h)."""
+"""Connection tracking over netlink (include/uapi/linux/netfilter/nfnetlink_conntrack.h)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _ANSWER = struct.Struct("=4xH10xi")  # nlmsghdr: type; nlmsgerr: error
 
 
 def forget(space: Namespace, name: str) -> None:
-    """Delete every connection that the node of that name and namespace tracks. Raises `LabError`."""
+    """Delete all conntrack entries of the namespace. `name` is the node in error messages. Raises `LabError`."""
     with (
         space.entered(),
         socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as channel,
     ):
-        # A deletion that names no connection is one of all.
+        # A delete request without a tuple deletes all entries.
         channel.send(_HEADER.pack(_HEADER.size, _SUBSYSTEM | _DELETE, _REQUEST_AND_ACK, 0, 0, socket.AF_UNSPEC, 0, 0))
         kind, code = _ANSWER.unpack_from(channel.recv(4096))
     if kind != _ERROR or code:
