@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from punchlab.lab.errors import LabError
 from punchlab.lab.graph import Graph, GraphNode
 from punchlab.lab.kernel import namespace, sysctl
-from punchlab.lab.kernel.netlink import LOOPBACK_INDEX, RouteSocket
+from punchlab.lab.kernel.rtnetlink import LOOPBACK_INDEX, RouteSocket
 from punchlab.lab.nat.helpers import RunningProgram
 from punchlab.lab.nat.loader import Loader, Wanted
 from punchlab.lab.nat.portmapper import PortMapper

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from punchlab.lab.errors import InputError, LabError
 from punchlab.lab.impair import Impairment
 from punchlab.lab.inputs.choices import INTERFACE_NAME_LENGTH, node_name, one_of
-from punchlab.lab.kernel.netlink import hardware_address
+from punchlab.lab.kernel.rtnetlink import hardware_address
 from punchlab.punch.nat.behavior import NatBehavior
 
 if TYPE_CHECKING:

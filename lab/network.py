@@ -16,6 +16,7 @@ from punchlab.lab.events.link import RunningLink
 from punchlab.lab.events.nat import RunningNat
 from punchlab.lab.graph import Graph, Path
 from punchlab.lab.inputs import choices, numbers
+from punchlab.lab.kernel import running
 from punchlab.lab.process.node import Node, close_all
 from punchlab.punch.nat.behavior import NatBehavior
 
@@ -127,7 +128,8 @@ class Network:
         """Change the router's route for the anycast address so that it leads to the edge. Raises `InputError`."""
         _out, into, _impairment = next(iter(self.graph.steps(self[router].name, self[edge].name)))
         gateway = str(into.address).partition("/")[0]
-        self[router].run(["ip", "route", "replace", f"{self.anycast}/32", "via", gateway])
+        with running.changes(self[router].namespace) as changes:
+            changes.replace_route(f"{self.anycast}/32", gateway)
 
     @property
     def links(self) -> str:

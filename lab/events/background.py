@@ -29,7 +29,7 @@ from punchlab.lab.errors import InputError
 from punchlab.lab.events import packets
 from punchlab.lab.graph import Graph, Interface
 from punchlab.lab.inputs import numbers
-from punchlab.lab.kernel.netlink import RouteSocket, hardware_address
+from punchlab.lab.kernel.rtnetlink import RouteSocket, hardware_address
 from punchlab.lab.process.node import Node
 
 MOST_PER_S = 1000.0

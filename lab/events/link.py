@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 
 from punchlab.lab.graph import Graph, GraphLink
-from punchlab.lab.kernel.netlink import RouteSocket
+from punchlab.lab.kernel import running
 from punchlab.lab.process.node import Node
 
 
@@ -36,11 +36,10 @@ class RunningLink:
         end = self._link.one
         node = self._nodes[end.node]
         blackholes = list(self._destinations()) if node.graph.forwarding else []
-        with RouteSocket(node.namespace) as route_socket:
+        with running.changes(node.namespace) as changes:
             for destination in blackholes:
-                route_socket.add_blackhole(destination)
-            route_socket.set_down(end.index)
-            route_socket.commit()
+                changes.add_blackhole(destination)
+            changes.set_down(end.index)
         self._blackholes = blackholes
 
     def up(self) -> None:
@@ -49,25 +48,22 @@ class RunningLink:
             return
         end, other = self._link.one, self._link.other
         node = self._nodes[end.node]
-        with RouteSocket(node.namespace) as route_socket:
-            route_socket.set_up(end.index)
-            route_socket.commit()
-            if end.address6 is not None:  # which, unlike an IPv4 address, goes with the interface
-                route_socket.add_address(end.index, end.address6)
+        with running.changes(node.namespace) as changes:
+            changes.set_up(end.index)
+            if end.address6 is not None:  # the kernel removed it when the interface went down, unlike an IPv4 address
+                changes.add_address(end.index, end.address6)
             for here, there in self._graph.neighbors():
                 if here is end:
                     for address in there.hosts[: len(end.hosts)]:
-                        route_socket.add_neighbor(end.index, address, there.mac)
+                        changes.replace_neighbor(end.index, address, there.mac)
             for destination, gateway in self._routes():
-                route_socket.replace_route(destination, gateway)
-            route_socket.commit()
+                changes.replace_route(destination, gateway)
             for destination in self._blackholes:
-                route_socket.delete_blackhole(destination)
-            route_socket.commit()
-            route_socket.wait_until_up([end.index])
+                changes.delete_blackhole(destination)
+            changes.wait_until_up(end.index)
         node.wait_for_ipv6([end])
-        with RouteSocket(self._nodes[other.node].namespace) as route_socket:
-            route_socket.wait_until_up([other.index])
+        with running.changes(self._nodes[other.node].namespace) as changes:
+            changes.wait_until_up(other.index)
         self._blackholes = None
 
     def _destinations(self) -> Iterator[str]:

@@ -18,8 +18,7 @@ from punchlab.lab.events.background import Background, schedule
 from punchlab.lab.events.link import RunningLink
 from punchlab.lab.graph import Graph, Interface
 from punchlab.lab.inputs import numbers
-from punchlab.lab.kernel import conntrack, sysctl
-from punchlab.lab.kernel.netlink import RouteSocket
+from punchlab.lab.kernel import running, sysctl
 from punchlab.lab.nat import presets
 from punchlab.lab.nat.rules import NatRules, rules
 from punchlab.lab.nat.site import external_addresses
@@ -73,7 +72,7 @@ class RunningNat:
 
         def change() -> str:
             time.sleep(downtime_s)
-            conntrack.forget(self._node.namespace, self._node.name)
+            running.flush_connections(self._node.namespace, self._node.name)
             return _in_place_of(self._rules(), self._rules())  # iptables' part has no state
 
         self._while_closed(change)
@@ -82,7 +81,7 @@ class RunningNat:
         """All mappings and connections are forgotten, and nothing else: a sequence of ports goes on."""
 
         def change() -> str:
-            conntrack.forget(self._node.namespace, self._node.name)
+            running.flush_connections(self._node.namespace, self._node.name)
             return _emptied(self._rules().nft)
 
         self._while_closed(change, anew=False)
@@ -101,7 +100,7 @@ class RunningNat:
             self._set_addresses(before.addresses, external_addresses(new, self.behavior))
             outside.address = f"{new}/{self._network.prefixlen}"
             self._tell_neighbors(old, new)
-            conntrack.forget(self._node.namespace, self._node.name)
+            running.flush_connections(self._node.namespace, self._node.name)
             return self._load(before, self._rules())
 
         self._while_closed(change)
@@ -183,6 +182,7 @@ class RunningNat:
 
         With `anew` helper processes are replaced too, and what hosts have asked them for is gone.
         """
+        running.load()
         self._nft(_CLOSE)
         try:
             self._nft(change())
@@ -237,14 +237,13 @@ class RunningNat:
             [f"{address}/{32 if number else self._network.prefixlen}" for number, address in enumerate(addresses)]
             for addresses in (before, after)
         )
-        with RouteSocket(self._node.namespace) as route_socket:
+        with running.changes(self._node.namespace) as changes:
             for address in new:
                 if address not in old:
-                    route_socket.add_address(index, address)
+                    changes.add_address(index, address)
             for address in old:
                 if address not in new:
-                    route_socket.delete_address(index, address)
-            route_socket.commit()
+                    changes.delete_address(index, address)
 
     def _tell_neighbors(self, old: str, new: str) -> None:
         """Everybody on the access link has the new address in place of the old one, as neighbor and as gateway."""
@@ -254,14 +253,12 @@ class RunningNat:
                 continue
             node = self._nodes[here.node]
             routes = [(destination, new if gateway == old else gateway) for destination, gateway in node.graph.routes]
-            with RouteSocket(node.namespace) as route_socket:
-                route_socket.delete_neighbor(here.index, old)
-                route_socket.add_neighbor(here.index, new, outside.mac)
-                route_socket.commit()
+            with running.changes(node.namespace) as changes:
+                changes.delete_neighbor(here.index, old)
+                changes.replace_neighbor(here.index, new, outside.mac)
                 for route, former in zip(routes, node.graph.routes, strict=True):
                     if route != former:
-                        route_socket.replace_route(*route)
-                route_socket.commit()
+                        changes.replace_route(*route)
             node.graph.routes = routes
 
 

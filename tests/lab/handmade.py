@@ -23,7 +23,7 @@ from punchlab.lab.exchange import Exchange, HostPair, HostSide
 from punchlab.lab.exchange.timeline import render
 from punchlab.lab.kernel import namespace
 from punchlab.lab.kernel.namespace import Namespace
-from punchlab.lab.kernel.netlink import RouteSocket, hardware_address
+from punchlab.lab.kernel.rtnetlink import RouteSocket, hardware_address
 
 NAT_A, NAT_B = "11.0.1.2", "11.0.2.2"
 A = B = "192.168.1.2"

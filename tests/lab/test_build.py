@@ -14,7 +14,7 @@ import pytest
 
 from punchlab import Lab, LabError
 from punchlab.lab.kernel import namespace
-from punchlab.lab.kernel.netlink import RouteSocket, hardware_address
+from punchlab.lab.kernel.rtnetlink import RouteSocket, hardware_address
 from punchlab.lab.nat.loader import Loader, Wanted
 from punchlab.lab.nat.rules import NatRules
 from punchlab.topologies import AB
@@ -171,4 +171,4 @@ def test_a_lab_that_needs_more_open_files_than_allowed_says_so() -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
     )
-    assert "needs 660 open files, and the hard limit (`ulimit -Hn`) is 300" in done.stderr
+    assert "needs 660 open files, but the hard limit (`ulimit -Hn`) is 300" in done.stderr

@@ -19,7 +19,7 @@ from punchlab.lab.capture import CapturePoint, Frame, Recorder, Recording, pcapn
 from punchlab.lab.errors import InputError, LabError
 from punchlab.lab.kernel import namespace
 from punchlab.lab.kernel.namespace import Namespace
-from punchlab.lab.kernel.netlink import RouteSocket, hardware_address
+from punchlab.lab.kernel.rtnetlink import RouteSocket, hardware_address
 
 A, B = "10.0.0.1", "10.0.0.2"
 

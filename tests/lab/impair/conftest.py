@@ -16,7 +16,7 @@ from punchlab.lab.errors import MissingCapabilityError
 from punchlab.lab.impair import Applied, DirectedLink, Impairment, LinkEnd
 from punchlab.lab.kernel import namespace
 from punchlab.lab.kernel.namespace import Namespace
-from punchlab.lab.kernel.netlink import RouteSocket, hardware_address
+from punchlab.lab.kernel.rtnetlink import RouteSocket, hardware_address
 
 HERE, THERE = "11.0.0.1", "11.0.0.2"
 _STAMP = struct.Struct("=Id")
