@@ -15,7 +15,7 @@ from punchlab.lab.graph import Graph, GraphNode
 from punchlab.lab.kernel import namespace, sysctl
 from punchlab.lab.kernel.rtnetlink import LOOPBACK_INDEX, RouteSocket
 from punchlab.lab.nat.helpers import RunningProgram
-from punchlab.lab.nat.loader import Loader, Wanted
+from punchlab.lab.nat.loader import Loader, Request
 from punchlab.lab.nat.portmapper import PortMapper
 from punchlab.lab.nat.rules import NatRules, rules
 from punchlab.lab.process.node import Helper, Node, close_all
@@ -101,14 +101,14 @@ def _sysctls(planned: GraphNode) -> dict[str, str]:
     return wanted
 
 
-def _nat_rules(nodes: Iterable[Node]) -> Iterator[Wanted]:
+def _nat_rules(nodes: Iterable[Node]) -> Iterator[Request]:
     for node in nodes:
         if (behavior := node.graph.behavior) is not None:
             # `Internet.home` adds the outside interface first, then the inside interface.
             outside, inside = node.graph.interfaces
             ipv6 = inside.address6 is not None
             text = rules(behavior, inside=inside.name, outside=outside.name, address=node.address, ipv6=ipv6)
-            yield Wanted(node.name, node.namespace, text)
+            yield Request(node.name, node.namespace, text)
 
 
 def _wire(graph: Graph, nodes: Mapping[str, Node], pools: Mapping[str, Sequence[str]]) -> None:

@@ -1,4 +1,4 @@
-"""A link of a running lab that can be cut and joined."""
+"""A link of a running lab that can be set down and up."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from punchlab.lab.process.node import Node
 
 
 class RunningLink:
-    """One link. Cutting it takes down the interface of its first node in the topology; the other end sees no carrier.
+    """A link. `down` sets down the interface of the first node; the other end loses its carrier.
 
-    What comes out of `Internet.home` has the inner node first: the host of a LAN, the NAT of an access link.
+    `Internet.home` adds the inner node first: the host of a LAN, the NAT of an access link.
     """
 
     def __init__(self, graph: Graph, nodes: Mapping[str, Node], link: GraphLink) -> None:
@@ -22,14 +22,14 @@ class RunningLink:
 
     @property
     def is_up(self) -> bool:
-        """Whether it carries packets."""
+        """Whether the link passes packets."""
         return self._blackholes is None
 
     def down(self) -> None:
-        """Cut it: packets are lost both ways, in silence; nothing is lost of what its nodes know. Idempotent.
+        """Set the link down. Packets are silently lost in both directions; nodes keep their state. Idempotent.
 
-        A host whose own interface this is has no route any more, and its sockets are told so. A router or NAT drops
-        what it should forward there, and sends nobody an ICMP error.
+        A host loses its routes through the interface, and its sockets get errors. A router or NAT silently drops the
+        packets that it would forward there, without ICMP errors.
         """
         if not self.is_up:
             return
@@ -43,7 +43,7 @@ class RunningLink:
         self._blackholes = blackholes
 
     def up(self) -> None:
-        """Join it again, with the routes and neighbors that went with it. Idempotent."""
+        """Set the link up and restore the routes and neighbors that it lost. Idempotent."""
         if self._blackholes is None:
             return
         end, other = self._link.one, self._link.other
@@ -67,12 +67,12 @@ class RunningLink:
         self._blackholes = None
 
     def _destinations(self) -> Iterator[str]:
-        """Where the first node sends through this link."""
+        """Yield the prefixes that the first node reaches through this link."""
         yield from (str(network) for network in self._networks())
         yield from (destination for destination, _gateway in self._routes())
 
     def _routes(self) -> Iterator[tuple[str, str]]:
-        """The (prefix, gateway) routes of the first node through this link."""
+        """Yield the (prefix, gateway) routes of the first node through this link."""
         networks = self._networks()
         for destination, gateway in self._graph.nodes[self._link.one.node].routes:
             if any(ipaddress.ip_address(gateway) in network for network in networks):
@@ -84,5 +84,5 @@ class RunningLink:
 
 
 def find(graph: Graph, one: str, other: str) -> GraphLink | None:
-    """The link between two nodes, in either order; None if there is none."""
+    """Return the link between two nodes, in either order, or None."""
     return next((link for link in graph.links if {link.one.node, link.other.node} == {one, other}), None)

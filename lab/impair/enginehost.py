@@ -1,4 +1,4 @@
-"""This process's side of the engine: started at first use, one for all labs of the process, stopped at exit."""
+"""This process's end of the engine. One engine serves all labs of the process, from first use until exit."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from punchlab.lab.impair.engine import LINKS_PER_REQUEST, REQUEST_BYTES
 from punchlab.lab.kernel import programs
 from punchlab.lab.kernel.priority import LINKS, favor
 
-_ENDED = "links: the process that held the packets has ended"
+_ENDED = "links: the process that holds packets has ended"
 
 
 class EngineLab(NamedTuple):
-    """The links of one lab, in the engine that holds them."""
+    """The links of one lab, in the engine that holds their packets."""
 
     engine: int
     number: int
 
 
 class EngineHost:
-    """The engine process. Thread-safe; after a fork the child starts an engine of its own."""
+    """The engine process. Thread-safe. A forked child starts another engine."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,16 +38,16 @@ class EngineHost:
 
     @property
     def pid(self) -> int | None:
-        """The engine's process id; None while there is none."""
+        """The engine's process id, or None if it does not run."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the engine unless it runs. Returns at once: it gets ready while others work."""
+        """Start the engine unless it runs. Returns before the engine is ready."""
         with self._lock:
             self._start()
 
     def open(self, links: Sequence[dict[str, Any]], queues: Sequence[socket.socket]) -> EngineLab:
-        """Hand over queue sockets with what to do to their packets (`engine` says how)."""
+        """Pass queue sockets and the impairments of their packets to the engine. `engine` documents the fields."""
         with self._lock:
             self._start()
             lab = EngineLab(self.pid or 0, next(self._numbers))
@@ -58,27 +58,27 @@ class EngineHost:
         return lab
 
     def counters(self, lab: EngineLab) -> list[list[Any]]:
-        """The counters of the lab's links. Raises `LabError` when their engine ended meanwhile."""
+        """Return the counters of the lab's links. Raises `LabError` if the engine has ended."""
         with self._lock:
             return list(self._ask(lab, {"counters": lab.number})["counters"])
 
     def close(self, lab: EngineLab) -> list[list[Any]]:
-        """Let go of the lab's links; their last counters. Raises `LabError` when their engine ended meanwhile."""
+        """Close the lab's links and return their last counters. Raises `LabError` if the engine has ended."""
         with self._lock:
             return list(self._ask(lab, {"close": lab.number})["counters"])
 
     def stop(self) -> None:
-        """End the engine; every queue that it still holds drops its packets."""
+        """End the engine. Queues that it still holds drop their packets."""
         with self._lock:
             self._stop()
 
-    def forget(self) -> None:
-        """In a forked child: the engine belongs to the parent."""
+    def detach(self) -> None:
+        """In a forked child, detach from the parent's engine."""
         self._lock = threading.Lock()
         if self._control is not None:
             self._control.close()
         if self._process is not None:
-            self._process.returncode = 0  # not ours to wait for
+            self._process.returncode = 0  # only the parent can wait for it
         self._control = self._process = None
 
     def _start(self) -> None:
@@ -94,7 +94,7 @@ class EngineHost:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                # Out of reach of the terminal's signals, and with a share of its own of busy processors.
+                # Terminal signals do not reach it, and it gets its own share of a busy CPU.
                 start_new_session=True,
             )
         favor(self._process.pid, LINKS)
@@ -123,4 +123,4 @@ class EngineHost:
 
 HOST = EngineHost()
 atexit.register(HOST.stop)
-os.register_at_fork(after_in_child=HOST.forget)
+os.register_at_fork(after_in_child=HOST.detach)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from punchlab.lab.nat.rules import IPV6_WALL
+from punchlab.lab.nat.rules import IPV6_FIREWALL
 from punchlab.lab.network import Network
 from punchlab.lab.oracle import nesting, strategies
 from punchlab.lab.oracle.outcome import Dial, Prediction
@@ -52,7 +52,7 @@ def _both_have_ipv6(lab: Network, one: str, other: str) -> bool:
 
 def _with_ipv6(ipv4: Prediction, dial: Dial) -> Prediction:
     """IPv6 is dialled beside every strategy, at once, through a firewall on either side; the better way counts."""
-    ipv6 = nesting.predict((IPV6_WALL,), (IPV6_WALL,), dial)
+    ipv6 = nesting.predict((IPV6_FIREWALL,), (IPV6_FIREWALL,), dial)
     if ipv4.probability >= ipv6.probability:
         return ipv4
     return replace(ipv6, reason=f"over IPv6 {ipv6.reason}")

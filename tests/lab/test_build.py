@@ -15,7 +15,7 @@ import pytest
 from punchlab import Lab, LabError
 from punchlab.lab.kernel import namespace
 from punchlab.lab.kernel.rtnetlink import RouteSocket, hardware_address
-from punchlab.lab.nat.loader import Loader, Wanted
+from punchlab.lab.nat.loader import Loader, Request
 from punchlab.lab.nat.rules import NatRules
 from punchlab.topologies import AB
 from punchlab.topologies.many_homes import ManyHomes
@@ -140,7 +140,7 @@ def test_what_netlink_was_asked_for_is_there() -> None:
 )
 def test_rules_that_are_refused_are_told_in_the_loaders_own_words(rules: NatRules, message: str) -> None:
     (space,) = namespace.create(1)
-    with Loader([Wanted("nat_x", space, rules)]) as loader, pytest.raises(LabError, match=f"(?s){message}"):
+    with Loader([Request("nat_x", space, rules)]) as loader, pytest.raises(LabError, match=f"(?s){message}"):
         loader.finish()
     space.close()
 

@@ -13,7 +13,7 @@ import pytest
 
 from punchlab import Lab
 from punchlab.lab.check.examine import examine
-from punchlab.lab.check.segments import SILENCE_S, Conversation, Flag, RawTcp, keep_resets_in
+from punchlab.lab.check.segments import SILENCE_S, Conversation, Flag, RawTcp, block_resets
 from punchlab.lab.oracle.outcome import Outcome
 from punchlab.punch.nat.behavior import (
     FilteringBehavior,
@@ -40,7 +40,7 @@ KINDS = pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM],
 
 @contextlib.asynccontextmanager
 async def ends(lab: Lab) -> AsyncIterator[tuple[RawTcp, RawTcp]]:
-    keep_resets_in([lab["a"], lab["server"]])
+    block_resets([lab["a"], lab["server"]])
     async with RawTcp(lab["a"], lab["a"].address) as inside, RawTcp(lab["server"], lab["server"].address) as server:
         yield inside, server
 
