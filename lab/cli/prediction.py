@@ -12,7 +12,7 @@ from punchlab.lab.impair import Impairment
 from punchlab.lab.inputs import numbers
 from punchlab.lab.nat import presets
 from punchlab.lab.oracle.outcome import Dial, Outcome, Prediction
-from punchlab.lab.oracle.strategies import Dialling, Guessing, predict
+from punchlab.lab.oracle.strategies import Dialling, Guessing, predict_outcome
 from punchlab.lab.trial.options import TrialOptions
 from punchlab.punch.nat.behavior import NatBehavior
 
@@ -35,7 +35,9 @@ def run(given: argparse.Namespace) -> int:
     """Print the prediction; in JSON with all that was asked, in the names of a result record."""
     a, b, dial = question(given)
     one, other = ([] if nat is None else [nat] for nat in (a, b))
-    said = predict(given.strategy, Dialling(one, other, dial, guessing=Guessing(background_per_s=given.background)))
+    said = predict_outcome(
+        given.strategy, Dialling(one, other, dial, guessing=Guessing(background_per_s=given.background))
+    )
     if given.json:
         asked = {
             "nat_a": given.nat_a,

@@ -122,7 +122,7 @@ def _watch(
             elif sender.returncode == 0:
                 sender.fail("event 'code': none before it ended")
             return None  # without a code there is nothing that the receiver could wait for
-        receiver.tell(str(code["code"]))
+        receiver.write_line(str(code["code"]))
     limit = time.monotonic() + _START_S + options.deadline_s + options.transfer_s
     until(lambda: said("peer_known"), limit)
     pressure = CpuPressure()  # Python's own start is over: that is work, and no latency

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from punchlab.lab.network import Network
 from punchlab.lab.oracle.outcome import Dial, Prediction
-from punchlab.lab.trial.prediction import forecast
+from punchlab.lab.trial.prediction import predict_outcome
 
 _PORTS = range(61000, 65536)
 """Above those that the punch client draws from, so that the two never share a mapping."""
@@ -86,7 +86,7 @@ def _dial(lab: Network, one: str, other: str) -> Control:
                 raise _UnreachableError(f"{host} cannot dial {public[0]}:{public[1]}: {os.strerror(answer)}")
             dialled.append(connection)
         skew_s = moments[1] - moments[0]
-        prediction = forecast(
+        prediction = predict_outcome(
             lab,
             one,
             other,

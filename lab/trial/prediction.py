@@ -16,7 +16,7 @@ Measured = tuple[float | None, float | None]
 """See `lab.oracle.strategies.Guessing`."""
 
 
-def forecast(
+def predict_outcome(
     lab: Network, one: str, other: str, dial: Dial, strategy: str = "reuse", measured_s: Measured = (None, None)
 ) -> Prediction:
     """The prediction for hosts that dial where the Internet finds their peer.
@@ -31,18 +31,18 @@ def forecast(
     dial = replace(dial, delay_s=dial.delay_s - to_gate_a - to_gate_b, skew_s=dial.skew_s + to_gate_b - to_gate_a)
     guessing = Guessing(background_per_s=lab.background_per_s, measured_s=measured_s)
     pair = Dialling(a, b, dial, None if shared is None else _behavior(lab, shared), guessing)
-    return strategies.predict(strategy if strategy in strategies.STRATEGIES else "reuse", pair)
+    return strategies.predict_outcome(strategy if strategy in strategies.STRATEGIES else "reuse", pair)
 
 
-def forecast_with_private(
+def predict_with_host_candidates(
     lab: Network, one: str, other: str, dial: Dial, strategy: str = "reuse", measured_s: Measured = (None, None)
 ) -> Prediction:
     """The same for hosts that also dial the address which their peer has itself, and its IPv6 address if it has one."""
     if lab.path(one, other).shortcut is None:
-        found = forecast(lab, one, other, dial, strategy, measured_s)
+        found = predict_outcome(lab, one, other, dial, strategy, measured_s)
         return _with_ipv6(found, dial) if _both_have_ipv6(lab, one, other) else found
     # A host that needs no NAT on the way is like a public one there; the other hears its answers.
-    found = nesting.predict((), (), replace(dial, delay_s=0.0))
+    found = nesting.predict_outcome((), (), replace(dial, delay_s=0.0))
     return replace(found, reason="past the NAT in front of both, the peer's own address can be reached")
 
 
@@ -52,7 +52,7 @@ def _both_have_ipv6(lab: Network, one: str, other: str) -> bool:
 
 def _with_ipv6(ipv4: Prediction, dial: Dial) -> Prediction:
     """IPv6 is dialled beside every strategy, at once, through a firewall on either side; the better way counts."""
-    ipv6 = nesting.predict((IPV6_FIREWALL,), (IPV6_FIREWALL,), dial)
+    ipv6 = nesting.predict_outcome((IPV6_FIREWALL,), (IPV6_FIREWALL,), dial)
     if ipv4.probability >= ipv6.probability:
         return ipv4
     return replace(ipv6, reason=f"over IPv6 {ipv6.reason}")
@@ -63,7 +63,7 @@ def _alone(lab: Network, host: str, peer: str) -> tuple[Sequence[NatBehavior], f
     others = lab.in_front_of(peer)
     nats = [nat for nat in lab.in_front_of(host) if nat not in others]
     behaviors = [_behavior(lab, nat) for nat in nats]
-    return behaviors, lab.path(host, nats[nesting.gate(behaviors)]).delay_s if nats else 0.0
+    return behaviors, lab.path(host, nats[nesting.outermost_filtering(behaviors)]).delay_s if nats else 0.0
 
 
 def _behavior(lab: Network, nat: str) -> NatBehavior:

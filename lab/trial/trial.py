@@ -30,7 +30,7 @@ from punchlab.lab.oracle.outcome import Dial, Prediction
 from punchlab.lab.trial import clients, control, verdict
 from punchlab.lab.trial.control import Control
 from punchlab.lab.trial.options import TrialOptions
-from punchlab.lab.trial.prediction import forecast_with_private
+from punchlab.lab.trial.prediction import predict_with_host_candidates
 from punchlab.lab.trial.verdict import ClientRun
 from punchlab.punch.text import printable
 
@@ -172,10 +172,10 @@ def run(
     )
     # The edges are part of the client. What is proved stays true without them; what failed, failed because of them.
     if broken is None and outcome not in ("direct", "relayed"):
-        broken = edges.trouble()
+        broken = edges.failure()
     if broken is not None:
         outcome, reason = "client_error", printable(broken, verdict.REASON_CHARACTERS)
-    prediction = forecast_with_private(
+    prediction = predict_with_host_candidates(
         lab,
         one,
         other,

@@ -129,10 +129,10 @@ CLIENTS: Mapping[str, Hostile] = {
     "has an edge that complains": Hostile(ERRORS, "sleep 3; exit 1", "sleep 3; exit 1", LISTENS + "yes >&2"),
     "has an edge that stops itself": Hostile("exit status 1", edge=LISTENS + "kill -STOP $$"),
     "has an edge that ends": Hostile(
-        "edge1: it ended with exit status 3: no", "sleep 3; exit 1", "sleep 3; exit 1", LISTENS + "echo no >&2; exit 3"
+        "edge1: it exited with status 3: no", "sleep 3; exit 1", "sleep 3; exit 1", LISTENS + "echo no >&2; exit 3"
     ),
     "has an edge that leaves daemons": Hostile(
-        "edge1: it ended with exit status 3", "sleep 3; exit 1", "sleep 3; exit 1", LISTENS + _DAEMONS + "exit 3"
+        "edge1: it exited with status 3", "sleep 3; exit 1", "sleep 3; exit 1", LISTENS + _DAEMONS + "exit 3"
     ),
 }
 

@@ -246,7 +246,7 @@ def test_edges_that_do_not_join_need_no_event_for_it() -> None:
         trial = punch(lab, replace(MINE, sender=says({"event": "done"}), receiver=says({"event": "done"})))
         assert [side.returncode for side in trial.sides] == [0, 0]
         assert lab.edge_network is not None
-        assert lab.edge_network.trouble() is None
+        assert lab.edge_network.failure() is None
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_edges_that_do_not_join_need_no_event_for_it() -> None:
         ),
         (
             says(then="echo one >&2; echo no such option >&2; exit 7"),
-            "client mine, edge edge1: it ended with exit status 7: no such option",
+            "client mine, edge edge1: it exited with status 7: no such option",
         ),
     ],
 )
@@ -295,7 +295,7 @@ def test_an_edge_that_ends_during_a_trial_is_the_cause_of_its_failure_and_is_sta
     first = None
     for _ in range(2):
         trial = punch(lab, mine)
-        reason = "client mine, edge edge1: it ended with exit status -9: stumbled"
+        reason = "client mine, edge edge1: it exited with status -9: stumbled"
         assert (trial.outcome, trial.reason) == ("client_error", reason)
         assert lab.edge_network is not None
         pid = lab.edge_network.process("edge1").process.pid
@@ -316,4 +316,4 @@ def test_an_edge_that_ends_after_the_file_arrived_does_not_change_what_is_proved
         trial = lab.punch("a", "b", client=mine)
         assert trial.direct, trial
         assert lab.edge_network is not None
-        assert lab.edge_network.trouble() == "client mine, edge edge1: it ended with exit status -9"
+        assert lab.edge_network.failure() == "client mine, edge edge1: it exited with status -9"

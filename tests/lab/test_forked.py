@@ -95,7 +95,7 @@ def test_it_gets_what_a_command_gets(
         monkeypatch.setenv("A_VARIABLE", value)
         monkeypatch.chdir(tmp_path)
         process = EventProcess(lab[node], ["--option", node], Function("a_client:tell"), reads_input=True)
-        process.tell("a line")
+        process.write_line("a line")
         wait_for([process], lambda: False, 20)  # until it has ended
         assert process.returncode == 0, process.errors
         process.end()

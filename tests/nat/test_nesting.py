@@ -43,20 +43,20 @@ def met(*arguments: object, shared: NatBehavior | None = None) -> bool:
     a, b = arguments
     assert isinstance(a, list)
     assert isinstance(b, list)
-    return nesting.predict(a, b, DIAL, shared).outcome is Outcome.DIRECT
+    return nesting.predict_outcome(a, b, DIAL, shared).outcome is Outcome.DIRECT
 
 
 @given(behaviors, behaviors)
 def test_one_nat_each_is_what_the_oracle_says_of_them(a: NatBehavior, b: NatBehavior) -> None:
     once = replace(DIAL, attempts=1)  # further ones are drawn, which takes its time
-    assert nesting.predict([a], [b], once) == outcome.predict(a, b, once)
-    assert nesting.predict([], [b], once) == outcome.predict(None, b, once)
+    assert nesting.predict_outcome([a], [b], once) == outcome.predict(a, b, once)
+    assert nesting.predict_outcome([], [b], once) == outcome.predict(None, b, once)
 
 
 @given(behaviors)
 def test_a_nat_that_keeps_its_mapping_and_admits_anyone_changes_nothing(nat: NatBehavior) -> None:
     for row in ([OPEN, nat], [nat, OPEN]):
-        made = nesting.in_a_row(row)
+        made = nesting.in_series(row)
         assert made is not None
         assert (made.mapping, made.filtering, made.icmp_errors) == (nat.mapping, nat.filtering, nat.icmp_errors)
         if nat.filtering is not FilteringBehavior.ENDPOINT_INDEPENDENT:
@@ -66,10 +66,10 @@ def test_a_nat_that_keeps_its_mapping_and_admits_anyone_changes_nothing(nat: Nat
 def test_a_row_keeps_its_doors_open_in_spite_of_resets_only_if_all_who_ask_for_the_port_do() -> None:
     keeping = replace(CONE, reset_closes=False)
     for row, closes in (([keeping, CONE], True), ([CONE, keeping], True), ([keeping, keeping], False)):
-        made = nesting.in_a_row(row)
+        made = nesting.in_series(row)
         assert made is not None
         assert made.reset_closes is closes
-    made = nesting.in_a_row([keeping, BY_ADDRESS, OPEN])
+    made = nesting.in_series([keeping, BY_ADDRESS, OPEN])
     assert made is not None
     assert not made.reset_closes
 
@@ -77,14 +77,14 @@ def test_a_row_keeps_its_doors_open_in_spite_of_resets_only_if_all_who_ask_for_t
 def test_a_row_is_silent_for_as_long_as_the_one_that_refuses() -> None:
     silent = replace(CONE, unsolicited=Unsolicited.SILENT_THEN_ICMP, silence_s=2)
     for row, silence_s in (([CONE, silent], 2), ([silent, CONE], 6), ([silent, OPEN], 2)):
-        made = nesting.in_a_row(row)
+        made = nesting.in_series(row)
         assert made is not None
         assert made.silence_s == silence_s
 
 
 @given(st.lists(behaviors, min_size=2, max_size=4))
 def test_a_row_is_as_strict_as_its_strictest_and_as_dependent_as_its_most_dependent(row: list[NatBehavior]) -> None:
-    made = nesting.in_a_row(row)
+    made = nesting.in_series(row)
     assert made is not None
     assert made.filtering is max((nat.filtering for nat in row), key=tuple(FilteringBehavior).index)
     assert made.mapping is max((nat.mapping for nat in row), key=tuple(MappingBehavior).index)
@@ -95,12 +95,12 @@ def test_a_row_is_as_strict_as_its_strictest_and_as_dependent_as_its_most_depend
     [([CONE], 0), ([CONE, OPEN], 0), ([OPEN, CONE], 1), ([CONE, CONE], 1), ([OPEN, OPEN], 1), ([CONE, OPEN, OPEN], 0)],
 )
 def test_the_gate_is_the_outermost_that_filters(row: list[NatBehavior], place: int) -> None:
-    assert nesting.gate(row) == place
+    assert nesting.outermost_filtering(row) == place
 
 
 @pytest.mark.parametrize("hairpinning", [Hairpinning.NONE, Hairpinning.INTERNAL_SOURCE])
 def test_behind_a_nat_that_does_not_hairpin_nobody_meets(hairpinning: Hairpinning) -> None:
-    found = nesting.predict([], [], DIAL, replace(OPEN, hairpinning=hairpinning))
+    found = nesting.predict_outcome([], [], DIAL, replace(OPEN, hairpinning=hairpinning))
     assert (found.outcome, found.floor_s) == (Outcome.FAILS, None)
     assert "hairpin" in found.reason or "internal source" in found.reason
 

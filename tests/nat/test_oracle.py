@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from punchlab.lab.nat import presets
-from punchlab.lab.oracle.outcome import Dial, Outcome, predict
+from punchlab.lab.oracle.outcome import Dial, Outcome, predict_outcome
 from punchlab.punch.nat.behavior import (
     BehaviorError,
     FilteringBehavior,
@@ -37,12 +37,12 @@ def nat(name: str, unsolicited: Unsolicited = Unsolicited.DROP) -> NatBehavior |
 @pytest.mark.parametrize("one", KINDS)
 @pytest.mark.parametrize("other", KINDS)
 def test_dropping_nats_fail_only_where_a_symmetric_one_meets_port_filtering(one: str, other: str) -> None:
-    prediction = predict(nat(one), nat(other), Dial(delay_s=0.02))
+    prediction = predict_outcome(nat(one), nat(other), Dial(delay_s=0.02))
     assert (prediction.outcome is Outcome.FAILS) == (frozenset({one, other}) in HOPELESS)
 
 
 def test_the_reason_names_the_side_whose_mapping_is_at_fault() -> None:
-    prediction = predict(nat("port_restricted_cone"), nat("symmetric"), Dial(delay_s=0.02))
+    prediction = predict_outcome(nat("port_restricted_cone"), nat("symmetric"), Dial(delay_s=0.02))
     assert prediction.reason.startswith("B's mapping depends on the destination")
 
 
@@ -59,12 +59,12 @@ def test_with_resets_and_one_attempt_port_restricted_cones_meet_iff_the_syns_cro
     delay_s: float, skew_s: float, outcome: Outcome
 ) -> None:
     cone = nat("port_restricted_cone", Unsolicited.RESET)
-    assert predict(cone, cone, Dial(delay_s, skew_s, attempts=1)).outcome is outcome
+    assert predict_outcome(cone, cone, Dial(delay_s, skew_s, attempts=1)).outcome is outcome
 
 
 def test_crossing_syns_take_a_round_trip_and_the_skew() -> None:
     cone = nat("port_restricted_cone")
-    assert predict(cone, cone, Dial(delay_s=0.05, skew_s=0.02)).floor_s == pytest.approx(0.12)
+    assert predict_outcome(cone, cone, Dial(delay_s=0.05, skew_s=0.02)).floor_s == pytest.approx(0.12)
 
 
 @pytest.mark.parametrize(
@@ -76,18 +76,20 @@ def test_agreement_on_crossing_syns_takes_three_flights_after_the_receiver_is_co
     skew_s: float, flights: float
 ) -> None:
     cone = nat("port_restricted_cone")
-    said = predict(cone, cone, Dial(delay_s=0.05, skew_s=skew_s))
+    said = predict_outcome(cone, cone, Dial(delay_s=0.05, skew_s=skew_s))
     assert said.agreed_floor_s == pytest.approx(flights * 0.05)
 
 
 def test_agreement_takes_a_flight_less_where_the_receiver_dials() -> None:
     sender_dials, receiver_dials = ("symmetric", "full_cone"), ("full_cone", "symmetric")
-    floors = [predict(nat(a), nat(b), Dial(delay_s=0.05)).agreed_floor_s for a, b in (sender_dials, receiver_dials)]
+    floors = [
+        predict_outcome(nat(a), nat(b), Dial(delay_s=0.05)).agreed_floor_s for a, b in (sender_dials, receiver_dials)
+    ]
     assert floors == [pytest.approx(0.30), pytest.approx(0.25)]
 
 
 def test_an_accepted_syn_takes_three_flights() -> None:
-    assert predict(nat("symmetric"), nat("full_cone"), Dial(delay_s=0.05)).floor_s == pytest.approx(0.15)
+    assert predict_outcome(nat("symmetric"), nat("full_cone"), Dial(delay_s=0.05)).floor_s == pytest.approx(0.15)
 
 
 @pytest.mark.parametrize("name", ["port_restricted_cone", "symmetric"])
@@ -95,7 +97,7 @@ def test_how_ports_are_allocated_changes_nothing_for_who_dials_the_registered_po
     cone, other = nat("port_restricted_cone"), nat(name)
     assert other is not None
     allocations = [replace(other, port_allocation=each) for each in PortAllocation]
-    assert len({predict(cone, each, Dial(0.02)).outcome for each in allocations}) == 1
+    assert len({predict_outcome(cone, each, Dial(0.02)).outcome for each in allocations}) == 1
 
 
 @pytest.mark.parametrize("mapping", [MappingBehavior.ADDRESS_DEPENDENT, MappingBehavior.ADDRESS_AND_PORT_DEPENDENT])
@@ -116,7 +118,7 @@ def test_a_mapping_that_depends_on_the_destination_with_wider_filtering(
     mapping: MappingBehavior, filtering: FilteringBehavior, other: str, outcome: Outcome
 ) -> None:
     a = NatBehavior(mapping, filtering, PortAllocation.RANDOM)
-    assert predict(a, nat(other), Dial(0.02)).outcome is outcome
+    assert predict_outcome(a, nat(other), Dial(0.02)).outcome is outcome
 
 
 def test_a_registered_port_that_admits_anyone_admits_a_syn_that_comes_before_its_owner_dials() -> None:
@@ -124,12 +126,12 @@ def test_a_registered_port_that_admits_anyone_admits_a_syn_that_comes_before_its
         MappingBehavior.ADDRESS_AND_PORT_DEPENDENT, FilteringBehavior.ENDPOINT_INDEPENDENT, PortAllocation.RANDOM
     )
     cone = nat("port_restricted_cone")
-    assert predict(a, cone, Dial(0.02, skew_s=-0.03)).outcome is Outcome.DIRECT
-    assert predict(a, cone, Dial(0.02, skew_s=-0.01)).outcome is Outcome.FAILS
+    assert predict_outcome(a, cone, Dial(0.02, skew_s=-0.03)).outcome is Outcome.DIRECT
+    assert predict_outcome(a, cone, Dial(0.02, skew_s=-0.01)).outcome is Outcome.FAILS
     # A RST ends the owner's attempts, and then the port admits again what the kernel sends again.
     resetting = nat("port_restricted_cone", Unsolicited.RESET)
-    assert predict(a, resetting, Dial(0.02, attempts=1)).outcome is Outcome.DIRECT
-    assert predict(a, resetting, Dial(0.02, deadline_s=2)).outcome is Outcome.DEPENDS
+    assert predict_outcome(a, resetting, Dial(0.02, attempts=1)).outcome is Outcome.DIRECT
+    assert predict_outcome(a, resetting, Dial(0.02, deadline_s=2)).outcome is Outcome.DEPENDS
 
 
 @pytest.mark.parametrize(
@@ -139,23 +141,23 @@ def test_the_door_that_an_icmp_error_leaves_needs_an_attempt_behind_it(answer: U
     cone = nat("port_restricted_cone", answer)
     assert cone is not None
     apart = Dial(delay_s=0.02, skew_s=0.05, attempts=1)
-    assert predict(cone, cone, replace(apart, skew_s=0.01)).outcome is Outcome.DIRECT
-    assert predict(cone, cone, apart).outcome is Outcome.FAILS
+    assert predict_outcome(cone, cone, replace(apart, skew_s=0.01)).outcome is Outcome.DIRECT
+    assert predict_outcome(cone, cone, apart).outcome is Outcome.FAILS
     # The next attempt begins 90 ms after the first at the earliest: too late for the one chance that there is.
-    assert predict(cone, cone, replace(apart, attempts=None)).outcome is Outcome.FAILS
+    assert predict_outcome(cone, cone, replace(apart, attempts=None)).outcome is Outcome.FAILS
     # An error that is swallowed ends nothing.
     deaf = replace(cone, icmp_errors=IcmpErrors.SWALLOWED)
-    assert predict(deaf, deaf, apart).outcome is Outcome.DIRECT
+    assert predict_outcome(deaf, deaf, apart).outcome is Outcome.DIRECT
     # Where the later SYN comes from another port it finds no such door, and a wide filter lets it in.
     symmetric = nat("symmetric", answer)
-    assert predict(nat("full_cone"), symmetric, apart).outcome is Outcome.DIRECT
+    assert predict_outcome(nat("full_cone"), symmetric, apart).outcome is Outcome.DIRECT
 
 
 @pytest.mark.parametrize(("skew_s", "chance"), [(0.1, 0.3), (0.12, 0.4), (0.2, 0.1), (0.05, 0.0)])
 def test_an_attempt_that_must_cross_does_so_as_often_as_its_pause_allows(skew_s: float, chance: float) -> None:
     # Refused after 40 ms, A dials again 90 to 190 ms after its first attempt, uniformly; 20 ms around B's count.
     cone = nat("port_restricted_cone", Unsolicited.PORT_UNREACHABLE)
-    said = predict(cone, cone, Dial(delay_s=0.02, skew_s=skew_s, attempts=2))
+    said = predict_outcome(cone, cone, Dial(delay_s=0.02, skew_s=skew_s, attempts=2))
     expected = (min(skew_s + 0.02, 0.19) - max(skew_s - 0.02, 0.09)) / 0.1
     assert expected == pytest.approx(chance) or (chance == 0 and expected < 0)
     assert said.probability == pytest.approx(chance, abs=0.075)  # three standard errors of 400 runs
@@ -166,29 +168,29 @@ def test_a_lost_syn_is_sent_again_as_long_as_there_is_time(loss: float, knocks: 
     # Only A's SYN can be admitted, and nobody refuses. Each lost packet of its handshake costs a second.
     dial = Dial(delay_s=0.02, attempts=1, deadline_s=knocks - 0.5, loss=loss)
     ways = {1: (1 - loss) ** 3, 3: sum((1 - loss) ** 3 * loss**k * (k + 1) * (k + 2) / 2 for k in range(3))}
-    said = predict(nat("symmetric"), nat("full_cone"), dial)
+    said = predict_outcome(nat("symmetric"), nat("full_cone"), dial)
     assert said.probability == pytest.approx(ways[knocks], abs=0.075)
 
 
 def test_attempts_that_are_spent_before_the_peer_dials_are_of_no_use() -> None:
     # A's NAT has forgotten its first attempt when B dials, and nobody knocks again.
     cone, early = nat("port_restricted_cone", Unsolicited.RESET), Dial(delay_s=0.02, skew_s=1.0)
-    assert predict(cone, cone, replace(early, attempts=3)).outcome is Outcome.FAILS
-    assert predict(cone, cone, replace(early, attempts=None)).outcome is Outcome.DIRECT
+    assert predict_outcome(cone, cone, replace(early, attempts=3)).outcome is Outcome.FAILS
+    assert predict_outcome(cone, cone, replace(early, attempts=None)).outcome is Outcome.DIRECT
     # Where B's SYN comes from a port that A does not know, only A's can be admitted, and only after B has dialled.
     symmetric = nat("symmetric", Unsolicited.RESET)
     restricted = nat("restricted_cone", Unsolicited.RESET)
-    assert predict(symmetric, restricted, replace(early, attempts=2)).outcome is Outcome.FAILS
-    assert predict(symmetric, restricted, replace(early, attempts=None)).outcome is Outcome.DIRECT
+    assert predict_outcome(symmetric, restricted, replace(early, attempts=2)).outcome is Outcome.FAILS
+    assert predict_outcome(symmetric, restricted, replace(early, attempts=None)).outcome is Outcome.DIRECT
 
 
 def test_without_resets_a_retransmission_meets_the_door_that_the_other_opened_later() -> None:
-    said = predict(nat("symmetric"), nat("restricted_cone"), Dial(delay_s=0.02, skew_s=0.3))
+    said = predict_outcome(nat("symmetric"), nat("restricted_cone"), Dial(delay_s=0.02, skew_s=0.3))
     assert said.outcome is Outcome.DIRECT
     assert said.reason == "A's retransmitted SYN finds B's door open"
     assert said.floor_s == pytest.approx(1.06)
     late = Dial(delay_s=0.02, skew_s=0.3, deadline_s=1.0)
-    assert predict(nat("symmetric"), nat("restricted_cone"), late).outcome is Outcome.FAILS
+    assert predict_outcome(nat("symmetric"), nat("restricted_cone"), late).outcome is Outcome.FAILS
 
 
 def test_arbitrary_pooling_is_a_gamble_where_the_address_counts() -> None:
@@ -199,18 +201,21 @@ def test_arbitrary_pooling_is_a_gamble_where_the_address_counts() -> None:
         pool_size=4,
         pooling=Pooling.ARBITRARY,
     )
-    said = predict(a, nat("restricted_cone"), Dial(0.02))
+    said = predict_outcome(a, nat("restricted_cone"), Dial(0.02))
     assert said.probability == pytest.approx(1 / 4, abs=0.065)
     assert said.reason.endswith("or else A's SYN comes from another address of its NAT's pool")
-    assert predict(replace(a, pooling=Pooling.PAIRED), nat("restricted_cone"), Dial(0.02)).outcome is Outcome.DIRECT
-    assert predict(a, nat("full_cone"), Dial(0.02)).outcome is Outcome.DIRECT
+    assert (
+        predict_outcome(replace(a, pooling=Pooling.PAIRED), nat("restricted_cone"), Dial(0.02)).outcome
+        is Outcome.DIRECT
+    )
+    assert predict_outcome(a, nat("full_cone"), Dial(0.02)).outcome is Outcome.DIRECT
 
 
 def test_a_delay_that_varies_makes_chance_of_what_was_certain() -> None:
     cone = nat("port_restricted_cone", Unsolicited.RESET)
     dial = Dial(delay_s=0.02, skew_s=0.018, attempts=1)
-    assert predict(cone, cone, dial).outcome is Outcome.DIRECT
-    assert predict(cone, cone, replace(dial, jitter_s=0.01)).outcome is Outcome.DEPENDS
+    assert predict_outcome(cone, cone, dial).outcome is Outcome.DIRECT
+    assert predict_outcome(cone, cone, replace(dial, jitter_s=0.01)).outcome is Outcome.DEPENDS
 
 
 classics = st.builds(nat, st.sampled_from(KINDS), st.sampled_from(Unsolicited))
@@ -236,7 +241,7 @@ dials = st.builds(
 @given(behaviors, behaviors, dials)
 def test_swapping_the_hosts_changes_nothing_but_names(a: NatBehavior | None, b: NatBehavior | None, dial: Dial) -> None:
     mirrored = replace(dial, skew_s=-dial.skew_s)
-    here, there = predict(a, b, dial), predict(b, a, mirrored)
+    here, there = predict_outcome(a, b, dial), predict_outcome(b, a, mirrored)
     if dial.skew_s != 0:
         assert (here.outcome, here.probability, here.floor_s) == (there.outcome, there.probability, there.floor_s)
 
@@ -245,7 +250,7 @@ def test_swapping_the_hosts_changes_nothing_but_names(a: NatBehavior | None, b: 
 def test_a_floor_is_given_exactly_where_success_is_possible(
     a: NatBehavior | None, b: NatBehavior | None, dial: Dial
 ) -> None:
-    prediction = predict(a, b, dial)
+    prediction = predict_outcome(a, b, dial)
     assert 0 <= prediction.probability <= 1
     assert (prediction.floor_s is None) == (prediction.outcome is Outcome.FAILS)
     assert prediction.floor_s is None or prediction.floor_s >= 2 * (dial.delay_s - dial.jitter_s)
@@ -256,7 +261,7 @@ def test_dropping_is_never_worse_than_resetting(a: NatBehavior | None, b: NatBeh
     # Without losses, and with time for a retransmission.
     dial = replace(dial, loss=0.0, deadline_s=dial.deadline_s + 1)
     silent = [each and replace(each, unsolicited=Unsolicited.DROP) for each in (a, b)]
-    assert predict(silent[0], silent[1], dial).probability >= predict(a, b, dial).probability
+    assert predict_outcome(silent[0], silent[1], dial).probability >= predict_outcome(a, b, dial).probability
 
 
 @pytest.mark.parametrize(
@@ -282,5 +287,5 @@ def test_how_hosts_dial_is_checked_when_it_is_described(fields: dict[str, Any], 
 )
 def test_without_delay_it_is_chance_whether_an_icmp_error_ends_an_attempt(code: Unsolicited) -> None:
     refusing = nat("port_restricted_cone", code)
-    assert predict(refusing, refusing, Dial(0.0, skew_s=0.001, attempts=1)).outcome is Outcome.DEPENDS
-    assert predict(refusing, refusing, Dial(0.0005, skew_s=0.001, attempts=1)).outcome is Outcome.FAILS
+    assert predict_outcome(refusing, refusing, Dial(0.0, skew_s=0.001, attempts=1)).outcome is Outcome.DEPENDS
+    assert predict_outcome(refusing, refusing, Dial(0.0005, skew_s=0.001, attempts=1)).outcome is Outcome.FAILS

@@ -21,7 +21,7 @@ from functools import partial
 from itertools import count
 
 from punchlab import Lab
-from punchlab.lab.oracle.outcome import Dial, Prediction, predict
+from punchlab.lab.oracle.outcome import Dial, Prediction, predict_outcome
 from punchlab.punch.nat.behavior import NatBehavior
 from punchlab.punch.nat.dialling import PAUSE_S, Dialling
 from punchlab.topologies import AB
@@ -57,7 +57,7 @@ class Cell:
 
     @property
     def prediction(self) -> Prediction:
-        return predict(self.a, self.b, self.dial)
+        return predict_outcome(self.a, self.b, self.dial)
 
 
 @dataclass(frozen=True)

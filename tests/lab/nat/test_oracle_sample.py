@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from punchlab.lab.campaign.exact import holm, p_value
 from punchlab.lab.nat import presets
-from punchlab.lab.oracle.outcome import Outcome, predict
+from punchlab.lab.oracle.outcome import Outcome, predict_outcome
 from punchlab.punch.nat.behavior import (
     FilteringBehavior,
     IcmpErrors,
@@ -119,7 +119,7 @@ def deadline_s(delay_s: float, skew_s: float) -> float:
 def on_the_edge(cell: Cell) -> bool:
     """Whether links that are a little late would change what is to be expected."""
     late = replace(cell.dial, delay_s=cell.dial.delay_s + LATE_S / 2, jitter_s=LATE_S / 2)
-    return abs(predict(cell.a, cell.b, late).probability - cell.prediction.probability) >= SLIGHTLY
+    return abs(predict_outcome(cell.a, cell.b, late).probability - cell.prediction.probability) >= SLIGHTLY
 
 
 def sample(count: int) -> list[Cell]:

@@ -210,14 +210,14 @@ def lab_without_its_daemon() -> None:
 
 
 def test_a_daemon_that_ends_too_early_spoils_the_lab_and_its_last_words_are_told() -> None:
-    with pytest.raises(LabError, match=r"nat_a: miniupnpd ended with status -9: .*PCP"):
+    with pytest.raises(LabError, match=r"nat_a: miniupnpd exited with status -9: .*PCP"):
         lab_without_its_daemon()
 
 
 @pytest.mark.parametrize(
     ("version", "error", "words"),
     [
-        ("using netfilter(nftables) backend", LabError, "nat_a: miniupnpd ended with status 7: no good"),
+        ("using netfilter(nftables) backend", LabError, "nat_a: miniupnpd exited with status 7: no good"),
         (
             "using netfilter(iptables) backend",
             MissingCapabilityError,
