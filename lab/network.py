@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from punchlab.lab import build, graph, impair
-from punchlab.lab.client.edges import BUSES
+from punchlab.lab.client.edges import BUSES, Bus
 from punchlab.lab.confinement import sandbox
 from punchlab.lab.errors import InputError, LabError
 from punchlab.lab.events import link
@@ -36,7 +36,13 @@ class Network:
     """
 
     def __init__(
-        self, topology: Topo, *, links: str = "auto", seed: int = 0, background: float = 0.0, bus: str = "mesh"
+        self,
+        topology: Topo,
+        *,
+        links: impair.Links = "auto",
+        seed: int = 0,
+        background: float = 0.0,
+        bus: Bus = "mesh",
     ) -> None:
         self.topology = topology
         self.graph: Graph = graph.read(topology)
@@ -114,7 +120,7 @@ class Network:
 
         Raises `InputError` for a topology without an edge.
         """
-        self._require_edge()
+        self.require_edge()
         first, *others = (edge.graph.addresses for edge in self.edges)
         shared = next((each for each in first if all(each in addresses for addresses in others)), None)
         return self.edges[0].address if shared is None else shared.partition("/")[0]
@@ -198,7 +204,8 @@ class Network:
         if not self._nodes:
             raise LabError("the lab is not running; nodes exist only inside the `with` block")
 
-    def _require_edge(self) -> None:
+    def require_edge(self) -> None:
+        """Raise `InputError` if the topology has no edge."""
         self._require_running()
         if not self.edges:
             raise InputError("topology", type(self.topology).__name__, "a topology with an edge")

@@ -16,7 +16,7 @@ from punchlab import (
 from punchlab.lab.campaign.results import Results, RunFolder
 from punchlab.lab.capture import pcapng
 from punchlab.lab.cli.arguments import path
-from punchlab.lab.client.edges import BUSES
+from punchlab.lab.client.edges import BUSES, Bus
 from punchlab.lab.errors import InputError, PunchlabError
 from punchlab.lab.trial.record import record
 from punchlab.lab.trial.trial import Trial
@@ -79,13 +79,13 @@ def results(pytestconfig: pytest.Config) -> Iterator[Results | None]:
 
 
 @pytest.fixture(scope="session")
-def bus(pytestconfig: pytest.Config) -> str:
-    value: str = pytestconfig.getoption("--bus")
+def bus(pytestconfig: pytest.Config) -> Bus:
+    value: Bus = pytestconfig.getoption("--bus")
     return value
 
 
 @pytest.fixture
-def punch(request: pytest.FixtureRequest, results: Results | None, bus: str) -> Punch:
+def punch(request: pytest.FixtureRequest, results: Results | None, bus: Bus) -> Punch:
     count = 0
 
     def run(topology: str, nat_a: str, nat_b: str, *, pair: tuple[str, str] | None = None, **options: Any) -> Trial:

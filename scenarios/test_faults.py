@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from punchlab import Lab
+from punchlab.lab.client.edges import Bus
 from punchlab.lab.client.processes import wait_for
 from punchlab.topologies import ABCD, CD
 from scenarios.pairs import PATIENCE_S, Pair, events, where
@@ -18,7 +19,7 @@ from scenarios.requirements import needs
 
 
 @pytest.fixture
-def four(tmp_path: Path, bus: str) -> Iterator[Pair]:
+def four(tmp_path: Path, bus: Bus) -> Iterator[Pair]:
     with Lab(ABCD(), bus=bus) as lab, Pair(lab, tmp_path) as pair:
         yield pair
 

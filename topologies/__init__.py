@@ -5,6 +5,10 @@ carrier's NAT), `Firewalls` (no translation), `DualStack` (IPv6 beside NATs); `H
 `UnderAttack` (with attackers); `Lookalikes` (private addresses that are another host's as well).
 """
 
+from punchlab.lab.kernel import packages
+
+packages.require()
+
 from punchlab.topologies.ab import AB
 from punchlab.topologies.abcd import ABCD
 from punchlab.topologies.carrier import Carrier

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from punchlab.lab.campaign.statistics import trials_that_suffice
 from punchlab.lab.errors import InputError
-from punchlab.lab.impair import CHOICES, Impairment
+from punchlab.lab.impair import CHOICES, Impairment, Links
 from punchlab.lab.inputs import numbers
 from punchlab.lab.trial.options import TrialOptions
 
@@ -100,7 +100,7 @@ class Job:
 
     cell: Cell
     number: int
-    links: str
+    links: Links
     base_seed: int
 
     @property
@@ -132,7 +132,7 @@ class Campaign:
     trials: int | None = None
     until_ci: float | None = None
     min_trials: int = 5
-    links: str = "auto"
+    links: Links = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from punchlab.lab.cli import arguments
 from punchlab.lab.confinement import sandbox
 from punchlab.lab.errors import InputError, MissingCapabilityError, PunchlabError, SeveralInputsError
+from punchlab.lab.kernel import packages
 from punchlab.punch.stdio import settle
 from punchlab.punch.text import printable
 
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             given = arguments.parse(words)
+            packages.require()
             return _run(given)
         finally:
             sys.stdout.flush()

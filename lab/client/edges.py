@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 from punchlab.lab.client.contract import EDGE, Speaker
 from punchlab.lab.client.description import Client
@@ -16,8 +17,10 @@ from punchlab.lab.process.node import Node
 PORT = 7000
 """TCP port of the edges."""
 
-BUSES = ("mesh", "nats")
-"""The transports between edges."""
+Bus = Literal["mesh", "nats"]
+"""The transport between edges."""
+
+BUSES: tuple[Bus, ...] = get_args(Bus)
 
 STUN_PORTS = (3478, 3479)
 """For the primary and the alternate address; also the default ports of coturn."""
@@ -40,7 +43,7 @@ class EdgeNetwork:
     server in the node of each edge. Raises `InputError` if the client's edges do not support the bus.
     """
 
-    def __init__(self, nodes: list[Node], client: Client, bus: str = "mesh", *, ipv6: bool = False) -> None:
+    def __init__(self, nodes: list[Node], client: Client, bus: Bus = "mesh", *, ipv6: bool = False) -> None:
         self._nodes = {node.name: node for node in nodes}
         client.check()
         self._client = client

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from punchlab.lab.impair.choice import CHOICES, apply, choose
+from punchlab.lab.impair.choice import CHOICES, Links, apply, choose
 from punchlab.lab.impair.impairment import OPTIONS, Impairment
 from punchlab.lab.impair.link import Applied, Counters, DirectedLink, Implementation, LinkEnd
 
@@ -18,6 +18,7 @@ __all__ = [
     "Impairment",
     "Implementation",
     "LinkEnd",
+    "Links",
     "apply",
     "choose",
 ]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Literal, get_args
 
 from punchlab.lab.errors import InputError, MissingCapabilityError
 from punchlab.lab.impair.link import Applied, DirectedLink, Implementation, NotNeeded
 
-CHOICES = ("auto", "netem", "nfqueue")
+Links = Literal["auto", "netem", "nfqueue"]
+"""What impairs the links."""
+
+CHOICES: tuple[Links, ...] = get_args(Links)
 
 
 def choose(name: str = "auto") -> Implementation:

@@ -8,20 +8,23 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from typing import TypeVar
 
 from punchlab.lab.errors import InputError
 
 INTERFACE_NAME_LENGTH = 15
 """The kernel's limit."""
 
+_Word = TypeVar("_Word", bound=str)
 _NODE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 
 
-def one_of(field: str, value: object, choices: Iterable[str]) -> str:
+def one_of(field: str, value: object, choices: Iterable[_Word]) -> _Word:
     """One of the words."""
     known = list(dict.fromkeys(choices))
-    if isinstance(value, str) and value in known:
-        return value
+    for each in known:
+        if each == value:
+            return each
     near = difflib.get_close_matches(value, known, 1) if isinstance(value, str) else []
     raise InputError(field, value, f"one of {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else ""))
 

@@ -6,9 +6,11 @@ Names are imported when they are used first, so that `import punchlab` costs nex
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # importing `typing` would double the time of this import
 if TYPE_CHECKING:
+    from typing import Any
+
     from punchlab.lab.client.description import PUNCH, Client
     from punchlab.lab.confinement.view import Share
     from punchlab.lab.errors import ClientError, InputError, LabError, MissingCapabilityError, PunchlabError
@@ -53,7 +55,12 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    try:
+        module = importlib.import_module(_MODULE_OF[name])
+    except ModuleNotFoundError:
+        importlib.import_module("punchlab.lab.kernel.packages").require()
+        raise
+    found = globals()[name] = getattr(module, name)
     return found
 
 

@@ -49,8 +49,8 @@ def met(*arguments: object, shared: NatBehavior | None = None) -> bool:
 @given(behaviors, behaviors)
 def test_one_nat_each_is_what_the_oracle_says_of_them(a: NatBehavior, b: NatBehavior) -> None:
     once = replace(DIAL, attempts=1)  # further ones are drawn, which takes its time
-    assert nesting.predict_outcome([a], [b], once) == outcome.predict(a, b, once)
-    assert nesting.predict_outcome([], [b], once) == outcome.predict(None, b, once)
+    assert nesting.predict_outcome([a], [b], once) == outcome.predict_outcome(a, b, once)
+    assert nesting.predict_outcome([], [b], once) == outcome.predict_outcome(None, b, once)
 
 
 @given(behaviors)
