@@ -1,16 +1,16 @@
-"""A scapy packet socket on one interface inside a node's namespace.
+"""A scapy packet socket on one interface in a node's namespace.
 
-What such a socket must not do is hear too much or stamp too late:
+It avoids two problems:
 
-- scapy's own constructor opens the socket for all protocols and binds it later; until then it hears every interface of
-  the namespace, and its filter is compiled against scapy's list of interfaces, which is that of another namespace. Here
-  the socket is made deaf (protocol 0), gets the filter, and is bound last.
-- The kernel turns timestamping on from a work queue some time after the first socket asks for it, and a frame queued
-  before that is stamped when it is *read*: 2 ms late, measured. `await_timestamps` waits for a loopback datagram that
-  is stamped on arrival.
+- scapy's constructor opens the socket for all protocols and binds it later. Until then it receives from every interface
+  of the namespace, and it compiles its filter with scapy's list of interfaces, which belongs to another namespace. Here
+  the socket is created without a protocol, then gets the filter, and is bound last.
+- The kernel enables timestamps asynchronously after the first socket requests them. A frame that is queued before gets
+  its timestamp when it is *read*: 2 ms late when measured. `await_timestamps` waits for a loopback datagram with a
+  timestamp of its arrival.
 
-Frames that a node sends are seen after its queueing discipline and those that it receives before its firewall, so the
-last frame of a lost packet shows the node that lost it.
+Sent frames are captured after the queueing discipline, received frames before the firewall. So the last frame of a lost
+packet shows which node dropped it.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _ANCILLARY = socket.CMSG_SPACE(_TIMESPEC.size) + socket.CMSG_SPACE(_AUXDATA.size
 
 
 class Tap(L2ListenSocket):
-    """scapy's packet socket on one capture point; hears nothing before `listen`.
+    """scapy's packet socket on one capture point. It receives nothing before `listen`.
 
-    `read` adds what scapy leaves out: the direction, and the nanoseconds.
+    `read` adds the direction and nanoseconds, which scapy omits.
     """
 
     def __init__(self, point: CapturePoint, program: bpf_program, *, full: bool = False) -> None:
@@ -57,21 +57,21 @@ class Tap(L2ListenSocket):
         self.ins.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         try:
             self.ins.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-        except PermissionError:  # outside the initial user namespace net.core.rmem_max caps it
+        except PermissionError:  # outside the initial user namespace, net.core.rmem_max limits it
             self.ins.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
 
     def listen(self) -> None:
-        """Bind to the interface: from here on the kernel queues its frames. Raises OSError when it does not exist."""
+        """Bind to the interface; the kernel queues its frames from now on. Raises OSError if it does not exist."""
         self.ins.bind((self.point.interface, ETH_P_ALL))
 
     def read(self) -> Frame | None:
-        """The next queued frame, None when there is none."""
+        """Return the next queued frame, or None."""
         try:
             data, ancillary, _flags, address = self.ins.recvmsg(SNAP_LENGTH, _ANCILLARY)
         except BlockingIOError:
             return None
         except OSError as error:
-            if error.errno == errno.ENETDOWN:  # told once when the interface goes down; the socket lives on
+            if error.errno == errno.ENETDOWN:  # reported once when the interface goes down; the socket remains usable
                 return None
             raise
         time_ns = length = 0
@@ -86,14 +86,14 @@ class Tap(L2ListenSocket):
         return Frame(time_ns, self.point.node, self.point.interface, outgoing, data, length)
 
     def dropped(self) -> int:
-        """Frames dropped for want of buffer since the last call."""
+        """Return the number of frames dropped since the last call because the buffer was full."""
         _seen, dropped = _STATISTICS.unpack(self.ins.getsockopt(SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size))
         return int(dropped)
 
 
 @contextmanager
 def compiled(expression: str) -> Iterator[bpf_program]:
-    """A filter in tcpdump's language as a program for Ethernet, compiled by libpcap, for the length of the block."""
+    """Compile a libpcap filter for Ethernet and free it at the end of the block."""
     program = compile_filter(expression, linktype=DLT_EN10MB)
     try:
         yield program
@@ -102,9 +102,10 @@ def compiled(expression: str) -> Iterator[bpf_program]:
 
 
 def await_timestamps(patience_s: float = 5.0) -> None:
-    """Return once the kernel stamps packets when they arrive, not when they are read.
+    """Wait until the kernel timestamps packets on arrival, not when they are read.
 
-    A loopback datagram tells: its stamp is no later than the end of the send. Raises `LabError` when it never is.
+    It does if the timestamp of a loopback datagram is no later than the end of the send. Raises `LabError` after
+    `patience_s`.
     """
     deadline = time.monotonic() + patience_s
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -121,11 +122,11 @@ def await_timestamps(patience_s: float = 5.0) -> None:
             if any(_nanoseconds(content) <= sent_ns for _level, kind, content in ancillary if kind == SO_TIMESTAMPNS):
                 return
             time.sleep(0.0002)
-    raise LabError("capture: the kernel does not stamp packets on arrival")
+    raise LabError("capture: the kernel does not timestamp packets on arrival")
 
 
 def _is_udp(data: bytes) -> bool:
-    """Whether an Ethernet frame is UDP over IPv4 or IPv6."""
+    """Return whether an Ethernet frame is UDP over IPv4 or IPv6."""
     if data[12:14] == b"\x08\x00":
         return data[23:24] == bytes([socket.IPPROTO_UDP])
     return data[12:14] == b"\x86\xdd" and data[20:21] == bytes([socket.IPPROTO_UDP])

@@ -31,7 +31,7 @@ LISTENS = """echo '{"event": "listening"}'; """
 GIVES_UP = "exit 1"
 ARRIVES = "exit 0"
 WAITS = "exec sleep 1000"
-NOTHING_ARRIVED = "both clients ended with exit status 0, but the file that was sent did not arrive"
+NOTHING_ARRIVED = "both clients exited with status 0, but the sent file did not arrive"
 OUTPUT, ERRORS = "more than 16 MiB on standard output", "more than 64 MiB on standard error"
 LINE, MEMORY = "a line of more than 1 MiB on standard output", "events that take more than 48 MiB of memory"
 

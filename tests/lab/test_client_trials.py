@@ -145,7 +145,7 @@ def test_the_code_is_one_line_of_standard_input(lab: RunningLab, tmp_path: Path)
     [
         (says({"event": "failed", "outcome": "no_rendezvous", "reason": "no edge"}, then="exit 2"), "a: no edge"),
         (says(then="echo broken >&2; exit 2"), "a: broken"),
-        (says({"event": "done"}), "client mine, sender: event 'code': none before it ended"),
+        (says({"event": "done"}), "client mine, sender: event 'code': not received before the exit"),
         (
             says({"event": "code", "code": "\n"}, then="exec sleep 1000"),
             f"client mine, sender: event 'code', field 'code': '\\n' cannot be used; expected {CODE.words}",
@@ -172,7 +172,7 @@ def test_a_sender_that_never_has_a_code_ends_the_trial(
 ) -> None:
     monkeypatch.setattr("punchlab.lab.trial.clients._START_S", 1.0)
     trial = punch(lab, tells(says(then="exec sleep 1000"), tmp_path))
-    assert (trial.outcome, trial.reason) == ("client_error", "client mine, sender: event 'code': none within 1 s")
+    assert (trial.outcome, trial.reason) == ("client_error", "client mine, sender: event 'code': not received within 1 s")
 
 
 @pytest.mark.parametrize("how", ["kill", "freeze"])

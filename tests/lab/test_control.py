@@ -16,7 +16,7 @@ from punchlab.topologies import AB
 def test_a_control_dial_is_as_predicted(nat_a: str, nat_b: str, delay: str) -> None:
     # Without delay the first dial is accepted before the second is made, which then finds its four-tuple taken.
     with Lab(AB(nat_a=nat_a, nat_b=nat_b, delay=delay, edge_delay="0ms")) as lab:
-        dialled = control.dial(lab, "a", "b")
+        dialled = control.attempt(lab, "a", "b")
     assert dialled.agrees, dialled
 
 
@@ -24,4 +24,4 @@ def test_a_control_dial_is_as_predicted(nat_a: str, nat_b: str, delay: str) -> N
 def test_an_icmp_error_on_a_path_without_delay_is_no_disagreement(code: str) -> None:
     nats = {"nat_a": "port_restricted_cone", "nat_b": "port_restricted_cone", "unsolicited": code}
     with Lab(AB(**nats, delay="0ms", edge_delay="0ms")) as lab:
-        assert control.dial(lab, "a", "b").agrees is not False
+        assert control.attempt(lab, "a", "b").agrees is not False

@@ -87,7 +87,7 @@ def test_a_client_that_sends_more_than_can_be_recorded_breaks(monkeypatch: pytes
     cell = Cell("ab", AB, ("a", "b"), ("full_cone", "full_cone"), options=TrialOptions(file_size=1))
     record = run_job(Job(cell, 1, "auto", 0)).record
     assert (record["outcome"], record["agrees"]) == ("client_error", None)
-    assert record["reason"] == "client punch: packets that take more than 0 MiB of memory to record"
+    assert record["reason"] == "client punch: the recorded packets exceed 0 MiB of memory"
 
 
 @pytest.mark.skipif(

@@ -303,7 +303,7 @@ def test_a_host_behind_two_nats_meets_one_behind_one_as_predicted(
     a: NatBehavior, c: NatBehavior, cgn: NatBehavior, delay: str
 ) -> None:
     with Lab(Carrier(nat_a=a, nat_b=a, nat_c=c, cgn=cgn, delay=delay, edge_delay="0ms")) as lab:
-        dialled = control.dial(lab, "a", "c")
+        dialled = control.attempt(lab, "a", "c")
     assert dialled.agrees is not False, dialled
 
 
@@ -311,7 +311,7 @@ def test_a_host_behind_two_nats_meets_one_behind_one_as_predicted(
 def test_homes_of_one_carrier_meet_as_predicted(a: NatBehavior, b: NatBehavior, cgn: NatBehavior, delay: str) -> None:
     hairpinning = replace(cgn, hairpinning=Hairpinning.EXTERNAL_SOURCE)
     with Lab(Carrier(nat_a=a, nat_b=b, cgn=hairpinning, delay=delay, edge_delay="0ms")) as lab:
-        dialled = control.dial(lab, "a", "b")
+        dialled = control.attempt(lab, "a", "b")
     assert dialled.agrees is not False, dialled
 
 
@@ -319,6 +319,6 @@ def test_homes_of_one_carrier_meet_as_predicted(a: NatBehavior, b: NatBehavior, 
 @pytest.mark.parametrize("nat", [CONE, OPEN, SYMMETRIC], ids=["port-restricted", "full", "symmetric"])
 def test_hosts_of_one_home_meet_at_their_nat_as_predicted(nat: NatBehavior, hairpinning: Hairpinning) -> None:
     with Lab(SameNat(nat_a=replace(nat, hairpinning=hairpinning), edge_delay="0ms")) as lab:
-        dialled = control.dial(lab, "a", "b")
+        dialled = control.attempt(lab, "a", "b")
     assert dialled.direct is (hairpinning is Hairpinning.EXTERNAL_SOURCE)
     assert dialled.agrees, dialled
