@@ -103,11 +103,21 @@ def _iptables() -> Finding:
 
 
 def _conntrack() -> Finding:
-    def read() -> str:
-        with open("/proc/sys/net/netfilter/nf_conntrack_tcp_loose") as file:  # noqa: PTH123 - a sysctl, not a path of ours
-            return f"tcp_loose is {file.read().strip()}, one per namespace"
+    def flush() -> str:
+        import pyroute2
 
-    return _attempt("conntrack", read, "modprobe nf_conntrack")
+        from punchlab.lab.kernel import namespace, running, sysctl
+
+        (made,) = namespace.create(1)
+        running.flush_connections(made, "doctor")
+        with made.entered():
+            loose = sysctl.read("net/netfilter/nf_conntrack_tcp_loose")
+        made.close()
+        if loose is None:
+            raise LabError("the kernel has no sysctl nf_conntrack_tcp_loose")
+        return f"tcp_loose is {loose}, one per namespace; pyroute2 {pyroute2.__version__}"
+
+    return _attempt("conntrack", flush, "modprobe nf_conntrack nf_conntrack_netlink")
 
 
 def _impairment(name: str, *, needed: bool) -> Finding:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mininet.topo import Topo
 
     from punchlab.lab.client.edges import EdgeNetwork
+    from punchlab.lab.nat.state import NodeState
 
 
 class Network:
@@ -136,6 +137,17 @@ class Network:
         gateway = str(into.address).partition("/")[0]
         with running.changes(self[router].namespace) as changes:
             changes.replace_route(f"{self.anycast}/32", gateway)
+
+    def inspect(self, *names: str) -> Mapping[str, NodeState]:
+        """Read the state of nodes from the kernel: interfaces, addresses, routes, qdiscs, connections and mappings.
+
+        Returns node name -> state for the given nodes, by default for all. Raises `InputError` for an unknown node.
+        """
+        from punchlab.lab.kernel import inspection
+        from punchlab.lab.nat.state import node_state
+
+        nodes = [self[name] for name in names] if names else list(self)
+        return {node.name: node_state(node, inspection.inspect(node.namespace, node.name)) for node in nodes}
 
     @property
     def links(self) -> str:
