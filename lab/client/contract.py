@@ -102,7 +102,7 @@ def _failure(value: object) -> str:
     return str(value)
 
 
-INSTANT = Kind("seconds (number) of CLOCK_MONOTONIC", _instant)
+INSTANT = Kind("a number of seconds of CLOCK_MONOTONIC", _instant)
 TEXT = Kind(f"text, truncated to {_TEXT_CHARACTERS} characters", _text)
 CODE = Kind(f"one line of 1 to {_CODE_CHARACTERS} characters", _code)
 ENDPOINT = Kind("an endpoint such as 11.0.0.1:7000 or [2a11::1]:7000", _endpoint)

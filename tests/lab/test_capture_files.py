@@ -139,7 +139,7 @@ def test_a_block_of_four_gigabytes_takes_no_memory(path: Path) -> None:
         block = struct.pack("<II", 6, length)
         with little_memory():
             assert read(path, WHOLE[:SECTION_BYTES] + block + bytes(1000)) is None
-    with pytest.raises(InputError, match=r"^capture: .*expected a pcapng file .* \(a block of 33554432 bytes\)$"):
+    with pytest.raises(InputError, match=r"^capture: .*expected a pcapng file .* \(a block has 33554432 bytes\)$"):
         pcapng.read(path)
 
 

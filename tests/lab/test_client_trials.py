@@ -172,7 +172,10 @@ def test_a_sender_that_never_has_a_code_ends_the_trial(
 ) -> None:
     monkeypatch.setattr("punchlab.lab.trial.clients._START_S", 1.0)
     trial = punch(lab, tells(says(then="exec sleep 1000"), tmp_path))
-    assert (trial.outcome, trial.reason) == ("client_error", "client mine, sender: event 'code': not received within 1 s")
+    assert (trial.outcome, trial.reason) == (
+        "client_error",
+        "client mine, sender: event 'code': not received within 1 s",
+    )
 
 
 @pytest.mark.parametrize("how", ["kill", "freeze"])
@@ -233,7 +236,7 @@ def test_edges_that_were_killed_or_frozen_stay_so_for_the_next_client(lab: Runni
     lab.edge_network.kill("edge1")
     punch(lab, MINE)
     assert lab["edge1"].present() == frozenset()
-    with pytest.raises(InputError, match="edge: 'edge1' cannot be used; expected an edge that was started"):
+    with pytest.raises(InputError, match="edge: 'edge1' cannot be used; expected an edge that has been started"):
         lab.edge_network.process("edge1")
     lab.edge_network.start("edge1")
     lab.edge_network.wait()

@@ -200,7 +200,7 @@ def test_a_killed_server_is_told_and_its_clients_end(lab: RunningLab, modules: P
         server = int(Path(f"/proc/{process.pid}/stat").read_text().split()[3])
         os.kill(server, signal.SIGKILL)
         assert process.wait(10) == -signal.SIGKILL
-        with pytest.raises(LabError, match="other_client:sleep: its fork server"):
+        with pytest.raises(LabError, match="other_client:sleep: fork server"):
             lab["a"].fork(other, [], errors)
         assert lab["a"].fork(other, [], errors).stdout.readline()  # from a new one
 

@@ -111,7 +111,7 @@ def test_a_node_of_a_mininet_topology_has_such_a_name_too(name: str, longest: in
         (lambda own: one_home(own, "ab"), ["hosts: 'ab'", "a list"]),
         (lambda own: one_home(own, []), ["hosts: []", "a list"]),
         (lambda own: one_home(own, [f"h{n}" for n in range(254)]), ["hosts", "1 to 253"]),
-        (lambda own: one_home(own, ["a", "a"]), ["host: 'a'", "not taken"]),
+        (lambda own: one_home(own, ["a", "a"]), ["host: 'a'", "an unused name"]),
         (lambda own: (one_home(own, ["nat_a"], "none"), own.home("west", ["a"], "symmetric", "drop")), ["nat_a"]),
         (lambda own: own.region("west"), ["topology: 'Own'", "begin()"]),
         (lambda own: own.home("west", ["a"], "none", "preset"), ["begin()"]),
@@ -121,7 +121,7 @@ def test_a_node_of_a_mininet_topology_has_such_a_name_too(name: str, longest: in
         (lambda own: (own.begin(), own.finish(), own.region("west")), ["finish()"]),
         (lambda own: (own.begin(), own.home("west", ["a"], "none", "preset")), ["region: 'west'"]),
         (lambda own: (one_home(own, ["a"]), own.edge("wets")), ["region: 'wets'", "did you mean west?"]),
-        (lambda own: (one_home(own, ["a"]), own.region("west")), ["region: 'west'", "not taken"]),
+        (lambda own: (one_home(own, ["a"]), own.region("west")), ["region: 'west'", "an unused name"]),
         (lambda own: (one_home(own, ["a"]), own.edge("west"), own.edge("west")), ["edge: 'west'", "one edge"]),
         (lambda own: (one_home(own, ["a"]), own.long_link("west", "west")), ["long link", "two different"]),
         (lambda own: (one_home(own, ["a"]), own.carrier("east", "symmetric")), ["region: 'east'"]),
@@ -204,9 +204,9 @@ def test_a_lab_that_does_not_run_says_so() -> None:
     ]
     for _when in ("before", "after"):
         for attempt in attempts:
-            with pytest.raises(LabError, match="does not run"):
+            with pytest.raises(LabError, match="is not running"):
                 attempt()
-        with lab, pytest.raises(LabError, match="runs already"):
+        with lab, pytest.raises(LabError, match="already running"):
             lab.__enter__()
     assert lab.path("a", "b").nats == ["nat_a", "nat_b"]
 

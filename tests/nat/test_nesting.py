@@ -1,4 +1,4 @@
-"""NATs in a row, and a NAT in front of both: what they amount to. (tests/lab/nat compares it with the kernel.)"""
+"""NATs in series, and a shared NAT: the equivalent single NAT. (tests/lab/nat compares it with the kernel.)"""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def met(*arguments: object, shared: NatBehavior | None = None) -> bool:
 
 
 @given(behaviors, behaviors)
-def test_one_nat_each_is_what_the_oracle_says_of_them(a: NatBehavior, b: NatBehavior) -> None:
-    once = replace(DIAL, attempts=1)  # further ones are drawn, which takes its time
+def test_one_nat_each_is_predicted_by_the_basic_model(a: NatBehavior, b: NatBehavior) -> None:
+    once = replace(DIAL, attempts=1)  # further ones are random, which takes time
     assert nesting.predict_outcome([a], [b], once) == outcome.predict_outcome(a, b, once)
     assert nesting.predict_outcome([], [b], once) == outcome.predict_outcome(None, b, once)
 
 
 @given(behaviors)
-def test_a_nat_that_keeps_its_mapping_and_admits_anyone_changes_nothing(nat: NatBehavior) -> None:
+def test_a_full_cone_in_series_changes_nothing(nat: NatBehavior) -> None:
     for row in ([OPEN, nat], [nat, OPEN]):
         made = nesting.in_series(row)
         assert made is not None
@@ -63,7 +63,7 @@ def test_a_nat_that_keeps_its_mapping_and_admits_anyone_changes_nothing(nat: Nat
             assert made.unsolicited is nat.unsolicited
 
 
-def test_a_row_keeps_its_doors_open_in_spite_of_resets_only_if_all_who_ask_for_the_port_do() -> None:
+def test_pinholes_of_nats_in_series_survive_resets_only_if_those_of_all_strictest_nats_do() -> None:
     keeping = replace(CONE, reset_closes=False)
     for row, closes in (([keeping, CONE], True), ([CONE, keeping], True), ([keeping, keeping], False)):
         made = nesting.in_series(row)
@@ -74,7 +74,7 @@ def test_a_row_keeps_its_doors_open_in_spite_of_resets_only_if_all_who_ask_for_t
     assert not made.reset_closes
 
 
-def test_a_row_is_silent_for_as_long_as_the_one_that_refuses() -> None:
+def test_nats_in_series_delay_answers_like_the_one_that_answers() -> None:
     silent = replace(CONE, unsolicited=Unsolicited.SILENT_THEN_ICMP, silence_s=2)
     for row, silence_s in (([CONE, silent], 2), ([silent, CONE], 6), ([silent, OPEN], 2)):
         made = nesting.in_series(row)
@@ -83,7 +83,7 @@ def test_a_row_is_silent_for_as_long_as_the_one_that_refuses() -> None:
 
 
 @given(st.lists(behaviors, min_size=2, max_size=4))
-def test_a_row_is_as_strict_as_its_strictest_and_as_dependent_as_its_most_dependent(row: list[NatBehavior]) -> None:
+def test_nats_in_series_have_the_strictest_filtering_and_the_most_dependent_mapping(row: list[NatBehavior]) -> None:
     made = nesting.in_series(row)
     assert made is not None
     assert made.filtering is max((nat.filtering for nat in row), key=tuple(FilteringBehavior).index)
@@ -94,30 +94,30 @@ def test_a_row_is_as_strict_as_its_strictest_and_as_dependent_as_its_most_depend
     ("row", "place"),
     [([CONE], 0), ([CONE, OPEN], 0), ([OPEN, CONE], 1), ([CONE, CONE], 1), ([OPEN, OPEN], 1), ([CONE, OPEN, OPEN], 0)],
 )
-def test_the_gate_is_the_outermost_that_filters(row: list[NatBehavior], place: int) -> None:
+def test_the_outermost_filtering_nat_is_found(row: list[NatBehavior], place: int) -> None:
     assert nesting.outermost_filtering(row) == place
 
 
 @pytest.mark.parametrize("hairpinning", [Hairpinning.NONE, Hairpinning.INTERNAL_SOURCE])
-def test_behind_a_nat_that_does_not_hairpin_nobody_meets(hairpinning: Hairpinning) -> None:
+def test_without_hairpinning_hosts_behind_one_nat_do_not_connect(hairpinning: Hairpinning) -> None:
     found = nesting.predict_outcome([], [], DIAL, replace(OPEN, hairpinning=hairpinning))
     assert (found.outcome, found.floor_s) == (Outcome.FAILS, None)
     assert "hairpin" in found.reason or "internal source" in found.reason
 
 
-def test_hosts_of_one_home_meet_by_hairpin_whatever_it_filters_and_maps() -> None:
+def test_hosts_of_one_home_connect_by_hairpinning_for_every_mapping_and_filtering() -> None:
     for nat in (CONE, BY_ADDRESS, OPEN, SYMMETRIC):
         assert met([], [], shared=replace(nat, hairpinning=Hairpinning.EXTERNAL_SOURCE))
 
 
-def test_homes_of_one_carrier_meet_as_if_it_were_not_there_if_its_mapping_is_independent() -> None:
+def test_a_carrier_with_independent_mapping_does_not_change_the_prediction() -> None:
     assert met([CONE], [CONE], shared=HAIRPIN)
     assert met([CONE], [CONE], shared=replace(CONE, hairpinning=Hairpinning.EXTERNAL_SOURCE))
     assert not met([CONE], [SYMMETRIC], shared=HAIRPIN)
     assert met([BY_ADDRESS], [SYMMETRIC], shared=HAIRPIN)
 
 
-def test_below_a_symmetric_carrier_homes_that_filter_by_address_still_meet() -> None:
+def test_behind_a_symmetric_carrier_homes_that_filter_by_address_still_connect() -> None:
     carrier = replace(SYMMETRIC, hairpinning=Hairpinning.EXTERNAL_SOURCE)
     assert met([BY_ADDRESS], [BY_ADDRESS], shared=carrier)
     assert met([CONE], [BY_ADDRESS], shared=carrier)

@@ -1,4 +1,4 @@
-"""What the oracle says of each strategy, for pairs whose outcome is known from theory."""
+"""Outcome prediction of each strategy for pairs whose outcome is known from theory."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ def refusing(name: str) -> NatBehavior:
 
 def test_every_strategy_of_every_client_is_predicted() -> None:
     assert {name for client in CLIENTS.values() for name in client.strategies} <= STRATEGIES.keys()
-    with pytest.raises(ValueError, match="hope: nothing is known"):
+    with pytest.raises(ValueError, match="hope: unknown strategy"):
         predict_outcome("hope", pair("full_cone", "full_cone"))
 
 
 @pytest.mark.parametrize("strategy", ["reuse", "keep"])
 @pytest.mark.parametrize("a", presets.CLASSICS)
 @pytest.mark.parametrize("b", presets.CLASSICS)
-def test_plain_strategies_are_predicted_as_plain_dialling(strategy: str, a: str, b: str) -> None:
+def test_reuse_and_keep_are_predicted_as_plain(strategy: str, a: str, b: str) -> None:
     assert predict_outcome(strategy, pair(a, b)) == nesting.predict_outcome(_row(a), _row(b), DIAL)
 
 
-def test_sync_has_three_attempts_before_it_dials_plainly() -> None:
+def test_sync_has_three_additional_attempts() -> None:
     cone = refusing("port_restricted_cone")
     apart = pair(cone, cone, Dial(0.02, skew_s=0.03))
     assert predict_outcome("sync", apart) == predict_outcome("reuse", apart)
@@ -68,7 +68,7 @@ def test_sync_has_three_attempts_before_it_dials_plainly() -> None:
     assert predict_outcome("sync", once) == predict_outcome("reuse", four)
 
 
-def test_auto_lets_only_the_peer_dial_where_dialling_would_shut_the_door() -> None:
+def test_auto_lets_only_the_peer_connect_if_own_syns_would_block_it() -> None:
     open_but_moving = NatBehavior(
         MappingBehavior.ADDRESS_AND_PORT_DEPENDENT, FilteringBehavior.ENDPOINT_INDEPENDENT, PortAllocation.RANDOM
     )
@@ -79,31 +79,31 @@ def test_auto_lets_only_the_peer_dial_where_dialling_would_shut_the_door() -> No
 
 
 @pytest.mark.parametrize("skew_s", [0.0, 0.03, -0.5])
-def test_lowttl_makes_refusing_cones_meet_at_any_skew(skew_s: float) -> None:
+def test_lowttl_makes_rejecting_cones_connect_at_any_skew(skew_s: float) -> None:
     cone = refusing("port_restricted_cone")
     here = pair(cone, cone, Dial(0.02, skew_s, attempts=1))
     assert predict_outcome("lowttl", here).outcome is Outcome.DIRECT
     assert (predict_outcome("reuse", here).outcome is Outcome.DIRECT) == (abs(skew_s) < 0.02)
 
 
-def test_lowttl_does_nothing_for_mappings_that_depend_on_the_destination() -> None:
+def test_lowttl_does_not_help_destination_dependent_mappings() -> None:
     assert predict_outcome("lowttl", pair("symmetric", "port_restricted_cone")).outcome is Outcome.FAILS
 
 
 @pytest.mark.parametrize("filtering", FilteringBehavior)
-def test_the_next_port_of_a_sequence_is_dialled(filtering: FilteringBehavior) -> None:
+def test_the_next_port_of_a_sequence_is_predicted(filtering: FilteringBehavior) -> None:
     cone = NatBehavior(MappingBehavior.ENDPOINT_INDEPENDENT, filtering, PortAllocation.PRESERVING)
     for one, other in ((SEQUENTIAL, cone), (cone, SEQUENTIAL)):
         said = predict_outcome("predict", pair(one, other))
         assert (said.outcome, said.probability) == (Outcome.DIRECT, 1.0)
 
 
-def test_others_connections_make_a_guess_miss_as_poisson_has_it() -> None:
+def test_background_traffic_makes_a_prediction_miss_with_poisson_probability() -> None:
     busy = Guessing(background_per_s=100, measured_s=(0.02, None), window=3)
     said = predict_outcome("predict", pair(SEQUENTIAL, "port_restricted_cone", guessing=busy))
     assert said.outcome is Outcome.DEPENDS
     assert said.probability == pytest.approx(exp(-2) * (1 + 2 + 2))
-    # It is the sequential NAT's own traffic that counts, whichever side it is on.
+    # Only the sequential NAT's own traffic counts, on either side.
     mirrored = replace(busy, measured_s=(9.0, 0.02))
     assert predict_outcome("predict", pair("port_restricted_cone", SEQUENTIAL, guessing=mirrored)).probability == (
         pytest.approx(said.probability)
@@ -111,15 +111,15 @@ def test_others_connections_make_a_guess_miss_as_poisson_has_it() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["predict", "birthday"])
-def test_where_both_mappings_depend_nothing_is_guessed_if_one_draws_its_ports(strategy: str) -> None:
+def test_two_dependent_mappings_are_not_predicted_if_one_allocates_randomly(strategy: str) -> None:
     for other in (SEQUENTIAL, "symmetric"):
         assert predict_outcome(strategy, pair("symmetric", other)).outcome is Outcome.FAILS
 
 
-def test_two_sequences_are_told_to_each_other() -> None:
+def test_two_sequences_are_predicted() -> None:
     assert predict_outcome("predict", pair(SEQUENTIAL, SEQUENTIAL)).outcome is Outcome.DIRECT
     assert predict_outcome("birthday", pair(SEQUENTIAL, SEQUENTIAL)).outcome is Outcome.FAILS
-    # One connection of others behind either of them is one too many, in each of four rounds.
+    # One connection of another host behind either NAT is too many, in each of four rounds.
     busy = Guessing(background_per_s=10, measured_s=(0.02, 0.05))
     said = predict_outcome("predict", pair(SEQUENTIAL, SEQUENTIAL, guessing=busy))
     assert said.probability == pytest.approx(1 - (1 - exp(-0.2) * exp(-0.5)) ** 4)
@@ -131,7 +131,7 @@ def test_two_sequences_are_told_to_each_other() -> None:
     )
 
 
-def test_ports_in_sequence_are_found_by_chance_as_well() -> None:
+def test_sequential_ports_are_also_hit_by_random_probes() -> None:
     said = predict_outcome("birthday", pair(SEQUENTIAL, "port_restricted_cone"))
     assert said.probability == pytest.approx(birthday.collision(256, 1024))
 
@@ -140,7 +140,7 @@ def test_random_ports_are_not_predicted() -> None:
     assert predict_outcome("predict", pair("symmetric", "port_restricted_cone")).outcome is Outcome.FAILS
 
 
-def test_a_port_that_is_told_is_of_no_use_once_a_reset_has_shut_its_door() -> None:
+def test_a_predicted_port_does_not_help_after_a_reset_has_closed_its_pinhole() -> None:
     cone, refusing_sequence = refusing("port_restricted_cone"), replace(SEQUENTIAL, unsolicited=Unsolicited.RESET)
     once = Dial(0.02, attempts=1)
     assert predict_outcome("predict", pair(refusing_sequence, cone, once)).outcome is Outcome.FAILS
@@ -157,7 +157,7 @@ def test_birthday_has_the_probability_of_the_table() -> None:
     assert predict_outcome("birthday", pair("symmetric", "symmetric")).outcome is Outcome.FAILS
 
 
-def test_doors_that_resets_shut_are_found_by_the_probes_of_a_round_trip() -> None:
+def test_pinholes_that_resets_close_are_hit_by_probes_of_one_round_trip() -> None:
     symmetric, cone = refusing("symmetric"), refusing("port_restricted_cone")
     said = predict_outcome("birthday", pair(symmetric, cone, Dial(0.02)))
     assert said.probability == pytest.approx(birthday.collision(256, 40))
@@ -168,7 +168,7 @@ def test_doors_that_resets_shut_are_found_by_the_probes_of_a_round_trip() -> Non
 
 
 @pytest.mark.parametrize("hard", ["symmetric", "port_restricted_cone"])
-def test_a_mapping_on_request_admits_everybody(hard: str) -> None:
+def test_an_explicit_mapping_admits_all(hard: str) -> None:
     asked = replace(_row("port_restricted_cone")[0], port_mapping=PortMapping.PCP)
     symmetric = replace(_row("symmetric")[0], port_mapping=PortMapping.UPNP_IGD)
     for nat in (asked, symmetric):
@@ -179,7 +179,7 @@ def test_a_mapping_on_request_admits_everybody(hard: str) -> None:
     assert predict_outcome("portmap", nested).outcome is Outcome.FAILS
 
 
-def test_behind_one_nat_guesses_count_for_nothing() -> None:
+def test_behind_one_nat_port_prediction_does_not_matter() -> None:
     shared = replace(_row("symmetric")[0], hairpinning=Hairpinning.NONE)
     assert {predict_outcome(name, Dialling([], [], DIAL, shared)).outcome for name in STRATEGIES} == {Outcome.FAILS}
 
