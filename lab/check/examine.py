@@ -139,9 +139,9 @@ class _Examination:
         The shortest timeouts are two seconds. If an observation is delayed, a state can expire between two of its
         steps, and the result does not describe the NAT.
         """
-        begun = time.monotonic()
+        started = time.monotonic()
         seen = await _begun(observation)
-        return LATE if self._watch.worst_since(begun) >= MARGIN_S else seen
+        return LATE if self._watch.worst_since(started) >= MARGIN_S else seen
 
     # Timeouts. A TCP timeout starts at the first packet of the state, because connection tracking ignores a
     # retransmitted SYN. A UDP timeout starts at the second datagram, because the first may have been retransmitted.
@@ -210,8 +210,8 @@ class _Examination:
 
     async def _stream(self) -> State:
         inside, server = self._udp_pair()
-        begun = since = time.monotonic()
-        while since - begun < _STREAM_S:
+        started = since = time.monotonic()
+        while since - started < _STREAM_S:
             external = _must(await datagram(inside, server, server.getsockname()))
             await datagram(server, inside, external)
             await asyncio.sleep(_STREAM_S / 4)

@@ -127,7 +127,7 @@ class Background:
         self._stack.close()
 
     def _run(self) -> None:
-        begun = time.monotonic()
+        started_s = time.monotonic()
         handlers: dict[socket.socket, Callable[[], None]] = {
             self._wire: self._answer,
             self._servers[False, False]: self._accept,
@@ -139,13 +139,13 @@ class Background:
                 selector.register(source, selectors.EVENT_READ, handler)
             arrival = next(self._arrivals, None)
             while True:
-                due_s = begun + arrival.at_s - time.monotonic() if arrival is not None else _LONGEST_WAIT_S
+                due_s = started_s + arrival.at_s - time.monotonic() if arrival is not None else _LONGEST_WAIT_S
                 for key, _events in selector.select(min(max(0.0, due_s), _LONGEST_WAIT_S)):
                     if key.data is None:
                         return
                     with contextlib.suppress(OSError):  # a link is down or a queue is full: the packet is lost
                         key.data()
-                if arrival is not None and begun + arrival.at_s <= time.monotonic():
+                if arrival is not None and started_s + arrival.at_s <= time.monotonic():
                     with contextlib.suppress(OSError):
                         self._open(arrival)
                         self.opened += 1

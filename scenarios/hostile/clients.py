@@ -199,7 +199,7 @@ class Attackers:
             f"too many connections from {ip} in a short time".encode(),
         )
 
-        def knock() -> None:
+        def register() -> None:
             with self.dial(ip) as sock, contextlib.suppress(ConnectionError):
                 sock.sendall(upgrade() + ws_frame(registration("sender", "onemore").encode()))
                 told = b""
@@ -211,7 +211,7 @@ class Attackers:
         with contextlib.ExitStack() as stack:
             for number in range(limit):
                 stack.enter_context(self.wait(f"held{number}", ip))
-            yield knock
+            yield register
 
 
 def drain(sock: socket.socket) -> bytes:

@@ -19,8 +19,8 @@ PUBLISHED = list(csv.DictReader(TABLE.splitlines()))
 )
 def test_the_formulas_give_the_published_figures(row: dict[str, str]) -> None:
     formula = collision if row["case"] == "one_hard" else collision_of_two
-    said = formula(int(row["open_ports_hard_side"]), int(row["probes"]))
-    assert said == pytest.approx(float(row["p_success"]), rel=0.01, abs=5e-5)
+    probability = formula(int(row["open_ports_hard_side"]), int(row["probes"]))
+    assert probability == pytest.approx(float(row["p_success"]), rel=0.01, abs=5e-5)
 
 
 def test_one_probe_hits_with_the_share_of_open_ports() -> None:

@@ -39,7 +39,7 @@ behaviors = st.builds(
 )
 
 
-def met(*arguments: object, shared: NatBehavior | None = None) -> bool:
+def connects(*arguments: object, shared: NatBehavior | None = None) -> bool:
     a, b = arguments
     assert isinstance(a, list)
     assert isinstance(b, list)
@@ -107,25 +107,25 @@ def test_without_hairpinning_hosts_behind_one_nat_do_not_connect(hairpinning: Ha
 
 def test_hosts_of_one_home_connect_by_hairpinning_for_every_mapping_and_filtering() -> None:
     for nat in (CONE, BY_ADDRESS, OPEN, SYMMETRIC):
-        assert met([], [], shared=replace(nat, hairpinning=Hairpinning.EXTERNAL_SOURCE))
+        assert connects([], [], shared=replace(nat, hairpinning=Hairpinning.EXTERNAL_SOURCE))
 
 
 def test_a_carrier_with_independent_mapping_does_not_change_the_prediction() -> None:
-    assert met([CONE], [CONE], shared=HAIRPIN)
-    assert met([CONE], [CONE], shared=replace(CONE, hairpinning=Hairpinning.EXTERNAL_SOURCE))
-    assert not met([CONE], [SYMMETRIC], shared=HAIRPIN)
-    assert met([BY_ADDRESS], [SYMMETRIC], shared=HAIRPIN)
+    assert connects([CONE], [CONE], shared=HAIRPIN)
+    assert connects([CONE], [CONE], shared=replace(CONE, hairpinning=Hairpinning.EXTERNAL_SOURCE))
+    assert not connects([CONE], [SYMMETRIC], shared=HAIRPIN)
+    assert connects([BY_ADDRESS], [SYMMETRIC], shared=HAIRPIN)
 
 
 def test_behind_a_symmetric_carrier_homes_that_filter_by_address_still_connect() -> None:
     carrier = replace(SYMMETRIC, hairpinning=Hairpinning.EXTERNAL_SOURCE)
-    assert met([BY_ADDRESS], [BY_ADDRESS], shared=carrier)
-    assert met([CONE], [BY_ADDRESS], shared=carrier)
-    assert met([CONE], [OPEN], shared=carrier)
-    assert not met([CONE], [CONE], shared=carrier)
-    assert not met([replace(BY_ADDRESS, mapping=MappingBehavior.ADDRESS_DEPENDENT)], [CONE], shared=carrier)
+    assert connects([BY_ADDRESS], [BY_ADDRESS], shared=carrier)
+    assert connects([CONE], [BY_ADDRESS], shared=carrier)
+    assert connects([CONE], [OPEN], shared=carrier)
+    assert not connects([CONE], [CONE], shared=carrier)
+    assert not connects([replace(BY_ADDRESS, mapping=MappingBehavior.ADDRESS_DEPENDENT)], [CONE], shared=carrier)
 
 
 def test_behind_a_symmetric_carrier_a_cone_at_home_does_not_help() -> None:
-    assert not met([CONE, SYMMETRIC], [CONE])
-    assert met([CONE, SYMMETRIC], [BY_ADDRESS])
+    assert not connects([CONE, SYMMETRIC], [CONE])
+    assert connects([CONE, SYMMETRIC], [BY_ADDRESS])

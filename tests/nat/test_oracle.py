@@ -77,8 +77,8 @@ def test_agreement_on_crossing_syns_takes_three_delays_after_the_receiver_is_con
     skew_s: float, flights: float
 ) -> None:
     cone = nat("port_restricted_cone")
-    said = predict_outcome(cone, cone, Dial(delay_s=0.05, skew_s=skew_s))
-    assert said.agreed_floor_s == pytest.approx(flights * 0.05)
+    prediction = predict_outcome(cone, cone, Dial(delay_s=0.05, skew_s=skew_s))
+    assert prediction.agreed_floor_s == pytest.approx(flights * 0.05)
 
 
 def test_agreement_takes_one_delay_less_if_the_receiver_connects() -> None:
@@ -160,10 +160,10 @@ def test_a_repeated_attempt_crosses_as_often_as_its_pause_allows(skew_s: float, 
     # Rejected after 40 ms, A connects again 90 to 190 ms after its first attempt, uniformly; 20 ms around B's SYN
     # count.
     cone = nat("port_restricted_cone", Unsolicited.PORT_UNREACHABLE)
-    said = predict_outcome(cone, cone, Dial(delay_s=0.02, skew_s=skew_s, attempts=2))
+    prediction = predict_outcome(cone, cone, Dial(delay_s=0.02, skew_s=skew_s, attempts=2))
     expected = (min(skew_s + 0.02, 0.19) - max(skew_s - 0.02, 0.09)) / 0.1
     assert expected == pytest.approx(chance) or (chance == 0 and expected < 0)
-    assert said.probability == pytest.approx(chance, abs=0.075)  # three standard errors of 400 runs
+    assert prediction.probability == pytest.approx(chance, abs=0.075)  # three standard errors of 400 runs
 
 
 @pytest.mark.parametrize(("loss", "syns"), [(0.1, 1), (0.3, 1), (0.3, 3)])
@@ -171,8 +171,8 @@ def test_a_lost_syn_is_retransmitted_until_the_deadline(loss: float, syns: int) 
     # Only A's SYN can be admitted, and no NAT rejects. Each lost packet of its handshake costs a second.
     dial = Dial(delay_s=0.02, attempts=1, deadline_s=syns - 0.5, loss=loss)
     ways = {1: (1 - loss) ** 3, 3: sum((1 - loss) ** 3 * loss**k * (k + 1) * (k + 2) / 2 for k in range(3))}
-    said = predict_outcome(nat("symmetric"), nat("full_cone"), dial)
-    assert said.probability == pytest.approx(ways[syns], abs=0.075)
+    prediction = predict_outcome(nat("symmetric"), nat("full_cone"), dial)
+    assert prediction.probability == pytest.approx(ways[syns], abs=0.075)
 
 
 def test_attempts_before_the_peers_first_syn_do_not_help() -> None:
@@ -188,10 +188,10 @@ def test_attempts_before_the_peers_first_syn_do_not_help() -> None:
 
 
 def test_without_resets_a_retransmission_passes_a_pinhole_opened_later() -> None:
-    said = predict_outcome(nat("symmetric"), nat("restricted_cone"), Dial(delay_s=0.02, skew_s=0.3))
-    assert said.outcome is Outcome.DIRECT
-    assert said.reason == "B's pinhole admits A's retransmitted SYN"
-    assert said.floor_s == pytest.approx(1.06)
+    prediction = predict_outcome(nat("symmetric"), nat("restricted_cone"), Dial(delay_s=0.02, skew_s=0.3))
+    assert prediction.outcome is Outcome.DIRECT
+    assert prediction.reason == "B's pinhole admits A's retransmitted SYN"
+    assert prediction.floor_s == pytest.approx(1.06)
     late = Dial(delay_s=0.02, skew_s=0.3, deadline_s=1.0)
     assert predict_outcome(nat("symmetric"), nat("restricted_cone"), late).outcome is Outcome.FAILS
 
@@ -204,9 +204,9 @@ def test_arbitrary_pooling_makes_address_dependent_filtering_random() -> None:
         pool_size=4,
         pooling=Pooling.ARBITRARY,
     )
-    said = predict_outcome(a, nat("restricted_cone"), Dial(0.02))
-    assert said.probability == pytest.approx(1 / 4, abs=0.065)
-    assert said.reason.endswith("otherwise A's SYN comes from another address of its NAT's pool")
+    prediction = predict_outcome(a, nat("restricted_cone"), Dial(0.02))
+    assert prediction.probability == pytest.approx(1 / 4, abs=0.065)
+    assert prediction.reason.endswith("otherwise A's SYN comes from another address of its NAT's pool")
     assert (
         predict_outcome(replace(a, pooling=Pooling.PAIRED), nat("restricted_cone"), Dial(0.02)).outcome
         is Outcome.DIRECT

@@ -74,8 +74,8 @@ def test_auto_lets_only_the_peer_connect_if_own_syns_would_block_it() -> None:
     )
     here = pair(open_but_moving, "port_restricted_cone")
     assert predict_outcome("reuse", here).outcome is Outcome.FAILS
-    said = predict_outcome("auto", here)
-    assert said.outcome is Outcome.DIRECT
+    prediction = predict_outcome("auto", here)
+    assert prediction.outcome is Outcome.DIRECT
 
 
 @pytest.mark.parametrize("skew_s", [0.0, 0.03, -0.5])
@@ -94,19 +94,19 @@ def test_lowttl_does_not_help_destination_dependent_mappings() -> None:
 def test_the_next_port_of_a_sequence_is_predicted(filtering: FilteringBehavior) -> None:
     cone = NatBehavior(MappingBehavior.ENDPOINT_INDEPENDENT, filtering, PortAllocation.PRESERVING)
     for one, other in ((SEQUENTIAL, cone), (cone, SEQUENTIAL)):
-        said = predict_outcome("predict", pair(one, other))
-        assert (said.outcome, said.probability) == (Outcome.DIRECT, 1.0)
+        prediction = predict_outcome("predict", pair(one, other))
+        assert (prediction.outcome, prediction.probability) == (Outcome.DIRECT, 1.0)
 
 
 def test_background_traffic_makes_a_prediction_miss_with_poisson_probability() -> None:
     busy = Guessing(background_per_s=100, measured_s=(0.02, None), window=3)
-    said = predict_outcome("predict", pair(SEQUENTIAL, "port_restricted_cone", guessing=busy))
-    assert said.outcome is Outcome.DEPENDS
-    assert said.probability == pytest.approx(exp(-2) * (1 + 2 + 2))
+    prediction = predict_outcome("predict", pair(SEQUENTIAL, "port_restricted_cone", guessing=busy))
+    assert prediction.outcome is Outcome.DEPENDS
+    assert prediction.probability == pytest.approx(exp(-2) * (1 + 2 + 2))
     # Only the sequential NAT's own traffic counts, on either side.
     mirrored = replace(busy, measured_s=(9.0, 0.02))
     assert predict_outcome("predict", pair("port_restricted_cone", SEQUENTIAL, guessing=mirrored)).probability == (
-        pytest.approx(said.probability)
+        pytest.approx(prediction.probability)
     )
 
 
@@ -121,8 +121,8 @@ def test_two_sequences_are_predicted() -> None:
     assert predict_outcome("birthday", pair(SEQUENTIAL, SEQUENTIAL)).outcome is Outcome.FAILS
     # One connection of another host behind either NAT is too many, in each of four rounds.
     busy = Guessing(background_per_s=10, measured_s=(0.02, 0.05))
-    said = predict_outcome("predict", pair(SEQUENTIAL, SEQUENTIAL, guessing=busy))
-    assert said.probability == pytest.approx(1 - (1 - exp(-0.2) * exp(-0.5)) ** 4)
+    prediction = predict_outcome("predict", pair(SEQUENTIAL, SEQUENTIAL, guessing=busy))
+    assert prediction.probability == pytest.approx(1 - (1 - exp(-0.2) * exp(-0.5)) ** 4)
     refusing_sequence = replace(SEQUENTIAL, unsolicited=Unsolicited.RESET)
     assert predict_outcome("predict", pair(refusing_sequence, refusing_sequence)).outcome is Outcome.DEPENDS
     assert (
@@ -132,8 +132,8 @@ def test_two_sequences_are_predicted() -> None:
 
 
 def test_sequential_ports_are_also_hit_by_random_probes() -> None:
-    said = predict_outcome("birthday", pair(SEQUENTIAL, "port_restricted_cone"))
-    assert said.probability == pytest.approx(birthday.collision(256, 1024))
+    prediction = predict_outcome("birthday", pair(SEQUENTIAL, "port_restricted_cone"))
+    assert prediction.probability == pytest.approx(birthday.collision(256, 1024))
 
 
 def test_random_ports_are_not_predicted() -> None:
@@ -150,21 +150,21 @@ def test_a_predicted_port_does_not_help_after_a_reset_has_closed_its_pinhole() -
 
 
 def test_birthday_has_the_probability_of_the_table() -> None:
-    said = predict_outcome("birthday", pair("symmetric", "port_restricted_cone"))
-    assert said.outcome is Outcome.DEPENDS
-    assert said.probability == pytest.approx(birthday.collision(256, 1024))
-    assert 0.98 < said.probability < 0.99
+    prediction = predict_outcome("birthday", pair("symmetric", "port_restricted_cone"))
+    assert prediction.outcome is Outcome.DEPENDS
+    assert prediction.probability == pytest.approx(birthday.collision(256, 1024))
+    assert 0.98 < prediction.probability < 0.99
     assert predict_outcome("birthday", pair("symmetric", "symmetric")).outcome is Outcome.FAILS
 
 
 def test_pinholes_that_resets_close_are_hit_by_probes_of_one_round_trip() -> None:
     symmetric, cone = refusing("symmetric"), refusing("port_restricted_cone")
-    said = predict_outcome("birthday", pair(symmetric, cone, Dial(0.02)))
-    assert said.probability == pytest.approx(birthday.collision(256, 40))
+    prediction = predict_outcome("birthday", pair(symmetric, cone, Dial(0.02)))
+    assert prediction.probability == pytest.approx(birthday.collision(256, 40))
     assert predict_outcome("birthday", pair(symmetric, cone, Dial(0.0))).outcome is Outcome.FAILS
     for delay_s, probes in ((0.0, 128), (0.02, 148)):
-        said = predict_outcome("birthday", pair("symmetric", cone, Dial(delay_s)))
-        assert said.probability == pytest.approx(birthday.collision(256, probes))
+        prediction = predict_outcome("birthday", pair("symmetric", cone, Dial(delay_s)))
+        assert prediction.probability == pytest.approx(birthday.collision(256, probes))
 
 
 @pytest.mark.parametrize("hard", ["symmetric", "port_restricted_cone"])
@@ -200,10 +200,10 @@ def test_no_strategy_is_better_than_auto_and_none_worse_than_plain(
     a: str | NatBehavior, b: str | NatBehavior, delay_s: float, skew_s: float
 ) -> None:
     here = pair(a, b, Dial(delay_s, skew_s, deadline_s=2.0))
-    said = {name: predict_outcome(name, here) for name in STRATEGIES}
-    assert all(said["auto"].probability >= each.probability for each in said.values())
-    assert all(said[name].probability >= said["reuse"].probability for name in said)
-    for each in said.values():
+    prediction = {name: predict_outcome(name, here) for name in STRATEGIES}
+    assert all(prediction["auto"].probability >= each.probability for each in prediction.values())
+    assert all(prediction[name].probability >= prediction["reuse"].probability for name in prediction)
+    for each in prediction.values():
         assert (each.outcome is Outcome.DEPENDS) == (0 < each.probability < 1)
         assert (each.floor_s is None) == (each.agreed_floor_s is None) == (each.outcome is Outcome.FAILS)
         if each.floor_s is not None and each.agreed_floor_s is not None:

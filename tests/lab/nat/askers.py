@@ -42,17 +42,17 @@ class Upnpc:
     def ask(self, lab: Lab, host: str, transport: str, port: int, external: int, lifetime_s: int) -> Endpoint:
         own = lab[host].address
         words = ["upnpc", *self._where, "-e", "test", "-a", own, port, external, transport.upper(), lifetime_s]
-        said = lab[host].run([str(word) for word in words], check=False).stdout
+        printed = lab[host].run([str(word) for word in words], check=False).stdout
         answer = re.search(
-            rf"external ([\d.]+):(\d+) {transport.upper()} is redirected to internal {own}:{port} ", said
+            rf"external ([\d.]+):(\d+) {transport.upper()} is redirected to internal {own}:{port} ", printed
         )
         if answer is None:
-            raise Rejected(said)
+            raise Rejected(printed)
         return answer[1], int(answer[2])
 
     def remove(self, lab: Lab, host: str, transport: str, port: int, external: int) -> None:
-        said = lab[host].run(["upnpc", *self._where, "-d", str(external), transport.upper()]).stdout
-        assert "UPNP_DeletePortMapping() returned : 0" in said, (port, said)
+        printed = lab[host].run(["upnpc", *self._where, "-d", str(external), transport.upper()]).stdout
+        assert "UPNP_DeletePortMapping() returned : 0" in printed, (port, printed)
 
 
 class Natpmpc:
@@ -60,11 +60,11 @@ class Natpmpc:
 
     def ask(self, lab: Lab, host: str, transport: str, port: int, external: int, lifetime_s: int) -> Endpoint:
         words = ["natpmpc", "-g", GATEWAY, "-a", external, port, transport, lifetime_s]
-        said = lab[host].run([str(word) for word in words], check=False).stdout
-        address = re.search(r"Public IP address : ([\d.]+)", said)
-        answer = re.search(rf"Mapped public port (\d+) protocol {transport.upper()} to local port {port} ", said)
+        printed = lab[host].run([str(word) for word in words], check=False).stdout
+        address = re.search(r"Public IP address : ([\d.]+)", printed)
+        answer = re.search(rf"Mapped public port (\d+) protocol {transport.upper()} to local port {port} ", printed)
         if address is None or answer is None:
-            raise Rejected(said)
+            raise Rejected(printed)
         return address[1], int(answer[1])
 
     def remove(self, lab: Lab, host: str, transport: str, port: int, external: int) -> None:

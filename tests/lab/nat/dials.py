@@ -95,10 +95,10 @@ class Result:
         None if that depends on the lateness of a packet or of its processing: `LATE_S`, or, for a contradiction, the
         maximum lateness of a link.
         """
-        said = self._replayed(dialled, LATE_S)
-        if said == {dialled.direct}:
+        replayed = self._replayed(dialled, LATE_S)
+        if replayed == {dialled.direct}:
             return False
-        return True if len(said) == 1 and said == self._replayed(dialled, dialled.late_s) else None
+        return True if len(replayed) == 1 and replayed == self._replayed(dialled, dialled.late_s) else None
 
     def _replayed(self, dialled: Dialled, late_s: float) -> set[bool]:
         """Return the possible outcomes of these attempts with packets on time, or late by up to `late_s`."""
@@ -177,10 +177,10 @@ class Meeting:
         skew = self._cell.skew_ms / 1000
         planned = (self._start + max(0.0, -skew), self._start + max(0.0, skew))
         moments = [made or [plan] for made, plan in zip(self._moments, planned, strict=True)]
-        begun = min(made[0] for made in moments)
+        first = min(made[0] for made in moments)
         return Dialled(
-            None if self._direct is None else self._direct - begun,
-            [[moment - begun for moment in made] for made in moments],
+            None if self._direct is None else self._direct - first,
+            [[moment - first for moment in made] for made in moments],
             2 * self._lab.lateness_s,
         )
 

@@ -56,12 +56,12 @@ def test_probes_hit_as_often_as_published(probes: int, capsys: pytest.CaptureFix
     ):
         peer = external_endpoint(lab, stack)
         opened, ports = open_ports(lab, peer, stack)
-        met = probe(lab, hands, opened)
+        hits = probe(lab, hands, opened)
 
     # Exactly the open ports were hit, each by a connection that carried data.
-    assert met == [set(hand) & ports for hand in hands]
+    assert hits == [set(hand) & ports for hand in hands]
 
-    successes, expected = sum(map(bool, met)), PUBLISHED[probes]
+    successes, expected = sum(map(bool, hits)), PUBLISHED[probes]
     sigma = sqrt(expected * (1 - expected) / len(hands))
     deviation = (successes / len(hands) - expected) / sigma
     with capsys.disabled():
@@ -121,21 +121,21 @@ def open_ports(lab: Lab, peer: tuple[str, int], stack: contextlib.ExitStack) -> 
 def probe(lab: Lab, hands: Sequence[Sequence[int]], opened: Sequence[socket.socket]) -> list[set[int]]:
     """Connect from b to every port of every group. Return the ports of each group that reached an open socket of a."""
     target = lab["nat_a"].address
-    heard: set[int] = set()
-    doors = {sock.fileno(): sock for sock in opened}
+    received: set[int] = set()
+    listeners = {sock.fileno(): sock for sock in opened}
     probes: dict[int, tuple[int, socket.socket]] = {}
     waiting: deque[tuple[float, list[socket.socket]]] = deque()
     with select.epoll() as poll, contextlib.ExitStack() as stack, lab["b"].entered():
-        for door in opened:
-            poll.register(door, select.EPOLLIN)
+        for listener in opened:
+            poll.register(listener, select.EPOLLIN)
 
         def listen(until: float) -> None:
             left = until - time.monotonic()
             while events := poll.poll(max(0.0, left), 1024):
                 for descriptor, _events in events:
                     poll.unregister(descriptor)
-                    if descriptor in doors:
-                        heard.add(int.from_bytes(doors[descriptor].recv(2), "big"))
+                    if descriptor in listeners:
+                        received.add(int.from_bytes(listeners[descriptor].recv(2), "big"))
                     else:
                         port, sock = probes[descriptor]
                         sock.send(port.to_bytes(2, "big"))
@@ -163,4 +163,4 @@ def probe(lab: Lab, hands: Sequence[Sequence[int]], opened: Sequence[socket.sock
                 let_go()
         while waiting:
             let_go()
-    return [heard.intersection(hand) for hand in hands]
+    return [received.intersection(hand) for hand in hands]

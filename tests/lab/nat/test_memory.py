@@ -173,13 +173,13 @@ def test_outbound_packets_refresh_a_mapping(kind: socket.SocketKind) -> None:
     nat = replace(FULL_CONE, refresh=Refresh.OUTBOUND, timeouts=QUICK)
     with world(nat, kind) as w:
         target = w.mapped("a", "server", 5000)
-        begun = time.monotonic()
+        started = time.monotonic()
         talking = w.bound("a", PORT)
         if kind is socket.SOCK_STREAM:
             server = w.listening("server", 5001)
             talking.connect((w.lab["server"].address, 5001))
             w.stack.enter_context(server.accept()[0])
-        while time.monotonic() - begun < 3:
+        while time.monotonic() - started < 3:
             if kind is socket.SOCK_STREAM:
                 talking.send(b"x")
             else:
@@ -192,14 +192,14 @@ def test_outbound_packets_refresh_a_mapping(kind: socket.SocketKind) -> None:
 def test_answers_to_an_admitted_host_refresh_the_mapping_for_others() -> None:
     with world(replace(FULL_CONE, refresh=Refresh.OUTBOUND, timeouts=QUICK), socket.SOCK_DGRAM) as w:
         target = w.mapped("a", "server", 5000)
-        door, admitted = w.listening("a", PORT), w.bound("stranger", 6000)
-        begun = time.monotonic()
-        while time.monotonic() - begun < 3:
+        listener, admitted = w.listening("a", PORT), w.bound("stranger", 6000)
+        started = time.monotonic()
+        while time.monotonic() - started < 3:
             admitted.sendto(b"x", target)
-            door.sendto(b"y", door.recvfrom(1)[1])
+            listener.sendto(b"y", listener.recvfrom(1)[1])
             assert admitted.recv(1) == b"y"
             time.sleep(0.5)  # the interval of both
-        door.close()
+        listener.close()
         assert w.reached("server", 6001, target, ["a"]) == "a"
 
 

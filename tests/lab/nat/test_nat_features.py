@@ -97,18 +97,18 @@ def test_an_icmp_error_from_outside_reaches_the_inside_host_or_is_swallowed(erro
 def test_a_hairpinned_packet_has_the_external_source_endpoint(nat: NatBehavior, kind: socket.SocketKind) -> None:
     with world(replace(nat, hairpinning=Hairpinning.EXTERNAL_SOURCE), kind) as w:
         target, own = w.mapped("a", "server", 5000), w.mapped("a2", "server", 5000, PORT + 1)
-        door = w.listening("a", PORT)
-        door.settimeout(2)
+        listener = w.listening("a", PORT)
+        listener.settimeout(2)
         dialler = w.bound("a2", PORT + 1)
         dialler.connect(target)
         dialler.send(b"x")
         if kind is socket.SOCK_STREAM:
-            accepted, remote = door.accept()
+            accepted, remote = listener.accept()
             w.stack.enter_context(accepted)
             accepted.send(b"y")
         else:
-            remote = door.recvfrom(1)[1]
-            door.sendto(b"y", remote)
+            remote = listener.recvfrom(1)[1]
+            listener.sendto(b"y", remote)
         assert dialler.recv(1) == b"y"
         assert remote[0] == w.lab["nat_a"].address
         assert (remote == own) is (nat is not SYMMETRIC)
@@ -118,9 +118,9 @@ def test_a_hairpinned_packet_with_internal_source_has_the_private_address() -> N
     nat = replace(CONE, hairpinning=Hairpinning.INTERNAL_SOURCE)
     with world(nat, socket.SOCK_DGRAM) as w:
         target = w.mapped("a", "server", 5000)
-        door = w.listening("a", PORT)
+        listener = w.listening("a", PORT)
         w.bound("a2", PORT + 1).sendto(b"x", target)
-        assert door.recvfrom(1)[1] == (w.lab["a2"].address, PORT + 1)
+        assert listener.recvfrom(1)[1] == (w.lab["a2"].address, PORT + 1)
 
 
 @TRANSPORTS
@@ -212,9 +212,9 @@ def test_replies_use_the_mapping_of_the_inbound_packet() -> None:
     nat = replace(SYMMETRIC, filtering=FilteringBehavior.ENDPOINT_INDEPENDENT)
     with world(nat, socket.SOCK_DGRAM) as w:
         registered = w.mapped("a", "server", 5000)
-        door, outsider = w.listening("a", PORT), w.bound("stranger", 6000)
+        listener, outsider = w.listening("a", PORT), w.bound("stranger", 6000)
         outsider.sendto(b"x", registered)
-        door.sendto(b"y", door.recvfrom(1)[1])
+        listener.sendto(b"y", listener.recvfrom(1)[1])
         assert outsider.recvfrom(1)[1] == registered
 
 

@@ -87,17 +87,17 @@ def test_a_rebooting_nat_drops_all_packets_during_its_downtime() -> None:
         talk = Talk(w)
         nat = w.lab.nat("a")
         boot = threading.Thread(target=nat.reboot, args=(1.5,))
-        begun = time.monotonic()
+        started = time.monotonic()
         boot.start()
         while talk.goes_out(0.05):
-            assert time.monotonic() < begun + 1.5
+            assert time.monotonic() < started + 1.5
         with w.lab["stranger"].socket() as dialler:
             dialler.settimeout(SILENCE_S)
             with pytest.raises(TimeoutError):
                 dialler.connect((nat.address, 12345))
-        assert time.monotonic() < begun + 1.5
+        assert time.monotonic() < started + 1.5
         boot.join()
-        assert time.monotonic() >= begun + 1.5
+        assert time.monotonic() >= started + 1.5
         assert talk.goes_out()
         with w.lab["stranger"].socket() as dialler, pytest.raises(ConnectionRefusedError):
             dialler.connect((nat.address, 12345))

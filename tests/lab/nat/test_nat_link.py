@@ -66,17 +66,17 @@ def test_a_firewall_can_be_flushed_and_its_link_set_down_with_ipv6(kind: socket.
     with Lab(Firewalls(delay="0ms", edge_delay="0ms")) as lab, contextlib.ExitStack() as stack:
         wall, edge = lab.nat("a"), lab["edge1"].graph.address6
         assert edge is not None
-        door, inner = (stack.enter_context(socket_of(lab, node, kind)) for node in ("edge1", "a"))
-        door.bind((edge, 5000))
+        listener, inner = (stack.enter_context(socket_of(lab, node, kind)) for node in ("edge1", "a"))
+        listener.bind((edge, 5000))
         if kind is TCP:
-            door.listen()
+            listener.listen()
         inner.connect((edge, 5000))
         inner.send(b"x")
         if kind is TCP:
-            outer = stack.enter_context(door.accept()[0])
+            outer = stack.enter_context(listener.accept()[0])
             outer.recv(1)
         else:
-            outer = door
+            outer = listener
             outer.connect(outer.recvfrom(1)[1])
         assert passes(outer, inner, 2)
         wall.link_down()

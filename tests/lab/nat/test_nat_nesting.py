@@ -49,7 +49,7 @@ def nat444(home: NatBehavior, cgn: NatBehavior, kind: socket.SocketKind) -> Iter
         yield World(lab, kind, stack)
 
 
-def heard(
+def source_at(
     w: World, listener: socket.socket, sender: socket.socket, target: tuple[str, int], wait_s: float = PATIENCE_S
 ) -> tuple[str, int] | None:
     """Return the source endpoint of the connection at the listener, None without one. An answer has arrived."""
@@ -91,8 +91,8 @@ def test_two_hosts_with_one_source_port_and_one_server_get_their_own_answers(
             sender.connect((w.address("server"), 5000))
             sender.send(host.encode())
             if kind is socket.SOCK_DGRAM:
-                said, remote = server.recvfrom(2)
-                server.sendto(said, remote)
+                data, remote = server.recvfrom(2)
+                server.sendto(data, remote)
             else:
                 accepted, remote = server.accept()
                 w.stack.enter_context(accepted).settimeout(2)
@@ -109,10 +109,10 @@ def test_two_hosts_with_one_source_port_reach_each_other_by_hairpinning(kind: so
         external = {host: w.mapped(host, "server", 5000) for host in ("a", "a2")}
         for host, peer in (("a", "a2"), ("a2", "a")):
             with w.listening(peer, PORT) as listener:
-                assert heard(w, listener, w.bound(host, PORT + 1), external[peer]) is not None
+                assert source_at(w, listener, w.bound(host, PORT + 1), external[peer]) is not None
         # From the same port by which the peer knows it (RFC 4787 REQ-9a, RFC 5382 REQ-8a).
         listener, sender = w.listening("a", PORT), w.bound("a2", PORT)
-        assert heard(w, listener, sender, external["a"]) == external["a2"]
+        assert source_at(w, listener, sender, external["a"]) == external["a2"]
 
 
 # A carrier's NAT in front of home NATs (RFC 6888 REQ-1: it meets the requirements of any NAT).
@@ -203,7 +203,7 @@ def test_homes_of_one_carrier_reach_each_other_according_to_its_hairpinning(
             return
         turned_back = hairpinning is Hairpinning.EXTERNAL_SOURCE
         wait_s = PATIENCE_S if turned_back else SILENCE_S
-        remote = heard(w, w.listening("b", PORT), w.bound("a", PORT), external["b"], wait_s)
+        remote = source_at(w, w.listening("b", PORT), w.bound("a", PORT), external["b"], wait_s)
         assert remote == (external["a"] if turned_back else None)
 
 
@@ -216,7 +216,7 @@ def test_the_home_nat_filters_hairpinned_packets(kind: socket.SocketKind) -> Non
             # Until b also has sent a packet there.
             listener = w.listening("b", PORT)
             listener.sendto(b"x", external["a"])
-            assert heard(w, listener, w.bound("a", PORT), external["b"]) == external["a"]
+            assert source_at(w, listener, w.bound("a", PORT), external["b"]) == external["a"]
 
 
 @pytest.mark.parametrize(
@@ -289,11 +289,11 @@ def sample(seed: int, count: int) -> list[Nested]:
     drawn: list[Nested] = []
     for homes, delay in ((prompt, "0ms"), (HOMES, "20ms")):
         some = (tuple(draw.choice(homes) for _ in range(3)) for _ in range(100 * count))
-        drawn += [(a, b, cgn, delay) for a, b, cgn in some if said(a, cgn)][:count]
+        drawn += [(a, b, cgn, delay) for a, b, cgn in some if is_equivalent(a, cgn)][:count]
     return drawn
 
 
-def said(home: NatBehavior, cgn: NatBehavior) -> bool:
+def is_equivalent(home: NatBehavior, cgn: NatBehavior) -> bool:
     """Return whether a single behavior is equivalent (see `lab.oracle.nesting`)."""
     by_address = home.filtering is FilteringBehavior.ADDRESS_DEPENDENT
     return not (by_address and cgn.filtering is FilteringBehavior.ENDPOINT_INDEPENDENT and cgn.destination_dependent)

@@ -63,9 +63,9 @@ def test_an_icmp_error_leaves_a_pinhole_that_does_not_help() -> None:
     """Further attempts do not help: the peer's SYN finds no active attempt behind the pinhole, and the hosts stay in
     this state.
     """
-    refusing = [cone(answer) for answer in (Unsolicited.PORT_UNREACHABLE, Unsolicited.ADMIN_PROHIBITED)]
+    rejecting = [cone(answer) for answer in (Unsolicited.PORT_UNREACHABLE, Unsolicited.ADMIN_PROHIBITED)]
     # The error arrives after 40 ms, the next attempt starts at least 50 ms later, and the peer's SYN arrives between.
-    cells = [Cell(nat, nat, delay_ms=20, skew_ms=45, attempts=None) for nat in refusing]
+    cells = [Cell(nat, nat, delay_ms=20, skew_ms=45, attempts=None) for nat in rejecting]
     for result in dial_cells(cells, DIALS):
         assert result.cell.prediction.outcome is Outcome.FAILS
         assert not [dialled for dialled in result.dials if result.contradicts(dialled)], result
@@ -85,6 +85,6 @@ def test_an_icmp_error_leaves_a_pinhole_that_does_not_help() -> None:
 def test_losses_prevent_as_many_connections_as_predicted(one: str, other: str) -> None:
     a, b = presets.behavior(one), presets.behavior(other)
     (result,) = dial_cells([Cell(a, b, delay_ms=20, skew_ms=0, loss=10, deadline_s=1.6)], 60)
-    said = result.cell.prediction
-    assert said.outcome is Outcome.DEPENDS
-    assert p_value(result.direct, [said.probability] * 60) > IMPROBABLE, (result.direct, said)
+    prediction = result.cell.prediction
+    assert prediction.outcome is Outcome.DEPENDS
+    assert p_value(result.direct, [prediction.probability] * 60) > IMPROBABLE, (result.direct, prediction)

@@ -169,15 +169,15 @@ def test_every_attempt_agrees_with_the_prediction(
     """All or none connect; if it depends on timing, the actual times of the attempts decide."""
     wrong, certain, uncertain, undecided = [], 0, 0, 0
     for number, result in results:
-        said = result.cell.prediction
+        prediction = result.cell.prediction
         verdicts = [result.contradicts(dialled) for dialled in result.dials]
         undecided += verdicts.count(None)
         if True in verdicts:
             wrong.append((number, result))
-        elif said.outcome is Outcome.DEPENDS:
+        elif prediction.outcome is Outcome.DEPENDS:
             uncertain += False in verdicts
         else:
-            certain += all(said.agrees(dialled.direct) for dialled in result.dials)
+            certain += all(prediction.agrees(dialled.direct) for dialled in result.dials)
     with capsys.disabled():
         print(
             f"\noracle, seed {SEED}: {len(results)} cells; {certain} certain ones as predicted (n = 1 each), "
@@ -230,10 +230,10 @@ def _uncertain(cell: Cell) -> bool:
 def _told(wrong: Sequence[tuple[int, Result]]) -> str:
     lines = ["the oracle and the kernel disagree"]
     for number, result in wrong:
-        said = result.cell.prediction
+        prediction = result.cell.prediction
         lines += [
             f"ORACLE_SEED={SEED} ORACLE_CELL={number}: {result.direct} of {len(result.dials)} direct",
-            f"    predicted {said.outcome} ({said.probability:.2f}): {said.reason}",
+            f"    predicted {prediction.outcome} ({prediction.probability:.2f}): {prediction.reason}",
             f"    {result.cell}",
             *(f"    {dialled}" for dialled in result.dials if result.contradicts(dialled)),
         ]

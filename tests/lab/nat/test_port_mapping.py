@@ -104,18 +104,18 @@ def test_deleting_the_mapping_of_one_transport_keeps_the_other(asker: Asker, kep
 def test_answers_use_the_mapping_and_the_source_is_preserved(transport: str) -> None:
     with world("symmetric", KINDS[transport], port_mapping="all") as w:
         target = Pcp().ask(w.lab, "a", transport, PORT, EXTERNAL, LEASE_S)
-        door, dialler = w.listening("a", PORT), w.bound("stranger", 6000)
+        listener, dialler = w.listening("a", PORT), w.bound("stranger", 6000)
         dialler.connect(target)
         dialler.send(b"question")
         if transport == "tcp":
-            answering, seen = door.accept()
+            answering, seen = listener.accept()
             w.stack.enter_context(answering)
             assert answering.recv(100) == b"question"
             answering.send(b"answer")
         else:
-            question, seen = door.recvfrom(100)
+            question, seen = listener.recvfrom(100)
             assert question == b"question"
-            door.sendto(b"answer", seen)
+            listener.sendto(b"answer", seen)
         assert seen == (w.lab["stranger"].address, 6000)
         assert dialler.recv(100) == b"answer"  # a connected socket receives only the target's answer
 

@@ -60,8 +60,8 @@ def test_a_mapping_admits_all_until_it_is_deleted(spoken: str, protocols: set[st
     ports = itertools.count(6000)
     with world("symmetric", port_mapping=spoken) as w:
         external = (w.lab["nat_a"].address, PORT)
-        with holding(w) as (process, said):
-            endpoint, _by, protocol = said.partition(" by ")
+        with holding(w) as (process, printed):
+            endpoint, _by, protocol = printed.partition(" by ")
             assert endpoint == f"{external[0]}:{PORT}"
             assert protocol in protocols
             assert w.reached("stranger", next(ports), external, ["a", "a2"]) == "a"
@@ -85,10 +85,10 @@ def test_a_mapping_is_renewed_while_held_and_expires_soon_after_its_holder_is_ki
 
 
 def test_without_port_mapping_the_reason_is_reported_for_each_protocol() -> None:
-    with world("symmetric") as w, holding(w) as (_process, said):
+    with world("symmetric") as w, holding(w) as (_process, printed):
         gateway = "192.168.1.1:5351"
         for words in (f"PCP: {gateway} ", f"NAT-PMP: {gateway} ", "UPnP IGD: no gateway device"):
-            assert words in said
+            assert words in printed
 
 
 def test_a_terminated_client_deletes_its_mapping(tmp_path: Path) -> None:

@@ -49,12 +49,12 @@ def test_a_client_measures_its_nats_port_allocation(
 ) -> None:
     with Lab(AB(nat_a=nat, nat_b="none"), background=background) as lab:
         edge_network(lab, PUNCH).wait()
-        said = lab["a"].run([sys.executable, "-c", MEASURE, f"ws://{lab.anycast}:{EDGE_PORT}"]).stdout
-    assert json.loads(said) == found
+        printed = lab["a"].run([sys.executable, "-c", MEASURE, f"ws://{lab.anycast}:{EDGE_PORT}"]).stdout
+    assert json.loads(printed) == found
 
 
 def test_a_window_contains_the_next_port_as_often_as_the_model_says_under_background_traffic() -> None:
-    rate, window, looks, longest_s = 100.0, 2, 400, 0.04
+    rate, window, measurements, longest_s = 100.0, 2, 400, 0.04
     hits, expected, variance = 0, 0.0, 0.0
     pauses = random.Random(5128)
     with (
@@ -71,7 +71,7 @@ def test_a_window_contains_the_next_port_as_often_as_the_model_says_under_backgr
                 accepted.close()
             return int(seen[1])
 
-        for _look in range(looks):
+        for _measurement in range(measurements):
             earlier = time.monotonic()
             before = port()
             time.sleep(pauses.uniform(0, longest_s))  # other hosts create mappings meanwhile: this is measured
@@ -82,4 +82,4 @@ def test_a_window_contains_the_next_port_as_often_as_the_model_says_under_backgr
             expected += chance
             variance += chance * (1 - chance)
     assert abs(hits - expected) <= DEVIATIONS * sqrt(variance), (hits, expected, variance)
-    assert 0.2 < expected / looks < 0.9  # neither certain nor impossible, so that the model is tested
+    assert 0.2 < expected / measurements < 0.9  # neither certain nor impossible, so that the model is tested

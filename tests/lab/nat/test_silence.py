@@ -70,9 +70,9 @@ def answers(recording: Recording, port: int) -> list[tuple[float, int, int]]:
     """Return (seconds after the first SYN from the stranger's port, type, code) of all its ICMP errors."""
     assert recording.complete
     here = [(frame.time_ns / 1e9, frame.packet) for frame in recording.frames if frame.node == "stranger"]
-    begun = min(at for at, packet in here if TCP in packet and packet[TCP].sport == port)
+    started = min(at for at, packet in here if TCP in packet and packet[TCP].sport == port)
     return [
-        (at - begun, packet[ICMP].type, packet[ICMP].code)
+        (at - started, packet[ICMP].type, packet[ICMP].code)
         for at, packet in here
         if ICMP in packet and packet[ICMP].payload.sport == port
     ]

@@ -72,8 +72,8 @@ def test_a_waiting_sender_requests_its_mapping_again_and_the_peer_connects(
 
 def test_a_mapping_lost_by_a_reboot_is_restored_within_seconds() -> None:
     ports = itertools.count(6000)
-    with world("symmetric", port_mapping="pcp") as w, holding(w) as (_process, said):
-        external = (w.lab["nat_a"].address, int(said.split()[0].rpartition(":")[2]))
+    with world("symmetric", port_mapping="pcp") as w, holding(w) as (_process, printed):
+        external = (w.lab["nat_a"].address, int(printed.split()[0].rpartition(":")[2]))
 
         def await_mapping(patience_s: float) -> None:
             ends = time.monotonic() + patience_s
