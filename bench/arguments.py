@@ -21,6 +21,7 @@ PARTS: dict[str, Sequence[str]] = {
     "edges": ("clients",),
     "confinement": ("confined",),
     "reports": (),
+    "analysis": (),
 }
 """What is measured, in this order, and the options on which it depends."""
 

@@ -185,6 +185,12 @@ def _reports(_given: argparse.Namespace) -> Found:
     return {"reports": reporting.compare(_tell)}
 
 
+def _analysis(_given: argparse.Namespace) -> Found:
+    from bench import analysis
+
+    return {"analysis": analysis.compare(_tell)}
+
+
 _PARTS: dict[str, Callable[[argparse.Namespace], Found]] = {
     "memory": _memory,
     "builds": _builds,
@@ -196,6 +202,7 @@ _PARTS: dict[str, Callable[[argparse.Namespace], Found]] = {
     "edges": _edges,
     "confinement": _confinement,
     "reports": _reports,
+    "analysis": _analysis,
 }
 """Name -> how it is measured."""
 

@@ -7,6 +7,7 @@ is not safe is escaped as in a Python string (`\\x1b`, `\\u202e`), so that it ca
 - surrogates, which no file takes, unassigned and private characters, and noncharacters;
 - characters that nobody sees: format characters (category Cf, with all bidirectional controls, zero-width characters
   and tags), line and paragraph separators, and the default-ignorable characters of other categories (UAX #44);
+- combining marks beyond the first `MOST_MARKS` of a character: a stack of them covers the lines above and below;
 - `##[`, `##vso[` and `##teamcity[`, with which GitHub Actions, Azure Pipelines and TeamCity take a line of a log for a
   command wherever they stand in it. (`::command::` is one at the start of a line only: see `punch.stdio`.)
 
@@ -18,11 +19,15 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Iterator
 
 LONGEST = 2000
 """Characters of a text that is shown, at most."""
 LONGEST_VALUE = 300
 """Characters of a value that an error shows, at most."""
+
+MOST_MARKS = 5
+"""Combining marks in a row that are shown, and that a name may have. Hebrew with vowels and accents has up to five."""
 
 _COMMAND = re.compile(r"##(?=\w*\[)")
 
@@ -33,6 +38,8 @@ _JOINERS = frozenset((0x200C, 0x200D, *_VARIATION_SELECTORS))
 """ZWNJ, ZWJ and the variation selectors: Persian, Mongolian, Japanese names and emoji need them."""
 _VISIBLE_FORMATS = frozenset((*range(0x0600, 0x0606), 0x06DD, 0x070F, 0x0890, 0x0891, 0x08E2, 0x110BD, 0x110CD))
 """Format characters that have a glyph (Prepended_Concatenation_Mark)."""
+_MARKS = frozenset(("Mn", "Me"))
+"""Marks that take no room of their own."""
 _UNSUITABLE = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 
 
@@ -44,7 +51,7 @@ def printable(text: str, longest: int | None = LONGEST) -> str:
     if longest is not None and len(text) > longest:
         text = text[: longest + 1]
     if not (text.isascii() and text.isprintable()):
-        text = text.translate(_ESCAPES)
+        text = _with_few_marks(text.translate(_ESCAPES), _ESCAPES)
     text = disarmed(text)
     return text if longest is None or len(text) <= longest else f"{text[: longest - 1]}…"
 
@@ -86,7 +93,7 @@ def printable_parts(value: object) -> object:
 def safe_json(document: str) -> str:
     """A JSON document of one line that means the same, with what is not safe in it written as JSON escapes."""
     if not (document.isascii() and document.isprintable()):
-        document = document.translate(_JSON_ESCAPES)
+        document = _with_few_marks(document.translate(_JSON_ESCAPES), _JSON_ESCAPES)
     return disarmed(document)
 
 
@@ -97,6 +104,30 @@ def unsuitable_in_names(name: str) -> str | None:
     variation selectors, and characters that this version of Unicode does not know.
     """
     return next((each for each in name if _is_unsuitable(each)), None)
+
+
+def has_stacked_marks(name: str) -> bool:
+    """Whether a name has more than `MOST_MARKS` combining marks in a row; joiners between them do not count."""
+    return next(_marks_beyond(name), None) is not None
+
+
+def _marks_beyond(text: str) -> Iterator[int]:
+    """Where the combining marks are that follow `MOST_MARKS` others."""
+    row = 0
+    for place, char in enumerate(text):
+        if char.isascii():
+            row = 0
+        elif ord(char) not in _JOINERS:
+            row = row + 1 if unicodedata.category(char) in _MARKS else 0
+            if row > MOST_MARKS:
+                yield place
+
+
+def _with_few_marks(text: str, escapes: _Escapes) -> str:
+    """The text with the marks beyond the first ones of a row escaped."""
+    if text.isascii() or not (beyond := set(_marks_beyond(text))):
+        return text
+    return "".join(escapes.escaped(char) if place in beyond else char for place, char in enumerate(text))
 
 
 def _is_unsuitable(char: str) -> bool:
@@ -121,12 +152,19 @@ class _Escapes:
     """A table for `str.translate`. It keeps nothing: what comes from outside must not fill the memory."""
 
     def __getitem__(self, code: int) -> int | str:
-        return code if _is_safe(code) else ascii(chr(code))[1:-1]
+        return code if _is_safe(code) else self.escaped(chr(code))
+
+    @staticmethod
+    def escaped(char: str) -> str:
+        """As in a Python string."""
+        return ascii(char)[1:-1]
 
 
-class _JsonEscapes:
-    def __getitem__(self, code: int) -> int | str:
-        return code if _is_safe(code) else json.dumps(chr(code))[1:-1]
+class _JsonEscapes(_Escapes):
+    @staticmethod
+    def escaped(char: str) -> str:
+        """As in a JSON string."""
+        return json.dumps(char)[1:-1]
 
 
 _ESCAPES, _JSON_ESCAPES = _Escapes(), _JsonEscapes()

@@ -19,11 +19,11 @@ from tests.plain import HOSTILE, assert_plain_line
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("punch", "lab", "topologies", "reports", "scenarios", "bench")
 GUARDED = {
-    "rich.console.Console": {"lab/cli/screen.py", "punch/client/progress.py"},
-    "punch.stdio.unguarded": {"lab/cli/screen.py", "punch/client/progress.py"},
-    "punch.stdio.settle": {  # in every process of ours that has the terminal
+    "rich.console.Console": {"lab/cli/screen.py", "punch/transfer/progress.py"},
+    "punchlab.punch.stdio.unguarded": {"lab/cli/screen.py", "punch/transfer/progress.py"},
+    "punchlab.punch.stdio.settle": {  # in every process of ours that has the terminal
         *("lab/cli/__init__.py", "punch/cli/__init__.py"),
-        *("lab/workers.py", "lab/campaign/machines/runner.py"),
+        *("lab/campaign/workers.py", "lab/campaign/machines/runner.py"),
     },
     "rich.print": set[str](),
     "html.escape": {"reports/words.py"},

@@ -108,7 +108,7 @@ class Recorder:
             self._close()
         frames = tuple(sorted(self._frames, key=lambda frame: frame.time_ns))
         interfaces = tuple(point.interface for point in self._points)
-        return Recording(frames, interfaces, drops, self._clock_offset_ns, self._excessive)
+        return Recording(frames, interfaces, drops, self._clock_offset_ns, self.excessive)
 
     def so_far(self) -> tuple[Frame, ...]:
         """Return the frames captured until now, in the order of time. The capture continues."""
@@ -121,7 +121,8 @@ class Recorder:
             return self._more.wait_for(lambda: len(self._frames) > count, timeout_s)
 
     @property
-    def _excessive(self) -> bool:
+    def excessive(self) -> bool:
+        """Whether the capture ended early because it reached its memory limit."""
         return self._most_bytes is not None and self._bytes > self._most_bytes
 
     def _drain_until_woken(self) -> None:
@@ -129,7 +130,7 @@ class Recorder:
             selector.register(self._wake, selectors.EVENT_READ)
             for tap in self._taps:
                 selector.register(tap, selectors.EVENT_READ, tap)
-            while self._failure is None and not self._excessive:
+            while self._failure is None and not self.excessive:
                 ready = [key.data for key, _events in selector.select()]
                 if None in ready:
                     return
@@ -139,7 +140,7 @@ class Recorder:
         try:
             for tap in taps:
                 frames = []
-                while not self._excessive and (frame := tap.read()) is not None:
+                while not self.excessive and (frame := tap.read()) is not None:
                     frames.append(frame)
                     self._bytes += len(frame.data) + _FRAME_BYTES
                 with self._more:

@@ -6,10 +6,12 @@
   it to, whether the SYNs crossed, who refused one, where one vanished, which connection lived and by which way it went.
 - The *delivery* (`proof`) is how many bytes of the file went directly and how many through edges; `payload` counts.
 - `timeline` is the same in words, one line per event.
+- `bounds` says how many packets are analysed at most, and why the time that it takes is bounded.
 
 Nothing here does input or output, and nothing needs scapy.
 """
 
+from punchlab.lab.exchange.bounds import ExcessiveError
 from punchlab.lab.exchange.connection import Connection
 from punchlab.lab.exchange.pair import HostPair, HostSide
 from punchlab.lab.exchange.proof import Delivery, delivery
@@ -20,6 +22,7 @@ from punchlab.lab.exchange.wire import Kind
 __all__ = [
     "Connection",
     "Delivery",
+    "ExcessiveError",
     "Exchange",
     "Hop",
     "HostPair",

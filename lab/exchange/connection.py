@@ -6,9 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from punchlab.lab.exchange import bounds
 from punchlab.lab.exchange.pair import HostPair
 from punchlab.lab.exchange.segment import Hop, Segment
 from punchlab.lab.exchange.wire import Kind
+
+_View = tuple[str, str]
+"""(local, remote) endpoint at a host."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +49,32 @@ class Connection:
 
 
 def connect(segments: Sequence[Segment], pair: HostPair) -> tuple[Connection, ...]:
-    """The connections of which at least one segment went all the way between the hosts, by their first segments."""
+    """The connections of which at least one segment went all the way between the hosts, by their first segments.
+
+    Raises `ExcessiveError` for more than `MOST_MEMBERS` segments in them.
+    """
     a, b = pair.a.host, pair.b.host
-    segments = [segment for segment in segments if segment.kind is not Kind.ICMP]
-    through: dict[tuple[tuple[str, str], tuple[str, str]], Segment] = {}
-    for segment in segments:
+    through: dict[tuple[_View, _View], Segment] = {}
+    seen_at_a: dict[_View, list[int]] = {}
+    seen_at_b: dict[_View, list[int]] = {}
+    for number, segment in enumerate(segments):
+        if segment.kind is Kind.ICMP:
+            continue
         view_a, view_b = _view(segment, a), _view(segment, b)
+        if view_a is not None:
+            seen_at_a.setdefault(view_a, []).append(number)
+        if view_b is not None:
+            seen_at_b.setdefault(view_b, []).append(number)
         if view_a is not None and view_b is not None:
             through.setdefault((view_a, view_b), segment)
+    if sum(len(seen_at_a[at_a]) + len(seen_at_b[at_b]) for at_a, at_b in through) > bounds.MOST_MEMBERS:
+        raise bounds.ExcessiveError(f"connections of more than {bounds.MOST_MEMBERS} segments, some of several at once")
     return tuple(
         _connection(
             at_a,
             at_b,
             first.hops if first.origin == a else tuple(_reversed(hop) for hop in reversed(first.hops)),
-            tuple(segment for segment in segments if at_a == _view(segment, a) or at_b == _view(segment, b)),
+            tuple(segments[number] for number in sorted({*seen_at_a[at_a], *seen_at_b[at_b]})),
             pair,
         )
         for (at_a, at_b), first in through.items()
@@ -66,11 +82,19 @@ def connect(segments: Sequence[Segment], pair: HostPair) -> tuple[Connection, ..
 
 
 def _connection(
-    at_a: tuple[str, str], at_b: tuple[str, str], way: tuple[Hop, ...], segments: tuple[Segment, ...], pair: HostPair
+    at_a: _View, at_b: _View, way: tuple[Hop, ...], segments: tuple[Segment, ...], pair: HostPair
 ) -> Connection:
-    syns = [segment for segment in segments if segment.kind is Kind.SYN]
     acks = [segment for segment in segments if segment.kind is Kind.SYN_ACK]
-    established = min((ack.last.time_ns for ack in acks if _completes(ack, syns)), default=None)
+    acknowledged, first_sent = _syns(segments)
+    established = min(
+        (
+            ack.last.time_ns
+            for ack in acks
+            # It reached a host that had sent the SYN which it acknowledges.
+            if not ack.last.outgoing and (ack.last.node, ack.acknowledgment) in acknowledged
+        ),
+        default=None,
+    )
     closing = [segment.sent_ns for segment in segments if segment.kind in (Kind.FIN, Kind.RST)]
     nats = {*pair.a.nats, *pair.b.nats}
     return Connection(
@@ -81,24 +105,29 @@ def _connection(
         edge=any(hop.node in pair.edges for segment in segments for hop in segment.hops),
         established_ns=established,
         ended_ns=min((sent for sent in closing if established is not None and sent >= established), default=None),
-        simultaneous=frozenset(ack.origin for ack in acks if ack.origin is not None and _repeats(ack, syns)),
+        simultaneous=frozenset(
+            ack.origin
+            for ack in acks
+            # It has the sequence number of a SYN that its sender sent before.
+            if ack.origin is not None and first_sent.get((ack.origin, ack.sequence), math.inf) < ack.sent_ns
+        ),
         segments=segments,
     )
 
 
-def _completes(ack: Segment, syns: Sequence[Segment]) -> bool:
-    """Whether the SYN-ACK reached a host that had sent the SYN which it acknowledges."""
-    return not ack.last.outgoing and any(
-        syn.origin == ack.last.node and ack.acknowledgment in syn.acknowledged_by for syn in syns
-    )
+def _syns(segments: Sequence[Segment]) -> tuple[set[tuple[str | None, int | None]], dict[tuple[str | None, int], int]]:
+    """The SYNs as (sender, number that acknowledges one), and (sender, sequence number) -> when the first was sent."""
+    acknowledged: set[tuple[str | None, int | None]] = set()
+    first_sent: dict[tuple[str | None, int], int] = {}
+    for syn in segments:
+        if syn.kind is Kind.SYN:
+            acknowledged.update((syn.origin, number) for number in syn.acknowledged_by)
+            sent = first_sent.setdefault((syn.origin, syn.sequence), syn.sent_ns)
+            first_sent[syn.origin, syn.sequence] = min(sent, syn.sent_ns)
+    return acknowledged, first_sent
 
 
-def _repeats(ack: Segment, syns: Sequence[Segment]) -> bool:
-    """Whether the SYN-ACK has the sequence number of a SYN that its sender sent before."""
-    return any(syn.origin == ack.origin and syn.sequence == ack.sequence and syn.sent_ns < ack.sent_ns for syn in syns)
-
-
-def _view(segment: Segment, host: str) -> tuple[str, str] | None:
+def _view(segment: Segment, host: str) -> _View | None:
     """The (local, remote) endpoints of the segment at the host that sent or received it; None at any other."""
     if segment.origin == host:
         return segment.source, segment.destination

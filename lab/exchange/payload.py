@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from punchlab.lab.capture.frame import Frame
@@ -23,6 +24,10 @@ Endpoints = tuple[str, str]
 
 _MOST = 1 << 31
 """Counts are modulo 2**32: a greater one is a number from before the initial sequence number."""
+
+_SYN_DATA_BITS = 16
+_MOST_SYN_DATA = (1 << _SYN_DATA_BITS) - 1
+"""Bytes of data that a SYN can have, and more."""
 
 _ETHERNET, _UDP_HEADER = 14, 8
 _IPV4, _IPV6 = 0x0800, 0x86DD
@@ -77,13 +82,13 @@ def streams(host: str, segments: Iterable[Segment]) -> Streams:
     """The TCP connections in the segments that one host sent and received with one pair of endpoints, in order."""
     found: dict[tuple[int, int], Stream] = {}
     current: tuple[int, int] | None = None
-    syns: dict[bool, list[int]] = {True: [], False: []}
+    syns = {True: _Openers(), False: _Openers()}
     for segment in segments:
         outgoing, acknowledged = segment.origin == host, segment.acknowledgment
         if segment.kind is Kind.SYN:
-            syns[outgoing].append(segment.sequence)
+            syns[outgoing].add(segment.sequence)
         elif segment.kind is Kind.SYN_ACK and acknowledged is not None:
-            opener = _acknowledged_syn(syns[not outgoing], acknowledged)
+            opener = syns[not outgoing].acknowledged_by(acknowledged)
             current = (segment.sequence, opener) if outgoing else (opener, segment.sequence)
             found.setdefault(current, Stream())
         elif segment.kind in (Kind.FIN, Kind.RST) and current is not None and segment.sequence != 0:
@@ -97,11 +102,49 @@ def streams(host: str, segments: Iterable[Segment]) -> Streams:
     return found
 
 
-def _acknowledged_syn(sequences: list[int], acknowledged: int) -> int:
-    """The initial sequence number of the SYN; one with data (RFC 7413) can be acknowledged with its data."""
-    exact = (acknowledged - 1) & SEQUENCES
-    near = [each for each in sequences if (exact - each) & SEQUENCES < 1 << 16]
-    return exact if exact in near or not near else near[-1]
+class _Openers:
+    """The initial sequence numbers of the SYNs of one host."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._all: set[int] = set()
+        # Block of 2**16 sequence numbers -> (key, count) of SYNs in it, both ascending. A later SYN removes those with
+        # a greater or equal key, so the last pair up to a key is the latest SYN up to that key. The keys are the
+        # sequence numbers, or in `_downwards` their negatives.
+        self._upwards: dict[int, list[tuple[int, int]]] = {}
+        self._downwards: dict[int, list[tuple[int, int]]] = {}
+
+    def add(self, sequence: int) -> None:
+        """Take in the next SYN."""
+        self._count += 1
+        self._all.add(sequence)
+        block = sequence >> _SYN_DATA_BITS
+        for latest, key in ((self._upwards, sequence), (self._downwards, -sequence)):
+            known = latest.setdefault(block, [])
+            while known and known[-1][0] >= key:
+                known.pop()
+            known.append((key, self._count))
+
+    def acknowledged_by(self, acknowledgment: int) -> int:
+        """The sequence number of the SYN that it acknowledges; one with data (RFC 7413) with its data, or without.
+
+        Of several SYNs with less than 64 KiB from their number to the acknowledged one, the latest; without any, the
+        number just before the acknowledgment.
+        """
+        exact = (acknowledgment - 1) & SEQUENCES
+        if exact in self._all:
+            return exact
+        low = (exact - _MOST_SYN_DATA) & SEQUENCES
+        below = _greatest(self._upwards.get(exact >> _SYN_DATA_BITS, ()), exact)
+        above = _greatest(self._downwards.get(low >> _SYN_DATA_BITS, ()), -low)
+        near = [each for each in (below, above) if each is not None]
+        return abs(max(near, key=lambda each: each[1])[0]) if near else exact
+
+
+def _greatest(known: Sequence[tuple[int, int]], most: int) -> tuple[int, int] | None:
+    """The last pair whose key is at most that number; the pairs are ascending."""
+    number = bisect_right(known, most, key=lambda each: each[0])
+    return known[number - 1] if number else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,13 @@ last frame came *into* a node ended there: it was for that node, or the node dro
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from punchlab.lab.capture.frame import Frame
+from punchlab.lab.exchange import bounds
 from punchlab.lab.exchange.wire import SEQUENCES, Kind, Packet, decode
 
 
@@ -119,40 +121,111 @@ class Segment:
         return next((hop for hop in self.hops if hop.node == node and not hop.outgoing), None)
 
 
-@dataclass(eq=False)
+_Place = tuple[str, str, bool]
+"""Node, interface, and whether the frame went out."""
+
+
+@dataclass(eq=False, slots=True)
 class _Journey:
+    number: int
     packet: Packet
+    place: _Place
+    """Where it was seen last."""
+    places: set[_Place] = field(default_factory=set)
     hops: list[Hop] = field(default_factory=list)
 
-    def can_continue_at(self, hop: Hop) -> bool:
-        last = self.hops[-1]
-        if any(
-            was.interface == hop.interface and was.outgoing == hop.outgoing and was.node == hop.node
-            for was in self.hops
-        ):
-            return False
-        return last.node == hop.node or (last.outgoing and not hop.outgoing)
+
+@dataclass(slots=True)
+class _Queue:
+    """The journeys of a crowd that can continue at one place: a heap, by number. Some may have left the crowd."""
+
+    read: int = 0
+    """How many of those that arrived it has seen."""
+    waiting: list[tuple[int, _Journey]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Crowd:
+    """The journeys with one identity that were seen last at one place."""
+
+    place: _Place
+    arrived: list[_Journey] = field(default_factory=list)
+    """Those that have left are still in it."""
+    present: int = 0
+    queues: dict[_Place, _Queue] = field(default_factory=dict)
+
+    def oldest_for(self, place: _Place) -> _Journey | None:
+        """The oldest journey here that has not been at that place."""
+        queue = self.queues.setdefault(place, _Queue())
+        for journey in self.arrived[queue.read :]:
+            if place not in journey.places:
+                heapq.heappush(queue.waiting, (journey.number, journey))
+        queue.read = len(self.arrived)
+        # A journey is at each place at most once, so one that has left does not come back.
+        while queue.waiting and queue.waiting[0][1].place != self.place:
+            heapq.heappop(queue.waiting)
+        return queue.waiting[0][1] if queue.waiting else None
+
+
+class _Copies:
+    """The journeys with one identity. A frame costs time for each of the places, not for each of the journeys."""
+
+    def __init__(self) -> None:
+        self._crowds: dict[_Place, _Crowd] = {}
+
+    def continued_at(self, place: _Place) -> _Journey | None:
+        """The oldest journey that can continue at the place; None without one."""
+        node, _interface, outgoing = place
+        oldest: _Journey | None = None
+        for crowd in self._crowds.values():
+            if crowd.place[0] == node or (crowd.place[2] and not outgoing):
+                found = crowd.oldest_for(place)
+                if found is not None and (oldest is None or found.number < oldest.number):
+                    oldest = found
+        return oldest
+
+    def move(self, journey: _Journey, place: _Place) -> None:
+        """The journey, known or new, is seen at the place."""
+        if journey.places:
+            left = self._crowds[journey.place]
+            left.present -= 1
+            if not left.present:
+                del self._crowds[journey.place]
+        journey.place = place
+        journey.places.add(place)
+        crowd = self._crowds.setdefault(place, _Crowd(place))
+        crowd.arrived.append(journey)
+        crowd.present += 1
 
 
 def follow(frames: Iterable[Frame]) -> tuple[Segment, ...]:
     """The segments in the frames (which are in the order of time), in the order in which they were sent.
 
-    Of several copies that cannot be told apart and could all continue at a frame, the oldest does.
+    Of several copies that cannot be told apart and could all continue at a frame, the oldest does. Raises
+    `ExcessiveError` for more than `MOST_FRAMES` frames of segments.
     """
     journeys: list[_Journey] = []
-    by_identity: dict[tuple[object, ...], list[_Journey]] = {}
+    by_identity: dict[tuple[object, ...], _Copies] = {}
+    count = 0
     for frame in frames:
         packet = decode(frame.data)
         if packet is None:
             continue
-        hop = Hop(frame.time_ns, frame.node, frame.interface, frame.outgoing, packet.source, packet.destination)
-        alike = by_identity.setdefault(packet.identity, [])
-        journey = next((candidate for candidate in alike if candidate.can_continue_at(hop)), None)
+        count += 1
+        if count > bounds.MOST_FRAMES:
+            raise bounds.ExcessiveError(
+                f"more than {bounds.MOST_FRAMES} frames that open, close or refuse connections, at all interfaces"
+            )
+        place = (frame.node, frame.interface, frame.outgoing)
+        copies = by_identity.setdefault(packet.identity, _Copies())
+        journey = copies.continued_at(place)
         if journey is None:
-            journey = _Journey(packet)
-            alike.append(journey)
+            journey = _Journey(len(journeys), packet, place)
             journeys.append(journey)
-        journey.hops.append(hop)
+        copies.move(journey, place)
+        journey.hops.append(
+            Hop(frame.time_ns, frame.node, frame.interface, frame.outgoing, packet.source, packet.destination)
+        )
     return tuple(
         Segment(
             each.packet.kind,

@@ -23,13 +23,15 @@ winner              the connection that the clients agreed on; unless told, the 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import accumulate
 
 from punchlab.lab.capture.frame import Frame
 from punchlab.lab.exchange.connection import Connection, connect
 from punchlab.lab.exchange.pair import HostPair, HostSide
-from punchlab.lab.exchange.segment import Hop, Segment, follow
+from punchlab.lab.exchange.segment import Segment, follow
 from punchlab.lab.exchange.wire import Kind, address_of
 
 
@@ -39,6 +41,8 @@ class Exchange:
     `frames` are those of one trial, in the order of time; UDP datagrams among them are no part of the story. `agreed`
     names the winner by its (local, remote) endpoints at host a; it can be set until `winner` is read. Times are
     CLOCK_REALTIME nanoseconds as in the frames, durations seconds.
+
+    The constructor and `connections` (with what depends on them) raise `ExcessiveError`, see `lab.exchange.bounds`.
     """
 
     def __init__(self, frames: Iterable[Frame], pair: HostPair, agreed: tuple[str, str] | None = None) -> None:
@@ -112,19 +116,20 @@ class Exchange:
     def crossing(self) -> tuple[Segment, Segment] | None:
         """The first punch SYNs, a's and b's, that crossed."""
         gate_a, gate_b = self.pair.gate(self.pair.a), self.pair.gate(self.pair.b)
-        # By endpoints: clients that guess ports make thousands of pairs, of which next to none is one connection.
-        arriving: dict[tuple[str, str], list[tuple[Segment, Hop, Hop]]] = {}
+        # By the endpoints between the gates, a's first: one connection.
+        arriving: dict[tuple[str, ...], _Arriving] = {}
         for theirs in self.syns(self.pair.b.host):
             out_b, in_a = theirs.left(gate_b), theirs.reached(gate_a)
             if out_b is not None and in_a is not None:
-                arriving.setdefault((in_a.destination, in_a.source), []).append((theirs, out_b, in_a))
+                ends = (in_a.destination, in_a.source, out_b.destination, out_b.source)
+                arriving.setdefault(ends, _Arriving()).add(theirs, out_b.time_ns, in_a.time_ns)
         for ours in self.syns(self.pair.a.host):
             out_a, in_b = ours.left(gate_a), ours.reached(gate_b)
             if out_a is None or in_b is None:
                 continue
-            for theirs, out_b, in_a in arriving.get((out_a.source, out_a.destination), ()):
-                if _mirrored(out_b, in_b) and out_a.time_ns < in_a.time_ns and out_b.time_ns < in_b.time_ns:
-                    return ours, theirs
+            known = arriving.get((out_a.source, out_a.destination, in_b.source, in_b.destination))
+            if known is not None and (met := known.first(left_before=in_b.time_ns, came_after=out_a.time_ns)):
+                return ours, met
         return None
 
     @property
@@ -243,26 +248,39 @@ class Exchange:
 
 
 def _answers(segments: Sequence[Segment]) -> dict[Segment, Segment]:
-    """Segment -> its answer. An answer is for the latest segment, yet unanswered, that it fits."""
+    """Segment -> its answer. An answer is for the latest segment, yet unanswered, that it fits.
+
+    The segments are in the order in which they were sent.
+    """
+    arrivals = [
+        segment for segment in segments if not segment.last.outgoing and segment.kind in (Kind.SYN, Kind.SYN_ACK)
+    ]
+    # Of those that arrived at the same time, the one that was sent first is taken first.
+    arrivals.sort(key=lambda segment: segment.last.time_ns, reverse=True)
+    arrivals.reverse()
     open_at: dict[tuple[object, ...], list[Segment]] = {}
-    for segment in segments:
-        if segment.last.outgoing or segment.kind not in (Kind.SYN, Kind.SYN_ACK):
-            continue
-        node = segment.last.node
-        for number in segment.acknowledged_by:
-            open_at.setdefault((node, "acknowledges", number), []).append(segment)
-        open_at.setdefault((node, "continues", segment.acknowledgment), []).append(segment)
-        open_at.setdefault((node, "quotes", segment.sequence), []).append(segment)
     answered: dict[Segment, Segment] = {}
+    arrived = 0
     for answer in segments:
-        fitting = [
-            segment
-            for segment in open_at.get((answer.origin, *_fits(answer)), ())
-            if segment.last.time_ns <= answer.sent_ns and segment not in answered
-        ]
+        while arrived < len(arrivals) and arrivals[arrived].last.time_ns <= answer.sent_ns:
+            for key in _answered_by(arrivals[arrived]):
+                open_at.setdefault(key, []).append(arrivals[arrived])
+            arrived += 1
+        fitting = open_at.get((answer.origin, *_fits(answer)), [])
+        while fitting and fitting[-1] in answered:
+            fitting.pop()
         if fitting:
-            answered[max(fitting, key=lambda segment: segment.last.time_ns)] = answer
+            answered[fitting.pop()] = answer
     return answered
+
+
+def _answered_by(segment: Segment) -> Iterator[tuple[object, ...]]:
+    """What the answers to a segment that has arrived have in common with it, see `_fits`."""
+    node = segment.last.node
+    for number in segment.acknowledged_by:
+        yield node, "acknowledges", number
+    yield node, "continues", segment.acknowledgment
+    yield node, "quotes", segment.sequence
 
 
 def _fits(answer: Segment) -> tuple[str, int | None]:
@@ -276,8 +294,29 @@ def _fits(answer: Segment) -> tuple[str, int | None]:
     return "nothing", None
 
 
-def _mirrored(one: Hop, other: Hop) -> bool:
-    return (one.source, one.destination) == (other.destination, other.source)
+class _Arriving:
+    """SYNs of one host on one connection: when each left its sender's gate and when it came to the other one."""
+
+    def __init__(self) -> None:
+        self._syns: list[tuple[int, int, Segment]] = []
+
+    def add(self, syn: Segment, left_ns: int, came_ns: int) -> None:
+        """Take in a SYN. The SYNs are added in the order in which they were sent."""
+        self._syns.append((left_ns, came_ns, syn))
+
+    def first(self, *, left_before: int, came_after: int) -> Segment | None:
+        """The first one that left and came at such times."""
+        left, last_came = self._latest
+        number = bisect_left(left, left_before)
+        if not number or last_came[number - 1] <= came_after:
+            return None
+        return next(syn for left_ns, came_ns, syn in self._syns if left_ns < left_before and came_ns > came_after)
+
+    @cached_property
+    def _latest(self) -> tuple[Sequence[int], Sequence[int]]:
+        """When they left, in order; for each of these times, when the last of the SYNs that left until then came."""
+        times = sorted((left_ns, came_ns) for left_ns, came_ns, _syn in self._syns)
+        return [left for left, _came in times], list(accumulate((came for _left, came in times), max))
 
 
 def _background(segment: Segment, pair: HostPair) -> bool:

@@ -20,14 +20,14 @@ from punchlab.lab.client.description import Client
 from punchlab.lab.client.edges import EdgeNetwork
 from punchlab.lab.client.processes import Event
 from punchlab.lab.errors import ClientError, InputError
-from punchlab.lab.exchange import Delivery, Exchange, HostPair, HostSide, delivery
+from punchlab.lab.exchange import Delivery, Exchange, HostPair, HostSide
 from punchlab.lab.exchange.timeline import render
 from punchlab.lab.graph import Path as LabPath
 from punchlab.lab.kernel import mounts
 from punchlab.lab.nat.site import external_addresses
 from punchlab.lab.network import Network
 from punchlab.lab.oracle.outcome import Dial, Prediction
-from punchlab.lab.trial import clients, control, verdict
+from punchlab.lab.trial import clients, control, evidence, verdict
 from punchlab.lab.trial.control import Control
 from punchlab.lab.trial.options import TrialOptions
 from punchlab.lab.trial.prediction import predict_with_host_candidates
@@ -153,15 +153,16 @@ def run(
                 sides, pressure = clients.punch(lab, one, other, options, sent, inbox, waiting)
             else:
                 sides, pressure = (ClientRun(one, [], None, ""), ClientRun(other, [], None, "")), None
-            exchange = _complete_exchange(recorder, pair_of(lab, one, other), path)
+            pair = pair_of(lab, one, other)
+            patience_s = 2 * (path.delay_s + path.jitter_s) + _LAST_FRAMES_S
+            settled = evidence.settled(recorder, pair, ways(path), patience_s)
             recording = recorder.stop()
         arrived = _same_content(sent, inbox / sent.name)
+    shown = evidence.examine(recording, settled, pair, ways(path), most)
+    exchange, proof = shown.exchange, shown.delivery
     broken = broken or edges.contract_error
-    if broken is None and recording.excessive:
-        broken = f"client {options.client.name}: the recorded packets exceed {most >> 20} MiB of memory"
-    if len(recording.frames) != len(exchange.frames):
-        exchange = Exchange(recording.frames, exchange.pair)
-    proof = delivery(exchange, ways(path))
+    if broken is None and shown.excess is not None:
+        broken = f"client {options.client.name}: {shown.excess}"
     exchange.agreed = proof.carrier.at_a if proof.carrier is not None and proof.direct_bytes else _reported(sides[0])
     outcome, reason = verdict.judge(
         sides,
@@ -216,19 +217,6 @@ def run(
 def ways(path: LabPath) -> set[tuple[str, ...]]:
     """Return the NATs on each path between the hosts."""
     return {tuple(way) for way in (path.nats, path.shortcut) if way is not None}
-
-
-def _complete_exchange(recorder: Recorder, pair: HostPair, path: LabPath) -> Exchange:
-    """Return the exchange once the clients' FINs and RSTs are recorded. A link can delay them before the capture
-    point.
-    """
-    limit = time.monotonic() + 2 * (path.delay_s + path.jitter_s) + _LAST_FRAMES_S
-    while True:
-        exchange = Exchange(recorder.so_far(), pair)
-        if delivery(exchange, ways(path)).complete:
-            return exchange
-        if not recorder.wait_for_more(len(exchange.frames), limit - time.monotonic()):
-            return exchange
 
 
 def _reported(side: ClientRun) -> tuple[str, str] | None:

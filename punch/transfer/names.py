@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from punchlab.punch.errors import PunchError
-from punchlab.punch.text import unsuitable_in_names
+from punchlab.punch.text import MOST_MARKS, has_stacked_marks, unsuitable_in_names
 from punchlab.punch.transfer.partial import is_partial_name
 
 MAX_NAME_BYTES = 255
@@ -28,6 +28,8 @@ def check_name(name: str) -> None:
         raise OfferError(f"{shown} is not UTF-8")
     if (found := unsuitable_in_names(name)) is not None:
         raise OfferError(f"{shown} has a control character or an invisible one in it ({ascii(found)[1:-1]})")
+    if has_stacked_marks(name):
+        raise OfferError(f"{shown} has more than {MOST_MARKS} combining marks in a row")
     if len(name.encode()) > MAX_NAME_BYTES:
         raise OfferError(f"{shown} is longer than {MAX_NAME_BYTES} bytes")
 

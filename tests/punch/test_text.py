@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from punchlab.punch import stdio
 from punchlab.punch.errors import ArgumentError, PunchError, PunchFailedError
 from punchlab.punch.events import human_reporter, json_reporter
-from punchlab.punch.text import LONGEST, printable, printable_lines, safe_json, shown
+from punchlab.punch.text import LONGEST, MOST_MARKS, printable, printable_lines, safe_json, shown
 from punchlab.punch.transfer.names import FileError, check_name
 from tests.plain import ATTACKS, HOSTILE, assert_plain, assert_plain_line, is_plain
 
@@ -29,6 +29,8 @@ def test_of_all_characters_none_gets_through_that_is_not_plain() -> None:
 @given(ANY_TEXT)
 @example("####[a")
 @example("##\udcff[")
+@example("a" + "\u0301" * 30 + "\u202e" + "\u0301" * 30)
+@example("x" * (LONGEST - 8) + "\u0301" * 10)
 @example("x" * (LONGEST - 1) + "\x1b")
 def test_text_is_one_line_and_stays_as_it_is_when_made_printable_again(text: str) -> None:
     once = printable(text)
@@ -50,6 +52,37 @@ def test_what_is_escaped_can_be_read() -> None:
         r"a\x1b[1m\tb\u202e\U000e0041\udcff #\u0023[error]"
     )
     assert printable("x" * 50, 10) == f"{'x' * 9}…"
+
+
+MARK, ENCLOSING, FAR_MARK = "\u0301", "\u20dd", "\U00010a0f"
+
+
+def test_a_stack_of_marks_is_shown_as_escapes_beyond_the_first_ones() -> None:
+    for mark, escape in ((MARK, r"\u0301"), (ENCLOSING, r"\u20dd"), (FAR_MARK, r"\U00010a0f")):
+        once = printable(f"a{mark * 8}b{mark}")
+        assert once == f"a{mark * MOST_MARKS}{escape * 3}b{mark}"
+        assert printable(once) == once
+        document = json.dumps(f"a{mark * 8}b", ensure_ascii=False)
+        assert safe_json(document).count(mark) == MOST_MARKS
+        assert json.loads(safe_json(document)) == json.loads(document)
+    assert printable(MARK * 1000, None).count(MARK) == MOST_MARKS
+    assert printable_lines(f"{MARK * 9}\n{MARK * 9}").count(MARK) == 2 * MOST_MARKS
+    assert len(printable("a" + MARK * 5000)) <= LONGEST
+
+
+@pytest.mark.parametrize("text", ["e\u0323\u0302", "\u05e9\u05c1\u05bc\u05b8\u0596\u05bd", "\u0e01\u0e35\u0e48" * 20])
+def test_languages_keep_the_marks_that_they_need(text: str) -> None:
+    """Vietnamese, Hebrew with everything on one letter, Thai."""
+    assert printable(text) == text
+    check_name(text)
+
+
+@pytest.mark.parametrize("between", ["", "\u200d", "\ufe0f"])
+def test_a_name_with_a_stack_of_marks_is_refused(between: str) -> None:
+    check_name("a" + (MARK + between) * MOST_MARKS + "b" + MARK)
+    with pytest.raises(FileError, match="more than 5 combining marks in a row") as caught:
+        check_name("a" + (MARK + between) * (MOST_MARKS + 1))
+    assert str(caught.value).isascii()
 
 
 @given(ANY_TEXT)

@@ -41,7 +41,12 @@ def project(tmp_path: Path) -> Path:
 
 def session(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
     pytest_script = Path(sys.executable).with_name("pytest")
-    return run([str(pytest_script), "-q", "-p", "no:cacheprovider", *words], cwd=project, timeout=300)
+    # The scenarios are not installed.
+    return run(
+        ["env", f"PYTHONPATH={ROOT}", str(pytest_script), "-q", "-p", "no:cacheprovider", *words],
+        cwd=project,
+        timeout=300,
+    )
 
 
 def trials(folder: Path) -> list[str]:
