@@ -1,4 +1,4 @@
-"""How `punchlab nat check` looks: a progress bar on a terminal, then a table with a column per NAT."""
+"""Output of `punchlab nat check`: a progress bar on a terminal, then a table with a column per NAT."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STYLES = {
 
 
 class CheckProgress:
-    """Give `update` to the check; after the `with`, `summary` prints the table."""
+    """Pass `update` to the check. `summary` prints the table after the block."""
 
     def __init__(self) -> None:
         columns = (TextColumn("probing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -51,8 +51,8 @@ class CheckProgress:
         self._bar.update(self._task, completed=done, total=total)
 
     def summary(self, checks: Mapping[str, Check]) -> None:
-        """Print every claim and what was found; where both are the same, once."""
-        table = Table(title="what was found; where that is not what is claimed, both")
+        """Print every claim and its observation, or the common value of both."""
+        table = Table(title="observed values, with the claimed value where it differs")
         for column in ("NAT", "", "field", "found"):
             table.add_column(column, overflow="fold")
         for name, check in checks.items():
@@ -73,7 +73,7 @@ class CheckProgress:
 
 
 def _requirements(checks: Mapping[str, Check]) -> Table:
-    """A row for every requirement of the RFCs and every NAT."""
+    """Return a table with a row for every requirement of the RFCs and a column for every NAT."""
     table = Table(title="RFC 4787 (UDP) and RFC 5382 (TCP)")
     for column in ("NAT", "RFC", "", "level", "requirement", ""):
         table.add_column(column, overflow="fold")

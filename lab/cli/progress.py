@@ -1,4 +1,4 @@
-"""How a run looks while it runs: the rate and the time left, and on a terminal the matrix of NAT pairs as it fills."""
+"""Output of a running campaign: rate and remaining time, and on a terminal the matrix of NAT pairs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from punchlab.lab.cli.screen import screen
 from punchlab.punch.text import printable
 
 _MATRICES = 6
-"""So many matrices are printed at the end; of more, only the totals: the report has all."""
+"""The maximum number of matrices printed at the end. For more, only totals are printed; the report has all."""
 _ROWS = 8
-"""Combinations that the terminal has room for while the run lasts."""
+"""The number of combinations that fit on the terminal during the run."""
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class _Tally:
         self.disagreeing += record["agrees"] is False
 
     def text(self) -> Text:
-        """`3/5`, with a mark for trials that contradict the oracle."""
+        """Return `3/5`, with a mark for trials that contradict the prediction."""
         if not self.measured:
             return Text("·", style="dim")
         colour = "green" if self.direct == self.measured else "yellow" if self.direct else "red"
@@ -52,7 +52,7 @@ class _Tally:
 
 
 class RunProgress:
-    """Give `update` to the campaign; after the `with`, `summary` prints the matrices."""
+    """Pass `update` to the campaign. `summary` prints the matrices after the block."""
 
     def __init__(self, campaign: Campaign, budget_s: float | None = None) -> None:
         self._cells = {cell.id: (cell.combination, cell.nats) for cell in campaign.cells}
@@ -89,7 +89,7 @@ class RunProgress:
             self._heartbeat.__exit__(kind, error, trace)
 
     def update(self, records: Sequence[Record], expected: int) -> None:
-        """Take in records that are new, and how many there will be."""
+        """Add new records; `expected` is the number of trials."""
         for record in records:
             place = self._cells.get(str(record["id"]).rpartition("-")[0])
             if place is None:
@@ -102,14 +102,14 @@ class RunProgress:
             elif record["agrees"] is False:
                 self._odd.append(record)
         self._done += len(records)
-        if self._began is None:  # what was there already says nothing of the rate
+        if self._began is None:  # earlier records do not determine the rate
             self._began = time.monotonic()
         else:
             self._here += len(records)
         self._expected = max(expected, self._done)
 
     def summary(self) -> None:
-        """Print direct/trials for every pair, and what did not go as predicted."""
+        """Print direct/trials for every pair, and the trials that contradict the prediction."""
         console = screen(sys.stdout)
         several = len(self._nats) > 1
         if several:
@@ -120,7 +120,7 @@ class RunProgress:
         console.print(f"{self._done} trials, {len(self._odd)} disagree with the oracle, {len(self._broken)} lab errors")
         lines = [
             f"disagreement: {record['id']}: {record['outcome']} ({record['reason']}); predicted "
-            f"{_predicted(record.get('prediction'))}; control dial: {record.get('control')}"
+            f"{_predicted(record.get('prediction'))}; control attempt: {record.get('control')}"
             for record in self._odd
         ]
         lines += [f"lab error: {record['id']}: {record['reason']}" for record in self._broken]
@@ -152,7 +152,7 @@ class RunProgress:
         return ", ".join(word.plain for word in self._words())
 
     def _words(self) -> list[Text]:
-        """How far the run is."""
+        """Return the progress of the run."""
         if self._began is None:
             return [Text("waiting for the first trial")]
         elapsed_s = time.monotonic() - self._began
@@ -196,7 +196,7 @@ class RunProgress:
 
 
 def _predicted(prediction: object) -> str:
-    """What was predicted, in words; the record may come from a file that anyone has written."""
+    """Return the prediction as text. The record may come from a file of an unknown author."""
     if not isinstance(prediction, Mapping):
         return "nothing"
     return f"{prediction.get('outcome')}: {prediction.get('reason')}"
