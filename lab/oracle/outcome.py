@@ -211,7 +211,7 @@ def _failure(runs: list[Run], hosts: list[_Host], dial: Dial) -> str:
         return f"packets are lost: {why}"
     if len(able) == 2:
         return (
-            f"the SYNs must cross, and they are {abs(dial.skew_s) * 1e3:.1f} ms apart on a delay of "
+            f"the SYNs must cross, but they are {abs(dial.skew_s) * 1e3:.1f} ms apart with a delay of "
             f"{dial.delay_s * 1e3:.1f} ms: {why}"
         )
     return f"{able[0]}'s SYN arrives too early: {why}"

@@ -72,7 +72,7 @@ def test_an_unsolicited_syn_gets_the_answer_of_the_current_behavior() -> None:
 
 @pytest.mark.parametrize("nat", ["none", replace(CONE, translates=False)])
 def test_a_behavior_that_needs_another_network_is_rejected(nat: str | NatBehavior) -> None:
-    with world(CONE) as w, pytest.raises(InputError, match="translates, as nat_a does"):
+    with world(CONE) as w, pytest.raises(InputError, match="a behavior that translates, like that of nat_a"):
         w.lab.nat("a").behave(nat)
 
 
