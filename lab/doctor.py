@@ -158,13 +158,13 @@ def _confinement() -> Finding:
     def confine() -> str:
         import tempfile
 
-        from punchlab.lab.confinement import view
+        from punchlab.lab.confinement.shares import Plan
         from punchlab.lab.kernel import namespace
         from punchlab.lab.process import forked
 
         (made,) = namespace.create(1)
         with tempfile.TemporaryFile() as errors:
-            process = forked.start(None, ["true"], made, errors, view.plan([]))
+            process = forked.start(None, ["true"], made, errors, Plan())
             status = process.wait(_PATIENCE_S)
             process.end_namespace()
         made.close()

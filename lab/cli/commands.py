@@ -7,11 +7,13 @@ import json
 import os
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from punchlab.lab.confinement import view
-from punchlab.lab.confinement.view import Plan
+from punchlab.lab.confinement import shares
+from punchlab.lab.confinement.paths import HERE
+from punchlab.lab.confinement.shares import Needs, Plan, Share
 from punchlab.lab.errors import InputError, LabError, MissingCapabilityError
 from punchlab.lab.inputs import numbers
 from punchlab.lab.inputs.choices import one_of
@@ -230,11 +232,25 @@ def sandbox_command(given: argparse.Namespace) -> int:
 
 
 def _view(command: list[str]) -> Plan:
-    """What the command sees: it may change what is in the working directory, unless that is the root."""
-    here = view.Share(str(Path.cwd()), writable=True)
+    """What the command sees: it may change what is in the working directory, unless more than a project is in it."""
+    directory = _working_directory()
+    wide = directory is None or shares.is_wide(directory)
+    if wide:
+        where = "the working directory" if directory is None else printable(directory)
+        print(
+            f"punchlab: {where} is not the directory of a project: the command cannot change it, and sees only "
+            "programs, libraries and the files that its words name; with --unconfined it has the files of the machine",
+            file=sys.stderr,
+        )
     files = [str(Path(word).absolute()) for word in command if os.path.exists(word)]  # noqa: PTH110 - "" is none
-    shares = [*view.needed(command[:1], files), *([here] if here.path != "/" else [])]
-    return view.plan(shares)
+    return Plan(() if wide else (Share(HERE, writable=True),), Needs(tuple(command[:1]), tuple(files)))
+
+
+def _working_directory() -> str | None:
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:  # it was removed
+        return None
 
 
 def _class(given: argparse.Namespace) -> type[Internet]:

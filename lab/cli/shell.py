@@ -80,7 +80,7 @@ def _relayed() -> Iterator[list[subprocess.Popen[bytes]]]:
 
     def relay(number: int, _frame: object) -> None:
         # The terminal has also sent it to them.
-        if number in _FROM_TERMINAL and _in_foreground():
+        if supervision.went_to_group(number) or (number in _FROM_TERMINAL and _in_foreground()):
             return
         for process in processes:
             process.send_signal(number)

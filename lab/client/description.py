@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from punchlab.lab.client import placeholders as syntax
 from punchlab.lab.client.contract import EDGE, PLACEHOLDERS, RECEIVER, SENDER
-from punchlab.lab.confinement import view
-from punchlab.lab.confinement.view import Plan, Share
+from punchlab.lab.confinement import shares
+from punchlab.lab.confinement.shares import Needs, Plan, Share
 from punchlab.lab.errors import InputError
 from punchlab.lab.process.forked import Function
 
@@ -93,8 +93,7 @@ class Client:
         program = () if self.function is not None else words[:1]
         module = None if self.function is None else self.function.name.partition(":")[0].partition(".")[0]
         own = [*(Share(path) for path in self.reads), *(Share(path, writable=True) for path in self.writes)]
-        needed = view.needed(program, words, module)
-        return view.plan([*needed, *own, *given])
+        return Plan((*own, *given), Needs(tuple(program), words, module))
 
     def check(self) -> None:
         """Raise `InputError` for a path that does not exist, or a placeholder that its role does not have."""
@@ -102,6 +101,9 @@ class Client:
             for path in getattr(self, field):
                 if not os.path.exists(path):  # noqa: PTH110 - text
                     raise InputError(f"client {self.name}, {field}", path, "a file or folder that exists")
+                if shares.leads_through_a_link(path):
+                    expected = "a path that leads through no symbolic link in the working directory"
+                    raise InputError(f"client {self.name}, {field}", path, expected)
         for role in (EDGE, SENDER, RECEIVER):
             field = f"client {self.name}, {role}"
             known = [

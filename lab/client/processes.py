@@ -16,7 +16,7 @@ from typing import IO
 
 from punchlab.lab.client.contract import Event, Speaker
 from punchlab.lab.client.output import Output
-from punchlab.lab.confinement.view import Plan
+from punchlab.lab.confinement.shares import Plan
 from punchlab.lab.errors import ClientError, LabError
 from punchlab.lab.kernel import leftovers
 from punchlab.lab.kernel.priority import CLIENT, favor

@@ -15,6 +15,7 @@ from typing import Any
 from punchlab.lab.confinement import seccomp, view
 from punchlab.lab.confinement.pidspace import PidSpaces
 from punchlab.lab.confinement.seccomp import Kind
+from punchlab.lab.confinement.shares import Plan
 from punchlab.lab.kernel import mounts
 
 PRIVATE_BYTES = 256 << 20
@@ -92,7 +93,7 @@ def _make_view() -> int:
             try:
                 _checked(_libc.unshare(_CLONE_NEWNS), "unshare")
                 mounts.mount("none", "/", None, mounts.REC | mounts.PRIVATE)
-                view.build("/run", view.plan([]))
+                view.build("/run", Plan())
                 mounts.change_root("/run")
             except OSError as problem:
                 error = problem.errno or -1

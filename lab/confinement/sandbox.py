@@ -5,7 +5,7 @@ the user knows waits outside and ends as the child does. The kernel frees every 
 when the run ends, however it ends; the host is never touched, and no packet can leave, for the sandbox has no link out.
 
     the user's process ──fork──> keeper ──fork──> init (PID 1: sets up, reaps) ──fork──> the program goes on
-       passes signals on          makes the namespaces
+       speaks for the program     makes the namespaces
 
 When the user's process is killed, so is the keeper, and with it init and everything inside. The keeper is a process of
 its own, because only a process with a single thread may make a user namespace. (util-linux `unshare` does most of this,
@@ -27,11 +27,13 @@ import stat
 import sys
 import threading
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from punchlab.lab.confinement import privileges, supervision, view
 from punchlab.lab.confinement.seccomp import Kind
+from punchlab.lab.confinement.shares import Plan
 from punchlab.lab.errors import LabError, MissingCapabilityError
 from punchlab.lab.kernel import mounts, programs
 
@@ -73,13 +75,13 @@ def user() -> int:
     return _outer_user()
 
 
-def enter(confined: view.Plan | None = None) -> None:
+def enter(confined: Plan | None = None) -> None:
     """Move this program into a new sandbox: return inside, in a child with all that the program has in memory.
 
     With a plan of what it sees of the file system, the program is confined from then on; see `lab.confinement`.
-    This process itself stays outside, passes signals on, and ends with the child's exit status (128 + N if signal N
-    killed it), so it never returns from here. Raises `MissingCapabilityError` where the machine cannot make a sandbox,
-    and `LabError` where the program has other threads, which a fork would lose.
+    This process itself stays outside, speaks for the program (see `lab.confinement.supervision`), and ends with its
+    exit status (128 + N if signal N killed it), so it never returns from here. Raises `MissingCapabilityError` where
+    the machine cannot make a sandbox, and `LabError` where the program has other threads, which a fork would lose.
     """
     others = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
     if others:
@@ -94,13 +96,15 @@ def enter(confined: view.Plan | None = None) -> None:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     outcome, tell = os.pipe()
     orders, order = os.pipe()
+    stops, stopped = os.pipe()
+    inner = _Ends(tell, orders, stopped, supervision.terminal())
     own = os.getpid()
     keeper = _fork()
     if keeper == 0:
-        for descriptor in (outcome, order):
+        for descriptor in (outcome, order, stops):
             os.close(descriptor)
         try:
-            _keep(own, tell, orders, confined)
+            _keep(own, inner, confined)
         except BaseException as error:  # after any error the program must not go on here
             with contextlib.suppress(OSError):
                 os.write(tell, f"sandbox: {error}".encode())
@@ -108,22 +112,21 @@ def enter(confined: view.Plan | None = None) -> None:
         signal.signal(signal.SIGCHLD, for_children)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return
-    for descriptor in (tell, orders):
+    for descriptor in (tell, orders, stopped):
         os.close(descriptor)
     said = os.read(outcome, 4096)
     os.close(outcome)
     if said != _READY:
-        os.close(order)
+        for descriptor in (order, stops, *([] if inner.tty is None else [inner.tty])):
+            os.close(descriptor)
         os.waitpid(keeper, 0)
         signal.signal(signal.SIGCHLD, for_children)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         raise MissingCapabilityError(said.decode() or "sandbox: it ended while it was made")
     status = 1
     try:
-        supervision.pass_on(order)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask - supervision.PASSED_ON)
-        _let_go_of_files(keep=order)
-        status = supervision.exit_status(os.waitpid(keeper, 0)[1])
+        _let_go_of_files(order, stops, inner.tty)
+        status = supervision.speak_for(keeper, order, stops, inner.tty)
     finally:
         os._exit(status)
 
@@ -133,9 +136,25 @@ def command_inside(command: list[str]) -> list[str]:
     return [*programs.python("punchlab.lab.confinement.sandbox", isolated=True), *command]
 
 
-def _keep(parent: int, tell: int, orders: int, confined: view.Plan | None) -> None:
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """Descriptors of init: its ends of the pipes to the user's process, and the terminal."""
+
+    tell: int
+    orders: int
+    stops: int
+    tty: int | None
+
+    def close(self) -> None:
+        for descriptor in (self.tell, self.orders, self.stops, self.tty):
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+def _keep(parent: int, ends: _Ends, confined: Plan | None) -> None:
     """The keeper: make the namespaces, and wait for what runs in them. Returns only in the program."""
     try:
+        os.setpgid(0, 0)  # what has the terminal, or can reach init, does not reach the caller's group
         _checked(_libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), "prctl")
         if os.getppid() != parent:  # it ended before its death could be noticed
             os._exit(1)
@@ -143,16 +162,16 @@ def _keep(parent: int, tell: int, orders: int, confined: view.Plan | None) -> No
         if confined is None:
             _make_private()
     except OSError as error:
-        os.write(tell, _explain(error).encode())
+        os.write(ends.tell, _explain(error).encode())
         os._exit(2)
     asked, answer = os.pipe()
     init = _fork()
     if init == 0:
         os.close(answer)
-        _init(tell, orders, asked, confined)
+        _init(ends, asked, confined)
         return
     os.write(answer, b"1")
-    _let_go_of_files(keep=answer)
+    _let_go_of_files(answer)
     _, status = os.waitpid(init, 0)
     os._exit(supervision.exit_status(status))
 
@@ -182,7 +201,7 @@ def _make_private() -> None:
     Path("/run/lock").mkdir()
 
 
-def _init(tell: int, orders: int, asked: int, confined: view.Plan | None) -> None:
+def _init(ends: _Ends, asked: int, confined: Plan | None) -> None:
     """PID 1 of the sandbox: set it up, fork the program, reap orphans. Returns only in the program."""
     try:
         _end_with_keeper(asked)
@@ -194,21 +213,22 @@ def _init(tell: int, orders: int, asked: int, confined: view.Plan | None) -> Non
         _bring_loopback_up()
         _MARKER.write_text(f"{_netns_inode()} {outer}")
     except OSError as error:
-        os.write(tell, _explain(error).encode())
+        os.write(ends.tell, _explain(error).encode())
         os._exit(2)
     os.close(asked)
     # Debian gives ordinary users a PATH without the folders where iptables, nft and tc are.
     folders = os.environ.get("PATH", os.defpath)
     os.environ["PATH"] = os.pathsep.join([*([folders] if folders else []), *_ADMINISTRATION])
-    early = signal.sigpending()
     program = _fork()
     if program == 0:
-        for descriptor in (tell, orders):
-            os.close(descriptor)
+        ends.close()
+        os.setpgid(0, 0)
         return
-    os.write(tell, _READY)
-    _let_go_of_files(keep=orders)
-    os._exit(supervision.serve(program, orders, early))
+    with contextlib.suppress(OSError):  # the program has done it, and is another one by now
+        os.setpgid(program, program)
+    os.write(ends.tell, _READY)
+    _let_go_of_files(ends.orders, ends.stops, ends.tty)
+    os._exit(supervision.serve(program, ends.orders, ends.stops, ends.tty))
 
 
 def _end_with_keeper(asked: int) -> None:
@@ -222,7 +242,7 @@ def _end_with_keeper(asked: int) -> None:
         os._exit(1)
 
 
-def _confine(planned: view.Plan, asked: int) -> None:
+def _confine(planned: Plan, asked: int) -> None:
     """Give this process, which has a /proc of its own, the planned view, in a user namespace that cannot change it."""
     directory = os.getcwd()  # noqa: PTH109 - text
     _let_go_of_folders()
@@ -235,6 +255,7 @@ def _confine(planned: view.Plan, asked: int) -> None:
     mounts.mount("proc", "/proc", "proc", flags)
     mounts.mount("sysfs", "/sys", "sysfs", flags)
     view.build("/run", planned, command=True)
+    view.make_folder("/run", directory)  # which is not seen if it is that of no project
     mounts.change_root("/run")
     mounts.make_read_only("/")
     _enter_user_namespace(processes)
@@ -305,15 +326,15 @@ def _enter_user_namespace(processes: int) -> None:
         raise OSError(errno.EPERM, "the users of the user namespace cannot be mapped")
 
 
-def _let_go_of_files(keep: int | None = None) -> None:
+def _let_go_of_files(*kept: int | None) -> None:
     """Close what belongs to the program, so that its readers see the end of a stream when the program closes it."""
     null = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(null, number)
     first = 3
-    if keep is not None:
-        os.closerange(first, keep)
-        first = keep + 1
+    for each in sorted(each for each in kept if each is not None):
+        os.closerange(first, each)
+        first = each + 1
     os.closerange(first, os.sysconf("SC_OPEN_MAX"))
 
 

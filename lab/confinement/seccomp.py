@@ -2,8 +2,9 @@
 
 Capabilities and read-only mounts refuse most of what a program must not do. The filter refuses what neither covers: the
 keyrings, which no namespace separates; user namespaces, in which a program has all capabilities again; sockets that do
-not belong to the network namespace, such as those of a virtual machine to its host; keystrokes into a terminal; and
-parts of the kernel that many exploits needed and no network program does. The rules follow those of container engines.
+not belong to the network namespace, such as those of a virtual machine to its host, and those for which the kernel
+loads modules; leases, for which all other programs have to wait; keystrokes into a terminal; and parts of the kernel
+that many exploits needed and no network program does. The rules follow those of container engines.
 """
 
 from __future__ import annotations
@@ -13,17 +14,24 @@ import errno
 import functools
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 _SET_MODE_FILTER, _SPEC_ALLOW = 1, 4
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data; the low half of an argument comes first
 _X32 = 0x40000000
 _CLONE_NEWUSER, _CLONE_NEWCGROUP = 0x10000000, 0x02000000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
-_FAMILIES = (1, 2, 10, 16, 17)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET
+_BRIDGES_AND_VLANS = (0x8940, 0x8941, 0x8982, 0x8983)  # SIOCGIFBR, SIOCSIFBR, SIOCGIFVLAN, SIOCSIFVLAN load modules
+_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK, _AF_PACKET = 1, 2, 10, 16, 17
+_SOCK_STREAM, _SOCK_DGRAM, _SOCK_RAW, _TYPE_BITS = 1, 2, 3, 0xF
+_STREAM_PROTOCOLS = (0, 6, 262)  # the default, TCP, MPTCP
+_DATAGRAM_PROTOCOLS = (0, 17, 1, 58)  # the default, UDP, ICMP, ICMPv6
+_NETLINK_PROTOCOLS = (0, 4)  # NETLINK_ROUTE, NETLINK_SOCK_DIAG: addresses and routes, and sockets, of the node
+_LEASES = (1024, 1026, 1039, 1040)  # F_SETLEASE, F_NOTIFY, F_GETDELEG, F_SETDELEG
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -59,6 +67,8 @@ _MACHINES = {
             "clone": 56,
             "unshare": 272,
             "socket": 41,
+            "socketpair": 53,
+            "fcntl": 72,
             "ioctl": 16,
             "kexec_load": 246,
         },
@@ -77,6 +87,8 @@ _MACHINES = {
             "clone": 220,
             "unshare": 97,
             "socket": 198,
+            "socketpair": 199,
+            "fcntl": 25,
             "ioctl": 29,
             "kexec_load": 104,
         },
@@ -112,10 +124,11 @@ def program(machine: str, kind: Kind) -> bytes | None:
         code += _rule(calls[name], [_argument(0), (_ANY_BIT, 0, 1, spaces), _refuse(errno.EPERM), _accept()])
     # Its flags are in memory, where no filter can look; C libraries use clone then.
     code += _rule(calls["clone3"], [_refuse(errno.ENOSYS)])
-    families = [(_EQUAL, len(_FAMILIES) - index, 0, family) for index, family in enumerate(_FAMILIES)]
-    code += _rule(calls["socket"], [_argument(0), *families, _refuse(errno.EAFNOSUPPORT), _accept()])
-    keystrokes = [(_EQUAL, 1, 0, _TIOCSTI), (_EQUAL, 0, 1, _TIOCLINUX), _refuse(errno.EPERM), _accept()]
-    code += _rule(calls["ioctl"], [_argument(1), *keystrokes])
+    code += _rule(calls["socket"], _sockets(kind))
+    code += _rule(calls["socketpair"], [_argument(0), *_only((_AF_UNIX,), errno.EAFNOSUPPORT)])
+    requests = (_TIOCSTI, _TIOCLINUX, *(_BRIDGES_AND_VLANS if kind is Kind.CLIENT else ()))
+    code += _rule(calls["ioctl"], [_argument(1), *_all_but(requests, errno.EPERM)])
+    code += _rule(calls["fcntl"], [_argument(1), *_all_but(_LEASES, errno.EPERM)])
     code.append(_accept())
     return b"".join(struct.pack("HBBI", *instruction) for instruction in code)
 
@@ -141,6 +154,41 @@ _Instruction = tuple[int, int, int, int]
 def _rule(number: int, then: list[_Instruction]) -> list[_Instruction]:
     """Apply these instructions, which end with a verdict, to the system call of that number."""
     return [(_EQUAL, 0, len(then), number), *then]
+
+
+def _sockets(kind: Kind) -> list[_Instruction]:
+    """The sockets that programs need; a command, which builds labs, needs all protocols of these families."""
+    families = (_AF_UNIX, _AF_PACKET)
+    if kind is Kind.COMMAND:
+        return [_argument(0), *_only((*families, _AF_INET, _AF_INET6, _AF_NETLINK), errno.EAFNOSUPPORT)]
+    internet = [
+        *(_argument(1), (_AND, 0, 0, _TYPE_BITS)),
+        *_rule(_SOCK_STREAM, [_argument(2), *_only(_STREAM_PROTOCOLS, errno.EPROTONOSUPPORT)]),
+        *_rule(_SOCK_DGRAM, [_argument(2), *_only(_DATAGRAM_PROTOCOLS, errno.EPROTONOSUPPORT)]),
+        *_only((_SOCK_RAW,), errno.ESOCKTNOSUPPORT),
+    ]
+    return [
+        _argument(0),
+        *_rule(_AF_INET, internet),
+        *_rule(_AF_INET6, internet),
+        *_rule(_AF_NETLINK, [_argument(2), *_only(_NETLINK_PROTOCOLS, errno.EPROTONOSUPPORT)]),
+        *_only(families, errno.EAFNOSUPPORT),
+    ]
+
+
+def _only(values: Sequence[int], error: int) -> list[_Instruction]:
+    """Accept these values of what was loaded, refuse all others."""
+    return [*_skip(values), _refuse(error), _accept()]
+
+
+def _all_but(values: Sequence[int], error: int) -> list[_Instruction]:
+    """Refuse these values of what was loaded, accept all others."""
+    return [*_skip(values), _accept(), _refuse(error)]
+
+
+def _skip(values: Sequence[int]) -> list[_Instruction]:
+    """For these values pass over the next instruction."""
+    return [(_EQUAL, len(values) - index, 0, value) for index, value in enumerate(values)]
 
 
 def _argument(index: int) -> _Instruction:

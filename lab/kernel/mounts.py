@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 NOSUID, NODEV, NOEXEC, BIND, REC, PRIVATE, READ_ONLY = 2, 4, 8, 4096, 16384, 1 << 18, 1
 """Flags of `mount`."""
@@ -14,7 +13,7 @@ NOSUID, NODEV, NOEXEC, BIND, REC, PRIVATE, READ_ONLY = 2, 4, 8, 4096, 16384, 1 <
 _AT_FDCWD, _AT_RECURSIVE, _AT_EMPTY_PATH = -100, 0x8000, 0x1000
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # the same on all architectures but alpha
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
-_MOVE_MOUNT_F_EMPTY_PATH = 4
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 4, 0x40
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
 _MNT_DETACH = 2
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -31,27 +30,27 @@ def unmount(target: str) -> None:
     _checked(_libc.umount2(os.fsencode(target), _MNT_DETACH), f"unmount {target}")
 
 
-def clone(path: str | Path) -> int:
-    """A descriptor of a detached copy of the tree at the path, with the mounts in it. Raises OSError."""
-    flags = ctypes.c_uint(_OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE)
-    descriptor = _libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
-    return _checked(descriptor, f"open_tree {path}")
+def clone(place: str | int) -> int:
+    """A descriptor of a detached copy of the tree at a path or a descriptor, with the mounts in it. Raises OSError."""
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE | _AT_EMPTY_PATH
+    descriptor = _libc.syscall(_OPEN_TREE, *_at(place), ctypes.c_uint(flags))
+    return _checked(descriptor, f"open_tree {place}")
 
 
 @contextlib.contextmanager
-def cloned(path: str | Path) -> Iterator[int]:
+def cloned(place: str | int) -> Iterator[int]:
     """As `clone`; the descriptor is closed at the end of the block."""
-    descriptor = clone(path)
+    descriptor = clone(place)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def attach(tree: int, target: str) -> None:
-    """Attach a detached tree at the target. Raises OSError that names the target."""
-    flags = ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH)
-    _checked(_libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), flags), f"move_mount {target}")
+def attach(tree: int, place: str | int) -> None:
+    """Attach a detached tree at a path or a descriptor. Raises OSError that names it."""
+    flags = ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH)
+    _checked(_libc.syscall(_MOVE_MOUNT, tree, b"", *_at(place), flags), f"move_mount {place}")
 
 
 def restrict(tree: int, *, read_only: bool) -> None:
@@ -84,6 +83,11 @@ def _set_attributes(folder: int, path: str, flags: int, attributes: int) -> None
     size = ctypes.c_size_t(ctypes.sizeof(arguments))
     done = _libc.syscall(_MOUNT_SETATTR, folder, os.fsencode(path), ctypes.c_uint(flags), arguments, size)
     _checked(done, f"mount_setattr {path}".rstrip())
+
+
+def _at(place: str | int) -> tuple[int, bytes]:
+    """Folder descriptor and path, for a call that takes an empty path."""
+    return (place, b"") if isinstance(place, int) else (_AT_FDCWD, os.fsencode(place))
 
 
 def _checked(result: int, what: str) -> int:

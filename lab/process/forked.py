@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from punchlab.lab.confinement import view
+from punchlab.lab.confinement.shares import Plan
 from punchlab.lab.errors import ClientError, InputError, LabError
 from punchlab.lab.kernel import programs
 from punchlab.lab.kernel.namespace import Namespace
@@ -233,7 +234,7 @@ def start(
     arguments: Sequence[str],
     namespace: Namespace,
     stderr: IO[bytes],
-    confined: view.Plan | None = None,
+    confined: Plan | None = None,
 ) -> ForkedProcess:
     """Run the function in a process in the network namespace, with pipes as standard input and output.
 
@@ -250,10 +251,11 @@ def start(
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
         trees: Sequence[view.Tree] = []
         if confined is not None:
-            trees = theirs.enter_context(view.opened(confined))
+            shown = theirs.enter_context(view.opened(confined))
+            trees = shown.trees
             wanted["confined"] = {
                 "trees": [(tree.path, tree.folder) for tree in trees],
-                "links": list(confined.links),
+                "links": list(shown.links),
             }
         request = json.dumps(wanted).encode()
         if len(request) > REQUEST_BYTES:

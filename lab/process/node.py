@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from punchlab.lab.confinement import view
+from punchlab.lab.confinement.shares import Plan
 from punchlab.lab.errors import LabError
 from punchlab.lab.graph import GraphNode, Interface
 from punchlab.lab.kernel import leftovers
@@ -120,7 +120,7 @@ class Node:
         function: forked.Function | None,
         arguments: Sequence[str],
         stderr: IO[bytes],
-        confined: view.Plan | None = None,
+        confined: Plan | None = None,
     ) -> forked.ForkedProcess:
         """Run a Python function or a command in the node, as a process with pipes; see `lab.process.forked`."""
         self._used = True

@@ -11,7 +11,7 @@ from typing import Any
 from punchlab.lab.client.contract import HOSTS, RECEIVER, SENDER, Speaker
 from punchlab.lab.client.edges import PORT
 from punchlab.lab.client.processes import EventProcess, end, wait_for
-from punchlab.lab.confinement.view import Share
+from punchlab.lab.confinement.shares import Share
 from punchlab.lab.errors import ClientError
 from punchlab.lab.kernel.pressure import CpuPressure
 from punchlab.lab.network import Network

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from punchlab.lab.client.description import PUNCH, Client
-    from punchlab.lab.confinement.view import Share
+    from punchlab.lab.confinement.shares import Share
     from punchlab.lab.errors import ClientError, InputError, LabError, MissingCapabilityError, PunchlabError
     from punchlab.lab.lab import Lab
     from punchlab.lab.nat.state import NodeState
@@ -43,7 +43,7 @@ __all__ = [
 
 _MODULES = {
     "punchlab.lab.client.description": ("PUNCH", "Client"),
-    "punchlab.lab.confinement.view": ("Share",),
+    "punchlab.lab.confinement.shares": ("Share",),
     "punchlab.lab.errors": ("ClientError", "InputError", "LabError", "MissingCapabilityError", "PunchlabError"),
     "punchlab.lab.lab": ("Lab",),
     "punchlab.lab.nat.state": ("NodeState",),

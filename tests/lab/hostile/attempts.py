@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import fcntl
 import glob
 import json
 import os
@@ -204,6 +206,39 @@ def system_calls() -> Achieved:
         yield "goes before others"
 
 
+def sockets_for_modules() -> Achieved:
+    """Sockets for which the kernel would load a module, and its news of devices."""
+    udplite, generic, uevents = (2, 2, 136), (16, 3, 16), (16, 3, 15)
+    for kind in (udplite, (10, 2, 136), (2, 2, 115), generic, uevents, (16, 3, 12)):
+        with refused():
+            socket.socket(*kind).close()
+            yield f"has a socket {kind}"
+    with refused():
+        socket.socketpair(socket.AF_INET)
+        yield "has a pair of sockets"
+    with socket.socket() as channel:
+        for request in (0x8940, 0x8982):  # SIOCGIFBR, SIOCGIFVLAN
+            try:
+                fcntl.ioctl(channel, request, bytes(64))
+            except OSError as error:
+                if error.errno == errno.EPERM:
+                    continue
+            yield f"asked for the module of {request:#x}"
+
+
+def leases() -> Achieved:
+    """Have other programs wait until they may open a file."""
+    for path in ("/etc/passwd", "/usr/bin/env", *map(str, VICTIMS)):
+        with refused(), open(path, "rb") as file:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            yield f"got a lease of {path}"
+    with refused():
+        folder = os.open("/usr/bin", os.O_RDONLY)
+        fcntl.fcntl(folder, fcntl.F_NOTIFY, fcntl.DN_ACCESS)
+        yield "is notified of what others read"
+
+
 def memory_of_others() -> Achieved:
     if libc.shmget(0x70756E63, 1, 0) >= 0:
         yield "has a segment of shared memory of the machine"
@@ -271,7 +306,7 @@ def core_of_its_own() -> Achieved:
 ATTEMPTS: tuple[Callable[[], Achieved], ...] = (
     *(files_elsewhere, victims_changed, sockets_of_the_machine, links, sysctls, mounts, user_namespaces),
     *(namespaces_of_others, devices, system_calls, memory_of_others, privileges, secrets_of_the_user, too_much),
-    *(core_of_its_own, processes_of_others),
+    *(sockets_for_modules, leases, core_of_its_own, processes_of_others),
 )
 
 
