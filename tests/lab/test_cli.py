@@ -59,7 +59,7 @@ PUNCHLAB = shlex.join([sys.executable, "-m", "punchlab.lab.cli"])
         (["trial", "ab", "--capture", ""], ["--capture", "''"]),
         (
             ["trial", "ab", "--capture", "missing/x.pcapng"],
-            ["capture", "'missing/x.pcapng'", "a directory that is there"],
+            ["capture", "'missing/x.pcapng'", "a file in an existing directory"],
         ),
         (["trial", "ab", "--capture", "/tmp"], ["capture", "'/tmp'"]),
         (["trial", "ab", "--capture", "a" * 300], ["capture", "File name too long"]),
