@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from punchlab.lab.check import claims, requirements
 from punchlab.lab.check.claims import TRANSPORTS, Found
-from punchlab.lab.check.clock import quickened
+from punchlab.lab.check.clock import shortened
 from punchlab.lab.check.examine import Observed, examine, read_back
 from punchlab.lab.check.requirements import Facts
 from punchlab.lab.client.description import command
@@ -95,7 +95,7 @@ def run(
     """Check each NAT in a lab with `host` behind it, `jobs` in parallel, and return the results in the given order.
 
     `topology` returns the topology for a behavior. `progress` receives (done, total). `silent` maps names to the fields
-    that are not claimed. `time_scale` is that of `quickened`. Claims that were not tested, because this machine is
+    that are not claimed. `time_scale` is that of `shortened`. Claims that were not tested, because this machine is
     slow, are measured again afterwards, one NAT at a time. Raises `LabError`.
     """
     measuring = {
@@ -181,7 +181,7 @@ class _Measuring:
 
     def _examine(self) -> Observed:
         assert self._nat is not None
-        quick = quickened(self._nat.timeouts, self._time_scale)
+        quick = shortened(self._nat.timeouts, self._time_scale)
         with Network(self._topology(replace(self._nat, timeouts=quick))) as lab:
             return examine(lab, self._host, quick)
 

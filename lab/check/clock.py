@@ -11,7 +11,7 @@ SHORTEST_S = 2
 """Connection tracking counts whole seconds, and classifies a UDP flow as a stream after two."""
 
 
-def quickened(timeouts: Timeouts, time_scale: float | None) -> Timeouts:
+def shortened(timeouts: Timeouts, time_scale: float | None) -> Timeouts:
     """Return the timeouts divided by `time_scale`, in whole seconds.
 
     None: replace the timeouts by short ones from `SHORTEST_S` on, keeping their order and equality. Raises `InputError`

@@ -142,7 +142,7 @@ def _unconfined(command: argparse._ActionsContainer) -> None:
         "--unconfined",
         action="store_true",
         help="leave the host's files as they are; otherwise the command sees programs and the current directory,"
-        " writes only there, and has a HOME and a /tmp of its own",
+        " writes only there, and has its own HOME and /tmp",
     )
 
 
@@ -329,8 +329,8 @@ def _punching(command: argparse.ArgumentParser, *, several: bool) -> None:
 def _attempts(punch: argparse._ArgumentGroup, *, several: bool = False) -> None:
     def add(option: str, kind: Callable[[str], object], usual: object, metavar: str, text: str) -> None:
         default = None if several else usual
-        told = text + _star(several)
-        punch.add_argument(option, type=str if several else kind, default=default, metavar=metavar, help=told)
+        words = text + _star(several)
+        punch.add_argument(option, type=str if several else kind, default=default, metavar=metavar, help=words)
 
     add("--strategy", str, "reuse", "NAME", "strategy of the client (default reuse)")
     add("--deadline", of_text, 5.0, "S", "deadline of the punch in seconds (default 5)")

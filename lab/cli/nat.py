@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from punchlab.lab.check.clock import quickened
+from punchlab.lab.check.clock import shortened
 from punchlab.lab.errors import InputError
 from punchlab.lab.inputs import numbers
 from punchlab.lab.nat import portmapping, presets
@@ -38,7 +38,7 @@ def check(given: argparse.Namespace) -> None:
             numbers.number("time-scale", given.time_scale, least=0.001, most=1e6)
         for nat in _behaviors(given).values():
             if nat is not None:
-                quickened(nat.timeouts, given.time_scale)
+                shortened(nat.timeouts, given.time_scale)
         return
     behavior = presets.behavior(given.name, port_mapping=given.port_mapping)
     if given.rules and behavior is None:

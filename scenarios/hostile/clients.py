@@ -168,8 +168,8 @@ class Attackers:
         heard = set()
         for number in range(count):
             guess = registration("receiver", f"{number:06}").encode()
-            told = json.loads(self.first_frame(upgrade() + ws_frame(guess)))
-            heard.add((str(told["type"]), *sorted(told)))
+            answer = json.loads(self.first_frame(upgrade() + ws_frame(guess)))
+            heard.add((str(answer["type"]), *sorted(answer)))
         return heard
 
     def wait(self, session: str, ip: str | None = None) -> socket.socket:
@@ -177,11 +177,11 @@ class Attackers:
         sock = self.dial(ip)
         try:
             sock.sendall(upgrade() + ws_frame(registration("sender", session).encode()))
-            told = b""
-            while b"welcome" not in told:
+            answer = b""
+            while b"welcome" not in answer:
                 piece = sock.recv(65536)
-                assert piece, told
-                told += piece
+                assert piece, answer
+                answer += piece
         except BaseException:
             sock.close()
             raise
@@ -202,11 +202,11 @@ class Attackers:
         def register() -> None:
             with self.dial(ip) as sock, contextlib.suppress(ConnectionError):
                 sock.sendall(upgrade() + ws_frame(registration("sender", "onemore").encode()))
-                told = b""
-                while not any(each in told for each in refusals):
+                answer = b""
+                while not any(each in answer for each in refusals):
                     piece = sock.recv(65536)
-                    assert piece, told
-                    told += piece
+                    assert piece, answer
+                    answer += piece
 
         with contextlib.ExitStack() as stack:
             for number in range(limit):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from punchlab import Lab
 from punchlab.lab.check import check
 from punchlab.lab.check.claims import Found
-from punchlab.lab.check.clock import quickened
+from punchlab.lab.check.clock import shortened
 from punchlab.lab.check.examine import Observed, examine, read_back
 from punchlab.lab.nat import presets
 from punchlab.lab.nat.rules import rules
@@ -28,7 +28,7 @@ def run_script(lab: Lab, number: int, name: str, nat: NatBehavior) -> None:
 
 
 def examined(name: str, nat: NatBehavior) -> Observed:
-    quick = quickened(nat.timeouts, None)
+    quick = shortened(nat.timeouts, None)
     with Lab(BareStreet(nats=[nat])) as lab:
         run_script(lab, 0, name, replace(nat, timeouts=quick))
         return examine(lab, "h0", quick)
