@@ -12,6 +12,7 @@ from punchlab.lab.client.description import PUNCH
 
 PARTS: dict[str, Sequence[str]] = {
     "memory": (),  # first of all: the kernel frees what a lab had some time later
+    "start": ("starts",),
     "builds": ("rounds", "homes"),
     "campaigns": ("trials", "alone", "jobs"),
     "skew": ("skews",),
@@ -28,6 +29,7 @@ PARTS: dict[str, Sequence[str]] = {
 OUT = Path(__file__).resolve().parent.parent / "runs/bench"
 _COUNTS = (
     ("rounds", 20, "of building AB, per builder"),
+    ("starts", 7, "of each command whose start is measured"),
     ("trials", 20, "per pair of NATs"),
     ("alone", 1, "per pair, one at a time"),
     ("skews", 20, "trials per start skew"),

@@ -18,12 +18,14 @@ _PACKAGES = {
     "brctl": "bridge-utils",
     "ifconfig": "net-tools",
     "taskset": "util-linux",
+    "unshare": "util-linux",
     "iperf3": "iperf3",
 }
 """Program -> the Debian package that brings it."""
 
 _LAB = ("ip", "iptables-restore", "nft")
 _PROGRAMS: Mapping[str, tuple[str, ...]] = {
+    "start": ("unshare",),
     "builds": ("sysctl", "mnexec", "brctl", "ifconfig"),
     "machines": ("taskset",),
     "throughput": ("iperf3",),

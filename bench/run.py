@@ -115,6 +115,12 @@ def _memory(_given: argparse.Namespace) -> Found:
     return {"memory": builds.memory(_tell)}
 
 
+def _start(given: argparse.Namespace) -> Found:
+    from bench import start
+
+    return {"start": start.compare(given.starts, _tell)}
+
+
 def _builds(given: argparse.Namespace) -> Found:
     from bench import builds
 
@@ -193,6 +199,7 @@ def _analysis(_given: argparse.Namespace) -> Found:
 
 _PARTS: dict[str, Callable[[argparse.Namespace], Found]] = {
     "memory": _memory,
+    "start": _start,
     "builds": _builds,
     "campaigns": _campaigns,
     "skew": _skew,

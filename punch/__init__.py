@@ -1,1 +1,1 @@
-"""The hole-punching client and the edge endpoint. Usable without the lab."""
+"""The hole-punching client and the edge endpoint. They do not need the lab."""

@@ -1,4 +1,4 @@
-"""A transport address, written `ip:port` or `[ipv6]:port`, and the `ws://host:port` or `wss://host:port` of an edge."""
+"""Transport addresses, written `ip:port` or `[ipv6]:port`, and URLs of edges, `ws://host:port` or `wss://host:port`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)
 
 
 class Endpoint(NamedTuple):
-    """IP address and TCP port; usable wherever `socket` wants an address of its `family`."""
+    """IP address and port, usable as an address of a socket of its `family`."""
 
     ip: str
     port: int
@@ -28,15 +28,15 @@ class Endpoint(NamedTuple):
 
     @classmethod
     def of(cls, address: tuple[Any, ...]) -> Endpoint:
-        """What `socket` calls an address, which has two more fields for IPv6."""
+        """Return the endpoint of a `socket` address, which has two more fields for IPv6."""
         return cls(*address[:2])
 
     @classmethod
     def parse(cls, text: str, *, field: str = "endpoint", any_port: bool = False) -> Endpoint:
-        """`ip:port` or `[ipv6]:port` in its one canonical form (RFC 5952, and no zone). Raises `ArgumentError`.
+        """Parse `ip:port` or `[ipv6]:port` in its canonical form (RFC 5952, without a zone). Raises `ArgumentError`.
 
-        Port 0 only with `any_port`. An IPv4 address in IPv6 clothes (`::ffff:192.0.2.1`) is none: what holds for
-        IPv4 addresses would not hold for it.
+        Port 0 is valid only with `any_port`. IPv4-mapped IPv6 addresses (`::ffff:192.0.2.1`) are rejected, because
+        rules for IPv4 addresses would not apply to them.
         """
         expected = "an IP address and a port, such as 192.0.2.1:41000 or [2001:db8::1]:41000"
         ip, colon, port = text.rpartition(":")
@@ -59,12 +59,12 @@ class Endpoint(NamedTuple):
 
     @property
     def is_link_local(self) -> bool:
-        """Whether this is an IPv6 address of fe80::/10, which means nothing without an interface."""
+        """Whether this is an IPv6 address of fe80::/10, which is meaningless without an interface."""
         return ":" in self.ip and ipaddress.IPv6Address(self.ip).is_link_local
 
     @property
     def is_unicast(self) -> bool:
-        """Whether a host could have this address: not unspecified, multicast or broadcast."""
+        """Whether a host can have this address: it is not unspecified, multicast or broadcast."""
         address = ipaddress.ip_address(self.ip)
         return not (address.is_multicast or address.is_unspecified or self.ip == "255.255.255.255")
 
@@ -85,7 +85,7 @@ def _canonical_ipv6(text: str) -> str | None:
 
 
 class EdgeUrl(NamedTuple):
-    """Where an edge listens: `ws://host:port`, or `wss://host:port` with TLS. `host` has no brackets."""
+    """The URL of an edge: `ws://host:port`, or `wss://host:port` with TLS. `host` has no brackets."""
 
     host: str
     port: int
@@ -97,7 +97,8 @@ class EdgeUrl(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, *, field: str = "edge") -> EdgeUrl:
-        """`ws://host:port` or `wss://host:port`, host a name, an IPv4 address, or an IPv6 one in brackets.
+        """Parse `ws://host:port` or `wss://host:port`; the host is a name, an IPv4 address, or an IPv6 address in
+        brackets.
 
         Raises `ArgumentError`.
         """
@@ -106,5 +107,5 @@ class EdgeUrl(NamedTuple):
             raise ArgumentError(field, text, "ws://HOST:PORT or wss://HOST:PORT")
         ipv6 = match["ipv6"]
         if ipv6 is not None and _canonical_ipv6(ipv6) is None:
-            raise ArgumentError(field, text, "ws://HOST:PORT, an IPv6 address as in ws://[2001:db8::1]:7001")
+            raise ArgumentError(field, text, "ws://HOST:PORT, with IPv6 addresses as in ws://[2001:db8::1]:7001")
         return cls(ipv6 or match["host"], int(match["port"]), match["scheme"] == "wss")

@@ -1,21 +1,22 @@
-"""What can go wrong in `punch`, as exceptions that a caller can tell apart.
+"""The exceptions of `punch`.
 
 PunchError
-├── ArgumentError          something the user typed cannot be used; nothing was done (exit status 2)
-├── FrameError          a frame on the rendezvous or on the mesh is not what the protocol says
-├── RefusedError        an edge does not take a registration
-├── NoConnectionError   no connection to an edge: it is not there, or does not answer as one
-├── SignalError         nothing can be said to the peer by way of the edges any more
-├── PortMappingError   the NAT makes no port mapping
-├── ChannelError        the connection between the two peers
-│   ├── ConnectionLostError   it ended, or was truncated
-│   ├── StreamResetError      one of the streams in it was given up
-│   ├── WrongPeerError        the other end does not hold the secret
-│   └── TamperedError         a frame does not authenticate, or is not what must come now
-└── PunchFailedError    the session as a whole failed (exit status 1); carries the outcome
-    ├── EdgeLostError         the rendezvous is lost; another edge may go on with the session
-    ├── EdgeUnreachableError  there is no rendezvous to talk to (exit status 2)
-    └── TunnelBrokenError     the tunnel was there and its path died: it can be punched again
+├── ArgumentError       an argument is invalid or missing; nothing was done (exit status 2)
+├── FrameError          a message of an edge, a client or a STUN server violates the protocol
+├── RefusedError        an edge rejects a client
+├── NoConnectionError   a connection attempt to an edge failed
+├── SignalError         signals to the peer through the edges are no longer possible
+├── PortMappingError    the NAT creates no port mapping
+├── ChannelError        the connection between the two peers failed
+│   ├── ConnectionLostError   it was closed or truncated
+│   ├── StreamResetError      one of its streams was aborted
+│   ├── StrangerError         the other end speaks another protocol, has the same role, or is this client itself
+│   ├── WrongPeerError        the other end does not know the secret
+│   └── TamperedError         a frame is not authentic, too long or unexpected
+└── PunchFailedError    the session failed (exit status 1); has the outcome
+    ├── EdgeLostError         the connection to the edge is lost; another edge may continue the session
+    ├── EdgeUnreachableError  the first connection to the edge failed (exit status 2)
+    └── TunnelBrokenError     the tunnel broke during the transfer; it can be punched again
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ Outcome = Literal["no_rendezvous", "punch_timeout", "refused", "hopeless", "wron
 
 
 class PunchError(Exception):
-    """Base of every error that `punch` raises on purpose; its text is one clear line, whatever it quotes."""
+    """Base of all errors that `punch` raises intentionally; the text is one printable line."""
 
     def __init__(self, text: str = "") -> None:
         super().__init__(printable(text))
 
 
 class ArgumentError(PunchError, ValueError):
-    """Something the user typed cannot be used, or is missing: the field, the value (None) and what was expected."""
+    """An argument is invalid, or missing if the value is None: the field, the value and what is expected."""
 
     def __init__(self, field: str, value: object, expected: str) -> None:
         self.field, self.value, self.expected = field, value, expected
@@ -44,17 +45,17 @@ class ArgumentError(PunchError, ValueError):
 
 
 class FrameError(PunchError, ValueError):
-    """A frame that the protocol does not know, or whose fields are missing or of the wrong type."""
+    """A message of unknown type, or with missing or invalid fields."""
 
 
 class RefusedError(PunchError):
-    """An edge does not take a registration, for instance because its role is taken."""
+    """An edge rejects a client, for instance because another client has its role."""
 
 
 class NoConnectionError(PunchError):
-    """No connection to an edge comes about: it cannot be reached, or does not answer as one. The attempt is over.
+    """A connection attempt to an edge failed, or its answer is not that of an edge.
 
-    The text is the reason. `number` is the errno, and `status` the HTTP status, if there is one.
+    The text is the reason. `number` is the errno and `status` the HTTP status, or None.
     """
 
     def __init__(self, reason: str, *, number: int | None = None, status: int | None = None) -> None:
@@ -63,39 +64,39 @@ class NoConnectionError(PunchError):
 
 
 class SignalError(PunchError):
-    """Nothing can be said to the peer by way of the edges any more."""
+    """Signals to the peer through the edges are no longer possible."""
 
 
 class PortMappingError(PunchError):
-    """The NAT makes no port mapping when asked for one; says why, per protocol."""
+    """The NAT creates no port mapping; the text has the reason for each protocol."""
 
 
 class ChannelError(PunchError):
-    """Base of what can go wrong on the connection between the two peers."""
+    """Base of the errors of the connection between the two peers."""
 
 
 class ConnectionLostError(ChannelError):
-    """The connection ended before it was finished."""
+    """The connection was closed before the transfer was complete."""
 
 
 class StreamResetError(ChannelError):
-    """One of the byte streams in the channel was given up, by this end or the other."""
+    """One of the byte streams in the channel was aborted, by this end or the other."""
 
 
 class StrangerError(ChannelError):
-    """The other end does not speak our protocol, plays our own role, or is oneself."""
+    """The other end does not use our protocol, has the same role as this client, or is this client itself."""
 
 
 class WrongPeerError(ChannelError):
-    """The other end does not hold the secret of this session."""
+    """The other end does not know the secret of this session."""
 
 
 class TamperedError(ChannelError):
-    """A frame that does not authenticate, is too long, or must not come now."""
+    """A frame is not authentic, too long, or unexpected in this state."""
 
 
 class PunchFailedError(PunchError):
-    """The session failed; `outcome` is the word for it."""
+    """The session failed; `outcome` is the machine-readable result."""
 
     def __init__(self, outcome: Outcome, reason: str) -> None:
         self.outcome: Outcome = outcome
@@ -103,17 +104,17 @@ class PunchFailedError(PunchError):
         super().__init__(f"{outcome}: {reason}")
 
     def add(self, more: str) -> None:
-        """Append a sentence to the reason, which is shortened if it leaves no room for that."""
+        """Append a sentence to the reason, and shorten the reason if necessary."""
         self.reason = f"{printable(self.reason, LONGEST - len(more) - 30)}; {more}"
         self.args = (f"{self.outcome}: {self.reason}",)
 
 
 class EdgeLostError(PunchFailedError):
-    """The connection to the edge ended before the peer was known, and not because the edge would not have us."""
+    """The connection to the edge was lost before the peer was known, and the edge did not reject the client."""
 
 
 class EdgeUnreachableError(PunchFailedError):
-    """The very first connection to the edge could not be made: most likely its address is wrong."""
+    """The first connection to the edge failed; most likely its address is wrong."""
 
     def __init__(self, url: str, cause: str) -> None:
         super().__init__("no_rendezvous", f"edge: {url!r} cannot be reached: {cause}; expected a running `punch edge`")
@@ -123,7 +124,7 @@ class EdgeUnreachableError(PunchFailedError):
 
 
 class TunnelBrokenError(PunchFailedError):
-    """The tunnel was up and broke before its work was done; what was done is kept, and a new tunnel can go on."""
+    """The tunnel broke before the transfer was complete; received data is kept, and a new tunnel can resume."""
 
     def __init__(self, reason: str) -> None:
         super().__init__("client_error", reason)

@@ -1,6 +1,6 @@
-"""What a `punch` command says while it runs: one JSON object a line, or sentences for people.
+"""The output of a `punch` command while it runs: one JSON object per line, or sentences for people.
 
-An event never carries a secret, with one exception: the sender's `code`, which is there to be read.
+An event never contains a secret, with one exception: the sender's `code`, which the user needs.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import TextIO, cast
 from punchlab.punch.text import printable_parts
 
 Reporter = Callable[..., None]
-"""Called as `report(event, t=None, **fields)`; `t` is an instant of `time.monotonic()`, now if not given."""
+"""Called as `report(event, t=None, **fields)`; `t` is an instant of `time.monotonic()`, by default now."""
 
 Sentence = Callable[[dict[str, object]], str | None]
 
 
 def json_reporter(stream: TextIO | None = None) -> Reporter:
-    """Reports every event as one JSON line, flushed at once, on `stream` (standard output)."""
+    """Return a reporter that writes each event as one JSON line to `stream` (standard output), and flushes it."""
 
     def report(event: str, /, t: float | None = None, **fields: object) -> None:
         line = json.dumps({"event": event, "t": time.monotonic() if t is None else t, **fields})
@@ -33,7 +33,8 @@ def json_reporter(stream: TextIO | None = None) -> Reporter:
 
 
 def unfailing(report: Reporter) -> Reporter:
-    """`report`, but an event that cannot be written is lost: a service outlives its log's reader, and a full disk."""
+    """Return a reporter that drops events which cannot be written: a closed pipe or a full disk must not stop a
+    service."""
 
     def unfailing_report(event: str, /, t: float | None = None, **fields: object) -> None:
         try:
@@ -47,12 +48,12 @@ def unfailing(report: Reporter) -> Reporter:
 
 
 def human_reporter(sentences: dict[str, Sentence], stream: TextIO | None = None) -> Reporter:
-    """Reports those events that have a sentence, on `stream` (standard output).
+    """Return a reporter that writes the sentence of each event that has one to `stream` (standard output).
 
-    A sentence gets its fields with every text in them printable: it may be from outside.
+    The texts in the fields are made printable first, because they may come from outside.
     """
 
-    def report(event: str, /, t: float | None = None, **fields: object) -> None:  # noqa: ARG001 (people need no instants)
+    def report(event: str, /, t: float | None = None, **fields: object) -> None:  # noqa: ARG001 (sentences have no time)
         sentence = sentences.get(event)
         text = sentence(cast("dict[str, object]", printable_parts(fields))) if sentence else None
         if text is not None:

@@ -1,41 +1,35 @@
-"""The two text frames of a relay.
+"""The frames of a relay, which joins two clients that were paired at its edge.
 
-A relay is for clients that have met at its edge, who show the ticket that it gave them. By the token
-(`punch.secure.keys`) the two find each other there.
+A client presents its ticket, from the edge, and a token, which both clients of a session derive from their session key
+(`punch.secure.keys`).
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
-from punchlab.punch.errors import FrameError
-from punchlab.punch.fields import decode, encode, token_field
+from punchlab.punch.fields import TOKEN, matching
 from punchlab.punch.frames import MAX_FRAME
 
 PATH = "/relay"
-MAX_MESSAGE = MAX_FRAME  # bytes of a binary message; an edge takes no longer ones
-_TOKEN = re.compile(r"[0-9a-f]{64}")
+MAX_MESSAGE = MAX_FRAME  # bytes of a binary message; an edge accepts no longer ones
+_TOKEN = matching(re.compile(r"[0-9a-f]{64}"), "64 hex digits")
 
 
-def relay_frame(token: str, ticket: str) -> str:
-    """A client that holds `ticket` wants to be joined with the one that names the same token."""
-    return encode("relay", {"token": token, "ticket": ticket})
+@dataclass(frozen=True)
+class Join:
+    """A client asks to be joined with the client that presents the same token."""
+
+    TYPE: ClassVar[str] = "relay"
+
+    token: Annotated[str, _TOKEN]
+    ticket: Annotated[str, TOKEN]
 
 
-def parse_relay(frame: str | bytes) -> tuple[str, str]:
-    """The ticket and the token. Raises `FrameError`."""
-    _, fields = decode(frame, "relay")
-    token = fields.get("token")
-    if not isinstance(token, str) or _TOKEN.fullmatch(token) is None:
-        raise FrameError("token: expected 64 hex digits")
-    return token_field(fields, "ticket"), token
+@dataclass(frozen=True)
+class Joined:
+    """The relay has joined the two clients; binary messages follow."""
 
-
-def joined_frame() -> str:
-    """The edge has joined the two."""
-    return encode("joined", {})
-
-
-def parse_joined(frame: str | bytes) -> None:
-    """Raises `FrameError` unless this is `joined`."""
-    decode(frame, "joined")
+    TYPE: ClassVar[str] = "joined"

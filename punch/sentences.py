@@ -1,4 +1,4 @@
-"""The events in words, for people. The fields come from `punch.events`, with every text in them printable."""
+"""The sentences for the events of `punch`. Texts in the fields are already printable (see `punch.events`)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from punchlab.punch.text import printable
 _LONGEST_NAME = 120  # characters
 
 SHOWN = 10
-"""Lines for one event at most, where there may be thousands."""
+"""Maximum number of lines for one event that may have thousands of entries."""
 
 
 def human_size(count: int) -> str:
-    """`12.3 MB` (powers of 1000)."""
+    """Return a size such as `12.3 MB` (powers of 1000)."""
     size = float(count)
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
@@ -25,7 +25,8 @@ def human_size(count: int) -> str:
 
 
 def offer_text(fields: Mapping[str, Any]) -> str:
-    """What is offered, as `punch.transfer.summary` has it. Names come last, so that they can imitate nothing else."""
+    """Return the offer as text (fields of `punch.transfer.summary`). Names come last, so that they cannot imitate other
+    fields."""
     size = "an unknown number of bytes" if fields["bytes"] is None else human_size(fields["bytes"])
     counted = [_counted(fields["files"], "file"), _counted(fields["directories"], "directory", "directories"), size]
     counted += [f"{fields[kind]} {kind}" for kind in ("sensitive", "hidden", "executable") if fields[kind]]
@@ -52,7 +53,7 @@ def _counted(count: int, one: str, many: str | None = None) -> str:
 
 
 def _middle_cut(name: str) -> str:
-    """The name, or its beginning and its end, with which it says what it is."""
+    """Return the name, or if it is too long its beginning and its end, which identify a file."""
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2]} ... {name[-_LONGEST_NAME // 2 :]}"
 
 
@@ -87,18 +88,18 @@ def _skipped(fields: Mapping[str, Any]) -> str:
 
 def _resumed(fields: Mapping[str, Any]) -> str | None:
     if fields["bytes"] == fields["size"]:
-        return None  # it is there already; a directory may hold thousands of such
-    return f"{fields['name']} goes on after {human_size(fields['bytes'])}"
+        return None  # the file is complete; a directory may have thousands of those
+    return f"{fields['name']}: resuming after {human_size(fields['bytes'])}"
 
 
 CLIENT = cast(
     "dict[str, Sentence]",
     {
         "registered": _registered,
-        "edge_lost": lambda fields: f"{fields['reason'].capitalize()}; trying to find another.",
+        "edge_lost": lambda fields: f"{fields['reason'].capitalize()}; connecting to another edge.",
         "code": lambda fields: f"Code: {fields['code']}\nOn the other computer: punch receive {fields['code']}",
         "peer_known": _peer_known,
-        "candidate_refused": lambda fields: f"Not dialled: {fields['address']} ({fields['reason']})",
+        "candidate_refused": lambda fields: f"Not connecting to {fields['address']} ({fields['reason']})",
         "strategy": lambda fields: f"Strategy {fields['name']}: {fields['why']}" if "name" in fields else None,
         "relaying": lambda fields: f"No direct tunnel ({fields['reason']}); relayed by {fields['relay']}",
         "agreed": lambda fields: (
@@ -106,25 +107,25 @@ CLIENT = cast(
         ),
         "nonce_echoed": lambda fields: f"Round trip {fields['round_trip_s'] * 1000:.1f} ms",
         "broken": lambda fields: (
-            f"The tunnel broke ({fields['reason']}); trying for {fields['resume_for_s']:g} s to go on."
+            f"The tunnel broke ({fields['reason']}); trying to resume for {fields['resume_for_s']:g} s."
         ),
         "resumed": _resumed,
         "offered": lambda fields: None if fields["asked"] else offer_text(fields),
         "asked": lambda _fields: "Waiting for the receiver to accept.",
         "skipped": _skipped,
-        "untold": lambda fields: (
-            f"Everything is stored; waiting up to {fields['tell_for_s']:g} s in case the sender has not heard."
+        "unconfirmed": lambda fields: (
+            f"All data is stored; waiting up to {fields['wait_s']:g} s to confirm it to the sender."
         ),
-        "forwarding": lambda fields: f"Forwarding {fields['listen']} to the other side",
+        "forwarding": lambda fields: f"Forwarding {fields['listen']} to the other computer",
         "done": _done,
     },
 )
 
 
 def client(other_side: str) -> dict[str, Sentence]:
-    """The sentences of a command whose other side is `other_side`."""
-    told = f"On the other computer: punch {other_side}"
-    return {**CLIENT, "code": lambda fields: f"Code: {fields['code']}\n{told.format(code=fields['code'])}"}
+    """Return the sentences of a command whose counterpart on the other computer is `punch {other_side}`."""
+    text = f"On the other computer: punch {other_side}"
+    return {**CLIENT, "code": lambda fields: f"Code: {fields['code']}\n{text.format(code=fields['code'])}"}
 
 
 EDGE = cast(
@@ -136,17 +137,17 @@ EDGE = cast(
         "joined": lambda fields: f"joined {fields['peer']}",
         "left": lambda fields: f"left {fields['peer']}",
         "not_joined": lambda fields: f"cannot join {fields['edge']}: {fields['reason']}",
-        "deaf": lambda fields: f"{fields['peer']} does not answer any more",
-        "bus_trouble": lambda fields: f"the bus: {fields['reason']}",
+        "deaf": lambda fields: f"{fields['peer']} does not answer pings",
+        "bus_trouble": lambda fields: f"bus error: {fields['reason']}",
         "client": lambda fields: f"{fields['session']}: {fields['role']} at {fields['public']}",
-        "client_gone": lambda fields: f"{fields['session']}: {fields['role']} gone ({fields['reason']})",
+        "client_gone": lambda fields: f"{fields['session']}: {fields['role']} left ({fields['reason']})",
         "paired": lambda fields: f"{fields['session']}: paired, {fields['via']}",
-        "overloaded": lambda fields: f"nobody gets in: {fields['reason']}",
+        "overloaded": lambda fields: f"cannot accept connections: {fields['reason']}",
         "limited": lambda fields: f"refused {fields['public']}: {fields['reason']}",
-        "candidates_withheld": lambda fields: f"{fields['public']} named addresses that are not its own",
-        "draining": lambda fields: f"stopping; {fields['clients']} clients wait",
-        "reloaded": lambda _fields: "read the certificate again",
-        "reload_failed": lambda fields: f"kept the old certificate: {fields['reason']}",
+        "candidates_withheld": lambda fields: f"{fields['public']} registered addresses that its peer may not get",
+        "draining": lambda fields: f"shutting down; {fields['clients']} clients are waiting",
+        "reloaded": lambda _fields: "certificate reloaded",
+        "reload_failed": lambda fields: f"certificate not reloaded: {fields['reason']}",
         "rejected": lambda fields: f"rejected {fields['public']}: {fields['reason']}",
     },
 )

@@ -1,7 +1,9 @@
-"""Standard streams of a command: they are there, take every character, and command neither a terminal nor a CI run.
+"""The standard streams of a command: always open, without encoding errors, and without control of a terminal or a CI
+run.
 
-Whatever a command prints passes here: sentences, errors, usage, warnings, logs of libraries and tracebacks. So none of
-them has to think of it. Only what draws on a terminal (`rich`) writes to the streams below, by `unguarded`.
+All output of a command is written through this module: sentences, errors, usage, warnings, logs of libraries and
+tracebacks. So the rest of the code needs no escaping. Only code that draws on a terminal (`rich`) writes to the
+underlying streams, through `unguarded`.
 """
 
 from __future__ import annotations
@@ -19,19 +21,19 @@ _STARTS_COMMAND = re.compile(r"^([^\S\n]*)::", re.MULTILINE)
 
 
 class _Guard(io.TextIOBase):
-    """A text stream in front of another. Everything but `write` is that of the other.
+    r"""A text stream that escapes what it writes to another one; everything but `write` is forwarded.
 
-    Lines may end, and have tabs; all else that `punch.text` calls not safe is escaped. A line that begins with `::`
-    would be a command of GitHub Actions, and is written with `\\x3a:`.
+    Newlines and tabs are kept; every other character that `punch.text` calls unsafe is escaped. A line that begins with
+    `::` would be a command of GitHub Actions, and is written with `\x3a:`.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self._blank = True
-        """Whether the line that is being written has nothing but blanks so far."""
+        """Whether the current line has only blanks so far."""
 
     def write(self, text: str) -> int:
-        """Write the text; the number of its characters, as given."""
+        """Write the text, and return its number of characters before escaping."""
         self.stream.write(self._safe(text))
         return len(text)
 
@@ -61,21 +63,21 @@ class _Guard(io.TextIOBase):
         return True
 
     def close(self) -> None:
-        """The stream below is closed by whoever opened it."""
+        """Do nothing: the underlying stream is closed by its owner."""
 
     @property
     def closed(self) -> bool:
-        """Whether the stream below is."""
+        """Whether the underlying stream is closed."""
         return self.stream.closed
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """That of the stream below."""
+        """The encoding of the underlying stream."""
         return self.stream.encoding
 
     @property
     def errors(self) -> str | None:  # type: ignore[override]
-        """What the stream below does with characters that its encoding lacks."""
+        """The error handler of the underlying stream's encoding."""
         return self.stream.errors
 
     def __getattr__(self, name: str) -> Any:
@@ -87,15 +89,15 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def unguarded(stream: TextIO) -> TextIO:
-    """The stream below a guard, or the stream itself: for a library that commands the terminal on purpose."""
+    """Return the stream below a guard, or the stream itself, for a library that controls the terminal."""
     return unguarded(stream.stream) if isinstance(stream, _Guard) else stream
 
 
 def settle() -> None:
-    """From now on the standard streams of this process are what this module says.
+    """Install the guarded standard streams in this process.
 
-    One that was closed becomes /dev/null, here and in children: otherwise the next socket or namespace would get its
-    descriptor.
+    A closed standard stream is replaced by /dev/null, here and in children; otherwise the next socket or namespace
+    would get its descriptor.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:

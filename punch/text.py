@@ -1,17 +1,18 @@
-"""Text from outside, made safe to show: the one place that says what of it a terminal, a log or a report may get.
+r"""Makes text from outside safe to show on a terminal, in a log or in a report.
 
-Outside are peers, edges, clients under test, files, arguments and the errors of libraries that quote any of these. What
-is not safe is escaped as in a Python string (`\\x1b`, `\\u202e`), so that it can be read, and nothing is lost:
+Sources outside are peers, edges, clients under test, files, arguments, and error texts of libraries that quote any of
+these. Unsafe characters are escaped as in a Python string (`\x1b`, `\u202e`), so that they stay readable and nothing is
+lost:
 
-- control characters (C0, DEL, C1), which command a terminal, and line ends, which make one line look like two;
-- surrogates, which no file takes, unassigned and private characters, and noncharacters;
-- characters that nobody sees: format characters (category Cf, with all bidirectional controls, zero-width characters
-  and tags), line and paragraph separators, and the default-ignorable characters of other categories (UAX #44);
-- combining marks beyond the first `MOST_MARKS` of a character: a stack of them covers the lines above and below;
-- `##[`, `##vso[` and `##teamcity[`, with which GitHub Actions, Azure Pipelines and TeamCity take a line of a log for a
-  command wherever they stand in it. (`::command::` is one at the start of a line only: see `punch.stdio`.)
+- control characters (C0, DEL, C1), which control a terminal, and line ends, which split a line in two;
+- surrogates, which cannot be encoded, unassigned and private characters, and noncharacters;
+- invisible characters: format characters (category Cf, including all bidirectional controls, zero-width characters and
+  tags), line and paragraph separators, and the default-ignorable characters of other categories (UAX #44);
+- combining marks beyond the first `MOST_MARKS` in a row, because a stack of them covers the lines above and below;
+- `##[`, `##vso[` and `##teamcity[`, which GitHub Actions, Azure Pipelines and TeamCity interpret as a command anywhere
+  in a log line. (`::command::` is one only at the start of a line: see `punch.stdio`.)
 
-This module imports nothing of the project: `lab` and `reports` use it as `punch` does.
+This module imports nothing from the project, because `lab` and `reports` use it as well.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ import unicodedata
 from collections.abc import Iterator
 
 LONGEST = 2000
-"""Characters of a text that is shown, at most."""
+"""Maximum length of a text that is shown, in characters."""
 LONGEST_VALUE = 300
-"""Characters of a value that an error shows, at most."""
+"""Maximum length of a value in an error message, in characters."""
 
 MOST_MARKS = 5
 """Combining marks in a row that are shown, and that a name may have. Hebrew with vowels and accents has up to five."""
@@ -33,20 +34,21 @@ _COMMAND = re.compile(r"##(?=\w*\[)")
 
 _VARIATION_SELECTORS = (0x180B, 0x180C, 0x180D, 0x180F, *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))
 _IGNORABLE = frozenset((0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0, *_VARIATION_SELECTORS))
-"""Default_Ignorable_Code_Point of other categories than Cf and Cn (DerivedCoreProperties.txt of Unicode 15)."""
+"""Default_Ignorable_Code_Point outside categories Cf and Cn (DerivedCoreProperties.txt of Unicode 15)."""
 _JOINERS = frozenset((0x200C, 0x200D, *_VARIATION_SELECTORS))
-"""ZWNJ, ZWJ and the variation selectors: Persian, Mongolian, Japanese names and emoji need them."""
+"""ZWNJ, ZWJ and the variation selectors: needed by Persian, Mongolian and Japanese names, and by emoji."""
 _VISIBLE_FORMATS = frozenset((*range(0x0600, 0x0606), 0x06DD, 0x070F, 0x0890, 0x0891, 0x08E2, 0x110BD, 0x110CD))
-"""Format characters that have a glyph (Prepended_Concatenation_Mark)."""
+"""Format characters with a glyph (Prepended_Concatenation_Mark)."""
 _MARKS = frozenset(("Mn", "Me"))
-"""Marks that take no room of their own."""
+"""Categories of marks without an advance width."""
 _UNSUITABLE = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 
 
 def printable(text: str, longest: int | None = LONGEST) -> str:
-    """The text on one line, with what is not safe escaped; what is longer than `longest` characters ends with `…`.
+    """Return the text on one line with unsafe characters escaped; a text longer than `longest` characters ends with
+    `…`.
 
-    What this function returns it returns again when it is given that.
+    The function is idempotent.
     """
     if longest is not None and len(text) > longest:
         text = text[: longest + 1]
@@ -57,28 +59,28 @@ def printable(text: str, longest: int | None = LONGEST) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """The text with every line of it as `printable` makes it, of any length; for what may have several lines."""
+    """Return the text with each line made safe by `printable`, without a limit of its length."""
     return "\n".join(printable(line, None) for line in text.split("\n"))
 
 
 def disarmed(text: str) -> str:
-    """The text without what begins a command in the log of a CI run; a JSON document means the same."""
+    """Return the text without prefixes of CI commands; the meaning of a JSON document does not change."""
     return _COMMAND.sub(r"#\\u0023", text) if "##" in text else text
 
 
 def shown(value: object, longest: int = LONGEST_VALUE) -> str:
-    """Any value as Python writes it, as `printable` makes it."""
+    """Return the `repr` of any value, made safe by `printable`."""
     try:
         text = repr(value)
-    except ValueError:  # Python converts no whole number of more than 4,300 digits
-        return "a whole number of thousands of digits"
+    except ValueError:  # Python does not convert integers of more than 4,300 digits
+        return "an integer with thousands of digits"
     except RecursionError:
         return "a deeply nested value"
     return printable(text, longest)
 
 
 def printable_parts(value: object) -> object:
-    """A value of JSON with every text in it, keys included, as `printable` makes it."""
+    """Return a JSON value with all texts in it, including keys, made safe by `printable`."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):
@@ -91,17 +93,17 @@ def printable_parts(value: object) -> object:
 
 
 def safe_json(document: str) -> str:
-    """A JSON document of one line that means the same, with what is not safe in it written as JSON escapes."""
+    """Return an equivalent one-line JSON document in which unsafe characters are JSON escapes."""
     if not (document.isascii() and document.isprintable()):
         document = _with_few_marks(document.translate(_JSON_ESCAPES), _JSON_ESCAPES)
     return disarmed(document)
 
 
 def unsuitable_in_names(name: str) -> str | None:
-    """The first character that no name of a file from outside may have; None for a name without any.
+    """Return the first character that is not allowed in a file name from outside, or None.
 
-    It is stricter than what is shown: a name is refused, not rewritten. It is laxer in that a name may have joiners,
-    variation selectors, and characters that this version of Unicode does not know.
+    This is stricter than `printable`, because a name is rejected and not rewritten. It is more permissive for joiners,
+    variation selectors, and characters that this version of Unicode does not define.
     """
     return next((each for each in name if _is_unsuitable(each)), None)
 
@@ -144,12 +146,12 @@ def _is_unsuitable(char: str) -> bool:
 
 def _is_safe(code: int) -> bool:
     char = chr(code)
-    # Of the characters that Python calls unprintable, blanks other than the space do no harm.
+    # Spaces other than U+0020 are unprintable for Python, but harmless.
     return (char.isprintable() or unicodedata.category(char) == "Zs") and code not in _IGNORABLE
 
 
 class _Escapes:
-    """A table for `str.translate`. It keeps nothing: what comes from outside must not fill the memory."""
+    """A table for `str.translate` without a cache, so that text from outside cannot fill the memory."""
 
     def __getitem__(self, code: int) -> int | str:
         return code if _is_safe(code) else self.escaped(chr(code))

@@ -149,7 +149,7 @@ def test_idle_connections_slow_readers_and_guesses_all_at_once(attacked: UnderAt
     attacked.connect_under(attack)
     assert heard == {("welcome", "edge", "public", "relay", "ticket", "type")}
     gone = {event["session"]: event["reason"] for event in events(attacked.edge, "client_gone")}
-    assert {gone[session] for session in sessions} <= {"sent too much", "does not read what it is sent"}
+    assert {gone[session] for session in sessions} <= {"sent too many bytes", "does not read the data sent to it"}
     attacked.until_connections_are_closed()
     assert attacked.grown_kib("VmHWM") < LEFT_KIB + (IDLE + SLOW) * PER_CONNECTION_KIB
 

@@ -21,9 +21,9 @@ from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.nat.birthday import OPENED, PROBES
 from punchlab.punch.punching.quota import (
     CONNECTS,
-    MEETING_ADDRESSES,
-    MEETING_CONNECTS,
-    MEETING_DATAGRAMS,
+    PUNCH_ADDRESSES,
+    PUNCH_CONNECTS,
+    PUNCH_DATAGRAMS,
     SERVER_USES,
     SESSION_ADDRESSES,
     SESSION_CONNECTS,
@@ -187,8 +187,8 @@ def test_packets_to_third_parties_are_limited_with_each_strategy(number: int, sc
     assert connects[relay] == case.relay
     syns = [packet for packet in sent.to(public, socket.IPPROTO_TCP) if packet.connect]
     assert len(syns) <= SYNS * case.connects
-    assert len(sent.to(public, socket.IPPROTO_UDP)) <= (MEETING_DATAGRAMS if case.strategy == "lowttl" else 0)
-    assert case.connects <= MEETING_CONNECTS
+    assert len(sent.to(public, socket.IPPROTO_UDP)) <= (PUNCH_DATAGRAMS if case.strategy == "lowttl" else 0)
+    assert case.connects <= PUNCH_CONNECTS
 
 
 def test_the_addresses_of_a_session_are_limited_however_often_its_tunnel_breaks(scene: Scene) -> None:
@@ -256,4 +256,4 @@ def test_packets_over_ipv6_are_limited(nowhere: str | None, tmp_path: Path) -> N
         )
         assert sent.connects()[edge6] <= SERVER_USES
         assert sent.connects()[victim] <= CONNECTS
-        assert len(sent.connects()) <= MEETING_ADDRESSES
+        assert len(sent.connects()) <= PUNCH_ADDRESSES

@@ -16,9 +16,10 @@ FOLDERS = ("punch", "lab", "topologies", "reports")
 ALLOWED = {
     "punch.text": set[str](),
     "punch.stdio": {"punch.text"},
-    "punch.nat": {"punch.nat", "punch.text"},
+    "punch.nat": {"punch.nat", "punch.text", "punch.suggestion"},
+    "punch.suggestion": set[str](),
     "punch": {"punch"},
-    "lab": {"lab", "punch.nat", "punch.text", "punch.stdio"},
+    "lab": {"lab", "punch.nat", "punch.text", "punch.stdio", "punch.suggestion"},
     "topologies": {"topologies", "lab", "punch.nat", "punch.text"},
     "reports": {"reports", "lab", "punch.text"},
 }

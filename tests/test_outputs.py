@@ -68,7 +68,10 @@ def test_every_error_of_the_project_is_one_plain_line_whatever_it_quotes() -> No
     assert len(found) > 20
     for kind in found:
         parameters = inspect.signature(kind).parameters
-        needed = [name for name, each in parameters.items() if each.default is each.empty] or list(parameters)[:1]
-        error = kind(**dict.fromkeys(needed, HOSTILE))
+        if any(each.kind is each.VAR_POSITIONAL for each in parameters.values()):
+            error = kind(HOSTILE, HOSTILE)
+        else:
+            needed = [name for name, each in parameters.items() if each.default is each.empty] or list(parameters)[:1]
+            error = kind(**dict.fromkeys(needed, HOSTILE))
         assert_plain_line(f"{error}\n")
         assert "owned" in str(error), kind

@@ -21,7 +21,6 @@ from punchlab.punch.stdio import settle
 _PRELOAD = [
     "punchlab.lab.trial.trial",
     "punchlab.lab.trial.record",
-    "punchlab.lab.capture.tap",
     "punchlab.lab.capture.pcapng",
     "mininet.topo",
 ]

@@ -12,13 +12,12 @@ import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
+from punchlab.lab.capture.bpf import compiled
 from punchlab.lab.capture.frame import CapturePoint, Frame, Recording
+from punchlab.lab.capture.tap import Tap, await_timestamps
 from punchlab.lab.errors import LabError
-
-if TYPE_CHECKING:
-    from punchlab.lab.capture.tap import Tap
 
 FILTER = (
     "(ip and (icmp or (tcp and tcp[tcpflags] & (tcp-syn|tcp-fin|tcp-rst) != 0)))"
@@ -72,19 +71,17 @@ class Recorder:
         """
         if self._thread is not None:
             raise LabError("capture: already started")
-        from punchlab.lab.capture.tap import Tap, await_timestamps, compiled  # scapy: 0.15 s of CPU, once
-
         self._frames, self._failure, self._bytes = [], None, 0
         self._clock_offset_ns = clock_offset_ns()
         try:
             filters = (FULL_FILTER, FULL_FILTER) if self._full else (FILTER, UDP_FILTER)
-            with compiled(filters[0]) as plain, compiled(filters[1]) as with_udp:
-                for point in self._points:
-                    try:
-                        self._taps.append(Tap(point, with_udp if point.udp else plain, full=self._full))
-                        self._taps[-1].listen()
-                    except OSError as error:
-                        raise LabError(f"capture: {point.node}, {point.interface}: {error.strerror}") from error
+            plain, with_udp = map(compiled, filters)
+            for point in self._points:
+                try:
+                    self._taps.append(Tap(point, with_udp if point.udp else plain, full=self._full))
+                    self._taps[-1].listen()
+                except OSError as error:
+                    raise LabError(f"capture: {point.node}, {point.interface}: {error.strerror}") from error
             await_timestamps()
         except BaseException:
             self._close()

@@ -1,10 +1,9 @@
-"""A scapy packet socket on one interface in a node's namespace.
+"""A packet socket on one interface in a node's namespace.
 
 It avoids two problems:
 
-- scapy's constructor opens the socket for all protocols and binds it later. Until then it receives from every interface
-  of the namespace, and it compiles its filter with scapy's list of interfaces, which belongs to another namespace. Here
-  the socket is created without a protocol, then gets the filter, and is bound last.
+- A socket that is opened for all protocols and bound later receives from every interface of the namespace until then.
+  Here the socket is opened for protocol 0, which receives nothing, gets the filter, and is bound last.
 - The kernel enables timestamps asynchronously after the first socket requests them. A frame that is queued before gets
   its timestamp when it is *read*: 2 ms late when measured. `await_timestamps` waits for a loopback datagram with a
   timestamp of its arrival.
@@ -19,55 +18,44 @@ import errno
 import socket
 import struct
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from scapy.arch.common import compile_filter, free_filter
-from scapy.arch.linux import PACKET_AUXDATA, L2ListenSocket
-from scapy.data import DLT_EN10MB, ETH_P_ALL, SO_ATTACH_FILTER, SO_TIMESTAMPNS, SOL_PACKET
-from scapy.layers.l2 import Ether
-from scapy.libs.structures import bpf_program, sock_fprog
-
+from punchlab.lab.capture.bpf import Filter
 from punchlab.lab.capture.frame import SNAP_LENGTH, UDP_SNAP_LENGTH, CapturePoint, Frame
 from punchlab.lab.errors import LabError
 
 _BUFFER = 16 << 20
-_PACKET_STATISTICS, _SO_RCVBUFFORCE = 6, 33
+_ETH_P_ALL = 3
+_SOL_PACKET, _PACKET_STATISTICS, _PACKET_AUXDATA = 263, 6, 8
+_SO_ATTACH_FILTER, _SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 26, 33, 35
 _TIMESPEC, _AUXDATA, _STATISTICS = struct.Struct("@ll"), struct.Struct("@IIIHHHH"), struct.Struct("@II")
 _ANCILLARY = socket.CMSG_SPACE(_TIMESPEC.size) + socket.CMSG_SPACE(_AUXDATA.size)
 
 
-class Tap(L2ListenSocket):
-    """scapy's packet socket on one capture point. It receives nothing before `listen`.
+class Tap:
+    """The packet socket of one capture point. It receives nothing before `listen`."""
 
-    `read` adds the direction and nanoseconds, which scapy omits.
-    """
-
-    def __init__(self, point: CapturePoint, program: bpf_program, *, full: bool = False) -> None:
+    def __init__(self, point: CapturePoint, wanted: Filter, *, full: bool = False) -> None:
         self.point = point
         self._shorten_udp = point.udp and not full
         with point.namespace.entered():
-            self.ins = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-        self.outs = None  # type: ignore[assignment]  # as scapy's own constructor has it
-        self.iface, self.promisc, self.type, self.LL, self.lvl = point.interface, False, ETH_P_ALL, Ether, 2
-        self.auxdata_available = True
-        self.ins.setblocking(False)
-        self.ins.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, sock_fprog(program.bf_len, program.bf_insns))
-        self.ins.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
-        self.ins.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, wanted.program)
+        self._socket.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         try:
-            self.ins.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-        except PermissionError:  # outside the initial user namespace, net.core.rmem_max limits it
-            self.ins.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        except PermissionError:  # outside the initial user namespace net.core.rmem_max limits it
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
 
     def listen(self) -> None:
         """Bind to the interface; the kernel queues its frames from now on. Raises OSError if it does not exist."""
-        self.ins.bind((self.point.interface, ETH_P_ALL))
+        self._socket.bind((self.point.interface, _ETH_P_ALL))
 
     def read(self) -> Frame | None:
         """Return the next queued frame, or None."""
         try:
-            data, ancillary, _flags, address = self.ins.recvmsg(SNAP_LENGTH, _ANCILLARY)
+            data, ancillary, _flags, address = self._socket.recvmsg(SNAP_LENGTH, _ANCILLARY)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -76,29 +64,27 @@ class Tap(L2ListenSocket):
             raise
         time_ns = length = 0
         for level, kind, content in ancillary:
-            if level == SOL_PACKET and kind == PACKET_AUXDATA:
+            if level == _SOL_PACKET and kind == _PACKET_AUXDATA:
                 length = _AUXDATA.unpack(content)[1]
-            elif level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:
+            elif level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
                 time_ns = _nanoseconds(content)
         if self._shorten_udp and _is_udp(data):
             data = data[:UDP_SNAP_LENGTH]
         outgoing = address[2] == socket.PACKET_OUTGOING
         return Frame(time_ns, self.point.node, self.point.interface, outgoing, data, length)
 
+    def fileno(self) -> int:
+        """Return the descriptor, which is readable when a frame is queued."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
     def dropped(self) -> int:
         """Return the number of frames dropped since the last call because the buffer was full."""
-        _seen, dropped = _STATISTICS.unpack(self.ins.getsockopt(SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size))
+        _seen, dropped = _STATISTICS.unpack(self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size))
         return int(dropped)
-
-
-@contextmanager
-def compiled(expression: str) -> Iterator[bpf_program]:
-    """Compile a libpcap filter for Ethernet and free it at the end of the block."""
-    program = compile_filter(expression, linktype=DLT_EN10MB)
-    try:
-        yield program
-    finally:
-        free_filter(program)
 
 
 def await_timestamps(patience_s: float = 5.0) -> None:
@@ -109,7 +95,7 @@ def await_timestamps(patience_s: float = 5.0) -> None:
     """
     deadline = time.monotonic() + patience_s
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        probe.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         probe.bind(("127.0.0.1", 0))
         probe.settimeout(patience_s)
         while time.monotonic() < deadline:
@@ -119,7 +105,7 @@ def await_timestamps(patience_s: float = 5.0) -> None:
                 _data, ancillary, _flags, _address = probe.recvmsg(1, _ANCILLARY)
             except OSError as error:
                 raise LabError(f"capture: loopback: {error}") from error
-            if any(_nanoseconds(content) <= sent_ns for _level, kind, content in ancillary if kind == SO_TIMESTAMPNS):
+            if any(_nanoseconds(content) <= sent_ns for _level, kind, content in ancillary if kind == _SO_TIMESTAMPNS):
                 return
             time.sleep(0.0002)
     raise LabError("capture: the kernel does not timestamp packets on arrival")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import os
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from punchlab.lab.cli import arguments
 from punchlab.lab.confinement import sandbox
 from punchlab.lab.errors import InputError, MissingCapabilityError, PunchlabError, SeveralInputsError
-from punchlab.lab.kernel import packages
+from punchlab.lab.kernel import packages, programs
 from punchlab.punch.stdio import settle
 from punchlab.punch.text import printable
 
@@ -22,9 +23,22 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `punchlab ARGUMENTS` and return the exit status: 0 success, 1 failure, 2 invalid request."""
+    """Run `punchlab ARGUMENTS` and return the exit status: 0 success, 1 failure, 2 invalid request.
+
+    Without `argv`, use the arguments of the process, and end it.
+    """
     settle()
-    words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        gc.set_threshold(_COLLECTED_AFTER)
+        programs.finish(_status(sys.argv[1:]))
+    return _status(list(argv))
+
+
+_COLLECTED_AFTER = 50_000
+"""Objects that are made until the garbage collector looks at them: what is imported at the start stays."""
+
+
+def _status(words: list[str]) -> int:
     try:
         try:
             given = arguments.parse(words)

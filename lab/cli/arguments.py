@@ -10,29 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from punchlab.lab.inputs.numbers import of_text
+from punchlab.punch import argument
 from punchlab.punch.text import printable
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(argument.Parser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         # argparse's own method does not handle an output that cannot be written.
         (file or sys.stderr).write(message)
-
-
-class _Version(argparse.Action):
-    def __init__(self, option_strings: list[str], dest: str) -> None:
-        super().__init__(option_strings, dest, nargs=0, help="print the version and exit")
-
-    def __call__(self, parser: argparse.ArgumentParser, *_ignored: object) -> None:
-        from importlib import metadata  # 20 ms that `--help` does not need
-
-        parser.exit(0, f"punchlab {metadata.version('punchlab')}\n")
 
 
 def path(word: str) -> Path:
@@ -72,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         prog="punchlab",
         description="An Internet in a box: build NATs, punch holes through them, and examine the packets.",
     )
-    root.add_argument("--version", action=_Version)
+    root.add_argument("--version", action=argument.Version)
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     run = _command(commands, "run", "run trials for every combination of the axes, and write the results")
@@ -102,11 +93,13 @@ def parser() -> argparse.ArgumentParser:
     worker.add_argument("address", metavar="ADDRESS", help="address of the Dask scheduler, e.g. tcp://scheduler:8786")
     _jobs(worker)
 
-    trial = _command(commands, "trial", "run one trial, and print the timeline of its SYNs")
+    trial = _command(commands, "trial", "run one trial, and print a summary")
     _topology(trial, several=False)
     _nats(trial, several=False)
     _punching(trial, several=False)
-    trial.add_argument("--json", action="store_true", help="print the result record instead of the timeline")
+    shown = trial.add_mutually_exclusive_group()
+    shown.add_argument("--timeline", action="store_true", help="print all packets instead, with repetition collapsed")
+    shown.add_argument("--json", action="store_true", help="print the result record instead")
     trial.add_argument("--capture", type=path, metavar="FILE", help="write the packets to FILE (pcapng)")
     trial.add_argument("--full", action="store_true", help="record every packet, not only SYN, FIN, RST and ICMP")
 

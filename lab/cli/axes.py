@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import inspect
 import itertools
 import json
@@ -29,6 +28,7 @@ from punchlab.lab.inputs import numbers
 from punchlab.lab.nat import presets
 from punchlab.lab.trial.options import TrialOptions
 from punchlab.punch.nat.behavior import PortMapping, Unsolicited
+from punchlab.punch.suggestion import one_of, suggestion
 from punchlab.topologies import TOPOLOGIES
 from punchlab.topologies.internet import Internet
 
@@ -46,16 +46,9 @@ def _text(*choices: str) -> Reader:
     def read(field: str, value: object) -> str:
         if isinstance(value, str) and value in choices:
             return value
-        near = _near(value, choices)
-        raise InputError(field, value, f"one of {', '.join(choices)}{near}")
+        raise InputError(field, value, one_of(value, choices))
 
     return read
-
-
-def _near(value: object, choices: Sequence[str]) -> str:
-    """The choice that may be meant, as the end of an error."""
-    near = difflib.get_close_matches(value[:_LONGEST_WORD], choices, 1) if isinstance(value, str) else []
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _number(unit: str, least: float, most: float) -> Reader:
@@ -228,7 +221,7 @@ def _fields(given: argparse.Namespace, errors: list[InputError]) -> tuple[dict[s
 
 def _unknown(key: str, where: str) -> InputError:
     known = (*AXES, *SINGLE)
-    near = _near(key, known)
+    near = suggestion(key, known)
     if key in _FLAGS_ONLY:
         hint = f"a field of campaigns; {key} is an option, --{key}"
     elif near:

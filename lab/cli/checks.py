@@ -14,7 +14,7 @@ from rich.text import Text
 from punchlab.lab.check.check import Check, Row
 from punchlab.lab.check.requirements import Verdict
 from punchlab.lab.cli.heartbeat import Heartbeat
-from punchlab.lab.cli.screen import screen
+from punchlab.lab.cli.screen import Wrapped, screen
 
 _STYLES = {
     Verdict.PASSED: "green",
@@ -54,15 +54,18 @@ class CheckProgress:
         """Print every claim and its observation, or the common value of both."""
         table = Table(title="observed values, with the claimed value where it differs")
         for column in ("NAT", "", "field", "found"):
-            table.add_column(column, overflow="fold")
+            table.add_column(column, overflow="fold", no_wrap=column != "found")
         for name, check in checks.items():
             for number, row in enumerate(check.rows):
-                table.add_row(name if number == 0 else "", row.transport, row.field.replace("_", " "), _cell(row))
+                table.add_row(
+                    name if number == 0 else "", row.transport, row.field.replace("_", " "), Wrapped(_cell(row))
+                )
             table.add_section()
         console = screen(sys.stdout)
         console.print(table)
-        if any(check.requirements for check in checks.values()):
-            console.print(_requirements(checks))
+        for name, check in checks.items():
+            if check.requirements:
+                console.print(_requirements(name, check))
         wrong = [name for name, check in checks.items() if check.agrees is False]
         untested = [f"{name} ({check.untested})" for name, check in checks.items() if check.untested]
         fields = sum(len(check.rows) for check in checks.values())
@@ -72,17 +75,17 @@ class CheckProgress:
         )
 
 
-def _requirements(checks: Mapping[str, Check]) -> Table:
-    """Return a table with a row for every requirement of the RFCs and a column for every NAT."""
-    table = Table(title="RFC 4787 (UDP) and RFC 5382 (TCP)")
-    for column in ("NAT", "RFC", "", "level", "requirement", ""):
+def _requirements(name: str, check: Check) -> Table:
+    """Return a table with a row for every requirement of the RFCs. The NAT is in the title, to save space."""
+    table = Table(title=f"{name}: RFC 4787 (UDP) and RFC 5382 (TCP)")
+    for column in ("RFC", "", "level"):
+        table.add_column(column, overflow="fold", no_wrap=True)
+    for column in ("requirement", "verdict"):
         table.add_column(column, overflow="fold")
-    for name, check in checks.items():
-        for number, row in enumerate(check.requirements):
-            about, style = row.requirement, _STYLES[row.verdict]
-            verdict = Text.assemble((str(row.verdict), style), f": {row.note}" if row.note else "")
-            table.add_row(name if number == 0 else "", str(about.rfc), about.name, about.level, about.text, verdict)
-        table.add_section()
+    for row in check.requirements:
+        about, style = row.requirement, _STYLES[row.verdict]
+        verdict = Text.assemble((str(row.verdict), style), f": {row.note}" if row.note else "")
+        table.add_row(str(about.rfc), about.name, about.level, Wrapped(about.text), Wrapped(verdict))
     return table
 
 

@@ -107,20 +107,22 @@ def check_trial(given: argparse.Namespace) -> None:
 
 def trial_command(given: argparse.Namespace) -> int:
     """Run `punchlab trial`."""
-    from punchlab.lab.capture import pcapng
     from punchlab.lab.lab import Lab
     from punchlab.lab.trial import trial
-    from punchlab.lab.trial.record import record
 
     one, other = _pair(given)
     with Lab(_topology(given), links=given.links, seed=given.seed, background=given.background) as lab:
         result = trial.run(lab, one, other, _options(given))
         if given.capture is not None:
+            from punchlab.lab.capture import pcapng
+
             try:
                 pcapng.write(given.capture, result.recording)
             except OSError as error:
                 raise LabError(f"capture: {given.capture}: {error.strerror}") from error
         if given.json:
+            from punchlab.lab.trial.record import record
+
             nat_a, nat_b = _nats(given)
             known = {
                 "id": f"{given.topology}-{nat_a}-{nat_b}-{given.unsolicited}-{given.strategy}",
@@ -134,7 +136,9 @@ def trial_command(given: argparse.Namespace) -> int:
             }
             print(json.dumps(record(result, **known)))
         else:
-            print(result)
+            from punchlab.lab.cli import story
+
+            print(story.timeline(result) if given.timeline else story.summary(result))
     return 0 if result.direct else 1
 
 

@@ -7,6 +7,9 @@ import dataclasses
 import ipaddress
 import json
 import re
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -58,7 +61,9 @@ def run(given: argparse.Namespace) -> int:
         return _run_check(given)
     if given.action == "list":
         head = ("NAME", "MAPPING", "FILTERING", "PORTS", "UNSOLICITED", "CONFIDENCE", "SOURCE")
-        print(_table([head, *(_row(name, preset) for name, preset in presets.PRESETS.items())]))
+        rows = [_row(name, preset) for name, preset in presets.PRESETS.items()]
+        table = _table([head, *rows])
+        print(table if _fits(table) else _paragraphs(head, rows))
         return 0
     preset = presets.preset(given.name)
     behavior = presets.behavior(given.name, port_mapping=given.port_mapping)
@@ -162,6 +167,24 @@ def _fields(behavior: NatBehavior) -> Iterator[tuple[str, str]]:
             yield each.name, "-".join(str(part) for part in value)
         else:
             yield each.name, str(value)
+
+
+def _fits(table: str) -> bool:
+    """Whether a terminal has room for the lines; an output that is no terminal has."""
+    columns = shutil.get_terminal_size().columns
+    return not sys.stdout.isatty() or max(map(len, table.splitlines())) <= columns
+
+
+def _paragraphs(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A paragraph a row, for a terminal that is too narrow for the table."""
+    columns = shutil.get_terminal_size().columns
+    wrapper = textwrap.TextWrapper(columns, initial_indent="  ", subsequent_indent="    ", break_long_words=False)
+    wrapper.break_on_hyphens = False
+    paragraphs = []
+    for name, *words in rows:
+        told = [f"{field.lower()} {word}" for field, word in zip(head[1:-1], words[:-1], strict=True)]
+        paragraphs.append("\n".join([name, wrapper.fill("; ".join(told)), wrapper.fill(words[-1])]))
+    return "\n".join(paragraphs)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

@@ -11,6 +11,7 @@ from typing import Self
 
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -18,11 +19,13 @@ from rich.text import Text
 from punchlab.lab.campaign import Campaign
 from punchlab.lab.campaign.results import Record
 from punchlab.lab.cli.heartbeat import Heartbeat
-from punchlab.lab.cli.screen import screen
+from punchlab.lab.cli.screen import Screen, Wrapped, screen
 from punchlab.punch.text import printable
 
 _MATRICES = 6
 """The maximum number of matrices printed at the end. For more, only totals are printed; the report has all."""
+_UNLIMITED = 10_000
+"""The width of a terminal that is wide enough for everything."""
 _ROWS = 8
 """The number of combinations that fit on the terminal during the run."""
 
@@ -116,7 +119,7 @@ class RunProgress:
             console.print(self._overview(list(self._nats)))
         if len(self._nats) <= _MATRICES:
             for combination in self._nats:
-                console.print(self._matrix(combination))
+                console.print(self._matrix(combination, console))
         console.print(f"{self._done} trials, {len(self._odd)} disagree with the oracle, {len(self._broken)} lab errors")
         lines = [
             f"disagreement: {record['id']}: {record['outcome']} ({record['reason']}); predicted "
@@ -134,14 +137,14 @@ class RunProgress:
             names = list(self._nats)
             first = max(0, min(names.index(self._latest) - _ROWS // 2, len(names) - _ROWS))
             parts.append(self._overview(names[first : first + _ROWS]))
-        matrix = self._matrix(self._latest)
-        if self._console.measure(matrix).minimum <= self._console.width and self._fits():
+        matrix = self._matrix(self._latest, self._console)
+        if self._console.measure(matrix).minimum <= self._console.width and self._fits(matrix):
             parts.append(matrix)
         return Group(*parts, self._bar())
 
-    def _fits(self) -> bool:
+    def _fits(self, matrix: RenderableType) -> bool:
         taken = min(_ROWS, len(self._nats)) + 4 if len(self._nats) > 1 else 0
-        return len(self._nats[self._latest][0]) + 9 + taken <= self._console.height
+        return len(self._console.render_lines(matrix)) + taken < self._console.height
 
     def _bar(self) -> Table:
         grid = Table.grid(padding=(0, 2))
@@ -174,25 +177,52 @@ class RunProgress:
     def _overview(self, combinations: Sequence[str]) -> Table:
         table = Table(title="direct / trials of every combination")
         for name in ("combination", "direct", "disagree", "lab errors"):
-            table.add_column(name, justify="left" if name == "combination" else "right", overflow="fold")
+            first = name == "combination"
+            table.add_column(name, justify="left" if first else "right", overflow="fold", no_wrap=not first)
         for combination in combinations:
             tally = self._sums[combination]
             numbers = (str(number) if number else "" for number in (tally.disagreeing, tally.broken))
-            table.add_row(combination, tally.text(), *numbers)
+            table.add_row(Wrapped(combination), tally.text(), *numbers)
         return table
 
-    def _matrix(self, combination: str) -> RenderableType:
+    def _matrix(self, combination: str, console: Screen) -> RenderableType:
         # Not the table's own title, which would be as narrow as the table.
-        title = Text(f"{combination}: direct / trials (rows: first NAT, columns: second NAT)", style="italic")
+        title = Text(f"{combination}: direct / trials (rows: first NAT, columns: second)", style="italic")
+        columns = list(self._nats[combination][1])
+        named = self._table(combination, {name: name for name in columns})
+        if _fits_in_width(named, console):
+            return Group(title, named)
+        # Numbers for names, in as many tables as it takes.
+        numbers = {name: str(number) for number, name in enumerate(columns, 1)}
+        parts: list[RenderableType] = []
+        while columns:
+            count = len(columns)
+            while count > 1 and not _fits_in_width(self._table(combination, _first(columns, count, numbers)), console):
+                count -= 1
+            parts.append(self._table(combination, _first(columns, count, numbers)))
+            del columns[:count]
+        legend = ", ".join(f"{number}={name}" for name, number in numbers.items())
+        return Group(title, *parts, Text(f"columns: {legend}"))
+
+    def _table(self, combination: str, columns: Mapping[str, str]) -> Table:
+        """The matrix of these columns, by NAT; the values are their headings."""
         table = Table()
-        table.add_column("")
-        rows, columns = self._nats[combination]
-        for other in columns:
-            table.add_column(other.replace("_", "_\n"), justify="right")
-        for one in rows:
+        table.add_column("", no_wrap=True)
+        for heading in columns.values():
+            table.add_column(heading, justify="right", no_wrap=True)
+        for one in self._nats[combination][0]:
             tallies = (self._pairs.get((combination, (one, other))) for other in columns)
             table.add_row(one, *(Text("") if tally is None else tally.text() for tally in tallies))
-        return Group(title, table)
+        return table
+
+
+def _fits_in_width(table: Table, console: Screen) -> bool:
+    unlimited = console.options.update(max_width=_UNLIMITED)
+    return Measurement.get(console, unlimited, table).maximum <= console.width
+
+
+def _first(columns: Sequence[str], count: int, headings: Mapping[str, str]) -> dict[str, str]:
+    return {name: headings[name] for name in columns[:count]}
 
 
 def _predicted(prediction: object) -> str:

@@ -164,7 +164,7 @@ EVENTS: Mapping[str, Rule] = MappingProxyType(
                 HOSTS,
                 "no",
                 "a connect() has completed or failed",
-                (Field("kind", TEXT, "`public` attempts count as `attempts`", required=False),),
+                (Field("kind", TEXT, "`srflx` attempts count as `attempts`", required=False),),
             ),
             Rule("connected", HOSTS, "no", "a connection to the peer is established"),
             Rule(

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import gc
 import os
 import select
 import signal
@@ -99,6 +100,7 @@ def enter(confined: Plan | None = None) -> None:
     stops, stopped = os.pipe()
     inner = _Ends(tell, orders, stopped, supervision.terminal())
     own = os.getpid()
+    gc.freeze()  # else the collector would write to all of it, and each page that it writes to is copied
     keeper = _fork()
     if keeper == 0:
         for descriptor in (outcome, order, stops):

@@ -22,7 +22,6 @@ winner              the connection that the clients agreed on; unless told, the 
 
 from __future__ import annotations
 
-import statistics
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -139,6 +138,8 @@ class Exchange:
 
     def delay_s(self, host: str) -> float | None:
         """The one-way delay from the host's gate to its peer's: the median over what was seen at both."""
+        import statistics  # it takes 3 ms to import, and few trials want this
+
         side, peer = self._sides(host)
         delays = []
         for segment in self.segments:

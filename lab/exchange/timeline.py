@@ -1,12 +1,12 @@
-"""An exchange in words."""
+"""An exchange in words: every packet, with repetition collapsed on demand, and the packets that decided it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from punchlab.lab.exchange.segment import Segment
 from punchlab.lab.exchange.story import Exchange
-from punchlab.lab.exchange.wire import Kind
+from punchlab.lab.exchange.wire import Kind, address_of
 
 _ICMP_NAMES = {
     (3, 0): "network unreachable",
@@ -19,22 +19,75 @@ _ICMP_NAMES = {
     (3, 13): "administratively prohibited",
     (11, 0): "time to live exceeded",
 }
+_FEWEST_ALIKE = 3
+"""So many packets that are alike are collapsed."""
+
+_Event = tuple[int, str, str]
+"""Time in nanoseconds, node, what happened there."""
 
 
-def render(exchange: Exchange) -> str:
+def render(exchange: Exchange, *, collapse: bool = False) -> str:
     """One line per event: milliseconds since the first punch SYN, node, what happened there.
 
-    Every segment has a number, by which later lines speak of it.
+    Every segment has a number, by which later lines speak of it. With `collapse`, of segments of one kind that went the
+    same way between the same addresses to the same end only the first has its lines; one line stands for the others.
     """
-    events = sorted(_events(exchange), key=lambda event: event[0])
-    zero = min((syn.sent_ns for syn in exchange.syns()), default=events[0][0] if events else 0)
-    width = max((len(node) for _time, node, _text in events), default=0)
-    return "".join(f"{(time - zero) / 1e6:12.3f} ms  {node:{width}}  {text}\n" for time, node, text in events)
-
-
-def _events(exchange: Exchange) -> Iterator[tuple[int, str, str]]:
     number = {segment: place for place, segment in enumerate(exchange.segments, 1)}
+    alike = _alike(exchange) if collapse else []
+    others = {segment for segments in alike for segment in segments[1:]}
     answered = {answer: segment for segment in exchange.segments if (answer := exchange.answer(segment)) is not None}
+    events = list(_events(exchange, number, answered, others))
+    zero = start_ns(exchange, events)
+    events += [_summed(exchange, segments[1:], number, zero) for segments in alike]
+    events.sort(key=lambda event: event[0])
+    width = max((len(node) for _time, node, _text in events), default=0)
+    return "".join(line(time, zero, f"{node:{width}}  {text}") for time, node, text in events)
+
+
+def deciding(exchange: Exchange) -> list[str]:
+    """The packets that decided it, at most 6, a line each.
+
+    Of a connection the SYNs and SYN-ACKs that opened it; without one, the first SYN of each host and its answer.
+    """
+    hosts = (exchange.pair.a.host, exchange.pair.b.host)
+    winner = exchange.winner
+    chosen: list[Segment | None] = []
+    for host in hosts:
+        if winner is None:
+            first = exchange.first_syn(host)
+            chosen += [first, None if first is None else exchange.answer(first)]
+            continue
+        sent = [segment for segment in winner.segments if segment.origin == host]
+        syns = [segment for segment in sent if segment.kind is Kind.SYN]
+        received = [segment for segment in syns if exchange.delivered_to(segment)]
+        answers = [each for each in sent if each.kind is Kind.SYN_ACK and exchange.delivered_to(each)]
+        chosen += [*syns[:1], *received[:1], *answers[:1]]
+    segments = sorted({each for each in chosen if each is not None}, key=lambda each: each.sent_ns)
+    zero = start_ns(exchange)
+    width = max((len(each.first.node) for each in segments), default=0)
+    return [
+        line(
+            each.sent_ns,
+            zero,
+            f"{each.first.node:{width}}  {_name(each)} to {each.destination}: {_end(exchange, each)}",
+        ).rstrip("\n")
+        for each in segments
+    ]
+
+
+def start_ns(exchange: Exchange, events: Sequence[_Event] = ()) -> int:
+    """Time 0 of the story: the first punch SYN, without one the first event."""
+    return min((syn.sent_ns for syn in exchange.syns()), default=min((time for time, *_ in events), default=0))
+
+
+def line(time_ns: int, zero_ns: int, text: str) -> str:
+    """A line of the story."""
+    return f"{(time_ns - zero_ns) / 1e6:12.3f} ms  {text}\n"
+
+
+def _events(
+    exchange: Exchange, number: dict[Segment, int], answered: dict[Segment, Segment], left_out: set[Segment]
+) -> Iterator[_Event]:
     seen: set[tuple[object, ...]] = set()
     for segment, place in number.items():
         text = f"#{place} {_name(segment)} {segment.source} > {segment.destination}"
@@ -42,6 +95,8 @@ def _events(exchange: Exchange) -> Iterator[tuple[int, str, str]]:
         if copy in seen:
             text += ", again"
         seen.add(copy)
+        if segment in left_out:
+            continue
         if exchange.is_rendezvous(segment):
             text += " (rendezvous)"
         if segment in answered:
@@ -49,15 +104,47 @@ def _events(exchange: Exchange) -> Iterator[tuple[int, str, str]]:
         yield segment.sent_ns, segment.first.node, text
         for translation in segment.translations:
             yield translation.time_ns, translation.node, f"#{place} becomes {' > '.join(translation.after)}"
-        last = segment.last
-        if exchange.delivered_to(segment) is not None:
-            yield last.time_ns, last.node, f"#{place} received"
-        elif exchange.answer(segment) is not None:
-            yield last.time_ns, last.node, f"#{place} refused"
-        elif last.outgoing:
-            yield last.time_ns, last.node, f"#{place} sent on, not seen again"
-        else:
-            yield last.time_ns, last.node, f"#{place} dropped"
+        yield segment.last.time_ns, segment.last.node, f"#{place} {_fate(exchange, segment)}"
+
+
+def _alike(exchange: Exchange) -> list[list[Segment]]:
+    """The segments that are collapsed, each list in the order of time."""
+    shapes: dict[tuple[object, ...], list[Segment]] = {}
+    for segment in exchange.segments:
+        ends = address_of(segment.source), address_of(segment.destination)
+        shape = (segment.kind, segment.icmp, segment.origin, *ends, segment.nodes, _fate(exchange, segment))
+        shapes.setdefault(shape, []).append(segment)
+    return [segments for segments in shapes.values() if len(segments) >= _FEWEST_ALIKE]
+
+
+def _summed(exchange: Exchange, segments: Sequence[Segment], number: dict[Segment, int], zero: int) -> _Event:
+    """One line for segments that are alike."""
+    first, last = segments[0], segments[-1]
+    ports = len({each.destination for each in segments})
+    text = (
+        f"#{number[first]} to #{number[last]}: {len(segments)} more {_name(first)} {address_of(first.source)} > "
+        f"{address_of(first.destination)}{f' to {ports} ports' if ports > 1 else ''} until "
+        f"{(last.sent_ns - zero) / 1e6:.3f} ms, {_fate(exchange, first)} at {first.last.node}"
+    )
+    return first.sent_ns, first.first.node, text
+
+
+def _fate(exchange: Exchange, segment: Segment) -> str:
+    if exchange.delivered_to(segment) is not None:
+        return "received"
+    if exchange.answer(segment) is not None:
+        return "refused"
+    return "sent on, not seen again" if segment.last.outgoing else "dropped"
+
+
+def _end(exchange: Exchange, segment: Segment) -> str:
+    """What became of it, and where."""
+    node, answer = segment.last.node, exchange.answer(segment)
+    if exchange.delivered_to(segment) is None and answer is not None:
+        return f"refused by {node} with {_name(answer)}"
+    return {"received": f"received by {node}", "dropped": f"dropped at {node}"}.get(
+        _fate(exchange, segment), f"sent on by {node}, not seen again"
+    )
 
 
 def _name(segment: Segment) -> str:

@@ -5,12 +5,12 @@ All validators raise `InputError`, which names the field, the value and what was
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from typing import TypeVar
 
 from punchlab.lab.errors import InputError
+from punchlab.punch import suggestion
 
 INTERFACE_NAME_LENGTH = 15
 """The limit of the kernel."""
@@ -25,8 +25,7 @@ def one_of(field: str, value: object, choices: Iterable[_Word]) -> _Word:
     for each in known:
         if each == value:
             return each
-    near = difflib.get_close_matches(value, known, 1) if isinstance(value, str) else []
-    raise InputError(field, value, f"one of {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else ""))
+    raise InputError(field, value, suggestion.one_of(value, known))
 
 
 def flag(field: str, value: object) -> bool:

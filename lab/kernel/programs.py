@@ -1,12 +1,15 @@
-"""External programs: find one, exec one, and run a Python module of this project."""
+"""External programs: find one, exec one, run a Python module of this project, and end this process at once."""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import errno
 import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -85,6 +88,16 @@ def replace(command: Sequence[str], environment: Mapping[str, str] | None = None
     except OSError as error:
         print(_refusal(command[0], error.strerror), file=sys.stderr, flush=True)
         os._exit(NOT_EXECUTABLE)
+
+
+def finish(status: int) -> NoReturn:
+    """End this process as the interpreter would, but without taking down all modules, which takes 30 ms of CPU."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+            stream.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

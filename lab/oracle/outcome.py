@@ -34,7 +34,7 @@ endpoint-independent. Then X's SYN arrives at Y's registered port from the same 
 another port. A NAT with connection tracking, like those of the lab, cannot distinguish the two flows behind Y: it keeps
 the first and drops the other. X's SYN passes if it arrives before Y's first SYN, or after a RST has ended Y's attempt.
 
-Method. `punch.nat.dialling` simulates both hosts with these rules, retransmissions, pauses between attempts and losses.
+Method. `punch.nat.syn_simulation` simulates both hosts with these rules, retransmissions, pauses and losses.
 Without random draws, it runs once. Otherwise the probability is the share of successful runs, always with the same
 seed: at least 400 runs (a standard error of at most 2.5 %), and 1000 before an outcome is certain. So for any
 probability p, fewer than one trial in 2500 contradicts a certain outcome (p^1000 (1 - p) < 1 / 1000e). Tests compare
@@ -55,7 +55,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from punchlab.punch.nat.behavior import BehaviorError, NatBehavior, Unsolicited
-from punchlab.punch.nat.dialling import Dialling, End, Run, admits_anyone, admits_dialled, dependent, occupies, strays
+from punchlab.punch.nat.syn_simulation import (
+    End,
+    Run,
+    SynSimulation,
+    admits_anyone,
+    admits_dialled,
+    dependent,
+    occupies,
+    uses_other_address,
+)
 
 _RUNS = 1000
 _RUNS_WHEN_MIXED = 400
@@ -153,7 +162,7 @@ def predict_outcome(a: NatBehavior | None, b: NatBehavior | None, dial: Dial) ->
 
 
 def _runs(nats: list[NatBehavior | None], dial: Dial) -> list[Run]:
-    dialling = Dialling(
+    dialling = SynSimulation(
         nats,
         skew_s=abs(dial.skew_s),
         delay_s=dial.delay_s,
@@ -202,7 +211,7 @@ def _failure(runs: list[Run], hosts: list[_Host], dial: Dial) -> str:
     ]
     if not able:
         return _hopeless(hosts)
-    straying = [name for name, nat in hosts if name in able and strays(nat)]
+    straying = [name for name, nat in hosts if name in able and uses_other_address(nat)]
     if straying:
         return f"{straying[0]}'s SYN comes from another address of its NAT's pool"
     why = "no attempts are left" if end is End.SPENT else "the deadline expires"

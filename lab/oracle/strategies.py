@@ -55,7 +55,7 @@ from punchlab.punch.nat.behavior import (
     PortMapping,
     Unsolicited,
 )
-from punchlab.punch.nat.dialling import admits_anyone
+from punchlab.punch.nat.syn_simulation import admits_anyone
 
 SYNC_ATTEMPTS = 3
 """The number of DCUtR. After these attempts, the client connects as in PLAIN."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,7 +49,7 @@ def punch(
         "directory": inbox,
     }
     if not client.tells_code:
-        values["code"] = secrets.token_hex(8)
+        values["code"] = os.urandom(8).hex()
     instants: tuple[float | None, float | None] = (None, None)
     if options.skew_s is not None:
         first = time.monotonic() + _START_MARGIN_S + 10 * lab.path(one, other).delay_s

@@ -13,6 +13,7 @@ from punchlab.lab.oracle.outcome import Prediction
 from punchlab.lab.trial.control import Control
 from punchlab.lab.trial.options import TrialOptions
 from punchlab.lab.trial.trial import Trial
+from punchlab.lab.trial.verdict import chosen
 from punchlab.lab.trial.versions import versions
 from punchlab.punch.text import printable
 
@@ -38,6 +39,7 @@ def record(trial: Trial, **more: Any) -> dict[str, Any]:
         "agrees": trial.agrees,
         "timings_s": dict(trial.timings_s),
         "cpu_pressure": trial.cpu_pressure,
+        "chosen": chosen(trial.sides),
         "attempts": {side.host: side.attempts for side in trial.sides},
         "path": None if winner is None else {"nats": list(winner.nats), "edge": winner.edge},
         "exchange": trial.exchange.summary(),

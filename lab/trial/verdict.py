@@ -78,8 +78,8 @@ class ClientRun:
 
     @property
     def attempts(self) -> int:
-        """The number of connection attempts to the peer's public candidate."""
-        return sum(1 for event in self.events if event["event"] == "attempt" and event.get("kind") == "public")
+        """The number of connection attempts to the peer's server-reflexive candidate."""
+        return sum(1 for event in self.events if event["event"] == "attempt" and event.get("kind") == "srflx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +175,25 @@ def _failure(side: ClientRun) -> _Failure:
     ended = "the client did not exit in time" if side.returncode is None else f"exit status {side.returncode}"
     words = side.errors.splitlines()[-1] if side.errors else ended
     return _Failure(side, "client_error", f"{side.host}: {printable(words, REASON_CHARACTERS)}", side.ended_s)
+
+
+def chosen(sides: Sequence[ClientRun]) -> dict[str, dict[str, str | None]] | None:
+    """Return what a strategy such as `auto` measured and selected, by host, or None if no client reports it.
+
+    `nat` is the client's result for its own NAT, `strategy` its selection, `why` the reason; None for missing values.
+    """
+    found = {}
+    for side in sides:
+        nat, plan = side.last("own_nat") or {}, side.last("strategy") or {}
+        said = {"nat": nat.get("words"), "strategy": plan.get("name"), "why": plan.get("why")}
+        words = {name: _printable(value) for name, value in said.items()}
+        if any(words.values()):
+            found[side.host] = words
+    return found or None
+
+
+def _printable(value: object) -> str | None:
+    return printable(value, REASON_CHARACTERS) if isinstance(value, str) else None
 
 
 def timings(sides: Sequence[ClientRun], started_s: float) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What the commands have in common that meet another client."""
+"""Options and helpers of the commands that connect to another client."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 from punchlab.punch.argument import path
-from punchlab.punch.cli.terminal import complain
+from punchlab.punch.cli.command import print_error
 from punchlab.punch.cli.values import CODE_VARIABLE, EDGE_VARIABLE, count, edges, seconds
 from punchlab.punch.errors import ArgumentError, PunchFailedError
 from punchlab.punch.punching.quota import CONNECTS
+from punchlab.punch.suggestion import one_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -26,49 +27,51 @@ if TYPE_CHECKING:
     from punchlab.punch.secure.keys import KeyExchange
 
 
-CODE_HELP = f"{{}}; - reads it from standard input; arguments can be seen by every user (default: ${CODE_VARIABLE})"
+CODE_HELP = f"{{}}; - reads it from standard input; other users can see arguments (default: ${CODE_VARIABLE})"
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """Add their options."""
+    """Add the common options to `parser`."""
     parser.add_argument(
         "--edge",
         metavar="ws[s]://HOST:PORT",
         action="append",
-        help="the edge to meet at; of several (repeated, or with commas between) the nearest, the others in case it "
-        f"is lost (default: ${EDGE_VARIABLE})",
+        help="edge to register at; if several are given (repeated or comma-separated), the nearest is used and the "
+        f"others are fallbacks (default: ${EDGE_VARIABLE})",
     )
     parser.add_argument(
-        "--key-file", metavar="F", type=path, help="key file that both sides have (see `punch key`), instead of a code"
+        "--key-file", metavar="F", type=path, help="key file shared by both sides (see `punch key`), instead of a code"
     )
     parser.add_argument(
-        "--bind", metavar="IP:PORT", help="local address to punch from, port 0 or from 1024 (default: any)"
+        "--bind", metavar="IP:PORT", help="local address to punch from; port 0 or at least 1024 (default: any)"
     )
     parser.add_argument(
         "--strategy",
         default="auto",
-        help="auto: look at both NATs and choose (default); keep: dial at once, from the address that the edge sees; "
-        "reuse: the same, but leave the edge first; sync: dial at an agreed instant; lowttl: open one NAT by a SYN "
-        "that ends on the way; predict, birthday, portmap: the next port of a sequence, many guesses, a port that the "
-        "NAT lends, and else what reuse does",
+        help="auto: measure both NATs and choose a strategy (default); keep: connect at once, from the address that "
+        "the edge sees; reuse: the same, after closing the connection to the edge; sync: both connect at an agreed "
+        "instant; lowttl: open the own NAT with a SYN that expires before the peer's NAT; predict: predict the next "
+        "port of a sequence; birthday: try many random ports; portmap: request a port mapping from the NAT. The last "
+        "three fall back to reuse",
     )
-    parser.add_argument("--deadline", metavar="S", default="10", help="seconds to try to punch (%(default)s)")
+    parser.add_argument("--deadline", metavar="S", default="10", help="timeout of the punch in seconds (%(default)s)")
     parser.add_argument(
-        "--max-attempts", metavar="N", help=f"connects per address of the peer (default, and at most: {CONNECTS})"
+        "--max-attempts", metavar="N", help=f"connects per address of the peer (default and maximum: {CONNECTS})"
     )
     parser.add_argument("--start-at", metavar="T", help="CLOCK_MONOTONIC instant of the first connect, in seconds")
-    parser.add_argument("--wait", metavar="S", default="600", help="seconds to wait for the peer (%(default)s)")
+    parser.add_argument("--wait", metavar="S", default="600", help="timeout for the peer in seconds (%(default)s)")
     parser.add_argument(
-        "--resume-for", metavar="S", default="120", help="seconds to try to go on after the tunnel broke (%(default)s)"
+        "--resume-for", metavar="S", default="120", help="seconds to retry after the tunnel broke (%(default)s)"
     )
-    parser.add_argument(
-        "--relay", action="store_true", help="if both sides say so, an edge relays where nothing else helps"
-    )
+    parser.add_argument("--relay", action="store_true", help="allow a relay as last resort (both sides must set it)")
     parser.add_argument("--json", action="store_true", help="one JSON event per line")
 
 
 def options_of(arguments: argparse.Namespace, stream: TextIO | None = None, other: str | None = None) -> TunnelOptions:
-    """What was chosen; events go to `stream`, and `other` is what to type on the other side. Raises `ArgumentError`."""
+    """Return the options of the command line, with events to `stream`; `other` is the command of the other side.
+
+    Raises `ArgumentError`.
+    """
     from punchlab.punch.client.tunnel import TunnelOptions
     from punchlab.punch.endpoint import EdgeUrl, Endpoint
     from punchlab.punch.events import human_reporter, json_reporter
@@ -77,7 +80,7 @@ def options_of(arguments: argparse.Namespace, stream: TextIO | None = None, othe
 
     urls = [EdgeUrl.parse(url) for url in edges(arguments)]
     if arguments.strategy not in STRATEGIES:
-        raise ArgumentError("strategy", arguments.strategy, " or ".join(STRATEGIES))
+        raise ArgumentError("strategy", arguments.strategy, one_of(arguments.strategy, STRATEGIES))
     bind = arguments.bind
     report = json_reporter(stream) if arguments.json else human_reporter(client(other) if other else CLIENT, stream)
     options = TunnelOptions(
@@ -98,7 +101,7 @@ def options_of(arguments: argparse.Namespace, stream: TextIO | None = None, othe
 
 
 def _by_distance(urls: list[EdgeUrl], report: Reporter) -> list[EdgeUrl]:
-    """The nearest of several edges first."""
+    """Return the edges, the nearest first."""
     if len(urls) == 1:
         return urls
     import asyncio
@@ -112,7 +115,7 @@ def _by_distance(urls: list[EdgeUrl], report: Reporter) -> list[EdgeUrl]:
 
 
 def key_of(arguments: argparse.Namespace) -> bytes | None:
-    """The key of a file, if one was given. Raises `ArgumentError`."""
+    """Return the key in the key file, if one was given. Raises `ArgumentError`."""
     from pathlib import Path
 
     from punchlab.punch.secure.keys import read_key_file
@@ -121,7 +124,7 @@ def key_of(arguments: argparse.Namespace) -> bytes | None:
 
 
 def preshared(arguments: argparse.Namespace) -> Callable[[], KeyExchange] | None:
-    """Makes exchanges with the key of a file, if one was given. Raises `ArgumentError`."""
+    """Return a function that makes exchanges with the key file, if one was given. Raises `ArgumentError`."""
     from punchlab.punch.secure.keys import PresharedKey
 
     key = key_of(arguments)
@@ -129,7 +132,7 @@ def preshared(arguments: argparse.Namespace) -> Callable[[], KeyExchange] | None
 
 
 def pake(code: Code, role: Role) -> Callable[[], KeyExchange]:
-    """Makes exchanges by a code, which share one budget of guesses."""
+    """Return a function that makes exchanges with a code; they share one budget of guesses."""
     from punchlab.punch.secure.guesses import Guesses
     from punchlab.punch.secure.keys import PakeExchange
 
@@ -137,10 +140,10 @@ def pake(code: Code, role: Role) -> Callable[[], KeyExchange]:
 
 
 def run_client(work: Coroutine[None, None, None], report: Reporter) -> int:
-    """Run it, and return the exit status. Raises `PunchFailedError`, which has been reported."""
+    """Run `work` and return the exit status. Raises `PunchFailedError`, after reporting it."""
     import asyncio
 
-    # The key exchange computes in a thread while packets arrive: let the event loop have its turn sooner.
+    # The key exchange computes in a thread while packets arrive. A shorter interval lets the event loop run sooner.
     sys.setswitchinterval(0.0005)
     try:
         stopped_by = asyncio.run(_terminable(work))
@@ -148,13 +151,13 @@ def run_client(work: Coroutine[None, None, None], report: Reporter) -> int:
         report("failed", outcome=error.outcome, reason=error.reason)
         raise
     if stopped_by is not None:
-        complain("terminated")
+        print_error("terminated")
         return 128 + stopped_by
     return 0
 
 
 async def _terminable(work: Coroutine[None, None, None]) -> int | None:
-    """Await `work`; SIGTERM and SIGHUP cancel it, so that it cleans up as it does on SIGINT, and are returned."""
+    """Await `work`. SIGTERM and SIGHUP cancel it, so that it cleans up as on SIGINT; return the signal, if any."""
     import asyncio
     import signal
 
@@ -166,7 +169,7 @@ async def _terminable(work: Coroutine[None, None, None]) -> int | None:
         task.cancel()
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             asyncio.get_running_loop().add_signal_handler(number, stop, number)
     try:
         await task

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from punchlab.punch.cli.terminal import Command, Parser
-from punchlab.punch.cli.values import seconds
+from punchlab.punch.cli.command import Command, Parser
+from punchlab.punch.cli.values import ExclusiveError, seconds
 from punchlab.punch.edge.options import add_options
 from punchlab.punch.errors import ArgumentError
 
@@ -21,15 +21,15 @@ def _add_options_of_edge(parser: Parser) -> None:
         metavar="IP:PORT",
         action="append",
         required=True,
-        help="address to listen at, again for another, as in [::]:7001 for IPv6; port 0 is any free one",
+        help="address to listen at; repeat for more addresses, e.g. [::]:7001 for IPv6; port 0 is any free port",
     )
-    parser.add_argument("--name", help="what to call this endpoint (default: its address)")
-    parser.add_argument("--join", metavar="URL", action="append", default=[], help="link to another endpoint")
+    parser.add_argument("--name", help="name of this edge (default: its address)")
+    parser.add_argument("--join", metavar="URL", action="append", default=[], help="another edge to link with")
     parser.add_argument(
         "--bus",
         metavar="BUS",
         default="mesh",
-        help="how edges talk: mesh (default; see --join), or nats://HOST:PORT[,…], the servers of a NATS cluster",
+        help="how edges exchange messages: mesh (default; see --join), or nats://HOST:PORT[,...], a NATS cluster",
     )
     parser.add_argument(
         "--session-lifetime",
@@ -38,7 +38,7 @@ def _add_options_of_edge(parser: Parser) -> None:
         help="seconds a client may wait for its peer (%(default)s)",
     )
     parser.add_argument(
-        "--stun", metavar="IP:PORT", help="answer STUN there and at the next port, and dial back for `punch probe`"
+        "--stun", metavar="IP:PORT", help="answer STUN there and at the next port, and connect back for `punch probe`"
     )
     parser.add_argument(
         "--stun-alternate", metavar="IP:PORT", help="a second address and port of this machine, for RFC 5780"
@@ -62,7 +62,7 @@ def _edge(arguments: argparse.Namespace) -> int:
     join = [EdgeUrl.parse(url, field="join") for url in arguments.join]
     nats = parse_bus(arguments.bus)
     if nats and join:
-        raise ArgumentError("join", arguments.join[0], "no --join beside a --bus of NATS servers")
+        raise ExclusiveError("--join", "--bus nats://...")
     lifetime = seconds(arguments.session_lifetime, "session-lifetime")
     name = arguments.name
     if name is not None and not (1 <= len(name) <= 128 and name.isprintable()):
@@ -92,13 +92,13 @@ def _stun(arguments: argparse.Namespace) -> StunAddresses | None:
     )
     if primary is None:
         if alternate is not None:
-            raise ArgumentError("stun-alternate", arguments.stun_alternate, "an address beside that of --stun")
+            raise ArgumentError("stun-alternate", arguments.stun_alternate, "--stun as well")
         return None
     return StunAddresses.of(primary, alternate)
 
 
 def _ipv4(text: str, field: str) -> Endpoint:
-    """An IPv4 address: what is probed is a NAT. Raises `ArgumentError`."""
+    """Return an IPv4 endpoint; the tests of a NAT need IPv4. Raises `ArgumentError`."""
     import socket
 
     from punchlab.punch.endpoint import Endpoint
@@ -111,8 +111,8 @@ def _ipv4(text: str, field: str) -> Endpoint:
 
 EDGE = Command(
     "edge",
-    help="run an edge endpoint, where clients meet",
-    description="Run an edge endpoint: it introduces clients to each other, and carries no files unless it relays.",
+    help="run an edge, through which clients find each other",
+    description="Run an edge: it introduces clients to each other, and carries no file data unless it relays.",
     add_options=_add_options_of_edge,
     run=_edge,
 )

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 from punchlab.punch.argument import path
 from punchlab.punch.cli.client import CODE_HELP, add_common, key_of, options_of, pake, preshared, run_client
-from punchlab.punch.cli.terminal import Command, Parser
-from punchlab.punch.cli.values import STDIN, checked_code, code_given, read_code
+from punchlab.punch.cli.command import Command, Parser
+from punchlab.punch.cli.values import STDIN, ExclusiveError, checked_code, code_given, read_code
 from punchlab.punch.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from punchlab.punch.cli.asking import Terminal
+    from punchlab.punch.cli.prompt import Terminal
     from punchlab.punch.secure.keys import KeyExchange
-    from punchlab.punch.transfer.file_sink import FileSink
-    from punchlab.punch.transfer.outgoing import Outgoing
+    from punchlab.punch.transfer.files.file_sink import FileSink
+    from punchlab.punch.transfer.files.file_source import FileSource
     from punchlab.punch.transfer.stdin_source import StdinSource
     from punchlab.punch.transfer.stdout_sink import StdoutSink
 
@@ -31,26 +31,24 @@ def _add_options_of_send(parser: Parser) -> None:
     parser.add_argument(
         "files", metavar="FILE", type=path, nargs="+", help="a file or a directory, or - for standard input"
     )
-    parser.add_argument("--name", metavar="NAME", help=f"what to call standard input (default: {STDIN_NAME})")
-    parser.add_argument("--code", help="use this code instead of a fresh one; - reads it from standard input")
+    parser.add_argument("--name", metavar="NAME", help=f"file name to send for standard input (default: {STDIN_NAME})")
+    parser.add_argument("--code", help="use this code instead of a new one; - reads it from standard input")
     add_common(parser)
 
 
 def _add_options_of_receive(parser: Parser) -> None:
     parser.add_argument("code", metavar="CODE", nargs="?", help=CODE_HELP.format("the sender's code"))
-    parser.add_argument("--dir", metavar="D", type=path, help="directory to store the files in (default: this one)")
-    parser.add_argument(
-        "--force", action="store_true", help="overwrite files that exist; fill up directories that exist"
-    )
+    parser.add_argument("--dir", metavar="D", type=path, help="directory to store the files in (default: current)")
+    parser.add_argument("--force", action="store_true", help="overwrite existing files and add to existing directories")
     parser.add_argument(
         "--yes",
         action="store_true",
-        help="store what is offered without a question; required where there is no terminal to ask at",
+        help="store the offered files without asking; required if there is no terminal",
     )
     parser.add_argument(
         "--stdout",
         action="store_true",
-        help="write the one file that comes to standard output, and everything else that is said to standard error",
+        help="write the single received file to standard output, and all messages to standard error",
     )
     add_common(parser)
 
@@ -60,47 +58,50 @@ def _send(arguments: argparse.Namespace) -> int:
     from punchlab.punch.transfer.session import send
 
     if arguments.code is not None and arguments.key_file is not None:
-        raise ArgumentError("code", arguments.code, "no code together with --key-file")
+        raise ExclusiveError("--code", "--key-file")
     checked_code(arguments.code)
-    with _outgoing(arguments) as outgoing:
+    with _source(arguments) as source:
         exchange = preshared(arguments)
         options = options_of(arguments)
         if exchange is None:
-            stdin_is = "what is sent" if STDIN in arguments.files else None
+            stdin_is = "the data to send" if STDIN in arguments.files else None
             code = Code.generate() if arguments.code is None else read_code(arguments.code, stdin_is=stdin_is)
             exchange = pake(code, "sender")
-        if outgoing.skipped:
-            options.report("skipped", entries=[each._asdict() for each in outgoing.skipped])
-        return run_client(send(options, exchange, outgoing), options.report)
+        if source.skipped:
+            options.report("skipped", entries=[each._asdict() for each in source.skipped])
+        return run_client(send(options, exchange, source), options.report)
 
 
-def _outgoing(arguments: argparse.Namespace) -> Outgoing | StdinSource:
+def _source(arguments: argparse.Namespace) -> FileSource | StdinSource:
     from pathlib import Path
 
-    from punchlab.punch.transfer.outgoing import Outgoing
+    from punchlab.punch.transfer.files.file_source import FileSource
     from punchlab.punch.transfer.stdin_source import StdinSource
 
     if STDIN in arguments.files:
         if len(arguments.files) > 1:
-            raise ArgumentError("FILE", STDIN, "standard input alone, without other files (a file of that name is ./-)")
+            raise ArgumentError("FILE", STDIN, "- as the only FILE (a file of that name is ./-)")
         return StdinSource(STDIN_NAME if arguments.name is None else arguments.name, 0)
     if arguments.name is not None:
-        raise ArgumentError("name", arguments.name, "no name but that of standard input (-)")
-    return Outgoing([Path(each) for each in arguments.files])
+        raise ArgumentError("name", arguments.name, "--name only with - (standard input) as FILE")
+    return FileSource([Path(each) for each in arguments.files])
 
 
 def _receive(arguments: argparse.Namespace) -> int:
     from punchlab.punch.secure.keys import PresharedKey
     from punchlab.punch.transfer.consent import Consent
-    from punchlab.punch.transfer.owner import Owner
+    from punchlab.punch.transfer.files.partial_names import PartialNames
     from punchlab.punch.transfer.session import receive
     from punchlab.punch.transfer.stdout_sink import StdoutSink
 
     given = code_given(arguments)
-    if (given is None) == (arguments.key_file is None):
-        raise ArgumentError("code", given, "either a code or --key-file")
-    if arguments.stdout and (arguments.dir is not None or arguments.force):
-        raise ArgumentError("stdout", arguments.dir or "--force", "neither --dir nor --force together with --stdout")
+    if given is not None and arguments.key_file is not None:
+        raise ExclusiveError("CODE", "--key-file")
+    if given is None and arguments.key_file is None:
+        raise ArgumentError("code", None, "a code or --key-file")
+    for option, is_set in (("--dir", arguments.dir is not None), ("--force", arguments.force)):
+        if arguments.stdout and is_set:
+            raise ExclusiveError("--stdout", option)
     with contextlib.ExitStack() as stack:
         target = _target(arguments)
         stack.enter_context(target)
@@ -109,35 +110,35 @@ def _receive(arguments: argparse.Namespace) -> int:
         options = options_of(arguments, sys.stderr if arguments.stdout else None)
         exchange: Callable[[], KeyExchange]
         if key is not None:
-            owner, exchange = Owner.of_key(key), partial(PresharedKey, key)
+            partial_names, exchange = PartialNames.of_key(key), partial(PresharedKey, key)
         else:
             assert given is not None
-            code = read_code(given)  # everything else has been checked before
-            owner, exchange = Owner.of_code(code), pake(code, "receiver")
+            code = read_code(given)  # last, because it may read standard input
+            partial_names, exchange = PartialNames.of_code(code), pake(code, "receiver")
         consent = None
         if not isinstance(target, StdoutSink):
-            target.owner = owner
+            target.partial_names = partial_names
             question = None if terminal is None else partial(terminal.accepts, directory=target.path)
             consent = Consent(options.report, question)
         return run_client(receive(options, exchange, target, consent), options.report)
 
 
 def _terminal(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[Terminal | None]:
-    """Where to ask whether to store what is offered; None if there is no question. Raises `ArgumentError`."""
+    """Return the terminal to ask at, or None if no question is needed. Raises `ArgumentError`."""
     if arguments.yes or arguments.stdout:
         return contextlib.nullcontext()
-    from punchlab.punch.cli.asking import Terminal
+    from punchlab.punch.cli.prompt import Terminal
 
     terminal = Terminal.open()
     if terminal is None:
-        raise ArgumentError("yes", None, "--yes, as there is no terminal to ask whether to store what is offered")
+        raise ArgumentError("yes", None, "--yes, because there is no terminal to ask at")
     return terminal
 
 
 def _target(arguments: argparse.Namespace) -> FileSink | StdoutSink:
     from pathlib import Path
 
-    from punchlab.punch.transfer.file_sink import FileSink
+    from punchlab.punch.transfer.files.file_sink import FileSink
     from punchlab.punch.transfer.stdout_sink import StdoutSink
 
     if arguments.stdout:
@@ -147,18 +148,18 @@ def _target(arguments: argparse.Namespace) -> FileSink | StdoutSink:
 
 SEND = Command(
     "send",
-    help="send files, directories or standard input; prints the code for the receiver",
-    description="Send files and directories, or standard input; prints the code for the receiver. A directory is "
-    "sent with everything in it, empty directories and executable bits included. Symbolic links, FIFOs, sockets "
-    "and devices in it are not sent, nor is anything outside of it; what is left out is listed.",
+    help="send files, directories or standard input; print the code for the receiver",
+    description="Send files and directories, or standard input, and print the code for the receiver. A directory is "
+    "sent with all files and directories in it, including empty directories and executable bits. Symbolic links, "
+    "FIFOs, sockets and devices in it are skipped and listed.",
     add_options=_add_options_of_send,
     run=_send,
 )
 RECEIVE = Command(
     "receive",
     help="receive files with the sender's code",
-    description="Receive files with the sender's code. Shows what is offered and asks at the terminal whether to "
-    "store it; nothing of it is received before. If the answer is no, both sides end with exit status 1.",
+    description="Receive files with the sender's code. Shows the offer and asks at the terminal whether to store it, "
+    "before any file data is received. If the answer is no, both sides end with exit status 1.",
     add_options=_add_options_of_receive,
     run=_receive,
 )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 
 from punchlab.punch.argument import path
-from punchlab.punch.cli.terminal import Command, Parser
+from punchlab.punch.cli.command import Command, Parser
 
 
 def _add_options_of_key(parser: Parser) -> None:
-    parser.add_argument("file", metavar="FILE", type=path, help="the file to make, which may not be there yet")
+    parser.add_argument("file", metavar="FILE", type=path, help="file to create; it must not exist")
 
 
 def _key(arguments: argparse.Namespace) -> int:
@@ -23,9 +23,9 @@ def _key(arguments: argparse.Namespace) -> int:
 
 KEY = Command(
     "key",
-    help="make a key file for --key-file",
-    description="Make a file of 32 random bytes that only its owner may use. Copy it to the other computer, over "
-    "ssh for instance, and give both sides --key-file FILE instead of a code.",
+    help="create a key file for --key-file",
+    description="Create a file of 32 random bytes that only its owner can read. Copy it to the other computer, for "
+    "instance with scp, and run both sides with --key-file FILE instead of a code.",
     add_options=_add_options_of_key,
     run=_key,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from punchlab.punch.cli.terminal import Command, Parser
+from punchlab.punch.cli.command import Command, Parser
 from punchlab.punch.cli.values import EDGE_VARIABLE, edges, seconds
 from punchlab.punch.errors import ArgumentError
 
@@ -14,15 +14,15 @@ def _add_options_of_probe(parser: Parser) -> None:
         "--edge",
         metavar="SERVER",
         action="append",
-        help="ws://HOST:PORT of an edge with --stun, or stun:HOST[:PORT] of a STUN server; a second one, at another "
-        f"address, serves where the first has only one address (default: ${EDGE_VARIABLE})",
+        help="ws://HOST:PORT of an edge with --stun, or stun:HOST[:PORT] of a STUN server; a second server at another "
+        f"address is needed if the first has only one address (default: ${EDGE_VARIABLE})",
     )
-    parser.add_argument("--patience", metavar="S", default="2", help="silence for so long means no (%(default)s)")
-    parser.add_argument("--lifetime", metavar="S", help="find out how long idle mappings live, up to S seconds")
+    parser.add_argument("--patience", metavar="S", default="2", help="timeout of each test in seconds (%(default)s)")
+    parser.add_argument("--lifetime", metavar="S", help="also measure the lifetime of idle mappings, up to S seconds")
     parser.add_argument(
-        "--time-scale", metavar="N", default="1", help="the NAT's clock runs N times faster (%(default)s)"
+        "--time-scale", metavar="N", default="1", help="factor by which the NAT's clock runs faster (%(default)s)"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
 def _probe(arguments: argparse.Namespace) -> int:
@@ -53,5 +53,5 @@ def _probe(arguments: argparse.Namespace) -> int:
 
 
 PROBE = Command(
-    "probe", help="find out what NAT this computer is behind", add_options=_add_options_of_probe, run=_probe
+    "probe", help="measure the NAT in front of this computer", add_options=_add_options_of_probe, run=_probe
 )

@@ -1,4 +1,4 @@
-"""What is typed on the command line, as values. All raise `ArgumentError`."""
+"""Values of options and arguments. All functions raise `ArgumentError`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from punchlab.punch.errors import ArgumentError
+from punchlab.punch.text import printable
 
 if TYPE_CHECKING:
     from punchlab.punch.secure.code import Code
@@ -17,11 +18,19 @@ MAX_SECONDS = 1e9
 EDGE_VARIABLE = "PUNCH_EDGE"
 CODE_VARIABLE = "PUNCH_CODE"
 STDIN = "-"
-_MAX_LINE = 200  # of a code on standard input
+_MAX_LINE = 200  # characters of a code on standard input
+
+
+class ExclusiveError(ArgumentError):
+    """Options that are mutually exclusive were given together."""
+
+    def __init__(self, *options: str) -> None:
+        super().__init__(options[0], None, f"no {options[1]}")
+        self.args = (printable(f"{' and '.join(options)} are mutually exclusive"),)
 
 
 def seconds(text: str, field: str) -> float:
-    """A positive number of seconds."""
+    """Return a positive number of seconds."""
     try:
         value = float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
@@ -32,14 +41,14 @@ def seconds(text: str, field: str) -> float:
 
 
 def count(text: str, field: str) -> int:
-    """A positive whole number."""
+    """Return a positive whole number."""
     if not (text.isascii() and text.isdigit() and int(text[:10]) >= 1 and len(text) <= 9):
-        raise ArgumentError(field, text, "a positive whole number")
+        raise ArgumentError(field, text, "a whole number from 1 to 999999999")
     return int(text)
 
 
 def edges(arguments: argparse.Namespace) -> list[str]:
-    """The edges that were given, or else those of the environment."""
+    """Return the edges of the command line, or else those of the environment."""
     given = arguments.edge
     if given is None:
         default = os.environ.get(EDGE_VARIABLE)
@@ -52,9 +61,9 @@ def edges(arguments: argparse.Namespace) -> list[str]:
 
 
 def code_given(arguments: argparse.Namespace) -> str | None:
-    """The code of the other side that was given, or else that of the environment, unless there is a key file.
+    """Return the code of the command line, or else that of the environment, unless there is a key file.
 
-    Not for the side that makes the code: a variable that was left over would be used in each of its sessions.
+    Only for the side that does not make the code: that side would use a leftover variable in each of its sessions.
     """
     if arguments.code is not None or arguments.key_file is not None:
         return checked_code(arguments.code)
@@ -65,7 +74,7 @@ def code_given(arguments: argparse.Namespace) -> str | None:
 
 
 def checked_code(text: str | None) -> str | None:
-    """What `read_code` will take, unless it is to come on standard input."""
+    """Check a code and return it. `-` is not checked, because `read_code` reads it from standard input."""
     from punchlab.punch.secure.code import Code
 
     if text not in (None, STDIN):
@@ -74,7 +83,7 @@ def checked_code(text: str | None) -> str | None:
 
 
 def read_code(text: str, *, stdin_is: str | None = None) -> Code:
-    """The code that was given, which is the first line of standard input for `-`, unless that is something else."""
+    """Return the code; `-` reads the first line of standard input, unless `stdin_is` says what else that contains."""
     from punchlab.punch.secure.code import Code
 
     if text != STDIN:
@@ -88,4 +97,4 @@ def read_code(text: str, *, stdin_is: str | None = None) -> Code:
     try:
         return Code.parse(sys.stdin.readline(_MAX_LINE))
     except UnicodeDecodeError:
-        raise ArgumentError("code", text, "a code on standard input, found bytes that are no text") from None
+        raise ArgumentError("code", text, "a code in UTF-8 on standard input") from None

@@ -1,1 +1,1 @@
-"""The hole-punching client: meets its peer through an edge, punches, and moves files over the tunnel."""
+"""The client: connects to its peer through an edge, punches, and keeps the tunnel."""

@@ -1,14 +1,15 @@
-"""Host candidates that only the peer itself can name: hosts of one carrier's network, and clients of one computer.
+"""Host candidates that a client accepts only from the peer itself, never from an edge.
 
-A client dials a host candidate only in its own networks (`punch.net.reach`), for it gets them from the edge. Two kinds
-of honest pairs need others: two customers of a carrier whose NAT does not hairpin, where one is at an address of the
-carrier's inside (100.64.0.0/10, RFC 6598), and two clients on one computer that meet at an edge elsewhere. There each
-sends its own address to the other as a signal (`punch.rendezvous.signals`), which the edge can neither read nor make,
-and each dials what the other has sent. Nothing else is dialled because of this: an address of the carrier's inside, or
-this computer's own address if the peer proves that it runs on this computer.
+A client connects to a host candidate only within its own networks (`punch.net.reach`), because it receives host
+candidates from the edge. Two cases need more. In the first, both are customers of a carrier whose NAT does not hairpin,
+and one has a shared address (100.64.0.0/10, RFC 6598). In the second, both clients run on one computer and the edge
+runs elsewhere. In these cases each client sends its own address to the other as a signal (`punch.rendezvous.signals`),
+which the edge can neither read nor forge, and each connects to the address that it receives. The client accepts only
+two kinds of address in this way: a shared address, and this computer's own address if the peer proves that it runs on
+this computer.
 
-It takes as long as a signal from client to client, comes before the first dial, and only where both are behind one
-public address and have named such addresses.
+The exchange takes as long as one signal between the clients. It precedes the first connection attempt, and only takes
+place where both clients have the same public address and have registered such addresses.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ from punchlab.punch.punching.candidates import Candidate
 from punchlab.punch.rendezvous.signals import Signals
 
 PATIENCE_S = 1.5
-"""How long the peer's signal is waited for."""
+"""How long to wait for the peer's signal, in seconds."""
 
 _KIND = "host"
 
 
-def concerned(own: Endpoint, own_public: Endpoint, peer: Contact) -> bool:
-    """Whether both clients have to name their addresses to each other: the same on both sides."""
+def needs_exchange(own: Endpoint, own_public: Endpoint, peer: Contact) -> bool:
+    """Return whether both clients have to exchange their addresses; the result is the same on both sides."""
     if own.is_loopback or own_public.ip != peer.public.ip:
         return False
     return own.ip in {each.ip for each in peer.private} or any(map(_is_shared, (own, *peer.private)))
 
 
-async def named_by_peer(
+async def exchange_addresses(
     own: Endpoint, session: SessionId, signals: Signals, begin_key: Callable[[], None]
 ) -> Candidate | None:
-    """Exchange the addresses; the peer's, if it may be dialled although it is in none of this computer's networks."""
+    """Exchange the addresses; return the peer's if it may be used although it is outside this computer's networks."""
     begin_key()
     computer = await asyncio.to_thread(_computer, session)
     try:
@@ -57,11 +58,11 @@ async def named_by_peer(
     if named == own or named.port < LOWEST_PORT:
         return None
     allowed = peer_computer == computer if named.ip == own.ip else _is_shared(named)
-    return Candidate(named, "private") if allowed else None
+    return Candidate(named, "host") if allowed else None
 
 
 def _parse(data: bytes) -> tuple[Endpoint, str]:
-    """Raises `ValueError`."""
+    """Return the address and the computer's identifier from a signal. Raises `ValueError`."""
     try:
         kind, address, computer = json.loads(data)
     except (TypeError, RecursionError):
@@ -80,7 +81,7 @@ def _is_shared(address: Endpoint) -> bool:
 
 
 def _computer(session: SessionId) -> str:
-    """What is the same for all processes of this boot and network namespace, and for nobody else; per session."""
+    """Return an identifier of this boot and network namespace; it differs per session and cannot be guessed."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text()
     namespace = os.stat("/proc/self/ns/net").st_ino  # noqa: PTH116 (the link's target has no path)
     return hashlib.sha256(f"{session} {boot} {namespace}".encode()).hexdigest()[:32]

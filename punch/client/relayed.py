@@ -1,11 +1,11 @@
-"""The client's side of a relay: a socket whose other end is carried to the peer by an edge.
+"""The client's side of a relay: a socket whose data an edge forwards to the peer.
 
-A WebSocket to the edge is joined to one end of a socket pair, and the caller gets the other end: authentication,
-encryption and files are the same as over a punched connection, and know of no relay.
+The client connects a WebSocket to the edge and copies its data to and from one end of a socket pair. The caller gets
+the other end, so authentication, encryption and file transfer work as over a punched connection.
 
-The address of the relay is what an edge says. So it has to be one that an edge may name (`punch.net.reach`), it is
-tried a few times in a session, and a relay that cannot be reached takes as long as one that does not answer: the edge
-does not learn which ports of a third party are open.
+The edge supplies the address of the relay, so the client limits what the edge can do with it. The address must be one
+that an edge may supply (`punch.net.reach`), the client tries it a few times per session, and an unreachable relay takes
+as long as one that does not answer. The edge therefore cannot find out which ports of a third party are open.
 """
 
 from __future__ import annotations
@@ -19,27 +19,30 @@ from collections.abc import AsyncIterator
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from punchlab.punch.codec import decode, encode
 from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import FrameError, NoConnectionError, PunchFailedError
-from punchlab.punch.net.websocket import abort, open_websocket, protocol_violation, resolve, until_deaf, why
-from punchlab.punch.punching.named import Named
+from punchlab.punch.net.websocket import abort, open_websocket, protocol_violation, resolve, until_unresponsive, why
 from punchlab.punch.punching.puncher import Connection
-from punchlab.punch.relay import MAX_MESSAGE, PATH, parse_joined, relay_frame
+from punchlab.punch.punching.supplied_servers import SuppliedServers
+from punchlab.punch.relay import MAX_MESSAGE, PATH, Join, Joined
 from punchlab.punch.text import printable
 
-PING_S = 10.0  # a dead relay is noticed within two of these
-CONNECT_S = 5.0  # a relay that has not answered by then is not there, nor before
+PING_S = 10.0  # the client detects a dead relay within two of these
+CONNECT_S = 5.0  # timeout of connecting; a failure is also reported only after this time
 TIMEOUT_S = 35.0  # the edge waits 30 s for the peer
-LAST_S = 3.0  # how long an end waits for what is still on its way to the edge
+LAST_S = 3.0  # timeout of sending the remaining data to the edge
 
 
 @contextlib.asynccontextmanager
-async def relayed(url: EdgeUrl, token: str, ticket: str, named: Named | None = None) -> AsyncIterator[Connection]:
-    """A connection to the peer by way of the edge at `url`, if that is `named`, or None for one that is trusted.
+async def relayed(
+    url: EdgeUrl, token: str, ticket: str, servers: SuppliedServers | None = None
+) -> AsyncIterator[Connection]:
+    """Connect to the peer through the relay at `url`; `servers` limits addresses from an edge (None: a trusted one).
 
-    The edge of the session gave out the `ticket`. Raises `PunchFailedError`.
+    The edge of the session issued the `ticket`. Raises `PunchFailedError`.
     """
-    websocket = await _join(url, token, ticket, named)
+    websocket = await _join(url, token, ticket, servers)
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         end.setblocking(False)
@@ -50,8 +53,7 @@ async def relayed(url: EdgeUrl, token: str, ticket: str, named: Named | None = N
         yield Connection(ours, local, remote, "connect")
     finally:
         ours.close()
-        # What was written last still has to go out; the end of the pair ends the carrying. A peer that has stopped
-        # reading must not keep us from ending.
+        # Closing our end makes `_out` send the remaining data and return. The timeout is for a peer that does not read.
         try:
             async with asyncio.timeout(LAST_S):
                 await asyncio.gather(carrying[0], return_exceptions=True)
@@ -64,25 +66,25 @@ async def relayed(url: EdgeUrl, token: str, ticket: str, named: Named | None = N
         theirs.close()
 
 
-async def _join(url: EdgeUrl, token: str, ticket: str, named: Named | None) -> ClientConnection:
-    begun = time.monotonic()
+async def _join(url: EdgeUrl, token: str, ticket: str, servers: SuppliedServers | None) -> ClientConnection:
+    started = time.monotonic()
     try:
-        websocket = await _connect(url, named)
+        websocket = await _connect(url, servers)
     except NoConnectionError as error:
-        await asyncio.sleep(begun + CONNECT_S - time.monotonic())
+        await asyncio.sleep(started + CONNECT_S - time.monotonic())
         raise PunchFailedError("no_rendezvous", f"relay {url}: {error}") from None
     try:
         async with asyncio.timeout(TIMEOUT_S):
             try:
-                await websocket.send(relay_frame(token, ticket))
-                parse_joined(await websocket.recv())
+                await websocket.send(encode(Join(token, ticket)))
+                decode(await websocket.recv(), Joined)
             except BaseException:
                 abort(websocket)
                 raise
             return websocket
     except ConnectionClosed as closed:
-        told = printable(closed.rcvd.reason) if closed.rcvd is not None else protocol_violation(closed)
-        reason = told or "the connection was lost"
+        text = printable(closed.rcvd.reason) if closed.rcvd is not None else protocol_violation(closed)
+        reason = text or "the connection was lost"
     except TimeoutError:
         reason = f"no peer within {TIMEOUT_S:g} s"
     except FrameError as error:
@@ -90,8 +92,8 @@ async def _join(url: EdgeUrl, token: str, ticket: str, named: Named | None) -> C
     raise PunchFailedError("no_rendezvous", f"relay {url}: {reason}")
 
 
-async def _connect(url: EdgeUrl, named: Named | None) -> ClientConnection:
-    """Raises `NoConnectionError`, after `CONNECT_S` at most."""
+async def _connect(url: EdgeUrl, servers: SuppliedServers | None) -> ClientConnection:
+    """Open the WebSocket. Raises `NoConnectionError` after at most `CONNECT_S`."""
     try:
         async with asyncio.timeout(CONNECT_S):
             address = await resolve(url)
@@ -99,16 +101,16 @@ async def _connect(url: EdgeUrl, named: Named | None) -> ClientConnection:
         raise NoConnectionError(f"no answer within {CONNECT_S:g} s") from None
     except OSError as error:
         raise NoConnectionError(why(error)) from None
-    if named is not None and (refusal := named.refuses_at(address)) is not None:
+    if servers is not None and (refusal := servers.refuses_at(address)) is not None:
         raise NoConnectionError(f"{address}: {refusal}")
     websocket = await open_websocket(url, PATH, timeout_s=CONNECT_S, at=address)
-    if named is not None:
-        named.answered(address.ip)
+    if servers is not None:
+        servers.answered(address.ip)
     return websocket
 
 
 async def _watch(websocket: ClientConnection) -> None:
-    await until_deaf(websocket, PING_S, PING_S)
+    await until_unresponsive(websocket, PING_S, PING_S)
     abort(websocket)
 
 

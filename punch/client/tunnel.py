@@ -1,4 +1,4 @@
-"""From two clients of one session to one tried tunnel between them."""
+"""Opens a tunnel between the two clients of a session and verifies that it works."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from punchlab.punch.client import neighbors
-from punchlab.punch.client.liveness import notice_a_dead_path
+from punchlab.punch.client.liveness import detect_dead_path_soon
 from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import ChannelError, ConnectionLostError, PunchFailedError, TunnelBrokenError
 from punchlab.punch.events import Reporter
 from punchlab.punch.fields import Json
 from punchlab.punch.frames import Contact, Peer, Register, Role, SessionId, Welcome
 from punchlab.punch.net.reach import Reach
-from punchlab.punch.net.sockets import mend_round_trip
+from punchlab.punch.net.sockets import correct_round_trip
 from punchlab.punch.punching.admission import Admission
 from punchlab.punch.punching.agreement import Agreement
-from punchlab.punch.punching.candidates import beside, candidates, of_one_lan
-from punchlab.punch.punching.named import Named
+from punchlab.punch.punching.candidates import candidates, ipv6_candidates, lan_addresses
 from punchlab.punch.punching.puncher import Connection, Puncher
 from punchlab.punch.punching.quota import Quota
+from punchlab.punch.punching.supplied_servers import SuppliedServers
 from punchlab.punch.reflexive import Seen
 from punchlab.punch.rendezvous.reconnecting import ReconnectingRendezvous
-from punchlab.punch.rendezvous.reflexive import Sighting
+from punchlab.punch.rendezvous.reflexive import ReflexiveAddressDiscovery
 from punchlab.punch.rendezvous.signals import Signals
 from punchlab.punch.secure.channel import Channel, Kind
 from punchlab.punch.secure.guesses import Exposure
-from punchlab.punch.secure.keys import NAME_S, Introduced, KeyExchange
-from punchlab.punch.strategy.meeting import Meeting, Preparation, Strategy
+from punchlab.punch.secure.keys import NAME_S, ContactTranscript, KeyExchange
+from punchlab.punch.strategy.context import Preparation, PunchContext, Strategy
 
 NONCE_BYTES = 32
 RELAYABLE = ("punch_timeout", "refused", "hopeless")
-"""Outcomes of a punch that a relay can mend."""
+"""Outcomes of a punch after which a relay is tried."""
 ECHO_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
 class TunnelOptions:
-    """How to meet and how to punch. Instants are of `time.monotonic()`, spans in seconds.
+    """How to reach the peer and how to punch. Instants are of `time.monotonic()`, durations in seconds.
 
-    `other_edges` are for when `edge` cannot be reached, or is lost before the peer is known. With `relay` an edge may
-    relay if nothing else helps, and if the peer allows it as well. `quota` is of the session: a client that meets
-    again under the same code or key takes the same.
+    The client uses `other_edges` if it cannot reach `edge`, or loses it before the peer is known. `relay` allows a
+    relay as last resort, if the peer allows it as well. `quota` belongs to the session: a client that connects again
+    with the same code or key passes the same object.
     """
 
     edge: EdgeUrl
@@ -67,9 +67,9 @@ class TunnelOptions:
 
 @contextlib.asynccontextmanager
 async def open_tunnel(options: TunnelOptions, exchange: KeyExchange, role: Role) -> AsyncIterator[Channel]:
-    """A tried tunnel to the peer. Raises `PunchFailedError` and `ArgumentError`."""
+    """Open a tunnel to the peer and verify it with an echo. Raises `PunchFailedError` and `ArgumentError`."""
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(exchange.guesses.warning())  # of what fails in the tunnel, too
+        stack.enter_context(exchange.guesses.warning())  # covers failures in the tunnel as well
         stack.push_async_callback(options.strategy.close)
         edges = (options.edge, *options.other_edges)
         rendezvous = await ReconnectingRendezvous.connect_any(edges, options.bind, options.report)
@@ -77,29 +77,29 @@ async def open_tunnel(options: TunnelOptions, exchange: KeyExchange, role: Role)
         exposure = Exposure(exchange.guesses)
         agreement = Agreement(role, exposure)
         puncher = Puncher(rendezvous.local, options.max_attempts, agreement.examine, options.report)
-        sighting = Sighting(rendezvous, options.bind, options.quota.ipv6)
-        stack.push_async_callback(sighting.close)
+        discovery = ReflexiveAddressDiscovery(rendezvous, options.bind, options.quota.ipv6)
+        stack.push_async_callback(discovery.close)
         try:
-            traits = await _learn(options, rendezvous)
-            rendezvous.learn = functools.partial(_learn, options, rendezvous)
-            seen = await sighting.seen()
-            if seen is not None and sighting.local is not None:
-                puncher.listen_beside(sighting.local)
-                rendezvous.local6, rendezvous.servers6 = sighting.local, options.quota.ipv6
-            welcome, peer = await _meet(options, exchange, role, rendezvous, traits, seen)
+            traits = await _measure(options, rendezvous)
+            rendezvous.measure = functools.partial(_measure, options, rendezvous)
+            seen = await discovery.result()
+            if seen is not None and discovery.local is not None:
+                puncher.listen_ipv6(discovery.local)
+                rendezvous.local6, rendezvous.servers6 = discovery.local, options.quota.ipv6
+            welcome, peer = await _register(options, exchange, role, rendezvous, traits, seen)
             known = time.monotonic()
             own, other = (exchange.message, rendezvous.traits), (peer.contact.pake, peer.contact.traits)
-            introduced = Introduced.of(exchange.session, role, own, other)
-            key = functools.partial(_key, exchange, introduced, peer.contact)
-            begin = functools.partial(agreement.begin, introduced, key)
+            transcript = ContactTranscript.of(exchange.session, role, own, other)
+            key = functools.partial(_key, exchange, transcript, peer.contact)
+            begin = functools.partial(agreement.begin, transcript, key)
             signals = Signals(rendezvous, role, agreement.session_key, exposure)
             stack.push_async_callback(signals.close)
-            meeting = _aim(options, role, rendezvous, welcome, peer, puncher, signals, begin, known)
-            if neighbors.concerned(rendezvous.local, welcome.public, peer.contact):
-                meeting = await _ask_neighbor(meeting, exchange)
-            agreement.prefer(of_one_lan(meeting.targets, peer.contact, welcome.public))
+            context = _prepare_punch(options, role, rendezvous, welcome, peer, puncher, signals, begin, known)
+            if neighbors.needs_exchange(rendezvous.local, welcome.public, peer.contact):
+                context = await _add_neighbor(context, exchange)
+            agreement.prefer(lan_addresses(context.targets, peer.contact, welcome.public))
             try:
-                connection, channel, through = await _connect(options, meeting, agreement, introduced, stack)
+                connection, channel, through = await _connect(options, context, agreement, transcript, stack)
             except PunchFailedError:
                 if exchange.guesses.spent:
                     raise PunchFailedError("wrong_peer", str(exchange.guesses.error())) from None
@@ -112,35 +112,35 @@ async def open_tunnel(options: TunnelOptions, exchange: KeyExchange, role: Role)
             await puncher.close()
         await rendezvous.leave()
         if not through:
-            notice_a_dead_path(connection.sock)
+            detect_dead_path_soon(connection.sock)
         round_trip_s = await _echo_nonces(channel)
         options.report("nonce_echoed", round_trip_s=round_trip_s)
         if not through:
-            mend_round_trip(connection.sock, round_trip_s)
+            correct_round_trip(connection.sock, round_trip_s)
         yield channel
 
 
 async def _connect(
     options: TunnelOptions,
-    meeting: Meeting,
+    context: PunchContext,
     agreement: Agreement,
-    introduced: Introduced,
+    transcript: ContactTranscript,
     stack: contextlib.AsyncExitStack,
 ) -> tuple[Connection, Channel, Json]:
-    """A connection that both agree on, and the relay that it goes through, if any. Raises `PunchFailedError`."""
+    """Return the agreed connection, its channel, and the relay that it uses, if any. Raises `PunchFailedError`."""
     try:
-        return *await _punch(options, meeting, agreement), {}
+        return *await _punch(options, context, agreement), {}
     except PunchFailedError as error:
-        url, ticket = _relay(options, meeting, error)
-        await meeting.puncher.close()  # nothing that comes too late may be agreed on any more
+        url, ticket = _relay(options, context, error)
+        await context.puncher.close()  # so that no late connection is agreed on
         options.report("relaying", relay=str(url), reason=error.reason)
-        token = introduced.relay_token
-        through = await _through_relay(url, ticket, token, meeting, agreement, stack, options.quota)
+        token = transcript.relay_token
+        through = await _through_relay(url, ticket, token, context, agreement, stack, options.quota)
         return *through, {"relay": str(url)}
 
 
-async def _learn(options: TunnelOptions, rendezvous: ReconnectingRendezvous) -> str | None:
-    """The traits of the network as it is now; what was learned before is given up."""
+async def _measure(options: TunnelOptions, rendezvous: ReconnectingRendezvous) -> str | None:
+    """Discard earlier measurements and return the traits of the network as it is now."""
     await options.strategy.close()
     prepare = options.strategy.prepare
     stun = options.quota.stun
@@ -148,17 +148,17 @@ async def _learn(options: TunnelOptions, rendezvous: ReconnectingRendezvous) -> 
 
 
 def _rename(exchange: KeyExchange) -> tuple[SessionId, float | None]:
-    """The name of the session now, and for how long."""
+    """Return the current name of the session and how many seconds it is valid (None: forever)."""
     serves_s = exchange.rename()
     return exchange.session, serves_s
 
 
-def _key(exchange: KeyExchange, introduced: Introduced, peer: Contact) -> bytes:
-    """The key that only clients have who have been told the same. Raises `WrongPeerError`."""
-    return introduced.bound(exchange.finish(peer.pake))
+def _key(exchange: KeyExchange, transcript: ContactTranscript, peer: Contact) -> bytes:
+    """Return the key that only clients with the same view of each other have. Raises `WrongPeerError`."""
+    return transcript.bound(exchange.finish(peer.pake))
 
 
-async def _meet(
+async def _register(
     options: TunnelOptions,
     exchange: KeyExchange,
     role: Role,
@@ -166,7 +166,7 @@ async def _meet(
     traits: str | None,
     seen: Seen | None,
 ) -> tuple[Welcome, Peer]:
-    """Register, and wait until the edge knows the peer."""
+    """Register, and wait until the edge sends the peer's contact."""
     local = rendezvous.local
     register = Register(exchange.session, role, (local,), exchange.message, traits)
     rendezvous.rename = functools.partial(_rename, exchange)
@@ -185,7 +185,7 @@ async def _meet(
     return rendezvous.welcome, peer
 
 
-def _aim(
+def _prepare_punch(
     options: TunnelOptions,
     role: Role,
     rendezvous: ReconnectingRendezvous,
@@ -195,18 +195,18 @@ def _aim(
     signals: Signals,
     begin_key: Callable[[], None],
     known: float,
-) -> Meeting:
-    """Everything between the knowledge of the peer and the strategy's turn: little."""
+) -> PunchContext:
+    """Prepare the punch; this runs between receiving the peer's contact and starting the strategy."""
     own = [each for each in (rendezvous.local, rendezvous.local6) if each is not None]
     reaches = [Reach.of(each, rendezvous.edge_ip) for each in own]
     admission = Admission(options.quota, reaches, options.report)
     puncher.admit = admission.connects
     targets = admission.allowed(candidates(peer.contact, rendezvous.local, welcome.public))
-    puncher.aim(targets)
-    targets6 = admission.allowed(beside(peer.contact, rendezvous.local6))
+    puncher.set_targets(targets)
+    targets6 = admission.allowed(ipv6_candidates(peer.contact, rendezvous.local6))
     shown = [{"address": str(each.address), "kind": each.kind} for each in (*targets, *targets6)]
     options.report("peer_known", t=known, candidates=shown, via=peer.via)
-    return Meeting(
+    return PunchContext(
         role=role,
         own=welcome,
         peer=peer,
@@ -218,31 +218,31 @@ def _aim(
         start_at=options.start_at,
         begin_key=begin_key,
         report=options.report,
-        beside=targets6,
+        targets6=targets6,
         admission=admission,
     )
 
 
-async def _ask_neighbor(meeting: Meeting, exchange: KeyExchange) -> Meeting:
-    """The same, with the address that the peer itself names, if it is one that nobody else may name."""
-    local = meeting.rendezvous.local
-    named = await neighbors.named_by_peer(local, exchange.session, meeting.signals, meeting.begin_key)
-    if named is None or named in meeting.targets or named.address.family != local.family:
-        return meeting
-    meeting.admission.confirm(named.address)
-    targets = [named, *meeting.targets]
-    meeting.puncher.aim(targets)
-    return replace(meeting, targets=targets)
+async def _add_neighbor(context: PunchContext, exchange: KeyExchange) -> PunchContext:
+    """Add the host candidate that the peer itself sends, if only the peer may supply it."""
+    local = context.rendezvous.local
+    named = await neighbors.exchange_addresses(local, exchange.session, context.signals, context.begin_key)
+    if named is None or named in context.targets or named.address.family != local.family:
+        return context
+    context.admission.confirm(named.address)
+    targets = [named, *context.targets]
+    context.puncher.set_targets(targets)
+    return replace(context, targets=targets)
 
 
-async def _punch(options: TunnelOptions, meeting: Meeting, agreement: Agreement) -> tuple[Connection, Channel]:
-    """Let the strategy dial until both sides agree on one connection. Raises `PunchFailedError`."""
+async def _punch(options: TunnelOptions, context: PunchContext, agreement: Agreement) -> tuple[Connection, Channel]:
+    """Run the strategy until both sides agree on one connection. Raises `PunchFailedError`."""
     deadline = time.monotonic() + options.deadline_s
     if options.start_at is not None:
         deadline = max(deadline, options.start_at + options.deadline_s)
-    dialling = asyncio.create_task(options.strategy.punch(meeting))
-    dialling6 = asyncio.create_task(meeting.dial_beside())
-    ends: set[asyncio.Future[Any]] = {agreement.chosen, meeting.puncher.broken, agreement.exposure.over}
+    dialling = asyncio.create_task(options.strategy.punch(context))
+    dialling6 = asyncio.create_task(context.dial_ipv6())
+    ends: set[asyncio.Future[Any]] = {agreement.chosen, context.puncher.broken, agreement.exposure.over}
     given_up: PunchFailedError | None = None
     try:
         await asyncio.wait({*ends, dialling}, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
@@ -251,20 +251,20 @@ async def _punch(options: TunnelOptions, meeting: Meeting, agreement: Agreement)
             await asyncio.wait(ends, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
     except PunchFailedError as error:
         given_up = error
-    except OSError as error:  # no socket is to be had
+    except OSError as error:  # no socket is available
         given_up = PunchFailedError("client_error", f"cannot punch: {error}")
     finally:
         for task in (dialling, dialling6):
             task.cancel()
         await asyncio.gather(dialling, dialling6, return_exceptions=True)
     await agreement.settled()
-    return _outcome(options.deadline_s, agreement, meeting.puncher, given_up)
+    return _outcome(options.deadline_s, agreement, context.puncher, given_up)
 
 
 def _outcome(
     deadline_s: float, agreement: Agreement, puncher: Puncher, given_up: PunchFailedError | None
 ) -> tuple[Connection, Channel]:
-    """The one connection that both sides agree on. Raises `PunchFailedError`."""
+    """Return the connection that both sides agree on. Raises `PunchFailedError`."""
     if agreement.chosen.done():
         connection, channel = agreement.chosen.result()
         puncher.release(connection)
@@ -274,30 +274,30 @@ def _outcome(
         raise given_up
     if puncher.broken.done():
         raise PunchFailedError("client_error", f"cannot punch: {puncher.broken.exception()}")
-    outcome, told = puncher.failure()
-    raise PunchFailedError(outcome, f"no connection within {deadline_s:g} s: {told}")
+    outcome, text = puncher.failure()
+    raise PunchFailedError(outcome, f"no connection within {deadline_s:g} s: {text}")
 
 
 def _refuse_wrong_peers(agreement: Agreement) -> None:
-    """Raises `PunchFailedError` if somebody was there who is not the peer."""
+    """Raise `PunchFailedError` if a client other than the peer was connected."""
     if agreement.wrong_peers:
-        told = "; ".join(f"{remote}: {why}" for remote, why in agreement.wrong_peers.items())
-        raise PunchFailedError("wrong_peer", told)
+        text = "; ".join(f"{remote}: {why}" for remote, why in agreement.wrong_peers.items())
+        raise PunchFailedError("wrong_peer", text)
 
 
-def _relay(options: TunnelOptions, meeting: Meeting, error: PunchFailedError) -> tuple[EdgeUrl, str]:
-    """The relay that both clients find for themselves, and its ticket: that of the sender's edge, or the receiver's.
+def _relay(options: TunnelOptions, context: PunchContext, error: PunchFailedError) -> tuple[EdgeUrl, str]:
+    """Return the relay that both clients choose independently, and its ticket: the sender's edge, or the receiver's.
 
-    Raises `error` where there is none, or none is wanted or would help.
+    Raises `error` if there is no relay, if the options do not allow it, or if it would not help.
     """
-    offers: list[Welcome | Contact] = [meeting.own, meeting.peer.contact]
-    if meeting.role == "receiver":
+    offers: list[Welcome | Contact] = [context.own, context.peer.contact]
+    if context.role == "receiver":
         offers.reverse()
     found = next(((each.relay, each.ticket) for each in offers if each.relay and each.ticket), None)
     if not options.relay or error.outcome not in RELAYABLE:
         raise error
     if found is None:
-        raise PunchFailedError(error.outcome, f"{error.reason}; and no edge here relays") from None
+        raise PunchFailedError(error.outcome, f"{error.reason}; and no edge of this session relays") from None
     return found
 
 
@@ -305,18 +305,18 @@ async def _through_relay(
     url: EdgeUrl,
     ticket: str,
     token: str,
-    meeting: Meeting,
+    context: PunchContext,
     agreement: Agreement,
     stack: contextlib.AsyncExitStack,
     quota: Quota,
 ) -> tuple[Connection, Channel]:
-    """The tunnel by way of an edge. Raises `PunchFailedError`."""
+    """Open the tunnel through a relay. Raises `PunchFailedError`."""
     from punchlab.punch.client.relayed import relayed
 
-    meeting.begin_key()
-    named = Named(Reach.of(meeting.rendezvous.local, meeting.rendezvous.edge_ip), quota.relays)
+    context.begin_key()
+    named = SuppliedServers(Reach.of(context.rendezvous.local, context.rendezvous.edge_ip), quota.relays)
     connection = await stack.enter_async_context(relayed(url, token, ticket, named))
-    on_this = agreement.afresh()  # whatever has become of a punched connection, it is not the relayed one
+    on_this = agreement.restarted()  # no punched connection may be chosen any more
     verdict = await on_this.examine(connection)
     if not on_this.chosen.done():
         _refuse_wrong_peers(on_this)
@@ -326,7 +326,7 @@ async def _through_relay(
 
 
 async def _echo_nonces(channel: Channel) -> float:
-    """Send a fresh nonce through the tunnel and echo the peer's; the seconds until ours was back.
+    """Send a fresh nonce through the tunnel and echo the peer's nonce; return the round-trip time in seconds.
 
     Raises `PunchFailedError`.
     """
@@ -338,12 +338,12 @@ async def _echo_nonces(channel: Channel) -> float:
             await channel.send(Kind.ECHO, await channel.expect(Kind.NONCE))
             echo = await channel.expect(Kind.ECHO)
     except TimeoutError:
-        raise PunchFailedError("client_error", f"the tunnel echoed nothing within {ECHO_TIMEOUT_S:g} s") from None
+        raise PunchFailedError("client_error", f"no echo through the tunnel within {ECHO_TIMEOUT_S:g} s") from None
     except ConnectionLostError as error:
-        # It may even have died while it was agreed on, so that each end counts on another one.
+        # The connection may also have died during the agreement, so that each end has chosen another one.
         raise TunnelBrokenError(f"the tunnel broke at once: {error}") from None
     except ChannelError as error:
-        raise PunchFailedError("client_error", f"the tunnel cannot be used: {error}") from None
+        raise PunchFailedError("client_error", f"the tunnel does not work: {error}") from None
     if echo != nonce:
-        raise PunchFailedError("client_error", "the tunnel echoed something else than the nonce")
+        raise PunchFailedError("client_error", "the tunnel returned other data than the nonce")
     return round(time.monotonic() - start, 6)

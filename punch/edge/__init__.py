@@ -1,1 +1,1 @@
-"""The edge endpoint: tells two clients of one session about each other, alone or as a mesh of endpoints."""
+"""The edge endpoint: the rendezvous where two clients of one session get each other's addresses, alone or in a mesh."""

@@ -1,9 +1,10 @@
-"""One connection of an edge, with bounds on what it can make the edge hold for it.
+"""WebSocket connections of an edge, with bounds on the memory and the work that a client can cause.
 
-The WebSocket layer answers pings by itself: a client that sends many and reads nothing would have the answers pile up.
-And it counts no bytes: a frame may come as thousands of empty fragments. Both are seen here, below the frames. A read
-may bring tens of thousands of frames, which would hold everybody else up, and each of which takes many times its bytes:
-so it is taken in slices, as long as somebody reads them.
+The WebSocket library answers pings by itself, so a client that sends many pings and reads nothing would make the
+answers pile up. The library also counts no bytes: one frame may arrive as thousands of empty fragments. Both are
+checked here, below the frames. One read may return tens of thousands of frames. Each frame needs many times its size in
+memory, and processing all of them at once would delay the other clients. A read is therefore processed in slices, and
+only while a reader consumes the messages.
 """
 
 from __future__ import annotations
@@ -23,59 +24,60 @@ from punchlab.punch.net.websocket import Contained
 
 POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
 MAX_REQUEST = 8_192  # bytes of the request and its header fields; browsers would send a tenth of that
-BYTE_RATE = 16_384.0  # bytes a second that a client may send, with ten seconds' worth at once
+BYTE_RATE = 16_384.0  # bytes per second that a client may send, in bursts of up to ten seconds' worth
 ODD_FRAME_RATE = 5.0
-"""Frames a second, of a throttled connection, that are no whole message: pings, pongs and fragments. Our clients hardly
-send any, and no reader sees to the rate of these."""
+"""Frames per second, on a throttled connection, that are no complete message: pings, pongs and fragments. A `punch`
+client sends hardly any, and no other rate limit covers them."""
 
 _MESSAGES = (Opcode.TEXT, Opcode.BINARY)
 _SLICE = MAX_FRAME
 _END_OF_REQUEST = b"\r\n\r\n"
 _BURST_S = 10.0
-MAX_OUTBOX = 64  # frames that wait to be sent to a client
+MAX_OUTBOX = 64  # frames queued for a client
 WRITE_TIMEOUT_S = 20.0
-WRITE_LIMIT = 8_192  # bytes that wait for a client before the next frame has to wait as well
+WRITE_LIMIT = 8_192  # bytes buffered for a client before the next send blocks
 
-PING_S = 20.0  # a client that answers no ping for as long again is gone
-OPEN_TIMEOUT_S = 10.0  # for the request
+PING_S = 20.0  # a client that does not answer a ping within the same time is disconnected
+OPEN_TIMEOUT_S = 10.0  # limit for the HTTP request
 
 
 class EdgeConnection(Contained, ServerConnection):
-    """A WebSocket connection. `trusted` ones (to other endpoints) may send as much as they like.
+    """A WebSocket connection of an edge.
 
-    Those that are `throttled` may send as many bytes as are read; whoever reads them sees to the rate.
+    A `trusted` connection (a link to another edge) has no rate limit. A `throttled` connection has no byte rate here,
+    because its reader limits the rate.
     """
 
     trusted = False
     throttled = False
     most_unsent = 16_384
     _ended = False
-    _untaken = b""
+    _unprocessed = b""
     _requested = 0
     _last = _early = b""
     _full_at = 0.0
     _odd_full_at = 0.0
     _admission: Admission | None = None
 
-    def __init__(self, protocol: ServerProtocol, server: Server, *, gate: RateLimiter, **options: Any) -> None:
+    def __init__(self, protocol: ServerProtocol, server: Server, *, limiter: RateLimiter, **options: Any) -> None:
         super().__init__(protocol, server, **options)
-        self._gate = gate
+        self._limiter = limiter
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """There is a connection, with TLS if that is served."""
+        """Set up a new connection, after the TLS handshake if TLS is served."""
         super().connection_made(transport)
-        self.recv_messages.resume = self._go_on
-        self._admission = self._gate.admissions.get(transport.get_extra_info("socket").fileno())
+        self.recv_messages.resume = self._resume_reading
+        self._admission = self._limiter.admissions.get(transport.get_extra_info("socket").fileno())
         if self._admission is not None:
             self._admission.end = self.transport.abort
 
     def settle(self) -> None:
-        """The client is accepted for what it has come for: the connection is no longer among those that are pending."""
+        """Mark the client as accepted, so that the connection is no longer pending."""
         if self._admission is not None:
             self._admission.settle()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come, of at most one read."""
+        """Process the bytes of one read."""
         if self.response is None:
             data = self._until_answered(data)
         if self.trusted:
@@ -84,9 +86,9 @@ class EdgeConnection(Contained, ServerConnection):
             self._take_slices(data)
 
     def _until_answered(self, data: bytes) -> bytes:
-        """`data` up to the end of the request. What comes after that waits for the answer, which is at once.
+        """Return `data` up to the end of the request, and keep the rest until the request is answered.
 
-        The library would take a second request for a frame, and fail to answer the first.
+        The library would parse a second request as a frame and fail to answer the first one.
         """
         if self.request is not None:
             self._early += data
@@ -105,20 +107,20 @@ class EdgeConnection(Contained, ServerConnection):
             if self.transport.is_closing():
                 return
             if self.recv_messages.paused:
-                self._untaken = data[start:]
+                self._unprocessed = data[start:]
                 return
             self._take(data[start : start + _SLICE])
 
-    def _go_on(self) -> None:
-        """There is room for messages again: first for those that have come already."""
-        untaken, self._untaken = self._untaken, b""
-        self._take_slices(untaken)
+    def _resume_reading(self) -> None:
+        """Process the bytes that have already been read, then read on if there is still room for messages."""
+        data, self._unprocessed = self._unprocessed, b""
+        self._take_slices(data)
         if not self.recv_messages.paused:
             self.transport.resume_reading()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio's own type, which websockets narrows
-        """The client has nothing more to say: not yet a reason to say nothing to it, if that was a request."""
-        over_tls = self.transport.get_extra_info("ssl_object") is not None  # which has no half-close
+        """Keep the connection open for the answer if the client closes its sending side after the request."""
+        over_tls = self.transport.get_extra_info("ssl_object") is not None  # TLS has no half-close
         if self.request is None or self.response is not None or over_tls:
             super().eof_received()
             return None
@@ -131,8 +133,8 @@ class EdgeConnection(Contained, ServerConnection):
             await super().handshake(*how, **named)
         finally:
             early, self._early = self._early, b""
-        if early and self.state is State.OPEN:  # after any other answer than 101 nothing more is read
-            self.loop.call_soon(self._take_slices, early)  # when there is somebody who reads them
+        if early and self.state is State.OPEN:  # after any answer except 101 nothing more is read
+            self.loop.call_soon(self._take_slices, early)  # once a reader consumes the messages
         if self._ended:
             super().eof_received()
             self.transport.close()
@@ -142,16 +144,16 @@ class EdgeConnection(Contained, ServerConnection):
             now = time.monotonic()
             self._full_at = max(self._full_at, now) + len(data) / BYTE_RATE
             if self._full_at - now > _BURST_S:
-                self.fail("sent too much")
+                self.fail("sent too many bytes")
         if self.request is None:
             self._requested += len(data)
             if self._requested > MAX_REQUEST:
-                self.cut("sent too long a request")
+                self.cut("sent a request that is too long")
                 return
         super().data_received(data)
 
     def process_event(self, event: Event) -> None:
-        """A frame has come, or the request."""
+        """Process a frame or the request."""
         if self.throttled and isinstance(event, Frame) and (event.opcode not in _MESSAGES or not event.fin):
             now = time.monotonic()
             self._odd_full_at = max(self._odd_full_at, now) + 1 / ODD_FRAME_RATE
@@ -160,25 +162,25 @@ class EdgeConnection(Contained, ServerConnection):
         super().process_event(event)
 
     async def send_or_cut(self, frame: str) -> None:
-        """Send a frame; cut the connection if its other end does not read for `WRITE_TIMEOUT_S`."""
+        """Send a frame, and close the connection if the other end does not read it within `WRITE_TIMEOUT_S`."""
         try:
             async with asyncio.timeout(WRITE_TIMEOUT_S):
                 await self.send(frame)
         except TimeoutError:
-            self.cut("does not read what it is sent")
+            self.cut("does not read the data sent to it")
 
 
 class Outbox(asyncio.Queue[Any]):
-    """What waits to be sent to a client. One that lets too much wait is cut off; `put_nowait` never raises."""
+    """The queue of frames for one client. A client whose queue is full is disconnected; `put_nowait` never raises."""
 
     def __init__(self, connection: EdgeConnection) -> None:
         super().__init__(MAX_OUTBOX)
         self._connection = connection
 
     def put_nowait(self, item: Any) -> None:
-        """Append `item`."""
+        """Append `item`, or disconnect the client if the queue is full."""
         if self.full():
-            self._connection.cut("does not read what it is sent")
+            self._connection.cut("does not read the data sent to it")
         else:
             super().put_nowait(item)
 
@@ -194,4 +196,4 @@ SETTINGS: dict[str, Any] = {
     "ping_timeout": PING_S,
     "server_header": None,
 }
-"""How `websockets` serves such connections."""
+"""Arguments of `websockets.serve` for these connections."""

@@ -1,12 +1,12 @@
-"""HTTP beside the WebSockets: who may open one where, `/healthz`, and `/metrics`.
+"""The HTTP side of an edge: access control for its WebSocket paths, `/healthz` and `/metrics`.
 
-An edge tells two clients at which addresses it sees them, so it must see them: behind a reverse proxy every client has
-the proxy's address, and nobody can be punched. Proxies give themselves away by header fields; a request that has one
-of those gets no WebSocket for a client. (`X-Forwarded-For` is no help: anybody can write anything into it, and so make
-a third party a target; and it has no port.)
+An edge gives each client's source address to the peer, so it must see that address itself. Behind a reverse proxy every
+client has the address of the proxy, and hole punching is impossible. Proxies add header fields; a request with one of
+those gets no WebSocket. (`X-Forwarded-For` cannot replace the source address: anybody can write anything into it, and
+so make a third party a target; and it has no port.)
 
-No client of an edge is a browser, and a page must not use its visitor's address or network to speak with an edge: a
-request with `Origin`, which every browser sends for a WebSocket (RFC 6455 section 4.1), gets none.
+No client of an edge is a browser, and a web page must not use the address or the network of its visitor to talk to an
+edge. A request with `Origin`, which every browser sends for a WebSocket (RFC 6455 section 4.1), is rejected.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ THIS_MACHINE: Networks = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Ne
 
 
 def parse_networks(texts: Sequence[str], *, field: str) -> Networks:
-    """Networks such as 192.0.2.0/24 or single addresses; `none` for none. Raises `ArgumentError`."""
+    """Parse networks such as 192.0.2.0/24 or single addresses; `none` adds nothing. Raises `ArgumentError`."""
     networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
     for text in texts:
         if text != "none":
@@ -50,16 +50,16 @@ def parse_networks(texts: Sequence[str], *, field: str) -> Networks:
 
 @dataclass(frozen=True)
 class Access:
-    """Who may link to this endpoint, and who may read its metrics."""
+    """The networks that may join this edge, and those that may read its metrics."""
 
     mesh: Networks = ()
     metrics: Networks = THIS_MACHINE
 
 
-class Front:
-    """Answers requests, or lets them become WebSockets, on the paths in `sockets`.
+class HttpHandler:
+    """Answers requests, and lets requests for the paths in `sockets` become WebSockets.
 
-    `draining` is set when the edge is about to stop.
+    `draining` is set while the edge shuts down.
     """
 
     draining = False
@@ -69,12 +69,12 @@ class Front:
         self._sockets = sockets
 
     def answer(self, connection: ServerConnection, request: Request) -> Response | None:
-        """The answer to a request; None if it may become a WebSocket."""
+        """Return the response to a request, or None if it may become a WebSocket."""
         path = request.path.partition("?")[0]
         if connection.remote_address is None:
-            return connection.respond(HTTPStatus.BAD_REQUEST, "gone already\n")
+            return connection.respond(HTTPStatus.BAD_REQUEST, "the connection is closed\n")
         public = Endpoint.of(connection.remote_address)
-        # Older versions of the library take no other method than GET.
+        # Older versions of the library accept no method except GET.
         method = getattr(request, "method", "GET")
         allowed = ("GET",) if path in self._sockets else ("GET", "HEAD")
         response: Response | None
@@ -94,7 +94,7 @@ class Front:
             return connection.respond(HTTPStatus.OK, "ok\n")
         if path == METRICS_PATH:
             if not _within(public.ip, self._access.metrics):
-                return connection.respond(HTTPStatus.FORBIDDEN, "not for this address\n")
+                return connection.respond(HTTPStatus.FORBIDDEN, "this address has no access\n")
             response = connection.respond(HTTPStatus.OK, self._metrics.render().decode())
             del response.headers["Content-Type"]
             response.headers["Content-Type"] = CONTENT_TYPE
@@ -105,25 +105,25 @@ class Front:
 
     def _socket(self, connection: ServerConnection, request: Request, public: Endpoint, path: str) -> Response | None:
         if "Origin" in request.headers:
-            told = "a browser (Origin), and those are no clients of an edge"
-            self._report("rejected", public=str(public), reason=told, kind="origin")
-            return connection.respond(HTTPStatus.FORBIDDEN, f"{told}\n")
+            reason = "browsers (requests with Origin) cannot be clients of an edge"
+            self._report("rejected", public=str(public), reason=reason, kind="origin")
+            return connection.respond(HTTPStatus.FORBIDDEN, f"{reason}\n")
         if path == MESH_PATH:
             if _within(public.ip, self._access.mesh):
                 return None
-            self._report("rejected", public=str(public), reason="may not join the mesh", kind="mesh")
-            return connection.respond(HTTPStatus.FORBIDDEN, "not for this address\n")
+            self._report("rejected", public=str(public), reason="this address may not join the mesh", kind="mesh")
+            return connection.respond(HTTPStatus.FORBIDDEN, "this address has no access\n")
         if self.draining:
-            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "this edge is about to stop\n")
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "this edge is shutting down\n")
         hidden = next((field for field in PROXY_FIELDS if field in request.headers), None)
         if hidden is not None:
-            told = f"a proxy on the way ({hidden}) hides the client's address, which this edge has to see"
-            self._report("rejected", public=str(public), reason=told, kind="proxy")
-            return connection.respond(HTTPStatus.FORBIDDEN, f"{told}\n")
+            reason = f"a proxy ({hidden}) hides the client's address, which this edge needs"
+            self._report("rejected", public=str(public), reason=reason, kind="proxy")
+            return connection.respond(HTTPStatus.FORBIDDEN, f"{reason}\n")
         return None
 
     def _paths(self) -> str:
-        probes = f", those that probe to {PROBE_PATH}" if PROBE_PATH in self._sockets else ""
+        probes = f", probing clients to {PROBE_PATH}" if PROBE_PATH in self._sockets else ""
         return f"clients connect to {CLIENT_PATH}, edges to {MESH_PATH}{probes} (with --stun)\n"
 
 

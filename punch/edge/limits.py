@@ -1,23 +1,24 @@
-"""How much of an edge one client address, and all of them together, may use.
+"""Limits on what one client address, and all addresses together, may use of an edge.
 
 Theory of operation
 -------------------
-Nobody who comes to an edge can be distinguished but by address. An IPv4 address is one source. An IPv6 address
-counts in its /64, /56 and /48 networks: RFC 6177 gives a customer between a /64 and a /48, so a /64 may use as much as
-an IPv4 address, a /56 twice, and a /48 four times as much. An IPv4-mapped IPv6 address counts as the IPv4 address. Many
-honest clients may share a source (a carrier's NAT, RFC 6888), so the defaults are far above what one household needs
-and far below what hurts an edge.
 
-Every listener of an edge (WebSocket, STUN over TCP) has the same gate. A connection is *pending* until its client has
-registered, or has been accepted for what it came for: until then it has said nothing that costs it anything. Pending
-connections have a limit per source and in total. At a limit in total the oldest pending one is ended for the
-new one, so that connections that only wait keep nobody out; those of registered clients are never ended for others.
+An edge can distinguish its clients only by address. An IPv4 address is one source. An IPv6 address counts in its /64,
+/56 and /48 networks: RFC 6177 assigns a customer between a /64 and a /48, so a /64 may use as much as an IPv4 address,
+a /56 twice, and a /48 four times as much. An IPv4-mapped IPv6 address counts as the IPv4 address. Many legitimate
+clients may share a source (a carrier-grade NAT, RFC 6888), so the defaults are far above the needs of one household and
+far below what overloads an edge.
 
-Each source has counts (what is held) and token buckets (what comes). A bucket is one number, the instant at which it
-will be full again (the generic cell rate algorithm of ITU-T I.371). A source that holds nothing and whose buckets are
-full is no different from one never seen, so it is forgotten; when the table is full for all that, the source longest
-unseen of those that hold nothing is forgotten first. The table can never be longer than `TABLE` plus what is held, and
-never keeps a new source out.
+All listeners of an edge (WebSocket, STUN over TCP) share one rate limiter. A connection is *pending* until its client
+has registered, or has been accepted for another purpose. Pending connections have a limit per source and in total. If
+the total limit is reached, the oldest pending connection is closed for the new one, so that idle connections block
+nobody. Connections of registered clients are never closed for others.
+
+Each source has counters (resources in use) and token buckets (rates). A bucket is one number: the instant at which it
+is full again (the generic cell rate algorithm of ITU-T I.371). A source that uses nothing and whose buckets are full is
+the same as a new one, so its entry is removed. If the table is still full, the least recently seen source that uses
+nothing is removed first. The table never has more than `TABLE` entries plus those in use, and never blocks a new
+source.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ from typing import Literal, NoReturn
 from punchlab.punch.errors import RefusedError
 
 TABLE = 20_000  # sources
-QUIET_S = 10.0  # of what one source is refused, so much is between two lines of the log
+QUIET_S = 10.0  # minimum interval between two log lines about one source
 BURST_S = 10.0
 SHARES = ((64, 1), (56, 2), (48, 4))
-"""The IPv6 networks in which an address counts, by prefix length, and how often the limit of an address each has."""
+"""The IPv6 networks in which an address counts: prefix length, and the multiple of the limit of one address."""
 
 Held = Literal["connections", "pending", "registrations", "stun_connections", "waiting", "pairs"]
 Rate = Literal["connection_rate", "frame_rate", "stun_rate"]
@@ -48,19 +49,20 @@ _TEXTS: dict[Limit, str] = {
     "edge_connections": "this edge has too many connections",
     "connections": "too many connections from {source} (at most {most:g})",
     "pending": "too many connections from {source} that have not registered (at most {most:g})",
-    "registrations": "too many clients at {source} wait for their peers (at most {most:g})",
+    "registrations": "too many clients at {source} are waiting for their peers (at most {most:g})",
     "stun_connections": "too many STUN connections from {source} (at most {most:g})",
-    "waiting": "too many clients at {source} wait at the relay (at most {most:g})",
-    "pairs": "too many pairs of {source} are relayed (at most {most:g})",
-    "connection_rate": "too many connections from {source} in a short time (at most {most:g} a second)",
-    "frame_rate": "too many frames from {source} in a short time (at most {most:g} a second)",
-    "stun_rate": "too many STUN requests from {source} in a short time (at most {most:g} a second)",
+    "waiting": "too many clients at {source} are waiting at the relay (at most {most:g})",
+    "pairs": "too many relayed pairs of {source} (at most {most:g})",
+    "connection_rate": "too many connections from {source} in a short time (at most {most:g} per second)",
+    "frame_rate": "too many frames from {source} in a short time (at most {most:g} per second)",
+    "stun_rate": "too many STUN requests from {source} in a short time (at most {most:g} per second)",
 }
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one address may use, and all together (`edge_...`). Rates are per second; ten seconds' worth at once."""
+    """The limits of one address, and of all together (`edge_...`). Rates are per second, in bursts of up to ten
+    seconds' worth."""
 
     edge_connections: int = 10_000
     connections: int = 100
@@ -75,22 +77,25 @@ class Limits:
 
     @property
     def edge_pending(self) -> int:
-        """How many connections may be pending: a quarter of all, or 256 if that is more."""
+        """The maximum number of pending connections: a quarter of all connections, at least 256."""
         return max(min(self.edge_connections, 256), self.edge_connections // 4)
 
 
 class LimitError(RefusedError):
-    """A source has used up `limit`; the text is for the client. `told` says whether it was told a moment ago."""
+    """A source has reached `limit`; the text is for the client.
 
-    def __init__(self, limit: Limit, text: str, *, told: bool) -> None:
+    `recently_reported` is true if the log has a recent line about this source.
+    """
+
+    def __init__(self, limit: Limit, text: str, *, recently_reported: bool) -> None:
         self.limit: Limit = limit
-        self.told = told
+        self.recently_reported = recently_reported
         super().__init__(text)
 
 
 @dataclass(slots=True)
 class _Use:
-    """What is held, and per rate the instant at which its bucket is full again."""
+    """What a source uses, and for each rate the instant at which its bucket is full again."""
 
     connections: int = 0
     pending: int = 0
@@ -101,7 +106,7 @@ class _Use:
     connection_rate: float = 0.0
     frame_rate: float = 0.0
     stun_rate: float = 0.0
-    told_at: float = -QUIET_S
+    reported_at: float = -QUIET_S
 
     @property
     def holds(self) -> int:
@@ -109,36 +114,36 @@ class _Use:
 
 
 class Admission:
-    """One connection that was let in. `end` ends it at once; the owner of the connection sets it."""
+    """One accepted connection. The owner of the connection sets `end`, which closes it at once."""
 
-    __slots__ = ("_descriptor", "_gate", "_inside", "_ip", "_pending", "end")
+    __slots__ = ("_descriptor", "_inside", "_ip", "_limiter", "_pending", "end")
 
-    def __init__(self, gate: RateLimiter, ip: str) -> None:
-        self._gate, self._ip = gate, ip
+    def __init__(self, limiter: RateLimiter, ip: str) -> None:
+        self._limiter, self._ip = limiter, ip
         self._pending = self._inside = True
         self._descriptor: int | None = None
         self.end: Callable[[], None] = _nothing
 
     def name(self, descriptor: int) -> None:
-        """Let it be found by the descriptor of its socket, until it leaves."""
+        """Make the admission accessible by the descriptor of its socket until the connection closes."""
         self._descriptor = descriptor
-        self._gate.admissions[descriptor] = self
+        self._limiter.admissions[descriptor] = self
 
     def settle(self) -> None:
-        """It is pending no more."""
+        """Mark the connection as no longer pending."""
         if self._pending:
             self._pending = False
-            self._gate._settled(self, self._ip)
+            self._limiter._settled(self, self._ip)
 
     def leave(self) -> None:
-        """It has ended."""
+        """Release the connection when it closes."""
         self.settle()
         if self._inside:
             self._inside = False
-            self.end = _nothing  # which may have led back here
-            if self._descriptor is not None and self._gate.admissions.get(self._descriptor) is self:
-                del self._gate.admissions[self._descriptor]
-            self._gate._left(self._ip)
+            self.end = _nothing  # `end` may have called this method
+            if self._descriptor is not None and self._limiter.admissions.get(self._descriptor) is self:
+                del self._limiter.admissions[self._descriptor]
+            self._limiter._left(self._ip)
 
 
 def _nothing() -> None:
@@ -146,29 +151,29 @@ def _nothing() -> None:
 
 
 class RateLimiter:
-    """Keeps the counts. Whatever is held has to be released again. `clock` is in seconds."""
+    """Counts what each source uses. Each `hold` needs a `release`. `clock` returns seconds."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
         self.connections = 0
         self.on_ended: Callable[[], None] = _nothing
-        """Called for each pending connection that is ended for another one."""
+        """Called for each pending connection that is closed for another one."""
         self.admissions: dict[int, Admission] = {}
-        """By descriptor, those that have one."""
+        """The admissions that have a descriptor, by descriptor."""
         self._clock = clock
-        self._pending: OrderedDict[Admission, None] = OrderedDict()  # the oldest first
-        self._uses: OrderedDict[str, _Use] = OrderedDict()  # the longest unseen first
+        self._pending: OrderedDict[Admission, None] = OrderedDict()  # oldest first
+        self._uses: OrderedDict[str, _Use] = OrderedDict()  # least recently seen first
 
     def __len__(self) -> int:
         return len(self._uses)
 
     @property
     def pending(self) -> int:
-        """How many connections are pending."""
+        """The number of pending connections."""
         return len(self._pending)
 
     def enter(self, ip: str) -> Admission:
-        """A connection from `ip` has come. Raises `LimitError` if it cannot stay, and does not count then."""
+        """Count a new connection from `ip`. Raises `LimitError`, and counts nothing, if a limit is reached."""
         self._check_held("connections", ip)
         self._check_held("pending", ip)
         full = self.connections >= self.limits.edge_connections
@@ -185,16 +190,17 @@ class RateLimiter:
         return admission
 
     def hold(self, what: Held, ip: str) -> None:
-        """`ip` holds one more of something, until it is released. Raises `LimitError`, and does not count then."""
+        """Count one more of `what` for `ip`, until `release`. Raises `LimitError`, and counts nothing, if a limit is
+        reached."""
         self._check_held(what, ip)
         self._add(what, ip, 1)
 
     def release(self, what: Held, ip: str) -> None:
-        """One that was held is held no more."""
+        """Release one of `what` for `ip`."""
         self._add(what, ip, -1)
 
     def take(self, rate: Rate, ip: str) -> None:
-        """Something has come from `ip`, of which there may be so many a second. Raises `LimitError`."""
+        """Count one event from `ip` against a rate. Raises `LimitError` if the rate is exceeded."""
         now, most = self._clock(), float(getattr(self.limits, rate))
         found = []
         for source, use, share in self._uses_of(ip):
@@ -231,13 +237,13 @@ class RateLimiter:
 
     def _refuse(self, use: _Use, limit: Limit, source: str, most: float) -> NoReturn:
         now = self._clock()
-        told = now - use.told_at < QUIET_S
-        if not told:
-            use.told_at = now
-        raise LimitError(limit, _TEXTS[limit].format(source=source, most=most), told=told)
+        recently_reported = now - use.reported_at < QUIET_S
+        if not recently_reported:
+            use.reported_at = now
+        raise LimitError(limit, _TEXTS[limit].format(source=source, most=most), recently_reported=recently_reported)
 
     def _uses_of(self, ip: str) -> list[tuple[str, _Use, int]]:
-        """The sources to which an address belongs, with what they use and their shares."""
+        """Return the sources that an address belongs to, with what they use and their shares."""
         belongs = sources(ip)
         for source, _ in belongs:
             if source in self._uses:
@@ -247,21 +253,21 @@ class RateLimiter:
         return [(source, self._uses.setdefault(source, _Use()), share) for source, share in belongs]
 
     def _make_room(self) -> None:
-        """Look at the four longest unseen: cheap, and enough, since only one source comes at a time."""
+        """Check the four least recently seen sources; that is enough, because only one source arrives at a time."""
         now = self._clock()
         for source, use in list(itertools.islice(self._uses.items(), 4)):
             if use.holds:
-                self._uses.move_to_end(source)  # it cannot go, and must not stand in the way of those that can
+                self._uses.move_to_end(source)  # in use: move it away from the entries that can be removed
             elif len(self._uses) >= TABLE or all(getattr(use, rate) <= now for rate in _RATES):
                 del self._uses[source]
 
 
 def sources(ip: str) -> tuple[tuple[str, int], ...]:
-    """What an address counts as: itself, or the networks of an IPv6 one; each with its share."""
+    """Return what an address counts as, with shares: the address itself, or the networks of an IPv6 address."""
     return _ipv6_sources(ip) if ":" in ip else ((ip, 1),)
 
 
-@functools.lru_cache(64)  # one connection asks several times
+@functools.lru_cache(64)  # one connection needs this several times
 def _ipv6_sources(ip: str) -> tuple[tuple[str, int], ...]:
     address = ipaddress.IPv6Address(ip.partition("%")[0])
     if address.ipv4_mapped is not None:
@@ -270,6 +276,6 @@ def _ipv6_sources(ip: str) -> tuple[tuple[str, int], ...]:
 
 
 def _taken(full_at: float, now: float, rate: float) -> float | None:
-    """When a bucket will be full again once one more is taken out of it; None if that would be one too many."""
+    """Return when a bucket is full again after one more is taken, or None if it does not contain one."""
     full_at = max(full_at, now) + 1 / rate
     return None if full_at - now > BURST_S + 1e-9 else full_at

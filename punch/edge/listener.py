@@ -1,12 +1,12 @@
-"""The listening TCP sockets of an edge, which let in only what the gate lets in.
+"""The listening TCP sockets of an edge, which accept only what the rate limiter allows.
 
-Limits are kept where connections are accepted, before TLS and before HTTP: a client that says nothing at all counts
-too, and one that is refused costs nothing more. A connection is not given to asyncio before its first byte is there:
-until then there is no TLS, no transport and no task for it, just a socket in an epoll set. In every protocol that an
-edge speaks the client speaks first.
+Limits apply where connections are accepted, before TLS and HTTP: a client that sends nothing counts as well, and a
+rejected one costs nothing more. A connection is passed to asyncio only after its first byte has arrived. Until then it
+has no TLS state, no transport and no task; it is a socket in an epoll set. In every protocol of an edge the client
+sends first.
 
-A listener for TLS also looks at the first bytes, and gives away only what begins as a ClientHello of a usual size:
-OpenSSL reserves as much as a ClientHello says that it has, up to 128 KiB, when four bytes of it are there.
+A TLS listener also checks the first bytes, and passes on only connections that begin with a ClientHello of a usual
+size: OpenSSL allocates as many bytes as a ClientHello announces, up to 128 KiB, after its first four bytes.
 """
 
 from __future__ import annotations
@@ -24,53 +24,54 @@ from punchlab.punch.endpoint import Endpoint
 
 RECEIVE_BYTES = 8_192
 SEND_BYTES = 16_384
-"""Buffers of the kernel per connection, which reserves twice as much: frames have 4 KiB, a certificate's chain more."""
+"""Kernel buffers per connection (the kernel allocates twice as much). Frames have 4 KiB, a certificate chain has
+more."""
 WIDE_BYTES = 65_536
-"""Both, for links to other edges and for relayed pairs."""
+"""Both buffers for links to other edges and for relayed pairs."""
 BACKLOG = 1024
 FIRST_BYTE_S = 5.0
-MAX_CLIENT_HELLO = 8_192  # bytes; the largest keys in use need some two thousand
+MAX_CLIENT_HELLO = 8_192  # bytes; the largest keys in use need about two thousand
 _HELLO_HEAD = 9  # record: type, version, length; handshake: type, length
-_AT_ONCE = 64  # connections taken in before the event loop has its turn
+_AT_ONCE = 64  # connections accepted per iteration of the event loop
 
 OnRefused = Callable[[str, LimitError], None]
 
 
 class AdmittedSocket(socket.socket):
-    """A connection that leaves the gate when it is closed."""
+    """A connection that is released from the rate limiter when it is closed."""
 
     admission: Admission | None = None
     address: tuple[Any, ...] = ()
     until: float = 0.0
 
     def close(self) -> None:
-        """Close it, and count it off."""
+        """Close the socket and release its admission."""
         super().close()
         admission, self.admission = self.admission, None
         if admission is not None:
             admission.leave()
 
 
-class GatedListener(socket.socket):
-    """A TCP socket listening at `address`; `on_refused` gets the address and the reason. Raises `OSError`.
+class LimitedListener(socket.socket):
+    """A TCP socket listening at `address`; `on_refused` gets the client's address and the error. Raises `OSError`.
 
-    One at an IPv6 address takes no IPv4, or a client would have two names, and `[::]` no room beside `0.0.0.0`.
-    With `tls` it takes only what begins as TLS; without, and with `explain`, a client that is refused is told why in an
-    HTTP response. Its `fileno` is that of an epoll set, which
-    can be read when `accept` may have a connection that has said something.
+    A listener at an IPv6 address accepts no IPv4; otherwise a client would have two addresses, and `[::]` would
+    conflict with `0.0.0.0`. With `tls` it accepts only connections that begin with a ClientHello. Without `tls`, and
+    with `explain`, a rejected client gets the reason in an HTTP response. Its `fileno` is that of an epoll set, which
+    is readable when `accept` may return a connection with data.
     """
 
     def __init__(
-        self, address: Endpoint, gate: RateLimiter, on_refused: OnRefused, *, tls: bool, explain: bool
+        self, address: Endpoint, limiter: RateLimiter, on_refused: OnRefused, *, tls: bool, explain: bool
     ) -> None:
         super().__init__(address.family, socket.SOCK_STREAM)
-        self._gate, self._on_refused, self._tls, self._explain = gate, on_refused, tls, explain and not tls
+        self._limiter, self._on_refused, self._tls, self._explain = limiter, on_refused, tls, explain and not tls
         self._silent: dict[int, AdmittedSocket] = {}  # by descriptor, the oldest first
-        self._speaking: list[AdmittedSocket] = []
+        self._ready: list[AdmittedSocket] = []
         self._timer: asyncio.TimerHandle | None = None
         self._epoll = select.epoll()
         try:
-            # Accepted sockets inherit all of this.
+            # Accepted sockets inherit these options.
             self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
@@ -78,7 +79,7 @@ class GatedListener(socket.socket):
             if address.family == socket.AF_INET6:
                 self.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             self.bind(address)
-            self.listen(BACKLOG)  # asyncio listens again, with a backlog of its own if it is not told this one
+            self.listen(BACKLOG)  # asyncio calls listen again, so it gets the same backlog
             self.setblocking(False)
             self._epoll.register(super().fileno(), select.EPOLLIN)
         except BaseException:
@@ -86,15 +87,15 @@ class GatedListener(socket.socket):
             raise
 
     def fileno(self) -> int:
-        """The descriptor to wait on."""
+        """Return the descriptor to wait on."""
         return -1 if self._epoll.closed else self._epoll.fileno()
 
     def accept(self) -> tuple[socket.socket, tuple[Any, ...]]:
-        """The next connection that has said something. Raises `BlockingIOError` if there is none yet."""
-        if not self._speaking:
-            self._look()
-        while self._speaking:
-            sock = self._speaking.pop(0)
+        """Return the next connection that has sent data. Raises `BlockingIOError` if there is none."""
+        if not self._ready:
+            self._poll()
+        while self._ready:
+            sock = self._ready.pop(0)
             if sock.admission is not None:
                 sock.admission.end = partial(_shut, sock)
                 sock.admission.name(sock.fileno())
@@ -102,28 +103,28 @@ class GatedListener(socket.socket):
         raise BlockingIOError
 
     def close(self) -> None:
-        """Stop listening, and close what has said nothing yet."""
+        """Stop listening, and close the connections that have sent nothing."""
         if self._timer is not None:
             self._timer.cancel()
-        for sock in (*self._silent.values(), *self._speaking):
+        for sock in (*self._silent.values(), *self._ready):
             sock.close()
         self._silent.clear()
-        self._speaking.clear()
+        self._ready.clear()
         self._epoll.close()
         super().close()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         for fd, _ in self._epoll.poll(0, _AT_ONCE):
             if fd == super().fileno():
-                self._take_in()
+                self._accept_new()
             elif (sock := self._silent.get(fd)) is not None:
-                self._forget(sock)
-                if _begins_tls(sock) if self._tls else _has_spoken(sock):
-                    self._speaking.append(sock)
+                self._unregister(sock)
+                if _begins_tls(sock) if self._tls else _has_data(sock):
+                    self._ready.append(sock)
                 else:
                     sock.close()
 
-    def _take_in(self) -> None:
+    def _accept_new(self) -> None:
         for _ in range(_AT_ONCE):
             try:
                 accepted, address = super().accept()
@@ -131,9 +132,9 @@ class GatedListener(socket.socket):
                 return
             public = Endpoint.of(address)
             try:
-                admission = self._gate.enter(public.ip)
+                admission = self._limiter.enter(public.ip)
             except LimitError as error:
-                self._refuse(accepted, error)
+                self._reject(accepted, error)
                 self._on_refused(str(public), error)
                 continue
             sock = AdmittedSocket(self.family, self.type, self.proto, fileno=accepted.detach())
@@ -143,7 +144,7 @@ class GatedListener(socket.socket):
 
     def _await_first_byte(self, sock: AdmittedSocket, admission: Admission) -> None:
         def end() -> None:
-            self._forget(sock)
+            self._unregister(sock)
             sock.close()
 
         admission.end = end
@@ -156,7 +157,7 @@ class GatedListener(socket.socket):
         if self._timer is None:
             self._timer = loop.call_at(sock.until, self._expire)
 
-    def _forget(self, sock: AdmittedSocket) -> None:
+    def _unregister(self, sock: AdmittedSocket) -> None:
         if self._silent.pop(sock.fileno(), None) is not None:
             self._epoll.unregister(sock.fileno())
 
@@ -167,19 +168,19 @@ class GatedListener(socket.socket):
             if sock.until > loop.time():
                 self._timer = loop.call_at(sock.until, self._expire)
                 return
-            self._forget(sock)
+            self._unregister(sock)
             sock.close()
 
-    def _refuse(self, accepted: socket.socket, error: LimitError) -> None:
+    def _reject(self, accepted: socket.socket, error: LimitError) -> None:
         with accepted, contextlib.suppress(OSError):
             accepted.setblocking(False)
             if self._explain:
                 accepted.send(_response(str(error)))
-            accepted.recv(65_536)  # closed with bytes unread, it would send a RST, which may overtake the reason
+            accepted.recv(65_536)  # closing with unread bytes sends a RST, which could overtake the reason
 
 
 def widen(transport: asyncio.BaseTransport) -> None:
-    """Give a connection the buffers of the kernel that a fast one needs."""
+    """Give a connection the large kernel buffers that high throughput needs."""
     sock = transport.get_extra_info("socket")
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, WIDE_BYTES)
@@ -187,7 +188,7 @@ def widen(transport: asyncio.BaseTransport) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, WIDE_BYTES)
 
 
-def _has_spoken(sock: socket.socket) -> bool:
+def _has_data(sock: socket.socket) -> bool:
     try:
         return bool(sock.recv(1, socket.MSG_PEEK))
     except OSError:
@@ -195,7 +196,8 @@ def _has_spoken(sock: socket.socket) -> bool:
 
 
 def _begins_tls(sock: socket.socket) -> bool:
-    """Whether a record with a ClientHello of at most `MAX_CLIENT_HELLO` bytes begins (RFC 8446 sections 4 and 5.1)."""
+    """Return whether the data begins with a ClientHello of at most `MAX_CLIENT_HELLO` bytes (RFC 8446 sections 4 and
+    5.1)."""
     try:
         head = sock.recv(_HELLO_HEAD, socket.MSG_PEEK)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)

@@ -1,9 +1,9 @@
-"""How many connections an edge can hold in the memory that it may use.
+"""How many connections fit into the memory that an edge may use.
 
-Every connection is bounded (see `punch.edge.connection`), so their number bounds the memory of the edge. What is
-counted is not what a connection usually needs, but what one needs whose client does its worst: it sends half a TLS
-record and half a frame, and reads nothing of what waits for it, here and in the buffers of the kernel. Linux counts
-those against the limit of the control group, too.
+Each connection is bounded (see `punch.edge.connection`), so the number of connections bounds the memory of the edge.
+The sizes here are not typical but worst cases: a client that sends half a TLS record and half a frame, and reads
+nothing of what is buffered for it in the process and in the kernel. Linux charges kernel buffers to the control group,
+too.
 """
 
 from __future__ import annotations
@@ -14,33 +14,34 @@ from pathlib import Path, PurePosixPath
 
 MIB = 1024 * 1024
 BASE_BYTES = 128 * MIB
-"""The process itself, its table of sources, and what it keeps of its bus."""
+"""The process itself, its table of sources, and the stored messages of its bus."""
 RELAY_BYTES = 160 * MIB
-"""What the pairs of a relay may need beyond that."""
+"""Additional memory for relayed pairs."""
 CONNECTION_BYTES = 196 * 1024
 TLS_CONNECTION_BYTES = 232 * 1024
-MOST = 10_000  # connections, however much memory there is
-_SPARE_DESCRIPTORS = 200  # or a quarter of all, if there are few: for listeners, links, STUN and the log
+MOST = 10_000  # connections, even if more would fit
+_SPARE_DESCRIPTORS = 200  # or a quarter of all if that is less: for listeners, links, STUN and the log
 
 
 def usable_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """The memory that this process may use: the limit of its control group, or three quarters of the machine's."""
+    """Return the memory that this process may use: the limit of its control group, or three quarters of the
+    machine's."""
     return min([*_limits(proc / "self" / "cgroup", cgroups), _physical(proc / "meminfo") * 3 // 4])
 
 
 def most_connections(usable: int, *, tls: bool, relays: bool) -> int:
-    """How many connections fit in so many bytes."""
+    """Return how many connections fit into `usable` bytes."""
     return max(0, (usable - bound_bytes(0, tls=tls, relays=relays)) // _each(tls=tls))
 
 
 def bound_bytes(connections: int, *, tls: bool, relays: bool) -> int:
-    """What an edge with so many connections may need."""
+    """Return how many bytes an edge with so many connections needs at most."""
     base = BASE_BYTES + (RELAY_BYTES if relays else 0)
     return base + connections * _each(tls=tls)
 
 
 def descriptors() -> int:
-    """How many connections this process may have open for the sake of its descriptors."""
+    """Return how many connections this process may open within its limit of descriptors."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST if hard == resource.RLIM_INFINITY else max(1, hard - min(_SPARE_DESCRIPTORS, hard // 4))
 
@@ -50,7 +51,7 @@ def _each(*, tls: bool) -> int:
 
 
 def _limits(membership: Path, cgroups: Path) -> Iterator[int]:
-    """Those of the control groups of this process, of version 1 and 2, and of all groups above them."""
+    """Yield the limits of this process's control groups (version 1 and 2) and of all their parents."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
@@ -72,7 +73,7 @@ def _limits(membership: Path, cgroups: Path) -> Iterator[int]:
 def _number(file: Path) -> int | None:
     try:
         return int(file.read_text())
-    except (OSError, ValueError):  # not there, or "max"
+    except (OSError, ValueError):  # missing, or "max"
         return None
 
 

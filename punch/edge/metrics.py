@@ -1,8 +1,8 @@
-"""What an edge has done and is doing, counted from the events that it reports, for Prometheus.
+"""Prometheus metrics of an edge, counted from the events that it reports.
 
-`prometheus_client` is imported when somebody asks, so that an edge starts no later for it.
+`prometheus_client` is imported at the first request, so that it does not delay the start of an edge.
 
-No label holds an address, a session or anything else that a client chose: the number of time series is fixed.
+No label holds an address, a session or another value that a client chooses: the number of time series is fixed.
 """
 
 from __future__ import annotations
@@ -20,36 +20,44 @@ if TYPE_CHECKING:
 PREFIX = "punch_edge_"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-# Event -> the counter that it increments, and those of its fields that become labels.
+# Event -> the counter that it increments, the fields that become labels, and the help text.
 COUNTERS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "client": ("registrations", ("role",), "Clients that took a role in a session."),
-    "client_gone": ("departures", ("role",), "Clients that left, for whatever reason."),
-    "paired": ("paired", ("via",), "Sessions whose client here was told about its peer, by where that peer is."),
-    "rejected": ("rejected", ("kind",), "Connections ended for what they sent or did not send, by kind."),
-    "limited": ("limited", ("limit",), "What was refused because it was too much, by limit."),
-    "candidates_withheld": ("candidates_withheld", (), "Clients that named addresses which are not handed out."),
-    "probing": ("probes", (), "Clients that came to probe their NATs."),
-    "knocked": ("knocks", ("result",), "Connects and datagrams sent to probing clients."),
+    "client_gone": ("departures", ("role",), "Clients that left, for any reason."),
+    "paired": ("paired", ("via",), "Sessions whose client here received its peer, by where that peer is."),
+    "rejected": ("rejected", ("kind",), "Connections closed because of what they sent or failed to send, by kind."),
+    "limited": ("limited", ("limit",), "Connections and frames rejected by a limit, by limit."),
+    "candidates_withheld": (
+        "candidates_withheld",
+        (),
+        "Clients that registered addresses which their peers do not get.",
+    ),
+    "probing": ("probes", (), "Clients that connected to probe their NATs."),
+    "dialled_back": (
+        "dial_backs",
+        ("result",),
+        "Connection attempts and datagrams sent to probing clients, by result.",
+    ),
     "bus_sent": ("bus_sent", ("type",), "Messages sent to other endpoints."),
     "bus_received": ("bus_received", ("type",), "Messages received from other endpoints."),
-    "joined": ("links_up", (), "Times that another endpoint was joined."),
-    "left": ("links_down", (), "Times that another endpoint was lost."),
-    "relayed": ("relayed", (), "Pairs that were relayed, and have ended."),
-    "overloaded": ("overloaded", (), "Times that the process was found out of file descriptors."),
+    "joined": ("links_up", (), "Links to other endpoints that were established."),
+    "left": ("links_down", (), "Links to other endpoints that were lost."),
+    "relayed": ("relayed", (), "Relayed pairs that have ended."),
+    "overloaded": ("overloaded", (), "Times that the process ran out of file descriptors."),
 }
 
 Gauge = Callable[[], float]
 
 
 class Metrics:
-    """The counts of one edge, and gauges that are read when they are asked for."""
+    """The counters of one edge, and gauges that are evaluated on each request."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
         self._gauges: dict[str, tuple[str, Gauge]] = {}
 
     def counting(self, report: Reporter) -> Reporter:
-        """`report`, with every event counted."""
+        """Return a reporter that counts each event and passes it to `report`."""
 
         def counting_report(event: str, /, t: float | None = None, **fields: object) -> None:
             self.count(event, **fields)
@@ -58,36 +66,36 @@ class Metrics:
         return counting_report
 
     def count(self, event: str, **fields: object) -> None:
-        """Count an event that is not worth a line in the log."""
+        """Count an event without reporting it."""
         if event in COUNTERS:
             _, labels, _ = COUNTERS[event]
             self._counts[event, tuple(str(fields.get(label, "other")) for label in labels)] += 1
 
     def total(self, event: str) -> int:
-        """How often `event` was counted, whatever its labels."""
+        """Return how often `event` was counted, over all labels."""
         return sum(count for (name, _), count in self._counts.items() if name == event)
 
-    def gauge(self, name: str, told: str, read: Gauge) -> None:
-        """Add a gauge: `read` is called whenever the metrics are rendered."""
-        self._gauges[name] = told, read
+    def gauge(self, name: str, help_text: str, read: Gauge) -> None:
+        """Add a gauge; `read` is called whenever the metrics are rendered."""
+        self._gauges[name] = help_text, read
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics, as `prometheus_client` wants them from a collector."""
+        """Yield the metrics, as a collector of `prometheus_client` does."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        for event, (name, labels, told) in COUNTERS.items():
-            counter = CounterMetricFamily(PREFIX + name, told, labels=labels)
+        for event, (name, labels, help_text) in COUNTERS.items():
+            counter = CounterMetricFamily(PREFIX + name, help_text, labels=labels)
             counts = {values: count for (counted, values), count in self._counts.items() if counted == event}
             if not labels:
                 counts.setdefault((), 0)
             for values, count in sorted(counts.items()):
                 counter.add_metric(values, count)
             yield counter
-        for name, (told, read) in self._gauges.items():
-            yield GaugeMetricFamily(PREFIX + name, told, value=read())
+        for name, (help_text, read) in self._gauges.items():
+            yield GaugeMetricFamily(PREFIX + name, help_text, value=read())
 
     def render(self) -> bytes:
-        """All of it in the text format of Prometheus."""
+        """Return all metrics in the text format of Prometheus."""
         from prometheus_client import CollectorRegistry, generate_latest
 
         registry = CollectorRegistry()

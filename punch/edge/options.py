@@ -1,4 +1,4 @@
-"""What `punch edge` takes on its command line about limits, TLS and access."""
+"""Command-line options of `punch edge` for limits, TLS, access and the relay."""
 
 from __future__ import annotations
 
@@ -21,35 +21,76 @@ _Number = TypeVar("_Number", int, float)
 def add_options(edge: argparse.ArgumentParser) -> None:
     """Add the options to the parser of `punch edge`."""
     add = edge.add_argument
-    certificate = "serve wss:// with this certificate (PEM, with its chain); SIGHUP reloads it"
+    certificate = "serve wss:// with this certificate (PEM, including its chain); SIGHUP reloads it"
     add("--tls-cert", metavar="F", type=path, help=certificate)
-    add("--tls-key", metavar="F", type=path, help="the key of that certificate (PEM)")
+    add("--tls-key", metavar="F", type=path, help="private key of the certificate (PEM)")
     add(
         "--mesh-from",
         metavar="NET",
         action="append",
-        help="a network that may --join this edge, again for others (default: none)",
+        help="network whose edges may --join this one; may be repeated (default: none)",
     )
-    add("--metrics-to", metavar="NET", action="append", help="who may read /metrics (default: 127.0.0.0/8)")
-    add("--drain", metavar="S", default="0", help="seconds to let waiting clients meet after SIGTERM (%(default)s)")
-    add("--max-connections", metavar="N", help="connections in all (default: what memory allows, at most 10000)")
-    add("--max-connections-per-address", metavar="N", default="100", help="connections of one address (%(default)s)")
-    add("--max-clients-per-address", metavar="N", default="50", help="waiting clients of one address (%(default)s)")
-    add("--connection-rate", metavar="R", default="20", help="new connections a second of one address (%(default)s)")
+    add(
+        "--metrics-to",
+        metavar="NET",
+        action="append",
+        help="network that may read /metrics; may be repeated (default: 127.0.0.0/8)",
+    )
+    add(
+        "--drain",
+        metavar="S",
+        default="0",
+        help="seconds after SIGTERM in which waiting clients can still get their peers (%(default)s)",
+    )
+    add(
+        "--max-connections",
+        metavar="N",
+        help="maximum number of connections (default: what fits into memory, at most 10000)",
+    )
+    add(
+        "--max-connections-per-address",
+        metavar="N",
+        default="100",
+        help="maximum number of connections per address (%(default)s)",
+    )
+    add(
+        "--max-clients-per-address",
+        metavar="N",
+        default="50",
+        help="maximum number of waiting clients per address (%(default)s)",
+    )
+    add(
+        "--connection-rate",
+        metavar="R",
+        default="20",
+        help="maximum rate of new connections per second and address (%(default)s)",
+    )
     add(
         "--relay",
         metavar="ws[s]://HOST:PORT",
-        help="relay for clients that ask for it and cannot be punched; they reach this edge itself at that address",
+        help="relay for clients that use --relay and get no direct connection; the URL must reach this very edge",
     )
-    add("--relay-rate", metavar="KB/S", default="1000", help="of each relayed pair and direction (%(default)s)")
-    add("--relay-megabytes", metavar="MB", default="4000", help="of each relayed pair in all (%(default)s)")
-    add("--relay-idle", metavar="S", default="600", help="seconds that a relayed pair may say nothing (%(default)s)")
-    add("--relay-lifetime", metavar="S", default="3600", help="seconds that a pair may be relayed (%(default)s)")
-    add("--frame-rate", metavar="R", default="20", help="frames a second of the clients of one address (%(default)s)")
+    add(
+        "--relay-rate",
+        metavar="KB/S",
+        default="1000",
+        help="maximum rate of a relayed pair in each direction (%(default)s)",
+    )
+    add(
+        "--relay-megabytes", metavar="MB", default="4000", help="maximum amount of data of a relayed pair (%(default)s)"
+    )
+    add("--relay-idle", metavar="S", default="600", help="idle timeout of a relayed pair in seconds (%(default)s)")
+    add(
+        "--relay-lifetime",
+        metavar="S",
+        default="3600",
+        help="maximum duration of a relayed pair in seconds (%(default)s)",
+    )
+    add("--frame-rate", metavar="R", default="20", help="maximum rate of frames per second and address (%(default)s)")
 
 
 def settings(arguments: argparse.Namespace) -> Settings:
-    """What was chosen. Raises `ArgumentError`."""
+    """Return the settings that the arguments select. Raises `ArgumentError`."""
     from punchlab.punch.edge.http import THIS_MACHINE, Access, parse_networks
     from punchlab.punch.edge.limits import Limits
     from punchlab.punch.edge.server import Settings
@@ -72,21 +113,21 @@ def settings(arguments: argparse.Namespace) -> Settings:
 
 
 def _connections(text: str | None, *, tls: bool, relays: bool) -> int:
-    """How many connections there may be: no more than fit in the memory that this process may use."""
+    """Return the maximum number of connections, which is never more than fits into the usable memory."""
     from punchlab.punch.edge.memory import MIB, MOST, bound_bytes, descriptors, most_connections, usable_bytes
 
     usable = usable_bytes()
     most = most_connections(usable, tls=tls, relays=relays)
     if most < 1:
         least = bound_bytes(1, tls=tls, relays=relays) // MIB + 1
-        expected = f"at least {least} MiB; raise the limit of the control group (MemoryMax)"
+        expected = f"at least {least} MiB; raise the memory limit of the control group (MemoryMax)"
         raise ArgumentError("memory", f"{usable // MIB} MiB", expected)
     if text is None:
         return min(most, descriptors(), MOST)
     wanted = _whole(text, "max-connections")
     if wanted > most:
         raise ArgumentError(
-            "max-connections", text, f"at most {most}, which may need {usable // MIB} MiB, all there is"
+            "max-connections", text, f"at most {most}, which need up to {usable // MIB} MiB, the usable memory"
         )
     return wanted
 
@@ -103,14 +144,16 @@ def _relay(arguments: argparse.Namespace) -> RelayOffer | None:
     if arguments.relay is None:
         return None
     from punchlab.punch.endpoint import EdgeUrl
-    from punchlab.punch.frames import MAX_URL
+    from punchlab.punch.fields import MAX_URL
     from punchlab.punch.net.reach import refuses_server_port
 
     url = EdgeUrl.parse(arguments.relay, field="relay")
     if len(str(url)) > MAX_URL:
         raise ArgumentError("relay", arguments.relay, f"at most {MAX_URL} characters")
     if refuses_server_port(url.port) is not None:
-        raise ArgumentError("relay", arguments.relay, "port 80, 443 or one from 1024: clients connect to no other")
+        raise ArgumentError(
+            "relay", arguments.relay, "port 80, 443, or a port from 1024 to 65535; clients connect to no other"
+        )
     return RelayOffer(url, terms)
 
 

@@ -1,4 +1,4 @@
-"""An edge as a process: its signals, and how many descriptors it may have."""
+"""An edge as a process: its signals and its limit of descriptors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from punchlab.punch.endpoint import EdgeUrl
 
 
 async def serve_until_signal(edge: Edge, join: list[EdgeUrl]) -> None:
-    """Run `edge` until SIGTERM or SIGINT; a second one ends it without draining. SIGHUP reads its certificate again."""
-    # Each client holds a descriptor while it waits; 1024, the usual limit for no better reason than select(2), is soon
-    # used up, and then nobody gets in.
+    """Run `edge` until SIGTERM or SIGINT; a second signal skips draining. SIGHUP reloads the certificate."""
+    # Each waiting client needs a descriptor. The usual soft limit, 1024 (because of select(2)), is too low for that.
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     stop = asyncio.Event()
@@ -24,7 +23,7 @@ async def serve_until_signal(edge: Edge, join: list[EdgeUrl]) -> None:
     received: list[int] = []
 
     def on_signal(number: int) -> None:
-        if received:  # again: do not wait for sessions to end
+        if received:  # the second signal: do not wait for sessions to end
             run.cancel()
         received.append(number)
         stop.set()

@@ -1,4 +1,4 @@
-"""Why a connection was ended: for its client, for the log, and for the metrics."""
+"""Why a connection is closed: the reason for the client, for the log and for the metrics."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from punchlab.punch.edge.limits import LimitError
 from punchlab.punch.errors import FrameError, RefusedError
 
 _CLIENTS_WORDS = re.compile(r"[:'\"]|(?<= type) ")
-"""Where in the text of a `FrameError` the part may begin that the client wrote."""
+"""Where the part of a `FrameError`'s text begins that may quote the client."""
 
 
 class Rejection(NamedTuple):
-    """The `reason` for the client; the words for the log, with nothing in them that the client wrote; the kind."""
+    """The `reason` for the client, the text for the log (which quotes nothing from the client), and the kind."""
 
     reason: str
     logged: str
@@ -21,7 +21,7 @@ class Rejection(NamedTuple):
 
 
 def rejection(error: FrameError | RefusedError | TimeoutError) -> Rejection:
-    """What to say about `error`."""
+    """Return the reason, the log text and the kind of `error`."""
     text = str(error)
     if isinstance(error, FrameError):
         return Rejection(text, _CLIENTS_WORDS.split(text, maxsplit=1)[0].rstrip(), "frame")

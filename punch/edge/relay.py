@@ -1,17 +1,17 @@
-"""The relay of last resort: bytes between two clients that could not be brought together, through this endpoint.
+"""The relay of last resort: two clients that cannot connect directly exchange bytes through this endpoint.
 
-Only an endpoint whose operator wants it relays, and only for clients that both ask for it by `--relay`. Each opens a
-WebSocket at `/relay`, shows the ticket of the session (see `punch.edge.tickets`) and names the token that both derive
-from their session key (which the edge never learns): two connections with one ticket and one token are joined, and
-whatever comes on one goes out on the other. What passes is the same encrypted and authenticated channel as over a
-punched connection, so a relay can cut it and count it, but neither read nor change it.
+An endpoint relays only if its operator enables it, and only for clients that both use `--relay`. Each client opens a
+WebSocket at `/relay`, presents the ticket of the session (see `punch.edge.tickets`) and the token that both clients
+derive from their session key (the edge never gets the key). Two connections with the same ticket and token are joined:
+each message from one is sent to the other. The messages contain the same encrypted and authenticated channel as a
+direct connection. A relay can close it and count its bytes, but neither read nor modify it.
 
     client -> edge   relay   {ticket, token}
-    edge -> client   joined  {}           the peer is there; binary messages from now on
+    edge -> client   joined  {}           the peer is connected; binary messages follow
 
-Nothing is stored: a message is taken from one side when the other has room for it, at most `rate` bytes per second
-and direction (a short message counts as `_LEAST_BYTES`). A pair is ended when nothing has passed for a while, when it
-is too old, or when too much has passed; clients that go on meet again.
+Nothing is stored: the relay reads a message from one side when the other side has room for it, at most `rate` bytes per
+second and direction (a short message counts as `_LEAST_BYTES`). A pair is closed when it is idle for too long, lasts
+too long, or has transferred too much. Clients that need more register again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 
 from websockets.exceptions import ConnectionClosed
 
+from punchlab.punch.codec import decode, encode
 from punchlab.punch.edge.connection import POLICY_VIOLATION, EdgeConnection
 from punchlab.punch.edge.limits import Held, RateLimiter
 from punchlab.punch.edge.listener import widen
@@ -30,20 +31,20 @@ from punchlab.punch.edge.tickets import Tickets
 from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import RefusedError
 from punchlab.punch.events import Reporter
-from punchlab.punch.relay import joined_frame, parse_relay
+from punchlab.punch.relay import Join, Joined
 
-MAX_WAITING = 1000  # clients whose peer has not come; for one more, that which has waited for longest is ended
-MAX_OF_TICKET = 4  # of those, with one ticket
+MAX_WAITING = 1000  # clients without their peer; one more replaces the one that has waited longest
+MAX_OF_TICKET = 4  # of those, with the same ticket
 MAX_PAIRS = 200
 FRAME_TIMEOUT_S = 10.0
 WAIT_S = 30.0
-_LEAST_BYTES = 1024  # what a message counts at least: each has its price, also one with nothing in it
-_BURST_S = 0.1  # how many seconds' worth may pass at once
+_LEAST_BYTES = 1024  # minimum size for which a message counts, because even an empty one costs work
+_BURST_S = 0.1  # maximum burst, in seconds' worth of data
 
 
 @dataclass(frozen=True)
 class RelayTerms:
-    """What one pair may use: bytes a second in each direction, bytes in all, and seconds without any and in all."""
+    """Limits of one pair: bytes per second in each direction, bytes in total, idle timeout, and duration."""
 
     rate: float = 1_000_000.0
     most_bytes: float = 4e9
@@ -53,7 +54,7 @@ class RelayTerms:
 
 @dataclass(frozen=True)
 class RelayOffer:
-    """`url` is where clients anywhere reach this endpoint itself (no anycast address)."""
+    """`url` reaches this endpoint itself from anywhere (it is no anycast address)."""
 
     url: EdgeUrl
     terms: RelayTerms = field(default_factory=RelayTerms)
@@ -61,7 +62,7 @@ class RelayOffer:
 
 @dataclass(eq=False)
 class _Waiting:
-    """A client whose peer has not come yet; `peer` gets the peer's connection, `over` when the two are done."""
+    """A client that waits for its peer. `peer` gets the peer's connection; `over` is set when the pair has ended."""
 
     connection: EdgeConnection
     peer: asyncio.Future[EdgeConnection] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -69,11 +70,11 @@ class _Waiting:
 
 
 class _OverError(Exception):
-    """A pair has used up what it may; the text says what."""
+    """A pair has reached a limit; the text says which."""
 
 
 class _Pair:
-    """What has passed between two clients, and when the last of it did."""
+    """Counts the bytes of a pair, and records when the last message passed."""
 
     def __init__(self, terms: RelayTerms) -> None:
         self._terms = terms
@@ -82,14 +83,14 @@ class _Pair:
         self.passed = 0
 
     def count(self, size: int) -> None:
-        """So many bytes have passed. Raises `_OverError`."""
+        """Count `size` bytes. Raises `_OverError`."""
         self._last = self._clock()
         self.passed += size
         if self.passed > self._terms.most_bytes:
             raise _OverError(f"relayed {self._terms.most_bytes / 1e6:g} MB, which is the limit")
 
     async def end(self) -> None:
-        """Wait until it has to end. Raises `_OverError`."""
+        """Wait until a time limit is reached. Raises `_OverError`."""
         terms = self._terms
         while True:
             now = self._clock()
@@ -101,20 +102,22 @@ class _Pair:
 
 
 class Relay:
-    """Joins clients that have tickets, on these terms."""
+    """Joins pairs of clients that have tickets, within the limits `terms`."""
 
-    def __init__(self, terms: RelayTerms, gate: RateLimiter, report: Reporter) -> None:
-        self._terms, self._gate, self._report = terms, gate, report
+    def __init__(self, terms: RelayTerms, limiter: RateLimiter, report: Reporter) -> None:
+        self._terms, self._limiter, self._report = terms, limiter, report
         self.tickets = Tickets()
         self._waiting: dict[tuple[str, str], _Waiting] = {}  # by ticket and token
         self._pairs = 0
 
     async def serve(self, connection: EdgeConnection) -> None:
-        """Serve one client until it leaves. Raises `FrameError`, `RefusedError`, `TimeoutError`, `ConnectionClosed`."""
+        """Serve one client until it disconnects. Raises `FrameError`, `RefusedError`, `TimeoutError`,
+        `ConnectionClosed`."""
         async with asyncio.timeout(FRAME_TIMEOUT_S):
-            ticket, token = parse_relay(await connection.recv())
+            join = decode(await connection.recv(), Join)
+        ticket, token = join.ticket, join.token
         await self.tickets.check(ticket)
-        connection.throttled = True  # the relay has a rate of its own
+        connection.throttled = True  # the relay limits the rate itself
         first = self._waiting.pop((ticket, token), None)
         if first is None:
             await self._wait(ticket, token, connection)
@@ -133,19 +136,19 @@ class Relay:
             try:
                 await asyncio.wait((waiting.peer, gone), timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED)
                 if not waiting.peer.done() and not gone.done():
-                    raise RefusedError(f"the peer did not come to the relay within {WAIT_S:g} s")
+                    raise RefusedError(f"the peer did not connect to the relay within {WAIT_S:g} s")
             finally:
                 gone.cancel()
                 if self._waiting.get((ticket, token)) is waiting:
                     del self._waiting[ticket, token]
         if waiting.peer.done():
             waiting.peer.result()
-            await waiting.over.wait()  # the peer's task does the work
+            await waiting.over.wait()  # the peer's task relays
 
     def _end_oldest(self) -> None:
         oldest = self._waiting.pop(next(iter(self._waiting)))
         oldest.peer.set_exception(RefusedError("this relay has too many clients"))
-        oldest.peer.exception()  # seen, or asyncio would report it if that client is just leaving
+        oldest.peer.exception()  # retrieved, or asyncio would report it if that client is just disconnecting
 
     async def _join(self, ticket: str, first: _Waiting, second: EdgeConnection) -> None:
         first.peer.set_result(second)
@@ -162,7 +165,7 @@ class Relay:
 
     @contextlib.contextmanager
     def _counted(self, *connections: EdgeConnection) -> Iterator[None]:
-        """Count a pair, in all and of its addresses. Raises `RefusedError`."""
+        """Count a pair, in total and for its addresses. Raises `RefusedError`."""
         if self._pairs >= MAX_PAIRS:
             raise RefusedError("this relay has too many sessions")
         with contextlib.ExitStack() as stack:
@@ -176,16 +179,16 @@ class Relay:
 
     @contextlib.contextmanager
     def _held(self, what: Held, connection: EdgeConnection) -> Iterator[None]:
-        """Count something of the address of a connection. Raises `LimitError`."""
-        if connection.remote_address is None:  # gone already
+        """Count `what` for the address of a connection. Raises `LimitError`."""
+        if connection.remote_address is None:  # already closed
             yield
             return
         ip = Endpoint.of(connection.remote_address).ip
-        self._gate.hold(what, ip)
+        self._limiter.hold(what, ip)
         try:
             yield
         finally:
-            self._gate.release(what, ip)
+            self._limiter.release(what, ip)
 
     async def _relay(self, one: EdgeConnection, other: EdgeConnection) -> None:
         self._report("relaying", pairs=self._pairs)
@@ -193,7 +196,7 @@ class Relay:
         try:
             for connection in (one, other):
                 widen(connection.transport)
-                await connection.send(joined_frame())
+                await connection.send(encode(Joined()))
             async with asyncio.TaskGroup() as group:
                 limit = group.create_task(pair.end())
                 passing = [group.create_task(self._pass(*way, pair)) for way in ((one, other), (other, one))]
@@ -209,18 +212,18 @@ class Relay:
             self._report("relayed", bytes=pair.passed, **({"ended": ended} if ended else {}))
 
     async def _reject(self, connection: EdgeConnection, reason: str) -> None:
-        """End one side of a pair, for what it sent."""
+        """Close one side of a pair because of what it sent."""
         if connection.remote_address is not None:
             self._report("rejected", public=str(Endpoint.of(connection.remote_address)), reason=reason, kind="frame")
         await connection.close(POLICY_VIOLATION, reason)
 
     async def _pass(self, source: EdgeConnection, sink: EdgeConnection, pair: _Pair) -> None:
-        """Everything from `source` to `sink`, until `source` ends; then `sink` is ended too."""
+        """Send each message from `source` to `sink` until `source` closes, then close `sink`."""
         loop = asyncio.get_running_loop()
         free_at = loop.time()
         async for message in source:
             if not isinstance(message, bytes):
-                await self._reject(source, "expected a binary message on a relay")
+                await self._reject(source, "expected a binary message")
                 break
             await sink.send(message)
             pair.count(len(message))

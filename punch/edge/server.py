@@ -1,4 +1,5 @@
-"""The endpoint as a WebSocket server: clients at `/`, links of the mesh at `/mesh`, probing clients at `/probe`."""
+"""The endpoint as a WebSocket server: clients at `/`, mesh links at `/mesh`, probing clients at `/probe`, relay at
+`/relay`."""
 
 from __future__ import annotations
 
@@ -15,18 +16,19 @@ from typing import Any, cast
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from punchlab.punch.codec import decode, encode
 from punchlab.punch.edge.bus.interface import Bus
 from punchlab.punch.edge.bus.mesh import PATH as MESH_PATH
 from punchlab.punch.edge.bus.mesh import Mesh
 from punchlab.punch.edge.connection import POLICY_VIOLATION, SETTINGS, EdgeConnection, Outbox
-from punchlab.punch.edge.contacts import harmless
-from punchlab.punch.edge.http import CLIENT_PATH, Access, Front
+from punchlab.punch.edge.contacts import allowed_candidates
+from punchlab.punch.edge.http import CLIENT_PATH, Access, HttpHandler
 from punchlab.punch.edge.limits import LimitError, Limits, RateLimiter
-from punchlab.punch.edge.listener import BACKLOG, GatedListener, widen
+from punchlab.punch.edge.listener import BACKLOG, LimitedListener, widen
 from punchlab.punch.edge.metrics import Metrics
 from punchlab.punch.edge.probing.dialback import DialBack
 from punchlab.punch.edge.probing.responder import StunAddresses, StunServer
-from punchlab.punch.edge.reflexive import Sightings
+from punchlab.punch.edge.reflexive import ReflexiveAddresses
 from punchlab.punch.edge.rejection import rejection
 from punchlab.punch.edge.relay import Relay, RelayOffer
 from punchlab.punch.edge.session import Directory, Registration
@@ -37,16 +39,12 @@ from punchlab.punch.events import Reporter
 from punchlab.punch.frames import (
     Contact,
     Peer,
+    PeerSignal,
     Register,
     Welcome,
-    parse_register,
-    parse_signal,
-    peer_frame,
-    signal_frame,
-    welcome_frame,
 )
 from punchlab.punch.probe.frames import PATH as PROBE_PATH
-from punchlab.punch.reflexive import PATH as SIGHTING_PATH
+from punchlab.punch.reflexive import PATH as REFLEXIVE_PATH
 from punchlab.punch.relay import PATH as RELAY_PATH
 
 REGISTER_TIMEOUT_S = 10.0
@@ -56,15 +54,9 @@ _CANCEL_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True)
-class _Heard:
-    """What a client's peer says."""
-
-    data: str
-
-
-@dataclass(frozen=True)
 class Settings:
-    """What an operator may choose. `drain_s` is how long a stopping edge waits for sessions that wait there."""
+    """The operator's settings. `drain_s` is how long an edge that shuts down waits for its clients to get their
+    peers."""
 
     limits: Limits = field(default_factory=Limits)
     access: Access = field(default_factory=Access)
@@ -74,14 +66,13 @@ class Settings:
 
 
 class Edge:
-    """One endpoint of the edge network, listening at its `addresses` from the moment it is made.
+    """One endpoint of the edge network. It listens at its `addresses` from its construction.
 
-    They are `listen`, which is its `address`, and those in `also`: IPv6 beside IPv4, as a rule.
+    These are `listen`, which becomes its `address`, and those in `also`, usually IPv6 in addition to IPv4.
 
-    `lifetime_s` bounds how long a client waits for its peer, and how long the bus remembers a session. With `nats`
-    (URLs of the servers of a cluster) the bus goes through those, otherwise it is a mesh. With `stun` it answers STUN
-    there, and probing clients; with `relay` it relays for those who ask. Raises `ArgumentError` if an address cannot be
-    listened on, or the bus cannot be had.
+    `lifetime_s` limits how long a client waits for its peer, and how long the bus stores a session. With `nats` (URLs
+    of the servers of a cluster) the bus uses NATS, otherwise it is a mesh. With `stun` the edge also answers STUN and
+    serves probing clients. Raises `ArgumentError` if an address is not available, or the bus needs a missing package.
     """
 
     def __init__(
@@ -99,9 +90,9 @@ class Edge:
         self._settings = settings or Settings()
         self.metrics = Metrics()
         self._report = report = self.metrics.counting(report)
-        self._gate = RateLimiter(self._settings.limits)
-        self._gate.on_ended = partial(self.metrics.count, "limited", limit="edge_pending")
-        self._sockets: list[GatedListener] = []
+        self._limiter = RateLimiter(self._settings.limits)
+        self._limiter.on_ended = partial(self.metrics.count, "limited", limit="edge_pending")
+        self._sockets: list[LimitedListener] = []
         for each in (listen, *also):
             self._listen(each)
         self.addresses = tuple(Endpoint.of(each.getsockname()) for each in self._sockets)
@@ -113,29 +104,29 @@ class Edge:
         self._bus: Bus = self._mesh or nats_bus(nats, self.name, lifetime_s, report)
         self._directory = Directory(self.name, self._bus, report)
         self._clients = 0
-        self._nobody_waits = asyncio.Event()
-        self._sightings = Sightings(self.addresses, lifetime_s)
-        front = {CLIENT_PATH, SIGHTING_PATH, *((MESH_PATH,) if self._mesh else ()), *((PROBE_PATH,) if stun else ())}
+        self._no_clients = asyncio.Event()
+        self._reflexive = ReflexiveAddresses(self.addresses, lifetime_s)
+        paths = {CLIENT_PATH, REFLEXIVE_PATH, *((MESH_PATH,) if self._mesh else ()), *((PROBE_PATH,) if stun else ())}
         relay = self._settings.relay
-        front |= {RELAY_PATH} if relay else set()
+        paths |= {RELAY_PATH} if relay else set()
         self._relay_url = None if relay is None else relay.url
-        self._relay = None if relay is None else Relay(relay.terms, self._gate, report)
-        self._front = Front(self._settings.access, self.metrics, report, front)
+        self._relay = None if relay is None else Relay(relay.terms, self._limiter, report)
+        self._http = HttpHandler(self._settings.access, self.metrics, report, paths)
         self._add_gauges()
         self._stun: StunServer | None = None
         self._dial_back: DialBack | None = None
         if stun is not None:
             try:
-                self._stun = StunServer(stun, self._gate, self._on_refused)
+                self._stun = StunServer(stun, self._limiter, self._on_refused)
             except BaseException:
                 self._close_sockets()
                 raise
-            self._dial_back = DialBack(self.name, self._stun, self._gate, report)
+            self._dial_back = DialBack(self.name, self._stun, self._limiter, report)
 
     def _listen(self, at: Endpoint) -> None:
         try:
             tls = self._settings.tls is not None
-            self._sockets.append(GatedListener(at, self._gate, self._on_refused, tls=tls, explain=True))
+            self._sockets.append(LimitedListener(at, self._limiter, self._on_refused, tls=tls, explain=True))
         except OSError as error:
             self._close_sockets()
             raise ArgumentError("listen", str(at), f"a free address of this machine ({error.strerror})") from None
@@ -145,13 +136,13 @@ class Edge:
             each.close()
 
     def _add_gauges(self) -> None:
-        gauge, gate, total = self.metrics.gauge, self._gate, self.metrics.total
-        gauge("connections", "Connections that are open.", lambda: gate.connections)
-        gauge("pending", "Connections whose clients have not registered.", lambda: gate.pending)
-        gauge("addresses", "Client addresses that are remembered for the sake of limits.", lambda: len(gate))
-        gauge("clients", "Clients that are registered.", lambda: self._clients)
+        gauge, limiter, total = self.metrics.gauge, self._limiter, self.metrics.total
+        gauge("connections", "Open connections.", lambda: limiter.connections)
+        gauge("pending", "Connections whose clients have not registered.", lambda: limiter.pending)
+        gauge("addresses", "Client addresses in the tables of the limits.", lambda: len(limiter))
+        gauge("clients", "Registered clients.", lambda: self._clients)
         gauge("sessions", "Sessions with a client here.", lambda: self._directory.count)
-        gauge("links", "Other endpoints that are joined.", lambda: total("joined") - total("left"))
+        gauge("links", "Links to other endpoints.", lambda: total("joined") - total("left"))
 
     async def run(self, join: list[EdgeUrl], stop: asyncio.Event) -> None:
         """Serve, linked to the endpoints in `join`, until `stop` is set."""
@@ -178,7 +169,7 @@ class Edge:
             if self._stun is not None:
                 await self._stun.close()
 
-    async def _serve(self, listener: GatedListener) -> Server:
+    async def _serve(self, listener: LimitedListener) -> Server:
         tls = self._settings.tls
         if tls is not None:
             save_memory()
@@ -186,9 +177,9 @@ class Edge:
             self._handle,
             sock=listener,
             backlog=BACKLOG,
-            process_request=self._front.answer,
-            process_response=self._sightings.process_response,
-            create_connection=cast("type[ServerConnection]", partial(EdgeConnection, gate=self._gate)),
+            process_request=self._http.answer,
+            process_response=self._reflexive.process_response,
+            create_connection=cast("type[ServerConnection]", partial(EdgeConnection, limiter=self._limiter)),
             logger=_logger(),
             ssl=None if tls is None else tls.context,
             ssl_handshake_timeout=None if tls is None else HANDSHAKE_TIMEOUT_S,
@@ -196,17 +187,17 @@ class Edge:
         )
 
     async def _drain(self) -> None:
-        """Take nobody new, and wait a while for those that are here."""
-        self._front.draining = True
+        """Reject new clients, and wait up to `drain_s` for the registered ones to leave."""
+        self._http.draining = True
         self._report("draining", clients=self._clients)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_s):
                 while self._clients:
-                    self._nobody_waits.clear()
-                    await self._nobody_waits.wait()
+                    self._no_clients.clear()
+                    await self._no_clients.wait()
 
     def reload(self) -> None:
-        """Read the TLS certificate again. One that cannot be used is reported, and the old one stays."""
+        """Read the TLS certificate again. If it is not usable, report that and keep the old one."""
         if self._settings.tls is None:
             return
         try:
@@ -217,14 +208,15 @@ class Edge:
             self._report("reloaded")
 
     def _on_refused(self, public: str, error: LimitError) -> None:
-        """A limit was hit. All are counted; not all are logged, or the log would be the next thing to fill up."""
-        if error.told:
+        """Count each rejection by a limit, and log only some of them, so that the log does not fill up."""
+        if error.recently_reported:
             self.metrics.count("limited", limit=error.limit)
         else:
             self._report("limited", public=public, limit=error.limit, reason=str(error))
 
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Handle what asyncio cannot raise anywhere. Out of descriptors it says so hundreds of times a second."""
+        """Handle errors that asyncio cannot raise anywhere. Without descriptors asyncio calls this hundreds of times
+        per second."""
         error = context.get("exception")
         if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
             loop.default_exception_handler(context)
@@ -233,7 +225,7 @@ class Edge:
             self._report("overloaded", reason=error.strerror)
 
     async def _handle(self, connection: ServerConnection) -> None:
-        if connection.remote_address is None or connection.request is None:  # gone already
+        if connection.remote_address is None or connection.request is None:  # already closed
             return
         assert isinstance(connection, EdgeConnection)
         public = Endpoint.of(connection.remote_address)
@@ -246,13 +238,13 @@ class Edge:
             return
         try:
             if public.is_link_local:
-                raise RefusedError("a link-local address, at which no peer could find this client")
+                raise RefusedError("a link-local address, which no peer can reach")
             if self._dial_back is not None and path == PROBE_PATH:
                 if public.family != socket.AF_INET:
-                    raise RefusedError("probes are of IPv4 only")
+                    raise RefusedError("probes need IPv4")
                 await self._dial_back.serve(connection, public)
-            elif path == SIGHTING_PATH:
-                await self._sightings.serve(connection, public)
+            elif path == REFLEXIVE_PATH:
+                await self._reflexive.serve(connection, public)
             elif self._relay is not None and path == RELAY_PATH:
                 await self._relay.serve(connection)
                 if connection.overrun is not None:
@@ -269,13 +261,13 @@ class Edge:
         except ConnectionClosed as closed:
             if connection.overrun is not None:
                 self._report("rejected", public=str(public), reason=connection.overrun, kind="overrun")
-            # The WebSocket layer itself ended it: too long a frame, invalid UTF-8, a broken header.
+            # Closed by the WebSocket library itself: the frame is too long, or not UTF-8, or its header is invalid.
             elif closed.sent is not None and not closed.rcvd_then_sent and closed.sent.code in (1002, 1007, 1009):
                 self._report("rejected", public=str(public), reason=closed.sent.reason, kind="websocket")
 
     async def _serve_client(self, connection: EdgeConnection, public: Endpoint) -> None:
         async with asyncio.timeout(REGISTER_TIMEOUT_S):
-            register = parse_register(await connection.recv())
+            register = decode(await connection.recv(), Register)
         with contextlib.ExitStack() as stack:
             ticket = None
             if self._relay is not None:
@@ -285,7 +277,7 @@ class Edge:
     async def _serve_registered(
         self, connection: EdgeConnection, public: Endpoint, register: Register, ticket: str | None
     ) -> None:
-        outbox: asyncio.Queue[Peer | _Heard | str] = Outbox(connection)
+        outbox: asyncio.Queue[Peer | PeerSignal | str] = Outbox(connection)
 
         def deliver(peer: Peer) -> None:
             if self._relay is not None and ticket is not None:
@@ -299,19 +291,19 @@ class Edge:
             deliver=deliver,
             dismiss=outbox.put_nowait,
             client=register.client,
-            hear=lambda data: outbox.put_nowait(_Heard(data)),
+            on_signal=lambda data: outbox.put_nowait(PeerSignal(data)),
         )
         session, role = registration.session, registration.role
         with self._registered(connection, registration, public):
-            reason = "sent a frame that must not come"
+            reason = "sent an invalid frame"
             welcome = Welcome(self.name, public, self._relay_url, ticket)
             writer = asyncio.create_task(self._write(connection, welcome, outbox))
             expiry = asyncio.get_running_loop().call_later(self._lifetime_s, outbox.put_nowait, "session expired")
             try:
                 while True:
                     frame = await connection.recv()
-                    self._gate.take("frame_rate", public.ip)
-                    self._directory.signal(registration, parse_signal(frame))
+                    self._limiter.take("frame_rate", public.ip)
+                    self._directory.signal(registration, decode(frame, PeerSignal).data)
             except ConnectionClosed as closed:
                 reason = connection.overrun or _why(closed)
                 raise
@@ -325,8 +317,8 @@ class Edge:
 
     @contextlib.contextmanager
     def _registered(self, connection: EdgeConnection, registration: Registration, public: Endpoint) -> Iterator[None]:
-        """Count a client, and add it to its session. Raises `RefusedError`."""
-        self._gate.hold("registrations", public.ip)
+        """Count a client and add it to its session. Raises `RefusedError`."""
+        self._limiter.hold("registrations", public.ip)
         try:
             self._directory.join(registration)
             connection.settle()
@@ -336,36 +328,35 @@ class Edge:
             finally:
                 self._clients -= 1
                 if not self._clients:
-                    self._nobody_waits.set()
+                    self._no_clients.set()
         finally:
-            self._gate.release("registrations", public.ip)
+            self._limiter.release("registrations", public.ip)
 
     def _contact(self, register: Register, public: Endpoint, ticket: str | None) -> Contact:
-        """What the peer will be told about a client."""
-        private = harmless(register.private, public)
-        public6 = self._sightings.confirmed(register, public)
+        """Return what the peer of a client gets."""
+        private = allowed_candidates(register.private, public)
+        public6 = self._reflexive.confirmed(register, public)
         withheld = len(register.private) - len(private) + (public6 != register.public6)
         if withheld:
             self._report("candidates_withheld", public=str(public), count=withheld)
         return Contact(public, private, register.pake, register.traits, self._relay_url, public6, ticket)
 
     async def _write(
-        self, connection: EdgeConnection, welcome: Welcome, outbox: asyncio.Queue[Peer | _Heard | str]
+        self, connection: EdgeConnection, welcome: Welcome, outbox: asyncio.Queue[Peer | PeerSignal | str]
     ) -> None:
-        """Send the welcome, then what the session has to say: the peer and its signals, or (a string) why it ends."""
-        await connection.send_or_cut(welcome_frame(welcome))
+        """Send the welcome, then each item of the outbox: the peer, its signals, or (a string) the reason for
+        closing."""
+        await connection.send_or_cut(encode(welcome))
         while True:
             item = await outbox.get()
             if isinstance(item, str):
                 await connection.close(POLICY_VIOLATION, item[:123])
-            elif isinstance(item, _Heard):
-                await connection.send_or_cut(signal_frame(item.data))
             else:
-                await connection.send_or_cut(peer_frame(item))
+                await connection.send_or_cut(encode(item))
 
 
 def nats_bus(servers: Sequence[str], name: str, lifetime_s: float, report: Reporter) -> Bus:
-    """The bus through NATS. Raises `ArgumentError` without the library that it needs."""
+    """Return the bus that uses NATS. Raises `ArgumentError` if its library is missing."""
     try:
         from punchlab.punch.edge.bus.nats import NatsBus
     except ModuleNotFoundError as error:
@@ -376,7 +367,7 @@ def nats_bus(servers: Sequence[str], name: str, lifetime_s: float, report: Repor
 
 
 def _why(closed: ConnectionClosed) -> str:
-    """Why a client is gone, in words."""
+    """Return why a client has disconnected."""
     if closed.sent is not None and not closed.rcvd_then_sent:
         return closed.sent.reason or "edge is closing"
     if closed.rcvd is not None:
@@ -385,7 +376,7 @@ def _why(closed: ConnectionClosed) -> str:
 
 
 def _logger() -> logging.Logger:
-    """websockets' log, without what clients cause: only errors in our own handling of them are left."""
+    """Return the log of websockets, restricted to errors in our own handlers."""
     logger = logging.getLogger("punch.edge.websockets")
     logger.setLevel(logging.ERROR)
     logger.addFilter(_is_about_our_handling)

@@ -1,9 +1,10 @@
-"""Who may use the relay of an edge: two clients that have met, of which one at least is registered at this edge.
+"""Tickets for the relay: only two paired clients may use it, of which at least one is registered at this edge.
 
-A client at this edge has a ticket, which is made of its session and its name, so that it is the same one when the
-client registers again. The edge gives it to the client itself, and with the client's contact to its peer, who may be at
-another edge. It opens the relay from the moment when the client is given its peer until `KEPT_S` after the client has
-left, and for one pair of connections only: clients whose tunnel breaks meet again, with new names and a new ticket.
+Each client at this edge has a ticket, derived from its session and its name, so that it is the same when the client
+registers again. The edge sends it to the client itself, and in the client's contact to its peer, which may be at
+another edge. The ticket becomes valid when the client receives its peer, stays valid until `KEPT_S` after the client
+has left, and admits one pair of connections. Clients whose tunnel breaks register again with new names and get a new
+ticket.
 """
 
 from __future__ import annotations
@@ -21,37 +22,38 @@ from punchlab.punch.errors import RefusedError
 
 KEPT_S = 60.0
 EARLY_S = 5.0
-"""How long a ticket waits to be opened: a peer at another edge may hear of the client here before that hears of it."""
-MAX_LEFT = 10_000  # tickets of clients that have left; the oldest are forgotten first
+"""How long `check` waits for a ticket to become valid: a peer at another edge may get its peer before the client here
+does."""
+MAX_LEFT = 10_000  # tickets of clients that have left; the oldest are removed first
 _DIGITS = 32
 
 
 @dataclass(eq=False)
 class _Ticket:
-    clients: int = 0  # registrations; two while a client registers again and its old connection is still there
-    met: asyncio.Event = field(default_factory=asyncio.Event)
+    clients: int = 0  # registrations; two while a client registers again and its old connection is still open
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Tickets:
-    """The tickets of clients that are here, and of those that have left a short time ago. `clock` is in seconds."""
+    """The tickets of the clients that are registered, and of those that left recently. `clock` returns seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._key = secrets.token_bytes(32)
         self._clock = clock
         self._here: dict[str, _Ticket] = {}
-        self._left: OrderedDict[str, float] = OrderedDict()  # ticket -> when it ends, the first to end first
+        self._left: OrderedDict[str, float] = OrderedDict()  # ticket -> when it expires, in that order
 
     def __len__(self) -> int:
         return len(self._here) + len(self._left)
 
     @contextlib.contextmanager
     def issue(self, session: str, client: str) -> Iterator[str]:
-        """The ticket of a client, 32 hex digits, for as long as it is registered here."""
+        """Yield the ticket of a client, 32 hex digits; it exists while the client is registered here."""
         ticket = hmac.digest(self._key, f"{session} {client}".encode(), "sha256").hex()[:_DIGITS]
         held = self._here.setdefault(ticket, _Ticket())
         held.clients += 1
         if self._left.pop(ticket, None) is not None:
-            held.met.set()
+            held.opened.set()
         try:
             yield ticket
         finally:
@@ -61,17 +63,17 @@ class Tickets:
                 self._leave(ticket, held)
 
     def open(self, ticket: str) -> None:
-        """The client has been given its peer."""
-        self._here[ticket].met.set()
+        """Make the ticket valid, because the client has received its peer."""
+        self._here[ticket].opened.set()
 
     def _leave(self, ticket: str, held: _Ticket) -> None:
-        if held.met.is_set():
+        if held.opened.is_set():
             self._left[ticket] = self._clock() + KEPT_S
             while len(self._left) > MAX_LEFT:
                 self._left.popitem(last=False)
 
     async def check(self, ticket: str) -> None:
-        """Return when it is open. Raises `RefusedError` for one that is not, and is not about to be."""
+        """Return when the ticket is valid. Raises `RefusedError` if it is not valid within `EARLY_S`."""
         now = self._clock()
         while self._left and next(iter(self._left.values())) <= now:
             self._left.popitem(last=False)
@@ -82,15 +84,15 @@ class Tickets:
             if held is None:
                 raise TimeoutError
             async with asyncio.timeout(EARLY_S):
-                await held.met.wait()
+                await held.opened.wait()
         except TimeoutError:
-            text = "the ticket is not that of two clients who have met, or it was used before"
+            text = "the ticket does not belong to two paired clients, or it was used before"
             raise RefusedError(text) from None
 
     def use(self, ticket: str) -> None:
-        """It has joined two clients, and is good no more. Raises `RefusedError` if it was not good any more."""
+        """Invalidate the ticket, because it has joined two clients. Raises `RefusedError` if it was not valid."""
         held = self._here.get(ticket)
-        if held is not None and held.met.is_set():
-            held.met.clear()
+        if held is not None and held.opened.is_set():
+            held.opened.clear()
         elif self._left.pop(ticket, None) is None:
             raise RefusedError("the ticket was used before")

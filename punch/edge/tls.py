@@ -1,7 +1,7 @@
-"""TLS served by the edge itself, so that it still sees its clients' addresses.
+"""TLS served by the edge itself, so that the edge sees its clients' addresses.
 
-A TLS connection of asyncio has a buffer of 256 KiB for what it reads, from its first byte to its last: several times
-what everything else about it needs. Frames of clients have 4 KiB, and so has that buffer here.
+A TLS connection of asyncio has a read buffer of 256 KiB for its whole life, several times the rest of its memory.
+Frames of clients have 4 KiB, and so has that buffer here.
 """
 
 from __future__ import annotations
@@ -14,51 +14,52 @@ from pathlib import Path
 from punchlab.punch.errors import ArgumentError
 
 HANDSHAKE_TIMEOUT_S = 5.0
-READ_BYTES = 4_096  # that one read of a connection brings; OpenSSL takes its records of 16 KiB in pieces
-_UNSENT_BYTES = 8_192  # encrypted, that wait for a client before no more are encrypted
+READ_BYTES = 4_096  # of one read; OpenSSL accepts its records of 16 KiB in pieces
+_UNSENT_BYTES = 8_192  # encrypted bytes that are buffered for a client before encryption pauses
 
 
 class _SmallTls(sslproto.SSLProtocol):
-    """TLS of asyncio, with less memory for each connection."""
+    """TLS of asyncio with less memory per connection."""
 
     max_size = READ_BYTES
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """TCP is there; begin with TLS."""
+        """Limit the write buffer of a new TCP connection and start TLS."""
         assert isinstance(transport, asyncio.Transport)
         transport.set_write_buffer_limits(high=_UNSENT_BYTES)
         super().connection_made(transport)
 
 
 def save_memory() -> None:
-    """Have all TLS of this process, from now on, use less memory.
+    """Make all later TLS connections of this process use less memory.
 
-    asyncio has no setting for this, and makes its connections of the class that its module has by this name. Where it
-    does not (any more), TLS works as before and needs 256 KiB for each connection.
+    asyncio has no setting for this, so the class is replaced in its module. If a later version of asyncio uses another
+    class, TLS still works and needs 256 KiB per connection.
     """
     sslproto.SSLProtocol = _SmallTls  # type: ignore[misc]
 
 
 class ServerTls:
-    """A certificate (with its chain) and its key, in PEM. Raises `ArgumentError` if they cannot be used."""
+    """A certificate (with its chain) and its key, in PEM. Raises `ArgumentError` if they are not usable."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
         self._files = certificate, key
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        # Every client is a Python that has 1.3; sessions of 1.2 would be kept, 20,000 of them, and can be renegotiated.
+        # All clients support 1.3. TLS 1.2 would cache 20,000 sessions and allow renegotiation.
         self.context.minimum_version = ssl.TLSVersion.TLSv1_3
         self.context.set_alpn_protocols(["http/1.1"])
-        self.context.num_tickets = 0  # clients come once
+        self.context.num_tickets = 0  # clients do not resume TLS sessions
         self.reload()
 
     def reload(self) -> None:
-        """Read the files again, for connections to come. Raises `ArgumentError`, and changes nothing then."""
+        """Read the files again for later connections. Raises `ArgumentError`, and changes nothing, if they are not
+        usable."""
         certificate, key = self._files
         for field, path in (("tls-cert", certificate), ("tls-key", key)):
             try:
                 path.open("rb").close()
             except OSError as error:
-                raise ArgumentError(field, str(path), f"a file that can be read ({error.strerror})") from None
+                raise ArgumentError(field, str(path), f"a readable file ({error.strerror})") from None
         try:
             trial = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             trial.load_cert_chain(certificate, key, password=_no_password)
@@ -69,5 +70,5 @@ class ServerTls:
 
 
 def _no_password() -> str:
-    """Without this, OpenSSL would ask at the terminal."""
+    """Prevent OpenSSL from prompting for a password at the terminal."""
     return ""

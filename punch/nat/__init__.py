@@ -1,1 +1,1 @@
-"""What NATs are, as knowledge that a client needs. Imports nothing else of this project."""
+"""NAT behaviors that a client needs to know. This package imports only `punch.text`."""

@@ -1,13 +1,13 @@
-"""Guessing ports at random: the birthday collision of two hosts that dial each other.
+"""The probability that random guesses of ports succeed: the birthday problem.
 
-`lab.oracle.outcome` predicts for a client that dials the registered endpoint. These formulas are for one that guesses,
-where a mapping depends on the destination and ports are random: one host opens many mappings towards the other, which
-probes ports at random. Only one probe needs to hit. (D. Anderson, "How NAT traversal works", Tailscale 2020, section
-"The benefits of birthdays", for UDP; the mathematics is the hypergeometric distribution, and the birthday problem of
-two samples where both hosts are hard.) Where ports are allocated in sequence, see `punch.nat.port_prediction`.
+`lab.oracle.outcome` predicts the outcome for a client that connects to the registered endpoint. These formulas are for
+a client that guesses ports, where a mapping depends on the destination and ports are random. One host opens many
+mappings towards the other, which probes random ports; one hit suffices. (D. Anderson, "How NAT traversal works",
+Tailscale 2020, section "The benefits of birthdays", for UDP. The distribution is hypergeometric; where both hosts have
+random ports, it is the birthday problem of two samples.) For sequential ports see `punch.nat.port_prediction`.
 
-Over TCP a probe is a SYN, and it must not be answered with a RST, which would close the door that it opened: these hold
-for NATs that drop unsolicited SYNs.
+Over TCP a probe is a SYN. It must not be answered by a RST, which would close the pinhole that the SYN opened. The
+formulas therefore apply to NATs that silently drop unsolicited SYNs.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from __future__ import annotations
 from math import exp, lgamma
 
 PORTS = 64512
-"""From 1024 to 65535."""
+"""Number of ports from 1024 to 65535."""
 OPENED, PROBES, PER_S = 256, 1024, 1000.0
-"""Of the client: ports that one host opens, probes of the other, and how many SYNs of either there are in a second."""
+"""Of the client: ports that one host opens, probes of the other, and the maximum rate of SYNs per second."""
 
 
 def collision(open_ports: int, probes: int, ports: int = PORTS) -> float:
-    """The probability that at least one probe hits, where one host's ports are random and the other's is known.
+    """Return the probability that at least one probe hits, where one host's ports are random and the other's is known.
 
-    The first opened `open_ports` of `ports`, the second probes `probes` different ones: hypergeometric,
+    The first host has opened `open_ports` of `ports`; the second probes `probes` different ports. Hypergeometric:
     1 - C(ports - open_ports, probes) / C(ports, probes).
     """
     _check(open_ports, probes, ports)
@@ -34,14 +34,14 @@ def collision(open_ports: int, probes: int, ports: int = PORTS) -> float:
 
 
 def collision_of_two(open_ports: int, probes: int, ports: int = PORTS) -> float:
-    """The same where the ports of both hosts are random.
+    """Return the probability that at least one probe hits, where the ports of both hosts are random.
 
-    A probe hits if it goes to a port that was opened *and* comes from the port that this one was opened towards, a pair
-    out of ports^2: 1 - exp(-open_ports * probes / ports^2), the Poisson approximation of the birthday problem.
+    A probe hits if it goes to an open port *and* comes from the port to which that one was opened: one pair out of
+    ports^2. 1 - exp(-open_ports * probes / ports^2) is the Poisson approximation of the birthday problem.
     """
     if open_ports < 0 or probes < 0 or ports < 1:
         raise ValueError(
-            f"{open_ports} open ports, {probes} probes and {ports} ports; expected none below 0, and a port"
+            f"{open_ports} open ports, {probes} probes, {ports} ports; expected no negative number, and at least 1 port"
         )
     return 1 - exp(-open_ports * probes / ports**2)
 

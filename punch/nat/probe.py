@@ -1,8 +1,8 @@
-"""What a probe of a NAT observed, read in the words of the RFCs. No input or output.
+"""Findings of a NAT probe, derived from observations in the terms of the RFCs. This module does no I/O.
 
-The tests are those of RFC 5780 section 4: a mapping is told from what servers at several endpoints see of one local
-endpoint, filtering from which endpoints get through to a mapping that was made towards one of them. Where fewer
-endpoints were to be had than a distinction needs, the answer is a `NotTested` that says so, never a guess.
+The tests follow RFC 5780 section 4. The mapping follows from the external endpoints that several servers see for one
+local endpoint. The filtering follows from which endpoints can send to a mapping that was created towards one of them.
+If there were not enough servers to distinguish the cases, the finding is a `NotTested` with the reason, never a guess.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Address = tuple[str, int]
 """IPv4 address and port."""
 
 SEQUENTIAL = "sequential"
-"""Port allocation: every new mapping gets the last one's port plus a constant."""
+"""Port allocation: each new mapping gets the port of the previous one plus a constant."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotTested:
-    """Something could not be found out, and why."""
+    """A finding that could not be determined, and why."""
 
     why: str
 
@@ -34,7 +34,7 @@ class NotTested:
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """A mapping lived through `above_s` seconds of idling, and not through `below_s` (None: nothing killed it)."""
+    """A mapping survived `above_s` idle seconds, and not `below_s` (None: it survived every test)."""
 
     above_s: float
     below_s: float | None
@@ -46,23 +46,23 @@ class Lifetime:
 
 
 FEWEST_PORTS = 4
-"""With fewer mappings a step is no sequence, and one external address no rule."""
+"""With fewer mappings, neither a sequence nor a single external address is significant."""
 
 Value = str | int | float | tuple[int, int] | Lifetime | NotTested | None
-"""One finding. None: it does not apply."""
+"""One finding. None: not applicable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """What was found over one transport.
+    """The findings for one transport.
 
-    `port_range` are the lowest and the highest external port that was seen, `port_delta` the step of sequential ones.
-    `pooling` is `paired` when one external address served every mapping (RFC 4787 REQ-2). `hairpinning` is `none`, or
-    which source a hairpinned packet has: `external-source` (RFC 4787 REQ-9a) or `internal-source`. `icmp_errors` is
-    `translated`, or `swallowed`, be it by the NAT or by a firewall before the server. `remote_endpoint` says whether
-    the sender's endpoint arrives `unchanged` or `changed`. `unsolicited` is the answer to what no mapping waits for:
-    `drop`, `reset`, `port-unreachable`, `host-prohibited`, `admin-prohibited`, `silent-then-icmp` (port unreachable,
-    after six seconds) or `icmp TYPE/CODE`, and `unsolicited_answer_s` how long that took.
+    `port_range` contains the lowest and highest external port seen, `port_delta` the step of sequential ports.
+    `pooling` is `paired` if all mappings had the same external address (RFC 4787 REQ-2). `hairpinning` is `none`, or
+    the source of a hairpinned packet: `external-source` (RFC 4787 REQ-9a) or `internal-source`. `icmp_errors` is
+    `translated`, or `swallowed` by the NAT or by a firewall in front of the server. `remote_endpoint` says whether the
+    sender's endpoint arrives `unchanged` or `changed`. `unsolicited` is the answer to an unsolicited packet: `drop`,
+    `reset`, `port-unreachable`, `host-prohibited`, `admin-prohibited`, `silent-then-icmp` (port unreachable after six
+    seconds) or `icmp TYPE/CODE`; `unsolicited_answer_s` is its delay.
     """
 
     mapping: MappingBehavior | NotTested
@@ -79,11 +79,11 @@ class Findings:
     mapping_lifetime: Lifetime | NotTested
 
     def items(self) -> list[tuple[str, Value]]:
-        """Field -> value, in the order above."""
+        """Return (field, value) pairs in the order above."""
         return [(field.name, getattr(self, field.name)) for field in fields(self)]
 
     def to_json(self) -> dict[str, object]:
-        """Plain values; what was not tested is null, and `not_tested` says why."""
+        """Return plain values; a finding that was not tested is null, and `not_tested` has the reason."""
         plain: dict[str, object] = {}
         reasons: dict[str, str] = {}
         for name, value in self.items():
@@ -99,7 +99,7 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found over each transport. `external` is the address that servers see instead of `local`."""
+    """The findings for each transport. `external` is the address that servers see instead of `local`."""
 
     local: str
     external: str
@@ -108,11 +108,11 @@ class Report:
 
     @property
     def translated(self) -> bool:
-        """Whether there is a NAT at all: servers see another address than the host's own."""
+        """Whether there is a NAT: servers see another address than the host's own."""
         return self.local != self.external
 
     def to_json(self) -> str:
-        """One JSON object, on one line."""
+        """Return one JSON object on one line."""
         return json.dumps(
             {
                 "translated": self.translated,
@@ -125,7 +125,7 @@ class Report:
 
 
 def unsolicited(answer: str, after_s: float) -> str:
-    """The answer to an unsolicited SYN in the words of RFC 5382 REQ-4: one that comes after its time has a name."""
+    """Return the answer to an unsolicited SYN in the terms of RFC 5382 REQ-4, which names a delayed ICMP error."""
     if answer == Unsolicited.PORT_UNREACHABLE and after_s >= REQ_4_SILENCE_S:
         return Unsolicited.SILENT_THEN_ICMP
     return answer
@@ -134,20 +134,20 @@ def unsolicited(answer: str, after_s: float) -> str:
 def mapping(
     first: Address, other_port: Address | None, other_address: Address | None, other_both: Address | None
 ) -> MappingBehavior | NotTested:
-    """The mapping behavior (RFC 5780 section 4.3), from the external endpoints of one local endpoint.
+    """Return the mapping behavior (RFC 5780 section 4.3), given the external endpoints of one local endpoint.
 
-    They are those seen by the first server endpoint, by another port of its address, by another address, and by
-    another port of that; None for an endpoint that there was not.
+    They were seen by the first server endpoint, by another port of its address, by another address, and by another port
+    of that address; None if there was no such server endpoint.
     """
     if other_address is None or other_both is None:
         if other_port is not None and other_port != first:
             return MappingBehavior.ADDRESS_AND_PORT_DEPENDENT
-        return NotTested("a server with a second address is needed")
+        return NotTested("needs a server with a second address")
     if first == other_address:
         if {other_port or first, other_both} == {first}:
             return MappingBehavior.ENDPOINT_INDEPENDENT
         return NotTested(
-            "the mapping depends on the destination's port and not on its address, or it changed meanwhile"
+            "the mapping depends on the destination port and not on its address, or it has changed during the test"
         )
     if other_address == other_both and other_port in (None, first):
         return MappingBehavior.ADDRESS_DEPENDENT
@@ -155,38 +155,39 @@ def mapping(
 
 
 def filtering(from_other_port: bool | None, from_other_address: bool | None) -> FilteringBehavior | NotTested:
-    """The filtering behavior (RFC 5780 section 4.4): who got through to a mapping that was made towards one endpoint.
+    """Return the filtering behavior (RFC 5780 section 4.4) of a mapping that was created towards one endpoint.
 
-    That is, another port of the same address, and another address and port; None for who could not try.
+    The arguments say whether packets from another port of that address, and from another address and port, arrived;
+    None if no server could send them.
     """
     if from_other_port is False and not from_other_address:
         return FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT
     match from_other_address, from_other_port:
         case None, _:
-            return NotTested("a server with a second address is needed")
+            return NotTested("needs a server with a second address")
         case True, _:
             return FilteringBehavior.ENDPOINT_INDEPENDENT
         case _, True:
             return FilteringBehavior.ADDRESS_DEPENDENT
-    return NotTested("a server with a second port is needed")
+    return NotTested("needs a server with a second port")
 
 
 def pooling(addresses: Sequence[str]) -> str | NotTested:
-    """How external addresses are chosen (RFC 4787 REQ-2), from those of fresh sockets; one of them needs a few."""
+    """Return how external addresses are chosen (RFC 4787 REQ-2), given those of fresh sockets."""
     if len(set(addresses)) > 1:
         return "arbitrary"
     return "paired" if len(addresses) >= FEWEST_PORTS else NotTested("too few answers")
 
 
 def port_allocation(ports: Sequence[tuple[int, int]]) -> tuple[PortAllocation | str, int | None]:
-    """How external ports are chosen (RFC 4787 section 4.2), and the delta of sequential ones.
+    """Return how external ports are chosen (RFC 4787 section 4.2), and the delta of sequential ports.
 
-    `ports` are (local, external) ports of fresh sockets in the order in which their mappings were made, the local ones
-    drawn at random. Half of the steps have to agree: other hosts' mappings may come between ours, and a range may wrap.
-    Raises `ValueError` for fewer than four.
+    `ports` are the (local, external) ports of fresh sockets with random local ports, in the order of their mappings.
+    Half of the steps must agree, because other hosts may create mappings in between, and a range may wrap. Raises
+    `ValueError` for fewer than four.
     """
     if len(ports) < FEWEST_PORTS:
-        raise ValueError(f"{len(ports)} mappings do not tell how ports are allocated")
+        raise ValueError(f"{len(ports)} mappings; expected at least {FEWEST_PORTS} to determine the port allocation")
     kept = sum(local == external for local, external in ports)
     if 2 * kept > len(ports):
         return PortAllocation.PRESERVING, None

@@ -1,4 +1,4 @@
-"""How connections end at once."""
+"""Abrupt closing of connections and transports."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import struct
 
 
 def close_by_reset(sock: socket.socket, yes: bool) -> None:
-    """Whether closing the socket sends a RST, and forgets the connection at once, or a FIN."""
+    """Make closing the socket send a RST and discard its state at once (`yes`), or send a FIN."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", yes, 0))
 
 
 def abort_transport(transport: asyncio.WriteTransport) -> None:
-    """Close a transport, and drop what it has not sent yet.
+    """Close a transport and discard its unsent data.
 
-    Unlike `transport.abort()`, it may be called when a transport that was closed has since sent all that it had:
-    asyncio then fails (`AttributeError`, Python 3.11 to 3.13).
+    `transport.abort()` raises `AttributeError` (Python 3.11 to 3.13) if the transport was closed and has since sent all
+    of its data. This function does nothing in that case.
     """
     if not transport.is_closing() or transport.get_write_buffer_size() > 0:
         transport.abort()

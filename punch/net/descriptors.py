@@ -1,14 +1,14 @@
-"""File descriptors: how many sockets there can be."""
+"""Limits of file descriptors."""
 
 from __future__ import annotations
 
 import resource
 
-_OTHERS = 64  # files, the listener, what is accepted, the event loop's own
+_OTHERS = 64  # files, the listener, accepted connections, the event loop
 
 
 def available(wanted: int) -> int:
-    """How many of the wanted sockets can be opened, at least 1; the soft limit is raised as far as it must and may."""
+    """Return how many of the `wanted` sockets can be opened, at least 1; raises the soft limit as far as needed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + _OTHERS
     if soft == resource.RLIM_INFINITY or soft >= needed:

@@ -1,4 +1,4 @@
-"""The addresses of this computer, with the prefix of the network that each is in: RTM_GETADDR of rtnetlink(7)."""
+"""The addresses of this computer with their networks, from RTM_GETADDR of rtnetlink(7)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class InterfaceAddress(NamedTuple):
-    """One address of this computer: the index of its interface, and the network that is reached by it directly."""
+    """One address of this computer: the index of its interface, and the directly connected network."""
 
     ip: str
     interface: int
@@ -28,7 +28,7 @@ class InterfaceAddress(NamedTuple):
 
 
 def addresses() -> list[InterfaceAddress]:
-    """Every address of this network namespace. Raises `OSError`."""
+    """Return all addresses of this network namespace. Raises `OSError`."""
     found: list[InterfaceAddress] = []
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
         body = _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
@@ -42,7 +42,7 @@ def addresses() -> list[InterfaceAddress]:
                     return found
                 if kind == _NLMSG_ERROR:
                     number = -struct.unpack_from("=i", data, _HEADER.size)[0]
-                    raise OSError(number, "the kernel does not list the addresses of this computer")
+                    raise OSError(number, "the kernel cannot list the addresses of this computer")
                 if kind == _RTM_NEWADDR and (read := _read(data[_HEADER.size : length])) is not None:
                     found.append(read)
                 data = data[-(-length // 4) * 4 :]
@@ -58,7 +58,7 @@ def _read(message: memoryview) -> InterfaceAddress | None:
         length, kind = _ATTRIBUTE.unpack_from(rest)
         values[kind] = bytes(rest[_ATTRIBUTE.size : length])
         rest = rest[-(-length // 4) * 4 :]
-    # On a point-to-point link IFA_ADDRESS is the other end's address, which the prefix length is about.
+    # On a point-to-point link IFA_ADDRESS is the other end's address, to which the prefix length applies.
     packed = values.get(_IFA_LOCAL, values.get(_IFA_ADDRESS))
     if packed is None:
         return None

@@ -1,21 +1,22 @@
-"""Which addresses a client sends packets to because somebody names them: the edge, or the peer by way of the edge.
+"""Rules for addresses that a client receives from an edge, or from the peer through an edge.
 
-An edge can name any address, so a client that believed it would scan the network that it is in. These rules hold for
-every address that is named, before a packet goes there (`Reach`):
+An edge can supply any address. A client that connected to all of them would scan its own network for the edge.
+`Reach` checks each address before the client sends a packet to it:
 
-- Never: unspecified, link-local, multicast, broadcast and reserved addresses; IPv6 addresses that are not unicast ones
-  of 2000::/3 or fc00::/7, and of those none that carry an IPv4 address or are assigned to protocols (6to4 2002::/16,
-  Teredo and others 2001::/23; the NAT64 prefixes and IPv4-mapped addresses are outside of 2000::/3).
-- An address of a block that is not global (loopback, private, of a carrier's inside, documentation and benchmarks) only
-  if the client is connected to its edge at an address of the same block: there the edge sees its other clients too.
-- An address of this computer only if the edge is on this computer.
-- A host candidate (`private`) only in the networks of the interface that the client punches from, and not the address
-  of such a network itself, or its broadcast address. There it may be of any block that is allowed at all.
-- No port below 1024 of a peer: a NAT keeps those apart (RFC 4787 REQ-3), and services listen there. Of a server that
-  an edge names, 80 and 443 besides.
+- Never allowed: unspecified, link-local, multicast, broadcast and reserved addresses; IPv6 addresses outside
+  2000::/3 and fc00::/7, which excludes NAT64 prefixes and IPv4-mapped addresses; and addresses of 2000::/3 that embed
+  an IPv4 address or are assigned to protocols (6to4 2002::/16; Teredo and others 2001::/23).
+- An address of a block that is not global (loopback, private, shared, documentation and benchmarking) is allowed only
+  if the client is connected to its edge at an address of the same block, because such an edge can have other clients
+  in that block.
+- An address of this computer is allowed only if the edge runs on this computer.
+- A host candidate (`host`) is allowed only within the networks of the interface from which the client punches, except
+  the address of the network and its broadcast address. Such an address may be in any block that is allowed at all.
+- A peer's port must be at least 1024: NATs do not map lower ports (RFC 4787 REQ-3), and services listen there. A server
+  that an edge supplies may also have port 80 or 443.
 
-A client whose own address is on the loopback network dials there and nowhere else, since from there nothing else is
-reached; this is how two clients and an edge on one computer are tried.
+A client whose own address is a loopback address connects to loopback addresses only, because the loopback interface
+reaches nothing else. Two clients and an edge on one computer are tested in this way.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from punchlab.punch.net.interfaces import Network, addresses
 from punchlab.punch.net.sockets import LOWEST_PORT
 
 SHARED = ipaddress.ip_network("100.64.0.0/10")
-"""The inside of carriers' NATs (RFC 6598)."""
+"""Shared address space of carriers (RFC 6598)."""
 
 _WEB_PORTS = (80, 443)
 
@@ -60,14 +61,14 @@ _NEVER = tuple(
         "2002::/16",  # RFC 3056: 6to4
     )
 )
-_GLOBAL6 = ipaddress.ip_network("2000::/3")  # RFC 4291 section 2.4, and what IANA assigns from
+_GLOBAL6 = ipaddress.ip_network("2000::/3")  # RFC 4291 section 2.4; IANA assigns global unicast from it
 
 
 @dataclass(frozen=True)
 class Reach:
     """The rules for one client: its `own` address to punch from, and the IP address of its `edge`.
 
-    `computer` are the addresses of this computer, `networks` those of the interface that has the own address.
+    `computer` contains the addresses of this computer, `networks` the networks of the interface with the own address.
     """
 
     own: Endpoint
@@ -77,14 +78,14 @@ class Reach:
 
     @classmethod
     def of(cls, own: Endpoint, edge: str) -> Reach:
-        """Of this computer as it is now. Raises `OSError`."""
+        """Return the rules for this computer in its present state. Raises `OSError`."""
         found = addresses()
         interfaces = {each.interface for each in found if each.ip == own.ip}
         networks = tuple(each.network for each in found if each.interface in interfaces)
         return cls(own, edge, frozenset(each.ip for each in found), networks)
 
     def refuses_peer(self, address: Endpoint) -> str | None:
-        """Why a client does not dial `address` as the public address of its peer; None if it does."""
+        """Return why a client must not use `address` as the public address of its peer; None if it may."""
         if address.port < LOWEST_PORT:
             return f"a port below {LOWEST_PORT}"
         if self.own.is_loopback or address.is_loopback:
@@ -92,79 +93,79 @@ class Reach:
         return self.refuses_server(address.ip)
 
     def refuses_host(self, address: Endpoint) -> str | None:
-        """Why a client does not dial `address` as one that its peer has itself; None if it does."""
+        """Return why a client must not use `address` as a host candidate of its peer; None if it may."""
         if address.port < LOWEST_PORT:
             return f"a port below {LOWEST_PORT}"
         if self.own.is_loopback or address.is_loopback:
             return self._refuses_loopback(address)
         if is_never(address.ip):
-            return "an address that no peer has"
+            return "not an address of a host"
         if self._is_ours(address.ip):
             return "an address of this computer"
         ip = ipaddress.ip_address(address.ip)
         networks = [network for network in self.networks if network.version == ip.version and ip in network]
         if not networks:
-            return "outside of the networks of this computer"
+            return "outside the networks of this computer"
         if any(_has_ends(network) and ip in (network[0], network[-1]) for network in networks):
-            return "the address of a network, or its broadcast address"
+            return "a network address or broadcast address"
         return None
 
     def is_neighbor(self, address: Endpoint) -> bool:
-        """Whether an IPv6 address, but for the loopback one, is in the client's own network, or in the same /64."""
+        """Return whether an IPv6 address is in the client's own network, or in the same /64; loopback is not."""
         if address.family != socket.AF_INET6 or self.own.family != socket.AF_INET6 or self.own.is_loopback:
             return False
         ip = ipaddress.ip_address(address.ip)
-        link = ipaddress.ip_network((self.own.ip, 64), strict=False)  # DHCPv6 (RFC 8415) gives a /128 on it
+        link = ipaddress.ip_network((self.own.ip, 64), strict=False)  # DHCPv6 (RFC 8415) assigns a /128
         return any(network.version == 6 and ip in network for network in (link, *self.networks))
 
     def refuses_server(self, ip: str) -> str | None:
-        """Why a client does not connect to `ip` as another address of its edge, or a relay; None if it does."""
+        """Return why a client must not use `ip` as another address of its edge, or as a relay; None if it may."""
         if ip == self.edge:
             return None
         if is_never(ip):
-            return "an address that no host has"
+            return "not an address of a host"
         if not knows(self.edge, ip):
-            return "not an address that its edge can know, which is in another network"
+            return "in another network than the edge"
         if self._is_ours(ip):
             return "an address of this computer"
         return None
 
     def _refuses_loopback(self, address: Endpoint) -> str | None:
         if not (self.own.is_loopback and address.is_loopback):
-            return "the loopback network is dialled from itself, and only itself"
+            return "loopback addresses are allowed only for a client with a loopback address"
         return "the client's own address" if address == self.own else None
 
     def _is_ours(self, ip: str) -> bool:
-        """Whether this computer has the address, and its edge is elsewhere."""
+        """Return whether this computer has the address and its edge runs elsewhere."""
         on_this_computer = self.edge in self.computer or ipaddress.ip_address(self.edge).is_loopback
         return ip in self.computer and not on_this_computer
 
 
 @functools.lru_cache(256)
 def _block(ip: str) -> Network | None:
-    """The block that is not global which an address is in."""
+    """Return the non-global block that contains the address, if any."""
     address = ipaddress.ip_address(ip)
     return next((block for block in _BLOCKS if address.version == block.version and address in block), None)
 
 
 def refuses_server_port(port: int) -> str | None:
-    """Why a client does not connect to that port of a server that its edge names; None if it does."""
+    """Return why a client must not use that port of a server supplied by its edge; None if it may."""
     return None if port >= LOWEST_PORT or port in _WEB_PORTS else f"a port below {LOWEST_PORT}, and not 80 or 443"
 
 
 def knows(edge: str, ip: str) -> bool:
-    """Whether an edge that is reached at `edge` can know clients at `ip`: it is global, or in the same block."""
+    """Return whether an edge with address `edge` can have clients at `ip`: global, or in the same block."""
     block = _block(ip)
     return block is None or _are_alike(block, _block(edge))
 
 
 def is_global(ip: str) -> bool:
-    """Whether an address is in none of the blocks above, and a host may have it."""
+    """Return whether the address is outside all of the blocks above and a host may have it."""
     return _block(ip) is None and not is_never(ip)
 
 
 def _are_alike(block: Network, edge_block: Network | None) -> bool:
-    """Whether they are one, or of one kind and different families: an edge may have an address of each."""
+    """Return whether the blocks are equal, or of one kind and different families: an edge may have both families."""
     if edge_block is None:
         return False
     return block == edge_block or (block.version != edge_block.version and _BLOCKS[block] == _BLOCKS[edge_block])
@@ -172,7 +173,7 @@ def _are_alike(block: Network, edge_block: Network | None) -> bool:
 
 @functools.lru_cache(256)
 def is_never(ip: str) -> bool:
-    """Whether no client or server has the address."""
+    """Return whether no client or server can have the address."""
     address = ipaddress.ip_address(ip)
     if any(address.version == block.version and address in block for block in _NEVER):
         return True
@@ -182,5 +183,5 @@ def is_never(ip: str) -> bool:
 
 
 def _has_ends(network: Network) -> bool:
-    """Whether its first and its last address are none of hosts (RFC 3021 has it otherwise for two of them)."""
+    """Return whether the first and last address are not those of hosts; a /31 has none (RFC 3021)."""
     return network.version == 4 and network.prefixlen < 31

@@ -1,4 +1,4 @@
-"""TCP sockets that share one local address, which is what hole punching lives on."""
+"""TCP sockets that share one local address, as TCP hole punching requires."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ IP_RECVERR = 11  # linux/in.h; not in Python's socket module
 
 _TCP_INFO_MIN_RTT = slice(148, 152)  # microseconds; struct tcp_info of linux/tcp.h
 _IP_MINTTL = 21  # linux/in.h
-_NEAR_S = 0.01  # below that round trip, scheduling drowns the difference, and windows are small anyway
+_NEAR_S = 0.01  # at a shorter round trip, scheduling noise hides the difference, and windows are small
 
 LOWEST_PORT = 1024
-"""Of a client. NATs keep lower ports apart (RFC 4787 REQ-3), and services listen there."""
+"""Of a client's port. NATs do not map lower ports (RFC 4787 REQ-3), and services listen there."""
 PORTS = range(16384, 61000)  # below 16384 some kernels' NATs remap the port
 
 
 def bound_socket(local: Endpoint) -> socket.socket:
-    """A non-blocking TCP socket bound to `local`, which other sockets of ours may be bound to as well."""
+    """Return a non-blocking TCP socket bound to `local`, an address that several of our sockets may share."""
     sock = socket.socket(local.family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -40,20 +40,21 @@ def bound_socket(local: Endpoint) -> socket.socket:
 
 
 def choose_local(wanted: Endpoint | None, toward: Endpoint) -> Endpoint:
-    """The local address to punch from.
+    """Return the local address to punch from.
 
-    Without a wanted address it is the one the kernel routes by `toward` the edge; without a wanted port, a random
-    free one. Raises `ArgumentError` if the wanted one cannot be had, `OSError` if there is no route.
+    Without a wanted address, it is the source address of the kernel's route to `toward`, the edge; without a wanted
+    port, it is a random free port. Raises `ArgumentError` if the wanted address is not available, `OSError` if there is
+    no route.
     """
     if wanted is not None and wanted.family != toward.family:
         raise ArgumentError("bind", str(wanted), f"an address of the same family as the edge's, which is {toward.ip}")
     if wanted is not None and 0 < wanted.port < LOWEST_PORT:
-        raise ArgumentError("bind", str(wanted), f"port 0, or one from {LOWEST_PORT} on: a peer dials no other")
+        raise ArgumentError("bind", str(wanted), f"port 0, or a port of at least {LOWEST_PORT}")
     address = wanted.ip if wanted is not None and wanted.ip not in WILDCARDS else source_address(toward)
     try:
         if wanted is not None and wanted.port:
-            # SO_REUSEPORT shares a port with any other socket of this user that has it set: another punch, say. So ask
-            # for it exclusively first (SO_REUSEADDR only forgives connections that are closing).
+            # With SO_REUSEPORT, another process of this user could share the port, for instance another punch. So test
+            # first whether the port is free without it (SO_REUSEADDR tolerates only closing connections).
             _probe(Endpoint(address, wanted.port))
             return Endpoint(address, wanted.port)
         for port in random.sample(PORTS, 100):
@@ -65,7 +66,7 @@ def choose_local(wanted: Endpoint | None, toward: Endpoint) -> Endpoint:
             else:
                 return Endpoint(address, port)
     except OSError as error:
-        expected = f"a free port at an address of this machine ({error.strerror})"
+        expected = f"a free port at an address of this computer ({error.strerror})"
         raise ArgumentError("bind", str(wanted or Endpoint(address, 0)), expected) from None
     raise ArgumentError("bind", str(wanted or Endpoint(address, 0)), f"an address with a free port in {PORTS}")
 
@@ -78,7 +79,7 @@ def _probe(local: Endpoint) -> None:
 
 
 def source_address(toward: Endpoint) -> str:
-    """The address of ours that the kernel would dial `toward` from. Raises `OSError` if there is no route."""
+    """Return our source address of the kernel's route to `toward`. Raises `OSError` if there is no route."""
     with socket.socket(toward.family, socket.SOCK_DGRAM) as probe:
         probe.connect(toward)
         return Endpoint.of(probe.getsockname()).ip
@@ -86,11 +87,11 @@ def source_address(toward: Endpoint) -> str:
 
 @contextlib.contextmanager
 def low_ttl_syn(sock: socket.socket, ttl: int) -> Iterator[None]:
-    """What `sock` sends within has this time to live; the ICMP error that comes of its end does not end a connect.
+    """Give packets that `sock` sends within the block this time to live, and ignore ICMP Time Exceeded for them.
 
-    An error message quotes the packet as it was when its time had come: with a time to live of 1 or 0. The kernel
-    ignores errors about packets below IP_MINTTL, which is made for the Generalized TTL Security Mechanism (RFC 5082);
-    without that, connect would fail with EHOSTUNREACH. It also ignores segments that arrive with so little.
+    An ICMP error quotes the packet with the time to live that it had when it expired: 1 or 0. The kernel ignores errors
+    about packets below IP_MINTTL, which exists for the Generalized TTL Security Mechanism (RFC 5082). Without it,
+    connect would fail with EHOSTUNREACH. The kernel also ignores received segments with so low a time to live.
     """
     sock.setsockopt(socket.IPPROTO_IP, _IP_MINTTL, 2)
     usual = sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
@@ -102,7 +103,7 @@ def low_ttl_syn(sock: socket.socket, ttl: int) -> Iterator[None]:
 
 
 async def connect_result(sock: socket.socket) -> int:
-    """Wait until a `connect` under way has ended; its errno, 0 for connected."""
+    """Wait until a pending `connect` has ended; return its errno, 0 if connected."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
     descriptor = sock.fileno()
@@ -115,7 +116,7 @@ async def connect_result(sock: socket.socket) -> int:
 
 
 async def accepted(listener: socket.socket) -> tuple[socket.socket, Endpoint]:
-    """The next connection and where it comes from; none is lost when this is cancelled. Raises `OSError`."""
+    """Return the next connection and its remote endpoint; cancellation loses no connection. Raises `OSError`."""
     loop = asyncio.get_running_loop()
     while True:
         try:
@@ -138,18 +139,18 @@ def _settle(future: asyncio.Future[None]) -> None:
 
 
 def errno_name(number: int) -> str:
-    """`ECONNREFUSED` for 111."""
+    """Return the symbolic name, such as `ECONNREFUSED` for 111."""
     return errno.errorcode.get(number, str(number))
 
 
-def mend_round_trip(sock: socket.socket, measured_s: float) -> None:
-    """Keep the kernel from crawling after a simultaneous open; `measured_s` is a round trip through the tunnel.
+def correct_round_trip(sock: socket.socket, measured_s: float) -> None:
+    """Correct the kernel's minimum round trip after a simultaneous open; `measured_s` was measured in the tunnel.
 
-    When SYNs cross, Linux takes the time between its own SYN-ACK and the peer's, which was on its way already, for a
-    round trip: 5 ms instead of 100, say. BBR sizes its window by that for 10 s (5 MB took 13 s instead of 1.5 s); CUBIC
-    would take the true delay for a queue that builds up and leave slow start (HyStart). CUBIC forgets when it is left
-    and entered again; BBR would not, for the kernel itself keeps the minimum for minutes, so there CUBIC has to serve,
-    or Reno where CUBIC is not allowed.
+    When SYNs cross, Linux measures the time between its own SYN-ACK and the peer's, which was already under way. It
+    takes that for the round trip, for instance 5 ms instead of 100. BBR sizes its window by it for 10 s (5 MB took 13 s
+    instead of 1.5 s). CUBIC would take the true delay for a growing queue and leave slow start (HyStart). Selecting
+    CUBIC again resets its state. BBR cannot be reset, because the kernel keeps the minimum for minutes. So CUBIC
+    replaces it, or Reno where CUBIC is not permitted.
     """
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_MIN_RTT.stop)
     believed_s = int.from_bytes(info[_TCP_INFO_MIN_RTT], sys.byteorder) / 1e6
@@ -160,8 +161,8 @@ def mend_round_trip(sock: socket.socket, measured_s: float) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, algorithm)
 
 
-def die_with_the_path(sock: socket.socket) -> None:
-    """Have the kernel end a connection whose path is dead: after 30 s of unanswered data, or of silence probed."""
+def detect_dead_path(sock: socket.socket) -> None:
+    """Make the kernel end a connection with a dead path: after 30 s of unacknowledged data, or unanswered probes."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)

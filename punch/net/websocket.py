@@ -1,12 +1,11 @@
-"""WebSocket connections over sockets of our own making, so that their local addresses are ours to choose.
+"""WebSocket connections over sockets that this project creates, so that it chooses their local addresses.
 
-Whoever is at the other end is not trusted. What may come of a connection is the same for all callers, and is decided
-here:
+The other end is not trusted. This module limits for all callers what it can do:
 
-- Opening one fails by `NoConnectionError` alone, whatever the other end answers and whatever a library raises about it.
-  Redirections are never followed: they would let a server choose whom its client connects to, and whether by TLS.
-- Afterwards `ConnectionClosed` is all that receiving and sending raise; `protocol_violation` says what was wrong.
-- `Contained` bounds what the other end can make this process hold, and keeps exceptions of the library from the log.
+- Opening a connection raises only `NoConnectionError`, whatever the other end answers and the library raises.
+  Redirections are never followed, because they would let a server choose the address and the use of TLS.
+- After that, receiving and sending raise only `ConnectionClosed`; `protocol_violation` returns the violation.
+- `Contained` limits the memory that the other end can use, and keeps exceptions of the library out of the log.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ from punchlab.punch.net.closing import abort_transport, close_by_reset
 from punchlab.punch.text import LONGEST_VALUE, printable
 
 MAX_UNSENT = 65_536
-"""Bytes that may wait until the other end reads them. Pongs are the only ones that nobody waits for."""
+"""Maximum bytes waiting to be sent. Only pongs are sent without waiting for the other end to read."""
 
 MAX_FRAGMENTS = 64
-"""Frames of one message. Each takes many times its bytes, and may have none; our own messages are one frame."""
+"""Maximum frames of one message. Each uses many times its size, and may be empty; our own messages have one frame."""
 
 _FAREWELL_S = 1.0
 _VIOLATIONS = (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG, CloseCode.POLICY_VIOLATION)
@@ -45,28 +44,28 @@ _REFUSALS = (HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERV
 
 
 class Contained(Connection):
-    """A connection by which the other end can do no more to this process than end the connection."""
+    """A connection on which the other end can do no more harm to this process than to end the connection."""
 
     overrun: str | None = None
-    """Why it was ended by us here, for the log."""
+    """Why this process ended the connection, for the log."""
     most_unsent = MAX_UNSENT
     _fragments = 0
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come."""
-        # A read may bring a hundred thousand frames; the first ones decide whether the others are looked at.
+        """Handle received bytes."""
+        # A read may contain a hundred thousand frames, so process it in parts and stop after a violation.
         for start in range(0, len(data), MAX_FRAME):
             if self.overrun is not None or self.transport.is_closing():
                 return
             try:
                 super().data_received(data[start : start + MAX_FRAME])
-            except Exception:  # a fault of the library that these bytes have found
+            except Exception:  # a bug of the library that these bytes trigger
                 abort_transport(self.transport)
             if self.transport.get_write_buffer_size() > self.most_unsent:
-                self.cut("does not read what it is sent")
+                self.cut("does not read the data sent to it")
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio's own type, which websockets narrows
-        """No more bytes will come."""
+        """Handle the end of the received data."""
         try:
             super().eof_received()
         except Exception:
@@ -74,15 +73,15 @@ class Contained(Connection):
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """There is no connection any more."""
+        """Handle the end of the connection."""
         try:
             super().connection_lost(exc)
-        except Exception:  # those who wait for the end would wait for ever
+        except Exception:  # otherwise tasks that wait for the end would wait forever
             self.protocol.state = State.CLOSED
             super().connection_lost(exc)
 
     def process_event(self, event: Event) -> None:
-        """A frame has come, or the request, or the response to it."""
+        """Handle a frame, a request, or the response to it."""
         if isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
             self._fragments = 0 if event.fin else self._fragments + 1
             if self._fragments > MAX_FRAGMENTS:
@@ -91,7 +90,7 @@ class Contained(Connection):
         super().process_event(event)
 
     def fail(self, reason: str) -> None:
-        """Say why, take no further frame, and end the connection soon."""
+        """Send the reason, ignore further frames, and end the connection soon."""
         if self.overrun is None:
             self.overrun = reason
             self.protocol.fail(CloseCode.POLICY_VIOLATION, reason)
@@ -100,16 +99,16 @@ class Contained(Connection):
             self.loop.call_later(_FAREWELL_S, abort_transport, self.transport)
 
     def cut(self, reason: str) -> None:
-        """End the connection at once, and drop what is not yet sent."""
+        """End the connection at once and discard unsent data."""
         self.overrun = self.overrun or reason
         abort_transport(self.transport)
 
 
 class _Outgoing(Contained, ClientConnection):
-    """A connection that we opened."""
+    """A connection that this process opened."""
 
     async def handshake(self, *how: Any, **named: Any) -> None:
-        """Send the request and judge the response. Raises `NoConnectionError`."""
+        """Send the request and check the response. Raises `NoConnectionError`."""
         try:
             await super().handshake(*how, **named)
         except Exception as error:
@@ -117,7 +116,7 @@ class _Outgoing(Contained, ClientConnection):
 
 
 def plain_socket(toward: Endpoint) -> socket.socket:
-    """A socket for a connection to `toward`, from wherever the kernel likes."""
+    """Return a socket for a connection to `toward`, from any local address."""
     sock = socket.socket(toward.family, socket.SOCK_STREAM)
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -133,10 +132,10 @@ async def open_websocket(
     at: Endpoint | None = None,
     make: Callable[[Endpoint], socket.socket] = plain_socket,
 ) -> ClientConnection:
-    """A WebSocket at `path` of an edge, over the non-blocking socket that `make` makes for the address of the edge.
+    """Open a WebSocket at `path` of an edge, over the non-blocking socket that `make` returns for the edge's address.
 
-    That is `at`, or else what `resolve` finds. Raises `NoConnectionError`, after `timeout_s` seconds at most, and
-    those of our own errors that `make` raises. No proxy of the environment is used.
+    The address is `at`, or the result of `resolve`. Raises `NoConnectionError` after at most `timeout_s` seconds, and
+    this project's errors that `make` raises. Proxies of the environment are ignored.
     """
     sock: socket.socket | None = None
     try:
@@ -169,9 +168,9 @@ async def open_websocket(
 
 
 async def resolve(url: EdgeUrl, *families: socket.AddressFamily) -> Endpoint:
-    """The address of an edge: the IPv4 one, or the IPv6 one of a name that has no other.
+    """Return the address of an edge: IPv4, or IPv6 if the name has no IPv4 address.
 
-    Only one of `families` if any are given. Raises `OSError` if there is none.
+    `families` restricts the result. Raises `OSError` if there is no address.
     """
     loop = asyncio.get_running_loop()
     first, *others = families or (socket.AF_INET, socket.AF_INET6)
@@ -179,8 +178,8 @@ async def resolve(url: EdgeUrl, *families: socket.AddressFamily) -> Endpoint:
         first, others = socket.AF_INET6, []
     try:
         found = await loop.getaddrinfo(url.host, url.port, family=first, type=socket.SOCK_STREAM)
-    except UnicodeError:  # no name of a host (RFC 1123)
-        raise OSError(f"{url.host[:LONGEST_VALUE]} is not the name of a host") from None
+    except UnicodeError:  # not a host name (RFC 1123)
+        raise OSError(f"{url.host[:LONGEST_VALUE]} is not a host name") from None
     except OSError:
         if not others:
             raise
@@ -188,10 +187,10 @@ async def resolve(url: EdgeUrl, *families: socket.AddressFamily) -> Endpoint:
     return Endpoint.of(found[0][4])
 
 
-async def until_deaf(connection: Connection, interval_s: float, timeout_s: float) -> None:
+async def until_unresponsive(connection: Connection, interval_s: float, timeout_s: float) -> None:
     """Ping every `interval_s`; return when a ping is not answered within `timeout_s`, or the connection has ended.
 
-    The kernel goes on to acknowledge what is sent to a process that hangs; only the process itself answers a ping.
+    The kernel acknowledges data for a process that hangs; only the process itself answers a ping.
     """
     try:
         while True:
@@ -203,30 +202,30 @@ async def until_deaf(connection: Connection, interval_s: float, timeout_s: float
 
 
 def protocol_violation(closed: ConnectionClosed) -> str | None:
-    """What the other end did against RFC 6455, or against our limits, if that is why the connection was ended by us."""
+    """Return how the other end violated RFC 6455 or our limits, if that is why this process ended the connection."""
     if closed.sent is None or closed.rcvd_then_sent or closed.sent.code not in _VIOLATIONS:
         return None
-    return printable(closed.sent.reason, LONGEST_VALUE) or "a frame that cannot be read"
+    return printable(closed.sent.reason, LONGEST_VALUE) or "an invalid frame"
 
 
 def abort(connection: Connection) -> None:
-    """End a connection at once, by a RST: nothing of it stays that would keep its addresses from being used again."""
+    """End a connection at once with a RST, so that its addresses can be used again."""
     sock = connection.transport.get_extra_info("socket")
     if sock is not None and sock.fileno() >= 0:
-        with contextlib.suppress(OSError):  # it has ended already
+        with contextlib.suppress(OSError):  # it has already ended
             close_by_reset(sock, True)
     abort_transport(connection.transport)
 
 
 def why(error: OSError) -> str:
-    """Why there is no connection, as the kernel says it.
+    """Return why there is no connection, in the kernel's words.
 
-    asyncio puts words of its own into `strerror`; errors of name resolution are negative.
+    asyncio replaces `strerror` by its own text; errors of name resolution have negative numbers.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate cannot be trusted ({printable(str(error.verify_message))})"
+        return f"its certificate is not trusted ({printable(str(error.verify_message))})"
     if isinstance(error, ssl.SSLError):
-        return f"no TLS with it ({error.reason})"
+        return f"TLS with it failed ({error.reason})"
     return (
         os.strerror(error.errno)
         if error.errno and error.errno > 0
@@ -235,10 +234,10 @@ def why(error: OSError) -> str:
 
 
 def _unusable(error: BaseException) -> NoConnectionError:
-    """What is wrong with an answer to our request."""
+    """Return the error for an invalid response to our request."""
     status = error.response.status_code if isinstance(error, InvalidStatus) else None
-    if isinstance(error, InvalidStatus) and (told := _refusal(error)) is not None:
-        return NoConnectionError(f"it refuses: {told}", status=status)
+    if isinstance(error, InvalidStatus) and (text := _refusal(error)) is not None:
+        return NoConnectionError(f"it refuses: {text}", status=status)
     if status is not None:
         cause = f"HTTP status {status}" + (", a redirection, which is not followed" if 300 <= status < 400 else "")
     else:
@@ -248,7 +247,7 @@ def _unusable(error: BaseException) -> NoConnectionError:
 
 
 def _refusal(error: InvalidStatus) -> str | None:
-    """The one line in which an edge says why it takes no client, with the statuses that it uses for that."""
+    """Return the line in which an edge says why it rejects a client, if the response has a status for that."""
     if error.response.status_code not in _REFUSALS:
         return None
     text = bytes(error.response.body or b"").decode(errors="replace").strip()
@@ -256,7 +255,7 @@ def _refusal(error: InvalidStatus) -> str | None:
 
 
 def _quiet() -> logging.Logger:
-    """A log that nothing comes of: what the library says about a connection, it raises as well."""
+    """Return a disabled logger: the library also raises the errors that it logs."""
     logger = logging.getLogger("punchlab.punch.net.websocket")
     logger.disabled = True
     return logger

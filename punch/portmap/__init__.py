@@ -1,1 +1,1 @@
-"""A port of the NAT, asked for: PCP (RFC 6887), NAT-PMP (RFC 6886) and UPnP IGD, behind one `lease.mapping`."""
+"""Explicit port mappings: PCP (RFC 6887), NAT-PMP (RFC 6886) and UPnP IGD, all through `lease.mapping`."""

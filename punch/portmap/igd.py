@@ -1,8 +1,8 @@
-"""UPnP's Internet Gateway Device (WANIPConnection:1 and :2, WANPPPConnection:1), found by SSDP.
+"""UPnP Internet Gateway Device (WANIPConnection:1 and :2, WANPPPConnection:1), discovered by SSDP.
 
-Its description names the URL of a service that makes mappings, which is then spoken to by SOAP (UPnP Device
-Architecture 1.1, sections 2 and 3). Of the XML only the texts of elements count; a document type is refused, so that
-no entity can make a small document a large one.
+The description of the device contains the URL of a service that creates mappings, which is called by SOAP (UPnP Device
+Architecture 1.1, sections 2 and 3). Only the texts of XML elements are used. A document type is rejected, so that
+entities cannot expand a small document into a large one.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from punchlab.punch.portmap.ssdp import gateway_device
 from punchlab.punch.text import printable
 
 _DESCRIPTION = "punch"
-_LONGEST_REASON = 100  # characters, as shown
+_LONGEST_REASON = 100  # characters
 _SERVICES = tuple(
     f"urn:schemas-upnp-org:service:{name}" for name in ("WANIPConnection:2", "WANIPConnection:1", "WANPPPConnection:1")
 )
 
 
 class Igd:
-    """A mapping of the local endpoint (the same port outside) by whatever gateway device answers on the network."""
+    """A mapping of the local endpoint (same external port) by the gateway device that answers on the network."""
 
     name = "UPnP IGD"
 
@@ -42,7 +42,7 @@ class Igd:
         controls = _controls(texts(description))
         self._service = next((each for each in _SERVICES if each in controls), "")
         if not self._service:
-            raise PortMappingError(f"{url}: no device that makes mappings")
+            raise PortMappingError(f"{url}: the device offers no port mapping service")
         self._control = url.joined(controls[self._service])
 
     async def request(self, lifetime_s: int) -> Endpoint:
@@ -72,7 +72,7 @@ class Igd:
         return {"NewRemoteHost": "", "NewExternalPort": self._local.port, "NewProtocol": "TCP"}
 
     async def _call(self, action: str, **arguments: str | int) -> dict[str, str]:
-        """Call an action of the service; the texts of the answer by element. Raises `PortMappingError`."""
+        """Call an action of the service; return the texts of the response by element. Raises `PortMappingError`."""
         if self._control is None:
             raise PortMappingError("no gateway device")
         body = (
@@ -90,17 +90,17 @@ class Igd:
             Content_Type='text/xml; charset="utf-8"',
             SOAPAction=f'"{self._service}#{action}"',
         )
-        said = dict(texts(answer)) if answer else {}
+        values = dict(texts(answer)) if answer else {}
         if status != 200:
-            told = f"{said.get('errorCode', '')} {said.get('errorDescription', '')}".strip()
+            reason = f"{values.get('errorCode', '')} {values.get('errorDescription', '')}".strip()
             raise PortMappingError(
-                f"{action} is refused: {printable(told, _LONGEST_REASON) or f'HTTP status {status}'}"
+                f"{action} is refused: {printable(reason, _LONGEST_REASON) or f'HTTP status {status}'}"
             )
-        return said
+        return values
 
 
 def texts(document: bytes) -> list[tuple[str, str]]:
-    """Local name and text of each element of an XML document, in the order in which they end.
+    """Return local name and text of each element of an XML document, in the order of the end tags.
 
     Raises `PortMappingError`.
     """
@@ -116,7 +116,7 @@ def texts(document: bytes) -> list[tuple[str, str]]:
             open_texts[-1].append(data)
 
     def refuse(*_declaration: object) -> None:
-        raise PortMappingError("a gateway device's XML with a document type")
+        raise PortMappingError("the gateway device sent XML with a document type")
 
     parser.StartElementHandler = lambda _name, _attributes: open_texts.append([])
     parser.EndElementHandler = end
@@ -124,13 +124,13 @@ def texts(document: bytes) -> list[tuple[str, str]]:
     parser.StartDoctypeDeclHandler = refuse
     try:
         parser.Parse(document, True)
-    except (expat.ExpatError, ValueError, LookupError):  # the last two: an encoding that is not known
-        raise PortMappingError("not the XML of a gateway device") from None
+    except (expat.ExpatError, ValueError, LookupError):  # the last two: unknown encoding
+        raise PortMappingError("the gateway device sent invalid XML") from None
     return found
 
 
 def _controls(described: list[tuple[str, str]]) -> dict[str, str]:
-    """The URLs by which services are controlled, by their types; of a type that comes twice the first."""
+    """Return the control URLs of services by their types; if a type occurs twice, the first one counts."""
     controls: dict[str, str] = {}
     service: dict[str, str] = {}
     for name, text in described:

@@ -1,12 +1,12 @@
-"""One mapping, by whichever protocol the NAT speaks, held as long as it is wanted and then taken back.
+"""One port mapping, with the first protocol that the NAT supports; it is renewed while it is used, and then removed.
 
-All protocols look for somebody who speaks them at once; the first that finds one asks, and the next only if that one is
-refused: never is more than one mapping made. The lease is short, so that a process that is killed leaves nothing for
-long. It is renewed much earlier than at half its time (RFC 6887 section 11.2.1), because a NAT that reboots loses it,
-and not every protocol and network announces that (section 14.1).
+All protocols search for a server at the same time. The first one that finds a server requests a mapping, and the next
+one only if that request fails: there is never more than one mapping. The lifetime is short, so that a killed process
+leaves no long-lived mapping. It is renewed much earlier than at half its lifetime (RFC 6887 section 11.2.1), because a
+NAT that restarts loses the mapping, and not every protocol and network announces that (section 14.1).
 
-Whatever answers is not trusted. Here every exception that an answer causes ends as a `PortMappingError`, and an
-external endpoint that no host can have is refused.
+Responses are untrusted. Every exception that a response causes ends as a `PortMappingError`, and an external endpoint
+that no host can have is rejected.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ async def mapping(
     lifetime_s: int = LIFETIME_S,
     patience_s: float = PATIENCE_S,
 ) -> AsyncIterator[Mapping]:
-    """A mapping of `local`, a TCP endpoint of this host, to an external endpoint with the same port if that is free.
+    """Map `local`, a TCP endpoint of this host, to an external endpoint, with the same port if that is free.
 
-    `changed` is called when a renewal returns another external endpoint. Raises `PortMappingError`, after `patience_s`
-    seconds at most, that says of each protocol why not.
+    `changed` is called when a renewal returns another external endpoint. Raises `PortMappingError`, after at most
+    `patience_s` seconds, with the reason for each protocol.
     """
     mapper, external = await _obtain(_mappers(local), lifetime_s, patience_s)
     renewal = asyncio.create_task(_renew(mapper, external, changed, lifetime_s))
@@ -53,7 +53,7 @@ async def mapping(
     finally:
         renewal.cancel()
         await asyncio.gather(renewal, return_exceptions=True)
-        await _give_back(mapper)
+        await _remove(mapper)
 
 
 def _mappers(local: Endpoint) -> list[Mapper]:
@@ -98,28 +98,28 @@ async def _requested(mapper: Mapper, lifetime_s: int, failures: dict[str, str]) 
         failures[mapper.name] = str(error)
         return None
     except asyncio.CancelledError:
-        await _give_back(mapper)  # the question is on its way
+        await _remove(mapper)  # the request is already sent
         raise
 
 
 async def _renew(mapper: Mapper, external: Endpoint, changed: Callable[[], None], lifetime_s: int) -> None:
     while True:
         await asyncio.sleep(min(RENEWAL_S, lifetime_s / 2))
-        with contextlib.suppress(PortMappingError):  # a connection that is there lives without it
+        with contextlib.suppress(PortMappingError):  # an established connection does not need the mapping
             renewed = await _external(mapper, lifetime_s)
             if renewed != external:
                 external = renewed
                 changed()
 
 
-async def _give_back(mapper: Mapper) -> None:
+async def _remove(mapper: Mapper) -> None:
     with contextlib.suppress(PortMappingError, TimeoutError):
         async with asyncio.timeout(_REMOVAL_S):
             await _contained(mapper.remove())
 
 
 async def _external(mapper: Mapper, lifetime_s: int) -> Endpoint:
-    """Make the mapping, or renew it. Raises `PortMappingError`."""
+    """Create or renew the mapping, and return its external endpoint. Raises `PortMappingError`."""
     external = await _contained(mapper.request(lifetime_s))
     if not external.is_unicast or not external.port:
         raise PortMappingError(f"the external endpoint {external} cannot be used")
@@ -127,9 +127,9 @@ async def _external(mapper: Mapper, lifetime_s: int) -> Endpoint:
 
 
 async def _contained(asking: Awaitable[T]) -> T:
-    """The result of `asking` a gateway. Raises `PortMappingError`, with a text that can be shown."""
+    """Return the result of `asking`. Raises `PortMappingError`, with a printable text, on any error."""
     try:
         return await asking
     except Exception as error:
-        told = str(error) if isinstance(error, PortMappingError) else f"{type(error).__name__}: {error}"
-        raise PortMappingError(printable(told, LONGEST_VALUE)) from None
+        reason = str(error) if isinstance(error, PortMappingError) else f"{type(error).__name__}: {error}"
+        raise PortMappingError(printable(reason, LONGEST_VALUE)) from None

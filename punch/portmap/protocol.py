@@ -1,4 +1,4 @@
-"""What a protocol for port mappings has to do, whichever it is."""
+"""The interface of the port mapping protocols."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from punchlab.punch.endpoint import Endpoint
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """Connections to `external` are handed to our local port; `protocol` is the name of the one that arranged it."""
+    """Connections to `external` are forwarded to the local port; `protocol` is the protocol that created the
+    mapping."""
 
     external: Endpoint
     protocol: str
 
 
 class Mapper(Protocol):
-    """Asks the NAT for one mapping of one local TCP port. Every method raises `PortMappingError`."""
+    """Requests one mapping of one local TCP port from the NAT. Every method raises `PortMappingError`."""
 
     name: str
 
     async def find(self) -> None:
-        """See whether the NAT speaks this protocol; asks for nothing."""
+        """Check whether the NAT supports this protocol, without requesting a mapping."""
 
     async def request(self, lifetime_s: int) -> Endpoint:
-        """Make the mapping, or renew it, for so many seconds; the external endpoint that it has."""
+        """Create or renew the mapping for that many seconds; return its external endpoint."""
 
     async def remove(self) -> None:
-        """Take it back; no error where there is none."""
+        """Remove the mapping; without a mapping this does nothing."""

@@ -1,6 +1,6 @@
-"""SSDP, by which UPnP devices are found (UPnP Device Architecture 1.1, section 1.3).
+"""SSDP, the discovery of UPnP devices (UPnP Device Architecture 1.1, section 1.3).
 
-Anybody on the local network may answer. So a URL that leads elsewhere than to the host that answered is not believed.
+Any host on the local network may answer, so a URL at another address than that of the responder is rejected.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _SEARCH = (
     b"HOST: 239.255.255.250:1900\r\n"
     b'MAN: "ssdp:discover"\r\n'
     b"MX: 1\r\n"
-    b"ST: urn:schemas-upnp-org:device:InternetGatewayDevice:1\r\n"  # version 2 answers as well
+    b"ST: urn:schemas-upnp-org:device:InternetGatewayDevice:1\r\n"  # version 2 devices answer as well
     b"\r\n"
 )
 _LOCATION = re.compile(rb"\r\nlocation:[ \t]*(http://[!-~]{1,500})\r\n", re.IGNORECASE)
 
 
 async def gateway_device(local_ip: str) -> DeviceUrl:
-    """The URL of the description of the first gateway device that answers. Raises `PortMappingError`."""
+    """Return the URL of the description of the first gateway device that answers. Raises `PortMappingError`."""
     loop = asyncio.get_running_loop()
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -41,7 +41,7 @@ async def gateway_device(local_ip: str) -> DeviceUrl:
                     async with asyncio.timeout(wait_s):
                         await loop.sock_sendto(sock, _SEARCH, _GROUP)
                         while (url := _location(*await loop.sock_recvfrom(sock, 2048))) is None:
-                            await asyncio.sleep(0)  # where answers come without end, nothing else would have its turn
+                            await asyncio.sleep(0)  # let other tasks run, even if responses arrive without end
                         return url
     except OSError as error:
         raise PortMappingError(f"no gateway device: {error.strerror}") from None

@@ -1,1 +1,1 @@
-"""What am I behind? NAT behavior discovery by sockets alone: the client's tests, and the edge's side of them."""
+"""NAT behavior discovery with sockets alone: the tests that a client runs, and the messages between client and edge."""

@@ -1,7 +1,7 @@
-"""A look at the latest mapping: a fresh connection to a STUN server, whose SYN is sent at a moment of one's choice.
+"""A STUN binding over a fresh TCP connection, whose SYN is sent at a chosen moment.
 
-The tests of `punch.probe.tcp` wait for each answer before they go on. Where other hosts make mappings too, that is too
-slow to see a sequence: here all SYNs are out before the first answer is read.
+The tests of `punch.probe.tcp` wait for each answer before the next request. If other hosts create mappings too, that is
+too slow to observe a sequence of ports. Here all SYNs are sent before the first answer is read.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from punchlab.punch.probe.patience import answer_or_silence
 from punchlab.punch.probe.tcp import binding
 
 
-class Look:
-    """One connection to `server` from `local` (default: a fresh endpoint), open as long as the `with` block.
+class FastBinding:
+    """One connection to `server` from `local` (default: a fresh endpoint), open during the `with` block.
 
-    It ends by a RST: neither this host nor the NAT remembers it, and the same two endpoints may look again.
-    Raises `OSError` where no socket is to be had.
+    It is closed with a RST, so that neither this host nor the NAT keeps state, and the same two endpoints can connect
+    again. Raises `OSError` if no socket is available.
     """
 
     def __init__(self, server: Endpoint, local: Endpoint | None = None) -> None:
@@ -45,7 +45,7 @@ class Look:
         self._number = self._sock.connect_ex(self.server)
 
     async def external(self, patience_s: float) -> Endpoint | None:
-        """Where the server sees it come from; None, after `patience_s`, if it does not say so. Call `start` before."""
+        """Return the endpoint that the server sees, or None after `patience_s` seconds. Call `start` first."""
         return await answer_or_silence(patience_s, self._seen())
 
     async def _seen(self) -> Endpoint | None:

@@ -1,4 +1,4 @@
-"""How long a mapping lives: search over idling, with several mappings idling side by side."""
+"""The lifetime of a mapping: a search with several mappings that are idle at the same time."""
 
 from __future__ import annotations
 
@@ -10,38 +10,41 @@ from punchlab.punch.nat.probe import Lifetime, NotTested
 _SIDE_BY_SIDE = 8
 _PRECISION = 0.05
 _LEAST_LATE_S = 0.05
-_LOOKS = 3
+_TRIES = 3
 
-Look = Callable[[float], Awaitable[tuple[bool | NotTested, float]]]
-"""Lets a mapping idle for so many seconds; whether it lived, and how many seconds it really idled."""
+IdleTest = Callable[[float], Awaitable[tuple[bool | NotTested, float]]]
+"""Leaves a mapping idle for that many seconds; returns whether it survived, and how long it was really idle."""
 Lives = Callable[[float], Awaitable[bool | NotTested]]
 
 
-async def punctually(look: Look, idle_s: float) -> bool | NotTested:
-    """Whether a mapping lives through that much idling.
+async def survives(test: IdleTest, idle_s: float) -> bool | NotTested:
+    """Return whether a mapping survives that many idle seconds.
 
-    One that this process, being late, let idle for longer, and that is dead, is no answer: then another one idles.
+    A mapping that expired but was idle for longer, because this process was late, proves nothing; then the test is
+    repeated.
     """
-    for _ in range(_LOOKS):
-        lived, idled_s = await look(idle_s)
+    for _ in range(_TRIES):
+        lived, idled_s = await test(idle_s)
         if lived is not False or idled_s - idle_s <= max(_PRECISION * idle_s, _LEAST_LATE_S):
             return lived
-    return NotTested("this process was too late to look after the time of idling")
+    return NotTested("this process was too late to test the mapping after its idle time")
 
 
 async def search(lives: Lives, longest_s: float, time_scale: float) -> Lifetime | NotTested:
-    """The lifetime of a mapping, to within 5 %, or that it is longer than `longest_s`.
+    """Return the lifetime of a mapping, to within 5 %, or that it is longer than `longest_s`.
 
-    `lives` tells whether one lived through that many seconds. With a `time_scale` of 10, ten seconds of the NAT's pass
-    in one: what is waited for is shorter, what is told is not.
+    `lives` returns whether a mapping survives that many seconds. With a `time_scale` of 10, ten seconds of the NAT take
+    one second; arguments and results are in the NAT's seconds.
     """
     first = await lives(0)
     if isinstance(first, NotTested):
         return first
     if not first:
-        return NotTested("not even a mapping that was not idle was found alive; does the server know RESPONSE-PORT?")
+        return NotTested(
+            "a mapping without idle time did not receive the answer; does the server support RESPONSE-PORT?"
+        )
     above, below = 0.0, None
-    # Halving downwards from the longest, then eight equal steps between the last that lived and the first that did not.
+    # Fractions of the longest time, halved each time; then equal steps between the last that survived and the next.
     candidates = [longest_s / 2**step for step in reversed(range(_SIDE_BY_SIDE))]
     while True:
         answers = await asyncio.gather(*(lives(each / time_scale) for each in candidates))

@@ -1,4 +1,4 @@
-"""Waiting for what may not come, in a process that may be late."""
+"""Timeouts for answers that may not arrive, in a process that may be scheduled late."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 from punchlab.punch.errors import FrameError
 
 EXPECTED = 3
-"""How many times as long to wait for a server that has answered before: a packet that was lost is sent again."""
+"""Factor of the timeout for a server that has answered before, so that a lost packet can be retransmitted."""
 
 T = TypeVar("T")
 
 
 async def answer_or_silence(seconds: float, what: Coroutine[Any, Any, T | None]) -> T | None:
-    """As `within`, where a connection that is refused or lost, or what makes no sense, is silence: for as long.
+    """Like `within`, but a refused or lost connection, or an invalid answer, also returns None after exactly `seconds`.
 
-    So nobody who sees when a client goes on learns from it whether a port is open at which it was sent to ask.
+    So an observer of the client's timing cannot learn whether a port is open to which it made the client connect.
     """
     deadline = time.monotonic() + seconds
     answer = None
@@ -31,10 +31,10 @@ async def answer_or_silence(seconds: float, what: Coroutine[Any, Any, T | None])
 
 
 async def within(seconds: float, what: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `what` if it is there when `seconds` are over; None, and `what` is cancelled, if not.
+    """Return the result of `what` if it is available after `seconds`; otherwise cancel it and return None.
 
-    Unlike with `asyncio.timeout`, a packet that the kernel received in time counts even where this process was not
-    scheduled until later: its socket is read before the deadline is judged.
+    Unlike `asyncio.timeout`, this accepts a packet that the kernel received in time even if the process is scheduled
+    later: the socket is read before the deadline is evaluated.
     """
     task = asyncio.create_task(what)
     try:

@@ -1,12 +1,13 @@
-"""Where a probe looks from: STUN endpoints at one or two addresses, and edges that knock.
+"""The servers of a probe: STUN endpoints at one or two addresses, and edges that dial back.
 
-A server is either an edge, `ws[s]://HOST:PORT`, which names its STUN endpoints and dials back when asked, or any STUN
-server, `stun:HOST[:PORT]` (RFC 7064), which names its other address if it is made for behavior discovery (RFC 5780).
+A server is either an edge, `ws[s]://HOST:PORT`, which announces its STUN endpoints and dials back on request, or any
+STUN server, `stun:HOST[:PORT]` (RFC 7064), which announces its other address if it supports behavior discovery (RFC
+5780).
 
-The endpoints that a server names are used at the address that it was reached at. Those at other addresses, of which
-RFC 5780 needs one, cannot be known to be its own. They have to be such as a server may name (`punch.net.reach`),
-two addresses at most, and one that has not answered as a STUN server is tried twice in a session and no more
-(`punch.punching.quota`).
+Announced endpoints at the address of the server itself are used. Announced endpoints at other addresses, of which RFC
+5780 needs one, cannot be verified to belong to the server. They must be endpoints that a server may announce
+(`punch.net.reach`), at no more than two addresses; one that has not answered as a STUN server is tried at most twice in
+a session (`punch.punching.quota`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from http import HTTPStatus
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from punchlab.punch.codec import decode, encode
 from punchlab.punch.endpoint import HOST_NAME, EdgeUrl, Endpoint
 from punchlab.punch.errors import ArgumentError, EdgeUnreachableError, FrameError, NoConnectionError
 from punchlab.punch.nat.probe import NotTested
@@ -37,18 +39,15 @@ from punchlab.punch.probe.frames import (
     Refused,
     Transport,
     Vantage,
-    dial_frame,
-    parse_outcome,
-    parse_vantage,
 )
 from punchlab.punch.probe.udpsocket import UdpSocket
-from punchlab.punch.punching.named import Named
 from punchlab.punch.punching.quota import Servers as Uses
+from punchlab.punch.punching.supplied_servers import SuppliedServers
 from punchlab.punch.text import printable
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_ADDRESSES = 2
-"""At which a server has endpoints."""
+"""The maximum number of addresses of one server."""
 _STUN_URI = re.compile(rf"stun:(?P<host>{HOST_NAME})(?::(?P<port>[0-9]{{1,5}}))?")
 
 
@@ -64,7 +63,7 @@ class StunUri:
 
 
 def parse_server(text: str) -> EdgeUrl | StunUri:
-    """A server as the user typed it. Raises `ArgumentError`."""
+    """Parse a server as the user typed it. Raises `ArgumentError`."""
     if text.startswith(("ws:", "wss:")):
         return EdgeUrl.parse(text)
     match = _STUN_URI.fullmatch(text)
@@ -74,8 +73,8 @@ def parse_server(text: str) -> EdgeUrl | StunUri:
     return StunUri(match["host"], port)
 
 
-class Knocker:
-    """A connection to an edge that knocks from outside. Made by `connect`; always `close` it."""
+class DialBackClient:
+    """A connection to an edge that dials back. Created by `connect`; call `close` at the end."""
 
     def __init__(self, connection: ClientConnection, vantage: Vantage) -> None:
         self.vantage = vantage
@@ -88,13 +87,13 @@ class Knocker:
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
-    async def connect(cls, url: EdgeUrl) -> Knocker:
-        """Raises `EdgeUnreachableError` if no edge answers there, or one that does not probe."""
+    async def connect(cls, url: EdgeUrl) -> DialBackClient:
+        """Connect to an edge. Raises `EdgeUnreachableError` if no edge answers, or it does not serve probes."""
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 connection = await open_websocket(url, PATH, timeout_s=CONNECT_TIMEOUT_S, families=(socket.AF_INET,))
                 try:
-                    return cls(connection, parse_vantage(await connection.recv()))
+                    return cls(connection, decode(await connection.recv(), Vantage))
                 except BaseException:
                     abort(connection)
                     raise
@@ -105,30 +104,32 @@ class Knocker:
         except FrameError as error:
             reason = str(error)
         except ConnectionClosed as closed:
-            told = printable(closed.rcvd.reason) if closed.rcvd is not None else protocol_violation(closed)
-            reason = told or "it closed the connection"
+            text = printable(closed.rcvd.reason) if closed.rcvd is not None else protocol_violation(closed)
+            reason = text or "it closed the connection"
         raise EdgeUnreachableError(str(url), reason)
 
-    async def knock(self, transport: Transport, ip: str, target: Endpoint, patience_s: float) -> Dialled | NotTested:
-        """Have the edge dial `target` from a fresh port of its address `ip`."""
+    async def dial_back(
+        self, transport: Transport, ip: str, target: Endpoint, patience_s: float
+    ) -> Dialled | NotTested:
+        """Make the edge dial `target` from a fresh port of its address `ip`, and return the result."""
         if target.ip != self.vantage.public.ip:
-            return NotTested(f"the edge sees this host at {self.vantage.public.ip}, and dials no other address")
+            return NotTested(f"the edge sees this host at {self.vantage.public.ip} and dials no other address")
         identity = next(self._ids)
         self._waiting[identity] = outcome = asyncio.get_running_loop().create_future()
         try:
-            await self._connection.send(dial_frame(Dial(identity, transport, ip, target.port, patience_s)))
+            await self._connection.send(encode(Dial(identity, transport, ip, target.port, patience_s)))
             await asyncio.wait([outcome], timeout=patience_s + CONNECT_TIMEOUT_S)
         except ConnectionClosed:
             pass
         finally:
             self._waiting.pop(identity, None)
         if not outcome.done():
-            return NotTested("the edge does not answer the wish to dial")
+            return NotTested("the edge does not answer the dial request")
         answer = outcome.result()
         return NotTested(f"the edge refused: {answer.reason}") if isinstance(answer, Refused) else answer
 
     async def close(self) -> None:
-        """Leave the edge."""
+        """Close the connection to the edge."""
         await self._connection.close()
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
@@ -136,18 +137,18 @@ class Knocker:
     async def _read(self) -> None:
         with contextlib.suppress(ConnectionClosed, FrameError):
             while True:
-                told = parse_outcome(await self._connection.recv())
-                future = self._waiting.get(told.id)
+                outcome: Dialled | Refused = decode(await self._connection.recv(), Dialled, Refused)
+                future = self._waiting.get(outcome.id)
                 if future is not None and not future.done():
-                    future.set_result(told)
+                    future.set_result(outcome)
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """What RFC 5780 calls Da:Dp, Da:Ap, Aa:Dp and Aa:Ap, as far as they are to be had.
+    """The endpoints that RFC 5780 calls Da:Dp, Da:Ap, Aa:Dp and Aa:Ap, as far as they are available.
 
-    `changes`: the primary answers from the other ones when asked by CHANGE-REQUEST. `knockers` by edge address.
-    `named` are those at other addresses than the primary one.
+    `changes`: the primary endpoint answers from the other ones on CHANGE-REQUEST. `dial_backs` are edges by address.
+    `named` checks the endpoints at other addresses than the primary one.
     """
 
     primary: Endpoint
@@ -155,11 +156,11 @@ class Servers:
     other_address: Endpoint | None
     other_both: Endpoint | None
     changes: bool
-    knockers: dict[str, Knocker]
-    named: Named
+    dial_backs: dict[str, DialBackClient]
+    named: SuppliedServers
 
     def answered(self, endpoint: Endpoint) -> None:
-        """There is a STUN server."""
+        """Record that a STUN server answers at this endpoint."""
         self.named.answered(endpoint.ip)
 
     @property
@@ -168,63 +169,65 @@ class Servers:
         return [self.primary, self.other_port, self.other_address, self.other_both]
 
     @property
-    def knocks(self) -> list[Knocker]:
+    def clients(self) -> list[DialBackClient]:
         """Every edge once."""
-        return list(dict.fromkeys(self.knockers.values()))
+        return list(dict.fromkeys(self.dial_backs.values()))
 
-    async def knock(
+    async def dial_back(
         self, transport: Transport, origin: Endpoint, target: Endpoint, patience_s: float
     ) -> Dialled | NotTested:
-        """Have the edge at that address dial `target`, from there but from a fresh port."""
-        knocker = self.knockers.get(origin.ip)
-        if knocker is None:
+        """Make the edge at the address of `origin` dial `target` from a fresh port, and return the result."""
+        client = self.dial_backs.get(origin.ip)
+        if client is None:
             return NotTested("a STUN server does not dial back; an edge (ws://) does")
-        return await knocker.knock(transport, origin.ip, target, patience_s)
+        return await client.dial_back(transport, origin.ip, target, patience_s)
 
     async def close(self) -> None:
-        """Leave every edge."""
-        await asyncio.gather(*(knocker.close() for knocker in self.knocks))
+        """Close the connections to all edges."""
+        await asyncio.gather(*(client.close() for client in self.clients))
 
 
 async def find(wanted: Sequence[EdgeUrl | StunUri], uses: Uses | None = None) -> Servers:
-    """Ask every server what it has. The first one that has a second address serves alone, else the first two do.
+    """Query every server. The first one with a second address is used alone, otherwise the first two are combined.
 
-    `uses` counts those of addresses that a server only names, over a session. Raises `EdgeUnreachableError`.
+    `uses` counts, over a session, how often announced addresses are used. Raises `EdgeUnreachableError`.
     """
     uses = uses or Uses()
-    found: list[tuple[list[Endpoint], Reach, Knocker | None]] = []
+    found: list[tuple[list[Endpoint], Reach, DialBackClient | None]] = []
     try:
         for each in wanted:
             if isinstance(each, EdgeUrl):
-                knocker = await Knocker.connect(each)
-                reach = Reach.of(knocker.local, knocker.remote.ip)
-                found.append((list(knocker.vantage.stun), reach, knocker))
+                client = await DialBackClient.connect(each)
+                reach = Reach.of(client.local, client.remote.ip)
+                found.append((list(client.vantage.stun), reach, client))
             else:
                 found.append((*await _ask(each), None))
         servers = [
-            (_usable(endpoints, named := Named(reach, uses), typed=knocker is None), named, knocker)
-            for endpoints, reach, knocker in found
+            (_usable(endpoints, named := SuppliedServers(reach, uses), typed=client is None), named, client)
+            for endpoints, reach, client in found
         ]
         for url, (usable, *_others) in zip(wanted, servers, strict=True):
             if not usable:
-                raise EdgeUnreachableError(str(url), "it names STUN servers only at addresses that cannot be its own")
+                raise EdgeUnreachableError(
+                    str(url), "it announces STUN servers only at addresses that cannot be its own"
+                )
     except BaseException:
-        await asyncio.gather(*(knocker.close() for *_others, knocker in found if knocker is not None))
+        await asyncio.gather(*(client.close() for *_others, client in found if client is not None))
         raise
     servers.sort(key=lambda server: len(server[0]) != 4)
-    knockers = {each.ip: knocker for usable, _, knocker in reversed(servers) if knocker for each in usable}
+    dial_backs = {each.ip: client for usable, _, client in reversed(servers) if client for each in usable}
     first, named, _knocker = servers[0]
     alone = len(first) == 4
     second = first[2:] if alone else next((each for each, *_ in servers[1:] if each[0].ip != first[0].ip), [])
     other_address, other_both, *_rest = [*second, None, None]
     other_port = first[1] if len(first) > 1 else None
-    return Servers(first[0], other_port, other_address, other_both, changes=alone, knockers=knockers, named=named)
+    return Servers(first[0], other_port, other_address, other_both, changes=alone, dial_backs=dial_backs, named=named)
 
 
-def _usable(endpoints: Sequence[Endpoint], named: Named, *, typed: bool) -> list[Endpoint]:
-    """Those of a server's endpoints that packets may go to, with this once more; the user may have `typed` the first.
+def _usable(endpoints: Sequence[Endpoint], named: SuppliedServers, *, typed: bool) -> list[Endpoint]:
+    """Return those of a server's endpoints that may be used once more; `typed`: the user typed the first one.
 
-    An address with a port that none may go to is left out as a whole: two ports belong together.
+    If one port of an address may not be used, the whole address is omitted, because the tests need both ports.
     """
     ips = list(dict.fromkeys(each.ip for each in endpoints))[:MAX_ADDRESSES]
     others = endpoints[1:] if typed else endpoints
@@ -234,7 +237,7 @@ def _usable(endpoints: Sequence[Endpoint], named: Named, *, typed: bool) -> list
 
 
 async def _ask(uri: StunUri) -> tuple[list[Endpoint], Reach]:
-    """The endpoints of a STUN server: its own alone, or all four."""
+    """Return the endpoints of a STUN server: the typed one alone, or all four."""
     try:
         primary = await resolve(EdgeUrl(uri.host, uri.port), socket.AF_INET)
         own = Endpoint(source_address(primary), 0)

@@ -1,4 +1,4 @@
-"""A whole probe: which tests run when, and what they add up to."""
+"""A complete probe: the order of the tests, and the report of their results."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from punchlab.punch.probe.udp import UdpTests
 Allocations = Sequence[tuple[Endpoint, Endpoint]]
 
 UNSOLICITED_WAIT_S = 8.0
-"""How long the answer to an unsolicited SYN is waited for: RFC 5382 REQ-4 wants six seconds of silence before it."""
+"""Timeout of the answer to an unsolicited SYN: RFC 5382 REQ-4 requires six seconds of silence first."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeOptions:
-    """`patience_s` is how long silence lasts to be silence; lifetimes are searched up to `lifetime_s`, if at all."""
+    """`patience_s` is the timeout of each answer; lifetimes are searched up to `lifetime_s` seconds, or not if None."""
 
     servers: Sequence[EdgeUrl | StunUri]
     patience_s: float
@@ -34,19 +34,20 @@ class ProbeOptions:
 
 
 async def run(options: ProbeOptions) -> Report:
-    """Raises `EdgeUnreachableError`, and `PunchFailedError` if no server answers over either transport."""
+    """Run all tests. Raises `EdgeUnreachableError`, and `PunchFailedError` if no server answers over either
+    transport."""
     found = await servers.find(options.servers)
     try:
         return await _probe(found, options)
     except OSError as error:
-        raise PunchFailedError("client_error", f"no socket for the tests: {error.strerror}") from None
+        raise PunchFailedError("client_error", f"cannot open a socket for the tests: {error.strerror}") from None
     finally:
         await found.close()
 
 
 async def _probe(found: Servers, options: ProbeOptions) -> Report:
     udp, tcp = UdpTests(found, options.patience_s), TcpTests(found, options.patience_s)
-    # Before everything else and one after the other: a sequence is only seen if nothing of ours comes in between.
+    # First, and one after the other: other mappings of this host would disturb the sequence of ports.
     udp_allocations = await udp.allocations()
     tcp_allocations = await tcp.allocations()
     every = [*udp_allocations, *tcp_allocations]
@@ -77,7 +78,7 @@ async def _findings(tests: UdpTests | TcpTests, allocations: Allocations, option
         probe.unsolicited(unsolicited.answer, unsolicited.seconds) if isinstance(unsolicited, Dialled) else unsolicited
     )
     if answer == "accept":
-        answer = NotTested("something listens at the port that was tried")
+        answer = NotTested("a server accepts connections at the tested port")
     ports = [(local.port, external.port) for local, external in allocations]
     enough = len(ports) >= probe.FEWEST_PORTS
     allocation, delta = probe.port_allocation(ports) if enough else (NotTested("too few answers"), None)
@@ -99,7 +100,7 @@ async def _findings(tests: UdpTests | TcpTests, allocations: Allocations, option
 
 async def _lifetime(tests: UdpTests | TcpTests, options: ProbeOptions) -> Lifetime | NotTested:
     if options.lifetime_s is None:
-        return NotTested("it takes long; --lifetime does it")
+        return NotTested("enable with --lifetime; it takes long")
     return await search(tests.lives, options.lifetime_s, options.time_scale)
 
 

@@ -3,8 +3,8 @@
     header      2 bytes type, 2 bytes length of what follows the header, 4 bytes magic cookie, 12 bytes transaction
     attribute   2 bytes type, 2 bytes length, value, padding to a multiple of 4
 
-Only the method Binding is known, and IPv4. Attributes below 0x8000 have to be understood by who gets them: those that
-are not are kept in `not_understood`, for a server to refuse. Of an attribute that comes twice the first counts.
+Only the method Binding and IPv4 are supported. A receiver must understand attributes below 0x8000; unknown ones are
+listed in `not_understood`, so that a server can reject the request. If an attribute occurs twice, the first one counts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CHANGE_ADDRESS, _CHANGE_PORT = 4, 2
 
 
 class MessageClass(IntEnum):
-    """The class of a Binding message, as its whole type field."""
+    """The class of a Binding message, as the complete type field."""
 
     REQUEST = 0x0001
     INDICATION = 0x0011
@@ -63,17 +63,17 @@ class Change:
 
 
 def fresh_transaction() -> bytes:
-    """An unpredictable transaction identifier, 12 bytes."""
+    """Return an unpredictable transaction identifier of 12 bytes."""
     return secrets.token_bytes(12)
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One Binding message; an attribute that is absent is None or empty.
+    """One Binding message; an absent attribute is None or empty.
 
-    `mapped` is XOR-MAPPED-ADDRESS where that is there, else MAPPED-ADDRESS; both are written. `error` is the code and
-    the reason, `unknown` the attribute types that an error 420 complains of. With `fingerprint` one is written, and was
-    found and correct when read.
+    `mapped` is read from XOR-MAPPED-ADDRESS, or MAPPED-ADDRESS without that; both are written. `error` is the code and
+    the reason, `unknown` the attribute types in an error 420. `fingerprint` adds one on encoding; after decoding it
+    means that a correct one was present.
     """
 
     kind: MessageClass
@@ -89,7 +89,7 @@ class Message:
     not_understood: tuple[int, ...] = ()
 
     def encode(self) -> bytes:
-        """The message as it goes on the wire; `not_understood` is not written."""
+        """Return the message as bytes, without `not_understood`."""
         body = b"".join(_attribute(kind, value) for kind, value in self._attributes())
         if not self.fingerprint:
             return _header(self.kind, len(body), self.transaction) + body
@@ -119,10 +119,10 @@ class Message:
 
 
 def decode(data: bytes) -> Message:
-    """The message in one datagram. Raises `FrameError` for anything but one whole, well-formed Binding message."""
+    """Return the message in one datagram. Raises `FrameError` unless it is exactly one well-formed Binding message."""
     kind, length, transaction = decode_header(data)
     if len(data) != HEADER_SIZE + length:
-        raise FrameError(f"STUN: {len(data) - HEADER_SIZE} bytes after the header, which promises {length}")
+        raise FrameError(f"STUN: expected {length} bytes after the header, got {len(data) - HEADER_SIZE}")
     values: dict[int, bytes] = {}
     position = HEADER_SIZE
     while position < len(data):
@@ -131,7 +131,7 @@ def decode(data: bytes) -> Message:
         number, size = struct.unpack_from("!HH", data, position)
         value = data[position + 4 : position + 4 + size]
         if len(value) != size:
-            raise FrameError(f"STUN: attribute {number:#06x} is cut short")
+            raise FrameError(f"STUN: attribute {number:#06x} is truncated")
         if number == _Attribute.FINGERPRINT:
             _check_fingerprint(data[:position], value)
         values.setdefault(number, value)
@@ -140,12 +140,12 @@ def decode(data: bytes) -> Message:
 
 
 def decode_header(data: bytes) -> tuple[MessageClass, int, bytes]:
-    """Class, length of what follows the header, transaction. Raises `FrameError`."""
+    """Return class, length of what follows the header, and transaction. Raises `FrameError`."""
     if len(data) < HEADER_SIZE:
-        raise FrameError(f"STUN: {len(data)} bytes are less than a header")
+        raise FrameError(f"STUN: expected a header of {HEADER_SIZE} bytes, got {len(data)}")
     number, length, cookie, transaction = struct.unpack_from("!HHI12s", data)
     if cookie != _COOKIE or length % 4 or number not in set(MessageClass):
-        raise FrameError("STUN: not the header of a Binding message")
+        raise FrameError("STUN: expected the header of a Binding message")
     return MessageClass(number), length, transaction
 
 
@@ -183,7 +183,7 @@ def _address(endpoint: Endpoint) -> bytes:
 
 
 def _xored(endpoint: Endpoint) -> Endpoint:
-    """RFC 5389 section 15.2; its own inverse."""
+    """Apply the XOR of RFC 5389 section 15.2, which is its own inverse."""
     return Endpoint(
         str(ipaddress.IPv4Address(int(ipaddress.IPv4Address(endpoint.ip)) ^ _COOKIE)), endpoint.port ^ (_COOKIE >> 16)
     )
@@ -191,7 +191,7 @@ def _xored(endpoint: Endpoint) -> Endpoint:
 
 def _read_address(value: bytes) -> Endpoint:
     if len(value) != 8 or value[1] != _IPV4:
-        raise FrameError("STUN: an address that is not of IPv4")
+        raise FrameError("STUN: expected an IPv4 address")
     _zero, _family, port, packed = struct.unpack("!BBH4s", value)
     return Endpoint(str(ipaddress.IPv4Address(packed)), port)
 
@@ -200,16 +200,16 @@ def _read_change(value: bytes | None) -> Change | None:
     if value is None:
         return None
     if len(value) != 4:
-        raise FrameError("STUN: CHANGE-REQUEST is not of 4 bytes")
+        raise FrameError("STUN: expected CHANGE-REQUEST with 4 bytes")
     return Change(address=bool(value[3] & _CHANGE_ADDRESS), port=bool(value[3] & _CHANGE_PORT))
 
 
 def _read_port(value: bytes | None) -> int | None:
     if value is None:
         return None
-    # RFC 5780 gives it two bytes of padding, and servers differ in whether they are counted.
+    # RFC 5780 adds two bytes of padding; implementations differ in whether the length includes them.
     if len(value) not in (2, 4):
-        raise FrameError("STUN: RESPONSE-PORT is not of 2 or 4 bytes")
+        raise FrameError("STUN: expected RESPONSE-PORT with 2 or 4 bytes")
     return int.from_bytes(value[:2])
 
 
@@ -217,16 +217,16 @@ def _read_error(value: bytes | None) -> tuple[int, str] | None:
     if value is None:
         return None
     if len(value) < 4 or not 3 <= value[2] & 7 <= 6 or value[3] > 99:
-        raise FrameError("STUN: ERROR-CODE without a code from 300 to 699")
+        raise FrameError("STUN: expected ERROR-CODE with a code from 300 to 699")
     try:
         return (value[2] & 7) * 100 + value[3], value[4:].decode()
     except UnicodeDecodeError:
-        raise FrameError("STUN: the reason of an ERROR-CODE is not UTF-8") from None
+        raise FrameError("STUN: expected UTF-8 in the reason of ERROR-CODE") from None
 
 
 def _read_unknown(value: bytes) -> tuple[int, ...]:
     if len(value) % 2:
-        raise FrameError("STUN: UNKNOWN-ATTRIBUTES is not a list of types")
+        raise FrameError("STUN: expected a list of types in UNKNOWN-ATTRIBUTES")
     return struct.unpack(f"!{len(value) // 2}H", value)
 
 

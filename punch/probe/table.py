@@ -1,4 +1,4 @@
-"""The findings of a probe as a table for people."""
+"""The results of a probe as a table for people."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ _GAP = 2
 
 
 def table(report: Report) -> str:
-    """A line on where this host is, a table with a column per transport, and why what was not tested was not."""
+    """Return the addresses of this host, a table with one column per transport, and the reasons of tests that were not
+    run."""
     where = f"behind a NAT: {report.local} is seen as {report.external}" if report.translated else "not behind a NAT"
     rows = [("", "UDP", "TCP")]
     notes: list[str] = []

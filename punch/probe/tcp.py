@@ -1,6 +1,6 @@
-"""The tests over TCP: STUN over TCP tells the mapping, an edge that dials back tells the filtering.
+"""The tests over TCP. STUN over TCP shows the mapping behavior, an edge that dials back shows the filtering behavior.
 
-Each test uses local ports of its own, so that none has opened a door for another.
+Each test uses its own local ports, so that no test opens a pinhole for another one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from punchlab.punch.nat.probe import NotTested
 from punchlab.punch.net.sockets import PORTS, bound_socket, choose_local, connect_result
 from punchlab.punch.probe import stun
 from punchlab.punch.probe.frames import CONNECTED, Dialled
-from punchlab.punch.probe.lifetime import punctually
+from punchlab.punch.probe.lifetime import survives
 from punchlab.punch.probe.patience import EXPECTED, answer_or_silence, within
 from punchlab.punch.probe.servers import Servers
 from punchlab.punch.probe.stun import Message, MessageClass
@@ -29,7 +29,8 @@ FRESH_SOCKETS = 8
 
 
 class TcpTests:
-    """`patience_s` is how long silence has to last to be silence. `moved`: a packet's source was changed on its way."""
+    """The tests. `patience_s` is the timeout of each answer. `moved`: the source of some packet was changed in
+    transit."""
 
     def __init__(self, servers: Servers, patience_s: float) -> None:
         self._servers, self._patience_s = servers, patience_s
@@ -37,7 +38,7 @@ class TcpTests:
         self._answered = False
 
     async def allocations(self) -> list[tuple[Endpoint, Endpoint]]:
-        """Local and external endpoints of fresh sockets, in order; empty where the server does not answer."""
+        """Return local and external endpoints of fresh sockets, in order; empty if the server does not answer."""
         found: list[tuple[Endpoint, Endpoint]] = []
         with contextlib.ExitStack() as connections:
             for _number in range(FRESH_SOCKETS):
@@ -51,7 +52,7 @@ class TcpTests:
         return found
 
     async def mapping(self) -> MappingBehavior | NotTested:
-        """RFC 5780 section 4.3, with one connection to each endpoint, all of them from one local endpoint."""
+        """RFC 5780 section 4.3, with one connection to each endpoint, all from one local endpoint."""
         local = choose_local(None, self._servers.primary)
         seen: list[Endpoint | None] = []
         with contextlib.ExitStack() as connections:
@@ -64,7 +65,7 @@ class TcpTests:
         return NotTested("no server") if first is None else probe.mapping(first, *others)
 
     async def filtering(self) -> FilteringBehavior | NotTested:
-        """As RFC 5780 section 4.4, but by connections from endpoints that nothing was sent to."""
+        """Like RFC 5780 section 4.4, but with inbound connections from endpoints to which nothing was sent."""
         from_port, from_address = await asyncio.gather(
             self._admits(self._servers.other_port), self._admits(self._servers.other_both)
         )
@@ -75,7 +76,7 @@ class TcpTests:
         return probe.filtering(from_port, from_address)
 
     async def _admits(self, origin: Endpoint | None) -> bool | NotTested | None:
-        """Whether a fresh port of that address can connect to a mapping made towards the primary endpoint."""
+        """Return whether a fresh port of that address can connect to a mapping created towards the primary endpoint."""
         if origin is None:
             return None
         local = choose_local(None, self._servers.primary)
@@ -86,10 +87,10 @@ class TcpTests:
             listener = connections.enter_context(_listening(local))
             arrival = asyncio.create_task(_accept(listener))
             try:
-                dialled = await self._servers.knock("tcp", origin, external, self._patience_s)
+                dialled = await self._servers.dial_back("tcp", origin, external, self._patience_s)
                 if isinstance(dialled, NotTested):
                     return dialled
-                # The last packet of the handshake may still be under way.
+                # The last packet of the handshake may still be in transit.
                 done, _pending = await asyncio.wait(
                     [arrival], timeout=self._patience_s if dialled.result == CONNECTED else 0
                 )
@@ -97,16 +98,16 @@ class TcpTests:
                     self.moved |= arrival.result() != dialled.origin
                     return True
                 if dialled.result == CONNECTED:
-                    return NotTested(f"something else answers at {external}")
+                    return NotTested(f"another server answers at {external}")
                 return False
             finally:
                 await _cancelled(arrival)
 
     async def hairpinning(self) -> str | NotTested:
-        """RFC 5382 section 7.2: two sockets connect to each other's external endpoint, each opening its own filter.
+        """RFC 5382 section 7.2: two sockets connect to each other's external endpoint, and each opens its own filter.
 
-        A hairpinned SYN with an internal source is never seen: its SYN-ACK goes past the NAT, and is refused. The
-        external endpoints are what the server says, so it takes the same time whatever is there.
+        A hairpinned SYN with an internal source is never detected: its SYN-ACK bypasses the NAT and is rejected. The
+        test takes the same time with every result, because the server chooses the external endpoints.
         """
         ends: list[tuple[Endpoint, Endpoint]] = []
         with contextlib.ExitStack() as connections:
@@ -117,7 +118,7 @@ class TcpTests:
                     return NotTested(f"{self._servers.primary} does not answer")
                 why = self._servers.named.reach.refuses_peer(external)
                 if why is not None:
-                    return NotTested(f"the server says that this host is at {external}: {why}")
+                    return NotTested(f"the server reports that this host is at {external}: {why}")
                 ends.append((local, external))
             (one, one_outside), (other, other_outside) = ends
             listeners = [connections.enter_context(_listening(local)) for local in (one, other)]
@@ -137,20 +138,20 @@ class TcpTests:
         return "external-source" if connected else "none"
 
     async def icmp_errors(self) -> str | NotTested:
-        """A closed TCP port answers by RST, not by ICMP."""
-        return NotTested("a server's closed ports answer a SYN by RST; see UDP")
+        """Not tested: a closed TCP port answers with a RST, not with an ICMP error."""
+        return NotTested("closed ports of a server answer a SYN with a RST; see UDP")
 
     async def unsolicited(self, external_ip: str, wait_s: float) -> Dialled | NotTested:
-        """What a SYN gets that no mapping waits for (RFC 5382 section 4.3)."""
+        """Return the answer to a SYN that matches no mapping (RFC 5382 section 4.3)."""
         target = Endpoint(external_ip, random.choice(PORTS))
-        return await self._servers.knock("tcp", self._servers.primary, target, wait_s)
+        return await self._servers.dial_back("tcp", self._servers.primary, target, wait_s)
 
     async def lives(self, idle_s: float) -> bool | NotTested:
-        """Whether a connection that is idle for so long still carries data (RFC 5382 REQ-5)."""
-        return await punctually(self._idle, idle_s)
+        """Return whether a connection still carries data after that idle time (RFC 5382 REQ-5)."""
+        return await survives(self._idle, idle_s)
 
     async def _idle(self, idle_s: float) -> tuple[bool | NotTested, float]:
-        """Whether one carries data, and how long it was idle."""
+        """Return whether a connection carries data after that time, and how long it was idle."""
         primary, clock, idled_s = self._servers.primary, asyncio.get_running_loop().time, idle_s
         try:
             with contextlib.ExitStack() as connections:
@@ -163,23 +164,23 @@ class TcpTests:
                 idled_s = clock() - begun
                 if await within(self._patience_s, binding(sock)) == before:
                     return True, idled_s
-                # Silence counts only if the server answers on a connection that is not idle.
+                # Silence counts only if the server answers on a fresh connection.
                 fresh = await self._mapped(connections, choose_local(None, primary), primary)
                 return NotTested(f"{primary} does not answer") if fresh is None else False, idled_s
         except (EOFError, FrameError):
-            return NotTested(f"{primary} has closed a connection that was idle for {idle_s:g} s"), idled_s
+            return NotTested(f"{primary} closed a connection that was idle for {idle_s:g} s"), idled_s
         except OSError:
             return False, idled_s
 
     async def _mapped(self, connections: contextlib.ExitStack, local: Endpoint, server: Endpoint) -> Endpoint | None:
-        """Connect from `local` and ask the server what it sees; the connection stays open as long as `connections`."""
+        """Connect from `local` and return what the server sees; `connections` keeps the connection open."""
         try:
             return await self._bound(connections.enter_context(bound_socket(local)), server)
-        except OSError:  # no socket is to be had
+        except OSError:  # no socket is available
             return None
 
     async def _bound(self, sock: socket.socket, server: Endpoint) -> Endpoint | None:
-        """Connect and ask what the server sees; None if it does not answer, after the same time whatever the reason."""
+        """Connect and return what the server sees; None if it does not answer, after the same time for every reason."""
         patience_s = self._patience_s * (EXPECTED if self._answered else 1)
         external = await answer_or_silence(patience_s, _connect_and_bind(sock, server))
         if external is not None:
@@ -189,7 +190,7 @@ class TcpTests:
 
 
 async def binding(sock: socket.socket) -> Endpoint | None:
-    """A STUN Binding transaction over a connection. Raises `OSError`, `EOFError` and `FrameError`."""
+    """Perform a STUN Binding transaction over a connection. Raises `OSError`, `EOFError` and `FrameError`."""
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(sock, Message(MessageClass.REQUEST).encode())
     received = b""
@@ -210,7 +211,7 @@ async def _connect_and_bind(sock: socket.socket, server: Endpoint) -> Endpoint |
 
 
 async def _any(ends: Iterable[Awaitable[object]]) -> bool:
-    """Whether one of them, as they end, has a result that is true."""
+    """Return whether one of the awaitables returns a true result."""
     for ended in asyncio.as_completed(ends):
         if await ended:
             return True
@@ -225,14 +226,14 @@ def _listening(local: Endpoint) -> Iterator[socket.socket]:
 
 
 async def _accept(listener: socket.socket) -> Endpoint:
-    """Where the next connection comes from; it is closed at once."""
+    """Return the source of the next connection, which is closed at once."""
     accepted, source = await asyncio.get_running_loop().sock_accept(listener)
     accepted.close()
     return Endpoint(*source)
 
 
 async def _dial(local: Endpoint, target: Endpoint) -> bool:
-    """Whether `target` accepts a connection from `local`."""
+    """Return whether `target` accepts a connection from `local`."""
     try:
         with bound_socket(local) as sock:
             sock.connect_ex(target)

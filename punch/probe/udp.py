@@ -1,4 +1,4 @@
-"""The tests over UDP. Each one uses sockets of its own, so that none has opened a door for another."""
+"""The tests over UDP. Each test uses its own sockets, so that no test opens a pinhole for another one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior
 from punchlab.punch.nat.probe import NotTested
 from punchlab.punch.net.sockets import PORTS
 from punchlab.punch.probe.frames import Dialled
-from punchlab.punch.probe.lifetime import punctually
+from punchlab.punch.probe.lifetime import survives
 from punchlab.punch.probe.patience import EXPECTED, within
 from punchlab.punch.probe.servers import Servers
 from punchlab.punch.probe.stun import Change, Message, MessageClass
@@ -22,10 +22,10 @@ _REPEAT_S = 0.3
 
 
 class UdpTests:
-    """`patience_s` is how long silence has to last to be silence. `moved`: a packet's source was changed on its way.
+    """The tests. `patience_s` is the timeout of each answer. `moved`: the source of some packet was changed in transit.
 
-    Silence counts only if the primary server answers after it: then the server had the time to send what did not come,
-    and this process the time to read it.
+    Silence counts only if the primary server answers afterwards: then the server had the time to send the missing
+    packet, and this process the time to read it.
     """
 
     def __init__(self, servers: Servers, patience_s: float) -> None:
@@ -34,7 +34,7 @@ class UdpTests:
         self._answered = False
 
     async def allocations(self) -> list[tuple[Endpoint, Endpoint]]:
-        """Local and external endpoints of fresh sockets, in order; empty where the server does not answer."""
+        """Return local and external endpoints of fresh sockets, in order; empty if the server does not answer."""
         found: list[tuple[Endpoint, Endpoint]] = []
         for _number in range(FRESH_SOCKETS):
             async with UdpSocket.open(self._servers.primary) as sock:
@@ -60,7 +60,7 @@ class UdpTests:
         return NotTested("no server") if first is None else probe.mapping(first, *others)
 
     async def filtering(self) -> FilteringBehavior | NotTested:
-        """RFC 5780 section 4.4; where the server cannot change its address, edges send from theirs."""
+        """RFC 5780 section 4.4; if the server cannot answer from another address, edges send from their addresses."""
         from_port, from_address = await asyncio.gather(
             self._admits(self._servers.other_port, Change(address=False, port=True)),
             self._admits(self._servers.other_both, Change(address=True, port=True)),
@@ -88,9 +88,9 @@ class UdpTests:
                 if reply is None:
                     return False
                 if reply.origin != origin:
-                    return NotTested(f"{self._servers.primary} does not heed CHANGE-REQUEST")
+                    return NotTested(f"{self._servers.primary} ignores CHANGE-REQUEST")
                 return True
-            dialled = await self._servers.knock("udp", origin, external, self._patience_s)
+            dialled = await self._servers.dial_back("udp", origin, external, self._patience_s)
             if isinstance(dialled, NotTested):
                 return dialled
             if sock.strays.empty():
@@ -100,9 +100,10 @@ class UdpTests:
             return True
 
     async def hairpinning(self) -> str | NotTested:
-        """RFC 4787 section 6: two sockets send to each other's external endpoint, each opening its own filter.
+        """RFC 4787 section 6: two sockets send to each other's external endpoint, and each opens its own filter.
 
-        Linux drops a packet from an address of its own, so that it sees an internal source only with accept_local.
+        Linux drops a packet whose source is one of its own addresses, so an internal source is detected only with
+        accept_local.
         """
         async with UdpSocket.open(self._servers.primary) as one, UdpSocket.open(self._servers.primary) as other:
             ends = [await self._mapped(sock, self._servers.primary) for sock in (one, other)]
@@ -111,7 +112,7 @@ class UdpTests:
             for end in (ends[0], ends[1]):
                 why = self._servers.named.reach.refuses_peer(end)
                 if why is not None:
-                    return NotTested(f"the server says that this host is at {end}: {why}")
+                    return NotTested(f"the server reports that this host is at {end}: {why}")
             arrivals = [asyncio.create_task(sock.strays.get()) for sock in (one, other)]
             try:
                 deadline = asyncio.get_running_loop().time() + self._patience_s
@@ -135,7 +136,7 @@ class UdpTests:
         return "none"
 
     async def icmp_errors(self) -> str | NotTested:
-        """Whether the ICMP error comes through that a datagram to a closed port of the server causes."""
+        """Return whether the ICMP error that a datagram to a closed port of the server causes is received."""
         async with UdpSocket.open(self._servers.primary) as sock:
             sock.watch_errors()
             deadline = asyncio.get_running_loop().time() + self._patience_s
@@ -149,19 +150,19 @@ class UdpTests:
             return "translated" if sock.refused.is_set() else "swallowed"
 
     async def unsolicited(self, external_ip: str, wait_s: float) -> Dialled | NotTested:
-        """What a datagram gets that no mapping waits for."""
+        """Return the answer to a datagram that matches no mapping."""
         target = Endpoint(external_ip, random.choice(PORTS))
-        return await self._servers.knock("udp", self._servers.primary, target, wait_s)
+        return await self._servers.dial_back("udp", self._servers.primary, target, wait_s)
 
     async def lives(self, idle_s: float) -> bool | NotTested:
-        """Whether a mapping lives through that much idling (RFC 5780 section 4.6)."""
-        return await punctually(self._idle, idle_s)
+        """Return whether a mapping survives that idle time (RFC 5780 section 4.6)."""
+        return await survives(self._idle, idle_s)
 
     async def _idle(self, idle_s: float) -> tuple[bool | NotTested, float]:
-        """Whether one lives, and how long it was idle before the first look.
+        """Return whether a mapping survives that time, and how long it was idle before the test.
 
-        The server is asked from another socket to answer to the idle one's port (RESPONSE-PORT), for an own packet of
-        that would make its mapping anew.
+        Another socket asks the server to answer to the port of the idle one (RESPONSE-PORT), because a packet from the
+        idle socket itself would create its mapping again.
         """
         primary = self._servers.primary
         async with UdpSocket.open(primary) as idle, UdpSocket.open(primary) as asking:
@@ -171,17 +172,18 @@ class UdpTests:
             clock = asyncio.get_running_loop().time
             begun = clock()
             await asyncio.sleep(idle_s)
-            looked = clock()
-            while (left := looked + self._patience_s - clock()) > 0:
+            tested = clock()
+            while (left := tested + self._patience_s - clock()) > 0:
                 asking.send(Message(MessageClass.REQUEST, response_port=external.port), primary)
                 if await within(min(left, _REPEAT_S), idle.strays.get()):
-                    return True, looked - begun
+                    return True, tested - begun
             if await self._mapped(asking, primary) is None:
-                return self._no_answer, looked - begun
-            return not idle.strays.empty(), looked - begun
+                return self._no_answer, tested - begun
+            return not idle.strays.empty(), tested - begun
 
     async def _mapped(self, sock: UdpSocket, server: Endpoint) -> Endpoint | None:
-        """The socket's external endpoint as the server sees it, for which a server that has answered gets more time."""
+        """Return the socket's external endpoint as the server sees it; a server that has answered before gets more
+        time."""
         external = await sock.mapped(server, self._patience_s * (EXPECTED if self._answered else 1))
         if external is not None:
             self._answered = True

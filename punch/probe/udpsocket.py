@@ -1,4 +1,4 @@
-"""A UDP socket that makes STUN transactions and keeps what else arrives."""
+"""A UDP socket for STUN transactions that keeps all other messages."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from punchlab.punch.net.sockets import IP_RECVERR, PORTS
 from punchlab.punch.probe import stun
 from punchlab.punch.probe.stun import Change, Message, MessageClass
 
-MAX_STRAYS = 64  # messages that nobody waits for, kept at a time
+MAX_STRAYS = 64  # maximum number of messages kept that belong to no transaction
 _RETRANSMISSION_S = 0.5  # doubled each time, RFC 5389 section 7.2.1
 
 
 class UdpSocket(asyncio.DatagramProtocol):
-    """Made by `open`. `local` is its address; `strays` gets messages that no transaction waits for, and their sources.
+    """Created by `open`. `local` is its endpoint; `strays` gets messages that belong to no transaction, with their
+    sources.
 
-    `moved` turns true when a response came from elsewhere than its RESPONSE-ORIGIN says; `refused` is set by an ICMP
-    error, once `watch_errors` was called. `belated` is the success response to a transaction that ended without one.
+    `moved` becomes true when the source of a response differs from its RESPONSE-ORIGIN; `refused` is set by an ICMP
+    error after `watch_errors`. `belated` is the success response to a transaction that has timed out.
     """
 
     def __init__(self, local: Endpoint) -> None:
@@ -39,7 +40,7 @@ class UdpSocket(asyncio.DatagramProtocol):
     @classmethod
     @contextlib.asynccontextmanager
     async def open(cls, toward: Endpoint) -> AsyncIterator[UdpSocket]:
-        """A socket with a random port at the address that the kernel routes by. Raises `OSError`."""
+        """Open a socket with a random port at the source address towards `toward`. Raises `OSError`."""
         sock = _bound(toward)
         made = cls(Endpoint(*sock.getsockname()))
         transport, _protocol = await asyncio.get_running_loop().create_datagram_endpoint(lambda: made, sock=sock)
@@ -50,7 +51,7 @@ class UdpSocket(asyncio.DatagramProtocol):
             transport.close()
 
     def watch_errors(self) -> None:
-        """From now on tell of ICMP errors, which an unconnected socket does not by itself."""
+        """Enable the report of ICMP errors, which is off for an unconnected socket."""
         if self._transport is not None:
             self._transport.get_extra_info("socket").setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
 
@@ -62,7 +63,8 @@ class UdpSocket(asyncio.DatagramProtocol):
     async def bind(
         self, server: Endpoint, patience_s: float, *, change: Change | None = None, response_port: int | None = None
     ) -> Message | None:
-        """A Binding transaction; the success response, or None for an error, or silence for `patience_s`."""
+        """Perform a Binding transaction; return the success response, or None for an error or after `patience_s`
+        seconds."""
         request = Message(MessageClass.REQUEST, change=change, response_port=response_port)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Message] = loop.create_future()
@@ -71,7 +73,7 @@ class UdpSocket(asyncio.DatagramProtocol):
         try:
             while True:
                 self.send(request, server)
-                # What has come by the end of the wait counts, even if this process is late to read it.
+                # A response that arrived within the timeout counts, even if this process reads it later.
                 await asyncio.wait([future], timeout=min(pause, max(0.0, deadline - loop.time())))
                 if future.done():
                     reply = future.result()
@@ -84,12 +86,12 @@ class UdpSocket(asyncio.DatagramProtocol):
             self._finished[request.transaction] = future.done()
 
     async def mapped(self, server: Endpoint, patience_s: float) -> Endpoint | None:
-        """This socket's external endpoint as the server sees it."""
+        """Return this socket's external endpoint as the server sees it."""
         reply = await self.bind(server, patience_s)
         return None if reply is None else reply.mapped
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        """Hand a response to its transaction; keep the rest."""
+        """Pass a response to its transaction, and keep other messages."""
         source = Endpoint(*addr)
         try:
             message = stun.decode(data)
@@ -98,7 +100,7 @@ class UdpSocket(asyncio.DatagramProtocol):
         if message.origin is not None and message.origin != source:
             self.moved = True
         if message.transaction in self._finished:
-            # To a retransmission, maybe a second one: no stray.
+            # A response, possibly a duplicate, to a retransmission; it is not a stray.
             if not self._finished[message.transaction] and _successful(message):
                 self.belated = message
             return
@@ -110,7 +112,7 @@ class UdpSocket(asyncio.DatagramProtocol):
             future.set_result(message)
 
     def error_received(self, _exc: Exception) -> None:
-        """An ICMP error for something sent earlier."""
+        """Record an ICMP error for an earlier datagram."""
         self.refused.set()
 
 

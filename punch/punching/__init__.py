@@ -1,1 +1,1 @@
-"""Candidates, their limits, the attempts to connect, and the agreement on one connection."""
+"""Candidates, their limits, connection attempts, and the agreement on one connection."""

@@ -1,7 +1,7 @@
-"""What a meeting may dial: the addresses that `punch.net.reach` allows, as often as `punch.punching.quota` does.
+"""Which candidates a punch may connect to: `punch.net.reach` limits the addresses, `punch.punching.quota` the number.
 
-Every connect to a peer, and every datagram, passes here. What is refused is reported once per address, and has no
-other effect that an edge could see.
+Every connect and every datagram to a peer is checked here. A rejected address is reported once and has no other effect
+that an edge could observe.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from punchlab.punch.net.reach import Reach
 from punchlab.punch.punching.candidates import MAX_HOST_CANDIDATES, Candidate
 from punchlab.punch.punching.quota import Quota
 
-LIMIT_REACHED = "the limit for addresses at which the peer has not been found"
+LIMIT_REACHED = "the limit for addresses at which the peer has not been confirmed"
 TOO_MANY_NEIGHBORS = f"one of more than {MAX_HOST_CANDIDATES} endpoints in the client's own IPv6 network"
 
 
 class Admission:
-    """Of one meeting. `reaches` are those of the client's addresses to punch from, one of each family."""
+    """The admission of one punch. `reaches` contains one rule set per address family that the client punches from."""
 
     def __init__(self, quota: Quota, reaches: Collection[Reach], report: Reporter) -> None:
         self._quota, self._reaches, self._report = quota, reaches, report
         self._confirmed: set[Endpoint] = set()
         self._neighbors: set[Endpoint] = set()
         self._reported: set[str] = set()
-        quota.begin_meeting()
+        quota.begin_punch()
 
     def confirm(self, address: Endpoint) -> None:
-        """The peer itself has named this host candidate, in words that nobody else can say: the rules do not matter."""
+        """Accept a host candidate that the peer itself sent, authenticated; the rules do not apply to it."""
         self._confirmed.add(address)
 
     def allowed(self, targets: Iterable[Candidate]) -> list[Candidate]:
-        """Those that the rules allow; the others are reported."""
+        """Return the candidates that the rules allow; report the others."""
         return [target for target in targets if self._refusal(target) is None]
 
     def connects(self, target: Candidate, wanted: int | None) -> int:
-        """How many of the wanted connects (None: no limit) a dial may make; 0 for none."""
+        """Return how many of the wanted connects (None: no limit) may be made to a candidate; 0 for none."""
         if self._refusal(target) is not None or not self._takes_neighbor(target.address):
             return 0
         granted = self._quota.connects(target, wanted)
@@ -46,12 +46,12 @@ class Admission:
         return granted
 
     def datagrams(self, target: Candidate, count: int) -> bool:
-        """Whether so many datagrams may be sent to the address."""
+        """Return whether so many datagrams may be sent to the address."""
         refused = self._refusal(target) is not None or not self._takes_neighbor(target.address)
         return not refused and self._quota.datagrams(target.address.ip, count)
 
     def _takes_neighbor(self, address: Endpoint) -> bool:
-        """Count an endpoint of the client's own IPv6 network, whatever it is named as: as few as host candidates."""
+        """Count an endpoint in the client's own IPv6 network, of any kind; the limit is that of host candidates."""
         if address in self._confirmed or not any(each.is_neighbor(address) for each in self._reaches):
             return True
         if address not in self._neighbors and len(self._neighbors) >= MAX_HOST_CANDIDATES:
@@ -62,12 +62,12 @@ class Admission:
 
     def _refusal(self, target: Candidate) -> str | None:
         address = target.address
-        if target.kind == "private" and address in self._confirmed:
+        if target.kind == "host" and address in self._confirmed:
             return None
         reach = next((each for each in self._reaches if each.own.family == address.family), None)
         if reach is None:
-            return None  # there is no socket that could dial it
-        why = reach.refuses_host(address) if target.kind == "private" else reach.refuses_peer(address)
+            return None  # no socket of this family exists
+        why = reach.refuses_host(address) if target.kind == "host" else reach.refuses_peer(address)
         if why is not None:
             self._refused(str(address), str(address), why)
         return why

@@ -1,19 +1,19 @@
-"""How two clients settle on one of the connections that hole punching may give them.
+"""How two clients agree on one of the connections that hole punching produces.
 
-On every connection the two exchange hellos. The sender chooses the first on which that is done, by sending its proof on
-it; the receiver verifies that and answers by its own, and this is the connection. If the chosen one dies before the
-answer, the sender chooses the next. If the answer takes long, it chooses the next as well, and takes the answer that
-comes first; the receiver answers once.
+The clients exchange hellos on every connection. The sender chooses the first connection on which that is complete, by
+sending its proof on it. The receiver verifies the proof and answers with its own; the clients have then agreed on this
+connection. If the chosen connection fails before the answer, or if the answer is late, the sender also sends its proof
+on the next one, and uses the connection of the first answer. The receiver answers only once.
 
-A receiver that has answered counts on that connection. So a sender whose time is up while it waits for the answer has
-to wait on for a while, or each would go its own way (`settled`). For the receiver there is no such moment: where it
-gives up before it is asked, it closes the connection, and the sender sees that.
+A receiver that has answered uses that connection. A sender whose deadline passes while it waits for the answer must
+therefore wait a little longer, or the two could disagree (`settled`). The receiver has no such state: if it gives up
+before it receives a proof, it closes the connection, and the sender detects that.
 
-Two hosts behind one address may meet on their LAN, or by way of the NAT, which turns them back: longer, and slower if
-the NAT is a small box. Whichever is first is a matter of luck, so the sender gives the LAN a moment (`prefer`), as long
-as others wait for what they like better: the Resolution Delay of RFC 8305 section 3, the pace of the checks of RFC 8445
-section 14.2. On a LAN that is many round trips. All others choose at once. That moment does not depend on what answers
-at the peer's private address: the edge, which names that address, sees when the client leaves.
+Two hosts behind one public address may connect on their LAN or through the hairpinning of their NAT, which is longer,
+and slower if the NAT is a small device. Either may come first, so the sender waits briefly for the LAN (`prefer`).
+Comparable delays are the Resolution Delay of RFC 8305 section 3 and the pacing of checks in RFC 8445 section 14.2; on a
+LAN this is many round trips. Other hosts do not wait. The delay does not depend on what answers at the peer's host
+candidate, because the edge supplies that address and can observe when the client closes the rendezvous.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.errors import ChannelError, ConnectionLostError, WrongPeerError
 from punchlab.punch.frames import Role
 from punchlab.punch.punching.puncher import Connection, Verdict
-from punchlab.punch.secure.channel import Channel, Introduction, Proofs, Stream, introduce
+from punchlab.punch.secure.channel import Channel, HelloExchange, Proofs, Stream, exchange_hellos
 from punchlab.punch.secure.guesses import Exposure
-from punchlab.punch.secure.keys import Introduced
+from punchlab.punch.secure.keys import ContactTranscript
 
 PREFERENCE_S = 0.05
 ANSWER_S = 3.0
-"""A round trip of the slowest path, and a segment that is lost and sent again."""
+"""A round trip of the slowest path, plus one retransmission."""
 
 
 class Agreement:
-    """The choice of one connection among those that `examine` is called with; `chosen` gets it.
+    """The choice of one connection among those passed to `examine`; `chosen` gets the result.
 
-    `wrong_peers` says who spoke our protocol but does not hold the secret, by remote endpoint. What proofs take from
-    the budget of guesses is in `exposure`.
+    `wrong_peers` maps the remote endpoints that speak this protocol without holding the secret to the reasons.
+    `exposure` counts the proofs against the budget of guesses.
     """
 
     def __init__(self, role: Role, exposure: Exposure) -> None:
@@ -48,32 +48,32 @@ class Agreement:
         self._choosing = asyncio.Lock()
         self._undecided = 0
         self._decided = asyncio.Event()
-        self._hopes: set[Endpoint] = set()
-        self._hope_ended = asyncio.Event()
-        self._introduced: Introduced | None = None
+        self._preferred: set[Endpoint] = set()
+        self._preferred_connected = asyncio.Event()
+        self._transcript: ContactTranscript | None = None
         self.chosen: asyncio.Future[tuple[Connection, Channel]] = asyncio.get_running_loop().create_future()
         self.wrong_peers: dict[str, str] = {}
 
-    def begin(self, introduced: Introduced, finish_exchange: Callable[[], bytes]) -> None:
-        """Compute the session key, in a thread, once. Call it before the first `examine`."""
-        if self._introduced is not None:
+    def begin(self, transcript: ContactTranscript, finish_exchange: Callable[[], bytes]) -> None:
+        """Compute the session key once, in a thread. Call it before the first `examine`."""
+        if self._transcript is not None:
             return
-        self._introduced = introduced
+        self._transcript = transcript
         self._session_key = asyncio.get_running_loop().run_in_executor(None, finish_exchange)
         self._session_key.add_done_callback(_retrieve)
 
-    def afresh(self) -> Agreement:
-        """With the same key, another agreement, on other connections. Call `begin` before."""
+    def restarted(self) -> Agreement:
+        """Return a new agreement with the same key, for other connections. Call `begin` before."""
         other = Agreement(self._role, self.exposure)
-        other._introduced, other._session_key = self._introduced, self._session_key
+        other._transcript, other._session_key = self._transcript, self._session_key
         return other
 
     def prefer(self, remotes: Iterable[Endpoint]) -> None:
-        """Give connections with these a moment's chance against those that come before them."""
-        self._hopes = set(remotes)
+        """Wait `PREFERENCE_S` for a connection with one of these endpoints before choosing another."""
+        self._preferred = set(remotes)
 
     async def settled(self) -> None:
-        """Return when no choice is under way, `ANSWER_S` from now at the latest."""
+        """Return when no choice is pending, after at most `ANSWER_S`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_S):
                 while self._undecided:
@@ -81,19 +81,19 @@ class Agreement:
                     await self._decided.wait()
 
     async def session_key(self) -> bytes:
-        """The session key, once it is computed. Call `begin` before. Raises `WrongPeerError`."""
-        return await asyncio.shield(self._session_key)  # a connection that ends must not take the key with it
+        """Return the session key when it is computed. Call `begin` before. Raises `WrongPeerError`."""
+        return await asyncio.shield(self._session_key)  # other connections need the key if this one ends
 
     async def examine(self, connection: Connection) -> Verdict:
-        """Authenticate a connection and offer it for the choice."""
-        assert self._introduced is not None
+        """Authenticate a connection and make it available for the choice."""
+        assert self._transcript is not None
         try:
-            introduction = await introduce(Stream(connection.sock), self._role, self._introduced.tags)
+            hellos = await exchange_hellos(Stream(connection.sock), self._role, self._transcript.tags)
             if self._role == "sender":
                 with self._deciding():
-                    await self._choose(connection, introduction)
+                    await self._choose(connection, hellos)
             else:
-                await self._answer(connection, introduction)
+                await self._answer(connection, hellos)
         except ConnectionLostError:
             return "lost"
         except ChannelError as error:
@@ -111,10 +111,10 @@ class Agreement:
             self._undecided -= 1
             self._decided.set()
 
-    async def _choose(self, connection: Connection, introduction: Introduction) -> None:
-        """Prove, in turn, and hear the answer."""
-        proofs = await self._proofs(introduction)
-        await self._give_hopes_a_moment(connection.remote)
+    async def _choose(self, connection: Connection, hellos: HelloExchange) -> None:
+        """Send the proof when it is this connection's turn, and wait for the answer."""
+        proofs = await self._proofs(hellos)
+        await self._wait_for_preferred(connection.remote)
         async with contextlib.AsyncExitStack() as turn:
             await turn.enter_async_context(self._choosing)
             if self.chosen.done():
@@ -129,9 +129,9 @@ class Agreement:
                 finally:
                     answer.cancel()
 
-    async def _answer(self, connection: Connection, introduction: Introduction) -> None:
-        """Prove to who has proved."""
-        proofs = await self._proofs(introduction)
+    async def _answer(self, connection: Connection, hellos: HelloExchange) -> None:
+        """Verify the sender's proof, then send our own."""
+        proofs = await self._proofs(hellos)
         try:
             channel = await self._verify(proofs)
         except WrongPeerError:
@@ -142,9 +142,9 @@ class Agreement:
                 await proofs.prove()
                 self._settle(connection, channel)
 
-    async def _proofs(self, introduction: Introduction) -> Proofs:
-        assert self._introduced is not None
-        return introduction.agree(self._introduced.session, await self.session_key())
+    async def _proofs(self, hellos: HelloExchange) -> Proofs:
+        assert self._transcript is not None
+        return hellos.agree(self._transcript.session, await self.session_key())
 
     async def _verify(self, proofs: Proofs) -> Channel:
         try:
@@ -159,17 +159,17 @@ class Agreement:
         if not self.chosen.done():
             self.chosen.set_result((connection, channel))
 
-    async def _give_hopes_a_moment(self, remote: Endpoint) -> None:
-        if remote in self._hopes:
-            self._hopes.clear()  # it has come
-            self._hope_ended.set()
-        elif self._hopes:
+    async def _wait_for_preferred(self, remote: Endpoint) -> None:
+        if remote in self._preferred:
+            self._preferred.clear()  # no need to wait any more
+            self._preferred_connected.set()
+        elif self._preferred:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PREFERENCE_S):
-                    await self._hope_ended.wait()
+                    await self._preferred_connected.wait()
 
 
 def _retrieve(future: asyncio.Future[bytes]) -> None:
-    """If no connection ever came to need the key, what went wrong with it is of no interest."""
+    """Retrieve the exception, so that asyncio does not log it if no connection needed the key."""
     if not future.cancelled():
         future.exception()

@@ -1,16 +1,17 @@
 """TCP hole punching: from one local address, listen and connect to all of the peer's candidates at once.
 
-Each `connect` opens our NAT for the peer; what comes of it depends on the NATs and on timing:
+Each `connect` opens a pinhole in our NAT for the peer. The result depends on the NATs and on timing:
 
-- The two SYNs cross and meet two connecting sockets: a simultaneous open (RFC 9293 section 3.5), one connection.
-- The peer's SYN comes while no socket of ours dials it: our listener takes it.
-- Our SYN is dropped by the peer's NAT: the kernel sends it again, and later ones find the hole that the peer made.
-- It is refused (RST, or ICMP): we dial again from the same port after 50 to 150 ms. The pause is random because two
-  clients in lockstep could refuse each other for ever.
-- EADDRNOTAVAIL: the listener already holds a connection with just this peer; it wins, and dialling again does no harm.
+- The two SYNs cross and reach connecting sockets: a simultaneous open (RFC 9293 section 3.5), one connection.
+- The peer's SYN arrives while no socket of ours is connecting to the peer: our listener accepts it.
+- The peer's NAT silently drops our SYN: the kernel retransmits it, and a later one finds the pinhole of the peer's SYN.
+- The SYN is rejected (RST or ICMP): we connect again from the same port after 50 to 150 ms. The pause is random because
+  two clients in lockstep could reject each other forever.
+- EADDRNOTAVAIL: the listener already has a connection with this endpoint. That connection is used, and connecting
+  again does no harm.
 
-A socket that is connecting or connected is not closed before the peers have agreed on one connection: the RST that it
-would answer with later can kill the connection that the other side has just made of it.
+A connecting or connected socket is not closed before the peers have agreed on one connection. Closing it would make the
+kernel answer later packets with a RST, which could end the connection that the other side has just established.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from punchlab.punch.net.sockets import accepted, bound_socket, connect_result, e
 from punchlab.punch.punching.candidates import Candidate
 
 RETRY_S = (0.05, 0.15)
-MAX_STRANGERS = 32  # accepted connections that may wait for their authentication at a time
+MAX_STRANGERS = 32  # accepted connections that are not yet authenticated
 _SPIN_S = 0.008
-_QUIET = "guess"  # the kind of candidate whose dials come by the thousand: told in sum
+_QUIET = "guess"  # a kind with thousands of candidates, which are reported in total
 _REFUSALS = {"ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "ENETUNREACH"}
 
 Verdict = Literal["kept", "lost", "stranger"]
@@ -43,7 +44,7 @@ Verdict = Literal["kept", "lost", "stranger"]
 
 @dataclass(frozen=True, eq=False)
 class Connection:
-    """One TCP connection to somebody who may be the peer."""
+    """One TCP connection to a host that may be the peer."""
 
     sock: socket.socket
     local: Endpoint
@@ -52,20 +53,20 @@ class Connection:
 
 
 Examine = Callable[[Connection], Awaitable[Verdict]]
-"""Finds out who is at the other end: the peer (the connection is kept as it is), a stranger (who is not dialled
-again), or nobody any more (dial again)."""
+"""Authenticates the other end. Returns "kept" for the peer, "stranger" for another host (the client does not connect to
+it again), "lost" if the connection ended (the client connects again)."""
 
 
 async def sleep_until(instant: float) -> None:
-    """Return at `instant` of `time.monotonic()`, within some ten microseconds if a CPU is free."""
+    """Return at `instant` of `time.monotonic()`, within some ten microseconds if a CPU is available."""
     await asyncio.sleep(max(0.0, instant - time.monotonic() - _SPIN_S))
     while time.monotonic() < instant:
-        pass  # an event loop's timers are milliseconds late, and so is an idle CPU that has to wake up
+        pass  # timers of the event loop are milliseconds late, and so is a CPU that leaves an idle state
 
 
 @dataclass(eq=False)
 class _Dial:
-    """One candidate dialled from one local address; `attempt` counts its connects, `pending` while one is under way."""
+    """Attempts to one candidate from one local address; `attempt` counts connects, `pending` is True during one."""
 
     target: Candidate
     local: Endpoint
@@ -77,13 +78,13 @@ class _Dial:
 
 
 class Puncher:
-    """Makes connections from `local` and has each examined.
+    """Makes connections from `local` and has each of them examined.
 
-    Making it opens the listener, early, so that a peer that is told about us first is not refused. `aim` opens the
-    sockets of the first volley, `fire` only has to connect them; `dial` adds to that, at any time after. `close` closes
-    everything but what was released. `max_attempts` bounds the connects per candidate (None: until closed), and
-    `admit`, an attribute, says how many of the wanted ones (None: no bound) a dial may make; the default is all of
-    them. `broken` gets the exception if the machinery itself fails.
+    The constructor opens the listener early, so that a peer that knows us first is not rejected. `set_targets` opens
+    the sockets for the first connects and `connect_all` connects them; `dial` adds connects at any time after. `close`
+    closes everything but the released connection. `max_attempts` limits the connects per candidate (None: until
+    closed). The attribute `admit` returns how many of the wanted connects (None: no limit) may be made; the default
+    returns all of them. `broken` gets the exception if a task of the puncher fails.
     """
 
     def __init__(self, local: Endpoint, max_attempts: int | None, examine: Examine, report: Reporter) -> None:
@@ -92,11 +93,11 @@ class Puncher:
         self.admit: Callable[[Candidate, int | None], int | None] = lambda _target, wanted: wanted
         self._examine = examine
         self._report = report
-        self._volley: list[tuple[Candidate, socket.socket]] = []
+        self._prepared: list[tuple[Candidate, socket.socket]] = []
         self._dials: list[_Dial] = []
-        self._busy: set[tuple[Endpoint, Endpoint]] = set()  # what is dialled, or connected, from where to where
-        self._fired = False
-        self._beside: tuple[Endpoint, socket.socket] | None = None
+        self._busy: set[tuple[Endpoint, Endpoint]] = set()  # (local, remote) that are connecting or connected
+        self._first_syn_reported = False
+        self._ipv6_listener: tuple[Endpoint, socket.socket] | None = None
         self._strangers = 0
         self._released = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,43 +110,43 @@ class Puncher:
             self._close_sockets()
             raise
 
-    def listen_beside(self, local: Endpoint) -> None:
-        """Open a listener at an address of the other family as well, from which the candidates of that are dialled.
+    def listen_ipv6(self, local: Endpoint) -> None:
+        """Open a listener at a local IPv6 address, from which IPv6 candidates are connected to.
 
-        It accepts from `dial_beside` on. Raises `OSError`.
+        It accepts connections from `dial_ipv6` on. Raises `OSError`.
         """
         listener = self._open(local)
         listener.listen(MAX_STRANGERS)
-        self._beside = local, listener
+        self._ipv6_listener = local, listener
 
-    def dial_beside(self, targets: Sequence[Candidate]) -> None:
-        """Dial `targets` from there, and accept whoever dials us there; until `close`."""
-        if self._beside is None:
+    def dial_ipv6(self, targets: Sequence[Candidate]) -> None:
+        """Connect to IPv6 candidates and accept connections at the local IPv6 address, until `close`."""
+        if self._ipv6_listener is None:
             return
-        local, listener = self._beside
+        local, listener = self._ipv6_listener
         for target in targets:
             with contextlib.suppress(OSError):
                 self.dial(target, local=local)
         self._spawn(self._accept(listener, local))
 
-    def aim(self, targets: Sequence[Candidate]) -> None:
-        """Get ready to dial `targets`, and nothing else that was aimed at before."""
-        for _target, sock in self._volley:
+    def set_targets(self, targets: Sequence[Candidate]) -> None:
+        """Open the sockets for connects to `targets`, which replace the targets of earlier calls."""
+        for _target, sock in self._prepared:
             self._close(sock)
         within_reach = [target for target in targets if target.address.family == self._local.family]
-        self._volley = [(target, self._open(self._local)) for target in within_reach]
+        self._prepared = [(target, self._open(self._local)) for target in within_reach]
 
-    def fire(self) -> None:
-        """Dial every target and accept whoever dials us, now, and go on until `close`."""
+    def connect_all(self) -> None:
+        """Connect to every target and accept connections, until `close`."""
         admitted = [
             (target, sock, attempts)
-            for target, sock in self._volley
+            for target, sock in self._prepared
             if (self._local, target.address) not in self._busy
             and (attempts := self.admit(target, self._max_attempts)) != 0
         ]
         now = time.monotonic()
         started = [(target, sock, attempts, sock.connect_ex(target.address)) for target, sock, attempts in admitted]
-        self._volley = []
+        self._prepared = []
         self.accept()
         if started:
             self._report_first(now)
@@ -153,7 +154,7 @@ class Puncher:
             self._spawn(self._dial(self._new_dial(target, self._local, None, attempts), sock, number))
 
     def accept(self, local: Endpoint | None = None) -> None:
-        """Accept whoever dials `local`, an address that `dial` may use as well, or the puncher's own; until `close`."""
+        """Accept connections at `local`, which `dial` may use as well, or at the puncher's address, until `close`."""
         if local is None or local == self._local:
             if self._listener is not None:
                 self._spawn(self._accept(self._listener, self._local))
@@ -172,13 +173,13 @@ class Puncher:
         attempts: int | None = None,
         repeats: int | None = None,
     ) -> None:
-        """Dial one more candidate, now, from the puncher's address or another one, until `close`.
+        """Connect to one more candidate, from the puncher's address or another one, until `close`.
 
-        Does nothing if that is under way already, is not admitted, or cannot be for want of an address of that family.
+        Does nothing if such attempts are already running, are not admitted, or need an address of another family.
 
-        `ttl` is the time to live of the first SYN of each attempt; routers' complaints about it do not end the attempt
-        (see `low_ttl_syn`). `attempts` bounds the connects below what the puncher allows, and `repeats` how often the
-        kernel sends the first SYN again. Raises `OSError` where no socket is to be had.
+        `ttl` is the time to live of the first SYN of each attempt; ICMP Time Exceeded does not end the attempt (see
+        `low_ttl_syn`). `attempts` limits the connects further than the puncher does, and `repeats` limits the
+        retransmissions of the SYN. Raises `OSError` if no socket is available.
         """
         source = local or self._local
         if (source, target.address) in self._busy or target.address.family != source.family:
@@ -196,7 +197,7 @@ class Puncher:
         self._spawn(self._dial(dial, sock, number))
 
     async def close(self) -> None:
-        """Stop, and close every socket but those released. May be called again."""
+        """Stop, and close every socket except the released one. May be called again."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -211,26 +212,27 @@ class Puncher:
         self.broken.cancel()
 
     def release(self, connection: Connection) -> None:
-        """Leave a connection to the caller: this is the one that was sought."""
+        """Exclude the agreed connection from `close`; the caller owns it."""
         self._released = True
         self._sockets.discard(connection.sock)
 
     def failure(self) -> tuple[Outcome, str]:
-        """What to call it when no connection came of all this, and the reason in words."""
-        public = [dial for dial in self._dials if dial.target.kind != "private"]
+        """Return the outcome of a punch without a connection, and the reason as text."""
+        public = [dial for dial in self._dials if dial.target.kind != "host"]
         results = _sum(public)
         pending = any(dial.pending for dial in public)
         refused = bool(results) and not pending and results.keys() <= _REFUSALS
-        told = [_told(str(dial.target.address), dial.target.kind, [dial]) for dial in self._dials if _is_told(dial)]
-        guesses = [dial for dial in self._dials if not _is_told(dial)]
+        listed = [dial for dial in self._dials if dial.target.kind != _QUIET]
+        texts = [_results(str(dial.target.address), dial.target.kind, [dial]) for dial in listed]
+        guesses = [dial for dial in self._dials if dial.target.kind == _QUIET]
         if guesses:
-            told.append(_told(f"{len(guesses)} ports of {guesses[0].target.address.ip}", _QUIET, guesses))
+            texts.append(_results(f"{len(guesses)} ports of {guesses[0].target.address.ip}", _QUIET, guesses))
         dialled = {dial.target for dial in self._dials}
-        missed = [target for target, _sock in self._volley if target not in dialled]
-        told += [f"{target.address} ({target.kind}): not dialled" for target in missed]
+        missed = [target for target, _sock in self._prepared if target not in dialled]
+        texts += [f"{target.address} ({target.kind}): no attempt" for target in missed]
         return ("refused" if refused else "punch_timeout"), "; ".join(
-            told
-        ) or "the peer has no address that could be dialled from here"
+            texts
+        ) or "the peer has no address that this client may connect to"
 
     def _new_dial(self, target: Candidate, local: Endpoint, ttl: int | None, attempts: int | None) -> _Dial:
         dial = _Dial(target, local, ttl, attempts, attempt=1, pending=True)
@@ -272,7 +274,7 @@ class Puncher:
         while True:
             try:
                 sock, remote = await accepted(listener)
-            except OSError:  # the connection was gone before we took it, or we have no descriptor for it now
+            except OSError:  # the connection has already ended, or no descriptor is available
                 await asyncio.sleep(RETRY_S[0])
                 continue
             if self._strangers >= MAX_STRANGERS:
@@ -293,7 +295,7 @@ class Puncher:
             self._strangers -= 1
 
     async def _dial(self, dial: _Dial, sock: socket.socket, number: int) -> None:
-        """Dial until there is a connection to keep, or no more is to be tried."""
+        """Repeat the attempt until there is a connection to keep, or the limit is reached."""
         if not await self._succeeds(dial, sock, number):
             self._busy.discard((dial.local, dial.target.address))
 
@@ -326,8 +328,8 @@ class Puncher:
         self._report_attempt(dial, result)
 
     def _report_first(self, now: float) -> None:
-        if not self._fired:
-            self._fired = True
+        if not self._first_syn_reported:
+            self._first_syn_reported = True
             self._report("first_syn", t=now, local=str(self._local))
 
     def _report_attempt(self, dial: _Dial, result: str) -> None:
@@ -351,13 +353,9 @@ def _sum(dials: Iterable[_Dial]) -> Counter[str]:
     return sum((dial.results for dial in dials), Counter[str]())
 
 
-def _is_told(dial: _Dial) -> bool:
-    return dial.target.kind != _QUIET
-
-
-def _told(name: str, kind: str, dials: Sequence[_Dial]) -> str:
+def _results(name: str, kind: str, dials: Sequence[_Dial]) -> str:
     counts = [f"{result} x {count}" for result, count in _sum(dials).most_common()]
     pending = sum(dial.pending for dial in dials)
     if pending:
-        counts.append("one connect without an answer" if pending == 1 else f"{pending} connects without an answer")
-    return f"{name} ({kind}): {', '.join(counts) or 'not dialled'}"
+        counts.append("1 connect without an answer" if pending == 1 else f"{pending} connects without an answer")
+    return f"{name} ({kind}): {', '.join(counts) or 'no attempt'}"

@@ -1,10 +1,10 @@
-"""What two clients that know each other, and are not connected yet, say to each other through the edges.
+"""Encrypted messages between two clients that know each other's contacts and are not connected yet, through the edges.
 
-Each signal is sealed with a key of its direction, derived from the session key, and numbered: an edge can hold it back
-and no more. Each comes at most once; nothing is promised about their order.
+Each signal has a number and is encrypted with a key per direction, derived from the session key. An edge can drop or
+delay it, but neither read nor forge it. A signal is delivered at most once; the order is not guaranteed.
 
-A sealed signal tests a guess of the code as a proof does (`punch.secure.guesses`). So the first one is drawn from the
-budget, and who gets the peer's first one before anything of its own is out answers at once, which confirms it.
+A signal tests a guess of the code as a proof does (`punch.secure.guesses`). So the first signal is charged to the
+budget of guesses. A client that receives the peer's first signal before it has sent one answers at once, to confirm it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from punchlab.punch.rendezvous.connection import Rendezvous
 from punchlab.punch.secure.guesses import Exposure
 
 MAX_BYTES = MAX_SIGNAL // 4 * 3 - 4 - 1 - 16
-"""Of one signal: without its number, its kind and its tag."""
+"""Maximum payload of one signal: without its number, its kind and its tag."""
 
 _NUMBER_BYTES = 4
-_SAID, _HEARD = b"\x01", b"\x02"  # the kinds: of a strategy, and the answer to the first one
+_MESSAGE, _ANSWER = b"\x01", b"\x02"  # kinds: a message of a strategy, and the answer to the first one
 
 
 class Signals:
-    """The signals of one client, which travel by its rendezvous as long as that is connected. Always `close` it."""
+    """The signals of one client, sent over its rendezvous while that is connected. Always `close` it."""
 
     def __init__(
         self, rendezvous: Rendezvous, role: Role, session_key: Callable[[], Awaitable[bytes]], exposure: Exposure
@@ -41,52 +41,52 @@ class Signals:
         self._session_key, self._exposure = session_key, exposure
         self._sent = 0
         self._seen: set[int] = set()
-        self._heard: asyncio.Queue[bytes | SignalError | TamperedError] = asyncio.Queue(MAX_SIGNALS)
-        self._hearing: asyncio.Task[None] | None = None
+        self._received: asyncio.Queue[bytes | SignalError | TamperedError] = asyncio.Queue(MAX_SIGNALS)
+        self._receiving: asyncio.Task[None] | None = None
 
     async def send(self, data: bytes) -> None:
-        """Say something to the peer. Raises `SignalError` when the edge is gone, `ValueError` for too much."""
+        """Send a signal to the peer. Raises `SignalError` if the edge is lost, `ValueError` if `data` is too long."""
         if len(data) > MAX_BYTES:
-            raise ValueError(f"{len(data)} bytes are more than the {MAX_BYTES} of a signal")
-        self._listen()
-        await self._send(_SAID + data)
+            raise ValueError(f"a signal of {len(data)} bytes; expected at most {MAX_BYTES}")
+        self._start()
+        await self._send(_MESSAGE + data)
 
     async def receive(self) -> bytes:
-        """The next thing that the peer says. Raises `SignalError`, and `TamperedError` for what the peer never said."""
-        self._listen()
-        said = await self._heard.get()
-        if isinstance(said, SignalError):
-            self._heard.put_nowait(said)  # nothing will follow
-        if isinstance(said, Exception):
-            raise said
-        return said
+        """Return the next signal. Raises `SignalError`, and `TamperedError` for one that is not the peer's."""
+        self._start()
+        signal = await self._received.get()
+        if isinstance(signal, SignalError):
+            self._received.put_nowait(signal)  # it stays the result of all further calls
+        if isinstance(signal, Exception):
+            raise signal
+        return signal
 
     async def close(self) -> None:
-        """Stop listening."""
-        if self._hearing is not None:
-            self._hearing.cancel()
-            await asyncio.gather(self._hearing, return_exceptions=True)
+        """Stop receiving."""
+        if self._receiving is not None:
+            self._receiving.cancel()
+            await asyncio.gather(self._receiving, return_exceptions=True)
 
-    def _listen(self) -> None:
-        if self._hearing is None:
-            self._hearing = asyncio.create_task(self._hear())
+    def _start(self) -> None:
+        if self._receiving is None:
+            self._receiving = asyncio.create_task(self._receive_all())
 
-    async def _hear(self) -> None:
-        """Put what comes into the queue."""
+    async def _receive_all(self) -> None:
+        """Put received signals into the queue."""
         while True:
             try:
-                said = await self._next()
+                signal = await self._next()
                 if not self._sent:
-                    await self._send(_HEARD)
+                    await self._send(_ANSWER)
             except TamperedError as error:
                 self._exposure.refute()
-                await self._heard.put(error)
+                await self._received.put(error)
             except SignalError as error:
-                await self._heard.put(error)
+                await self._received.put(error)
                 return
             else:
-                if said.startswith(_SAID):
-                    await self._heard.put(said[1:])
+                if signal.startswith(_MESSAGE):
+                    await self._received.put(signal[1:])
 
     async def _send(self, data: bytes) -> None:
         cipher = await self._cipher(self._role)

@@ -1,1 +1,1 @@
-"""The code, the keys that are derived from it, and the encrypted channel."""
+"""The code, the keys derived from it, and the encrypted channel."""

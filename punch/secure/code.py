@@ -1,8 +1,9 @@
-"""The code that the sender reads out to the receiver, such as `k7x2mq-amber-falcon-tulip`.
+"""The code that the sender's user gives to the receiver's user, such as `k7x2mq-amber-falcon-tulip`.
 
-The first part names the session; everybody on the way may see it. The three words (24 bits) are the secret. That is
-little, and enough: they only ever enter SPAKE2, where nothing can be tried offline, and each side ends its session
-after two guesses (`punch.secure.guesses`): an attacker of both opens one in 4,194,304. The edge never sees them.
+The first part is the name of the session, which is not secret. The three words (24 bits) are the secret. They are used
+only in SPAKE2, which allows no offline guesses, and each side ends its session after two guesses
+(`punch.secure.guesses`). An attacker of both sides succeeds with probability 1 in 4,194,304. The edge never receives
+the words.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from punchlab.punch.errors import ArgumentError
 from punchlab.punch.frames import SESSION_ID, SessionId
 
-# 256 words, told apart by their first four letters and by at least three typing mistakes.
+# 256 words that differ in their first four letters and by at least three typing errors.
 _WORDS = """
 abacus acorn agenda album alley almond amber anchor ankle apron arch artist aspen atlas attic august autumn
 avenue badge bakery ballad bamboo banjo basket beacon beaver bell bench berry bicycle biscuit bishop blossom
@@ -35,7 +36,7 @@ zebra zenith zigzag
 """
 WORDS = tuple(_WORDS.split())
 SECRET_WORDS = 3
-_SESSION_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # without those that look alike
+_SESSION_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # without letters and digits that look similar
 _SESSION_LENGTH = 6
 
 
@@ -54,13 +55,13 @@ class Code:
 
     @classmethod
     def generate(cls) -> Code:
-        """A fresh code."""
+        """Return a new random code."""
         session = "".join(secrets.choice(_SESSION_LETTERS) for _ in range(_SESSION_LENGTH))
         return cls(SessionId(session), "-".join(secrets.choice(WORDS) for _ in range(SECRET_WORDS)))
 
     @classmethod
     def parse(cls, text: str, *, field: str = "code") -> Code:
-        """A code as somebody typed it: case and surrounding blanks do not matter. Raises `ArgumentError`."""
+        """Parse a code, ignoring case and surrounding whitespace. Raises `ArgumentError`."""
         expected = f"a session and {SECRET_WORDS} words, such as k7x2mq-amber-falcon-tulip"
         session, *words = text.strip().lower().split("-")
         if SESSION_ID.fullmatch(session) is None or len(words) != SECRET_WORDS:
@@ -68,7 +69,7 @@ class Code:
         for word in words:
             if word not in WORDS:
                 raise ArgumentError(
-                    field, _shortened(text), f"known words, but {_shortened(word)!r} is none{_hint(word)}"
+                    field, _shortened(text), f"words of the word list; {_shortened(word)!r} is not one{_hint(word)}"
                 )
         return cls(SessionId(session), "-".join(words))
 

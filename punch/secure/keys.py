@@ -1,4 +1,4 @@
-"""How the two clients come to share a session key that nobody between them knows."""
+"""Key exchanges that give the two clients a session key which no other party knows."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from spake2 import SPAKE2_A, SPAKE2_B
 
 from punchlab.punch.errors import ArgumentError, WrongPeerError
 from punchlab.punch.frames import Role, SessionId
-from punchlab.punch.secure.channel import MEETING_TAG_BYTES
+from punchlab.punch.secure.channel import CONTACT_TAG_BYTES
 from punchlab.punch.secure.code import Code
 from punchlab.punch.secure.guesses import Guesses
 
 KEY_BYTES = 32
 NAME_S = 600.0
-"""How long a session of a key file has the same name, and by how much the clocks of both clients may differ."""
+"""Seconds for which a session of a key file has the same name; also the maximum difference of the clients' clocks."""
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _PAKE_MESSAGE_BYTES = 33  # side, and an element of the Ed25519 group
 
 
 class KeyExchange(Protocol):
-    """A session and the key that comes of it.
+    """A session and its key exchange.
 
-    `message` goes to the peer through the edge (None: no need); `code` is what people pass on (None: nothing);
-    `guesses` is the budget of all exchanges of the same session.
+    `message` is for the peer, through the edge (None: none is needed); `code` is for the users (None: there is none);
+    `guesses` is the budget of all exchanges of the session.
     """
 
     session: SessionId
@@ -42,14 +42,14 @@ class KeyExchange(Protocol):
     guesses: Guesses
 
     def rename(self) -> float | None:
-        """Bring `session` up to date, before it is used; for how many seconds it serves (None: for ever)."""
+        """Update `session` before its use; return how many seconds it is valid (None: forever)."""
 
     def finish(self, peer_message: str | None) -> bytes:
-        """The 32-byte session key. May take tens of milliseconds of CPU. Raises `WrongPeerError`."""
+        """Return the 32-byte session key. May take tens of milliseconds of CPU. Raises `WrongPeerError`."""
 
 
 class PakeExchange:
-    """SPAKE2 on the words of a code: who does not know them ends up with another key."""
+    """SPAKE2 on the words of a code: a client without the words gets another key."""
 
     def __init__(self, code: Code, role: Role, guesses: Guesses | None = None) -> None:
         self.code: Code | None = code
@@ -64,30 +64,30 @@ class PakeExchange:
         self.message: str | None = self._spake.start().hex()
 
     def rename(self) -> float | None:
-        """See `KeyExchange.rename`: a code has its own."""
+        """See `KeyExchange.rename`: the name in a code does not change."""
         return None
 
     def finish(self, peer_message: str | None) -> bytes:
         """See `KeyExchange.finish`."""
         message = bytes.fromhex(peer_message or "")
         if len(message) != _PAKE_MESSAGE_BYTES:
-            raise WrongPeerError("the peer's key-exchange message makes no sense")
+            raise WrongPeerError("the peer's key-exchange message is invalid")
         try:
             key: bytes = self._spake.finish(message)
-        except Exception:  # the library raises exceptions of unrelated kinds for a message that is no group element
-            raise WrongPeerError("the peer's key-exchange message makes no sense") from None
+        except Exception:  # the library raises unrelated exceptions for a message that is not a group element
+            raise WrongPeerError("the peer's key-exchange message is invalid") from None
         return key
 
 
 class PresharedKey:
     """Both clients hold the same 32 random bytes, so no code is needed.
 
-    The session's name is derived from them and from the time, as the time-based passwords of RFC 6238 are: there is no
-    other way to a fresh name for two that share nothing else yet. A client that waits takes the next name when its time
-    comes, so two clients whose clocks differ by less than `NAME_S` meet, at the latest after as long as they differ.
-    An edge cannot tell that two names of different times are of one key, nor foresee the next.
+    The name of the session is derived from these bytes and from the time, like the time-based passwords of RFC 6238,
+    because the two clients share no other data from which to derive a fresh name. A waiting client changes to the next
+    name in time, so two clients whose clocks differ by less than `NAME_S` find each other after at most this
+    difference. An edge cannot link names of different times to one key, nor predict the next name.
 
-    Each sends 32 fresh bytes, so that no two sessions have the same key.
+    Each client sends 32 fresh bytes, so that no two sessions have the same key.
     """
 
     code: Code | None = None
@@ -115,10 +115,10 @@ class PresharedKey:
 
 
 @dataclass(frozen=True)
-class Introduced:
-    """What the edges have said to two clients about each other, which both know, and no stranger.
+class ContactTranscript:
+    """A digest of the contacts that the edges sent to the two clients; both know it, and no stranger does.
 
-    It is bound into their session key: if the edges have said different things, they end up with different keys.
+    It is bound into their session key: if the edges sent different contacts, the clients have different keys.
     """
 
     session: SessionId
@@ -127,30 +127,30 @@ class Introduced:
     @classmethod
     def of(
         cls, session: SessionId, role: Role, own: tuple[str | None, str | None], peer: tuple[str | None, str | None]
-    ) -> Introduced:
-        """Of the key-exchange message and the traits that each has sent."""
+    ) -> ContactTranscript:
+        """Make it from the key-exchange messages and the traits of both clients."""
         sender, receiver = (own, peer) if role == "sender" else (peer, own)
         parts = [(text or "").encode() for text in (session, *sender, *receiver)]
         return cls(session, hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest())
 
     @property
     def tags(self) -> dict[Role, bytes]:
-        """What each role's hello shows, so that a stranger is found out at once."""
+        """The tag in the hello of each role, which detects a stranger at once."""
         roles: tuple[Role, Role] = ("sender", "receiver")
-        return {role: _derive(self.digest, f"punch hello of the {role}".encode(), MEETING_TAG_BYTES) for role in roles}
+        return {role: _derive(self.digest, f"punch hello of the {role}".encode(), CONTACT_TAG_BYTES) for role in roles}
 
     @property
     def relay_token(self) -> str:
-        """What the two name at a relay. It depends on no secret, so that no guess can be tested by it."""
+        """The token that the two clients send to a relay. It depends on no secret, so it tests no guess."""
         return _derive(self.digest, b"punch relay token", KEY_BYTES).hex()
 
     def bound(self, key: bytes) -> bytes:
-        """The session key, of the key that came of the exchange."""
+        """Return the session key, given the key of the exchange."""
         return _derive(key, b"punch session key of " + self.digest, KEY_BYTES)
 
 
 def read_key_file(path: Path, *, field: str = "key-file") -> bytes:
-    """The 32 bytes of a key file that nobody but its owner may use. Raises `ArgumentError`."""
+    """Return the 32 bytes of a key file that only its owner can access. Raises `ArgumentError`."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -158,7 +158,7 @@ def read_key_file(path: Path, *, field: str = "key-file") -> bytes:
     except OSError as error:
         raise ArgumentError(field, str(path), f"a readable file of {KEY_BYTES} bytes ({error.strerror})") from None
     if mode & _OTHERS:
-        expected = f"a file that only its owner may use (chmod 600), found mode {stat.S_IMODE(mode):04o}"
+        expected = f"a file that only its owner can access (chmod 600), found mode {stat.S_IMODE(mode):04o}"
         raise ArgumentError(field, str(path), expected)
     if len(key) != KEY_BYTES:
         found = f"{len(key)}" if len(key) < KEY_BYTES else "more"
@@ -167,7 +167,7 @@ def read_key_file(path: Path, *, field: str = "key-file") -> bytes:
 
 
 def write_key_file(path: Path, *, field: str = "FILE") -> None:
-    """Make a key file, which may not be there yet, with mode 0600. Raises `ArgumentError`."""
+    """Create a key file, which must not exist, with mode 0600. Raises `ArgumentError`."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:

@@ -1,1 +1,1 @@
-"""How to get through two NATs: one module per strategy, each with its theory at the top."""
+"""Strategies of hole punching: one module each, with its theory at the top."""

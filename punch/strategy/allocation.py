@@ -1,10 +1,10 @@
-"""How a client's NAT allocates ports, as far as it matters for foretelling or guessing them, and told to the peer.
+"""How a client's NAT allocates ports, as far as predicting or guessing them requires, and its exchange with the peer.
 
-Measured by looks at a STUN server with at least two ports (an edge with --stun; with --stun-alternate it has two
-addresses as well): one local endpoint connects to each of its endpoints, which shows whether the mapping depends on the
-destination (RFC 5780 section 4.3), and fresh ones to the first, which shows how ports are allocated (RFC 4787 section
-4.2). Where a NAT keeps a port as long as nobody else has it, only the further mappings of one endpoint are in sequence.
-All SYNs leave at once, so that other hosts' mappings hardly come in between.
+The client measures this with a STUN server with at least two ports (an edge with --stun; with --stun-alternate it has
+two addresses as well). One local endpoint connects to each server endpoint, which shows whether the mapping depends on
+the destination (RFC 5780 section 4.3). Fresh local endpoints connect to the first server endpoint, which shows the port
+allocation (RFC 4787 section 4.2). If a NAT preserves a port that no other host uses, only the further mappings of one
+local endpoint are in sequence. All SYNs are sent at once, so that few mappings of other hosts lie in between.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import ArgumentError, EdgeUnreachableError
 from punchlab.punch.nat.behavior import PortAllocation
 from punchlab.punch.nat.probe import FEWEST_PORTS, port_allocation
-from punchlab.punch.probe.fast_binding import Look
+from punchlab.punch.probe.fast_binding import FastBinding
 from punchlab.punch.punching.quota import Servers
 
 _FRESH = 8
-_CLASHES = 3  # ports in sequence that are no chance
+_CLASHES = 3  # minimum number of sequential ports that is significant
 _PATIENCE_S = 2.0
 _LARGEST_DELTA = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """What is known: None is unknown. `dependent` of the mapping on the destination, `delta` of ports in sequence."""
+    """A NAT's allocation. None is unknown. `dependent`: destination-dependent mapping; `delta`: sequential ports."""
 
     dependent: bool | None = None
     delta: int | None = None
 
     @property
     def predictable(self) -> bool:
-        """Whether the next port is one of a few, and not the registered one."""
+        """Whether the port is not the registered one and the next one can be predicted."""
         return self.dependent is True and self.delta is not None
 
     def encode(self) -> str:
-        """As text for the peer: only what is known."""
+        """Return the known fields as text for the peer."""
         known: dict[str, Any] = {"dependent": self.dependent, "delta": self.delta}
         return json.dumps({name: value for name, value in known.items() if value is not None}, separators=(",", ":"))
 
     @classmethod
     def parse(cls, text: str | None) -> Allocation:
-        """What a peer says, as far as it makes sense: another strategy may say something else, or nothing."""
+        """Parse a peer's text; unknown or invalid fields are None, because the peer may use another strategy."""
         try:
             fields = json.loads(text or "{}")
         except (ValueError, RecursionError):
@@ -60,44 +60,44 @@ class Allocation:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """A client's allocation, and how to see its latest port: by `servers`, the STUN endpoints of the edge.
+class AllocationProbe:
+    """A client's allocation, and how to query its latest port: `servers` are the STUN endpoints of the edge.
 
-    `from_one`: only the mappings of a local endpoint that has one already are in sequence.
+    `from_one`: only further mappings of a local endpoint that already has one are in sequence.
     """
 
     allocation: Allocation = Allocation()
     servers: tuple[Endpoint, ...] = ()
     from_one: bool = False
 
-    def looks(self, local: Endpoint) -> tuple[Look, Look]:
-        """Two looks at the latest port. `local` has a mapping. Raises `OSError`."""
+    def queries(self, local: Endpoint) -> tuple[FastBinding, FastBinding]:
+        """Return two queries of the latest port. `local` has a mapping. Raises `OSError`."""
         if self.from_one:
-            return Look(self.servers[0], local), Look(self.servers[1], local)
-        return Look(self.servers[0]), Look(self.servers[0])
+            return FastBinding(self.servers[0], local), FastBinding(self.servers[1], local)
+        return FastBinding(self.servers[0]), FastBinding(self.servers[0])
 
 
-async def measure(edge: EdgeUrl, uses: Servers) -> Sight:
-    """How this host's NAT allocates; nothing where the edge has no STUN server. `uses`: see `punch.probe.servers`."""
+async def measure(edge: EdgeUrl, uses: Servers) -> AllocationProbe:
+    """Measure the allocation of this host's NAT; unknown without a STUN server. `uses`: see `punch.probe.servers`."""
     from punchlab.punch.probe import servers
 
     try:
         found = await servers.find([edge], uses)
     except EdgeUnreachableError:
-        return Sight()
+        return AllocationProbe()
     await found.close()
-    return await _look(tuple(each for each in found.endpoints if each is not None), uses)
+    return await _measure(tuple(each for each in found.endpoints if each is not None), uses)
 
 
-async def _look(endpoints: tuple[Endpoint, ...], uses: Servers) -> Sight:
-    """The allocation as the `endpoints` of a STUN server see it, the primary one first."""
+async def _measure(endpoints: tuple[Endpoint, ...], uses: Servers) -> AllocationProbe:
+    """Measure the allocation with the `endpoints` of a STUN server, the primary one first."""
     primary, *others = endpoints
     with contextlib.ExitStack() as stack:
         try:
-            fresh = [stack.enter_context(Look(primary)) for _ in range(_FRESH)]
-            same = [stack.enter_context(Look(each, fresh[0].local)) for each in others]
+            fresh = [stack.enter_context(FastBinding(primary)) for _ in range(_FRESH)]
+            same = [stack.enter_context(FastBinding(each, fresh[0].local)) for each in others]
         except (OSError, ArgumentError):
-            return Sight()
+            return AllocationProbe()
         for each in (*fresh, *same):
             each.start()
         seen = await asyncio.gather(*(each.external(_PATIENCE_S) for each in (*fresh, *same)))
@@ -109,11 +109,11 @@ async def _look(endpoints: tuple[Endpoint, ...], uses: Servers) -> Sight:
     ports = [(each.local.port, external.port) for each, external in zip(fresh, seen, strict=False) if external]
     allocation, delta = port_allocation(ports) if len(ports) >= FEWEST_PORTS else (None, None)
     if allocation == PortAllocation.SEQUENTIAL and _is_delta(delta):
-        return Sight(Allocation(dependent, delta), endpoints)
+        return AllocationProbe(Allocation(dependent, delta), endpoints)
     steps = {after.port - before.port for before, after in pairwise(elsewhere)}
     if dependent and len(elsewhere) >= _CLASHES and len(steps) == 1 and _is_delta(step := steps.pop()):
-        return Sight(Allocation(dependent, step), endpoints, from_one=True)
-    return Sight(Allocation(dependent), endpoints)
+        return AllocationProbe(Allocation(dependent, step), endpoints, from_one=True)
+    return AllocationProbe(Allocation(dependent), endpoints)
 
 
 def _is_delta(value: object) -> bool:

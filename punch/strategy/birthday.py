@@ -1,18 +1,18 @@
-"""`birthday`: many open ports against many guesses, where a NAT allocates ports at random.
+"""`birthday`: many open ports against many guesses, if a NAT allocates ports at random.
 
-For one host whose mapping depends on the destination and whose ports are random, and a peer whose endpoint is the
-registered one. The first opens `OPENED` ports towards the peer, each from a socket of its own; the peer dials
-`PROBES` different ports, drawn at random, from its one address. A probe that goes to an open port finds a door,
-whichever of the two SYNs was first; the probability that one does is `punch.nat.birthday.collision`: 0.98 for 256 and
-1024. (D. Anderson, "How NAT traversal works", Tailscale 2020, "The benefits of birthdays", there for UDP.)
+This is for a host with destination-dependent mapping and random ports, and a peer whose endpoint is the registered one.
+The host opens `OPENED` ports towards the peer, each from its own socket. The peer connects from its one address to
+`PROBES` different random ports. A probe to an open port finds a pinhole, whichever of the two SYNs was first. The
+probability of a hit is `punch.nat.birthday.collision`: 0.98 for 256 and 1024. (D. Anderson, "How NAT traversal works",
+Tailscale 2020, "The benefits of birthdays", there for UDP.)
 
-It needs NATs that drop unsolicited SYNs: a RST would shut each door at once. So every port is dialled once, and a
-refusal ends it.
+It needs NATs that silently drop unsolicited SYNs, because a RST would close each pinhole at once. So the client
+connects to each port once, and does not repeat a rejected attempt.
 
-Budget. `PER_S` bounds new SYNs; the kernel repeats those that are unanswered about once a second, a probe's `_REPEATS`
-times. Descriptors: one a port, the soft limit is raised as far as it goes; where that is not enough there are fewer
-ports, which is said. Every probe goes to the IP address at which the edge saw the peer, and to no other.
-Where neither host is such a one this is `reuse`.
+Limits. `PER_S` limits new SYNs; the kernel retransmits unanswered ones about once a second, those of a probe `_REPEATS`
+times. Each port needs a descriptor: the soft limit is raised as far as possible, and the client reports if the number
+of ports must be lower. All probes go to the IP address at which the edge saw the peer. If neither host has such a NAT,
+the strategy is the same as `reuse`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from punchlab.punch.net.descriptors import available
 from punchlab.punch.net.sockets import PORTS
 from punchlab.punch.punching.candidates import Candidate
 from punchlab.punch.strategy.allocation import Allocation, measure
-from punchlab.punch.strategy.meeting import Meeting, Preparation, Strategy
+from punchlab.punch.strategy.context import Preparation, PunchContext, Strategy
 from punchlab.punch.strategy.reuse import Reuse
 
 _GUESSED = range(1024, 65536)
-_BURST = 8  # dials without a pause
-_REPEATS = 2  # of the SYN of a probe, for the case that a port is opened, or the SYN lost, later
+_BURST = 8  # connects without a pause
+_REPEATS = 2  # retransmissions of a probe's SYN, in case a port is opened later or the SYN is lost
 
 Item = TypeVar("Item")
 
@@ -52,58 +52,58 @@ class Birthday(Strategy):
         self._own = (await measure(preparation.edge, preparation.stun)).allocation
         return self._own.encode()
 
-    async def punch(self, meeting: Meeting) -> None:
+    async def punch(self, context: PunchContext) -> None:
         """See `Strategy`."""
-        peer = Allocation.parse(meeting.peer.contact.traits)
+        peer = Allocation.parse(context.peer.contact.traits)
         if self._own.dependent and not peer.dependent:
-            await self._open(meeting)
+            await self._open(context)
         elif peer.dependent and not self._own.dependent:
-            await self._guess(meeting)
+            await self._guess(context)
         else:
-            await Reuse().punch(meeting)
+            await Reuse().punch(context)
 
-    async def _open(self, meeting: Meeting) -> None:
+    async def _open(self, context: PunchContext) -> None:
         """Open many ports towards the peer."""
-        count = _budget(meeting, self._opened)
-        target = Candidate(meeting.peer.contact.public, "guess")
-        ip = meeting.rendezvous.local.ip
-        locals_ = [Endpoint(ip, port) for port in random.sample(PORTS, count) if port != meeting.rendezvous.local.port]
-        meeting.report("opening_ports", ports=count)
-        await meeting.leave()
-        await meeting.start()
-        meeting.fire()
+        count = _budget(context, self._opened)
+        target = Candidate(context.peer.contact.public, "guess")
+        ip = context.rendezvous.local.ip
+        locals_ = [Endpoint(ip, port) for port in random.sample(PORTS, count) if port != context.rendezvous.local.port]
+        context.report("opening_ports", ports=count)
+        await context.leave()
+        await context.start()
+        context.connect_all()
         async for local in _paced(locals_, self._rate_per_s):
-            with contextlib.suppress(OSError):  # somebody else's port: one less
-                meeting.puncher.dial(target, local=local, attempts=1)
+            with contextlib.suppress(OSError):  # the port is in use by another process
+                context.puncher.dial(target, local=local, attempts=1)
 
-    async def _guess(self, meeting: Meeting) -> None:
-        """Dial many ports of the peer."""
-        public = meeting.peer.contact.public
-        count = _budget(meeting, self._probes)
-        meeting.report(
+    async def _guess(self, context: PunchContext) -> None:
+        """Connect to many ports of the peer."""
+        public = context.peer.contact.public
+        count = _budget(context, self._probes)
+        context.report(
             "strategy", does="guesses ports", ports=count, probability=round(collision(self._opened, count), 4)
         )
-        await meeting.leave()
-        await meeting.start()
-        meeting.fire()
+        await context.leave()
+        await context.start()
+        context.connect_all()
         ports = random.sample([port for port in _GUESSED if port != public.port], count)
         async for port in _paced(ports, self._rate_per_s):
             guess = Candidate(Endpoint(public.ip, port), "guess")
-            meeting.puncher.dial(guess, attempts=1, repeats=_REPEATS)
+            context.puncher.dial(guess, attempts=1, repeats=_REPEATS)
 
 
-def _budget(meeting: Meeting, wanted: int) -> int:
-    """How many of the wanted ports there are descriptors for; says so where they are fewer."""
+def _budget(context: PunchContext, wanted: int) -> int:
+    """Return how many of the wanted ports there are descriptors for; report it if they are fewer."""
     had = available(wanted)
     if had < wanted:
-        meeting.report("few_descriptors", wanted=wanted, had=had, reason="the hard limit of open files (ulimit -Hn)")
+        context.report("few_descriptors", wanted=wanted, had=had, reason="hard limit of open files (ulimit -Hn)")
     return had
 
 
 async def _paced(items: Sequence[Item], rate_per_s: float) -> AsyncIterator[Item]:
-    """The items, no more than so many a second."""
-    begun = time.monotonic()
+    """Yield the items, at most `rate_per_s` per second."""
+    started = time.monotonic()
     for number, item in enumerate(items):
         if number % _BURST == 0:
-            await asyncio.sleep(max(0.0, begun + number / rate_per_s - time.monotonic()))
+            await asyncio.sleep(max(0.0, started + number / rate_per_s - time.monotonic()))
         yield item

@@ -1,11 +1,11 @@
-"""Every strategy by its name. None is imported before it is asked for."""
+"""All strategies by name. Each is imported on first use."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
 
-from punchlab.punch.strategy.meeting import Strategy
+from punchlab.punch.strategy.context import Strategy
 
 DEFAULT = "auto"
 

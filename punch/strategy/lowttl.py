@@ -1,18 +1,19 @@
-"""`lowttl`: one side opens its NAT with a SYN that dies on the way; then the other dials.
+"""`lowttl`: one side opens a pinhole with a SYN that expires before it reaches the peer's NAT; then the other connects.
 
-Where NATs answer a SYN that comes too early by RST, that RST shuts the door which the SYN has opened. So the first SYN
-must not arrive: its time to live ends between the two NATs, and no NAT gets to refuse it (Guha and Francis,
-"Characterization and Measurement of TCP Traversal through NATs and Firewalls", IMC 2005, STUNT #1 and #2; first in
-Eppinger, "TCP Connections for P2P Apps", CMU-ISRI-05-104). In STUNT #2 the opener then gives up its SYN and listens.
-A NAT that keeps track of sequence numbers, as Linux's does, drops the SYN-ACK of that listener: it belongs to no SYN
-that the NAT has seen leave. So here the opener keeps its attempt, and the other's SYN meets it as in a simultaneous
-open; the router's ICMP error about the end of the SYN would fail the connect, and is ignored (`low_ttl_syn`).
+If a NAT answers an early SYN by a RST, that RST closes the pinhole that the SYN has opened. So the first SYN must not
+arrive: its time to live ends between the two NATs, and no NAT can reject it (Guha and Francis, "Characterization and
+Measurement of TCP Traversal through NATs and Firewalls", IMC 2005, STUNT #1 and #2; first in Eppinger, "TCP Connections
+for P2P Apps", CMU-ISRI-05-104). In STUNT #2 the opener then abandons its SYN and listens. A NAT that tracks sequence
+numbers, as Linux does, drops the SYN-ACK of that listener, because it answers none of the NAT's outbound SYNs. So here
+the opener keeps its attempt, and the other's SYN reaches it as in a simultaneous open. ICMP Time Exceeded would fail
+the connect, and is ignored (`low_ttl_syn`).
 
-One door is enough: the other side's opens as it dials. Where the mapping of both is endpoint-independent this needs no
-timing at all, and works at any skew and without any delay between the NATs.
+One pinhole suffices, because the other side opens its own when it connects. If both mappings are endpoint-independent,
+this works with any timing, and without any delay between the NATs.
 
-The time to live is measured (`mortal_ttl`), by the sender, and if that finds none by the receiver. If neither finds one
-(the two NATs are neighbors, or no router answers), both dial as `keep` does. Private candidates are dialled at once.
+The sender measures the time to live (`ttl_between_nats`), and the receiver does so if the sender finds none. If neither
+finds one (the two NATs are adjacent, or no router answers), both connect as in `keep`. Host candidates are tried at
+once.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from __future__ import annotations
 import asyncio
 
 from punchlab.punch.errors import SignalError, TamperedError
-from punchlab.punch.net.hops import MAX_HOPS, mortal_ttl
+from punchlab.punch.net.hops import MAX_HOPS, ttl_between_nats
 from punchlab.punch.punching.candidates import Candidate
-from punchlab.punch.strategy.meeting import Meeting, Strategy
+from punchlab.punch.strategy.context import PunchContext, Strategy
 
 READY, OPEN, UNABLE = b"ready", b"open", b"unable"
 
@@ -30,57 +31,57 @@ READY, OPEN, UNABLE = b"ready", b"open", b"unable"
 class LowTtl(Strategy):
     """See the top of this module."""
 
-    async def punch(self, meeting: Meeting) -> None:
+    async def punch(self, context: PunchContext) -> None:
         """See `Strategy`."""
-        meeting.begin_key()
-        meeting.puncher.accept()
-        await meeting.start()
-        for target in meeting.targets:
-            if target.kind == "private":
-                meeting.puncher.dial(target)
-        leads = meeting.role == "sender"
+        context.begin_key()
+        context.puncher.accept()
+        await context.start()
+        for target in context.targets:
+            if target.kind == "host":
+                context.puncher.dial(target)
+        leads = context.role == "sender"
         try:
-            # The leader opens, if it can; otherwise the other does.
-            await (_open(meeting) if leads else _wait(meeting))
+            # The sender opens a pinhole if it can; otherwise the receiver does.
+            await (_open(context) if leads else _wait(context))
         except _UnableError:
             try:
-                await (_wait(meeting) if leads else _open(meeting))
+                await (_wait(context) if leads else _open(context))
             except (_UnableError, SignalError, TamperedError) as error:
-                meeting.report("strategy", name="keep", why=f"no SYN can be made to end on the way: {error}")
+                context.report("strategy", name="keep", why=f"no SYN can expire before the peer's NAT: {error}")
         except (SignalError, TamperedError) as error:
-            meeting.report("strategy", name="keep", why=str(error))
-        meeting.fire()
+            context.report("strategy", name="keep", why=str(error))
+        context.connect_all()
 
 
 class _UnableError(Exception):
-    """Who was to open the door cannot."""
+    """The side whose turn it is cannot open a pinhole."""
 
 
-async def _open(meeting: Meeting) -> None:
-    """Open our NAT once the peer is ready, and say so. Never returns, for our part is done."""
-    public = meeting.peer.contact.public
+async def _open(context: PunchContext) -> None:
+    """Open a pinhole when the peer is ready, and send a signal. Never returns, because the connect continues."""
+    public = context.peer.contact.public
     ttl = None
-    if meeting.admission.datagrams(Candidate(public, "public"), MAX_HOPS):
-        ttl = await mortal_ttl(meeting.own.public.ip, public.ip)
-    await _hear(meeting, READY)
+    if context.admission.datagrams(Candidate(public, "srflx"), MAX_HOPS):
+        ttl = await ttl_between_nats(context.own.public.ip, public.ip)
+    await _expect(context, READY)
     if ttl is None:
-        await meeting.signal(UNABLE)
-        raise _UnableError("no router on the way answers")
-    for target in meeting.targets:
-        if target.kind == "public":
-            meeting.puncher.dial(target, ttl=ttl)
-    await meeting.signal(OPEN)
-    meeting.report("opened", ttl=ttl)
+        await context.signal(UNABLE)
+        raise _UnableError("no router on the path answers")
+    for target in context.targets:
+        if target.kind == "srflx":
+            context.puncher.dial(target, ttl=ttl)
+    await context.signal(OPEN)
+    context.report("opened", ttl=ttl)
     await asyncio.get_running_loop().create_future()
 
 
-async def _wait(meeting: Meeting) -> None:
-    """Wait until the peer's door is open."""
-    await meeting.signal(READY)
-    await _hear(meeting, OPEN)
+async def _wait(context: PunchContext) -> None:
+    """Wait until the peer's pinhole is open."""
+    await context.signal(READY)
+    await _expect(context, OPEN)
 
 
-async def _hear(meeting: Meeting, wanted: bytes) -> None:
-    while (said := await meeting.next_signal()) != wanted:
-        if said == UNABLE:
+async def _expect(context: PunchContext, wanted: bytes) -> None:
+    while (received := await context.next_signal()) != wanted:
+        if received == UNABLE:
             raise _UnableError("the peer found no router either")

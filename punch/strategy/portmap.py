@@ -1,12 +1,12 @@
-"""`portmap`: have the NAT map a port before the punch, and be dialled there; otherwise as `reuse`.
+"""`portmap`: request a port mapping from the NAT before the punch, for the peer to connect to; otherwise as `reuse`.
 
-The one way through that does not depend on what kind the NATs are, where one of them speaks PCP (RFC 6887), NAT-PMP
-(RFC 6886) or UPnP IGD: who dials the mapped endpoint reaches the listener. The mapping is requested before each
-registration, named in the traits, renewed, and given back at the end (`punch.portmap.lease`). If a renewal returns
-another endpoint, the client registers again.
+This strategy does not depend on the NATs' behavior, if one of them provides PCP (RFC 6887), NAT-PMP (RFC 6886) or UPnP
+IGD: a connection to the mapped endpoint reaches the listener. The client requests the mapping before each registration,
+sends it in the traits, renews it, and deletes it at the end (`punch.portmap.lease`). If a renewal returns another
+endpoint, the client registers again.
 
-The peer dials a mapped endpoint only at the very IP address at which the edge saw whoever names it. Nothing else may be
-named: otherwise a client could have its peer dial a third party.
+A client connects to a mapped endpoint only at the IP address at which the edge saw the peer. Otherwise a peer could
+direct it to a third party.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import socket
 from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.errors import ArgumentError, PortMappingError
 from punchlab.punch.punching.candidates import Candidate
-from punchlab.punch.strategy.meeting import Meeting, Preparation, Strategy
+from punchlab.punch.strategy.context import Preparation, PunchContext, Strategy
 
 
 class Portmap(Strategy):
@@ -30,7 +30,7 @@ class Portmap(Strategy):
         """See `Strategy`."""
         from punchlab.punch.portmap.lease import mapping
 
-        if preparation.local.family != socket.AF_INET:  # there is no NAT to ask
+        if preparation.local.family != socket.AF_INET:  # IPv6 has no NAT
             return None
         try:
             held = await self._held.enter_async_context(mapping(preparation.local, changed=preparation.outdate))
@@ -44,21 +44,21 @@ class Portmap(Strategy):
         """See `Strategy`."""
         await self._held.aclose()
 
-    async def punch(self, meeting: Meeting) -> None:
+    async def punch(self, context: PunchContext) -> None:
         """See `Strategy`."""
-        contact = meeting.peer.contact
+        contact = context.peer.contact
         mapped = _parse(contact.traits)
-        await meeting.leave()
+        await context.leave()
         if mapped is not None and mapped.ip != contact.public.ip:
-            meeting.report("candidate_refused", address=str(mapped), reason="not where the edge sees the peer")
+            context.report("candidate_refused", address=str(mapped), reason="not at the peer's public address")
         elif mapped is not None and mapped != contact.public:
-            meeting.puncher.aim([Candidate(mapped, "mapped"), *meeting.targets])
-        await meeting.start()
-        meeting.fire()
+            context.puncher.set_targets([Candidate(mapped, "mapped"), *context.targets])
+        await context.start()
+        context.connect_all()
 
 
 def _parse(traits: str | None) -> Endpoint | None:
-    """The endpoint that a peer names; None where it says something else, or nothing."""
+    """Return the endpoint in a peer's traits; None if they contain something else, or nothing."""
     try:
         return None if traits is None else Endpoint.parse(traits)
     except ArgumentError:

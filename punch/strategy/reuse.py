@@ -1,20 +1,20 @@
 """`reuse`: leave the rendezvous, then punch from its local address.
 
-The classic (Ford, Srisuresh and Kegel 2005, section 4): the local address that the edge saw is the one to punch from,
-and the FIN of the connection to the edge is out before the first SYN, so the address is the punch's alone. Both hosts
-dial as soon as they know each other. Baseline.
+This is the classic procedure (Ford, Srisuresh and Kegel 2005, section 4): the client punches from the local address
+that the edge saw. The FIN of the connection to the edge is sent before the first SYN, so only the punch uses the
+address. Both hosts connect as soon as they know each other's contact. Baseline.
 """
 
 from __future__ import annotations
 
-from punchlab.punch.strategy.meeting import Meeting, Strategy
+from punchlab.punch.strategy.context import PunchContext, Strategy
 
 
 class Reuse(Strategy):
     """See the top of this module."""
 
-    async def punch(self, meeting: Meeting) -> None:
+    async def punch(self, context: PunchContext) -> None:
         """See `Strategy`."""
-        await meeting.leave()
-        await meeting.start()
-        meeting.fire()
+        await context.leave()
+        await context.start()
+        context.connect_all()

@@ -1,11 +1,12 @@
-"""What a client's NAT is like, found out by way of its edge in a second or two, and told to the peer.
+"""Traits of a client's NAT, measured through its edge within a second or two, and sent to the peer.
 
-The tests are those of `punch.probe`, as far as they are quick (RFC 5780 section 4, over TCP): one local address
-connects to the edge's two ports at two addresses, which tells the mapping and how ports follow each other; then the
-edge dials back to mappings that were made toward other endpoints, and to one that was not made, which tells the
-filtering and the answer to unsolicited SYNs. All of that needs an edge with `--stun`; without one, nothing is known.
+The tests are the short ones of `punch.probe` (RFC 5780 section 4, over TCP). One local address connects to the edge's
+two ports at two addresses, which shows the mapping and the port allocation. Then the edge connects back to mappings
+that were created towards other endpoints, and to an unmapped port, which shows the filtering and the answer to
+unsolicited SYNs. All of this needs an edge with `--stun`; without one, no trait is known.
 
-What was found may be wrong, for silence is told from a lost packet by patience alone: it serves to choose how to begin.
+The traits may be wrong, because only a timeout distinguishes silence from a lost packet. They serve to choose the first
+strategy.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from punchlab.punch.probe.tcp import TcpTests, binding
 from punchlab.punch.punching.quota import Servers as Uses
 
 LIMIT_S = 1.2
-"""How long it may take to reach the edge, and how long it may take in all where the edge is near."""
+"""Timeout of reaching the edge in seconds, and of the whole measurement with a near edge."""
 
-_LONGEST_S = 3.0  # in all, however far the edge is
-_ROUND_TRIPS = 6  # to be added to what it may take in all
-_PATIENCE_S = 0.5  # beyond two round trips
+_LONGEST_S = 3.0  # timeout of the whole measurement with any edge
+_ROUND_TRIPS = 6  # added to the timeout of the whole measurement
+_PATIENCE_S = 0.5  # timeout of a test, in addition to two round trips
 _LONGEST_PATIENCE_S = 0.9
 _MARGIN_S = 0.05
 
@@ -47,8 +48,8 @@ _MARGIN_S = 0.05
 class Traits:
     """One client's NAT. None: not known.
 
-    `translated` says whether there is a NAT at all and not just a firewall, or nothing. `delta` is the step of
-    sequential ports, `port` the external port of the mapping that was made last.
+    `translated` distinguishes a NAT from a firewall or none. `delta` is the step of sequential ports, `port` the
+    external port of the latest mapping.
     """
 
     translated: bool | None = None
@@ -61,12 +62,12 @@ class Traits:
 
     @property
     def known(self) -> bool:
-        """Whether enough is known to say who can meet."""
+        """Whether enough is known to predict which side can connect."""
         return self.mapping is not None and self.filtering is not None
 
     @property
     def behavior(self) -> NatBehavior | None:
-        """The NAT in the words of the oracle; None for a public host, which anyone can dial. Only if `known`."""
+        """The NAT as input of the outcome prediction; None for a host that accepts any endpoint. Only if `known`."""
         assert self.mapping is not None
         assert self.filtering is not None
         if not self.translated and self.filtering is FilteringBehavior.ENDPOINT_INDEPENDENT:
@@ -86,16 +87,16 @@ class Traits:
 
     @property
     def refuses(self) -> bool:
-        """Whether a SYN that comes too early may be answered, be it by RST or by ICMP."""
+        """Whether the NAT may reject an early SYN, by RST or ICMP."""
         return self.unsolicited not in (None, Unsolicited.DROP)
 
     def to_json(self) -> dict[str, Any]:
-        """What is known, as plain values."""
+        """Return the known traits as plain values."""
         return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) is not None}
 
     @classmethod
     def of_json(cls, value: object) -> Traits:
-        """What a peer told; nothing that it may say is an error, only not known."""
+        """Return a peer's traits; unknown and invalid values are None."""
         if not isinstance(value, dict):
             return cls()
         translated, delta, port = value.get("translated"), value.get("delta"), value.get("port")
@@ -110,7 +111,7 @@ class Traits:
         )
 
     def __str__(self) -> str:
-        """In a few words, for people."""
+        """Return a short description for the user."""
         if not self.known:
             return "unknown NAT"
         if not self.translated:
@@ -122,7 +123,7 @@ class Traits:
 
 
 def read(text: str | None) -> dict[str, Any]:
-    """The JSON object that a peer's traits are, empty if they are something else."""
+    """Return the JSON object of a peer's traits; an empty one if they are something else."""
     try:
         value = json.loads(text or "{}")
     except (ValueError, RecursionError):
@@ -130,20 +131,20 @@ def read(text: str | None) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-async def look(edge: EdgeUrl, uses: Uses | None = None) -> Traits:
-    """Find out within `LIMIT_S` and some round trips; what takes longer, or needs another edge, is not known.
+async def measure(edge: EdgeUrl, uses: Uses | None = None) -> Traits:
+    """Measure the traits within `LIMIT_S` plus some round trips; a trait that takes longer, or another edge, is None.
 
     `uses`: see `punch.probe.servers`.
     """
-    begun = time.monotonic()
+    started = time.monotonic()
     found: Servers | None = None
     try:
         async with asyncio.timeout(LIMIT_S) as limit:
             found = await servers.find([edge], uses)
-            round_trip_s = (time.monotonic() - begun) / 2  # TCP's handshake, and the WebSocket's
-            ends_at = begun + min(LIMIT_S + _ROUND_TRIPS * round_trip_s, _LONGEST_S)
+            round_trip_s = (time.monotonic() - started) / 2  # TCP's handshake, and the WebSocket's
+            ends_at = started + min(LIMIT_S + _ROUND_TRIPS * round_trip_s, _LONGEST_S)
             limit.reschedule(asyncio.get_running_loop().time() + ends_at - time.monotonic())
-            return await _look(found, ends_at)
+            return await _measure(found, ends_at)
     except (TimeoutError, EdgeUnreachableError, OSError):
         return Traits()
     finally:
@@ -151,18 +152,18 @@ async def look(edge: EdgeUrl, uses: Uses | None = None) -> Traits:
             await found.close()
 
 
-async def _look(found: Servers, ends_at: float) -> Traits:
+async def _measure(found: Servers, ends_at: float) -> Traits:
     local = choose_local(None, found.primary)
-    begun = time.monotonic()
-    servers_s = ends_at - begun - _MARGIN_S
+    started = time.monotonic()
+    servers_s = ends_at - started - _MARGIN_S
     externals = await _external(local, [each for each in found.endpoints if each is not None], servers_s)
     now = time.monotonic()
     for server in externals:
         found.answered(server)
     if found.primary not in externals:
         return Traits()
-    two_round_trips_s = now - begun
-    # A mapping has to be made and the edge to be asked before there is silence to listen to.
+    two_round_trips_s = now - started
+    # Before the wait for an answer begins, a mapping must be created and the request must reach the edge.
     patience_s = min(
         _LONGEST_PATIENCE_S, _PATIENCE_S + two_round_trips_s, ends_at - now - 1.5 * two_round_trips_s - _MARGIN_S
     )
@@ -196,9 +197,9 @@ async def _look(found: Servers, ends_at: float) -> Traits:
 
 
 async def _external(local: Endpoint, toward: list[Endpoint], patience_s: float) -> dict[Endpoint, Endpoint]:
-    """What each server sees of `local`, whose SYNs leave in that order and at once; without those that do not answer.
+    """Return what each server sees of `local`; servers that do not answer are missing. The SYNs are sent in this order.
 
-    If there are any, it takes `patience_s`, however they do not. Raises `OSError`.
+    If a server does not answer, this takes `patience_s`. Raises `OSError`.
     """
     with contextlib.ExitStack() as stack:
         dialled: list[tuple[Endpoint, socket.socket]] = []
@@ -217,11 +218,11 @@ async def _ask(sock: socket.socket) -> Endpoint | None:
 
 
 def _allocation(local: Endpoint, externals: list[Endpoint]) -> dict[str, Any]:
-    """How the ports of one local address follow each other, where its mappings are several."""
+    """Return the port allocation, given the external endpoints of one local address."""
     ports = list(dict.fromkeys(each.port for each in externals))
     if len(ports) < 2:
         return {"allocation": PortAllocation.PRESERVING if local.port in ports else PortAllocation.RANDOM}
-    # The first mapping of a NAT that preserves ports is no part of the sequence.
+    # If the NAT preserves ports, the first mapping does not belong to the sequence.
     steps = {after - before for before, after in pairwise(ports[1:])}
     if len(ports) >= probe.FEWEST_PORTS and len(steps) == 1 and abs(next(iter(steps))) <= _LARGEST_DELTA:
         return {"allocation": PortAllocation.SEQUENTIAL, "delta": steps.pop()}
@@ -229,7 +230,7 @@ def _allocation(local: Endpoint, externals: list[Endpoint]) -> dict[str, Any]:
 
 
 _LARGEST_DELTA = 64
-"""Beyond that, steps that agree are chance."""
+"""Larger equal steps are considered chance."""
 
 
 def _unsolicited(answer: Dialled | NotTested) -> Unsolicited | None:

@@ -1,1 +1,1 @@
-"""What crosses the tunnel: files, directories, streams, a pipe, forwarded ports."""
+"""What a tunnel transfers: files, directories, streams, a pipe, forwarded connections."""

@@ -1,10 +1,10 @@
-"""The receiver's user decides what is stored: nothing of an offer is received before that.
+"""The receiver's user decides whether to store an offer, before any file data is received.
 
     sender      OFFER…                            [ABORT]
     receiver            ASKING… (every 10 s)               HELD… ACCEPT, or DECLINED
 
-Meanwhile the tunnel stays up: the kernel's keepalives hold the mappings of the NATs (`punch.client.liveness`), and
-ASKING keeps a relay from taking the pair for idle.
+Meanwhile the tunnel stays open: keepalives of the kernel refresh the mappings of the NATs (`punch.client.liveness`),
+and ASKING keeps a relay from ending the pair as idle.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from punchlab.punch.errors import PunchError, TamperedError
 from punchlab.punch.events import Reporter
 from punchlab.punch.fields import Json
 from punchlab.punch.secure.channel import Channel, Kind
-from punchlab.punch.transfer.conversation import hear
+from punchlab.punch.transfer.control_frames import receive_frame
 from punchlab.punch.transfer.offer import Offered
 from punchlab.punch.transfer.summary import summarize
 
 ASK_AGAIN_S = 10.0
 
 Question = Callable[[Json], Awaitable[bool]]
-"""Asks the user whether to accept an offer, by its summary. Cancelled when there is nothing to answer any more."""
+"""Asks the user whether to accept an offer, given its summary. Cancelled when no answer is needed any more."""
 
 
 class DeclinedError(PunchError):
-    """The user does not accept the offer."""
+    """The user declined the offer."""
 
 
 class Consent:
-    """The answers of one session: what was accepted is not asked about again when another tunnel brings it.
+    """The answers of one session. An accepted offer that is repeated over a new tunnel needs no second answer.
 
     Every offer is reported as the event `offered`. Without a question each is accepted.
     """
@@ -43,7 +43,7 @@ class Consent:
         self._accepted: list[Offered] | None = None
 
     async def obtain(self, channel: Channel, offered: Sequence[Offered]) -> None:
-        """Ask. Raises `DeclinedError`; `ChannelError` and `AbortedError` if the sender goes away meanwhile."""
+        """Ask the user. Raises `DeclinedError`; `ChannelError` and `AbortedError` if the sender leaves meanwhile."""
         if self._accepted == list(offered):
             return
         summary = summarize(offered)
@@ -54,20 +54,20 @@ class Consent:
 
     async def _ask(self, channel: Channel, question: Awaitable[bool]) -> None:
         asking = asyncio.ensure_future(question)
-        hearing = asyncio.create_task(channel.readable())
-        either: set[asyncio.Future[Any]] = {asking, hearing}
+        receiving = asyncio.create_task(channel.readable())
+        either: set[asyncio.Future[Any]] = {asking, receiving}
         try:
             done: set[asyncio.Future[Any]] = set()
             while not done:
                 await channel.send(Kind.ASKING)
                 done, _ = await asyncio.wait(either, timeout=ASK_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
-            if hearing.done():
-                kind, _payload = await hear(channel)
+            if receiving.done():
+                kind, _payload = await receive_frame(channel)
                 raise TamperedError(f"expected nothing before ACCEPT, got {kind.name}")
             accepted = await asking
         finally:
-            for task in (asking, hearing):
+            for task in (asking, receiving):
                 task.cancel()
-            await asyncio.gather(asking, hearing, return_exceptions=True)
+            await asyncio.gather(asking, receiving, return_exceptions=True)
         if not accepted:
-            raise DeclinedError("what was offered was not accepted, and nothing was stored")
+            raise DeclinedError("the offer was declined, and nothing was stored")

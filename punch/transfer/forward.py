@@ -1,6 +1,6 @@
-"""`punch forward`: TCP connections made at one computer, carried through one tunnel, and made again from the other.
+"""`punch forward`: forward TCP connections through a tunnel to a destination of the other computer.
 
-Each is a stream of its own (`punch.transfer.streams`). An end of one direction is carried as such, and so is a reset.
+Each connection is a stream (`punch.transfer.streams`), which forwards a half-close and a reset as such.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 
 def parse_target(text: str, *, field: str = "to") -> Target:
-    """`HOST:PORT`, a name or an address. Raises `ArgumentError`."""
+    """Parse `HOST:PORT`, where the host is a name or an address. Raises `ArgumentError`."""
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not _may_be_host(host) or not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
@@ -36,28 +36,28 @@ def parse_target(text: str, *, field: str = "to") -> Target:
 
 
 def _may_be_host(text: str) -> bool:
-    """Whether a resolver can be asked for it."""
+    """Return whether a resolver accepts the text."""
     try:
         return bool(text.encode("idna")) and text.isprintable()
-    except UnicodeError:  # an empty label, one that is too long, or bytes that are no text
+    except UnicodeError:  # an empty label, one that is too long, or bytes that are not text
         return False
 
 
 async def expose(options: TunnelOptions, exchange: KeyExchange, target: Target) -> None:
-    """Let the peer connect to `target` until it ends. Raises `PunchFailedError` and `ArgumentError`."""
+    """Forward the peer's streams to `target` until the peer ends. Raises `PunchFailedError` and `ArgumentError`."""
     async with _streams(options, exchange, "sender") as streams:
-        await carry_to(streams, target)
+        await connect_streams(streams, target)
 
 
-async def carry_to(streams: Streams, target: Target) -> None:
-    """Connect each stream that the peer opens to `target`, until an exception ends that."""
+async def connect_streams(streams: Streams, target: Target) -> None:
+    """Connect each stream that the peer opens to `target`, until the channel ends with an exception."""
     async with asyncio.TaskGroup() as carrying:
         while True:
             carrying.create_task(_connect(await streams.accept(), target))
 
 
 async def listen(options: TunnelOptions, exchange: KeyExchange, at: Endpoint) -> None:
-    """Carry what connects to `at` to the peer until it ends. Raises `PunchFailedError` and `ArgumentError`."""
+    """Forward connections at `at` to the peer until it ends. Raises `PunchFailedError` and `ArgumentError`."""
     try:
         listener = socket.create_server(at)
     except OSError as error:
@@ -81,12 +81,12 @@ async def listen(options: TunnelOptions, exchange: KeyExchange, at: Endpoint) ->
                 options.report("forwarding", listen=str(Endpoint.of(listener.getsockname())))
                 await streams.ended()
             finally:
-                server.close()  # and no more: from Python 3.12 on, `wait_closed` waits for every connection to end
+                server.close()  # without `wait_closed`, which waits for all connections since Python 3.12
 
 
 @contextlib.asynccontextmanager
 async def _streams(options: TunnelOptions, exchange: KeyExchange, role: Role) -> AsyncIterator[Streams]:
-    """The streams of a new tunnel; the receiver opens them. Ends quietly when the peer does."""
+    """Yield the streams of a new tunnel, which the receiver opens. Ends without an error when the peer ends."""
     async with open_tunnel(options, exchange, role) as channel:
         streams = Streams(channel, opens=role == "receiver")
         running = asyncio.create_task(streams.run())
@@ -95,7 +95,7 @@ async def _streams(options: TunnelOptions, exchange: KeyExchange, role: Role) ->
         except BaseException as error:
             failure = running.exception() if running.done() and not running.cancelled() else None
             if running.done() and not running.cancelled() and failure is None:
-                return  # the other side said FINAL
+                return  # the peer sent FINAL
             if isinstance(error, asyncio.CancelledError):
                 with contextlib.suppress(ChannelError, TimeoutError):
                     async with asyncio.timeout(1.0):
@@ -114,8 +114,8 @@ async def _streams(options: TunnelOptions, exchange: KeyExchange, role: Role) ->
 async def _connect(stream: ByteStream, target: Target) -> None:
     connecting = asyncio.create_task(_dial(target))
     try:
-        reader, writer = await _unless_given_up(stream, connecting)
-    except (OSError, TimeoutError, UnicodeError):  # the last: no name of a host
+        reader, writer = await _unless_reset(stream, connecting)
+    except (OSError, TimeoutError, UnicodeError):  # UnicodeError: not a host name
         with contextlib.suppress(ChannelError):
             await stream.reset()
     except ChannelError:
@@ -130,14 +130,14 @@ async def _dial(target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWri
 
 
 async def _carry(stream: ByteStream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy both ways until both have ended; a reset on either side is a reset on the other."""
+    """Copy in both directions until both have ended; forward a reset of either side to the other."""
     try:
-        await _unless_given_up(stream, asyncio.create_task(_copy(stream, reader, writer)))
+        await _unless_reset(stream, asyncio.create_task(_copy(stream, reader, writer)))
     except OSError:
         with contextlib.suppress(ChannelError):
             await stream.reset()
         _reset(writer)
-    except (ChannelError, asyncio.CancelledError) as error:  # never an end that looks like a proper one
+    except (ChannelError, asyncio.CancelledError) as error:  # a reset, because a FIN would look like a complete stream
         _reset(writer)
         if isinstance(error, asyncio.CancelledError):
             raise
@@ -155,12 +155,12 @@ async def _copy(stream: ByteStream, reader: asyncio.StreamReader, writer: asynci
         await asyncio.gather(*copying, return_exceptions=True)
 
 
-async def _unless_given_up(stream: ByteStream, work: asyncio.Task[_T]) -> _T:
-    """The result of `work`, which is cancelled when the stream is given up: then nobody waits for it any more.
+async def _unless_reset(stream: ByteStream, work: asyncio.Task[_T]) -> _T:
+    """Return the result of `work`, or cancel it when either end resets the stream.
 
-    Otherwise whoever opens and resets streams would have more connections here than there may be streams.
+    Otherwise a peer that opens and resets streams could have more connections here than the limit of streams.
     """
-    watching = asyncio.create_task(stream.given_up())
+    watching = asyncio.create_task(stream.wait_for_reset())
     both: set[asyncio.Task[Any]] = {work, watching}
     try:
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)

@@ -1,7 +1,7 @@
-"""What a sender offers: files, empty directories, or one stream; as data, and as the OFFER frames of the wire.
+"""The offer of a sender: files, empty directories, or one stream; as data, and as OFFER frames.
 
-A name has the slashes of the sender's directories in it, and begins with that of the directory itself. Directories
-with something in them are not offered: the names of what is in them imply them. They count all the same (`Entries`).
+A name is the path from the offered directory, which is its first component. A directory with contents is not offered,
+because the names of its contents imply it. It still counts (`Entries`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from punchlab.punch.errors import TamperedError
-from punchlab.punch.transfer.names import OfferError
+from punchlab.punch.transfer.files.name_rules import OfferError
 
 MAX_ENTRIES = 10_000
-"""Files and directories of one transfer, those directories included that are only implied."""
+"""Maximum number of files and directories of one transfer, including implied directories."""
 
 MAX_SIZE = 1 << 63
 
@@ -31,14 +31,14 @@ class FileInfo(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DirectoryInfo:
-    """The name of a directory with nothing in it."""
+    """The name of an empty directory."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """The name of a file that is sent while it is made, so that nobody knows its size."""
+    """The name of a file that is read from a stream, so that its size is unknown."""
 
     name: str
 
@@ -47,7 +47,7 @@ Offered = FileInfo | DirectoryInfo | StreamInfo
 
 
 class FileDone(NamedTuple):
-    """A file that has arrived; `sha256` in hex."""
+    """A transferred file; `sha256` in hex."""
 
     name: str
     size: int
@@ -55,16 +55,16 @@ class FileDone(NamedTuple):
 
 
 def total_size(offered: Sequence[Offered]) -> int | None:
-    """Bytes in all of it; None if nobody knows."""
+    """Return the sum of the sizes in bytes; None if it is unknown."""
     if any(isinstance(info, StreamInfo) for info in offered):
         return None
     return sum(info.size for info in offered if isinstance(info, FileInfo))
 
 
 class Entries:
-    """The files and directories that an offer makes, implied ones included, counted one by one.
+    """Counts the files and directories of an offer, including implied ones.
 
-    At most `MAX_ENTRIES`, so that neither the names of an offer nor what they imply can be many.
+    At most `MAX_ENTRIES` are accepted.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Entries:
         self._added = 0
 
     def add(self, name: str) -> None:
-        """Count what has that name, and the directories above it. Raises `FileError` if those are too many."""
+        """Count the name and the directories above it. Raises `FileError` if there are too many."""
         self._added += 1
         self._names.add(name)
         above = name.rpartition("/")[0]
@@ -87,7 +87,7 @@ class Entries:
 
 
 def count_directories(offered: Sequence[Offered]) -> int:
-    """How many directories an offer makes, implied ones included."""
+    """Return the number of directories of an offer, including implied ones."""
     entries = Entries()
     for info in offered:
         entries.add(info.name)
@@ -95,18 +95,18 @@ def count_directories(offered: Sequence[Offered]) -> int:
 
 
 def check_distinct(offered: Sequence[Offered]) -> None:
-    """Raise `FileError` if a name is offered twice, or for a file and for a directory."""
+    """Raise `FileError` if a name is offered twice, or both for a file and for a directory."""
     names = sorted(f"{info.name}/" for info in offered)
-    # Nothing sorts between a name with its slash and the first of the names below it.
+    # In this order, a name with its slash is directly followed by the names below it.
     for one, other in itertools.pairwise(names):
         if one == other:
             raise OfferError(f"{one[:-1]!r} is offered twice")
         if other.startswith(one):
-            raise OfferError(f"{one[:-1]!r} is offered, and so is something below it")
+            raise OfferError(f"{one[:-1]!r} is offered both as a file or empty directory and as a parent directory")
 
 
 def write_offer(info: Offered, *, last: bool) -> bytes:
-    """The payload of its OFFER."""
+    """Return the payload of an OFFER."""
     match info:
         case FileInfo():
             fields = {"name": info.name, "size": info.size, "executable": info.executable}
@@ -118,13 +118,13 @@ def write_offer(info: Offered, *, last: bool) -> bytes:
 
 
 def read_offer(payload: bytes) -> tuple[Offered, bool]:
-    """What is offered, and whether it is the last; the name is not checked. Raises `TamperedError`."""
+    """Return what a payload offers, with an unchecked name, and whether it is the last. Raises `TamperedError`."""
     try:
         fields = json.loads(payload)
         name, kind, last = fields["name"], fields.get("kind", "file"), fields["last"]
         size, executable = fields.get("size"), fields.get("executable", False)
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
-        raise TamperedError("an offer cannot be read") from None
+        raise TamperedError("an invalid offer") from None
     if isinstance(name, str) and isinstance(last, bool):
         if kind == "file" and type(size) is int and 0 <= size < MAX_SIZE and isinstance(executable, bool):
             return FileInfo(name, size, executable), last
@@ -132,4 +132,4 @@ def read_offer(payload: bytes) -> tuple[Offered, bool]:
             return DirectoryInfo(name), last
         if kind == "stream":
             return StreamInfo(name), last
-    raise TamperedError("an offer cannot be read")
+    raise TamperedError("an invalid offer")

@@ -1,4 +1,4 @@
-"""`punch pipe`: standard input and output of two computers, joined crosswise, each direction ending by itself."""
+"""`punch pipe`: connect standard input of each computer to standard output of the other, with separate ends."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from punchlab.punch.errors import (
 from punchlab.punch.frames import Role
 from punchlab.punch.secure.channel import Channel
 from punchlab.punch.secure.keys import KeyExchange
-from punchlab.punch.transfer.blocking import in_daemon_thread, read_some, write_all
+from punchlab.punch.transfer.standard_streams import in_daemon_thread, read_some, write_all
 from punchlab.punch.transfer.streams import ByteStream, Streams
 
 BLOCK = 65_000
 
 
 async def pipe(options: TunnelOptions, exchange: KeyExchange, role: Role, source: int, sink: int) -> None:
-    """Meet the peer; copy what can be read from `source` to it, and what it sends to `sink`, until both have ended.
+    """Connect to the peer; copy `source` to it, and its data to `sink`, until both have ended.
 
-    Raises `PunchFailedError`, and `BrokenPipeError` if whoever reads `sink` has gone.
+    Raises `PunchFailedError`, and `BrokenPipeError` if the reader of `sink` has closed it.
     """
     async with open_tunnel(options, exchange, role) as channel:
         await pipe_over(channel, role, source, sink)
 
 
 async def pipe_over(channel: Channel, role: Role, source: int, sink: int) -> None:
-    """The same over a channel that is there. Returns when each end knows that the other has all."""
+    """Copy over an existing channel. Returns when both ends know that the other has received everything."""
     streams = Streams(channel, opens=role == "sender")
     running = asyncio.create_task(streams.run())
     try:
         stream = await (streams.open() if role == "sender" else streams.accept())
         await _both_ways(stream, running, source, sink)
-        # The other end says so as well when it has passed on everything. Without a time limit: what is under way on a
-        # slow path would be lost if this end closed first. A path that is dead ends the channel.
+        # The other end sends FINAL when it has written everything. There is no timeout, because closing early would
+        # lose data in transit on a slow path. A dead path ends the channel.
         await streams.finish()
         await running
     except StreamResetError:
-        raise PunchFailedError("client_error", "the other side cannot take any more") from None
+        raise PunchFailedError("client_error", "the other side cannot receive any more data") from None
     except ConnectionLostError as error:
         raise TunnelBrokenError(str(error)) from None
     except ChannelError as error:
@@ -56,7 +56,7 @@ async def pipe_over(channel: Channel, role: Role, source: int, sink: int) -> Non
 async def _both_ways(stream: ByteStream, running: asyncio.Task[None], source: int, sink: int) -> None:
     """Copy until both directions have ended, or one has failed."""
     copying = {asyncio.create_task(_send_all(stream, source)), asyncio.create_task(_receive_all(stream, sink))}
-    watching = asyncio.create_task(stream.given_up())  # also while nothing comes, neither from `source` nor the peer
+    watching = asyncio.create_task(stream.wait_for_reset())  # detects a reset while no data arrive
     pending = set(copying)
     try:
         while pending:

@@ -1,4 +1,4 @@
-"""How far a transfer is: at most one event a second, and a bar for people."""
+"""The progress of a transfer: at most one event per second, and a bar on a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INTERVAL_S = 1.0
 
 
 class Progress:
-    """Counts the bytes of a transfer of `total` (None: unknown). A context manager; `bar` draws one on a terminal."""
+    """Counts the bytes of a transfer of `total` (None: unknown). A context manager; `bar` shows it on a terminal."""
 
     def __init__(self, total: int | None, report: Reporter, *, bar: bool) -> None:
         self._bytes = 0
@@ -42,12 +42,12 @@ class Progress:
             self._bar.stop()
 
     def resume(self, name: str, start: int, size: int) -> None:
-        """A file of `size` bytes goes on from byte `start`; what is before it counts as done."""
+        """Report that a file of `size` bytes resumes at byte `start`; the bytes before it count as transferred."""
         self._report("resumed", name=name, bytes=start, size=size)
         self.advance(start)
 
     def advance(self, count: int) -> None:
-        """`count` bytes more."""
+        """Add `count` bytes."""
         self._bytes += count
         if self._bar is not None:
             self._bar.update(self._task, advance=count)

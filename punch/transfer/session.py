@@ -1,8 +1,8 @@
-"""One run of the client, from the first connection to the last byte, over as many tunnels as that takes.
+"""One transfer, from the first connection to the last byte, over as many tunnels as it takes.
 
-A tunnel can die under a transfer: a NAT reboots, a computer changes its network, the other process is killed. Then
-both sides meet at the edge again, under the same code or key, punch a new tunnel and go on. Each meeting is a key
-exchange of its own; the budget of guesses (`punch.secure.guesses`) is one for all of them.
+A tunnel can break during a transfer: a NAT reboots, a computer changes its network, the other process is killed. Then
+both sides connect to the edge again, with the same code or key, punch a new tunnel and resume. Each tunnel has its own
+key exchange; all of them share one budget of guesses (`punch.secure.guesses`).
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from punchlab.punch.frames import Role
 from punchlab.punch.secure.channel import Channel
 from punchlab.punch.secure.keys import KeyExchange
 from punchlab.punch.transfer.consent import Consent
-from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.file_transfer import receive_files, send_files
+from punchlab.punch.transfer.files.file_sink import FileSink
+from punchlab.punch.transfer.files.file_source import FileSource
 from punchlab.punch.transfer.offer import FileDone
-from punchlab.punch.transfer.outgoing import Outgoing
 from punchlab.punch.transfer.progress import Progress
 from punchlab.punch.transfer.stdin_source import StdinSource
 from punchlab.punch.transfer.stdout_sink import StdoutSink, receive_to
-from punchlab.punch.transfer.transfer import receive_files, send_files
 
-RETRY_S = 1.0  # between two attempts at a new tunnel
+RETRY_S = 1.0  # pause between two attempts to open a new tunnel
 MAX_TUNNELS = 1000
-TELL_AGAIN_S = 30.0
-"""How long a receiver that has stored everything stays for a sender that may not have heard so: a path that has died is
-noticed within some ten seconds, and then the sender comes again."""
+CONFIRM_AGAIN_S = 30.0
+"""How long a receiver that has stored everything waits for a sender that may not know it, in seconds. The sender
+detects a dead path within some ten seconds, and then opens a new tunnel."""
 
 NewExchange = Callable[[], KeyExchange]
-"""Makes a fresh key exchange of the same code or key, with the same budget of guesses: each serves one meeting."""
+"""Makes a key exchange of the same code or key with the same budget of guesses. Each is for one tunnel."""
 
 
-async def send(options: TunnelOptions, new_exchange: NewExchange, outgoing: Outgoing | StdinSource) -> None:
-    """Meet the receiver and send it `outgoing`. Raises `PunchFailedError` and `ArgumentError`."""
+async def send(options: TunnelOptions, new_exchange: NewExchange, source: FileSource | StdinSource) -> None:
+    """Connect to the receiver and send it `source`. Raises `PunchFailedError` and `ArgumentError`."""
 
     async def work(channel: Channel) -> list[FileDone]:
         return await send_files(
             channel,
-            outgoing,
+            source,
             lambda total: Progress(total, options.report, bar=options.bar),
             asked=lambda: options.report("asked"),
         )
@@ -56,36 +56,36 @@ async def send(options: TunnelOptions, new_exchange: NewExchange, outgoing: Outg
 async def receive(
     options: TunnelOptions, new_exchange: NewExchange, target: FileSink | StdoutSink, consent: Consent | None = None
 ) -> None:
-    """Meet the sender and store its files, if the user consents. Raises `PunchFailedError` and `ArgumentError`."""
-    told = True
+    """Connect to the sender and store its files with the user's consent. Raises `PunchFailedError`, `ArgumentError`."""
+    confirmed = True
 
     def progress(total: int | None) -> Progress:
         return Progress(total, options.report, bar=options.bar)
 
     async def work(channel: Channel) -> list[FileDone]:
-        nonlocal told
+        nonlocal confirmed
         if isinstance(target, FileSink):
-            files, told = await receive_files(channel, target, progress, consent)
+            files, confirmed = await receive_files(channel, target, progress, consent)
         else:
-            files, told = await receive_to(channel, target, progress)
+            files, confirmed = await receive_to(channel, target, progress)
         return files
 
     await _run(options, new_exchange, "receiver", work)
-    if not told:
-        await _tell_again(options, new_exchange, work)
+    if not confirmed:
+        await _confirm_again(options, new_exchange, work)
 
 
-async def _tell_again(
+async def _confirm_again(
     options: TunnelOptions, new_exchange: NewExchange, work: Callable[[Channel], Awaitable[list[FileDone]]]
 ) -> None:
-    """Let the sender hear that everything is stored, if it comes again.
+    """Wait for the sender to open a new tunnel, and confirm that everything is stored.
 
-    It is stored in any case: whoever interrupts this changes nothing, and the run has succeeded.
+    The run has succeeded in any case, also if the user interrupts this.
     """
-    patience_s = min(TELL_AGAIN_S, options.resume_for_s)
-    options.report("untold", tell_for_s=patience_s)
+    patience_s = min(CONFIRM_AGAIN_S, options.resume_for_s)
+    options.report("unconfirmed", wait_s=patience_s)
     with contextlib.suppress(PunchFailedError, asyncio.CancelledError):
-        broken = TunnelBrokenError("the sender did not say goodbye")
+        broken = TunnelBrokenError("the sender did not send FINAL")
         await _next_tunnel(replace(options, resume_for_s=patience_s), new_exchange, "receiver", work, broken)
 
 
@@ -133,13 +133,13 @@ async def _next_tunnel(
     work: Callable[[Channel], Awaitable[list[FileDone]]],
     broken: TunnelBrokenError,
 ) -> list[FileDone]:
-    """Try to get one more tunnel, for `resume_for_s`, and work in it."""
+    """Try to open a new tunnel for `resume_for_s`, and run `work` in it."""
     until = time.monotonic() + options.resume_for_s
     while (left := until - time.monotonic()) > 0:
         exchange = new_exchange()
-        exchange.code = None  # it has been told
+        exchange.code = None  # it has already been reported
         try:
-            async with open_tunnel(_again(options, left), exchange, role) as channel:
+            async with open_tunnel(_options_for_retry(options, left), exchange, role) as channel:
                 return await work(channel)
         except TunnelBrokenError:
             raise
@@ -151,8 +151,8 @@ async def _next_tunnel(
     raise PunchFailedError(broken.outcome, f"{broken.reason}; no new tunnel within {options.resume_for_s:g} s")
 
 
-def _again(options: TunnelOptions, left: float) -> TunnelOptions:
-    """The same, from another port: the old one may have a connection to the edge that is still closing."""
+def _options_for_retry(options: TunnelOptions, left: float) -> TunnelOptions:
+    """Return the options for a new tunnel, with another port, because the old connection may still be closing."""
     bind = None if options.bind is None else Endpoint(options.bind.ip, 0)
     return replace(options, bind=bind, start_at=None, wait_s=left)
 

@@ -1,4 +1,4 @@
-"""Standard input on its way out: a stream whose length nobody knows, and that can be read once."""
+"""Standard input as a file to send: a stream of unknown length that can be read once."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Self
 
 from punchlab.punch.errors import ArgumentError
 from punchlab.punch.secure.channel import MAX_PAYLOAD, Channel, Kind
-from punchlab.punch.transfer.allowance import Allowance
-from punchlab.punch.transfer.blocking import in_daemon_thread, read_some
-from punchlab.punch.transfer.names import FileError, check_path
+from punchlab.punch.transfer.files.file_source import Skipped
+from punchlab.punch.transfer.files.name_rules import FileError, check_path
+from punchlab.punch.transfer.flow_control import SendWindow
 from punchlab.punch.transfer.offer import FileDone, StreamInfo
-from punchlab.punch.transfer.outgoing import Skipped
 from punchlab.punch.transfer.progress import Progress
+from punchlab.punch.transfer.standard_streams import in_daemon_thread, read_some
 
 
 class StdinSource:
-    """What can be read from a descriptor, under a name; used like `punch.transfer.outgoing.Outgoing`."""
+    """The data from a descriptor, sent with a name; same interface as `punch.transfer.files.file_source.FileSource`."""
 
     total = None
-    """How many bytes that will be: nobody knows."""
+    """The number of bytes, which is unknown."""
 
     def __init__(self, name: str, source: int) -> None:
-        """Raises `ArgumentError` if no file can have that name."""
+        """Raises `ArgumentError` if the name is not valid for a file."""
         try:
             check_path(name)
             if "/" in name:
-                raise FileError("it has a slash in it")
+                raise FileError("it contains a slash")
         except FileError as error:
-            raise ArgumentError("name", name, f"a name that can be sent ({error})") from None
+            raise ArgumentError("name", name, f"a valid name ({error})") from None
         self.offered = [StreamInfo(name)]
         self.skipped: list[Skipped] = []
         self._source = source
@@ -40,12 +40,12 @@ class StdinSource:
     def __exit__(self, *exception: object) -> None:
         pass
 
-    async def send(self, channel: Channel, allowance: Allowance, bar: Progress) -> list[FileDone]:
-        """All of it, up to its end, and its SHA-256. Raises `FileError` and `ChannelError`."""
+    async def send(self, channel: Channel, window: SendWindow, bar: Progress) -> list[FileDone]:
+        """Send all data and their SHA-256. Raises `FileError` and `ChannelError`."""
         digest, size = hashlib.sha256(), 0
         while data := await self._read():
             digest.update(data)
-            await allowance.take(len(data))
+            await window.take(len(data))
             await channel.send(Kind.DATA, data)
             size += len(data)
             bar.advance(len(data))

@@ -1,7 +1,7 @@
-"""One file on its way to standard output.
+"""Writes one received file to standard output.
 
-What has been written cannot be taken back. So another tunnel can only go on exactly after it, with a file whose
-beginning is the same; and what arrived damaged is seen only at its end, when all of it has been passed on.
+Written data cannot be undone. So a new tunnel can only resume at the end of the written data, with a file that begins
+with the same data. Damage is detected only at the end, after all data have been written.
 """
 
 from __future__ import annotations
@@ -16,31 +16,38 @@ from typing import Self
 
 from punchlab.punch.errors import ChannelError, PunchFailedError, TamperedError
 from punchlab.punch.secure.channel import Channel, Kind
-from punchlab.punch.transfer.allowance import read_count, write_count
-from punchlab.punch.transfer.blocking import write_all
-from punchlab.punch.transfer.conversation import INTERRUPTED_S, AbortedError, abort, failure, hear
-from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.control_frames import INTERRUPTED_S, AbortedError, abort, failure, receive_frame
+from punchlab.punch.transfer.file_transfer import (
+    NOT_RESUMABLE,
+    NewProgress,
+    Received,
+    confirm_stored,
+    receive_offer,
+    send_held,
+)
+from punchlab.punch.transfer.files.name_rules import FileError
+from punchlab.punch.transfer.flow_control import read_count, write_count
 from punchlab.punch.transfer.offer import FileDone, FileInfo, Offered, StreamInfo, total_size
 from punchlab.punch.transfer.progress import Progress
-from punchlab.punch.transfer.transfer import ONCE, NewProgress, Received, receive_offer, send_held, tell_stored
+from punchlab.punch.transfer.standard_streams import write_all
 
 WINDOW = 4 << 20
-"""Bytes that wait in memory at most, for whoever reads standard output."""
+"""Maximum bytes that wait in memory for the reader of standard output."""
 
-_GRANT = WINDOW // 16  # no CREDIT for less
+_GRANT = WINDOW // 16  # minimum of a CREDIT
 
 
 class StdoutSink:
-    """A descriptor that one file is written to, by a thread, over as many tunnels as that takes. A context manager."""
+    """A descriptor that a thread writes one file to, over as many tunnels as needed. A context manager."""
 
     def __init__(self, sink: int) -> None:
         self._sink = sink
         self.info: FileInfo | StreamInfo | None = None
         self._digest = hashlib.sha256()
         self.size = 0
-        """Bytes that have arrived."""
+        """Number of bytes received."""
         self.written = 0
-        """Bytes that have been written."""
+        """Number of bytes written."""
         self._error: OSError | None = None
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._moved = asyncio.Event()
@@ -52,42 +59,42 @@ class StdoutSink:
         self._queue.put(None)
 
     def check(self, offered: Sequence[Offered]) -> FileInfo | StreamInfo:
-        """The one file that is offered. Raises `FileError` if it is not one, or another than before."""
+        """Return the single offered file. Raises `FileError` if there are more, or if it is not the earlier one."""
         info = offered[0]
         if len(offered) > 1 or not isinstance(info, FileInfo | StreamInfo) or "/" in info.name:
-            raise FileError("several files, or a directory, cannot be received to standard output")
+            raise FileError("standard output can receive a single file only, and no directory")
         if self.info is not None and info != self.info:
-            raise FileError(f"{info.name!r} is not what has been written to standard output so far")
+            raise FileError(f"{info.name!r} is not the file whose beginning was written to standard output")
         if self.info is None:
             self.info = info
             loop = asyncio.get_running_loop()
-            threading.Thread(target=self._write, args=(loop,), daemon=True).start()  # it may block for ever
+            threading.Thread(target=self._write, args=(loop,), daemon=True).start()  # it may block indefinitely
         return info
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of what has arrived."""
+        """The SHA-256 of the received data."""
         return self._digest.digest()
 
     def put(self, data: bytes) -> None:
-        """Have `data` written in its turn. Raises `FileError` and `TamperedError`."""
+        """Queue `data` for writing. Raises `FileError` and `TamperedError`."""
         self.size += len(data)
         if isinstance(self.info, FileInfo) and self.size > self.info.size:
-            raise FileError(f"{self.info.name!r} is longer than the {self.info.size} bytes that were offered")
+            raise FileError(f"{self.info.name!r} is longer than the offered {self.info.size} bytes")
         if self.size - self.written > WINDOW:
-            raise TamperedError("the sender sends more than there is room for")
+            raise TamperedError("the sender exceeds the window")
         self._digest.update(data)
         self._queue.put(data)
 
     def verify(self, sha256: bytes) -> FileDone:
-        """What arrived, if it is all of it and as it was sent. Raises `FileError`."""
+        """Return the received file if its size and SHA-256 are correct. Raises `FileError`."""
         info = self.info
         if info is None or self.digest != sha256 or (isinstance(info, FileInfo) and info.size != self.size):
-            raise FileError("what was written to standard output arrived damaged")
+            raise FileError("the data written to standard output are damaged: the size or SHA-256 differs")
         return FileDone(info.name, self.size, sha256.hex())
 
     async def wait_for(self, count: int) -> None:
-        """Wait until so many bytes have been written. Raises `FileError`."""
+        """Wait until `count` bytes have been written. Raises `FileError`."""
         while self.written < count:
             if self._error is not None and self._error.errno == errno.EPIPE:
                 raise FileError("standard output was closed")
@@ -106,7 +113,7 @@ class StdoutSink:
                     return
                 loop.call_soon_threadsafe(self._move, len(data), None)
         except RuntimeError:
-            pass  # the loop has ended, and with it the transfer
+            pass  # the event loop, and with it the transfer, has ended
 
     def _move(self, count: int, error: OSError | None) -> None:
         self.written += count
@@ -114,39 +121,39 @@ class StdoutSink:
         self._moved.set()
 
 
-async def receive_to(channel: Channel, outlet: StdoutSink, progress: NewProgress) -> Received:
-    """Receive the one file that is offered into `outlet`. Raises `PunchFailedError`."""
+async def receive_to(channel: Channel, sink: StdoutSink, progress: NewProgress) -> Received:
+    """Receive the single offered file into `sink`. Raises `PunchFailedError`."""
     info: FileInfo | StreamInfo | None = None
     try:
-        info = outlet.check(await receive_offer(channel))
-        if outlet.size:
-            await send_held(channel, 0, outlet.size, outlet.digest)
-        begin = outlet.written
-        await channel.send(Kind.ACCEPT, write_count(WINDOW - (outlet.size - begin)))
+        info = sink.check(await receive_offer(channel))
+        if sink.size:
+            await send_held(channel, 0, sink.size, sink.digest)
+        begin = sink.written
+        await channel.send(Kind.ACCEPT, write_count(WINDOW - (sink.size - begin)))
         with progress(total_size([info])) as bar:
-            done = await _receive_granting(channel, outlet, info, begin, bar)
+            done = await _receive_granting(channel, sink, info, begin, bar)
     except FileError as error:
         await abort(channel, str(error))
         raise PunchFailedError("client_error", str(error)) from None
     except AbortedError as error:
-        raise PunchFailedError("client_error", f"the sender stopped: {error}") from None
+        raise PunchFailedError("client_error", f"the sender aborted: {error}") from None
     except ChannelError as error:
         if isinstance(info, StreamInfo):
-            raise PunchFailedError("client_error", f"{error}; {ONCE}") from None
+            raise PunchFailedError("client_error", f"{error}; {NOT_RESUMABLE}") from None
         raise failure(error) from None
     except asyncio.CancelledError:
-        await abort(channel, "interrupted", INTERRUPTED_S)  # or the other end would wait for a new tunnel
+        await abort(channel, "interrupted", INTERRUPTED_S)  # otherwise the other end would wait for a new tunnel
         raise
-    await tell_stored(channel)
-    return Received([done], told=True)  # whoever reads standard output waits for its end
+    await confirm_stored(channel)
+    return Received([done], confirmed=True)  # do not delay the end of standard output
 
 
 async def _receive_granting(
-    channel: Channel, outlet: StdoutSink, info: FileInfo | StreamInfo, begin: int, bar: Progress
+    channel: Channel, sink: StdoutSink, info: FileInfo | StreamInfo, begin: int, bar: Progress
 ) -> FileDone:
-    """Receive the contents until all is written, and let the sender send more as they are written."""
-    granting = asyncio.create_task(_grant(channel, outlet, begin))
-    receiving = asyncio.create_task(_receive_contents(channel, outlet, info, bar))
+    """Receive the contents until all are written, and send CREDIT as they are written."""
+    granting = asyncio.create_task(_grant(channel, sink, begin))
+    receiving = asyncio.create_task(_receive_contents(channel, sink, info, bar))
     try:
         await asyncio.wait([granting, receiving], return_when=asyncio.FIRST_COMPLETED)
         if granting.done() and not (receiving.done() and receiving.exception() is None):
@@ -158,29 +165,27 @@ async def _receive_granting(
         await asyncio.gather(granting, receiving, return_exceptions=True)
 
 
-async def _grant(channel: Channel, outlet: StdoutSink, granted: int) -> None:
+async def _grant(channel: Channel, sink: StdoutSink, granted: int) -> None:
     while True:
-        await outlet.wait_for(granted + _GRANT)
-        count = outlet.written - granted
+        await sink.wait_for(granted + _GRANT)
+        count = sink.written - granted
         granted += count
         await channel.send(Kind.CREDIT, write_count(count))
 
 
-async def _receive_contents(
-    channel: Channel, outlet: StdoutSink, info: FileInfo | StreamInfo, bar: Progress
-) -> FileDone:
-    kind, payload = await hear(channel)
-    if outlet.size and isinstance(info, FileInfo):
-        if kind is not Kind.RESUME or read_count(payload) != outlet.size:
-            raise FileError(f"{info.name!r} has changed, and what was written to standard output cannot be taken back")
-        bar.resume(info.name, outlet.size, info.size)
-        kind, payload = await hear(channel)
+async def _receive_contents(channel: Channel, sink: StdoutSink, info: FileInfo | StreamInfo, bar: Progress) -> FileDone:
+    kind, payload = await receive_frame(channel)
+    if sink.size and isinstance(info, FileInfo):
+        if kind is not Kind.RESUME or read_count(payload) != sink.size:
+            raise FileError(f"{info.name!r} has changed, and data already written to standard output cannot be undone")
+        bar.resume(info.name, sink.size, info.size)
+        kind, payload = await receive_frame(channel)
     while kind is Kind.DATA:
-        outlet.put(payload)
+        sink.put(payload)
         bar.advance(len(payload))
-        kind, payload = await hear(channel)
+        kind, payload = await receive_frame(channel)
     if kind is not Kind.DIGEST:
         raise TamperedError(f"expected DATA or DIGEST, got {kind.name}")
-    done = outlet.verify(payload)
-    await outlet.wait_for(outlet.size)
+    done = sink.verify(payload)
+    await sink.wait_for(sink.size)
     return done

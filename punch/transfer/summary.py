@@ -1,8 +1,8 @@
-"""An offer in so few lines that a person reads them all, and that no hidden file gets lost among others.
+"""A summary of an offer that is short enough to read and does not hide any hidden or sensitive file.
 
-Every file that programs run or trust without asking is listed by itself, before everything else. Then come the other
-hidden files and directories, then the rest by what is at the top. Each of the three lists is bounded, and says how many
-more there are.
+Sensitive files, which programs run or trust without asking, are listed first, one per line. Other hidden files and
+directories follow, then the rest, grouped by top-level name. Each of the three lists is limited, and its number of
+unlisted entries is given.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from punchlab.punch.fields import Json
 from punchlab.punch.transfer.offer import DirectoryInfo, FileInfo, Offered, count_directories, total_size
 
 LISTED = 20
-"""Lines of each list at most."""
+"""Maximum lines of each list."""
 
 _SENSITIVE = (
     *("*/.ssh/*", "*/.gnupg/*", "*/.pki/*", "*/.aws/*", "*/.kube/*", "*/.docker/*", "*/.netrc", "*/.pgpass"),
@@ -31,16 +31,16 @@ _SENSITIVE = (
     *("*/.tmux*", "*/.screenrc", "*/.curlrc", "*/.wgetrc", "*/.vscode/*", "*/.idea/*", "*/.mozilla/*", "*/.direnv*"),
     *("*/.rhosts", "*/.shosts", "*/.k5login", "*/.procmailrc", "*/.mailcap", "*/.config/*rc", "*/.config/*/config*"),
 )
-"""Names, in lower case and after a slash, of files that programs run or trust because of where they are."""
+"""Patterns, in lower case and after a slash, of files that programs run or trust because of their location."""
 
 
 @functools.cache
 def _sensitive() -> re.Pattern[str]:
-    return re.compile("|".join(fnmatch.translate(each) for each in _SENSITIVE))  # takes 50 ms: most offers need it not
+    return re.compile("|".join(fnmatch.translate(each) for each in _SENSITIVE))  # 50 ms, which most offers do not need
 
 
 class _Line(NamedTuple):
-    """A file, or a directory with a slash at its end; what is below it is counted."""
+    """A file, or a directory with a trailing slash and the number of files below it."""
 
     name: str
     size: int | None
@@ -52,11 +52,11 @@ class _Line(NamedTuple):
 
 
 def summarize(offered: Sequence[Offered]) -> Json:
-    """The summary as the fields of an event.
+    """Return the summary as the fields of an event.
 
-    `files`, `directories`, `bytes` (None if unknown), `hidden`, `sensitive` and `executable` count all that is offered.
-    `entries` are the lines: `name`, `size` (bytes or None), `files` and `marks`. `unlisted` says how many of each list
-    are not among them.
+    `files`, `directories`, `bytes` (None if unknown), `hidden`, `sensitive` and `executable` are totals of the offer.
+    `entries` are the lines: `name`, `size` (bytes or None), `files` and `marks`. `unlisted` is the number of missing
+    entries per list.
     """
     sensitive = [info for info in offered if _is_sensitive(info.name)]
     hidden = [info for info in offered if _is_hidden(info.name)]
@@ -90,7 +90,7 @@ def _is_sensitive(name: str) -> bool:
 
 
 def _grouped(offered: Iterable[Offered]) -> list[_Line]:
-    """One line for each hidden file or directory, or, if nothing is hidden, for what is at the top."""
+    """Return one line per hidden file or directory; one per top-level name for the others."""
     groups: dict[str, list[Offered]] = {}
     for info in offered:
         parts = info.name.split("/")

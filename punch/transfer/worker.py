@@ -1,7 +1,7 @@
-"""Calls that may block, one after another in a thread, while the event loop goes on.
+"""Runs blocking calls one after another in a thread, while the event loop continues.
 
 The threads of `asyncio.to_thread` are joined when the process ends, however long their calls take, and a call there
-cannot be stopped. Here the thread is a daemon, and a call that takes long has checkpoints, at which it can be stopped.
+cannot be stopped. Here the thread is a daemon, and long calls have checkpoints at which they can be stopped.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import Any, NamedTuple, Self, TypeVar
 T = TypeVar("T")
 
 WINDOW = 4 << 20
-"""Bytes that wait in memory for the thread at most."""
+"""Maximum bytes that wait in memory for the thread."""
 
-_LEAST = 1024  # bytes that a call counts for, so that the number of calls is bounded as well
+_LEAST = 1024  # minimum size that counts for a call, which limits the number of calls
 
-_PATIENCE_S = 0.5  # how long the end of the block waits for a call that runs
+_PATIENCE_S = 0.5  # how long the end of the block waits for a running call
 _thread = threading.local()
 
 
 class StoppedError(Exception):
-    """Raised by `checkpoint` in a call that must not go on."""
+    """Raised by `checkpoint` in a call that must stop."""
 
 
 def checkpoint() -> None:
-    """Raise `StoppedError` if the call that this is a part of must not go on; does nothing outside of such a call."""
+    """Raise `StoppedError` if the running call must stop; does nothing outside such a call."""
     stop: threading.Event | None = getattr(_thread, "stop", None)
     if stop is not None and stop.is_set():
         _thread.stopped()
@@ -38,12 +38,12 @@ def checkpoint() -> None:
 
 
 def stoppable(stop: threading.Event, stopped: Callable[[], object] = lambda: None) -> None:
-    """From now on, `checkpoint` in this thread calls `stopped` and raises once `stop` is set."""
+    """Make `checkpoint` in this thread call `stopped` and raise as soon as `stop` is set."""
     _thread.stop, _thread.stopped = stop, stopped
 
 
 class _Job(NamedTuple):
-    """A call, the bytes it counts for, the future of its result, and whether it runs after one that has failed."""
+    """A call, its size in bytes, the future of its result, and whether it runs even after a failed call."""
 
     call: Callable[[], Any]
     size: int
@@ -52,9 +52,9 @@ class _Job(NamedTuple):
 
 
 class Worker:
-    """Runs calls in the order in which they come. A context manager, to be used in one event loop.
+    """Runs calls in the given order. A context manager, for one event loop.
 
-    After a call of `put` that failed no other is run, but for those of `run(…, always=True)`, until `stop`.
+    After a failed call of `put` no further call runs until `stop`, except those of `run(…, always=True)`.
     """
 
     def __init__(self, window: int = WINDOW) -> None:
@@ -80,10 +80,10 @@ class Worker:
             self._jobs.append(None)
             self._changed.notify()
         if self._thread is not None:
-            self._thread.join(_PATIENCE_S)  # it is idle but for a file system that does not answer
+            self._thread.join(_PATIENCE_S)  # it is idle unless a file system does not respond
 
     async def put(self, call: Callable[[], object], size: int = 0) -> None:
-        """Have `call` run in its turn; waits while more than the window is waiting. Raises what an earlier one did."""
+        """Queue `call`; wait if the window is full. Raises the exception of an earlier call."""
         size = max(size, _LEAST)
         while self._error is None:
             with self._changed:
@@ -96,9 +96,9 @@ class Worker:
         raise self._error
 
     async def run(self, call: Callable[[], T], *, always: bool = False) -> T:
-        """The result of `call`, once those before it have ended. Raises what it raises, or what one of those did.
+        """Return the result of `call`, after the earlier calls. Raises its exception, or that of an earlier call.
 
-        If this is cancelled, the call goes on until its next checkpoint; `stop` waits for that.
+        If this is cancelled, the call runs until its next checkpoint; `stop` waits for that.
         """
         future: asyncio.Future[T] = self._loop.create_future()
         with self._changed:
@@ -110,9 +110,9 @@ class Worker:
             raise
 
     async def run_whole(self, call: Callable[[], T]) -> T:
-        """As `run`, but a call that reached its end has a result, even if this was cancelled meanwhile.
+        """Like `run`, but return the result of a call that ran to its end, even if this was cancelled meanwhile.
 
-        If it was stopped before, the cancellation goes on at once, and the call undoes what it has done.
+        If the call was stopped before its end, it has undone its work, and the cancellation continues.
         """
         ended = asyncio.Event()
         result: list[T] = []
@@ -139,13 +139,13 @@ class Worker:
         return result[0]
 
     async def failure(self) -> None:
-        """Wait until a call of `put` fails, and raise what it raised."""
+        """Wait until a call of `put` fails, and raise its exception."""
         await self._failed.wait()
         assert self._error is not None
         raise self._error
 
     async def stop(self) -> None:
-        """Drop the calls that wait, and let the running one end at its next checkpoint; then calls run again."""
+        """Drop the queued calls, wait until the running one ends or is stopped, and then accept calls again."""
         future: asyncio.Future[None] = self._loop.create_future()
         with self._changed:
             for job in self._jobs:
@@ -176,7 +176,7 @@ class Worker:
             with self._changed:
                 while not self._jobs:
                     self._changed.wait()
-                job = self._jobs[0]  # it counts as waiting until it has ended
+                job = self._jobs[0]  # it counts as queued until it has ended
             if job is None:
                 return
             outcome = self._outcome(job)
@@ -193,7 +193,7 @@ class Worker:
                 self._call_soon(self._room.set)
 
     def _outcome(self, job: _Job) -> Callable[[], None] | None:
-        """Run the call; what the event loop has to do about it."""
+        """Run the call; return what the event loop has to do."""
         if self._error is not None and not job.always:
             return None if job.future is None else partial(_settle, job.future, None, self._error)
         try:
@@ -222,4 +222,4 @@ def _settle(future: asyncio.Future[Any], result: object, error: BaseException | 
     else:
         future.set_exception(error)
         with contextlib.suppress(asyncio.CancelledError):
-            future.exception()  # the task that waited for it may have been cancelled
+            future.exception()  # marks it as retrieved, because the waiting task may have been cancelled

@@ -195,7 +195,7 @@ class Attackers:
         ip = self.fresh_ip()
 
         refusals = (
-            f"too many clients at {ip} wait for their peers (at most {limit})".encode(),
+            f"too many clients at {ip} are waiting for their peers (at most {limit})".encode(),
             f"too many connections from {ip} in a short time".encode(),
         )
 

@@ -20,14 +20,15 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
+from punchlab.punch.codec import encode
 from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.errors import ConnectionLostError, StrangerError, WrongPeerError
 from punchlab.punch.fields import Json
 from punchlab.punch.frames import MAX_PRIVATE, Role
-from punchlab.punch.relay import joined_frame
-from punchlab.punch.secure.channel import Stream, introduce
+from punchlab.punch.relay import Joined
+from punchlab.punch.secure.channel import Stream, exchange_hellos
 from punchlab.punch.secure.code import Code
-from punchlab.punch.secure.keys import Introduced, PakeExchange
+from punchlab.punch.secure.keys import ContactTranscript, PakeExchange
 from scenarios.hostile.edge import OTHER
 
 IP = "127.0.0.7"
@@ -85,7 +86,7 @@ class Guesser:
         self._proxies: contextlib.AsyncExitStack
         self._left = 0
         self._at_once = asyncio.Semaphore(per_meeting)
-        self._attack: tuple[Introduced, bytes] | None = None
+        self._attack: tuple[ContactTranscript, bytes] | None = None
         self._listeners = [socket.create_server((IP, 0)) for _ in range(ADDRESSES)]
         self.url = ""
 
@@ -133,7 +134,7 @@ class Guesser:
             (exchange.message, self._told.get("traits")),
             (client.register["pake"], client.register.get("traits")),
         )
-        introduced = Introduced.of(exchange.session, OTHER[self._victim], own, theirs)
+        introduced = ContactTranscript.of(exchange.session, OTHER[self._victim], own, theirs)
         key = introduced.bound(exchange.finish(client.register["pake"]))
         self._attack, self._left = (introduced, key), self._per_meeting
         public, *private = (Endpoint(*each.getsockname()) for each in self._listeners)
@@ -174,7 +175,7 @@ class Guesser:
                 return
             introduced, key = self._attack
             try:
-                introduction = await introduce(Stream(sock), OTHER[self._victim], introduced.tags)
+                introduction = await exchange_hellos(Stream(sock), OTHER[self._victim], introduced.tags)
                 await introduction.agree(introduced.session, key).verify()
             except (ConnectionLostError, StrangerError):
                 return
@@ -187,7 +188,7 @@ class Guesser:
 
     async def _relay(self, connection: ServerConnection) -> None:
         await connection.recv()
-        await connection.send(joined_frame())
+        await connection.send(encode(Joined()))
         ours, theirs = socket.socketpair()
         with ours, theirs:
             ours.setblocking(False)

@@ -8,24 +8,24 @@ import socket
 
 from punchlab.punch.fields import Json
 from punchlab.punch.frames import SessionId
-from punchlab.punch.secure.channel import HELLO_BYTES, MAGIC, MEETING_TAG_BYTES, PROOF_BYTES
-from punchlab.punch.secure.keys import Introduced
+from punchlab.punch.secure.channel import CONTACT_TAG_BYTES, HELLO_BYTES, MAGIC, PROOF_BYTES
+from punchlab.punch.secure.keys import ContactTranscript
 
 _TRACE = 16  # bytes of a file that do not occur in random bytes by chance
 
 
-def thief_of(session: SessionId, own_message: str | None, peer: Json) -> Introduced:
+def thief_of(session: SessionId, own_message: str | None, peer: Json) -> ContactTranscript:
     """Return the attacker's state for a sender that was told about it, given the sender's description (`peer`)."""
-    return Introduced.of(session, "receiver", (own_message, None), (peer["pake"], peer.get("traits")))
+    return ContactTranscript.of(session, "receiver", (own_message, None), (peer["pake"], peer.get("traits")))
 
 
-def overhear(sock: socket.socket, introduced: Introduced | None = None) -> bytes:
+def overhear(sock: socket.socket, introduced: ContactTranscript | None = None) -> bytes:
     """Send what a receiver would send, and return everything that the other end sends before it disconnects.
 
     Without `introduced`, the attacker does not know the descriptions of the two clients.
     """
     heard = bytearray()
-    tag = os.urandom(MEETING_TAG_BYTES) if introduced is None else introduced.tags["receiver"]
+    tag = os.urandom(CONTACT_TAG_BYTES) if introduced is None else introduced.tags["receiver"]
     hello = MAGIC + b"R" + tag + os.urandom(32)
     with contextlib.suppress(OSError):
         sock.sendall(hello + os.urandom(PROOF_BYTES) + os.urandom(1000))

@@ -78,7 +78,7 @@ CLIENTS: Mapping[str, Hostile] = {
     "prints lines": Hostile(OUTPUT, "yes"),
     "prints a line": Hostile(LINE, "cat /dev/zero"),
     "prints events": Hostile(MEMORY, """yes '{"event":"x"}'"""),
-    "prints attempts": Hostile(MEMORY, """yes '{"event":"attempt","kind":"public"}' | head -n 100000; sleep 1000"""),
+    "prints attempts": Hostile(MEMORY, """yes '{"event":"attempt","kind":"srflx"}' | head -n 100000; sleep 1000"""),
     "prints arrays": Hostile(MEMORY, f'yes "$({_ARRAYS})"'),
     "prints a GiB and ends": Hostile(OUTPUT, "yes | head -c 1073741824; exit 0"),
     "prints a GiB of a line and ends": Hostile(LINE, "head -c 1073741824 /dev/zero; exit 0"),

@@ -26,7 +26,7 @@ FAR = 10_000
 GOOD: Mapping[str, object] = {
     "t": 100.5,
     "code": "a code",
-    "kind": "public",
+    "kind": "srflx",
     "local": "192.168.1.2:4000",
     "remote": "11.16.1.2:5000",
     "outcome": "refused",

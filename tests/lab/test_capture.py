@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import select
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +18,9 @@ import pytest
 from scapy.layers.inet import ICMP, IP, TCP
 
 from punchlab.lab.capture import CapturePoint, Frame, Recorder, Recording, pcapng
+from punchlab.lab.capture.bpf import compiled
+from punchlab.lab.capture.recorder import FILTER, FULL_FILTER, UDP_FILTER
+from punchlab.lab.capture.tap import Tap, await_timestamps
 from punchlab.lab.errors import InputError, LabError
 from punchlab.lab.kernel import namespace
 from punchlab.lab.kernel.namespace import Namespace
@@ -126,10 +131,8 @@ def test_the_capture_is_active_when_start_returns(wire: Wire) -> None:
 
 
 def test_timestamps_are_of_the_arrival_however_late_the_frame_is_read(wire: Wire) -> None:
-    from punchlab.lab.capture.tap import Tap, await_timestamps, compiled
-
-    with compiled("tcp") as program, wire.socket(wire.a) as client:
-        tap = Tap(wire.points[0], program)
+    with wire.socket(wire.a) as client:
+        tap = Tap(wire.points[0], compiled("tcp"))
         tap.listen()
         await_timestamps()
         client.setblocking(False)
@@ -165,6 +168,28 @@ def test_only_the_requested_interface_is_captured(wire: Wire) -> None:
     finally:
         stop.set()
         thread.join()
+
+
+@pytest.mark.parametrize("expression", [FILTER, UDP_FILTER, FULL_FILTER])
+def test_a_filter_is_the_program_that_scapy_compiles(expression: str) -> None:
+    from scapy.arch.common import compile_filter, free_filter
+
+    program = compile_filter(expression, linktype=1)
+    instructions = ctypes.string_at(program.bf_insns, program.bf_len * 8)
+    free_filter(program)
+    assert compiled(expression).instructions == instructions
+
+
+def test_an_expression_that_is_no_filter_is_rejected() -> None:
+    with pytest.raises(LabError, match=r"capture: filter 'tcp and': .*syntax error"):
+        compiled("tcp and")
+
+
+def test_neither_a_lab_nor_a_capture_imports_scapy_or_the_engine_of_mininet() -> None:
+    heavy = ("scapy", "mininet.node", "distutils", "matplotlib", "asyncio", "rich")
+    code = "import sys, punchlab.lab.lab, punchlab.lab.trial.record, punchlab.topologies; "
+    code += f"print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_the_default_filter_omits_data_and_full_keeps_it(wire: Wire) -> None:
@@ -208,8 +233,6 @@ def test_icmp_errors_are_captured(wire: Wire) -> None:
 
 def test_a_full_kernel_buffer_is_reported(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     """A burst that is not read: the recording has the interfaces and the number of missing frames."""
-    from punchlab.lab.capture.tap import Tap
-
     gate, read = threading.Event(), Tap.read
 
     def late(tap: Tap) -> Frame | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -108,11 +110,75 @@ def test_without_user_namespaces_the_line_says_what_is_missing_and_how_to_get_it
     assert_one_clear_line(done, "sandbox", "user namespaces", "sysctl")
 
 
-def test_a_trial_tells_the_story_of_its_syns() -> None:
-    done = run(punchlab("trial", "ab", "--nat-b", "full_cone"))
+def test_a_trial_prints_a_summary() -> None:
+    done = run(punchlab("trial", "ab", "--nat-b", "full_cone", "--strategy", "auto"))
     assert done.returncode == 0, done
-    assert done.stdout.startswith("a - b: direct; predicted: direct")
-    assert "SYN 192.168.1.2" in done.stdout
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 15
+    assert lines[0] == "a - b: direct"
+    for start in (
+        "strategy: auto chose keep, because",
+        "NAT of b as found: endpoint-independent mapping, endpoint-independent filtering",
+        "prediction: direct, because",
+        "control dial: direct, as predicted",
+        "times since the first SYN: connected",
+        "path: nat_a, nat_b; ",
+    ):
+        assert any(line.startswith(start) for line in lines), start
+    assert any("SYN to 11.16.2.2:" in line and "received by b" in line for line in lines)
+
+
+def test_a_timeline_has_all_packets_and_one_line_for_repetition() -> None:
+    birthday = ("--strategy", "birthday", "--nat-a", "symmetric")
+    done = run(punchlab("trial", "ab", *birthday, "--timeline"))
+    assert done.stdout.startswith("a - b: "), done
+    assert " more SYN 192.168.1.2 > 11.16." in done.stdout
+    assert len(done.stdout.splitlines()) < 300
+
+
+def test_the_record_has_what_auto_found_and_chose() -> None:
+    done = run(punchlab("trial", "ab", "--nat-a", "symmetric", "--nat-b", "full_cone", "--strategy", "auto", "--json"))
+    chosen = json.loads(done.stdout)["chosen"]
+    assert chosen["a"]["nat"].startswith("address-and-port-dependent mapping")
+    assert chosen["b"]["nat"] == "endpoint-independent mapping, endpoint-independent filtering"
+    assert {(each["strategy"], each["why"]) for each in chosen.values()} == {
+        ("keep", "the NATs let the two meet; dialling at once")
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["trail", "ab"], "trial"),
+        (["trial", "ab", "--statregy", "auto"], "--strategy"),
+        (["trial", "ab", "--strategy", "atuo"], "auto"),
+        (["nat", "shw", "symmetric"], "show"),
+        (["run", "ab", "--nat-a", "symetric"], "symmetric"),
+    ],
+)
+def test_an_error_suggests_what_was_meant(words: list[str], meant: str) -> None:
+    done = run(punchlab(*words))
+    assert done.returncode == 2
+    assert len(done.stderr) < 300
+    assert f"did you mean {meant}?" in done.stderr
+
+
+def test_both_commands_have_a_version() -> None:
+    for module, name in (("punchlab.lab.cli", "punchlab"), ("punchlab.punch", "punch")):
+        done = run([sys.executable, "-m", module, "--version"])
+        assert (done.returncode, done.stdout) == (0, f"{name} {metadata.version('punchlab')}\n"), done
+
+
+def test_no_table_breaks_a_word_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The matrix of a run, as a terminal shows it."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    done = run([sys.executable, "-c", "from tests.lab.wide_run import show; show()"])
+    text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    assert max(map(len, text.splitlines())) <= 80
+    for name in ("port_restricted_cone", "cgn_rfc6888"):
+        assert re.search(rf"\u2502 {name} +\u2502 +5/5 \u2502", text), text
+        assert re.search(rf"columns: .*\d={name}", text, re.DOTALL), text
 
 
 def test_a_trial_that_fails_has_exit_status_1_and_says_why() -> None:

@@ -249,7 +249,7 @@ LIKELY = st.fixed_dictionaries(
         "outcome": st.sampled_from(FAILURES) | JSON,
         "reason": st.text() | JSON,
         "code": st.text() | JSON,
-        "kind": st.just("public") | JSON,
+        "kind": st.just("srflx") | JSON,
     },
 )
 WELL_FORMED = st.builds(lambda value: json.dumps(value).encode(), LIKELY | JSON)

@@ -122,7 +122,7 @@ def test_events_in_a_wrong_order_measure_nothing() -> None:
 FLOODS = {
     "events": [b'{"event":"x"}\n'],
     "events of names of their own": [b'{"event":"%d"}\n' % number for number in range(100_000)],
-    "attempts": [b'{"event":"attempt","kind":"public"}\n'],
+    "attempts": [b'{"event":"attempt","kind":"srflx"}\n'],
     "arrays": [b'{"event":"x","y":[%s]}\n' % b",".join([b"[]"] * 1000)],
     "objects": [b'{"event":"x","y":[%s]}\n' % b",".join([b'{"":{}}'] * 1000)],
     "texts": [b'{"event":"x","y":[%s]}\n' % b",".join([b'"\xc4\x80"'] * 1000)],

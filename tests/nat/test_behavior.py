@@ -30,7 +30,7 @@ SILENT = Unsolicited.SILENT_THEN_ICMP
     ("mapping", "filtering", "allocation", "options", "words"),
     [
         (APDM, APDF, PRESERVING, {"port_overloading": True}, ["port_overloading", "looks endpoint-independent"]),
-        (EIM, EIF, PRESERVING, {"port_overloading": True}, ["port_overloading", "filtering", "either host"]),
+        (EIM, EIF, PRESERVING, {"port_overloading": True}, ["port_overloading", "filtering", "any of the hosts"]),
         (EIM, APDF, RANDOM, {"port_overloading": True}, ["port_overloading", "port_allocation random"]),
         (
             *(EIM, APDF, PRESERVING),

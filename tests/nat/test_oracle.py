@@ -259,7 +259,7 @@ def test_a_floor_is_returned_iff_success_is_possible(a: NatBehavior | None, b: N
 
 @given(classics, classics, dials)
 def test_dropping_is_never_worse_than_resetting(a: NatBehavior | None, b: NatBehavior | None, dial: Dial) -> None:
-    # Without losses, and with time for a retransmission.
+    # Without loss, and with time for a retransmission.
     dial = replace(dial, loss=0.0, deadline_s=dial.deadline_s + 1)
     silent = [each and replace(each, unsolicited=Unsolicited.DROP) for each in (a, b)]
     assert predict_outcome(silent[0], silent[1], dial).probability >= predict_outcome(a, b, dial).probability

@@ -11,7 +11,7 @@ from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.frames import Role
 from punchlab.punch.punching.agreement import Agreement
 from punchlab.punch.punching.puncher import Connection
-from punchlab.punch.secure.channel import Proofs, Stream, introduce
+from punchlab.punch.secure.channel import Proofs, Stream, exchange_hellos
 from punchlab.punch.secure.guesses import Exposure, Guesses
 from tests.punch.wires import INTRODUCED, KEY, SESSION, TAGS
 
@@ -48,7 +48,7 @@ def connections(count: int) -> Iterator[list[tuple[Connection, Connection]]]:
 
 
 async def hear_proof(stream: Stream) -> Proofs:
-    """As a receiver that verifies the sender's proof, and does not answer yet."""
-    proofs = (await introduce(stream, "receiver", TAGS)).agree(SESSION, KEY)
+    """Act as a receiver that verifies the sender's proof and does not answer yet."""
+    proofs = (await exchange_hellos(stream, "receiver", TAGS)).agree(SESSION, KEY)
     await proofs.verify()
     return proofs

@@ -1,6 +1,6 @@
-"""What a server may answer to a WebSocket request instead of what it should, and a server that answers so.
+"""Invalid answers of a server to a WebSocket request, and a server that sends them.
 
-`ANSWERS` are answers by name. Each gets the request and the connection; what it does not close is closed after it.
+`ANSWERS` maps names to functions that get the request and the connection, which is closed after them.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from punchlab.punch.net.closing import abort_transport, close_by_reset
 Answer = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
-_FLOOD = 32 << 20  # bytes; more than any reader should hold
+_FLOOD = 32 << 20  # bytes; more than a reader may keep
 ACCEPTED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 
 
 def accept(request: bytes, *more: bytes) -> bytes:
-    """The correct response to the request, with more header lines."""
+    """Return the correct response to the request, with additional header lines."""
     lines = request.split(b"\r\n")
-    key = next((line for line in lines if line.lower().startswith(b"sec-websocket-key:")), b":")  # none in plain HTTP
+    key = next((line for line in lines if line.lower().startswith(b"sec-websocket-key:")), b":")  # plain HTTP has none
     digest = hashlib.sha1(key.split(b":", 1)[1].strip() + _GUID, usedforsecurity=False).digest()
     lines = [b"Sec-WebSocket-Accept: " + base64.b64encode(digest), *more]
     return ACCEPTED + b"\r\n".join(lines) + b"\r\n\r\n"
 
 
 def frame(payload: bytes, opcode: int = 1, *, fin: bool = True, rsv: int = 0) -> bytes:
-    """A WebSocket frame of a server (RFC 6455 section 5.2)."""
+    """Return a WebSocket frame of a server (RFC 6455 section 5.2)."""
     head = bytes([fin << 7 | rsv << 4 | opcode])
     if len(payload) < 126:
         return head + bytes([len(payload)]) + payload
@@ -44,7 +44,7 @@ def frame(payload: bytes, opcode: int = 1, *, fin: bool = True, rsv: int = 0) ->
 
 
 def says(*parts: bytes) -> Answer:
-    """Answers with these bytes, and closes."""
+    """Answer with these bytes, and close."""
 
     async def answer(_request: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.writelines(parts)
@@ -54,15 +54,15 @@ def says(*parts: bytes) -> Answer:
 
 
 def http(status: str, *headers: str, body: bytes = b"") -> Answer:
-    """Answers with an HTTP response."""
+    """Answer with an HTTP response."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers, "", ""]
     return says("\r\n".join(lines).encode(), body)
 
 
 def accepts(*frames: bytes, heard: int = 0, header: bytes = b"", stays: bool = True) -> Answer:
-    """Accepts the WebSocket; sends all `frames` but the last, each after `heard` reads, and the last.
+    """Accepts the WebSocket; sends all `frames` but the last, each after `heard` reads, and then the last.
 
-    Then stays until the other end closes, or closes.
+    Then waits until the other end closes, or closes at once.
     """
 
     async def answer(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -79,7 +79,7 @@ def accepts(*frames: bytes, heard: int = 0, header: bytes = b"", stays: bool = T
 
 
 def endless(first: bytes, block: bytes, *, accepted: bool = False) -> Answer:
-    """Sends `first`, and then `block` again and again, up to `_FLOOD` bytes."""
+    """Send `first`, and then `block` repeatedly, up to `_FLOOD` bytes."""
 
     async def answer(request: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write((accept(request) if accepted else b"") + first)
@@ -91,7 +91,7 @@ def endless(first: bytes, block: bytes, *, accepted: bool = False) -> Answer:
 
 
 def drips(text: bytes, pause_s: float = 0.2) -> Answer:
-    """Sends one byte after the other, and then the last one for ever."""
+    """Send the bytes one by one, and then the last one forever."""
 
     async def answer(_request: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for each in itertools.chain(text, itertools.repeat(text[-1])):
@@ -198,7 +198,7 @@ NO_WEBSOCKET: dict[str, Answer] = {
     "drip": drips(b"HTTP/1.1 200 OK\r\nX: y"),
     "silence": silence,
 }
-"""Answers by which no WebSocket comes about."""
+"""Answers that do not open a WebSocket."""
 
 
 def _close(code: int, reason: bytes = b"") -> bytes:
@@ -233,7 +233,7 @@ BAD: dict[str, bytes] = {
     "fragments": frame(b"", fin=False) + frame(b"", 0, fin=False) * 100_000,
     "messages": frame(b"x" * 100) * 5000,
 }
-"""What no edge sends over a WebSocket: each ends the session."""
+"""Messages that no edge sends over a WebSocket; each ends the session."""
 
 LOST: dict[str, Answer] = {
     "end": accepts(stays=False),
@@ -243,11 +243,11 @@ LOST: dict[str, Answer] = {
     "close-1001": accepts(_close(1001)),
     "pings": endless(b"", frame(b"x" * 125, 9) * 500, accepted=True),
 }
-"""Answers that end the connection, after which another edge may do better."""
+"""Answers that end the connection, after which another edge may succeed."""
 
 
 class Server:
-    """Answers every connection with the same, at `port` of 127.0.0.1 (and ::1)."""
+    """Gives the same answer to every connection, at `port` of 127.0.0.1 (and ::1)."""
 
     def __init__(self, server: asyncio.Server, requests: list[bytes]) -> None:
         self.requests = requests
@@ -256,7 +256,7 @@ class Server:
 
 
 class Servers:
-    """Servers in a thread of their own, as long as the `with` block."""
+    """Runs servers in a thread within the `with` block."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -276,7 +276,7 @@ class Servers:
         self._loop.close()
 
     def answering(self, answer: Answer, host: str = "127.0.0.1", port: int = 0, *, asked: bool = True) -> Server:
-        """A new server. `asked`: it waits for a request before it answers."""
+        """Start a new server. With `asked` it waits for a request before it answers."""
         return asyncio.run_coroutine_threadsafe(self._serve(answer, host, port, asked), self._loop).result()
 
     async def _serve(self, answer: Answer, host: str, port: int, asked: bool) -> Server:
@@ -288,7 +288,7 @@ class Servers:
                 requests.append(request)
                 await answer(request, reader, writer)
                 if not writer.transport.is_closing():
-                    writer.write_eof()  # closed with bytes unread, it would send a RST
+                    writer.write_eof()  # closing with unread data would send a RST
                     async with asyncio.timeout(1):
                         await reader.read()
 
@@ -303,7 +303,7 @@ class Servers:
         return Server(server, requests)
 
     async def _end(self) -> None:
-        # A server that closes leaves open what asyncio has accepted and not yet made a transport of.
+        # A closed server leaves connections open that asyncio has accepted without creating a transport.
         for sock in (each for server in self._servers for each in server.sockets):
             self._loop.remove_reader(sock.fileno())
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
@@ -313,5 +313,5 @@ class Servers:
         for server in self._servers:
             server.close()
         for transport in self._transports:
-            abort_transport(transport)  # what nobody reads would keep it open
-        await asyncio.sleep(0)  # a transport closes in the next round
+            abort_transport(transport)  # unread data would keep it open
+        await asyncio.sleep(0)  # a transport closes in the next iteration of the loop

@@ -1,4 +1,4 @@
-"""A certificate authority of our own, for tests of TLS."""
+"""A certificate authority for tests of TLS."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DAY = datetime.timedelta(days=1)
 
 
 class Authority:
-    """Issues certificates into `directory`; `path` is its own, in PEM."""
+    """Issues certificates into `directory`; `path` is its own certificate, in PEM."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -30,7 +30,7 @@ class Authority:
         self.path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(self, ip: str, name: str = "edge") -> tuple[Path, Path]:
-        """A certificate for an address, and its key."""
+        """Issue a certificate and a key for an address."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
             _builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), self._name, key)

@@ -1,4 +1,4 @@
-"""Edges running in the test's own event loop, and bare clients that talk to them."""
+"""Edges in the event loop of the test, and plain clients."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from tests.punch.recorder import PATIENCE_S, Recorder
 
 ANY_PORT = Endpoint("127.0.0.1", 0)
 JOINED = Access(mesh=THIS_MACHINE)
-"""Other edges on this machine may join."""
+"""Settings that accept other edges of this computer."""
 
 
 def preshared(key: bytes) -> PresharedKey:
-    """An exchange of a key file at a time that stands still, so that its session keeps its name."""
+    """Return the exchange of a key file at a fixed time, so that its session keeps its name."""
     return PresharedKey(key, lambda: 0.0)
 
 
 class Running:
-    """An edge that is up."""
+    """An edge that is running."""
 
     def __init__(self, edge: Edge, log: Recorder, stop: asyncio.Event) -> None:
         self.log, self.stop = log, stop
@@ -65,7 +65,7 @@ async def running(
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(2 * PATIENCE_S):  # a wait that ends before it says more
+        async with asyncio.timeout(2 * PATIENCE_S):  # a shorter wait has the better message
             await test()
 
     asyncio.run(bounded())
@@ -79,14 +79,14 @@ async def registered(at: Running, role: str, session: str = "k7x2mq") -> AsyncIt
         yield client
 
 
-async def said(client: ClientConnection) -> dict[str, Any]:
+async def received(client: ClientConnection) -> dict[str, Any]:
     value = json.loads(await client.recv())
     assert isinstance(value, dict)
     return value
 
 
 async def closing_reason(client: ClientConnection) -> tuple[int, str]:
-    """Read to the end; the code and the reason that the edge gave."""
+    """Read until the connection closes; return the code and the reason."""
     try:
         while True:
             await client.recv()
@@ -96,7 +96,7 @@ async def closing_reason(client: ClientConnection) -> tuple[int, str]:
 
 @contextlib.asynccontextmanager
 async def ticket(url: EdgeUrl, session: str = "relay1") -> AsyncIterator[str]:
-    """The ticket for the relay of two clients that have met there, while they stay."""
+    """Yield the relay ticket of two clients that are paired there and stay connected."""
     async with connect(str(url), proxy=None) as sender, connect(str(url), proxy=None) as receiver:
         await sender.send(registration("sender", session))
         welcome = json.loads(await sender.recv())

@@ -1,4 +1,4 @@
-"""Attackers of one edge from thousands of addresses of the loopback network."""
+"""Attackers of one edge from thousands of loopback addresses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scenarios.hostile.clients import Attackers
 
 
 def _addresses() -> Iterator[str]:
-    """Addresses that this process has not used yet (and none of the honest clients has)."""
+    """Return addresses that this process has not used before, and no honest client uses."""
     for number in itertools.count(1):
         yield f"127.{64 + number // 62_500}.{number // 250 % 250}.{1 + number % 250}"
 
@@ -19,5 +19,5 @@ _unused = _addresses()
 
 
 def attackers(edge: Endpoint, *, tls: bool = False) -> Attackers:
-    """Some who attack this edge."""
+    """Return attackers of this edge."""
     return Attackers(edge, _unused, tls=tls)

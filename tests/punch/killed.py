@@ -1,8 +1,8 @@
 """usage: python -m tests.punch.killed DIRECTORY STEP
 
-Stores files and directories, and is killed before every STEPth line of `punch.transfer.naming` and of what that calls,
-each time in another directory; then a second process does the same without being killed. Prints one JSON line per
-death: what the user finds after it, and what is there in the end.
+Stores files and directories in a process that is killed before every STEPth line of `punch.transfer.files.final_names`
+and of the functions that it calls, each time in another directory. Then a second process does the same without being
+killed. Prints one JSON line per kill: what the user finds after it, and at the end.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from punchlab.punch.transfer import naming, renaming
-from punchlab.punch.transfer.file_sink import FileSink, Incoming
-from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.files import final_names, renameat2
+from punchlab.punch.transfer.files.file_sink import FileSink, Incoming
+from punchlab.punch.transfer.files.name_rules import FileError
 from punchlab.punch.transfer.offer import DirectoryInfo, FileInfo, Offered
-from tests.punch.transfers import OWNER
+from tests.punch.transfers import PARTIAL_NAMES
 
 OFFERED: list[Offered] = [
     FileInfo("a", 1),
@@ -33,8 +33,8 @@ OFFERED: list[Offered] = [
 
 
 def store(directory: Path) -> None:
-    """Receive all of it. Raises `FileError`."""
-    with FileSink(directory, force=False, owner=OWNER) as inbox:
+    """Receive all files. Raises `FileError`."""
+    with FileSink(directory, force=False, partial_names=PARTIAL_NAMES) as inbox:
         inbox.check(OFFERED)
         arrived: list[Incoming] = []
         for info in OFFERED:
@@ -47,14 +47,14 @@ def store(directory: Path) -> None:
 
 
 def killed_at(directory: Path, line: int) -> bool:
-    """Store in a process that is killed before that line; whether there was such a line."""
+    """Store in a process that is killed before that line; return whether there was such a line."""
     child = os.fork()
     if child == 0:
         left = line
 
         def trace(frame: FrameType, event: str, _argument: object) -> Any:
             nonlocal left
-            if frame.f_code.co_filename not in (naming.__file__, renaming.__file__):
+            if frame.f_code.co_filename not in (final_names.__file__, renameat2.__file__):
                 return None
             if event == "line":
                 left -= 1
@@ -70,7 +70,7 @@ def killed_at(directory: Path, line: int) -> bool:
 
 
 def visible(directory: Path) -> list[str]:
-    """Everything that has its final name."""
+    """Return all files and directories that have their final names."""
     names = [str(path.relative_to(directory)) for path in directory.rglob("*")]
     return sorted(name for name in names if not name.startswith("."))
 

@@ -1,6 +1,6 @@
-"""Many runs of `punch` at the same time: each is a process, but all are forked from one that has imported it.
+"""Many runs of `punch` at the same time, as processes that are forked from one that has imported it.
 
-As a program, it reads a JSON list of command lines from its standard input, and writes what became of each.
+As a program, it reads a JSON list of command lines from standard input, and prints the results.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TIMEOUT_S = 300
 
 @dataclass(frozen=True)
 class Done:
-    """`peak` is the most memory that the process had in use, in bytes."""
+    """The result of one command; `peak` is its maximum memory use in bytes."""
 
     status: int
     stdout: str
@@ -39,7 +39,7 @@ class Done:
 
 def run_all(commands: Sequence[Sequence[str]], cwd: Path) -> list[Done]:
     """Run `punch` with each of these arguments, in the directory `cwd`."""
-    with tempfile.TemporaryDirectory() as outputs:  # whose end must not be that of a process that is forked
+    with tempfile.TemporaryDirectory() as outputs:  # its exit must not end a forked process
         done = subprocess.run(
             [sys.executable, "-W", "error", "-m", "tests.punch.many", outputs, str(cwd)],
             input=json.dumps(commands),
@@ -52,7 +52,7 @@ def run_all(commands: Sequence[Sequence[str]], cwd: Path) -> list[Done]:
 
 
 def _started(command: list[str], output: Path, cwd: str) -> int:
-    """The process that runs a command."""
+    """Run a command in a forked process."""
     from punchlab.punch.cli import main
 
     process = os.fork()
@@ -68,7 +68,7 @@ def _started(command: list[str], output: Path, cwd: str) -> int:
 def _run(commands: list[list[str]], directory: Path, cwd: str) -> list[Done]:
     for name in _MODULES:
         import_module(name)
-    gc.freeze()  # or each process would copy all of it when it ends
+    gc.freeze()  # otherwise each process would copy all objects when it ends
     waiting = list(enumerate(commands))
     running: dict[int, tuple[int, float]] = {}
     done: dict[int, Done] = {}

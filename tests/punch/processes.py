@@ -1,4 +1,4 @@
-"""Edges and clients as processes of their own, on the loopback network."""
+"""Edges and clients as processes, on the loopback network."""
 
 from __future__ import annotations
 

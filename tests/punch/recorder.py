@@ -1,4 +1,4 @@
-"""Events that tests can wait for."""
+"""Recorded events that tests can wait for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def matches(event: Event, name: str, fields: Event) -> bool:
 
 
 class Recorder:
-    """A reporter that remembers, inside an event loop."""
+    """A reporter that stores its events, for use in an event loop."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -47,12 +47,12 @@ class Recorder:
 
 
 def _entering(group: Path | None) -> list[str]:
-    """A command that runs its own command in a control group."""
+    """Return a command that runs in a control group."""
     return [] if group is None else ["sh", "-c", f'echo $$ >"{group}/cgroup.procs" && exec "$@"', "sh"]
 
 
 class Command:
-    """A running `punch … --json` in a process of its own; `within` is a control group."""
+    """A running `punch ... --json` process; `within` is a control group."""
 
     def __init__(
         self, *arguments: str | Path, cwd: Path | None = None, stdin: str | None = None, within: Path | None = None
@@ -104,11 +104,11 @@ class Command:
 
     @property
     def errors(self) -> list[str]:
-        """Lines of standard error, once the process has ended."""
+        """The lines of standard error, after the process has ended."""
         return [line.rstrip("\n") for line in self._errors]
 
     def wait_for(self, name: str, /, **fields: object) -> Event:
-        until = time.monotonic() + 2 * PATIENCE_S  # other events may come without end
+        until = time.monotonic() + 2 * PATIENCE_S  # other events may continue without end
         while True:
             for event in self.events:
                 if matches(event, name, fields):
@@ -122,7 +122,7 @@ class Command:
         return [event for event in self.events if event["event"] == name]
 
     def finish(self, *, terminate: bool = False) -> int:
-        """Wait for the end; the exit status."""
+        """Wait for the process to end; return its exit status."""
         if terminate:
             self.process.send_signal(signal.SIGTERM)
         while (line := self._lines.get(timeout=PATIENCE_S)) is not None:

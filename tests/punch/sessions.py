@@ -1,4 +1,4 @@
-"""Endpoints of one process, their clients and the bus between them, without any network."""
+"""Endpoints in one process with their clients and the bus between them, without a network."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.frames import Body, Contact, Peer, Role, SessionId
 
 SESSION = SessionId("k7x2mq")
-OLD_S = 100.0  # the age of what is kept
+OLD_S = 100.0  # the age of stored messages
 
 
 class Wire:
-    """A bus between endpoints of one process: keeps all, delivers at once, to all but the publisher."""
+    """A bus between endpoints of one process: it stores all messages and delivers each to all other endpoints at
+    once."""
 
     def __init__(self) -> None:
         self.log: list[tuple[WireBus, SessionId, Body]] = []
@@ -25,7 +26,7 @@ class Wire:
         return [body for _, _, body in self.log]
 
     def cut(self, directory: Directory) -> None:
-        """From now on, nothing reaches that endpoint, and nothing comes from it."""
+        """Stop delivering messages to and from that endpoint."""
         self.subscribers = [entry for entry in self.subscribers if entry[0] is not self.owners[directory]]
 
     def deliver(self, session: SessionId, body: Body, age_s: float) -> None:
@@ -86,7 +87,7 @@ def endpoint(wire: Wire) -> Directory:
 
 
 def again(client: Client) -> Client:
-    """The same client, registering once more."""
+    """Register the same client once more."""
     fresh = Client(client.role, client.port)
     fresh.registration.client = client.registration.client
     return fresh

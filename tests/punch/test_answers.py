@@ -1,4 +1,4 @@
-"""Whatever an edge answers to a client: one clear line, the right exit status, and an end in time."""
+"""For any answer of an edge, a client prints one clear line, has the right exit status, and ends in time."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ CLIENTS = {
     "forward": ["forward", "--to", "127.0.0.1:9"],
 }
 PROBE = ["probe"]
-MEMORY = 120 << 20  # bytes, of which the interpreter and its modules take some 60 MiB
-LONGEST_S = 60.0  # with many processes at a time on a slow machine; nothing here waits for more than 35 s
+MEMORY = 120 << 20  # bytes; the interpreter and its modules use about 60 MiB
+LONGEST_S = 60.0  # for many processes on a slow machine; no timeout of the client is longer than 35 s
 
 WELCOME = frame(json.dumps({"type": "welcome", "edge": "x", "public": "127.0.0.1:9"}).encode())
 
@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def wrong(done: Done, status: int, lines: int = 1) -> str:
-    """What is wrong with how a client has taken an answer; empty if nothing is."""
+    """Return what a client did wrong on an answer; empty if nothing."""
     said = done.stderr.splitlines()
     text = done.stdout + done.stderr
     checks = {
@@ -54,7 +54,7 @@ def wrong(done: Done, status: int, lines: int = 1) -> str:
 def faults(
     servers: Servers, folder: Path, command: list[str], answers: Mapping[str, Answer], status: int, *, connects: int = 1
 ) -> dict[str, object]:
-    """Answers that `punch COMMAND` does not take as it should, with what became of it."""
+    """Return the answers that `punch COMMAND` does not handle as expected, with its errors."""
     asked = {name: servers.answering(answer) for name, answer in answers.items()}
     runs = run_all([[*command, "--edge", each.url] for each in asked.values()], folder)
     found: dict[str, object] = {}

@@ -1,4 +1,4 @@
-"""No bytes that answer a request for a WebSocket, or come over one, are more than the end of that attempt."""
+"""No bytes in response to a WebSocket request, or over a WebSocket, do more than end the attempt."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FRAMES = st.lists(
 
 
 async def attempt(sent: bytes, *, accepted: bool) -> None:
-    """Connect to a server that sends that, and read what there is."""
+    """Connect to a server that sends these bytes, and read its messages."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = await reader.readuntil(b"\r\n\r\n")

@@ -1,4 +1,5 @@
-"""Whatever a gateway answers that is asked for a port: no mapping, a reason in one line, an end in time."""
+"""Invalid responses of a gateway to a request for a port mapping: no mapping, a reason in one line, within the
+timeout."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ def soap(**texts_: str) -> bytes:
 
 
 def serves(control: bytes, described: bytes | None = None) -> Answer:
-    """A device whose description is in order, or `described`, and which answers `control` to every action."""
+    """A device with a valid description, or `described`, that answers `control` to every action."""
 
     async def answer(request: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(response(described or description()) if request.startswith(b"GET") else control)
@@ -88,7 +89,7 @@ DEVICES: dict[str, Answer] = {
 
 
 async def reason(mapper: Mapper) -> str:
-    """Why there is no mapping by `mapper`."""
+    """Return why `mapper` creates no mapping."""
     try:
         await lease._contained(mapper.find())
         mapped = await lease._external(mapper, 120)
@@ -97,7 +98,7 @@ async def reason(mapper: Mapper) -> str:
     raise AssertionError(f"mapped to {mapped}")
 
 
-def test_whatever_a_gateway_device_answers_there_is_no_mapping(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_invalid_response_of_a_gateway_device_creates_a_mapping(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "TIMEOUT_S", 1.0)
 
     async def one(port: int) -> str:
@@ -106,28 +107,28 @@ def test_whatever_a_gateway_device_answers_there_is_no_mapping(monkeypatch: pyte
 
         monkeypatch.setattr(igd, "gateway_device", found)
         begun = time.monotonic()
-        told = await reason(Igd(LOCAL))
+        text = await reason(Igd(LOCAL))
         assert time.monotonic() - begun < 10
-        return told
+        return text
 
     async def test() -> None:
         with Servers() as servers:
-            told = {name: await one(servers.answering(answer).port) for name, answer in DEVICES.items()}
-        assert all(each.isprintable() and len(each) <= 200 for each in told.values()), told
-        assert "718" in told["refused"]
-        assert "is not at 127.0.0.1" in told["control elsewhere"]
-        assert "HTTP status 302" in told["302-absolute"]
-        assert "cannot be used" in told["multicast"]
+            reasons = {name: await one(servers.answering(answer).port) for name, answer in DEVICES.items()}
+        assert all(each.isprintable() and len(each) <= 200 for each in reasons.values()), reasons
+        assert "718" in reasons["refused"]
+        assert "is not at 127.0.0.1" in reasons["control elsewhere"]
+        assert "HTTP status 302" in reasons["302-absolute"]
+        assert "cannot be used" in reasons["multicast"]
 
     run(test)
 
 
-def test_a_gateway_device_maps_a_port_and_gives_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gateway_device_maps_a_port_and_removes_the_mapping(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = response(soap(NewExternalIPAddress="192.0.2.1"))
     asked: list[bytes] = []
 
     async def device(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if request.startswith(b"GET"):  # chunked, as some devices answer
+        if request.startswith(b"GET"):  # chunked, as some devices respond
             body = description(f"http://127.0.0.1:{writer.get_extra_info('sockname')[1]}/ctl?x=1")
             writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
             writer.writelines(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:50], body[50:], b""))
@@ -157,8 +158,8 @@ def test_a_gateway_device_maps_a_port_and_gives_it_back(monkeypatch: pytest.Monk
     run(test)
 
 
-def test_a_flood_of_answers_does_not_hold_the_process_up() -> None:
-    """There is always another answer by the time that one has been looked at."""
+def test_a_flood_of_responses_does_not_block_the_process() -> None:
+    """The next response is always available before the last one is processed."""
 
     async def test() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -186,7 +187,7 @@ def test_a_flood_of_answers_does_not_hold_the_process_up() -> None:
 
 @contextlib.asynccontextmanager
 async def gateway(ip: str, answers: list[bytes]) -> AsyncIterator[None]:
-    """Answers PCP and NAT-PMP at `ip`: each question by the next of the answers, the last again and again."""
+    """Answer PCP and NAT-PMP at `ip`: each request with the next of the answers, and with the last one from then on."""
 
     class Udp(asyncio.DatagramProtocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -195,7 +196,7 @@ async def gateway(ip: str, answers: list[bytes]) -> AsyncIterator[None]:
         def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
             assert isinstance(self.transport, asyncio.DatagramTransport)
             answer = answers.pop(0) if len(answers) > 1 else answers[0]
-            # The nonce and the ports are those of the question, so that the rest is looked at.
+            # The nonce and the ports are those of the request, so that the other fields are checked.
             self.transport.sendto(answer[:24] + data[24:42] + answer[42:] if len(data) == 60 else answer, addr)
 
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(Udp, local_addr=(ip, datagrams.PORT))
@@ -236,7 +237,7 @@ NAT_PMP = {
 }
 
 
-def test_whatever_a_gateway_answers_by_pcp_or_nat_pmp_there_is_no_mapping() -> None:
+def test_no_invalid_response_by_pcp_or_nat_pmp_creates_a_mapping() -> None:
     numbers = iter(range(1, 250))
 
     async def one(answer: bytes, *, pcp: bool) -> str:
@@ -247,14 +248,14 @@ def test_whatever_a_gateway_answers_by_pcp_or_nat_pmp_there_is_no_mapping() -> N
     async def test() -> None:
         names = [*((name, True) for name in PCP), *((name, False) for name in NAT_PMP)]
         answers = [(PCP if pcp else NAT_PMP)[name] for name, pcp in names]
-        told = await asyncio.gather(*(one(each, pcp=pcp) for each, (_, pcp) in zip(answers, names, strict=True)))
-        assert all(each.isprintable() and len(each) <= 200 for each in told)
+        reasons = await asyncio.gather(*(one(each, pcp=pcp) for each, (_, pcp) in zip(answers, names, strict=True)))
+        assert all(each.isprintable() and len(each) <= 200 for each in reasons)
 
     run(test)
 
 
 @given(st.binary(max_size=300))
-def test_no_bytes_are_more_than_bad_xml(data: bytes) -> None:
+def test_any_bytes_are_at_worst_invalid_xml(data: bytes) -> None:
     with contextlib.suppress(PortMappingError):
         texts(data)
     with contextlib.suppress(PortMappingError):
@@ -262,7 +263,7 @@ def test_no_bytes_are_more_than_bad_xml(data: bytes) -> None:
 
 
 @given(st.text(max_size=100))
-def test_no_url_leads_elsewhere_than_to_the_device(text: str) -> None:
+def test_only_urls_of_the_device_itself_are_accepted(text: str) -> None:
     base = DeviceUrl(Endpoint("192.0.2.1", 80), "/a/b")
     for reference in (text, f"http://192.0.2.1{text}", f"http://192.0.2.1:{text}", f"//{text}"):
         with contextlib.suppress(PortMappingError):
@@ -273,7 +274,7 @@ def test_no_url_leads_elsewhere_than_to_the_device(text: str) -> None:
             assert " " not in joined.path
 
 
-def test_a_port_where_nobody_listens_is_a_reason() -> None:
+def test_a_closed_port_is_reported() -> None:
     async def test() -> None:
         with pytest.raises(PortMappingError, match="Connection refused"):
             await ask(DeviceUrl(Endpoint("127.0.0.1", 9), "/"), "127.0.0.1")

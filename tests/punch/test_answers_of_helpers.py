@@ -1,4 +1,4 @@
-"""Whatever answers a client at a relay, at the IPv6 address that an edge names, or in place of a STUN server."""
+"""Arbitrary answers at a relay, at the IPv6 address that an edge supplies, or in place of a STUN server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from punchlab.punch.probe import stun
 from punchlab.punch.probe.udpsocket import MAX_STRAYS, UdpSocket
 from punchlab.punch.punching import quota
 from punchlab.punch.rendezvous.connection import Rendezvous
-from punchlab.punch.rendezvous.reflexive import sight
+from punchlab.punch.rendezvous.reflexive import discover_reflexive_address
 from tests.punch.answers import BAD, LOST, NO_WEBSOCKET, Answer, Servers, accepts, frame
 from tests.punch.edges import run
 from tests.punch.many import run_all
@@ -91,7 +91,7 @@ def test_whatever_answers_at_the_ipv6_address_of_an_edge_nothing_is_seen(servers
         try:
             with bound_socket(Endpoint("::1", 0)) as sock:
                 local = Endpoint.of(sock.getsockname())
-            return await sight(rendezvous, local, quota.Servers())
+            return await discover_reflexive_address(rendezvous, local, quota.Servers())
         finally:
             await rendezvous.close()
 
@@ -126,12 +126,12 @@ STUN: dict[str, Callable[[bytes], bytes]] = {
         0x0101, b"\x80\x2c\0\x08\0\x01\0\x09\xe0\0\0\x01\0\x01\0\x08\0\x01\0\x09\xff\xff\xff\xff", request[8:20]
     ),
 }
-"""What answers a STUN request, by the request."""
+"""Return the answer to a STUN request."""
 
 
 @contextlib.asynccontextmanager
 async def stun_server(port: int, answer: Callable[[bytes], bytes]) -> AsyncIterator[None]:
-    """Answers at UDP and TCP port of 127.0.0.1."""
+    """Answers at a UDP and TCP port of 127.0.0.1."""
 
     class Udp(asyncio.DatagramProtocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -1,4 +1,4 @@
-"""Whatever a joined host or a NATS server answers to an edge: it goes on, tries again, and says so in one line."""
+"""Invalid answers of a joined host or a NATS server to an edge: it continues, retries, and reports each in one line."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tests.punch.processes import CODE, receive, running_edge, send, url_of
 from tests.punch.recorder import PATIENCE_S, Command, Recorder
 
 HELLO = frame(json.dumps({"type": "hello", "name": "x", "instance": "ab" * 8}).encode())
-MEMORY = 100 << 20  # bytes, of which the interpreter and its modules take some 40 MiB
-NAMELESS = {"drip", "silence"}  # no reason but that there was no answer in time
+MEMORY = 100 << 20  # bytes, including about 40 MiB for the interpreter and its modules
+NAMELESS = {"drip", "silence"}  # the only reason is the timeout
 
 
 def joining(servers: Servers, answers: Mapping[str, Answer]) -> dict[str, Server]:
@@ -39,13 +39,13 @@ def joining(servers: Servers, answers: Mapping[str, Answer]) -> dict[str, Server
 
 
 def peak_memory(edge: Command) -> int:
-    """The most memory that the process has had in use, in bytes."""
+    """Return the peak memory of the process in bytes."""
     status = Path(f"/proc/{edge.process.pid}/status").read_text()
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
-def assert_an_edge_lives_with(joined: Mapping[str, Server], silent: set[str], tmp_path: Path) -> None:
-    """It stays linked to an honest edge, and clients of both meet; each of `joined` but the `silent` ones is named."""
+def assert_an_edge_survives(joined: Mapping[str, Server], silent: set[str], tmp_path: Path) -> None:
+    """Assert that the edge stays linked to an honest edge, pairs clients of both, and reports each of `joined`."""
     (tmp_path / "file").write_bytes(b"hello")
     out = tmp_path / "out"
     out.mkdir()
@@ -63,33 +63,33 @@ def assert_an_edge_lives_with(joined: Mapping[str, Server], silent: set[str], tm
             assert peak_memory(far) < MEMORY
             assert far.finish(terminate=True) == 0
             assert far.errors == []
-    told = [event for event in far.events if event["event"] == "not_joined"]
-    assert all(each["reason"].isprintable() and len(each["reason"]) <= LONGEST_VALUE for each in told)
-    # One line for each, however often it was tried: more only where the answer depends on who is faster.
-    assert len(told) <= 3 * len(joined)
+    reported = [event for event in far.events if event["event"] == "not_joined"]
+    assert all(each["reason"].isprintable() and len(each["reason"]) <= LONGEST_VALUE for each in reported)
+    # One line for each, regardless of the number of attempts, unless the answer depends on timing.
+    assert len(reported) <= 3 * len(joined)
     assert sum(len(each.requests) > 1 for each in joined.values()) > len(joined) / 2
 
 
-def test_an_edge_outlives_every_answer_of_those_it_joins(tmp_path: Path) -> None:
+def test_an_edge_survives_every_answer_of_a_joined_host(tmp_path: Path) -> None:
     with Servers() as servers:
-        assert_an_edge_lives_with(joining(servers, NO_WEBSOCKET), set(), tmp_path)
+        assert_an_edge_survives(joining(servers, NO_WEBSOCKET), set(), tmp_path)
 
 
 @pytest.mark.parametrize("stage", ["at once", "after the hello"])
-def test_an_edge_outlives_every_frame_of_those_it_joins(stage: str, tmp_path: Path) -> None:
+def test_an_edge_survives_every_frame_of_a_joined_host(stage: str, tmp_path: Path) -> None:
     first = [] if stage == "at once" else [HELLO]
     bad = {name: accepts(*first, each, heard=len(first)) for name, each in BAD.items()}
     silent = {"close-escapes", *LOST}
     with Servers() as servers:
-        assert_an_edge_lives_with(joining(servers, {**bad, **LOST}), silent, tmp_path)
+        assert_an_edge_survives(joining(servers, {**bad, **LOST}), silent, tmp_path)
 
 
-def test_no_redirection_of_a_joined_host_is_followed(tmp_path: Path) -> None:
+def test_redirects_of_a_joined_host_are_not_followed(tmp_path: Path) -> None:
     with Servers() as servers:
         elsewhere = servers.answering(silence)
         location = f"Location: {elsewhere.url}/mesh"
         answers = {status: http(f"{status} Found", location) for status in ("301", "302", "303", "307", "308")}
-        assert_an_edge_lives_with(joining(servers, answers), set(), tmp_path)
+        assert_an_edge_survives(joining(servers, answers), set(), tmp_path)
         assert elsewhere.requests == []
 
 
@@ -102,7 +102,7 @@ def _info(**changes: object) -> bytes:
 
 
 def _nats(*sent: bytes) -> Answer:
-    """Lets the bus connect, then sends that."""
+    """Let the bus connect, then send this."""
 
     async def answer(_request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(_INFO)
@@ -142,10 +142,10 @@ NATS: dict[str, Answer] = {
     "headers": _nats(b"HMSG punch.session.k7x2mq 1 50 10\r\nNATS/1.0\r\n\r\n\r\n"),
     "unknown subscription": _nats(b"MSG x 77 5\r\nhello\r\n"),
 }
-"""What answers in place of a NATS server."""
+"""The answers in place of a NATS server."""
 
 
-def test_a_bus_outlives_every_answer_of_a_nats_server(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bus_survives_every_answer_of_a_nats_server(caplog: pytest.LogCaptureFixture) -> None:
     unhandled: list[object] = []
 
     async def one(name: str, server: Server) -> None:
@@ -156,11 +156,11 @@ def test_a_bus_outlives_every_answer_of_a_nats_server(caplog: pytest.LogCaptureF
                 while len(server.requests) < (1 if name == "urls" else 2):
                     assert not bus.done(), bus
                     await asyncio.sleep(0.05)
-            assert name == "urls" or log.all("bus_trouble") or log.all("left"), log.events
+            assert name == "urls" or log.all("bus_error") or log.all("left"), log.events
         finally:
             bus.cancel()
             await asyncio.gather(bus, return_exceptions=True)
-        assert all(each["reason"].isprintable() for each in log.all("bus_trouble"))
+        assert all(each["reason"].isprintable() for each in log.all("bus_error"))
 
     async def test() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unhandled.append(context))

@@ -1,4 +1,4 @@
-"""What `auto` chooses, from what two clients know of their NATs."""
+"""The choice of `auto`, given what two clients know of their NATs."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ COUNTS = Traits(
 
 def test_the_plan_is_to_dial_wherever_the_oracle_lets_a_dial_through_and_nowhere_else() -> None:
     for one, other in itertools.product(EVERY, repeat=2):
-        # Each starts first once, and the SYNs cross: what has a chance at all then has it.
+        # Each starts first once, and the SYNs cross: this gives every possible chance.
         a, b = one.behavior, other.behavior
         dials = [Dial(0.1, skew, attempts=1) for skew in (0.05, -0.05, 1, -1)]
         able = any(predict_outcome(a, b, dial).outcome is not Outcome.FAILS for dial in dials)
         assert (choose(SideTraits(one), SideTraits(other)).name in PLAIN) == able, (one, other)
 
 
-def test_the_plan_is_the_same_whoever_sends() -> None:
+def test_the_plan_does_not_depend_on_the_roles() -> None:
     for one, other in itertools.product([*EVERY, Traits()], repeat=2):
         there, back = choose(SideTraits(one), SideTraits(other)), choose(SideTraits(other), SideTraits(one))
         assert there.name == back.name
@@ -93,7 +93,7 @@ def test_each_kind_of_nat_has_its_strategy(one: Traits, other: Traits, name: str
 
 def test_what_is_unlikely_is_given_up_soon() -> None:
     pairs = [(one, other) for one in (CONE, REFUSES, DRAWS, COUNTS) for other in (CONE, REFUSES, DRAWS, COUNTS)]
-    forlorn = {frozenset((one, other)) for one, other in pairs if choose(SideTraits(one), SideTraits(other)).forlorn}
+    forlorn = {frozenset((one, other)) for one, other in pairs if choose(SideTraits(one), SideTraits(other)).give_up}
     assert forlorn == {frozenset((DRAWS, REFUSES)), frozenset((DRAWS,)), frozenset((DRAWS, COUNTS))}
 
 
@@ -108,7 +108,7 @@ def test_hosts_behind_one_address_dial_at_once() -> None:
 
 
 @pytest.mark.parametrize("told", [*EVERY, COUNTS, Traits()])
-def test_what_one_tells_the_other_reads(told: Traits) -> None:
+def test_the_peer_reads_the_sent_traits(told: Traits) -> None:
     assert Traits.of_json(told.to_json()) == told
 
 
@@ -119,11 +119,11 @@ def test_what_makes_no_sense_is_not_known(value: object) -> None:
         assert traits.read(text) == {}
 
 
-def test_an_edge_without_stun_tells_nothing_and_does_not_keep_anybody_waiting() -> None:
+def test_without_stun_no_trait_is_known_and_nothing_waits() -> None:
     async def test() -> None:
         async with running() as edge:
             begun = time.monotonic()
-            assert await traits.look(edge.url) == Traits()
+            assert await traits.measure(edge.url) == Traits()
             assert time.monotonic() - begun < traits.LIMIT_S
 
     asyncio.run(test())

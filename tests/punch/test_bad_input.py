@@ -1,4 +1,4 @@
-"""Bad input to any command is one line."""
+"""Bad input to any command causes a one-line error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.punch.processes import CODE
 from tests.punch.recorder import PATIENCE_S, Command
 
 EMPTY = ("bind", "code", "strategy", "deadline", "max-attempts", "start-at", "wait", "resume-for", "name")
-NAN = ("nan", "inf", "-inf", "1e400", "1e10", "-1", "True", "1_0", "٣", "1e")  # no numbers of seconds
+NAN = ("nan", "inf", "-inf", "1e400", "1e10", "-1", "True", "1_0", "٣", "1e")  # not valid as seconds
 BAD_INPUT = [
     (["send", "{file}", "--edge", "http://x"], "edge: 'http://x'"),
     (["send", "{file}"], "edge: missing; expected --edge URL, or PUNCH_EDGE"),
@@ -26,8 +26,11 @@ BAD_INPUT = [
     (["send", "-", "{file}", "--edge", "{edge}"], "FILE: '-'"),
     (["send", "{file}", "--name", "x", "--edge", "{edge}"], "name: 'x'"),
     (["send", "-", "--name", "a/b", "--edge", "{edge}"], "name: 'a/b'"),
-    (["receive", CODE, "--stdout", "--dir", "{directory}", "--edge", "{edge}"], "stdout: "),
-    (["receive", CODE, "--stdout", "--force", "--edge", "{edge}"], "stdout: "),
+    (
+        ["receive", CODE, "--stdout", "--dir", "{directory}", "--edge", "{edge}"],
+        "--stdout and --dir are mutually exclusive",
+    ),
+    (["receive", CODE, "--stdout", "--force", "--edge", "{edge}"], "--stdout and --force are mutually exclusive"),
     (["send", "{file}", "{file}", "--edge", "{edge}"], "FILE: "),
     (["send", "{file}", "--edge", "{edge}", "--code", "1234"], "code: '1234'"),
     (["send", "{file}", "--edge", "{edge}", "--key-file", "{file}"], "key-file: "),
@@ -36,6 +39,16 @@ BAD_INPUT = [
     (["send", "{file}", "--edge", "{edge}", "--bind", "192.0.2.1:0"], "bind: '192.0.2.1:0'"),
     (["send", "{file}", "--edge", "{edge}", "--bind", "127.0.0.1:443"], "bind: '127.0.0.1:443'"),
     (["send", "{file}", "--edge", "{edge}", "--strategy", "hope"], "strategy: 'hope'"),
+    (["send", "{file}", "--edge", "{edge}", "--strategy", "reusee"], "did you mean reuse?"),
+    (
+        ["send", "{file}", "--code", CODE, "--key-file", "{file}", "--edge", "{edge}"],
+        "--code and --key-file are mutually exclusive",
+    ),
+    (["receive", CODE, "--key-file", "{file}", "--edge", "{edge}"], "CODE and --key-file are mutually exclusive"),
+    (
+        ["forward", "--to", "127.0.0.1:9", "--listen", "127.0.0.1:0", "--edge", "{edge}"],
+        "--to and --listen are mutually exclusive",
+    ),
     (["send", "{file}", "--edge", "{edge}", "--deadline", "-1"], "deadline: '-1'"),
     (["send", "{file}", "--edge", "{edge}", "--deadline", "nan"], "deadline: 'nan'"),
     (["send", "{file}", "--edge", "{edge}", "--max-attempts", "0"], "max-attempts: '0'"),
@@ -47,7 +60,7 @@ BAD_INPUT = [
     (["send", "{file}", "--code", "-", "--edge", "{edge}"], "code: ''"),
     (["send", "-", "--code", "-", "--edge", "{edge}"], "code: '-'"),
     (["pipe", "-", "--edge", "{edge}"], "code: '-' cannot be used; expected a code, or PUNCH_CODE in the environment"),
-    (["pipe", "-", "--new", "--edge", "{edge}"], "code: '-'"),
+    (["pipe", "-", "--new", "--edge", "{edge}"], "CODE and --new are mutually exclusive"),
     (["pipe", "--edge", "{edge}"], "code: missing; expected"),
     (["forward", "-", "--listen", "127.0.0.1:0", "--edge", "{edge}"], "code: ''"),
     (["forward", "-", "--to", "127.0.0.1:9", "--edge", "{edge}"], "code: ''"),
@@ -104,7 +117,10 @@ BAD_INPUT = [
     (["forward", "--to", "x", "--edge", "{edge}", "--edge", "ws://127.0.0.2:9"], "to: 'x'"),
     (["edge"], "the following arguments are required: --listen"),
     ([], "the following arguments are required: COMMAND"),
-    (["fly"], "invalid choice: 'fly'"),
+    (["fly"], "COMMAND: 'fly' cannot be used; expected one of edge, send"),
+    (["sned"], "did you mean send?"),
+    (["send", "{file}", "--egde", "{edge}"], "did you mean --edge?"),
+    (["send", "{file}", "--edge", "{edge}", "--strategy", "atuo"], "did you mean auto?"),
 ]
 
 
@@ -125,7 +141,7 @@ def test_bad_input_is_one_line_and_status_2(
         except SystemExit as ended:
             status = ended.code
         with pytest.raises(BlockingIOError):
-            listener.accept()  # nobody called
+            listener.accept()  # no client has connected
     assert status == 2
     told = capsys.readouterr()
     (line,) = told.err.splitlines()

@@ -1,4 +1,4 @@
-"""A file system that is slow, or does not answer, holds up neither the event loop nor an interruption."""
+"""A slow or blocked file system delays neither the event loop nor an interruption."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from typing import Any
 import pytest
 
 from punchlab.punch.secure.channel import Kind
-from punchlab.punch.transfer import naming, reading, renaming
-from punchlab.punch.transfer.ahead import WINDOW as AHEAD
-from punchlab.punch.transfer.ahead import Ahead
-from punchlab.punch.transfer.file_sink import FileSink, Incoming
-from punchlab.punch.transfer.outgoing import Outgoing
-from punchlab.punch.transfer.transfer import receive_files, send_files
+from punchlab.punch.transfer.file_transfer import receive_files, send_files
+from punchlab.punch.transfer.files import file_reader, final_names, renameat2
+from punchlab.punch.transfer.files.file_sink import FileSink, Incoming
+from punchlab.punch.transfer.files.file_source import FileSource
+from punchlab.punch.transfer.read_ahead import WINDOW as AHEAD
+from punchlab.punch.transfer.read_ahead import ReadAhead
 from punchlab.punch.transfer.worker import StoppedError, Worker, checkpoint
 from tests.punch.recorder import PATIENCE_S
-from tests.punch.transfers import OWNER, bar, both, offer
+from tests.punch.transfers import PARTIAL_NAMES, bar, both, offer
 from tests.punch.wires import channels, run
 
 
 class RateLimiter:
-    """A call that blocks until it is opened, as that of a file system which does not answer."""
+    """A call that blocks until released, like that of a file system that does not respond."""
 
     def __init__(self) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
@@ -43,7 +43,7 @@ class RateLimiter:
         return blocking
 
     async def wait(self) -> None:
-        """Until it blocks; the event loop goes on meanwhile, or this would not return."""
+        """Wait until the call blocks; the event loop continues, otherwise this would not return."""
         while not self.reached.is_set():
             await asyncio.sleep(0.001)
 
@@ -75,14 +75,14 @@ def test_the_event_loop_goes_on_while_a_call_blocks(
         case "write":
             monkeypatch.setattr(Incoming, "write", gate.before(Incoming.write))
         case "rename":
-            monkeypatch.setattr(naming, "rename_new", gate.before(renaming.rename_new))
+            monkeypatch.setattr(final_names, "rename_new", gate.before(renameat2.rename_new))
         case _:
-            monkeypatch.setattr(reading, "_common_start", gate.before(reading._common_start))
+            monkeypatch.setattr(file_reader, "_common_start", gate.before(file_reader._common_start))
 
     async def test() -> None:
-        with Outgoing([tree(tmp_path, 3)]) as outgoing, FileSink(out, force=False) as inbox:
+        with FileSource([tree(tmp_path, 3)]) as source, FileSink(out, force=False) as inbox:
             async with channels() as (sender, receiver):
-                transfer = asyncio.create_task(both(sender, outgoing, receiver, inbox))
+                transfer = asyncio.create_task(both(sender, source, receiver, inbox))
                 await gate.wait()
                 assert not transfer.done()
                 gate.opened.set()
@@ -93,12 +93,12 @@ def test_the_event_loop_goes_on_while_a_call_blocks(
     assert sum(path.is_file() for path in (out / "d").rglob("*")) == 3
 
 
-def test_an_interrupted_store_is_undone_and_the_sender_hears_of_it_before_that(
+def test_an_interrupted_store_is_undone_after_the_sender_is_notified(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     placing, undoing = RateLimiter(), RateLimiter()
     placed = 0
-    place = renaming.rename_new
+    place = renameat2.rename_new
 
     def place_some(*arguments: Any, **named: Any) -> None:
         nonlocal placed
@@ -108,18 +108,21 @@ def test_an_interrupted_store_is_undone_and_the_sender_hears_of_it_before_that(
         else:
             place(*arguments, **named)
 
-    monkeypatch.setattr(naming, "rename_new", place_some)
-    monkeypatch.setattr(naming.Naming, "_back", undoing.before(naming.Naming._back))
+    monkeypatch.setattr(final_names, "rename_new", place_some)
+    monkeypatch.setattr(final_names.FinalNames, "_back", undoing.before(final_names.FinalNames._back))
 
     async def test() -> None:
-        with Outgoing([tree(tmp_path, 100)]) as outgoing, FileSink(out, force=False, owner=OWNER) as inbox:
+        with (
+            FileSource([tree(tmp_path, 100)]) as source,
+            FileSink(out, force=False, partial_names=PARTIAL_NAMES) as inbox,
+        ):
             async with channels() as (sender, receiver), opened_at_the_end(placing), opened_at_the_end(undoing):
-                sending = asyncio.create_task(send_files(sender, outgoing, bar))
+                sending = asyncio.create_task(send_files(sender, source, bar))
                 receiving = asyncio.create_task(receive_files(receiver, inbox, bar))
                 await placing.wait()
                 receiving.cancel()
                 placing.opened.set()
-                with pytest.raises(Exception, match="the receiver stopped: interrupted"):
+                with pytest.raises(Exception, match="the receiver aborted: interrupted"):
                     await sending
                 sender.close()
                 await undoing.wait()
@@ -136,12 +139,12 @@ def test_a_store_that_ended_before_it_could_be_interrupted_is_done(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = RateLimiter()
-    monkeypatch.setattr(naming.Naming, "__exit__", gate.before(naming.Naming.__exit__))
+    monkeypatch.setattr(final_names.FinalNames, "__exit__", gate.before(final_names.FinalNames.__exit__))
 
     async def test() -> None:
-        with Outgoing([tree(tmp_path, 3)]) as outgoing, FileSink(out, force=False) as inbox:
+        with FileSource([tree(tmp_path, 3)]) as source, FileSink(out, force=False) as inbox:
             async with channels() as (sender, receiver):
-                sending = asyncio.create_task(send_files(sender, outgoing, bar))
+                sending = asyncio.create_task(send_files(sender, source, bar))
                 receiving = asyncio.create_task(receive_files(receiver, inbox, bar))
                 await gate.wait()
                 receiving.cancel()
@@ -152,14 +155,14 @@ def test_a_store_that_ended_before_it_could_be_interrupted_is_done(
     assert sum(path.is_file() for path in (out / "d").rglob("*")) == 3
 
 
-def test_an_interruption_is_heard_while_what_is_held_is_hashed(tmp_path: Path) -> None:
+def test_hashing_of_held_data_can_be_interrupted(tmp_path: Path) -> None:
     async def test() -> None:
-        with FileSink(tmp_path, force=False, owner=OWNER) as inbox:
-            hidden = tmp_path / OWNER.directory
+        with FileSink(tmp_path, force=False, partial_names=PARTIAL_NAMES) as inbox:
+            hidden = tmp_path / PARTIAL_NAMES.directory
             hidden.mkdir(mode=0o700)
             size = min(1 << 40, os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize // 2)
-            with (hidden / OWNER.name("a", size)).open("wb") as file:
-                file.truncate(size)  # sparse: it is not hashed to its end
+            with (hidden / PARTIAL_NAMES.name("a", size)).open("wb") as file:
+                file.truncate(size)  # sparse: hashing is stopped before its end
             async with channels() as (sender, receiver):
                 receiving = asyncio.create_task(receive_files(receiver, inbox, bar))
                 await sender.send(Kind.OFFER, offer("a", size))
@@ -176,7 +179,7 @@ def test_an_interruption_is_heard_while_what_is_held_is_hashed(tmp_path: Path) -
 
 
 def functions() -> set[str]:
-    """The functions that the threads are in."""
+    """Return the functions that the threads are executing."""
     frames = (frame for top in sys._current_frames().values() for frame, _ in traceback.walk_stack(top))
     return {frame.f_code.co_name for frame in frames}
 
@@ -263,7 +266,7 @@ def test_a_reader_is_ahead_by_a_bounded_number_of_bytes_and_ends_with_its_block(
             raise
 
     async def test() -> None:
-        async with Ahead(endless, len) as pieces:
+        async with ReadAhead(endless, len) as pieces:
             for _ in range(20):
                 assert len(await anext(pieces)) == 100_000
             before = time.monotonic()
@@ -283,7 +286,7 @@ def test_a_reader_yields_everything_before_it_raises() -> None:
         raise ValueError("cannot be read")
 
     async def test() -> None:
-        async with Ahead(failing, len) as pieces:
+        async with ReadAhead(failing, len) as pieces:
             assert [await anext(pieces), await anext(pieces)] == [b"1", b"2"]
             with pytest.raises(ValueError, match="cannot be read"):
                 await anext(pieces)

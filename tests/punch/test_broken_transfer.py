@@ -1,4 +1,4 @@
-"""What a broken connection leaves of a transfer, and how the next one goes on from it."""
+"""The remaining data of a broken transfer, and how the next connection resumes it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pytest
 from punchlab.punch.errors import ConnectionLostError, PunchFailedError, TunnelBrokenError
 from punchlab.punch.secure.channel import Kind
 from punchlab.punch.transfer.consent import Consent
-from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.file_transfer import Received, receive_files, send_files
+from punchlab.punch.transfer.files.file_sink import FileSink
+from punchlab.punch.transfer.files.file_source import FileSource
 from punchlab.punch.transfer.offer import FileDone
-from punchlab.punch.transfer.outgoing import Outgoing
 from punchlab.punch.transfer.progress import Progress
-from punchlab.punch.transfer.transfer import Received, receive_files, send_files
 from tests.punch.recorder import Recorder
-from tests.punch.transfers import OWNER, accepted, bar, both, under_way
+from tests.punch.transfers import PARTIAL_NAMES, accepted, bar, both, under_way
 from tests.punch.wires import channels, run
 
 
@@ -39,8 +39,8 @@ def test_what_a_broken_connection_has_brought_stays_under_a_hidden_name(tmp_path
     assert partial.read_bytes() == b"1234"
 
 
-async def break_off(outgoing: Outgoing, inbox: FileSink, frames: int, consent: Consent | None = None) -> None:
-    """A transfer whose connection ends under both after so many frames of the sender."""
+async def break_off(source: FileSource, inbox: FileSink, frames: int, consent: Consent | None = None) -> None:
+    """Run a transfer whose connection breaks for both ends after so many frames of the sender."""
     async with channels() as (sender, receiver):
         passed = 0
         honest = sender.send
@@ -54,15 +54,15 @@ async def break_off(outgoing: Outgoing, inbox: FileSink, frames: int, consent: C
             await honest(kind, payload)
 
         sender.send = send  # type: ignore[method-assign]
-        for result in await both(sender, outgoing, receiver, inbox, consent):
+        for result in await both(sender, source, receiver, inbox, consent):
             assert isinstance(result, TunnelBrokenError)
 
 
-async def go_on(outgoing: Outgoing, inbox: FileSink, log: Recorder) -> tuple[list[FileDone], Received]:
-    """A transfer to its end; what the sender says of it goes to the log."""
+async def go_on(source: FileSource, inbox: FileSink, log: Recorder) -> tuple[list[FileDone], Received]:
+    """Run a transfer to its end, with the sender's frames in the log."""
     async with channels() as (sender, receiver):
         return await asyncio.gather(
-            send_files(sender, outgoing, lambda total: Progress(total, log, bar=False)),
+            send_files(sender, source, lambda total: Progress(total, log, bar=False)),
             receive_files(receiver, inbox, bar),
         )
 
@@ -75,14 +75,14 @@ def test_a_transfer_goes_on_where_the_connection_broke(tmp_path: Path, out: Path
     counted = Recorder()
 
     async def test() -> None:
-        with Outgoing([tmp_path / name for name in contents]) as outgoing:
-            with FileSink(out, force=False, owner=OWNER) as inbox:
-                await break_off(outgoing, inbox, frames)
+        with FileSource([tmp_path / name for name in contents]) as source:
+            with FileSink(out, force=False, partial_names=PARTIAL_NAMES) as inbox:
+                await break_off(source, inbox, frames)
             assert not any(path.name in contents for path in out.iterdir())
             with FileSink(
-                out, force=False, owner=OWNER
-            ) as inbox:  # another process, for all that the file system knows
-                sent, received = await go_on(outgoing, inbox, counted)
+                out, force=False, partial_names=PARTIAL_NAMES
+            ) as inbox:  # another process, as far as the file system is concerned
+                sent, received = await go_on(source, inbox, counted)
             assert (sent, True) == received
 
     run(test)
@@ -101,12 +101,12 @@ def test_a_directory_goes_on_where_the_connection_broke(tmp_path: Path, out: Pat
     counted = Recorder()
 
     async def test() -> None:
-        with Outgoing([tmp_path / "d"]) as outgoing:
-            with FileSink(out, force=False, owner=OWNER) as inbox:
-                await break_off(outgoing, inbox, 4 + 2 + 3)
+        with FileSource([tmp_path / "d"]) as source:
+            with FileSink(out, force=False, partial_names=PARTIAL_NAMES) as inbox:
+                await break_off(source, inbox, 4 + 2 + 3)
             assert all(path.name.startswith(".punch-") for path in out.iterdir())
-            with FileSink(out, force=False, owner=OWNER) as inbox:
-                await go_on(outgoing, inbox, counted)
+            with FileSink(out, force=False, partial_names=PARTIAL_NAMES) as inbox:
+                await go_on(source, inbox, counted)
 
     run(test)
     assert {event["name"]: event["bytes"] for event in counted.all("resumed")} == {"d/a": 1000, "d/b/c": 3 * 65_520}
@@ -121,52 +121,52 @@ def test_another_file_of_that_name_and_size_starts_anew(tmp_path: Path, out: Pat
     counted = Recorder()
 
     async def test() -> None:
-        with Outgoing([tmp_path / "a"]) as outgoing, FileSink(out, force=False, owner=OWNER) as inbox:
-            await break_off(outgoing, inbox, 3)
+        with FileSource([tmp_path / "a"]) as source, FileSink(out, force=False, partial_names=PARTIAL_NAMES) as inbox:
+            await break_off(source, inbox, 3)
         changed = bytes([content[0] ^ 1]) + content[1:]
         (tmp_path / "a").write_bytes(changed)
-        with Outgoing([tmp_path / "a"]) as outgoing, FileSink(out, force=False, owner=OWNER) as inbox:
-            await go_on(outgoing, inbox, counted)
+        with FileSource([tmp_path / "a"]) as source, FileSink(out, force=False, partial_names=PARTIAL_NAMES) as inbox:
+            await go_on(source, inbox, counted)
         assert [path.read_bytes() for path in out.iterdir()] == [changed]
 
     run(test)
     assert counted.all("resumed") == []
 
 
-def test_a_sender_that_missed_the_last_word_is_told_again(tmp_path: Path, out: Path) -> None:
+def test_a_sender_that_missed_stored_gets_it_again(tmp_path: Path, out: Path) -> None:
     (tmp_path / "a").write_bytes(b"content")
 
     async def test() -> None:
-        with Outgoing([tmp_path / "a"]) as outgoing, FileSink(out, force=False, owner=OWNER) as inbox:
+        with FileSource([tmp_path / "a"]) as source, FileSink(out, force=False, partial_names=PARTIAL_NAMES) as inbox:
             for _ in range(2):
                 async with channels() as (sender, receiver):
-                    sent, received = await both(sender, outgoing, receiver, inbox)
+                    sent, received = await both(sender, source, receiver, inbox)
                     assert sent == received == [("a", 7, hashlib.sha256(b"content").hexdigest())]
 
     run(test)
     assert [path.name for path in out.iterdir()] == ["a"]
 
 
-def test_a_receiver_that_hears_no_goodbye_knows_that_the_sender_may_come_again(tmp_path: Path) -> None:
+def test_a_receiver_without_final_expects_the_sender_again(tmp_path: Path) -> None:
     async def test() -> None:
         async with accepted(tmp_path, 0) as (sender, received):
             await sender.send(Kind.DIGEST, hashlib.sha256().digest())
             await sender.expect(Kind.STORED)
             sender.close()
-            assert not (await received).told
+            assert not (await received).confirmed
 
     run(test)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_sender_that_never_hears_the_last_word_says_so(tmp_path: Path) -> None:
+def test_a_sender_without_stored_reports_it(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"content")
 
     async def test() -> None:
         async with under_way(tmp_path / "a") as (receiver, sent):
             await receiver.expect(Kind.DIGEST)
             receiver.close()
-            with pytest.raises(TunnelBrokenError, match="the receiver never said that it has stored everything"):
+            with pytest.raises(TunnelBrokenError, match="the receiver did not confirm that it stored everything"):
                 await sent
 
     run(test)

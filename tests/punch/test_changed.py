@@ -1,4 +1,4 @@
-"""Files that change while they are offered or sent: the offered content arrives, or both sides say that it changed."""
+"""Files that change during a transfer: either the offered content arrives, or both sides report the change."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 
 from punchlab.punch.errors import ArgumentError, PunchFailedError
 from punchlab.punch.secure.channel import Channel, Kind
-from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.file_transfer import receive_files, send_files
+from punchlab.punch.transfer.files.file_sink import FileSink
+from punchlab.punch.transfer.files.file_source import FileSource
 from punchlab.punch.transfer.offer import FileDone
-from punchlab.punch.transfer.outgoing import Outgoing
-from punchlab.punch.transfer.transfer import receive_files, send_files
 from tests.punch.processes import CODE, receive, send
 from tests.punch.test_broken_transfer import break_off
 from tests.punch.transfers import bar
@@ -29,12 +29,12 @@ OLD, NEW = b"A", b"B"
 Result = list[FileDone] | BaseException
 
 
-async def transfer(sender: Channel, outgoing: Outgoing, receiver: Channel, inbox: FileSink) -> tuple[Result, Result]:
-    """A transfer whose ends close their connections when they are done, as two processes do."""
+async def transfer(sender: Channel, source: FileSource, receiver: Channel, inbox: FileSink) -> tuple[Result, Result]:
+    """Run a transfer whose ends close their connections when done, like two processes."""
 
     async def sent() -> list[FileDone]:
         try:
-            return await send_files(sender, outgoing, bar)
+            return await send_files(sender, source, bar)
         finally:
             sender.close()
 
@@ -48,11 +48,11 @@ async def transfer(sender: Channel, outgoing: Outgoing, receiver: Channel, inbox
 
 
 def exchange(paths: list[Path], out: Path, change: Callable[[], object], after: int = 3) -> tuple[Result, Result]:
-    """Send `paths` to `out`; `change` happens after so many frames of the sender."""
+    """Send `paths` to `out`; `change` is called after so many frames of the sender."""
     results: list[tuple[Result, Result]] = []
 
     async def test() -> None:
-        with Outgoing(paths) as outgoing, FileSink(out, force=False) as inbox:
+        with FileSource(paths) as source, FileSink(out, force=False) as inbox:
             async with channels() as (sender, receiver):
                 honest, sent = sender.send, 0
 
@@ -64,7 +64,7 @@ def exchange(paths: list[Path], out: Path, change: Callable[[], object], after: 
                         change()
 
                 sender.send = send_and_change  # type: ignore[method-assign]
-                results.append(await transfer(sender, outgoing, receiver, inbox))
+                results.append(await transfer(sender, source, receiver, inbox))
 
     run(test)
     return results[0]
@@ -144,7 +144,7 @@ def test_a_file_in_a_directory_that_changes_while_it_is_sent_fails_on_both_sides
 
 @pytest.fixture
 def mapping(tmp_path: Path) -> Iterator[mmap.mmap]:
-    """A shared mapping of a file, with its pages dirty: stores to them set no time."""
+    """A shared mapping of a file with dirty pages: writes to it update no timestamp."""
     path = tmp_path / "mapped"
     path.write_bytes(OLD * SIZE)
     with path.open("r+b") as file:
@@ -158,7 +158,7 @@ def test_stores_through_a_mapping_that_was_there_before_are_seen(
     tmp_path: Path, out: Path, mapping: mmap.mmap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     later = time.time_ns() + 10**12
-    monkeypatch.setattr(time, "time_ns", lambda: later)  # the file was not changed in the last seconds
+    monkeypatch.setattr(time, "time_ns", lambda: later)  # the file has not changed within the last seconds
 
     def store() -> None:
         mapping[:] = NEW * SIZE
@@ -237,11 +237,11 @@ def test_a_file_that_changes_between_two_tunnels_fails_on_both_sides(tmp_path: P
     results: list[tuple[Result, Result]] = []
 
     async def test() -> None:
-        with Outgoing([path]) as outgoing, FileSink(out, force=False) as inbox:
-            await break_off(outgoing, inbox, 4)
+        with FileSource([path]) as source, FileSink(out, force=False) as inbox:
+            await break_off(source, inbox, 4)
             overwrite_the_end_and_set_the_time_back(path)
             async with channels() as (sender, receiver):
-                results.append(await transfer(sender, outgoing, receiver, inbox))
+                results.append(await transfer(sender, source, receiver, inbox))
 
     run(test)
     assert_changed(results[0], out, "since it was offered")
@@ -250,13 +250,13 @@ def test_a_file_that_changes_between_two_tunnels_fails_on_both_sides(tmp_path: P
 def test_a_file_that_is_overwritten_ends_both_commands(edge: str, tmp_path: Path, out: Path) -> None:
     big = tmp_path / "big"
     with big.open("wb") as file:
-        file.truncate(os.statvfs(out).f_bavail * os.statvfs(out).f_frsize // 2)  # sparse: it is not sent to its end
+        file.truncate(os.statvfs(out).f_bavail * os.statvfs(out).f_frsize // 2)  # sparse: it is not sent completely
     with send(edge, big, "--code", CODE) as sender, receive(edge, CODE, "--dir", out) as receiver:
         receiver.wait_for("progress")
         overwrite(big, count=1)
         assert sender.finish() == receiver.finish() == 1
-    assert sender.wait_for("failed")["reason"] == "'big' has changed while it was sent"
-    assert receiver.wait_for("failed")["reason"] == "the sender stopped: 'big' has changed while it was sent"
+    assert sender.wait_for("failed")["reason"] == "'big' has changed during the transfer"
+    assert receiver.wait_for("failed")["reason"] == "the sender aborted: 'big' has changed during the transfer"
     assert list(out.iterdir()) == []
 
 
@@ -265,17 +265,15 @@ MADE_WHILE_READ = ["/proc/cpuinfo", "/proc/self/status", "/proc/sys/kernel/ostyp
 
 @pytest.mark.parametrize("name", MADE_WHILE_READ)
 def test_a_file_without_a_size_is_refused(name: str) -> None:
-    with pytest.raises(ArgumentError, match="a file whose size is known") as caught:
-        Outgoing([Path(name)])
+    with pytest.raises(ArgumentError, match="a file of known size") as caught:
+        FileSource([Path(name)])
     assert str(caught.value).startswith(f"FILE: {name!r} cannot be used")
 
 
 @pytest.mark.parametrize("name", ["/proc/self/net/stat", "/sys/class/net/lo/statistics"])
 def test_a_directory_with_such_files_is_refused(name: str) -> None:
-    with pytest.raises(
-        ArgumentError, match=f"FILE: '{name}/[a-z_]+' cannot be used; expected a file whose size is known"
-    ):
-        Outgoing([Path(name)])
+    with pytest.raises(ArgumentError, match=f"FILE: '{name}/[a-z_]+' cannot be used; expected a file of known size"):
+        FileSource([Path(name)])
 
 
 def test_a_file_of_the_kernel_that_has_its_size_is_sent(out: Path) -> None:
@@ -288,7 +286,7 @@ def test_a_file_of_the_kernel_that_has_its_size_is_sent(out: Path) -> None:
 @pytest.mark.parametrize("name", ["/dev/zero", "/dev/full", "/dev/tty"])
 def test_a_device_is_refused(name: str) -> None:
     with pytest.raises(ArgumentError, match=f"FILE: '{name}' cannot be used"):
-        Outgoing([Path(name)])
+        FileSource([Path(name)])
 
 
 def test_a_sparse_file_arrives_with_its_size(tmp_path: Path, out: Path) -> None:

@@ -22,7 +22,7 @@ from punchlab.punch.secure.channel import (
     TAG_BYTES,
     Kind,
 )
-from punchlab.punch.secure.keys import Introduced
+from punchlab.punch.secure.keys import ContactTranscript
 from tests.punch.wires import KEY, SESSION, TAGS, channels, passages, run, shake, tapped, wire
 
 FRAME = HEADER_BYTES + TAG_BYTES
@@ -192,12 +192,12 @@ def test_a_receiver_proves_nothing_before_the_sender_has() -> None:
 
 
 @pytest.mark.parametrize("change", ["session", "own message", "peer's message", "own traits", "peer's traits"])
-def test_who_was_told_something_else_is_found_out_by_both_before_anything_depends_on_the_secret(change: str) -> None:
+def test_different_contacts_are_detected_by_both_before_the_secret_is_used(change: str) -> None:
     told = [SESSION, "11" * 33, None, "22" * 33, None]
     places = ["session", "own message", "own traits", "peer's message", "peer's traits"]
     told[places.index(change)] = SessionId("other")
     session, *rest = told
-    other_tags = Introduced.of(SessionId(session or ""), "sender", (rest[0], rest[1]), (rest[2], rest[3])).tags
+    other_tags = ContactTranscript.of(SessionId(session or ""), "sender", (rest[0], rest[1]), (rest[2], rest[3])).tags
 
     async def test() -> None:
         async with wire() as (one, other):

@@ -1,4 +1,4 @@
-"""Clients that find no peer, and clients whose edge refuses them, is not there, or goes away."""
+"""Clients without a peer, and clients whose edge rejects them, is unreachable, or stops."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_second_sender_is_refused(edge: str, file: Path, out: Path) -> None:
             assert first.finish() == 0
 
 
-def test_a_session_that_expires_is_told(file: Path) -> None:
+def test_an_expired_session_is_reported(file: Path) -> None:
     with running_edge("e1", "--session-lifetime", "0.2") as (_, url), send(url, file) as sender:
         assert sender.finish() == 1
         failed = sender.wait_for("failed")
@@ -39,7 +39,7 @@ def test_a_session_that_expires_is_told(file: Path) -> None:
         assert "session expired" in failed["reason"]
 
 
-def test_an_edge_that_stops_while_we_wait_is_told(file: Path) -> None:
+def test_an_edge_that_stops_during_the_wait_is_reported(file: Path) -> None:
     with contextlib.ExitStack() as stack:
         edge = stack.enter_context(Command("edge", "--listen", "127.0.0.1:0"))
         sender = stack.enter_context(send(url_of(edge), file, "--wait", "1"))
@@ -48,12 +48,14 @@ def test_an_edge_that_stops_while_we_wait_is_told(file: Path) -> None:
         assert sender.finish() == 1
     failed = sender.wait_for("failed")
     assert failed["outcome"] == "no_rendezvous"
-    assert "no peer within 1 s: the connection to the edge was lost, and no other could be had" in failed["reason"]
+    assert (
+        "no peer within 1 s: the connection to the edge was lost, and no other edge was reachable" in failed["reason"]
+    )
     assert "Connection refused" in failed["reason"]
 
 
 def two_edges(stack: contextlib.ExitStack) -> tuple[dict[str, Command], str]:
-    """Two edges by their names, and the list of both; whichever answers first is the nearest."""
+    """Two edges by name, and the list of both; the first to answer is the nearest."""
     edges = {name: stack.enter_context(Command("edge", "--listen", "127.0.0.1:0", "--name", name)) for name in "xy"}
     return edges, ",".join(url_of(edge) for edge in edges.values())
 

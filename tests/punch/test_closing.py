@@ -1,4 +1,4 @@
-"""`punch.net.closing`: connections end at once, whatever state they are in."""
+"""`punch.net.closing`: connections end at once in any state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_a_transport_that_has_sent_everything_since_it_was_closed_can_be_aborted
         with others:
             others.setblocking(False)
             _reader, writer = await asyncio.open_connection(sock=ours)
-            sent = b"x" * (4 << 20)  # more than the sockets hold
+            sent = b"x" * (4 << 20)  # more than the socket buffers hold
             writer.write(sent)
             writer.close()
             received = 0

@@ -12,7 +12,7 @@ from punchlab.punch.secure.code import SECRET_WORDS, WORDS, Code
 
 
 def _mistakes(a: str, b: str) -> int:
-    """Levenshtein distance."""
+    """Return the Levenshtein distance."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
         previous, row[0] = row[0], i

@@ -1,4 +1,4 @@
-"""The receiver's user is asked before anything of an offer is received."""
+"""The receiver's user is asked before any file data is received."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from punchlab.punch.errors import PunchFailedError, TunnelBrokenError
 from punchlab.punch.secure.channel import Kind
 from punchlab.punch.transfer import consent as consent_module
 from punchlab.punch.transfer.consent import Consent
-from punchlab.punch.transfer.file_sink import FileSink
-from punchlab.punch.transfer.outgoing import Outgoing
-from punchlab.punch.transfer.transfer import receive_files, send_files
+from punchlab.punch.transfer.file_transfer import receive_files, send_files
+from punchlab.punch.transfer.files.file_sink import FileSink
+from punchlab.punch.transfer.files.file_source import FileSource
 from tests.punch.recorder import Recorder
 from tests.punch.test_broken_transfer import break_off
-from tests.punch.transfers import OWNER, bar, offer
+from tests.punch.transfers import PARTIAL_NAMES, bar, offer
 from tests.punch.wires import channels, run
 
 
 class Answers:
-    """A question that is answered by these, in turn; without one it waits."""
+    """Return a question with these answers in turn; without one it waits."""
 
     def __init__(self, *answers: bool) -> None:
         self.answers = list(answers)
@@ -44,7 +44,7 @@ def test_what_is_declined_is_not_received_and_both_sides_say_so(tmp_path: Path, 
     answers, log, asked = Answers(False), Recorder(), []
 
     async def test() -> None:
-        with Outgoing([tmp_path / "a", tmp_path / "b"]) as outgoing, FileSink(out, force=False) as inbox:
+        with FileSource([tmp_path / "a", tmp_path / "b"]) as source, FileSink(out, force=False) as inbox:
             async with channels() as (sender, receiver):
 
                 async def receive() -> None:
@@ -55,7 +55,7 @@ def test_what_is_declined_is_not_received_and_both_sides_say_so(tmp_path: Path, 
 
                 received = asyncio.create_task(receive())
                 with pytest.raises(PunchFailedError) as caught:
-                    await send_files(sender, outgoing, bar, asked=lambda: asked.append(True))
+                    await send_files(sender, source, bar, asked=lambda: asked.append(True))
                 assert caught.value.outcome == "declined"
                 sender.close()
                 with pytest.raises(PunchFailedError) as caught:
@@ -76,16 +76,16 @@ def test_the_same_offer_is_asked_about_once_and_another_again(tmp_path: Path, ou
     consent = Consent(Recorder(), answers)
 
     async def test() -> None:
-        with FileSink(out, force=False, owner=OWNER) as inbox:
-            with Outgoing([tmp_path / "a"]) as outgoing:
-                await break_off(outgoing, inbox, 3, consent)
-                await break_off(outgoing, inbox, 3, consent)
+        with FileSink(out, force=False, partial_names=PARTIAL_NAMES) as inbox:
+            with FileSource([tmp_path / "a"]) as source:
+                await break_off(source, inbox, 3, consent)
+                await break_off(source, inbox, 3, consent)
             assert len(answers.asked) == 1
-            with Outgoing([tmp_path / "a", tmp_path / "b"]) as outgoing:
+            with FileSource([tmp_path / "a", tmp_path / "b"]) as source:
                 async with channels() as (sender, receiver):
                     received = asyncio.create_task(receive_files(receiver, inbox, bar, consent))
                     with pytest.raises(PunchFailedError, match="declined"):
-                        await send_files(sender, outgoing, bar)
+                        await send_files(sender, source, bar)
                     sender.close()
                     with pytest.raises(PunchFailedError, match="declined"):
                         await received
@@ -107,7 +107,7 @@ def test_a_sender_that_goes_away_ends_the_question(tmp_path: Path, end: str) -> 
                 match end:
                     case "abort":
                         await sender.send(Kind.ABORT, b"interrupted")
-                        says = "the sender stopped: interrupted"
+                        says = "the sender aborted: interrupted"
                     case "close":
                         sender.close()
                         says = "connection closed"
@@ -123,7 +123,7 @@ def test_a_sender_that_goes_away_ends_the_question(tmp_path: Path, end: str) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_while_the_user_thinks_the_sender_hears_so_again_and_again_and_of_nothing_else(
+def test_during_the_question_the_sender_gets_only_repeated_asking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consent_module, "ASK_AGAIN_S", 0.01)
@@ -136,7 +136,7 @@ def test_while_the_user_thinks_the_sender_hears_so_again_and_again_and_of_nothin
         async def question(_summary: dict[str, Any]) -> bool:
             return await answer
 
-        with FileSink(tmp_path, force=False, owner=OWNER) as inbox:
+        with FileSink(tmp_path, force=False, partial_names=PARTIAL_NAMES) as inbox:
             async with channels() as (sender, receiver):
                 received = asyncio.create_task(receive_files(receiver, inbox, bar, Consent(Recorder(), question)))
                 await sender.send(Kind.OFFER, offer("a", 8))
@@ -153,7 +153,7 @@ def test_while_the_user_thinks_the_sender_hears_so_again_and_again_and_of_nothin
     run(test)
 
 
-def test_an_interruption_at_the_question_is_told_the_sender(tmp_path: Path) -> None:
+def test_an_interruption_at_the_question_is_sent_to_the_sender(tmp_path: Path) -> None:
     async def test() -> None:
         with FileSink(tmp_path, force=False) as inbox:
             async with channels() as (sender, receiver):
@@ -173,9 +173,9 @@ def test_an_interruption_at_the_question_is_told_the_sender(tmp_path: Path) -> N
 @pytest.mark.parametrize("asks", [True, False])
 @pytest.mark.parametrize(
     ("name", "size", "seen"),
-    [("taken", 8, "'taken' exists already"), ("a", 1 << 62, "no space for"), ("taken/a", 8, "'taken' exists already")],
+    [("taken", 8, "'taken' already exists"), ("a", 1 << 62, "no space for"), ("taken/a", 8, "'taken' already exists")],
 )
-def test_a_sender_learns_nothing_of_what_the_receiver_has(
+def test_a_sender_gets_no_information_about_the_receivers_files(
     tmp_path: Path, name: str, size: int, seen: str, asks: bool
 ) -> None:
     (tmp_path / "taken").write_bytes(b"")
@@ -186,7 +186,7 @@ def test_a_sender_learns_nothing_of_what_the_receiver_has(
             async with channels() as (sender, receiver):
                 received = asyncio.create_task(receive_files(receiver, inbox, bar, consent))
                 await sender.send(Kind.OFFER, offer(name, size))
-                assert await sender.expect(Kind.ABORT) == b"what was offered cannot be stored there"
+                assert await sender.expect(Kind.ABORT) == b"the receiver cannot store the offered files"
                 sender.close()
                 with pytest.raises(PunchFailedError, match=seen):
                     await received

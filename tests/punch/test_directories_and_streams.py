@@ -65,8 +65,8 @@ def test_a_directory_goes_into_one_that_exists_only_with_force(edge: str, tmp_pa
     tree(tmp_path, "d/a", "d/sub/b", "out/d/mine")
     with send(edge, tmp_path / "d", "--code", CODE) as sender, receive(edge, CODE, "--dir", out) as receiver:
         assert receiver.finish() == sender.finish() == 1
-    assert "'d' exists already" in receiver.wait_for("failed")["reason"]
-    assert sender.wait_for("failed")["reason"] == "the receiver stopped: what was offered cannot be stored there"
+    assert "'d' already exists" in receiver.wait_for("failed")["reason"]
+    assert sender.wait_for("failed")["reason"] == "the receiver aborted: the receiver cannot store the offered files"
     assert names_in(out) == ["d/", "d/mine"]
     with send(edge, tmp_path / "d", "--code", CODE) as sender, receive(edge, CODE, "--dir", out, "--force") as receiver:
         assert receiver.finish() == sender.finish() == 0
@@ -115,7 +115,7 @@ def test_people_see_a_directory_as_one_line(edge: str, tmp_path: Path, out: Path
 
 @contextlib.contextmanager
 def streaming(*words: str | Path, edge: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A command with pipes of bytes on all sides."""
+    """A command with binary pipes as standard streams."""
     bind = "127.0.0.2:0" if words[0] == "send" else "127.0.0.3:0"
     command = [
         sys.executable,
@@ -149,7 +149,7 @@ def wait_for(process: subprocess.Popen[bytes], name: str, *, on_stderr: bool = F
 
 
 def say(process: subprocess.Popen[bytes], text: bytes, *, end: bool = False) -> None:
-    """All of it, and with `end` no more."""
+    """Write all of it, and with `end` close standard input."""
     assert process.stdin is not None
     view = memoryview(text)
     while view:
@@ -159,7 +159,7 @@ def say(process: subprocess.Popen[bytes], text: bytes, *, end: bool = False) -> 
 
 
 def read(process: subprocess.Popen[bytes], count: int) -> bytes:
-    """So many bytes, or up to the end."""
+    """Read so many bytes, or up to the end."""
     assert process.stdout is not None
     pieces: list[bytes] = []
     while count and (piece := process.stdout.read(count)):
@@ -169,7 +169,7 @@ def read(process: subprocess.Popen[bytes], count: int) -> bytes:
 
 
 def test_standard_input_comes_out_at_standard_output(edge: str) -> None:
-    data = os.urandom(6_000_000)  # more than waits in memory
+    data = os.urandom(6_000_000)  # more than is buffered
     with (
         streaming("send", "-", "--code", CODE, edge=edge) as sender,
         streaming("receive", CODE, "--stdout", edge=edge) as receiver,
@@ -224,8 +224,8 @@ def test_standard_output_takes_no_more_than_one_file(edge: str, tmp_path: Path, 
         assert receiver.wait(PATIENCE_S) == 1
         assert sender.finish() == 1
         failed = wait_for(receiver, "failed", on_stderr=True)
-    assert failed["reason"] == "several files, or a directory, cannot be received to standard output"
-    assert sender.wait_for("failed")["reason"] == f"the receiver stopped: {failed['reason']}"
+    assert failed["reason"] == "standard output can receive a single file only, and no directory"
+    assert sender.wait_for("failed")["reason"] == f"the receiver aborted: {failed['reason']}"
 
 
 def test_a_reader_of_standard_output_that_goes_ends_both_in_one_line(edge: str) -> None:
@@ -243,12 +243,12 @@ def test_a_reader_of_standard_output_that_goes_ends_both_in_one_line(edge: str) 
         assert receiver.wait(PATIENCE_S) == 1
         assert told[-1] == b"punch: client_error: standard output was closed"
         assert b"Traceback" not in b"".join(told)
-        assert wait_for(sender, "failed")["reason"] == "the receiver stopped: standard output was closed"
+        assert wait_for(sender, "failed")["reason"] == "the receiver aborted: standard output was closed"
         assert sender.wait(PATIENCE_S) == 1
 
 
 @pytest.mark.parametrize("victim", ["send", "receive"])
-def test_standard_input_does_not_survive_its_tunnel_and_says_so(edge: str, victim: str) -> None:
+def test_standard_input_does_not_survive_its_tunnel_and_this_is_reported(edge: str, victim: str) -> None:
     with (
         streaming("send", "-", "--code", CODE, edge=edge) as sender,
         streaming("receive", CODE, "--stdout", edge=edge) as receiver,
@@ -258,7 +258,7 @@ def test_standard_input_does_not_survive_its_tunnel_and_says_so(edge: str, victi
         killed, survivor = (sender, receiver) if victim == "send" else (receiver, sender)
         killed.kill()
         reason = str(wait_for(survivor, "failed", on_stderr=survivor is receiver)["reason"])
-        assert reason.endswith("; what comes from standard input cannot be sent again")
+        assert reason.endswith("; data from standard input cannot be sent again")
         assert survivor.wait(PATIENCE_S) == 1
 
 
@@ -267,7 +267,7 @@ def test_a_file_goes_on_to_standard_output_when_its_sender_was_killed(edge: str,
     (tmp_path / "a").write_bytes(data)
     with streaming("receive", CODE, "--stdout", edge=edge) as receiver:
         with send(edge, tmp_path / "a", "--code", CODE) as sender:
-            begun = read(receiver, 100_000)  # and most of it cannot have been sent
+            begun = read(receiver, 100_000)  # most of the data cannot have been sent
             sender.process.kill()
             sender.process.wait(PATIENCE_S)
         with send(edge, tmp_path / "a", "--code", CODE) as sender:
@@ -285,13 +285,13 @@ def test_a_side_that_interrupts_standard_input_ends_both(edge: str, out: Path) -
         wait_for(sender, "nonce_echoed")
         sender.send_signal(signal.SIGTERM)  # while it waits for more
         assert sender.wait(PATIENCE_S) == 128 + signal.SIGTERM
-        assert wait_for(receiver, "failed")["reason"] == "the sender stopped: interrupted"
+        assert wait_for(receiver, "failed")["reason"] == "the sender aborted: interrupted"
         assert receiver.wait(PATIENCE_S) == 1
     assert list(out.iterdir()) == []
 
 
 async def _send_and_leave(url: str, key: bytes, file: Path) -> None:
-    """A sender that dies with the last word of the receiver on its way to it."""
+    """Run a sender that is killed before it receives STORED."""
     options = TunnelOptions(EdgeUrl.parse(url), STRATEGIES["keep"](), Recorder())
     content = file.read_bytes()
     async with open_tunnel(options, PresharedKey(key), "sender") as channel:
@@ -303,27 +303,29 @@ async def _send_and_leave(url: str, key: bytes, file: Path) -> None:
 
 
 @pytest.mark.parametrize("what_comes", ["the sender", "an interrupt", "nothing"])
-def test_a_sender_that_may_not_have_heard_is_waited_for(edge: str, tmp_path: Path, out: Path, what_comes: str) -> None:
+def test_the_receiver_waits_for_a_sender_that_may_not_know(
+    edge: str, tmp_path: Path, out: Path, what_comes: str
+) -> None:
     write_key_file(tmp_path / "key")
     (tmp_path / "a").write_bytes(b"content")
     options: list[str | Path] = ["--key-file", tmp_path / "key", "--strategy", "keep"]
     with receive(edge, *options, "--dir", out, "--resume-for", "0.5" if what_comes == "nothing" else "30") as receiver:
         receiver.wait_for("registered")
         asyncio.run(_send_and_leave(edge, (tmp_path / "key").read_bytes(), tmp_path / "a"))
-        receiver.wait_for("untold")
+        receiver.wait_for("unconfirmed")
         assert contents(out) == {"a": b"content"}
         assert len(receiver.all("done")) == 1
         if what_comes == "the sender":
             with send(edge, tmp_path / "a", *options) as sender:
                 assert sender.finish() == 0
-            assert sender.wait_for("resumed")["bytes"] == len(b"content")  # and not a byte of it came again
+            assert sender.wait_for("resumed")["bytes"] == len(b"content")  # and no byte was sent again
         assert receiver.finish(terminate=what_comes == "an interrupt") == 0
     assert len(receiver.all("done")) == 1
     assert receiver.errors == []
 
 
 async def _take_and_leave(url: str, key: bytes) -> None:
-    """A receiver that dies with everything in its hands."""
+    """Run a receiver that is killed after it has received everything."""
     options = TunnelOptions(EdgeUrl.parse(url), STRATEGIES["keep"](), Recorder())
     async with open_tunnel(options, PresharedKey(key), "receiver") as channel:
         await channel.expect(Kind.OFFER)
@@ -332,7 +334,7 @@ async def _take_and_leave(url: str, key: bytes) -> None:
         await channel.expect(Kind.DIGEST)
 
 
-def test_a_sender_to_which_nobody_comes_again_says_what_it_does_not_know(edge: str, tmp_path: Path) -> None:
+def test_a_sender_whose_receiver_never_returns_reports_the_uncertainty(edge: str, tmp_path: Path) -> None:
     write_key_file(tmp_path / "key")
     (tmp_path / "a").write_bytes(b"content")
     words: list[str | Path] = ["--key-file", tmp_path / "key", "--strategy", "keep", "--resume-for", "0.5"]
@@ -341,5 +343,5 @@ def test_a_sender_to_which_nobody_comes_again_says_what_it_does_not_know(edge: s
         asyncio.run(_take_and_leave(edge, (tmp_path / "key").read_bytes()))
         assert sender.finish() == 1
     reason = sender.wait_for("failed")["reason"]
-    assert reason.startswith("the receiver never said that it has stored everything: ")
+    assert reason.startswith("the receiver did not confirm that it stored everything: ")
     assert reason.endswith("; no new tunnel within 0.5 s")

@@ -8,30 +8,30 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from punchlab.punch import frames
+from punchlab.punch.codec import encode
 from punchlab.punch.edge.server import Edge
 from punchlab.punch.errors import ArgumentError
-from punchlab.punch.frames import MAX_FRAME
-from tests.punch.edges import ANY_PORT, closing_reason, registered, registration, run, running, said
+from punchlab.punch.frames import MAX_FRAME, MAX_SIGNALS, PeerSignal
+from tests.punch.edges import ANY_PORT, closing_reason, received, registered, registration, run, running
 from tests.punch.recorder import Recorder
 
 
-def test_the_welcome_tells_the_edge_and_the_public_endpoint() -> None:
+def test_the_welcome_has_the_name_of_the_edge_and_the_public_endpoint() -> None:
     async def test() -> None:
         async with running() as edge, connect(str(edge.url), local_addr=("127.0.0.7", 0), proxy=None) as client:
             await client.send(registration("sender"))
             port = client.local_address[1]
-            assert await said(client) == {"type": "welcome", "edge": "e1", "public": f"127.0.0.7:{port}"}
+            assert await received(client) == {"type": "welcome", "edge": "e1", "public": f"127.0.0.7:{port}"}
 
     run(test)
 
 
-def test_each_client_learns_the_other_s_endpoints_and_message() -> None:
+def test_each_client_receives_the_other_s_endpoints_and_message() -> None:
     async def test() -> None:
         async with running() as edge, registered(edge, "sender") as sender, registered(edge, "receiver") as receiver:
             for client, other, letter in ((sender, receiver, "r"), (receiver, sender, "s")):
                 ip, port = other.local_address
-                assert await said(client) == {
+                assert await received(client) == {
                     "type": "peer",
                     "public": f"{ip}:{port}",
                     "private": ["192.168.1.2:41000"],
@@ -55,9 +55,7 @@ def test_each_client_learns_the_other_s_endpoints_and_message() -> None:
         ("x" * (MAX_FRAME + 1), 1009, "4096"),
     ],
 )
-def test_a_bad_frame_closes_its_connection_with_a_reason_and_touches_nobody_else(
-    frame: str | bytes, code: int, reason: str
-) -> None:
+def test_a_bad_frame_closes_only_its_own_connection_with_a_reason(frame: str | bytes, code: int, reason: str) -> None:
     async def test() -> None:
         async with running() as edge, registered(edge, "sender") as sender:
             async with connect(str(edge.url), proxy=None) as offender:
@@ -69,22 +67,22 @@ def test_a_bad_frame_closes_its_connection_with_a_reason_and_touches_nobody_else
             event = await edge.log.wait_for("rejected", public=f"{ip}:{port}")
             assert reason in event["reason"]
             async with registered(edge, "receiver"):
-                assert (await said(sender))["type"] == "peer"
+                assert (await received(sender))["type"] == "peer"
 
     run(test)
 
 
-def test_a_frame_of_just_4_kib_is_read() -> None:
+def test_a_frame_of_4_kib_is_accepted() -> None:
     async def test() -> None:
         padding = MAX_FRAME - len(registration("sender", padding=""))
         async with running() as edge, connect(str(edge.url), proxy=None) as client:
             await client.send(registration("sender", padding="x" * padding))
-            assert (await said(client))["type"] == "welcome"
+            assert (await received(client))["type"] == "welcome"
 
     run(test)
 
 
-def test_signals_go_to_the_peer_alone_and_only_once_it_is_known() -> None:
+def test_signals_reach_only_the_peer_and_only_after_pairing() -> None:
     async def test() -> None:
         async with (
             running() as edge,
@@ -93,27 +91,27 @@ def test_signals_go_to_the_peer_alone_and_only_once_it_is_known() -> None:
             registered(edge, "receiver") as receiver,
         ):
             for client in (sender, receiver):
-                assert (await said(client))["type"] == "peer"
-            await sender.send(frames.signal_frame("one"))
-            await receiver.send(frames.signal_frame("two"))
-            assert await said(receiver) == {"type": "signal", "data": "one"}
-            assert await said(sender) == {"type": "signal", "data": "two"}
-            await stranger.send(frames.signal_frame("three"))
+                assert (await received(client))["type"] == "peer"
+            await sender.send(encode(PeerSignal("one")))
+            await receiver.send(encode(PeerSignal("two")))
+            assert await received(receiver) == {"type": "signal", "data": "one"}
+            assert await received(sender) == {"type": "signal", "data": "two"}
+            await stranger.send(encode(PeerSignal("three")))
             assert await closing_reason(stranger) == (1008, "a signal before the peer is known")
 
     run(test)
 
 
-def test_a_client_that_signals_without_end_is_cut_off() -> None:
+def test_a_client_with_too_many_signals_is_disconnected() -> None:
     async def test() -> None:
         async with running() as edge, registered(edge, "sender") as sender, registered(edge, "receiver") as receiver:
-            assert (await said(sender))["type"] == "peer"
-            for number in range(frames.MAX_SIGNALS + 1):
-                await sender.send(frames.signal_frame(str(number)))
+            assert (await received(sender))["type"] == "peer"
+            for number in range(MAX_SIGNALS + 1):
+                await sender.send(encode(PeerSignal(str(number))))
             assert await closing_reason(sender) == (1008, "more than 64 signals")
-            assert (await said(receiver))["type"] == "peer"
-            heard = [(await said(receiver))["data"] for _number in range(frames.MAX_SIGNALS)]
-            assert heard == [str(number) for number in range(frames.MAX_SIGNALS)]
+            assert (await received(receiver))["type"] == "peer"
+            signals = [(await received(receiver))["data"] for _number in range(MAX_SIGNALS)]
+            assert signals == [str(number) for number in range(MAX_SIGNALS)]
 
     run(test)
 
@@ -126,14 +124,14 @@ def test_traits_are_passed_on_as_they_are() -> None:
             connect(str(edge.url), proxy=None) as sender,
         ):
             await sender.send(registration("sender", traits="anything at all"))
-            assert (await said(receiver))["traits"] == "anything at all"
-            assert (await said(sender))["type"] == "welcome"
-            assert "traits" not in await said(sender)
+            assert (await received(receiver))["traits"] == "anything at all"
+            assert (await received(sender))["type"] == "welcome"
+            assert "traits" not in await received(sender)
 
     run(test)
 
 
-def test_a_second_frame_is_refused_and_ends_the_registration() -> None:
+def test_a_second_register_frame_ends_the_registration() -> None:
     async def test() -> None:
         async with running() as edge:
             async with registered(edge, "sender") as client:
@@ -147,7 +145,7 @@ def test_a_second_frame_is_refused_and_ends_the_registration() -> None:
 
 
 @pytest.mark.parametrize("role", ["sender", "receiver"])
-def test_a_taken_role_is_refused_and_free_again_when_its_client_is_gone(role: str) -> None:
+def test_a_taken_role_is_refused_until_its_client_has_left(role: str) -> None:
     async def test() -> None:
         async with running() as edge:
             async with registered(edge, role), connect(str(edge.url), proxy=None) as second:
@@ -181,7 +179,7 @@ def test_a_client_that_drops_its_connection_frees_its_role() -> None:
     run(test)
 
 
-def test_the_edge_says_goodbye_when_it_stops() -> None:
+def test_a_stopping_edge_closes_its_connections_with_a_reason() -> None:
     async def test() -> None:
         async with running() as edge, registered(edge, "sender") as client:
             edge.stop.set()
@@ -199,7 +197,7 @@ def test_other_paths_are_not_found() -> None:
     run(test)
 
 
-def test_an_address_in_use_is_bad_input() -> None:
+def test_an_address_in_use_is_an_argument_error() -> None:
     async def test() -> None:
         async with running() as edge:
             with pytest.raises(ArgumentError, match=r"^listen: .* in use"):

@@ -1,7 +1,7 @@
-"""An edge under attack: it lives, its memory is bounded, and honest clients still meet.
+"""An edge under attack: it keeps running, its memory is bounded, and honest clients are still paired.
 
-All of it against a real `punch edge`, in a process of its own. The attackers come from thousands of
-loopback addresses, so that what one address may do is not what keeps them out.
+Each test attacks a real `punch edge` in its own process. The attackers use thousands of loopback addresses, so that the
+limits per address do not stop them.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from tests.punch.processes import CODE
 from tests.punch.recorder import PATIENCE_S, Command
 
 FRAMES = int(os.environ.get("PUNCH_EDGE_FRAMES", "2500"))
-"""How many attacks an edge gets at least; 10,000 is the whole of it."""
+"""The minimum number of attacks on an edge; the complete test uses 10,000."""
 PER_ASSAULT = 40
 IDLE = 2_000
 BASE_KIB = 64 * 1024
-"""What an edge needs with nobody there, in any case."""
+"""The memory of an edge without clients."""
 PER_CONNECTION_KIB = 40
-"""What it may need for each connection."""
+"""Additional memory per connection."""
 
 
 @pytest.fixture
 def edge() -> Iterator[Command]:
-    # Attackers may link to it, so that their frames reach the mesh as well.
+    # Attackers may join the mesh, so that their frames reach it as well.
     with Command("edge", "--listen", "127.0.0.1:0", "--name", "e1", "--mesh-from", "127.0.0.0/8") as command:
         command.wait_for("listening")
         yield command
@@ -55,7 +55,7 @@ def address(edge: Command) -> Endpoint:
 
 
 class Honest(threading.Thread):
-    """Two honest clients with a file, all at their own pace; `finish` asserts that it crossed."""
+    """Two honest clients that send a file one after the other; `finish` asserts that it was received."""
 
     def __init__(self, edge: Endpoint, directory: Path) -> None:
         super().__init__()
@@ -79,32 +79,32 @@ class Honest(threading.Thread):
         assert (self._out / "report.pdf").read_bytes() == self._file.read_bytes()
 
 
-def assert_nobody_is_left(edge: Endpoint) -> None:
-    """Every connection that was counted has been counted off again, but for the one that asks."""
+def assert_no_client_is_left(edge: Endpoint) -> None:
+    """Assert that all connections have been released, except the one of this request."""
     deadline = time.monotonic() + PATIENCE_S
-    while b"punch_edge_connections 1.0\n" not in (told := attackers(edge).ask(b"GET /metrics HTTP/1.1\r\n\r\n")):
-        assert time.monotonic() < deadline, told
+    while b"punch_edge_connections 1.0\n" not in (metrics := attackers(edge).ask(b"GET /metrics HTTP/1.1\r\n\r\n")):
+        assert time.monotonic() < deadline, metrics
 
 
-def test_hostile_frames_hurt_nobody(edge: Command, tmp_path: Path) -> None:
+def test_hostile_frames_do_not_affect_other_clients(edge: Command, tmp_path: Path) -> None:
     at = address(edge)
     them = attackers(at)
     them.answer(upgrade() + ws_frame(b"nonsense"))
     before = memory_kib(edge.process.pid)
     ahead = volleys(FRAMES, PER_ASSAULT)
     honest, rounds = Honest(at, tmp_path), 0
-    while honest.is_alive() or rounds < len(ahead):  # honest clients have met *under* the attack
+    while honest.is_alive() or rounds < len(ahead):  # honest clients were paired during the attack
         them.assault(ahead[rounds % len(ahead)])
         assert edge.process.poll() is None
         rounds += 1
     honest.finish()
-    assert_nobody_is_left(at)
+    assert_no_client_is_left(at)
     assert memory_kib(edge.process.pid) - before < 16 * 1024
     assert memory_kib(edge.process.pid, "VmHWM") < BASE_KIB + PER_ASSAULT * PER_CONNECTION_KIB
 
 
 def test_idle_connections_leave_room_for_others_and_are_closed(edge: Command, tmp_path: Path) -> None:
-    """A third says nothing, a third half a request, a third opens a WebSocket and does not register."""
+    """A third sends nothing, a third half a request, and a third opens a WebSocket and does not register."""
     at = address(edge)
     before = memory_kib(edge.process.pid)
     with attackers(at).idle(IDLE) as idle:
@@ -115,20 +115,20 @@ def test_idle_connections_leave_room_for_others_and_are_closed(edge: Command, tm
     after = tmp_path / "after"
     after.mkdir()
     Honest(at, after).finish()
-    assert_nobody_is_left(at)
+    assert_no_client_is_left(at)
     assert memory_kib(edge.process.pid, "VmHWM") < BASE_KIB + IDLE * PER_CONNECTION_KIB
 
 
 def test_idle_connections_of_one_address_do_not_keep_others_out(edge: Command, tmp_path: Path) -> None:
     at = address(edge)
-    with attackers(at).one_address(limit=50) as knock:
+    with attackers(at).one_address(limit=50) as connect_idle:
         for _ in range(50):
-            knock()
+            connect_idle()
         Honest(at, tmp_path).finish()
 
 
-def test_slow_readers_are_cut_off(edge: Command, tmp_path: Path) -> None:
-    """Each registers, and then sends pings whose answers it never reads, until the edge ends it."""
+def test_slow_readers_are_disconnected(edge: Command, tmp_path: Path) -> None:
+    """Each registers and then sends pings whose answers it never reads, until the edge disconnects it."""
     at = address(edge)
     before = memory_kib(edge.process.pid)
     sessions = [f"slow{number}" for number in range(50)]
@@ -138,13 +138,13 @@ def test_slow_readers_are_cut_off(edge: Command, tmp_path: Path) -> None:
         honest.finish()
         for session in sessions:
             gone = edge.wait_for("client_gone", session=session)
-            assert gone["reason"] in ("sent too much", "does not read what it is sent")
-    assert_nobody_is_left(at)
+            assert gone["reason"] in ("sent too many bytes", "does not read the data sent to it")
+    assert_no_client_is_left(at)
     assert memory_kib(edge.process.pid) - before < 50 * PER_CONNECTION_KIB + 8 * 1024
 
 
-def test_who_guesses_session_ids_learns_nothing(edge: Command, file: Path, out: Path) -> None:
-    """A wrong guess is welcomed like any client, and hears no more."""
+def test_guessing_session_ids_reveals_nothing(edge: Command, file: Path, out: Path) -> None:
+    """A wrong guess gets the same welcome as any client, and nothing else."""
     at = address(edge)
     with Command("send", file, "--edge", f"ws://{at}", "--bind", "127.0.0.2:0", "--code", CODE) as sender:
         sender.wait_for("code")
@@ -171,6 +171,6 @@ def test_who_guesses_session_ids_learns_nothing(edge: Command, file: Path, out: 
         upgrade() + ws_frame(b"x" * 125, 9) * 50,
     ],
 )
-def test_an_edge_amplifies_nothing(edge: Command, sent: bytes) -> None:
-    """Besides one short answer to a request, it says no more bytes than it has heard."""
+def test_an_edge_does_not_amplify(edge: Command, sent: bytes) -> None:
+    """Except for one short answer to a request, it sends no more bytes than it receives."""
     assert len(attackers(address(edge)).answer(sent)) <= 400 + len(sent)

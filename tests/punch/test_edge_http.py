@@ -1,4 +1,4 @@
-"""What an edge answers to plain HTTP, and to proxies."""
+"""HTTP responses of an edge, and requests through proxies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from punchlab.punch.edge.probing.responder import StunAddresses
 from punchlab.punch.edge.relay import RelayOffer
 from punchlab.punch.edge.server import Settings
 from punchlab.punch.endpoint import EdgeUrl, Endpoint
-from tests.punch.edges import JOINED, Running, closing_reason, registered, registration, run, running, said
+from tests.punch.edges import JOINED, Running, closing_reason, received, registered, registration, run, running
 from tests.punch.probe.ports import fresh_ports
 from tests.punch.processes import CODE
 from tests.punch.recorder import Command
@@ -27,7 +27,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def get(address: Endpoint, path: str, source: str = "127.0.0.1") -> tuple[int, str, str]:
-    """Status, content type and body."""
+    """Return status, content type and body."""
     client = http.client.HTTPConnection(*address, timeout=10, source_address=(source, 0))
     try:
         client.request("GET", path)
@@ -58,7 +58,7 @@ def value(samples: Samples, name: str, **labels: str) -> float:
     return samples.get((f"punch_edge_{name}", tuple(sorted(labels.items()))), 0)
 
 
-def test_an_edge_says_that_it_is_well() -> None:
+def test_healthz_is_ok() -> None:
     async def test() -> None:
         async with running() as edge:
             assert (await ask(edge, "/healthz"))[::2] == (200, "ok\n")
@@ -66,14 +66,14 @@ def test_an_edge_says_that_it_is_well() -> None:
     run(test)
 
 
-def test_metrics_tell_what_happens() -> None:
+def test_metrics_count_registrations_and_pairs() -> None:
     async def test() -> None:
         async with running() as edge:
             idle = await scrape(edge)
             assert value(idle, "clients") == value(idle, "paired_total", via="local") == 0
             async with registered(edge, "sender") as sender, registered(edge, "receiver") as receiver:
                 for client in (sender, receiver):
-                    assert (await said(client))["type"] == "peer"
+                    assert (await received(client))["type"] == "peer"
                 async with connect(str(edge.url), proxy=None) as offender:
                     await offender.send("nonsense")
                     await closing_reason(offender)
@@ -92,13 +92,13 @@ def test_metrics_tell_what_happens() -> None:
     run(test)
 
 
-def test_metrics_tell_of_the_mesh() -> None:
+def test_metrics_count_the_messages_of_the_mesh() -> None:
     async def test() -> None:
         async with running("e1") as near, running("e2", join=[near.url]) as far:
             await far.log.wait_for("joined")
             await near.log.wait_for("joined")
             async with registered(near, "receiver") as receiver, registered(far, "sender"):
-                assert (await said(receiver))["via"] == "bus"
+                assert (await received(receiver))["via"] == "bus"
                 samples = await scrape(near)
             assert value(samples, "links") == 1
             assert value(samples, "bus_sent_total", type="waiting") == 1
@@ -108,21 +108,21 @@ def test_metrics_tell_of_the_mesh() -> None:
     run(test)
 
 
-def test_no_metric_names_a_session_or_an_address_and_no_event_a_private_one() -> None:
+def test_metrics_have_no_session_or_address_and_events_no_private_address() -> None:
     async def test() -> None:
         async with running() as edge, registered(edge, "sender", "k7x2mq"), registered(edge, "receiver", "k7x2mq"):
             _, _, body = await ask(edge, "/metrics")
             assert "k7x2mq" not in body
             assert "127.0.0" not in body.replace("127.0.0.0/8", "")
             assert "192.168" not in body
-            told = str(edge.log.events)
-            assert "192.168" not in told
-            assert f"{ord('s'):064x}" not in told
+            log = str(edge.log.events)
+            assert "192.168" not in log
+            assert f"{ord('s'):064x}" not in log
 
     run(test)
 
 
-def test_metrics_are_for_whom_the_operator_names() -> None:
+def test_metrics_are_limited_to_the_networks_of_the_operator() -> None:
     async def test() -> None:
         access = Access(metrics=parse_networks(["127.0.0.5"], field="metrics-to"))
         async with running(settings=Settings(access=access)) as edge:
@@ -132,7 +132,7 @@ def test_metrics_are_for_whom_the_operator_names() -> None:
     run(test)
 
 
-def test_a_stopping_edge_lets_waiting_clients_meet_and_takes_nobody_new() -> None:
+def test_a_draining_edge_keeps_waiting_clients_and_rejects_new_ones() -> None:
     async def test() -> None:
         async with running(settings=Settings(drain_s=20)) as edge, registered(edge, "sender") as waiting:
             edge.stop.set()
@@ -141,7 +141,7 @@ def test_a_stopping_edge_lets_waiting_clients_meet_and_takes_nobody_new() -> Non
             with pytest.raises(InvalidStatus, match="503"):
                 await connect(str(edge.url), proxy=None)
             assert waiting.close_code is None
-        # The edge has ended as soon as its last client had left, without waiting for all of the 20 s.
+        # The edge stops when its last client has left, before the 20 s are over.
 
     run(test)
 
@@ -149,7 +149,7 @@ def test_a_stopping_edge_lets_waiting_clients_meet_and_takes_nobody_new() -> Non
 @pytest.mark.parametrize(
     "field", ["X-Forwarded-For: 192.0.2.1", "Forwarded: for=192.0.2.1", "X-Real-IP: 192.0.2.1", "via: 1.1 proxy"]
 )
-def test_behind_a_proxy_that_hides_clients_nobody_is_registered(field: str) -> None:
+def test_a_request_through_a_proxy_is_rejected(field: str) -> None:
     name, _, content = field.partition(": ")
 
     async def test() -> None:
@@ -158,7 +158,7 @@ def test_behind_a_proxy_that_hides_clients_nobody_is_registered(field: str) -> N
                 await connect(str(edge.url), proxy=None, additional_headers={name: content})
             response = caught.value.response
             assert response.status_code == 403
-            assert b"a proxy on the way" in (response.body or b"")
+            assert b"a proxy" in (response.body or b"")
             event = await edge.log.wait_for("rejected", kind="proxy")
             assert "hides the client's address" in event["reason"]
             assert "192.0.2.1" not in event["reason"]
@@ -184,7 +184,7 @@ def test_no_browser_gets_a_websocket(path: str, origin: str) -> None:
     run(test)
 
 
-def test_a_client_says_why_the_edge_does_not_take_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_client_reports_why_the_edge_rejects_it(capsys: pytest.CaptureFixture[str]) -> None:
     with Command("edge", "--listen", "127.0.0.1:0", "--max-connections-per-address", "1") as edge:
         address = edge.wait_for("listening")["address"]
         ip, _, port = address.partition(":")
@@ -196,7 +196,7 @@ def test_a_client_says_why_the_edge_does_not_take_it(capsys: pytest.CaptureFixtu
     assert "it refuses: too many connections from 127.0.0.1 (at most 1)" in line
 
 
-def test_nobody_joins_the_mesh_who_is_not_named() -> None:
+def test_only_allowed_networks_may_join_the_mesh() -> None:
     async def test() -> None:
         async with running(settings=Settings()) as edge:
             with pytest.raises(InvalidStatus, match="403"):
@@ -209,26 +209,26 @@ def test_nobody_joins_the_mesh_who_is_not_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
         (["--mesh-from", "everywhere"], "mesh-from: 'everywhere'"),
         (["--metrics-to", "10.0.0.1/8"], "metrics-to: '10.0.0.1/8'"),
         (["--max-connections", "0"], "max-connections: '0'"),
         (["--max-connections", "999999999"], "max-connections: '999999999' cannot be used; expected at most "),
-        (["--relay", "ws://192.0.2.1:22"], "relay: 'ws://192.0.2.1:22' cannot be used; expected port 80, 443 or one "),
+        (["--relay", "ws://192.0.2.1:22"], "relay: 'ws://192.0.2.1:22' cannot be used; expected port 80, 443, or "),
         (["--relay-lifetime", "0"], "relay-lifetime: '0'"),
         (["--connection-rate", "nan"], "connection-rate: 'nan'"),
         (["--drain", "-1"], "drain: '-1'"),
     ],
 )
-def test_bad_options_are_told(options: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_options_are_reported(options: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["edge", "--listen", "127.0.0.1:0", *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"punch: {told}")
+    assert line.startswith(f"punch: {expected}")
 
 
 @pytest.mark.parametrize("field", ["session", "role", "pake", "private", "type"])
-def test_the_log_has_nothing_in_it_that_a_client_wrote_wrong(field: str) -> None:
+def test_the_log_quotes_no_invalid_field_of_a_client(field: str) -> None:
     async def test() -> None:
         async with running() as edge:
             for marked in ("Hush-hush", ["Hush-hush"], {"Hush-hush": 1}, '"Hush-hush', "Hush: Hush-hush"):
@@ -241,8 +241,8 @@ def test_the_log_has_nothing_in_it_that_a_client_wrote_wrong(field: str) -> None
     run(test)
 
 
-def test_the_log_of_a_whole_session_holds_no_secret(tmp_path: Path, out: Path) -> None:
-    """The words of the code, the key-exchange messages, the private addresses and the file's name stay out of it."""
+def test_the_log_of_a_session_has_no_secret(tmp_path: Path, out: Path) -> None:
+    """It has no words of the code, no key-exchange messages, no private addresses and no file names."""
     file = tmp_path / "very-private.pdf"
     file.write_bytes(b"content")
     with Command("edge", "--listen", "127.0.0.1:0", "--mesh-from", "127.0.0.1") as near:
@@ -259,10 +259,10 @@ def test_the_log_of_a_whole_session_holds_no_secret(tmp_path: Path, out: Path) -
             assert far.finish(terminate=True) == 0
         assert near.finish(terminate=True) == 0
     for edge in (near, far):
-        told = str(edge.events)
-        assert "k7x2mq" in told
+        log = str(edge.events)
+        assert "k7x2mq" in log
         for secret in ("amber", "falcon", "tulip", "very-private"):
-            assert secret not in told
+            assert secret not in log
         fields = {name for event in edge.events for name in event}
         assert not fields & {"pake", "private", "code", "key"}
         assert all(not isinstance(content, list | dict) for event in edge.events for content in event.values())

@@ -1,7 +1,7 @@
-"""How much memory an edge may use, how many connections that is, and that the bound holds with TLS.
+"""The memory that an edge may use, the resulting number of connections, and the bound with TLS.
 
-The limit is that of the control group, as systemd sets it for the unit in docs/running-an-edge.md. The test of the
-whole runs an edge in a group of its own where this process may make one, and else watches how much it uses.
+The limit is that of the control group, as systemd sets it for the unit in docs/running-an-edge.md. The last test runs
+an edge in its own control group if this process may create one, and otherwise measures its memory.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from tests.punch.recorder import Command
 
 UNIT_BYTES = 768 * MIB
 ADDRESSES = int(os.environ.get("PUNCH_EDGE_ADDRESSES", "5"))
-"""From how many addresses the edge is attacked, with 100 connections each; 25 is the whole of it."""
+"""The number of attacking addresses, with 100 connections each; the complete test uses 25."""
 PAIRS = int(os.environ.get("PUNCH_EDGE_PAIRS", "2"))
-"""How many honest pairs have to meet meanwhile."""
+"""The number of honest pairs during the attack."""
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -54,7 +54,7 @@ def files(root: Path, **contents: str) -> None:
         ("0::/elsewhere", {}, 1500 * MIB),
     ],
 )
-def test_the_limit_of_the_control_group_is_found(
+def test_the_memory_limit_of_the_control_group_is_detected(
     tmp_path: Path, membership: str, limits: dict[str, str], expected: int
 ) -> None:
     files(tmp_path / "proc", self__cgroup=f"{membership}\n", meminfo=f"MemTotal: {2000 * 1024} kB\n")
@@ -64,20 +64,20 @@ def test_the_limit_of_the_control_group_is_found(
 
 @pytest.mark.parametrize("tls", [True, False])
 @pytest.mark.parametrize("relays", [True, False])
-def test_as_many_connections_are_let_in_as_fit(tls: bool, relays: bool) -> None:
+def test_the_number_of_connections_fits_into_memory(tls: bool, relays: bool) -> None:
     most = most_connections(UNIT_BYTES, tls=tls, relays=relays)
     assert bound_bytes(most, tls=tls, relays=relays) <= UNIT_BYTES < bound_bytes(most + 1, tls=tls, relays=relays)
     assert most_connections(MIB, tls=tls, relays=relays) == 0
 
 
-def test_more_connections_than_fit_are_refused(
+def test_more_connections_than_fit_into_memory_are_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(memory, "usable_bytes", lambda: UNIT_BYTES)
     assert main(["edge", "--listen", "127.0.0.1:0", "--max-connections", "10000"]) == 2
     most = most_connections(UNIT_BYTES, tls=False, relays=False)
-    told = f"punch: max-connections: '10000' cannot be used; expected at most {most}, which may need 768 MiB"
-    assert capsys.readouterr().err.startswith(told)
+    expected = f"punch: max-connections: '10000' cannot be used; expected at most {most}, which need up to 768 MiB"
+    assert capsys.readouterr().err.startswith(expected)
     monkeypatch.setattr(memory, "usable_bytes", lambda: 64 * MIB)
     assert main(["edge", "--listen", "127.0.0.1:0"]) == 2
     assert capsys.readouterr().err.startswith("punch: memory: '64 MiB' cannot be used; expected at least 129 MiB")
@@ -85,7 +85,7 @@ def test_more_connections_than_fit_are_refused(
 
 @contextlib.contextmanager
 def control_group(limit: int) -> Iterator[Path | None]:
-    """A group of processes that may use so much; None where this process can make none."""
+    """Yield a control group with that memory limit; None if this process cannot create one."""
     for root, name in ((_CGROUPS / "memory", "memory.limit_in_bytes"), (_CGROUPS, "memory.max")):
         group = root / f"punch-test-{os.getpid()}"
         try:
@@ -110,8 +110,8 @@ def killed_for_memory(group: Path) -> int:
     return int(found[1])
 
 
-def meet(url: str, number: int, folder: Path) -> None:
-    """Two honest clients with a file, over TLS."""
+def send_file(url: str, number: int, folder: Path) -> None:
+    """Send a file between two honest clients, over TLS."""
     file, out = folder / f"file{number}", folder / f"out{number}"
     file.write_bytes(os.urandom(10_000))
     out.mkdir()
@@ -123,7 +123,7 @@ def meet(url: str, number: int, folder: Path) -> None:
 
 
 def answers(sock: socket.socket) -> bool:
-    """Answer a ping; whether the connection is still there."""
+    """Answer a ping; return whether the connection is still open."""
     with contextlib.suppress(OSError):
         frame = sock.recv(4096)
         if frame[:1] == b"\x89":
@@ -133,9 +133,9 @@ def answers(sock: socket.socket) -> bool:
 
 
 class UnderAttack(threading.Thread):
-    """From each address 50 clients wait, who answer pings, and 50 connections say nothing.
+    """From each address, 50 clients wait and answer pings, and 50 connections send nothing.
 
-    They are there when this is entered, and those that the edge ends are made again until it is left.
+    They are open when the context is entered. Connections that the edge closes are opened again until it is left.
     """
 
     def __init__(self, edge: Endpoint) -> None:
@@ -164,7 +164,7 @@ class UnderAttack(threading.Thread):
         self._close()
 
     def check(self) -> None:
-        """Raises what has gone wrong."""
+        """Raise the errors of the attack."""
         assert self._errors == []
         assert len(self._held) >= 90 * ADDRESSES
 
@@ -183,7 +183,7 @@ class UnderAttack(threading.Thread):
                 for ip, number in missing:
                     try:
                         self._hold(ip, number)
-                    except (OSError, AssertionError):  # refused, while those that ended are still counted
+                    except (OSError, AssertionError):  # rejected while closed connections still count
                         self._missing.append((ip, number))
         except BaseException as error:
             self._errors.append(error)
@@ -199,7 +199,7 @@ class UnderAttack(threading.Thread):
             sock.close()
 
 
-def test_the_bound_of_memory_holds_with_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_bound_holds_with_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     authority = Authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
     certificate, key = authority.issue("127.0.0.1")
@@ -210,10 +210,10 @@ def test_the_bound_of_memory_holds_with_tls(tmp_path: Path, monkeypatch: pytest.
         Command("edge", "--listen", "127.0.0.1:0", *tls, within=group) as edge,
     ):
         at = Endpoint.parse(edge.wait_for("listening")["address"])
-        with UnderAttack(at) as siege:
+        with UnderAttack(at) as attack:
             for number in range(PAIRS):
-                meet(f"wss://{at}", number, tmp_path)
-            siege.check()
+                send_file(f"wss://{at}", number, tmp_path)
+            attack.check()
         used = memory_kib(edge.process.pid, "VmHWM") * 1024
         assert used < bound_bytes(100 * ADDRESSES, tls=True, relays=False)
         assert edge.process.poll() is None

@@ -1,4 +1,4 @@
-"""An edge as a process that runs short of what it needs: readers of its log, descriptors."""
+"""An edge as a process without a reader of its log, or with too few descriptors."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.punch.processes import CODE, receive, send
 from tests.punch.recorder import Command
 
 
-def test_an_edge_serves_on_when_nobody_reads_its_log(file: Path, out: Path) -> None:
+def test_an_edge_continues_if_the_reader_of_its_log_exits(file: Path, out: Path) -> None:
     command = [sys.executable, "-W", "error", "-m", "punchlab.punch", "edge", "--listen", "127.0.0.1:0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as edge:
         assert edge.stdout is not None
         url = f"ws://{json.loads(edge.stdout.readline())['address']}"
         edge.stdout.close()
         try:
-            for _ in range(2):  # a registration that was not told once stayed in its session for ever
+            for _ in range(2):  # regression: a registration that could not be reported stayed in its session
                 with send(url, file, "--code", CODE) as sender:
                     sender.wait_for("code")
                     with receive(url, CODE, "--dir", out, "--force") as receiver:
@@ -36,7 +36,7 @@ def test_an_edge_serves_on_when_nobody_reads_its_log(file: Path, out: Path) -> N
     assert edge.returncode == 0
 
 
-def test_an_edge_takes_as_many_clients_as_the_hard_limit_of_descriptors_allows(file: Path, out: Path) -> None:
+def test_an_edge_accepts_as_many_clients_as_the_hard_limit_of_descriptors_allows(file: Path, out: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.ExitStack() as stack:
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
@@ -72,7 +72,7 @@ def edge_of_64_descriptors(*options: str) -> Iterator[tuple[subprocess.Popen[str
 
 @contextlib.contextmanager
 def silent_connections(address: Endpoint) -> Iterator[None]:
-    """More than 64, of several clients: none of them has more than one client may have."""
+    """Open more than 64 connections, from several addresses, each within its limit."""
     with contextlib.ExitStack() as stack:
         for number in range(100):
             source = (f"127.9.0.{1 + number % 4}", 0)
@@ -87,16 +87,16 @@ def meet(address: Endpoint, file: Path, out: Path) -> None:
         assert sender.finish() == 0
 
 
-def test_an_edge_with_few_descriptors_keeps_some_and_ends_silent_connections_for_others(file: Path, out: Path) -> None:
+def test_an_edge_with_few_descriptors_closes_idle_connections_for_new_ones(file: Path, out: Path) -> None:
     with edge_of_64_descriptors() as (_, address), silent_connections(address):
         meet(address, file, out)
 
 
-def test_an_edge_out_of_descriptors_says_so_once_and_recovers(file: Path, out: Path) -> None:
-    """Which it can be only where more connections are allowed than there are descriptors."""
+def test_an_edge_without_descriptors_reports_it_once_and_recovers(file: Path, out: Path) -> None:
+    """This can only happen if the limit of connections exceeds the limit of descriptors."""
     with edge_of_64_descriptors("--max-connections", "1000") as (edge, address):
         with silent_connections(address):
             assert edge.stdout is not None
-            told = json.loads(edge.stdout.readline())
-            assert (told["event"], told["reason"]) == ("overloaded", "Too many open files")
+            event = json.loads(edge.stdout.readline())
+            assert (event["event"], event["reason"]) == ("overloaded", "Too many open files")
         meet(address, file, out)

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from punchlab.punch.errors import ArgumentError, ConnectionLostError
-from punchlab.punch.transfer.file_sink import FileSink
-from punchlab.punch.transfer.names import FileError, check_name
+from punchlab.punch.transfer.files.file_sink import FileSink
+from punchlab.punch.transfer.files.file_source import FileSource
+from punchlab.punch.transfer.files.name_rules import FileError, check_name
 from punchlab.punch.transfer.offer import FileInfo
-from punchlab.punch.transfer.outgoing import Outgoing
-from tests.punch.transfers import OWNER
+from tests.punch.transfers import PARTIAL_NAMES
 
 HOSTILE = [
     *("", ".", "..", "/", "/etc/passwd", "../x", "a/b", "a/../b", "x/", "..\\x", "C:\\x", "a\x00b", "\n", "a\x1b[2J"),
@@ -87,7 +87,7 @@ def test_a_file_that_appears_during_the_transfer_is_not_overwritten(tmp_path: Pa
     with FileSink(tmp_path, force=False) as inbox:
         inbox.check([FileInfo("a", 6)])
         (tmp_path / "a").write_bytes(b"mine")
-        with pytest.raises(FileError, match="exists already"):
+        with pytest.raises(FileError, match="already exists"):
             store(inbox, "a", b"theirs")
     assert (tmp_path / "a").read_bytes() == b"mine"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -102,9 +102,9 @@ def test_a_symlink_in_the_way_is_not_followed(tmp_path: Path, dangling: bool) ->
     directory.mkdir()
     (directory / "a").symlink_to(target)
     with FileSink(directory, force=False) as inbox:
-        with pytest.raises(FileError, match="exists already"):
+        with pytest.raises(FileError, match="already exists"):
             inbox.check([FileInfo("a", 1)])
-        with pytest.raises(FileError, match="exists already"):
+        with pytest.raises(FileError, match="already exists"):
             store(inbox, "a", b"theirs")
     with FileSink(directory, force=True) as inbox:
         store(inbox, "a", b"theirs")
@@ -145,8 +145,8 @@ def test_what_lies_in_the_way_of_an_unfinished_file_is_left_alone(tmp_path: Path
     mine.write_bytes(b"mine")
     directory = tmp_path / "inbox"
     directory.mkdir()
-    (directory / OWNER.directory).mkdir()
-    trap = directory / OWNER.directory / OWNER.name("a", 6)
+    (directory / PARTIAL_NAMES.directory).mkdir()
+    trap = directory / PARTIAL_NAMES.directory / PARTIAL_NAMES.name("a", 6)
     match kind:
         case "symlink":
             trap.symlink_to(mine)
@@ -156,7 +156,7 @@ def test_what_lies_in_the_way_of_an_unfinished_file_is_left_alone(tmp_path: Path
             trap.mkdir()
         case "fifo":
             os.mkfifo(trap)
-    with FileSink(directory, force=True, owner=OWNER) as inbox:
+    with FileSink(directory, force=True, partial_names=PARTIAL_NAMES) as inbox:
         assert inbox.held(FileInfo("a", 6)) is None
         with pytest.raises(FileError, match="cannot be stored"):
             store(inbox, "a", b"theirs")
@@ -165,7 +165,10 @@ def test_what_lies_in_the_way_of_an_unfinished_file_is_left_alone(tmp_path: Path
 
 def test_two_at_once_do_not_write_to_one_unfinished_file(tmp_path: Path) -> None:
     info = FileInfo("a", 6)
-    with FileSink(tmp_path, force=False, owner=OWNER) as one, FileSink(tmp_path, force=False, owner=OWNER) as other:
+    with (
+        FileSink(tmp_path, force=False, partial_names=PARTIAL_NAMES) as one,
+        FileSink(tmp_path, force=False, partial_names=PARTIAL_NAMES) as other,
+    ):
         with one.create(info) as incoming:
             incoming.write(b"the")
             assert other.held(info) is None
@@ -179,11 +182,13 @@ def test_two_at_once_do_not_write_to_one_unfinished_file(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("meddler", ["another receiver", "who is still at it", "an editor", "a link"])
-def test_what_was_changed_after_it_had_arrived_gets_no_name(tmp_path: Path, meddler: str) -> None:
+def test_a_file_changed_after_it_was_received_gets_no_name(tmp_path: Path, meddler: str) -> None:
     info = FileInfo("a", 6)
-    partial = tmp_path / OWNER.directory / OWNER.name(*info[:2])
+    partial = tmp_path / PARTIAL_NAMES.directory / PARTIAL_NAMES.name(*info[:2])
     with contextlib.ExitStack() as stack:
-        inbox, other = (stack.enter_context(FileSink(tmp_path, force=True, owner=OWNER)) for _ in range(2))
+        inbox, other = (
+            stack.enter_context(FileSink(tmp_path, force=True, partial_names=PARTIAL_NAMES)) for _ in range(2)
+        )
         with inbox.create(info) as incoming:
             incoming.write(b"theirs")
             incoming.verify(hashlib.sha256(b"theirs").digest())
@@ -199,14 +204,14 @@ def test_what_was_changed_after_it_had_arrived_gets_no_name(tmp_path: Path, medd
             case "a link":
                 partial.rename(tmp_path / "moved")
                 partial.symlink_to("moved")
-        with pytest.raises(FileError, match=r"was changed|another process|cannot be stored"):
+        with pytest.raises(FileError, match=r"has changed|another process|cannot be stored"):
             inbox.store([info], [incoming])
     assert not (tmp_path / "a").exists()
 
 
 def test_no_file_can_take_the_name_of_an_unfinished_one(tmp_path: Path) -> None:
     with FileSink(tmp_path, force=True) as inbox, pytest.raises(FileError, match="unfinished"):
-        inbox.check([FileInfo(OWNER.directory, 1)])
+        inbox.check([FileInfo(PARTIAL_NAMES.directory, 1)])
 
 
 def test_the_same_name_twice_is_refused(tmp_path: Path) -> None:
@@ -230,7 +235,7 @@ def test_what_is_no_readable_regular_file_cannot_be_sent(tmp_path: Path) -> None
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "none", tmp_path / "fifo", Path("/dev/null"), tmp_path / "a\x00b"):
         with pytest.raises(ArgumentError, match=r"^FILE: "):
-            Outgoing([path])
+            FileSource([path])
 
 
 def test_two_files_of_one_name_cannot_be_sent(tmp_path: Path) -> None:
@@ -239,19 +244,19 @@ def test_two_files_of_one_name_cannot_be_sent(tmp_path: Path) -> None:
         path.parent.mkdir()
         path.touch()
     with pytest.raises(ArgumentError, match="different names"):
-        Outgoing(paths)
+        FileSource(paths)
 
 
 def test_a_name_that_the_receiver_would_refuse_cannot_be_sent(tmp_path: Path) -> None:
     for name in ("a\nb", os.fsdecode(b"\xff")):
         (tmp_path / name).touch()
-        with pytest.raises(ArgumentError, match="a name that can be sent"):
-            Outgoing([tmp_path / name])
+        with pytest.raises(ArgumentError, match="a valid name"):
+            FileSource([tmp_path / name])
 
 
 def test_names_and_sizes_are_those_of_the_files(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"12345")
     (tmp_path / "b").touch()
-    with Outgoing([tmp_path / "a", tmp_path / "b"]) as outgoing:
-        assert outgoing.offered == [FileInfo("a", 5), FileInfo("b", 0)]
-        assert outgoing.total == 5
+    with FileSource([tmp_path / "a", tmp_path / "b"]) as source:
+        assert source.offered == [FileInfo("a", 5), FileInfo("b", 0)]
+        assert source.total == 5

@@ -1,4 +1,4 @@
-"""What those see whose connections a forward carries when it is interrupted."""
+"""What the endpoints of forwarded connections observe when the forward is interrupted."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.punch.test_pipe_and_forward import ONE, OTHER
 
 
 @pytest.mark.parametrize("interrupted", ["to", "listen"])
-def test_an_interrupted_forward_resets_what_it_carries_and_says_no_more(interrupted: str) -> None:
-    """An end would look as if all had come."""
+def test_an_interrupted_forward_resets_its_connections_silently(interrupted: str) -> None:
+    """A FIN would suggest that all data have arrived."""
     with running_edge() as (_, url), socket.create_server(("127.0.0.1", 0)) as target:
         to = "{}:{}".format(*target.getsockname())
         with Command("forward", "--to", to, "--edge", url, "--bind", ONE) as one:

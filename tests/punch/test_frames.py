@@ -10,10 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from punchlab.punch import frames
+from punchlab.punch.codec import Frame, decode, encode
 from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import FrameError
+from punchlab.punch.fields import MAX_URL
 from punchlab.punch.frames import (
+    MAX_FRAME,
+    MAX_PRIVATE,
+    MAX_SIGNAL,
+    MAX_TRAITS,
+    SESSION_ID,
     Answer,
     Ask,
     Body,
@@ -23,6 +29,7 @@ from punchlab.punch.frames import (
     Here,
     Message,
     Peer,
+    PeerSignal,
     Register,
     Role,
     SessionId,
@@ -30,7 +37,9 @@ from punchlab.punch.frames import (
     Waiting,
     Welcome,
 )
-from punchlab.punch.reflexive import Seen, parse_seen, seen_frame
+from punchlab.punch.probe.frames import MAX_PATIENCE_S, Dial, Dialled, Refused, Vantage
+from punchlab.punch.reflexive import Seen
+from punchlab.punch.relay import Join, Joined
 
 ports = st.integers(1, 65535)
 ipv6 = st.ip_addresses(v=6).filter(lambda ip: isinstance(ip, IPv6Address) and ip.ipv4_mapped is None)
@@ -39,14 +48,14 @@ endpoints = st.builds(Endpoint, st.ip_addresses(v=4).map(str), ports).filter(lam
 endpoints |= ipv6_endpoints
 reachable = ipv6_endpoints.filter(lambda each: not each.is_link_local)
 public6s = st.none() | reachable
-sessions = st.from_regex(frames.SESSION_ID, fullmatch=True).map(SessionId)
-privates = st.lists(endpoints, max_size=frames.MAX_PRIVATE).map(tuple)
+sessions = st.from_regex(SESSION_ID, fullmatch=True).map(SessionId)
+privates = st.lists(endpoints, max_size=MAX_PRIVATE).map(tuple)
 pakes = st.none() | st.binary(min_size=16, max_size=64).map(bytes.hex)
 tokens = st.binary(min_size=8, max_size=32).map(bytes.hex)
 printable = st.characters(min_codepoint=0x20, max_codepoint=0x7E)
-traits = st.none() | st.text(printable, min_size=1, max_size=frames.MAX_TRAITS)
+traits = st.none() | st.text(printable, min_size=1, max_size=MAX_TRAITS)
 relays = st.none() | st.builds(EdgeUrl, st.just("a" * 63 + "." + "b" * 49), ports, st.booleans())
-signals = st.text(printable, min_size=1, max_size=frames.MAX_SIGNAL)
+signals = st.text(printable, min_size=1, max_size=MAX_SIGNAL)
 contacts = st.builds(Contact, endpoints, privates, pakes, traits, relays, public6s)
 roles: st.SearchStrategy[Role] = st.sampled_from(["sender", "receiver"])
 bodies: st.SearchStrategy[Body] = st.one_of(
@@ -62,75 +71,77 @@ json_values = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
-PARSERS = (
-    parse_seen,
-    frames.parse_register,
-    frames.parse_welcome,
-    frames.parse_peer,
-    frames.parse_hello,
-    frames.parse_message,
-    frames.parse_signal,
-)
+texts = st.text(printable, min_size=1, max_size=128)
+ids, seconds = st.integers(0, 2**31), st.integers(0, 10**6).map(float)
+ipv4s = st.builds(Endpoint, st.ip_addresses(v=4).map(str), ports).filter(lambda each: each.is_unicast)
+icmps = st.none() | st.tuples(st.integers(0, 255), st.integers(0, 255))
+messages = st.builds(Message, tokens, sessions, seconds, bodies)
 
 
-@given(st.builds(Register, sessions, roles, privates, pakes, traits, tokens), public6s, tokens)
-def test_register_reads_back(register: Register, public6: Endpoint | None, proof: str) -> None:
-    register = replace(register, public6=public6, proof6=None if public6 is None else proof)
-    text = frames.register_frame(register)
-    assert frames.parse_register(text) == register
-    assert len(text.encode()) <= frames.MAX_FRAME
+def registers(register: Register, public6: Endpoint | None, proof: str) -> Register:
+    return replace(register, public6=public6, proof6=None if public6 is None else proof)
 
 
-@given(signals)
-def test_signal_reads_back(data: str) -> None:
-    text = frames.signal_frame(data)
-    assert frames.parse_signal(text) == data
-    assert len(text.encode()) <= frames.MAX_FRAME
+frames: dict[type[Frame], st.SearchStrategy[Any]] = {
+    Register: st.builds(
+        registers, st.builds(Register, sessions, roles, privates, pakes, traits, tokens), public6s, tokens
+    ),
+    Welcome: st.builds(Welcome, texts, endpoints, relays, st.none() | tokens),
+    Peer: st.builds(Peer, contacts, st.sampled_from(["local", "bus"])),
+    PeerSignal: st.builds(PeerSignal, signals),
+    Hello: st.builds(Hello, texts, tokens),
+    Message: messages,
+    Seen: st.builds(Seen, reachable, tokens),
+    Join: st.builds(Join, st.binary(min_size=32, max_size=32).map(bytes.hex), tokens),
+    Joined: st.just(Joined()),
+    Vantage: st.builds(Vantage, texts, ipv4s, st.tuples(ipv4s, ipv4s) | st.tuples(ipv4s, ipv4s, ipv4s, ipv4s)),
+    Dial: st.builds(Dial, ids, st.sampled_from(["tcp", "udp"]), texts, ports, st.floats(0, MAX_PATIENCE_S)),
+    Dialled: st.builds(Dialled, ids, ipv4s, texts, icmps, seconds),
+    Refused: st.builds(Refused, ids, texts),
+}
 
 
-@given(endpoints)
-def test_welcome_reads_back(public: Endpoint) -> None:
-    assert frames.parse_welcome(frames.welcome_frame(Welcome("e1", public))) == Welcome("e1", public)
-
-
-@given(st.builds(Peer, contacts, st.sampled_from(["local", "bus"])))
-def test_peer_reads_back(peer: Peer) -> None:
-    assert frames.parse_peer(frames.peer_frame(peer)) == peer
-
-
-@given(reachable, tokens)
-def test_seen_reads_back(public: Endpoint, proof: str) -> None:
-    assert parse_seen(seen_frame(Seen(public, proof))) == Seen(public, proof)
-
-
-@given(tokens)
-def test_hello_reads_back(instance: str) -> None:
-    assert frames.parse_hello(frames.hello_frame(Hello("e1", instance))) == Hello("e1", instance)
-
-
-@given(st.builds(Message, tokens, sessions, st.integers(0, 10**6).map(float), bodies))
-def test_the_largest_message_fits_a_frame_and_reads_back(message: Message) -> None:
-    text = frames.message_frame(message)
-    assert frames.parse_message(text) == message
-    assert len(text.encode()) <= frames.MAX_FRAME
+@pytest.mark.parametrize("kind", frames)
+@given(st.data())
+def test_a_frame_of_any_size_fits_and_reads_back(kind: type[Frame], data: st.DataObject) -> None:
+    frame = data.draw(frames[kind])
+    text = encode(frame)
+    assert decode(text, kind) == frame
+    assert len(text.encode()) <= MAX_FRAME
 
 
 def test_the_very_largest_message_fits_a_frame() -> None:
     address = Endpoint("2001:1111:1111:1111:1111:1111:1111:1111", 65535)
     relay = EdgeUrl("a" * 63 + "." + "b" * 52, 65535, True)
-    assert len(str(relay)) == frames.MAX_URL
-    contact = Contact(address, (address,) * frames.MAX_PRIVATE, "ab" * 64, '"' * frames.MAX_TRAITS, relay, address)
+    assert len(str(relay)) == MAX_URL
+    contact = Contact(address, (address,) * MAX_PRIVATE, "ab" * 64, '"' * MAX_TRAITS, relay, address)
     message = Message("a" * 64, SessionId("a" * 32), 999_999_999.999, Answer("a" * 64, "b" * 64, contact, contact))
-    text = frames.message_frame(message)
-    assert frames.parse_message(text) == message
-    assert len(text.encode()) <= frames.MAX_FRAME
+    text = encode(message)
+    assert decode(text, Message) == message
+    assert len(text.encode()) <= MAX_FRAME
 
 
 @given(st.text() | st.binary() | json_values.map(json.dumps))
-def test_garbage_is_refused_whoever_reads_it(frame: str | bytes) -> None:
-    for parse in PARSERS:
+def test_garbage_is_rejected_by_every_frame_class(frame: str | bytes) -> None:
+    for kind in frames:
         with pytest.raises(FrameError):
-            parse(frame)
+            decode(frame, kind)
+
+
+@pytest.mark.parametrize("depth", [900, 990, 1000, 2000])
+def test_deep_nesting_is_rejected(depth: int) -> None:
+    nested = "[" * depth + "]" * depth
+    for frame in (nested, json.dumps({**GOOD, "role": "?"}).replace('"?"', nested)):
+        with pytest.raises(FrameError):
+            decode(frame, Register)
+
+
+def test_frames_of_one_direction_differ_by_their_type() -> None:
+    refused = Refused(1, "no")
+    outcome: Dialled | Refused = decode(encode(refused), Dialled, Refused)
+    assert outcome == refused
+    with pytest.raises(FrameError, match="unexpected type 'refused'; expected vantage or dial"):
+        decode(encode(refused), Vantage, Dial)
 
 
 GOOD: dict[str, Any] = {
@@ -143,26 +154,26 @@ GOOD: dict[str, Any] = {
 
 
 def test_the_good_frame_of_the_following_tests_is_good() -> None:
-    assert frames.parse_register(json.dumps(GOOD)).role == "sender"
+    assert decode(json.dumps(GOOD), Register).role == "sender"
 
 
 @given(st.sampled_from(sorted(GOOD)), json_values)
-def test_any_field_may_be_anything(name: str, value: Any) -> None:
+def test_any_value_of_a_field_is_decoded_or_refused(name: str, value: Any) -> None:
     with contextlib.suppress(FrameError):
-        frames.parse_register(json.dumps({**GOOD, name: value}))
+        decode(json.dumps({**GOOD, name: value}), Register)
 
 
 @pytest.mark.parametrize("name", sorted(GOOD))
-def test_what_is_wrong_fits_the_reason_of_a_close_frame(name: str) -> None:
+def test_an_error_fits_into_the_reason_of_a_close_frame(name: str) -> None:
     with pytest.raises(FrameError) as caught:
-        frames.parse_register(json.dumps({**GOOD, name: "é" * 500}))
+        decode(json.dumps({**GOOD, name: "é" * 500}), Register)
     assert len(str(caught.value).encode()) <= 123
 
 
 @pytest.mark.parametrize("missing", sorted(GOOD))
 def test_every_field_is_required(missing: str) -> None:
     with pytest.raises(FrameError, match=missing):
-        frames.parse_register(json.dumps({name: value for name, value in GOOD.items() if name != missing}))
+        decode(json.dumps({name: value for name, value in GOOD.items() if name != missing}), Register)
 
 
 @pytest.mark.parametrize(
@@ -182,17 +193,19 @@ def test_every_field_is_required(missing: str) -> None:
         ("pake", 5),
         ("client", "me"),
         ("client", None),
+        ("public6", "2001:db8::1"),
+        ("public6", "[fe80::1]:5"),
         ("type", "peer"),
         ("type", ["register"]),
     ],
 )
 def test_ill_typed_fields_are_refused(name: str, value: object) -> None:
     with pytest.raises(FrameError, match=name):
-        frames.parse_register(json.dumps({**GOOD, name: value}))
+        decode(json.dumps({**GOOD, name: value}), Register)
 
 
 @pytest.mark.parametrize("age", [-1, "0", None, True, "NaN", 1e400])
 def test_an_age_is_a_number_of_seconds(age: object) -> None:
     frame = {"id": "00" * 8, "session": "abcd", "age_s": age, "body": {"type": "gone", "registration": "00" * 8}}
     with pytest.raises(FrameError, match="age_s"):
-        frames.parse_message(json.dumps({"type": "message", **frame}))
+        decode(json.dumps({"type": "message", **frame}), Message)

@@ -1,4 +1,4 @@
-"""How many guesses of a code an attacker gets who takes a proof and disconnects, in whatever way he goes about it."""
+"""The number of guesses of an attacker who takes a proof and disconnects, for each possible procedure."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import PunchFailedError, TunnelBrokenError, WrongPeerError
 from punchlab.punch.fields import Json
 from punchlab.punch.frames import Role
-from punchlab.punch.secure.channel import PROOF_BYTES, Channel, Stream, introduce
+from punchlab.punch.secure.channel import PROOF_BYTES, Channel, Stream, exchange_hellos
 from punchlab.punch.secure.code import Code
 from punchlab.punch.secure.guesses import MAX_GUESSES, TESTED, Exposure, Guesses
 from punchlab.punch.secure.keys import KeyExchange, PakeExchange
 from punchlab.punch.strategy.catalog import STRATEGIES
+from punchlab.punch.strategy.context import PunchContext
 from punchlab.punch.strategy.keep import Keep
-from punchlab.punch.strategy.meeting import Meeting
 from punchlab.punch.text import printable
 from punchlab.punch.transfer import session
-from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.files.file_sink import FileSink
+from punchlab.punch.transfer.files.file_source import FileSource
 from punchlab.punch.transfer.offer import FileDone
-from punchlab.punch.transfer.outgoing import Outgoing
 from scenarios.hostile.edge import GUESS, OTHER
 from scenarios.hostile.guesser import Guesser, Learned, Step
 from tests.punch.agreements import connections, pair
@@ -41,7 +41,7 @@ SIZE = 2_000_000
 CUT_AFTER = 300_000
 DEADLINE_S = 3.0
 HOPELESS: Json = {"traits": "hopeless"}
-"""What the edge says of the attacker's NAT, so that few seconds are spent in meetings that fail."""
+"""What the edge reports about the attacker's NAT, so that failing punches take few seconds."""
 
 
 def left_of(guesses: Guesses) -> int:
@@ -53,10 +53,10 @@ def left_of(guesses: Guesses) -> int:
 
 
 def test_of_many_connections_at_once_two_get_a_proof() -> None:
-    """Each is of somebody who disconnects when he has it."""
+    """Each attacker disconnects when it has received the data."""
 
     async def attack(stream: Stream) -> bool:
-        await introduce(stream, "receiver", TAGS)
+        await exchange_hellos(stream, "receiver", TAGS)
         try:
             await stream.read(PROOF_BYTES)
         finally:
@@ -119,17 +119,17 @@ def test_a_secret_that_cannot_be_guessed_has_no_budget() -> None:
 
 
 class Lied(Keep):
-    """Dials, and gives up soon if the peer is said to be behind a NAT that makes it hopeless, as `auto` does."""
+    """Connects, and gives up soon if the peer's NAT makes the punch hopeless, like `auto`."""
 
-    async def punch(self, meeting: Meeting) -> None:
-        await super().punch(meeting)
-        if meeting.peer.contact.traits == "hopeless":
+    async def punch(self, context: PunchContext) -> None:
+        await super().punch(context)
+        if context.peer.contact.traits == "hopeless":
             await asyncio.sleep(0.5)
             raise PunchFailedError("hopeless", "so says the edge")
 
 
 class Attacked:
-    """A transfer of which one side, the victim, is attacked: its file, the logs of both, and what the attacker got."""
+    """A transfer in which one side, the victim, is attacked: its file, both logs, and what the attacker received."""
 
     def __init__(self, tmp_path: Path, victim: Role, guesser: Guesser, strategy: str, relay: bool) -> None:
         self._victim, self._guesser, self._strategy, self._relay = victim, guesser, strategy, relay
@@ -148,8 +148,8 @@ class Attacked:
         return asyncio.create_task(self._send(options, exchange) if role == "sender" else self._get(options, exchange))
 
     async def _send(self, options: TunnelOptions, exchange: partial[PakeExchange]) -> None:
-        with Outgoing([self._file]) as outgoing:
-            await session.send(options, exchange, outgoing)
+        with FileSource([self._file]) as source:
+            await session.send(options, exchange, source)
 
     async def _get(self, options: TunnelOptions, exchange: partial[PakeExchange]) -> None:
         with FileSink(self._out, force=False) as inbox:
@@ -172,7 +172,7 @@ async def attacked(
     relay: bool = False,
     told: Json | None = None,
 ) -> AsyncIterator[tuple[asyncio.Task[None], Attacked, Learned]]:
-    """The victim's run; its true peer's goes on beside it."""
+    """Run the victim, while its true peer runs as well."""
     guesser = Guesser(
         victim, guess, plan, per_meeting=per_meeting, cut_after=CUT_AFTER, told=HOPELESS if told is None else told
     )
@@ -189,7 +189,7 @@ async def attacked(
 
 @pytest.mark.parametrize("victim", ["sender", "receiver"])
 def test_a_right_guess_is_found_out_by_a_sender_s_proof_and_not_by_a_receiver(tmp_path: Path, victim: Role) -> None:
-    """The attacker of these tests would learn that it is right, if it were."""
+    """The attacker of these tests would detect a correct guess."""
 
     async def test() -> None:
         async with attacked(tmp_path, victim, ["guess"], guess=RIGHT) as (running, _, learned):
@@ -210,10 +210,10 @@ def test_a_right_guess_is_found_out_by_a_sender_s_proof_and_not_by_a_receiver(tm
         ("lied", True, {**HOPELESS, "relay": True}),
     ],
 )
-def test_over_all_meetings_of_a_sender_two_proofs_are_to_be_had(
+def test_all_punches_of_a_sender_give_an_attacker_two_proofs(
     tmp_path: Path, per_meeting: int, strategy: str, relay: bool, told: Json
 ) -> None:
-    """However many honest tunnels lie between, and whatever the edge says of NATs and relays."""
+    """With any number of honest tunnels in between, and any report of the edge about NATs and relays."""
     plan: list[Step] = ["cut", "guess", "cut", "guess", "cut", "guess", "cut", "guess", "whole"]
 
     async def test() -> None:
@@ -229,7 +229,7 @@ def test_over_all_meetings_of_a_sender_two_proofs_are_to_be_had(
     run(test)
 
 
-def test_over_all_meetings_of_a_receiver_no_proof_is_to_be_had(tmp_path: Path) -> None:
+def test_all_punches_of_a_receiver_give_an_attacker_no_proof(tmp_path: Path) -> None:
     async def test() -> None:
         plan: list[Step] = ["cut", "guess", "cut", "guess", "guess", "whole"]
         async with attacked(tmp_path, "receiver", plan, per_meeting=100) as (running, transfer, learned):
@@ -241,8 +241,8 @@ def test_over_all_meetings_of_a_receiver_no_proof_is_to_be_had(tmp_path: Path) -
     run(test)
 
 
-def test_over_all_meetings_of_a_receiver_two_signals_are_to_be_had(tmp_path: Path) -> None:
-    """With `sync` the receiver speaks first."""
+def test_all_punches_of_a_receiver_give_an_attacker_two_signals(tmp_path: Path) -> None:
+    """With `sync` the receiver sends first."""
 
     async def test() -> None:
         plan: list[Step] = ["cut", "guess"]
@@ -267,7 +267,7 @@ def test_one_proof_that_was_lost_breaks_no_transfer(tmp_path: Path, victim: Role
     run(test)
 
 
-def test_a_client_ends_when_a_code_is_being_guessed_and_says_so(file: Path) -> None:
+def test_a_client_ends_and_reports_guesses_of_its_code(file: Path) -> None:
     async def test() -> None:
         guesser = Guesser("sender", GUESS, ["guess"], per_meeting=100, cut_after=0, told={})
         async with guesser.running():
@@ -283,7 +283,7 @@ def test_a_client_ends_when_a_code_is_being_guessed_and_says_so(file: Path) -> N
     run(test)
 
 
-def test_a_failure_after_which_a_proof_is_lost_says_so_and_stays_what_it_is(tmp_path: Path) -> None:
+def test_a_failure_with_an_unconfirmed_proof_adds_a_warning(tmp_path: Path) -> None:
     async def test() -> None:
         async with attacked(tmp_path, "sender", ["guess"]) as (running, _, learned):
             with pytest.raises(PunchFailedError, match=f"so says the edge; {TESTED}$") as caught:
@@ -293,7 +293,7 @@ def test_a_failure_after_which_a_proof_is_lost_says_so_and_stays_what_it_is(tmp_
     run(test)
 
 
-def test_a_failure_of_a_later_meeting_says_so_too(tmp_path: Path) -> None:
+def test_a_failure_of_a_later_punch_adds_the_warning_too(tmp_path: Path) -> None:
     async def test() -> None:
         async with attacked(tmp_path, "sender", ["cut", "guess"]) as (_, transfer, _learned):
             failed = await transfer.logs["sender"].wait_for("not_resumed")
@@ -335,7 +335,7 @@ def test_only_what_was_drawn_from_a_budget_and_not_confirmed_is_warned_of(
     run(test)
 
 
-def test_a_session_that_is_not_resumed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_that_is_not_resumed_reports_it(monkeypatch: pytest.MonkeyPatch) -> None:
     new_exchange, tunnels = pake(RIGHT, "receiver"), iter([True, False])
 
     @contextlib.asynccontextmanager
@@ -357,7 +357,7 @@ def test_a_session_that_is_not_resumed_says_so(monkeypatch: pytest.MonkeyPatch) 
     run(test)
 
 
-def test_all_meetings_of_a_command_share_one_budget() -> None:
+def test_all_punches_of_a_command_share_one_budget() -> None:
     new_exchange = pake(RIGHT, "sender")
     assert new_exchange().guesses is new_exchange().guesses
     assert pake(RIGHT, "sender")().guesses is not new_exchange().guesses

@@ -1,4 +1,4 @@
-"""Clients of an edge that end their side of the connection right after their request."""
+"""Clients of an edge that half-close the connection directly after their request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.punch.edges import Running, run, running
 
 
 async def answer(edge: Running, request: bytes) -> bytes:
-    """As `printf … | nc -N` does."""
+    """Act like `printf ... | nc -N`."""
     reader, writer = await asyncio.open_connection(*edge.address)
     writer.write(request)
     writer.write_eof()

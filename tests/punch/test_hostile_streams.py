@@ -1,4 +1,4 @@
-"""Streams whose other end knows the secret, and plays by no rules."""
+"""Streams whose other end knows the secret and violates the protocol."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from punchlab.punch.secure.channel import Kind
-from punchlab.punch.transfer.forward import CONNECT_TIMEOUT_S, Target, carry_to
+from punchlab.punch.transfer.forward import CONNECT_TIMEOUT_S, Target, connect_streams
 from punchlab.punch.transfer.streams import MAX_STREAMS, Streams
 from tests.punch.wires import channels, run
 
@@ -41,7 +41,7 @@ def test_bytes_that_come_one_by_one_take_no_more_memory_than_others() -> None:
             for _ in range(20_000):
                 await hostile.send(Kind.PUSH, bytes(4) + b"xy")
             await hostile.send(Kind.OPEN, (1).to_bytes(4, "big"))
-            await streams.accept()  # now all before that has come
+            await streams.accept()  # now all earlier frames have been handled
             assert sys.getallocatedblocks() - before < 5000
             assert await stream.receive() == b"xy" * 20_000
             running.cancel()
@@ -55,7 +55,7 @@ def descriptors() -> int:
 
 @contextlib.contextmanager
 def silent_target() -> Iterator[Target]:
-    """A port whose queue is full, so that SYNs are dropped there: whoever connects to it waits."""
+    """A port with a full queue, which drops SYNs, so that connecting to it blocks."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(8):
@@ -66,14 +66,14 @@ def silent_target() -> Iterator[Target]:
 
 
 def test_a_stream_that_is_reset_leaves_no_connection_under_way_to_the_target() -> None:
-    """Or whoever opens and resets streams would have more of these at a time than there may be streams."""
+    """Otherwise a peer that opens and resets streams would have more connections than the limit of streams."""
 
     async def test() -> None:
         with silent_target() as target:
             async with channels() as (hostile, channel):
                 streams = Streams(channel, opens=False)
                 running = asyncio.create_task(streams.run())
-                carrying = asyncio.create_task(carry_to(streams, target))
+                carrying = asyncio.create_task(connect_streams(streams, target))
                 before = descriptors()
                 await hostile.send(Kind.OPEN, bytes(4))
                 while descriptors() == before:
@@ -99,7 +99,7 @@ def test_streams_that_are_reset_before_anybody_accepts_them_do_not_pile_up() -> 
                 await hostile.send(Kind.RESET, number.to_bytes(4, "big"))
             await hostile.send(Kind.OPEN, (3 * MAX_STREAMS).to_bytes(4, "big"))
             await hostile.send(Kind.PUSH, (3 * MAX_STREAMS).to_bytes(4, "big") + b"the last")
-            for _ in range(6 * MAX_STREAMS):  # everything has come; now all of it is taken
+            for _ in range(6 * MAX_STREAMS):  # everything has arrived; now all of it is read
                 await asyncio.sleep(0)
             assert (await streams.accept()).number == 3 * MAX_STREAMS
             running.cancel()

@@ -1,4 +1,4 @@
-"""Every byte that `punch` prints while an edge, a stranger, a peer or its own arguments attack the terminal."""
+"""All output of `punch` while an edge, a stranger, a peer or its arguments contain terminal commands."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tests.punch.recorder import PATIENCE_S
 
 PUNCH = [sys.executable, "-m", "punchlab.punch"]
 REASON = "\x1b[31m\x9b\u202e\u200f\n::error::x\n##[error]"
-"""As much as a WebSocket close frame has room for."""
+"""The maximum of a WebSocket close frame."""
 BODY = HOSTILE.encode(errors="surrogatepass")
 
 
 def frames(*said: object) -> Callable[[ServerConnection], None]:
-    """An edge that says these and then, whatever it hears, the last one again."""
+    """An edge that sends these messages, and then the last one after each received message."""
 
     def handle(client: ServerConnection) -> None:
         texts = [each if isinstance(each, str) else json.dumps(each) for each in said]
@@ -128,8 +128,8 @@ for name, words in json.loads(sys.argv[1]):
 
 
 @pytest.mark.parametrize("command", [PROBE, PIPE], ids=["probe", "pipe"])
-def test_whatever_an_edge_says_all_that_is_printed_is_plain(command: list[str]) -> None:
-    """As people and as programs see it; the commands run one after the other in one process, which is quick."""
+def test_all_output_is_plain_for_any_message_of_an_edge(command: list[str]) -> None:
+    """For users and for programs; all commands run in one process, which is fast."""
     with contextlib.ExitStack() as stack:
         urls = {name: stack.enter_context(speaking(speech)) for name, speech in SPEECHES.items()}
         urls |= {name: stack.enter_context(answering(answer)) for name, answer in RAW.items()}
@@ -250,7 +250,7 @@ def test_a_traceback_is_plain_too() -> None:
 
 
 def test_on_a_terminal_only_the_progress_bar_commands_it(tmp_path: Path, out: Path) -> None:
-    """What the bar of rich writes are CSI sequences; nothing else than those and plain text comes out."""
+    """The progress bar of rich writes CSI sequences; all other output is plain text."""
     file = tmp_path / "##[error]::error::x"
     file.write_bytes(os.urandom(3_000_000))
     ours, theirs = pty.openpty()

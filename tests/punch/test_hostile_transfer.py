@@ -1,4 +1,4 @@
-"""Files over a channel with an end that does not keep to the protocol."""
+"""Files over a channel whose other end violates the protocol."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from punchlab.punch.errors import PunchFailedError, TunnelBrokenError
 from punchlab.punch.secure.channel import Kind
-from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.files.file_sink import FileSink
 from tests.punch.transfers import accepted, offer, receiving, sending, under_way
 from tests.punch.wires import run
 
@@ -43,7 +43,7 @@ def test_an_offer_that_cannot_be_read_is_refused(tmp_path: Path, payload: bytes)
     async def test() -> None:
         with FileSink(tmp_path, force=True) as inbox:
             async with receiving(inbox, payload) as (_, received):
-                with pytest.raises(PunchFailedError, match="an offer cannot be read"):
+                with pytest.raises(PunchFailedError, match="invalid offer"):
                     await received
 
     run(test)
@@ -73,7 +73,7 @@ def test_an_offer_of_more_directories_or_of_more_names_than_are_allowed_is_refus
     async def test() -> None:
         with FileSink(tmp_path, force=True) as inbox:
             async with receiving(inbox, *offers) as (sender, received):
-                assert b"more than 10000 files and directories are offered" in await sender.expect(Kind.ABORT)
+                assert b"more than 10000 files and directories" in await sender.expect(Kind.ABORT)
                 sender.close()
                 with pytest.raises(PunchFailedError, match="more than 10000"):
                     await received
@@ -158,9 +158,9 @@ def test_a_sender_cannot_go_on_from_what_is_not_held(tmp_path: Path, start: int)
         async with accepted(tmp_path) as (sender, received):
             await sender.send(Kind.RESUME, start.to_bytes(8, "big"))
             await sender.send(Kind.DATA, b"1")
-            assert b"cannot go on" in await sender.expect(Kind.ABORT)
+            assert b"cannot resume at" in await sender.expect(Kind.ABORT)
             sender.close()
-            with pytest.raises(PunchFailedError, match="cannot go on"):
+            with pytest.raises(PunchFailedError, match="cannot resume at"):
                 await received
 
     run(test)
@@ -173,7 +173,7 @@ def test_a_receiver_that_claims_too_early_is_not_believed(tmp_path: Path) -> Non
     async def test() -> None:
         async with under_way(tmp_path / "a") as (receiver, sent):
             await receiver.send(Kind.STORED)
-            with pytest.raises(PunchFailedError, match="has stored what was not sent"):
+            with pytest.raises(PunchFailedError, match="STORED before the end of the contents"):
                 await sent
 
     run(test)

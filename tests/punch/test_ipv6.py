@@ -1,4 +1,4 @@
-"""Edges and clients that speak IPv6, on the loopback network."""
+"""Edges and clients with IPv6, on the loopback network."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from punchlab.punch.edge.contacts import harmless, is_private
+from punchlab.punch.codec import decode
+from punchlab.punch.edge.contacts import allowed_candidates, is_private
 from punchlab.punch.edge.http import Access, parse_networks
 from punchlab.punch.edge.limits import Limits
-from punchlab.punch.edge.reflexive import Sightings
+from punchlab.punch.edge.reflexive import ReflexiveAddresses
 from punchlab.punch.edge.server import Settings
 from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import ArgumentError, FrameError
-from punchlab.punch.frames import Contact, parse_register
+from punchlab.punch.frames import Contact, Register
 from punchlab.punch.net.websocket import resolve
 from punchlab.punch.punching.candidates import candidates
 from punchlab.punch.punching.quota import Servers
 from punchlab.punch.rendezvous.reconnecting import ReconnectingRendezvous
-from punchlab.punch.rendezvous.reflexive import Sighting
+from punchlab.punch.rendezvous.reflexive import ReflexiveAddressDiscovery
 from tests.punch.certificates import Authority
-from tests.punch.edges import Running, closing_reason, registered, registration, run, running, said
+from tests.punch.edges import Running, closing_reason, received, registered, registration, run, running
 from tests.punch.recorder import Command, Recorder
 
 LOOPBACK = Endpoint("::1", 0)
@@ -35,16 +36,16 @@ BOTH = ("--listen", "127.0.0.1:0", "--listen", "[::1]:0")
 
 @contextlib.contextmanager
 def running_edge(*options: str) -> Iterator[tuple[Command, list[str]]]:
-    """An edge and its URLs."""
+    """Yield an edge and its URLs."""
     with Command("edge", "--name", "e1", *options) as edge:
-        said = edge.wait_for("listening")
-        yield edge, [f"ws://{address}" for address in (said["address"], *said.get("also", ()))]
+        listening = edge.wait_for("listening")
+        yield edge, [f"ws://{address}" for address in (listening["address"], *listening.get("also", ()))]
         assert edge.finish(terminate=True) == 0
         assert edge.errors == []
 
 
 @pytest.mark.parametrize("strategy", ["auto", "reuse", "sync", "lowttl", "birthday", "portmap"])
-def test_every_strategy_punches_where_there_is_only_ipv6(file: Path, out: Path, strategy: str) -> None:
+def test_every_strategy_works_with_ipv6_only(file: Path, out: Path, strategy: str) -> None:
     with (
         running_edge("--listen", "[::1]:0") as (_edge, (url,)),
         Command("send", file, "--edge", url, "--strategy", strategy) as sender,
@@ -62,18 +63,18 @@ def test_every_strategy_punches_where_there_is_only_ipv6(file: Path, out: Path, 
     )
 
 
-def test_an_edge_tells_an_ipv6_client_its_address_and_keeps_its_limits() -> None:
+def test_an_edge_sends_an_ipv6_client_its_address_and_applies_limits() -> None:
     async def test() -> None:
         settings = Settings(limits=Limits(registrations=1))
         async with running(listen=LOOPBACK, settings=settings) as edge, connect(str(edge.url), proxy=None) as client:
             await client.send(registration("sender"))
             port = client.local_address[1]
-            assert await said(client) == {"type": "welcome", "edge": "e1", "public": f"[::1]:{port}"}
+            assert await received(client) == {"type": "welcome", "edge": "e1", "public": f"[::1]:{port}"}
             async with connect(str(edge.url), proxy=None) as other:
                 await other.send(registration("receiver"))
                 await other.wait_closed()
-            told = await edge.log.wait_for("limited", limit="registrations")
-            assert told["public"].startswith("[::1]:")
+            event = await edge.log.wait_for("limited", limit="registrations")
+            assert event["public"].startswith("[::1]:")
 
     run(test)
 
@@ -100,7 +101,7 @@ def test_an_address_in_use_is_named_and_nothing_stays_open() -> None:
 @pytest.mark.parametrize(
     ("option", "value"), [("--stun", "[::1]:3478"), ("--listen", "[::1%lo]:0"), ("--listen", "::1:7001")]
 )
-def test_what_an_edge_cannot_use_is_refused_in_one_line(option: str, value: str) -> None:
+def test_an_unusable_address_is_refused_in_one_line(option: str, value: str) -> None:
     with Command("edge", *BOTH, option, value) as edge:
         assert edge.finish() == 2
     (line,) = edge.errors
@@ -118,23 +119,23 @@ def test_a_client_cannot_be_bound_to_an_address_of_the_other_family(file: Path) 
 
 
 @pytest.mark.parametrize("ip", ["fd00::7", "fc00:1::2", "::1", "192.168.1.2", "100.64.0.9", "169.254.0.1"])
-def test_addresses_that_lead_nowhere_but_into_one_s_own_network(ip: str) -> None:
+def test_addresses_of_private_networks(ip: str) -> None:
     assert is_private(ip)
 
 
 @pytest.mark.parametrize("ip", ["2001:db8::1", "2a11::1", "fe80::1", "ff02::1", "64:ff9b::c000:201", "192.0.2.1"])
-def test_addresses_that_may_be_somebody_else_s(ip: str) -> None:
+def test_addresses_of_public_networks(ip: str) -> None:
     assert not is_private(ip)
 
 
-def test_a_link_local_address_is_never_handed_out() -> None:
+def test_a_link_local_address_is_never_sent_to_a_peer() -> None:
     local, unique = Endpoint("fe80::1", 41000), Endpoint("fd00::1", 41000)
-    assert harmless((local, unique), Endpoint("2001:db8::1", 41000)) == (unique,)
+    assert allowed_candidates((local, unique), Endpoint("2001:db8::1", 41000)) == (unique,)
 
 
-def test_what_is_of_the_other_family_is_not_dialled() -> None:
+def test_candidates_of_the_other_family_are_not_dialled() -> None:
     peer = Contact(Endpoint("11.0.0.2", 5), (Endpoint("10.0.0.2", 5), Endpoint("fd00::1", 5)), None)
-    assert candidates(peer, Endpoint("fd00::2", 5), Endpoint("2001:db8::2", 5)) == [(Endpoint("fd00::1", 5), "private")]
+    assert candidates(peer, Endpoint("fd00::2", 5), Endpoint("2001:db8::2", 5)) == [(Endpoint("fd00::1", 5), "host")]
 
 
 def test_the_family_of_an_edge_s_address_is_not_guessed() -> None:
@@ -147,8 +148,8 @@ def test_the_family_of_an_edge_s_address_is_not_guessed() -> None:
     run(test)
 
 
-def test_hosts_with_both_meet_by_either_and_know_both(file: Path, out: Path) -> None:
-    """On one machine all addresses lead to the peer: both are dialled, and the first connection serves."""
+def test_dual_stack_hosts_know_both_addresses_and_connect_over_either(file: Path, out: Path) -> None:
+    """On one machine all addresses lead to the peer: both are dialled, and the first connection is used."""
     with (
         running_edge(*BOTH) as (_edge, (url, _url6)),
         Command("send", file, "--edge", url) as sender,
@@ -159,11 +160,11 @@ def test_hosts_with_both_meet_by_either_and_know_both(file: Path, out: Path) -> 
         shown = one.wait_for("registered")["public6"]
         local = Endpoint.parse(one.wait_for("registered")["local"])
         assert shown == f"[::1]:{local.port}"
-        assert {"address": shown, "kind": "public"} in other.wait_for("peer_known")["candidates"]
+        assert {"address": shown, "kind": "srflx"} in other.wait_for("peer_known")["candidates"]
 
 
-def test_clients_without_a_common_ipv4_candidate_meet_over_ipv6(file: Path, out: Path) -> None:
-    """One has come to the edge over IPv6 alone, so that its peer can reach it nowhere else."""
+def test_clients_without_a_common_ipv4_candidate_connect_over_ipv6(file: Path, out: Path) -> None:
+    """One is registered over IPv6 only, so its peer can reach it only there."""
     with (
         running_edge(*BOTH) as (_edge, (url, url6)),
         Command("send", file, "--edge", url6, "--strategy", "keep") as sender,
@@ -174,7 +175,7 @@ def test_clients_without_a_common_ipv4_candidate_meet_over_ipv6(file: Path, out:
     assert "public6" not in sender.wait_for("registered")
 
 
-def test_a_client_that_is_bound_to_one_address_shows_no_other(file: Path) -> None:
+def test_a_client_bound_to_one_address_registers_no_other(file: Path) -> None:
     with (
         running_edge(*BOTH) as (_edge, (url, _url6)),
         Command("send", file, "--edge", url, "--bind", "127.0.0.2:0") as sender,
@@ -182,38 +183,38 @@ def test_a_client_that_is_bound_to_one_address_shows_no_other(file: Path) -> Non
         assert "public6" not in sender.wait_for("registered")
 
 
-def test_at_an_edge_without_ipv6_nothing_is_shown(file: Path) -> None:
+def test_an_edge_without_ipv6_announces_nothing(file: Path) -> None:
     with running_edge("--listen", "127.0.0.1:0") as (_edge, (url,)), Command("send", file, "--edge", url) as sender:
         assert "public6" not in sender.wait_for("registered")
 
 
 @contextlib.asynccontextmanager
 async def seen_by(edge: Running) -> AsyncIterator[dict[str, str]]:
-    """What the edge tells a client that comes over IPv6: the fields for its registration."""
+    """Return the fields for the registration that the edge sends to a client over IPv6."""
     async with connect(f"ws://{edge.address6}/sighting", proxy=None) as client:
-        seen = await said(client)
+        seen = await received(client)
         assert seen["type"] == "seen"
         assert Endpoint.parse(seen["public"]) == client.local_address[:2]
         yield {"public6": seen["public"], "proof6": seen["proof"]}
 
 
-async def handed_out(edge: Running, **fields: str) -> object:
-    """The IPv6 endpoint that a client's peer is told when the client registers with `fields`."""
+async def sent_to_peer(edge: Running, **fields: str) -> object:
+    """Return the IPv6 endpoint that the peer receives if a client registers with `fields`."""
     async with registered(edge, "receiver") as receiver, connect(str(edge.url), proxy=None) as sender:
         await sender.send(registration("sender", "k7x2mq", **fields))
-        return (await said(receiver)).get("public6")
+        return (await received(receiver)).get("public6")
 
 
-def test_an_address_is_handed_out_that_the_edge_has_seen() -> None:
+def test_a_proven_ipv6_address_is_sent_to_the_peer() -> None:
     async def test() -> None:
         async with running(also=(LOOPBACK,)) as edge, seen_by(edge) as shown:
-            assert await handed_out(edge, **shown) == shown["public6"]
+            assert await sent_to_peer(edge, **shown) == shown["public6"]
             assert not edge.log.all("candidates_withheld")
 
     run(test)
 
 
-def test_no_other_address_is_handed_out() -> None:
+def test_an_unproven_ipv6_address_is_not_sent_to_the_peer() -> None:
     async def test() -> None:
         async with running(also=(LOOPBACK,)) as edge, running(also=(LOOPBACK,)) as elsewhere:
             async with seen_by(edge) as shown, seen_by(edge) as another, seen_by(elsewhere) as foreign:
@@ -226,22 +227,22 @@ def test_no_other_address_is_handed_out() -> None:
                     {**shown, "proof6": "0" * 48},
                     foreign,
                 ):
-                    assert await handed_out(edge, **fields) is None, fields
+                    assert await sent_to_peer(edge, **fields) is None, fields
             assert len(edge.log.all("candidates_withheld", count=1)) == 7
 
     run(test)
 
 
-def test_a_proof_is_good_for_a_session_s_lifetime() -> None:
+def test_a_proof_is_valid_for_the_lifetime_of_a_session() -> None:
     now = 1000.0
-    sightings = Sightings((LOOPBACK,), 60.0, lambda: now)
+    addresses = ReflexiveAddresses((LOOPBACK,), 60.0, lambda: now)
     public = Endpoint("2001:db8::1", 41000)
-    proof = sightings.proof(public)
-    assert sightings.confirms(public, proof)
+    proof = addresses.proof(public)
+    assert addresses.confirms(public, proof)
     now += 60
-    assert sightings.confirms(public, proof)
+    assert addresses.confirms(public, proof)
     now += 1
-    assert not sightings.confirms(public, proof)
+    assert not addresses.confirms(public, proof)
 
 
 @pytest.mark.parametrize(
@@ -254,57 +255,57 @@ def test_a_proof_is_good_for_a_session_s_lifetime() -> None:
         {"public6": ["[2001:db8::1]:443"], "proof6": "0" * 48},
     ],
 )
-def test_a_registration_that_makes_no_sense_is_refused(fields: dict[str, object]) -> None:
+def test_a_registration_with_invalid_ipv6_fields_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(FrameError, match="6: "):
-        parse_register(registration("sender", "k7x2mq", **fields))
+        decode(registration("sender", "k7x2mq", **fields), Register)
 
 
-def test_only_ipv6_is_shown_and_an_edge_tells_its_address_only_to_others() -> None:
+def test_only_ipv6_gets_a_proof_and_only_ipv4_the_announcement() -> None:
     async def test() -> None:
         async with running(also=(LOOPBACK,)) as edge:
             async with connect(f"{edge.url}/sighting", proxy=None) as client:
-                assert await closing_reason(client) == (1008, "only IPv6 addresses are shown this way")
-            for url, told in ((str(edge.url), str(edge.address6)), (f"ws://{edge.address6}", None)):
+                assert await closing_reason(client) == (1008, "expected a connection over IPv6")
+            for url, announced in ((str(edge.url), str(edge.address6)), (f"ws://{edge.address6}", None)):
                 async with connect(url, proxy=None) as client:
                     assert client.response is not None
-                    assert client.response.headers.get("Punch-IPv6") == told
+                    assert client.response.headers.get("Punch-IPv6") == announced
 
     run(test)
 
 
 class Misled(ReconnectingRendezvous):
-    """One whose edge is wrong about its own IPv6 address."""
+    """A rendezvous whose edge announces a wrong IPv6 address."""
 
-    told: Endpoint
+    announced: Endpoint
 
     @property
     def ipv6(self) -> Endpoint:
-        return self.told
+        return self.announced
 
 
-def test_ipv6_that_leads_nowhere_holds_nobody_up() -> None:
+def test_unreachable_ipv6_causes_no_delay() -> None:
     async def test() -> None:
         with socket.create_server(("::1", 0), family=socket.AF_INET6, backlog=0) as silent:
             address = Endpoint.of(silent.getsockname())
-            # Its queue is full now: SYNs are dropped.
+            # Its queue is full now, so SYNs are dropped.
             with socket.create_connection(address):
                 async with running() as edge:
                     rendezvous = await Misled.connect_any((edge.url,), None, Recorder())
-                    rendezvous.told = address
-                    sighting = Sighting(rendezvous, None, Servers())
+                    rendezvous.announced = address
+                    discovery = ReflexiveAddressDiscovery(rendezvous, None, Servers())
                     try:
-                        assert sighting.local is not None
+                        assert discovery.local is not None
                         begun = time.monotonic()
-                        assert await sighting.seen() is None
+                        assert await discovery.result() is None
                         assert time.monotonic() - begun < 0.5
                     finally:
-                        await sighting.close()
+                        await discovery.close()
                         await rendezvous.close()
 
     run(test)
 
 
-def test_a_client_that_has_to_change_the_edge_shows_its_address_there_again(file: Path, out: Path) -> None:
+def test_a_client_that_changes_the_edge_gets_a_new_proof(file: Path, out: Path) -> None:
     with Command("edge", *BOTH, "--name", "e1", "--mesh-from", "127.0.0.1") as one:
         first = f"ws://{one.wait_for('listening')['address']}"
         with Command("edge", *BOTH, "--name", "e2", "--join", first) as other:
@@ -318,7 +319,7 @@ def test_a_client_that_has_to_change_the_edge_shows_its_address_there_again(file
                 sender.wait_for("registered", edge=next(iter(edges)), public6=at["public6"])
                 with Command("receive", code, "--yes", "--dir", out, "--edge", left, "--strategy", "keep") as receiver:
                     assert (receiver.finish(), sender.finish()) == (0, 0), (sender.events, receiver.events)
-    assert {"address": at["public6"], "kind": "public"} in receiver.wait_for("peer_known")["candidates"]
+    assert {"address": at["public6"], "kind": "srflx"} in receiver.wait_for("peer_known")["candidates"]
 
 
 def test_the_certificate_of_the_url_holds_for_the_ipv6_address_too(
@@ -333,14 +334,14 @@ def test_the_certificate_of_the_url_holds_for_the_ipv6_address_too(
             assert sender.wait_for("registered")["public6"].startswith("[::1]:")
 
 
-def test_networks_of_both_families_may_be_named() -> None:
+def test_access_lists_accept_both_families() -> None:
     named = parse_networks(["2001:db8::/32", "192.0.2.7"], field="mesh-from")
     assert [str(each) for each in named] == ["2001:db8::/32", "192.0.2.7/32"]
     with pytest.raises(ArgumentError, match=r"^mesh-from: '2001:db8::1/32' cannot be used"):
         parse_networks(["2001:db8::1/32"], field="mesh-from")
 
 
-def test_a_network_that_may_not_join_is_kept_out_over_ipv6() -> None:
+def test_a_network_that_may_not_join_is_rejected_over_ipv6() -> None:
     async def test() -> None:
         access = Access(mesh=parse_networks(["127.0.0.0/8"], field="mesh-from"))
         async with running(listen=LOOPBACK, settings=Settings(access=access)) as edge:
@@ -350,7 +351,7 @@ def test_a_network_that_may_not_join_is_kept_out_over_ipv6() -> None:
     run(test)
 
 
-def test_an_address_with_a_zone_is_known_as_link_local() -> None:
+def test_an_address_with_a_zone_is_link_local() -> None:
     assert Endpoint.of(("fe80::1%eth0", 41000, 0, 2)).is_link_local
     assert not Endpoint("fd00::1", 41000).is_link_local
     assert not Endpoint("169.254.0.1", 41000).is_link_local

@@ -9,7 +9,14 @@ from punchlab.punch.cli import main
 from punchlab.punch.errors import ArgumentError, WrongPeerError
 from punchlab.punch.frames import SESSION_ID, SessionId
 from punchlab.punch.secure.code import Code
-from punchlab.punch.secure.keys import NAME_S, Introduced, PakeExchange, PresharedKey, read_key_file, write_key_file
+from punchlab.punch.secure.keys import (
+    NAME_S,
+    ContactTranscript,
+    PakeExchange,
+    PresharedKey,
+    read_key_file,
+    write_key_file,
+)
 
 CODE = Code.parse("k7x2mq-amber-falcon-tulip")
 
@@ -87,28 +94,28 @@ def test_no_two_sessions_of_a_key_file_have_the_same_key() -> None:
     assert one.finish(other.message) != later.finish(other.message)
 
 
-def test_who_was_told_something_else_has_another_key_other_tags_and_another_relay_token() -> None:
+def test_different_contacts_give_another_key_tags_and_relay_token() -> None:
     session, other = SessionId("k7x2mq"), SessionId("k7x2mr")
     sender, receiver = ("11", "mine"), ("22", "yours")
-    agreed = Introduced.of(session, "sender", sender, receiver)
-    assert Introduced.of(session, "receiver", receiver, sender) == agreed
+    agreed = ContactTranscript.of(session, "sender", sender, receiver)
+    assert ContactTranscript.of(session, "receiver", receiver, sender) == agreed
     others = [
-        Introduced.of(other, "sender", sender, receiver),
-        Introduced.of(session, "receiver", sender, receiver),
-        Introduced.of(session, "sender", ("12", "mine"), receiver),
-        Introduced.of(session, "sender", sender, ("22", "your")),
-        Introduced.of(session, "sender", sender, ("22", None)),
-        Introduced.of(session, "sender", ("11m", "ine"), receiver),
-        Introduced.of(session, "sender", ("11", "miney"), ("22", "ours")),
+        ContactTranscript.of(other, "sender", sender, receiver),
+        ContactTranscript.of(session, "receiver", sender, receiver),
+        ContactTranscript.of(session, "sender", ("12", "mine"), receiver),
+        ContactTranscript.of(session, "sender", sender, ("22", "your")),
+        ContactTranscript.of(session, "sender", sender, ("22", None)),
+        ContactTranscript.of(session, "sender", ("11m", "ine"), receiver),
+        ContactTranscript.of(session, "sender", ("11", "miney"), ("22", "ours")),
     ]
     derived = [(each.bound(bytes(32)), *each.tags.values(), each.relay_token) for each in (agreed, *others)]
     assert len({value for values in derived for value in values}) == 4 * len(derived)
 
 
 def test_the_relay_token_and_the_tags_depend_on_no_secret() -> None:
-    """An edge that takes the peer's place could test a guess by them otherwise."""
+    """Otherwise an edge that takes the peer's place could use them to test a guess."""
     made = [PakeExchange(CODE, "sender"), PakeExchange(Code.parse("k7x2mq-amber-falcon-zebra"), "sender")]
-    introduced = [Introduced.of(each.session, "sender", ("11", None), ("22", None)) for each in made]
+    introduced = [ContactTranscript.of(each.session, "sender", ("11", None), ("22", None)) for each in made]
     assert introduced[0] == introduced[1]
 
 
@@ -134,7 +141,7 @@ def test_a_key_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) ->
     write_key_file(path)
     path.chmod(mode)
     with pytest.raises(
-        ArgumentError, match=rf"^key-file: .*only its owner may use \(chmod 600\), found mode {mode:04o}$"
+        ArgumentError, match=rf"^key-file: .*only its owner can access \(chmod 600\), found mode {mode:04o}$"
     ):
         read_key_file(path)
     path.chmod(0o400)
@@ -142,7 +149,7 @@ def test_a_key_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) ->
 
 
 def test_a_key_may_come_from_a_pipe() -> None:
-    """As the shell's <(...) makes one."""
+    """As the shell creates it for <(...)."""
     reading, writing = os.pipe()
     try:
         os.write(writing, bytes(range(32)))

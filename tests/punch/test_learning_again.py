@@ -1,4 +1,4 @@
-"""What a client learns from the network is learned again before each registration: on loopback."""
+"""A client repeats all measurements of the network before each registration; on the loopback network."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from punchlab.punch.client.tunnel import TunnelOptions, open_tunnel
 from punchlab.punch.endpoint import EdgeUrl
 from punchlab.punch.frames import Role
 from punchlab.punch.strategy.auto import Auto
-from punchlab.punch.strategy.meeting import Meeting, Preparation, Strategy
+from punchlab.punch.strategy.context import Preparation, PunchContext, Strategy
 from punchlab.punch.strategy.reuse import Reuse
 from tests.punch.edges import preshared, run, running
 from tests.punch.recorder import Recorder
 
 
 class Numbered(Reuse):
-    """Learns a number, another each time, and notes what happens to it."""
+    """Measures a number, each time another one, and records the calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -35,9 +35,9 @@ class Numbered(Reuse):
     async def close(self) -> None:
         self.calls.append("close")
 
-    async def punch(self, meeting: Meeting) -> None:
-        self.met = meeting.traits, meeting.peer.contact.traits
-        await super().punch(meeting)
+    async def punch(self, context: PunchContext) -> None:
+        self.met = context.traits, context.peer.contact.traits
+        await super().punch(context)
 
 
 async def client(role: Role, key: bytes, strategy: Strategy, log: Recorder, *edges: EdgeUrl) -> None:
@@ -48,7 +48,7 @@ async def client(role: Role, key: bytes, strategy: Strategy, log: Recorder, *edg
 
 
 @pytest.mark.parametrize("role", ["sender", "receiver"])
-def test_a_client_that_loses_its_edge_learns_from_the_next_one(role: Role) -> None:
+def test_a_client_that_loses_its_edge_measures_at_the_next_one(role: Role) -> None:
     async def test() -> None:
         key, log = os.urandom(32), Recorder()
         waiting, coming = Numbered(), Numbered()
@@ -101,7 +101,7 @@ def test_traits_that_are_outdated_when_the_peer_is_known_change_nothing() -> Non
     run(test)
 
 
-def test_a_client_learns_from_the_edge_that_it_is_connected_to() -> None:
+def test_a_client_measures_at_the_edge_that_it_is_connected_to() -> None:
     async def test() -> None:
         key, log, waiting, coming = os.urandom(32), Recorder(), Numbered(), Numbered()
         async with running() as edge:

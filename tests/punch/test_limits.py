@@ -1,4 +1,4 @@
-"""How much one address may use of an edge."""
+"""The limits of what one address may use of an edge."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from punchlab.punch.edge import connection, limits
 from punchlab.punch.edge.connection import MAX_OUTBOX, EdgeConnection, Outbox
-from punchlab.punch.edge.contacts import harmless
+from punchlab.punch.edge.contacts import allowed_candidates
 from punchlab.punch.edge.limits import Admission, LimitError, Limits, RateLimiter, sources
 from punchlab.punch.edge.server import Settings
 from punchlab.punch.endpoint import Endpoint
 from scenarios.hostile.clients import upgrade, ws_frame
-from tests.punch.edges import Running, closing_reason, registered, registration, run, running, said
+from tests.punch.edges import Running, closing_reason, received, registered, registration, run, running
 
 
 class Clock:
@@ -37,48 +37,50 @@ def refusal(call: Callable[[str], object], ip: str = "192.0.2.1") -> LimitError:
     return caught.value
 
 
-def test_connections_of_one_address_are_counted_and_those_that_ended_are_not() -> None:
-    gate = RateLimiter(Limits(connections=2))
-    first = gate.enter("192.0.2.1")
-    gate.enter("192.0.2.1")
-    assert refusal(gate.enter).limit == "connections"
-    gate.enter("192.0.2.2")
+def test_only_open_connections_of_an_address_count() -> None:
+    limiter = RateLimiter(Limits(connections=2))
+    first = limiter.enter("192.0.2.1")
+    limiter.enter("192.0.2.1")
+    assert refusal(limiter.enter).limit == "connections"
+    limiter.enter("192.0.2.2")
     first.leave()
-    gate.enter("192.0.2.1")
-    assert gate.connections == 3
+    limiter.enter("192.0.2.1")
+    assert limiter.connections == 3
 
 
 def test_all_connections_together_are_bounded() -> None:
-    gate = RateLimiter(Limits(edge_connections=2))
+    limiter = RateLimiter(Limits(edge_connections=2))
     for ip in ("192.0.2.1", "192.0.2.2"):
-        gate.enter(ip).settle()
-    assert refusal(gate.enter, "192.0.2.3").limit == "edge_connections"
+        limiter.enter(ip).settle()
+    assert refusal(limiter.enter, "192.0.2.3").limit == "edge_connections"
 
 
 def test_pending_connections_of_one_address_are_bounded() -> None:
-    gate = RateLimiter(Limits(pending=2))
-    first = gate.enter("192.0.2.1")
-    gate.enter("192.0.2.1")
-    assert str(refusal(gate.enter)) == "too many connections from 192.0.2.1 that have not registered (at most 2)"
-    gate.enter("192.0.2.2")
+    limiter = RateLimiter(Limits(pending=2))
+    first = limiter.enter("192.0.2.1")
+    limiter.enter("192.0.2.1")
+    assert str(refusal(limiter.enter)) == "too many connections from 192.0.2.1 that have not registered (at most 2)"
+    limiter.enter("192.0.2.2")
     first.settle()
-    gate.enter("192.0.2.1")
-    assert (gate.pending, gate.connections) == (3, 4)
+    limiter.enter("192.0.2.1")
+    assert (limiter.pending, limiter.connections) == (3, 4)
 
 
 @pytest.mark.parametrize(("settled", "most"), [(0, 256), (300, 100)])
-def test_the_oldest_pending_connection_makes_way(settled: int, most: int) -> None:
-    """At the limit of pending ones, or when the edge is full; those of registered clients stay."""
-    gate = RateLimiter(Limits(edge_connections=settled + most, connections=10_000, pending=10_000, connection_rate=1e6))
+def test_the_oldest_pending_connection_is_closed_for_a_new_one(settled: int, most: int) -> None:
+    """At the limit of pending connections, or when the edge is full; connections of registered clients stay open."""
+    limiter = RateLimiter(
+        Limits(edge_connections=settled + most, connections=10_000, pending=10_000, connection_rate=1e6)
+    )
     ended: list[int] = []
-    told: list[None] = []
-    gate.on_ended = lambda: told.append(None)
+    reported: list[None] = []
+    limiter.on_ended = lambda: reported.append(None)
     for number in range(settled):
-        registered = gate.enter("192.0.2.1")
+        registered = limiter.enter("192.0.2.1")
         registered.end = partial(ended.append, -number)
         registered.settle()
     for number in range(most + 20):
-        admission = gate.enter("192.0.2.2")
+        admission = limiter.enter("192.0.2.2")
 
         def end(number: int = number, admission: Admission = admission) -> None:
             ended.append(number)
@@ -86,66 +88,66 @@ def test_the_oldest_pending_connection_makes_way(settled: int, most: int) -> Non
 
         admission.end = end
     assert ended == list(range(20))
-    assert (gate.pending, gate.connections, len(told)) == (most, settled + most, 20)
+    assert (limiter.pending, limiter.connections, len(reported)) == (most, settled + most, 20)
 
 
-def test_ten_seconds_worth_of_connections_may_come_at_once_and_no_more() -> None:
+def test_a_burst_of_connections_is_limited_to_ten_seconds_worth() -> None:
     clock = Clock()
-    gate = RateLimiter(Limits(connection_rate=2), clock)
+    limiter = RateLimiter(Limits(connection_rate=2), clock)
     for _ in range(20):
-        gate.enter("192.0.2.1").leave()
-    assert refusal(gate.enter).limit == "connection_rate"
+        limiter.enter("192.0.2.1").leave()
+    assert refusal(limiter.enter).limit == "connection_rate"
     clock.now += 0.5
-    gate.enter("192.0.2.1")
-    assert refusal(gate.enter).limit == "connection_rate"
-    gate.enter("192.0.2.2")
+    limiter.enter("192.0.2.1")
+    assert refusal(limiter.enter).limit == "connection_rate"
+    limiter.enter("192.0.2.2")
 
 
-def test_frames_have_a_rate_of_their_own() -> None:
+def test_frames_have_a_separate_rate() -> None:
     clock = Clock()
-    gate = RateLimiter(Limits(frame_rate=1), clock)
+    limiter = RateLimiter(Limits(frame_rate=1), clock)
     for _ in range(10):
-        gate.take("frame_rate", "192.0.2.1")
-    assert refusal(partial(gate.take, "frame_rate")).limit == "frame_rate"
-    gate.enter("192.0.2.1")
+        limiter.take("frame_rate", "192.0.2.1")
+    assert refusal(partial(limiter.take, "frame_rate")).limit == "frame_rate"
+    limiter.enter("192.0.2.1")
     clock.now += 1
-    gate.take("frame_rate", "192.0.2.1")
+    limiter.take("frame_rate", "192.0.2.1")
 
 
-def test_an_address_is_told_once_in_a_while() -> None:
+def test_rejections_of_an_address_are_reported_at_intervals() -> None:
     clock = Clock()
-    gate = RateLimiter(Limits(registrations=1), clock)
-    gate.hold("registrations", "192.0.2.1")
-    register = partial(gate.hold, "registrations")
-    assert [refusal(register).told for _ in range(3)] == [False, True, True]
+    limiter = RateLimiter(Limits(registrations=1), clock)
+    limiter.hold("registrations", "192.0.2.1")
+    register = partial(limiter.hold, "registrations")
+    assert [refusal(register).recently_reported for _ in range(3)] == [False, True, True]
     clock.now += 10
-    assert not refusal(register).told
-    gate.release("registrations", "192.0.2.1")
-    gate.hold("registrations", "192.0.2.1")
+    assert not refusal(register).recently_reported
+    limiter.release("registrations", "192.0.2.1")
+    limiter.hold("registrations", "192.0.2.1")
 
 
-def test_the_table_of_addresses_is_bounded_and_keeps_what_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_of_addresses_is_bounded_and_keeps_entries_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "TABLE", 100)
-    gate = RateLimiter(Limits(connections=1), Clock())
+    limiter = RateLimiter(Limits(connections=1), Clock())
     held = [f"10.0.0.{number}" for number in range(50)]
     for ip in held:
-        gate.enter(ip)
+        limiter.enter(ip)
     for number in range(10_000):
-        gate.take("frame_rate", f"10.1.{number // 256}.{number % 256}")
-        assert len(gate) <= 100 + len(held)
+        limiter.take("frame_rate", f"10.1.{number // 256}.{number % 256}")
+        assert len(limiter) <= 100 + len(held)
     for ip in held:
-        assert refusal(gate.enter, ip).limit == "connections"
+        assert refusal(limiter.enter, ip).limit == "connections"
 
 
-def test_addresses_that_are_as_new_are_forgotten() -> None:
+def test_addresses_that_use_nothing_are_removed() -> None:
     clock = Clock()
-    gate = RateLimiter(Limits(), clock)
+    limiter = RateLimiter(Limits(), clock)
     for number in range(1000):
-        gate.take("frame_rate", f"10.1.{number // 256}.{number % 256}")
+        limiter.take("frame_rate", f"10.1.{number // 256}.{number % 256}")
     clock.now += 60
     for number in range(1000):
-        gate.take("frame_rate", f"10.2.{number // 256}.{number % 256}")
-    assert len(gate) <= 1010
+        limiter.take("frame_rate", f"10.2.{number // 256}.{number % 256}")
+    assert len(limiter) <= 1010
 
 
 @pytest.mark.parametrize(
@@ -161,34 +163,35 @@ def test_an_ipv6_address_counts_in_its_networks(ip: str, counted: dict[str, int]
     assert dict(sources(ip)) == counted
 
 
-def test_one_ipv6_network_cannot_use_up_an_edge() -> None:
-    """Whatever addresses of a /48 they come from: it has four times the share of one address, and others get in."""
-    gate = RateLimiter(Limits(connection_rate=1e6))
+def test_one_ipv6_network_cannot_exhaust_an_edge() -> None:
+    """A /48 has four times the share of one address, whatever addresses its clients use, and other clients are
+    accepted."""
+    limiter = RateLimiter(Limits(connection_rate=1e6))
     entered = 0
     for number in range(65_536):
         with contextlib.suppress(LimitError):
-            gate.enter(f"2001:db8:1:{number:x}::1").settle()
+            limiter.enter(f"2001:db8:1:{number:x}::1").settle()
             entered += 1
     assert entered == 4 * Limits().connections
-    assert "from 2001:db8:1::/48 (at most 400)" in str(refusal(gate.enter, "2001:db8:1:ffff::1"))
-    gate.enter("2001:db8:2::1")
-    assert gate.connections == 401
+    assert "from 2001:db8:1::/48 (at most 400)" in str(refusal(limiter.enter, "2001:db8:1:ffff::1"))
+    limiter.enter("2001:db8:2::1")
+    assert limiter.connections == 401
 
 
 def test_one_customer_with_a_56_has_twice_the_share_of_an_address() -> None:
-    gate = RateLimiter(Limits(connection_rate=1e6))
+    limiter = RateLimiter(Limits(connection_rate=1e6))
     for number in range(256):
         with contextlib.suppress(LimitError):
-            gate.enter(f"2001:db8:1:{number:x}::1").settle()
-    assert gate.connections == 2 * Limits().connections
+            limiter.enter(f"2001:db8:1:{number:x}::1").settle()
+    assert limiter.connections == 2 * Limits().connections
 
 
 def test_ipv6_networks_have_rates_too() -> None:
-    gate = RateLimiter(Limits(connection_rate=1), Clock())
+    limiter = RateLimiter(Limits(connection_rate=1), Clock())
     entered = 0
     for number in range(1000):
         with contextlib.suppress(LimitError):
-            gate.enter(f"2001:db8:1:{number:x}::1").leave()
+            limiter.enter(f"2001:db8:1:{number:x}::1").leave()
             entered += 1
     assert entered == 40
 
@@ -205,7 +208,7 @@ async def refused_at(edge: Running, ip: str = "127.0.0.5") -> tuple[int, str]:
     return caught.value.response.status_code, bytes(body).decode()
 
 
-def test_a_connection_too_many_is_told_why_and_others_get_in() -> None:
+def test_a_rejected_connection_gets_the_reason_and_others_are_accepted() -> None:
     async def test() -> None:
         async with (
             running(settings=Settings(limits=Limits(connections=2))) as edge,
@@ -223,7 +226,7 @@ def test_a_connection_too_many_is_told_why_and_others_get_in() -> None:
     run(test)
 
 
-def test_connections_that_say_nothing_count() -> None:
+def test_connections_without_data_count() -> None:
     async def test() -> None:
         async with running(settings=Settings(limits=Limits(connections=2))) as edge:
             with socket.create_connection(edge.address), socket.create_connection(edge.address):
@@ -232,12 +235,12 @@ def test_connections_that_say_nothing_count() -> None:
     run(test)
 
 
-def test_clients_of_one_address_that_wait_are_bounded() -> None:
+def test_waiting_clients_of_one_address_are_limited() -> None:
     async def test() -> None:
         async with running(settings=Settings(limits=Limits(registrations=1))) as edge:
             async with registered(edge, "sender"), connect(str(edge.url), proxy=None) as second:
                 await second.send(registration("sender", "other1"))
-                reason = "too many clients at 127.0.0.1 wait for their peers (at most 1)"
+                reason = "too many clients at 127.0.0.1 are waiting for their peers (at most 1)"
                 assert await closing_reason(second) == (1008, reason)
             await edge.log.wait_for("client_gone")
             async with registered(edge, "sender", "other1"):
@@ -246,7 +249,7 @@ def test_clients_of_one_address_that_wait_are_bounded() -> None:
     run(test)
 
 
-def test_a_client_that_was_refused_its_role_does_not_count_as_waiting() -> None:
+def test_a_client_whose_role_is_taken_does_not_count_as_waiting() -> None:
     async def test() -> None:
         settings = Settings(limits=Limits(registrations=2))
         async with running(settings=settings) as edge, registered(edge, "sender"):
@@ -260,7 +263,7 @@ def test_a_client_that_was_refused_its_role_does_not_count_as_waiting() -> None:
     run(test)
 
 
-def test_a_client_that_sends_too_much_is_told_so() -> None:
+def test_a_client_that_sends_too_many_bytes_is_disconnected() -> None:
     async def test() -> None:
         async with running() as edge:
             async with registered(edge, "sender") as client:
@@ -268,14 +271,14 @@ def test_a_client_that_sends_too_much_is_told_so() -> None:
                     for number in range(10_000):
                         await client.ping(f"{number:0125}")
                         await asyncio.sleep(0)  # read the answers
-                assert await closing_reason(client) == (1008, "sent too much")
-            assert (await edge.log.wait_for("client_gone"))["reason"] == "sent too much"
+                assert await closing_reason(client) == (1008, "sent too many bytes")
+            assert (await edge.log.wait_for("client_gone"))["reason"] == "sent too many bytes"
 
     run(test)
 
 
-def test_a_client_that_reads_no_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However much it may send: what it does not read does not pile up."""
+def test_a_client_that_reads_nothing_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even without a limit of the bytes that it may send: answers that it does not read do not pile up."""
     monkeypatch.setattr(connection, "BYTE_RATE", 1e12)
 
     async def test() -> None:
@@ -289,12 +292,12 @@ def test_a_client_that_reads_no_answer_is_cut_off(monkeypatch: pytest.MonkeyPatc
                 with contextlib.suppress(ConnectionError):
                     while True:
                         await loop.sock_sendall(sock, ws_frame(b"x" * 125, 9) * 100)
-            assert (await edge.log.wait_for("client_gone"))["reason"] == "does not read what it is sent"
+            assert (await edge.log.wait_for("client_gone"))["reason"] == "does not read the data sent to it"
 
     run(test)
 
 
-def test_an_outbox_never_holds_more_than_it_may() -> None:
+def test_an_outbox_is_bounded() -> None:
     class Cut:
         reasons: ClassVar[list[str]] = []
 
@@ -306,14 +309,14 @@ def test_an_outbox_never_holds_more_than_it_may() -> None:
         for number in range(MAX_OUTBOX + 1):
             assert not Cut.reasons
             outbox.put_nowait(number)
-        assert Cut.reasons == ["does not read what it is sent"]
+        assert Cut.reasons == ["does not read the data sent to it"]
         assert outbox.qsize() == MAX_OUTBOX
 
     run(test)
 
 
 @pytest.mark.parametrize(
-    ("named", "handed_out"),
+    ("candidate", "is_sent"),
     [
         ("192.168.1.2:41000", True),
         ("10.255.0.1:41000", True),
@@ -328,21 +331,21 @@ def test_an_outbox_never_holds_more_than_it_may() -> None:
         ("240.0.0.1:41000", False),
     ],
 )
-def test_nobody_can_make_a_third_party_a_target(named: str, handed_out: bool) -> None:
+def test_a_third_party_cannot_be_made_a_target(candidate: str, is_sent: bool) -> None:
     async def test() -> None:
         async with running() as edge, registered(edge, "receiver") as receiver:
             async with at(edge) as sender:
-                await sender.send(registration("sender", private=["192.168.1.2:5", named]))
-                assert (await said(sender))["type"] == "welcome"
+                await sender.send(registration("sender", private=["192.168.1.2:5", candidate]))
+                assert (await received(sender))["type"] == "welcome"
                 ip, port = sender.local_address
-                peer = await said(receiver)
+                peer = await received(receiver)
             assert peer["public"] == f"{ip}:{port}"
-            assert peer["private"] == ["192.168.1.2:5", *([named] if handed_out else [])]
-            assert bool(edge.log.all("candidates_withheld", count=1)) is not handed_out
+            assert peer["private"] == ["192.168.1.2:5", *([candidate] if is_sent else [])]
+            assert bool(edge.log.all("candidates_withheld", count=1)) is not is_sent
 
     run(test)
 
 
-def test_a_public_host_may_name_the_address_at_which_it_is_seen() -> None:
+def test_a_public_host_may_register_its_reflexive_address() -> None:
     own, other = Endpoint("11.0.0.1", 41000), Endpoint("11.0.0.2", 41000)
-    assert harmless((own, other), Endpoint("11.0.0.1", 50000)) == (own,)
+    assert allowed_candidates((own, other), Endpoint("11.0.0.1", 50000)) == (own,)

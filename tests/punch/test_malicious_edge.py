@@ -1,6 +1,6 @@
-"""What an edge, or somebody who knows the name of a session but not its code, can do to two clients: nothing but harm.
+"""An edge, or an attacker that knows the name of a session without its code, can only make two clients fail.
 
-The edge here is the attacker's own. It speaks the protocol, and changes what it passes on.
+The edge in these tests is the attacker's. It follows the protocol, and changes the frames that it forwards.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.punch.recorder import PATIENCE_S, Command
 
 @contextlib.contextmanager
 def edge_that(tamper: Tamper, victims: tuple[str, ...] = ()) -> Iterator[str]:
-    """The URL of such an edge."""
+    """Return the URL of such an edge."""
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     with malicious(tamper, victims, listener):
@@ -31,7 +31,7 @@ def edge_that(tamper: Tamper, victims: tuple[str, ...] = ()) -> Iterator[str]:
 
 
 def meet(url: str, file: Path, out: Path) -> tuple[Command, Command]:
-    """Both clients, when they have ended."""
+    """Wait until both clients have ended."""
     where = ["--edge", url, "--deadline", "5"]
     with (
         Command("send", file, *where, "--bind", "127.0.0.2:0", "--code", CODE) as sender,
@@ -62,7 +62,7 @@ def test_an_edge_that_changes_the_exchanged_messages_is_detected(
 
 
 def test_who_knows_the_session_but_not_its_code_never_gets_a_byte_of_the_file(file: Path) -> None:
-    """A receiver of the attacker's own dials the sender for as long as it lives, with a proof that it has made up."""
+    """A receiver of the attacker connects to the sender as long as it runs, with an invalid proof."""
     with Command("edge", "--listen", "127.0.0.1:0") as edge:
         url = url_of(edge)
         with Command(

@@ -1,4 +1,4 @@
-"""What arrives takes all of its names or none, at whichever step it fails, and a second attempt succeeds."""
+"""All received files get their names or none does, whichever step fails, and a second attempt succeeds."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from punchlab.punch.transfer import naming, renaming
-from punchlab.punch.transfer.file_sink import FileSink, Incoming
-from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.files import final_names, renameat2
+from punchlab.punch.transfer.files.file_sink import FileSink, Incoming
+from punchlab.punch.transfer.files.name_rules import FileError
 from punchlab.punch.transfer.offer import DirectoryInfo, FileInfo, Offered
 from tests.punch.killed import OFFERED, store, visible
 
@@ -23,7 +23,7 @@ ALL = ["a", "b", "d", "d/empty", "d/sub", "d/sub/y", "d/x", "e", "e/z"]
 
 
 def arrive(inbox: FileSink, offered: list[Offered], content: bytes = b"x") -> list[Incoming]:
-    """Everything has arrived, and nothing has a name."""
+    """All files are received, and none has its final name."""
     inbox.check(offered)
     arrived: list[Incoming] = []
     for info in offered:
@@ -37,7 +37,7 @@ def arrive(inbox: FileSink, offered: list[Offered], content: bytes = b"x") -> li
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own."""
+    """Mount a separate file system."""
     directory = tmp_path / "small"
     directory.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "none", directory], check=True)
@@ -69,7 +69,7 @@ def test_a_full_disk_at_any_step_leaves_no_name_and_the_second_attempt_succeeds(
             inbox.discard(OFFERED)
             assert list(small.iterdir()) == []
             failed += 1
-    assert failed >= 5  # d, its two directories, e, and the next to last step at least
+    assert failed >= 5  # d, its two directories, e, and at least the step before the last
     assert visible(small) == ALL
     assert not [path for path in small.iterdir() if path.name.startswith(".")]
 
@@ -107,7 +107,7 @@ def test_a_process_that_is_killed_at_any_step_leaves_what_a_second_attempt_compl
     for each in deaths:
         assert each["end"] == ALL
         assert not each["refused"] or each["after"] == ALL
-        for name in ("d", "e"):  # a directory is there with all that is in it, or not at all
+        for name in ("d", "e"):  # a directory exists with all of its contents, or not at all
             below = [path for path in each["after"] if path.split("/")[0] == name]
             assert below in ([], [path for path in ALL if path.split("/")[0] == name])
 
@@ -117,7 +117,7 @@ def test_a_name_that_appears_meanwhile_is_left_alone_and_nothing_else_gets_one(t
     with FileSink(tmp_path, force=False) as inbox:
         arrived = arrive(inbox, OFFERED)
         (tmp_path / name).mkdir()
-        with pytest.raises(FileError, match=f"'{name}' exists already"):
+        with pytest.raises(FileError, match=f"'{name}' already exists"):
             inbox.store(OFFERED, arrived)
         inbox.discard(OFFERED)
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -132,8 +132,8 @@ def test_with_force_a_failure_leaves_every_file_as_it_was(
     tmp_path: Path, flags: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offered: list[Offered] = [FileInfo("a", 1), FileInfo("d/new/x", 1), FileInfo("d/old", 1), FileInfo("d/z", 1)]
-    if not flags:  # as on a file system without them
-        monkeypatch.setattr(renaming, "_renameat2", None)
+    if not flags:  # as on a file system without symbolic links
+        monkeypatch.setattr(renameat2, "_renameat2", None)
         offered = [offered[1], offered[3]]
     for path in ("a", "d/old", "d/mine"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
@@ -172,7 +172,7 @@ def test_with_force_a_file_takes_the_place_of_another_and_of_a_link(tmp_path: Pa
 def test_it_is_the_same_where_the_kernel_has_no_rename_without_replacement(
     tmp_path: Path, force: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(renaming, "_renameat2", None)
+    monkeypatch.setattr(renameat2, "_renameat2", None)
     with FileSink(tmp_path, force=force) as inbox:
         inbox.store(OFFERED, arrive(inbox, OFFERED))
     assert visible(tmp_path) == ALL
@@ -181,7 +181,7 @@ def test_it_is_the_same_where_the_kernel_has_no_rename_without_replacement(
         offered: list[Offered] = [DirectoryInfo("g"), FileInfo("f/x", 1)]
         arrived = arrive(inbox, offered)
         (tmp_path / "g").mkdir()
-        with pytest.raises(FileError, match="'g' exists already"):
+        with pytest.raises(FileError, match="'g' already exists"):
             inbox.store(offered, arrived)
     assert visible(tmp_path) == [*ALL, "g"]
 
@@ -198,12 +198,15 @@ def test_a_mount_point_below_the_directory_is_an_error_that_changes_nothing(smal
 
 
 def test_only_one_process_gives_names_in_a_directory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(naming, "LOCK_S", 0.1)
+    monkeypatch.setattr(final_names, "LOCK_S", 0.1)
     with FileSink(tmp_path, force=False) as inbox:
         arrived = arrive(inbox, OFFERED)
         fd = os.open(tmp_path, os.O_RDONLY)
         try:
-            with naming.locked(fd), pytest.raises(FileError, match="another process stores files in this directory"):
+            with (
+                final_names.locked(fd),
+                pytest.raises(FileError, match="another process has been storing files in this directory"),
+            ):
                 inbox.store(OFFERED, arrived)
         finally:
             os.close(fd)

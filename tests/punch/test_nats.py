@@ -1,4 +1,4 @@
-"""Endpoints that talk through a NATS server, a real one, on the loopback device."""
+"""Endpoints that use a real NATS server on the loopback device."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from nats.aio.client import Client
 from punchlab.punch.edge.bus.address import parse_bus
 from punchlab.punch.edge.server import Edge
 from punchlab.punch.errors import ArgumentError
-from tests.punch.edges import ANY_PORT, Running, registered, run, said
+from tests.punch.edges import ANY_PORT, Running, received, registered, run
 from tests.punch.recorder import Recorder
 
 pytestmark = pytest.mark.skipif(shutil.which("nats-server") is None, reason="needs the package nats-server")
 
 
 def free_port() -> int:
-    """One that the kernel gives to nobody of itself."""
+    """Return a port outside the ephemeral range."""
     while True:
         port = secrets.choice(range(20_000, 30_000))
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
@@ -70,30 +70,30 @@ async def outsider(url: str) -> AsyncIterator[Client]:
         await client.close()
 
 
-def test_clients_at_two_edges_meet() -> None:
+def test_clients_at_two_edges_are_paired() -> None:
     async def test() -> None:
         async with server(free_port()) as url, edge("e1", url) as near, edge("e2", url) as far:
             for each in (near, far):
                 await each.log.wait_for("joined")
             async with registered(near, "sender") as sender, registered(far, "receiver") as receiver:
-                assert (await said(sender))["via"] == (await said(receiver))["via"] == "bus"
+                assert (await received(sender))["via"] == (await received(receiver))["via"] == "bus"
 
     run(test)
 
 
-def test_an_edge_that_comes_late_hears_what_it_missed() -> None:
+def test_a_late_edge_gets_the_missed_messages() -> None:
     async def test() -> None:
         async with server(free_port()) as url, edge("e1", url) as near:
             await near.log.wait_for("joined")
             async with registered(near, "receiver") as receiver:
                 await near.log.wait_for("bus_sent", type="waiting")
                 async with edge("e2", url) as far, registered(far, "sender") as sender:
-                    assert (await said(sender))["via"] == (await said(receiver))["via"] == "bus"
+                    assert (await received(sender))["via"] == (await received(receiver))["via"] == "bus"
 
     run(test)
 
 
-def test_clients_register_while_the_only_server_is_down_and_meet_when_it_is_back() -> None:
+def test_clients_that_register_while_the_only_server_is_down_are_paired_later() -> None:
     async def test() -> None:
         port = free_port()
         async with contextlib.AsyncExitStack() as stack:
@@ -106,17 +106,17 @@ def test_clients_register_while_the_only_server_is_down_and_meet_when_it_is_back
             sender = await stack.enter_async_context(registered(near, "sender"))
             receiver = await stack.enter_async_context(registered(far, "receiver"))
             await stack.enter_async_context(server(port))
-            assert (await said(sender))["via"] == (await said(receiver))["via"] == "bus"
+            assert (await received(sender))["via"] == (await received(receiver))["via"] == "bus"
             await stack.aclose()
 
     run(test)
 
 
-def test_a_server_that_is_not_there_yet_is_waited_for() -> None:
+def test_an_edge_waits_for_a_server_that_starts_later() -> None:
     async def test() -> None:
         port = free_port()
         async with edge("e1", f"nats://127.0.0.1:{port}") as near:
-            await near.log.wait_for("bus_trouble")
+            await near.log.wait_for("bus_error")
             async with server(port):
                 await near.log.wait_for("joined")
 
@@ -125,7 +125,7 @@ def test_a_server_that_is_not_there_yet_is_waited_for() -> None:
 
 @contextlib.asynccontextmanager
 async def hesitating(url: str) -> AsyncIterator[str]:
-    """The server, at the end of a way on which whatever says what somebody listens to takes a while."""
+    """The server behind a connection that delays every SUB."""
     host, port = url.removeprefix("nats://").split(":")
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -147,7 +147,7 @@ async def hesitating(url: str) -> AsyncIterator[str]:
         yield "nats://{}:{}".format(*proxy.sockets[0].getsockname())
 
 
-def test_an_endpoint_that_has_joined_hears_everything_from_then_on() -> None:
+def test_an_endpoint_that_has_joined_gets_every_later_message() -> None:
     async def test() -> None:
         async with (
             server(free_port()) as url,
@@ -172,7 +172,7 @@ def test_an_endpoint_that_has_joined_hears_everything_from_then_on() -> None:
         json.dumps({"type": "message", "id": "01" * 8, "session": "k7x2mq", "age_s": -1, "body": {}}).encode(),
     ],
 )
-def test_what_is_no_message_is_refused_and_harms_nobody(payload: bytes) -> None:
+def test_an_invalid_message_is_refused_and_does_no_harm(payload: bytes) -> None:
     async def test() -> None:
         async with (
             server(free_port()) as url,
@@ -183,17 +183,17 @@ def test_what_is_no_message_is_refused_and_harms_nobody(payload: bytes) -> None:
             await near.log.wait_for("joined")
             await far.log.wait_for("joined")
             for subject in ("punch.session.k7x2mq", "punch.sync"):
-                # As a hello, the fourth is what asks for a synchronization.
+                # The fourth, a hello, requests a synchronization.
                 if subject == "punch.session.k7x2mq" or b"hello" not in payload:
                     await client.publish(subject, payload)
             await near.log.wait_for("rejected")
             async with registered(near, "sender") as sender, registered(far, "receiver"):
-                assert (await said(sender))["via"] == "bus"
+                assert (await received(sender))["via"] == "bus"
 
     run(test)
 
 
-def test_the_age_of_a_message_is_reckoned_without_its_sender_s_clock() -> None:
+def test_the_age_of_a_message_does_not_depend_on_the_sender_s_clock() -> None:
     async def test() -> None:
         async with server(free_port()) as url, edge("e1", url, lifetime_s=60) as near, outsider(url) as client:
             await near.log.wait_for("joined")
@@ -205,25 +205,25 @@ def test_the_age_of_a_message_is_reckoned_without_its_sender_s_clock() -> None:
                 await client.publish("punch.session.k7x2mq", json.dumps(frame).encode())
             await near.log.wait_for("bus_received", count=2)
             async with registered(near, "sender"):
-                while (heard := json.loads((await asked.next_msg(timeout=5)).data))["body"]["type"] != "ask":
+                while (message := json.loads((await asked.next_msg(timeout=5)).data))["body"]["type"] != "ask":
                     pass
-            assert heard["body"]["registration"] == f"{2:016x}"
+            assert message["body"]["registration"] == f"{2:016x}"
 
     run(test)
 
 
-def test_an_edge_ends_when_it_is_told_to_however_far_it_is_in_connecting() -> None:
+def test_an_edge_can_stop_at_any_stage_of_connecting() -> None:
     async def test() -> None:
         async with server(free_port()) as url:
             for turns in range(0, 120, 2):
                 async with edge("e1", url):
-                    for _ in range(turns):  # of the event loop
+                    for _ in range(turns):  # iterations of the event loop
                         await asyncio.sleep(0)
 
     run(test)
 
 
-def test_an_edge_on_nats_has_no_links_of_a_mesh() -> None:
+def test_an_edge_with_nats_has_no_mesh_path() -> None:
     async def test() -> None:
         async with server(free_port()) as url, edge("e1", url) as near:
             reader, writer = await asyncio.open_connection(*near.address)
@@ -237,7 +237,7 @@ def test_an_edge_on_nats_has_no_links_of_a_mesh() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "nats", "http://a:1", "nats://a", "nats://a:0", "nats://a:70000", "nats://a:1,"])
-def test_what_names_no_bus_is_bad_input(text: str) -> None:
+def test_an_invalid_bus_is_an_argument_error(text: str) -> None:
     with pytest.raises(ArgumentError, match=r"^bus: "):
         parse_bus(text)
 

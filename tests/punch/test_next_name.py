@@ -1,4 +1,4 @@
-"""A client with a key file that waits takes the next name of its session when the time comes."""
+"""A waiting client with a key file changes to the next name of its session in time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from punchlab.punch.client.tunnel import TunnelOptions, open_tunnel
+from punchlab.punch.codec import encode
 from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import PunchFailedError
-from punchlab.punch.frames import Contact, Peer, Register, Role, SessionId, Welcome, peer_frame, welcome_frame
+from punchlab.punch.frames import Contact, Peer, Register, Role, SessionId, Welcome
 from punchlab.punch.rendezvous.reconnecting import ReconnectingRendezvous
 from punchlab.punch.secure.keys import NAME_S, PresharedKey
 from punchlab.punch.strategy.keep import Keep
@@ -23,7 +24,7 @@ SOON_S = 0.3
 
 
 @pytest.mark.parametrize("slow", ["sender", "receiver"])
-def test_two_whose_clocks_differ_meet_under_the_next_name(slow: Role) -> None:
+def test_clients_with_different_clocks_connect_under_the_next_name(slow: Role) -> None:
     async def test() -> None:
         key, begun = os.urandom(32), time.monotonic()
         logs: dict[Role, Recorder] = {"sender": Recorder(), "receiver": Recorder()}
@@ -49,7 +50,7 @@ def test_two_whose_clocks_differ_meet_under_the_next_name(slow: Role) -> None:
 
 
 def test_a_peer_that_is_announced_at_the_last_moment_is_met() -> None:
-    """The edge has given each the other: one of them must not be gone by then."""
+    """The edge has sent each the other's contact, so neither may have left."""
     peer = Peer(Contact(Endpoint("127.0.0.1", 9), (), None), "local")
 
     async def test() -> None:
@@ -60,9 +61,9 @@ def test_a_peer_that_is_announced_at_the_last_moment_is_met() -> None:
             nonlocal registered
             await connection.recv()
             registered += 1
-            await connection.send(welcome_frame(Welcome("e", Endpoint(*connection.remote_address))))
+            await connection.send(encode(Welcome("e", Endpoint(*connection.remote_address))))
             await leaving.wait()
-            await connection.send(peer_frame(peer))
+            await connection.send(encode(peer))
             announced.set()
             await connection.wait_closed()
 

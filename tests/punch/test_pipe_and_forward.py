@@ -1,4 +1,4 @@
-"""`punch pipe` and `punch forward` as processes of their own, on the loopback network."""
+"""`punch pipe` and `punch forward` as processes, on the loopback network."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_code_of_a_pipe_can_come_from_the_environment(edge: str, monkeypatch
 
 
 def _say(process: subprocess.Popen[bytes], text: bytes) -> None:
-    """All of it, and then the end of standard input."""
+    """Write all of it and close standard input."""
     assert process.stdin is not None
     view = memoryview(text)
     while view:
@@ -111,15 +111,22 @@ def test_a_pipe_whose_reader_has_gone_ends_both(edge: str) -> None:
         assert one.wait(PATIENCE_S) == 1
 
 
-@pytest.mark.parametrize("words", [[], [CODE, "--new"], ["nonsense"]])
-def test_a_pipe_needs_one_beginning(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ([], "code: missing"),
+        ([CODE, "--new"], "CODE and --new are mutually exclusive"),
+        (["nonsense"], "code: 'nonsense'"),
+    ],
+)
+def test_a_pipe_needs_either_a_code_or_new(words: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pipe", *words, "--edge", "ws://127.0.0.1:9"]) == 2
-    assert capsys.readouterr().err.startswith("punch: code: ")
+    assert capsys.readouterr().err.startswith(f"punch: {error}")
 
 
 @contextlib.contextmanager
 def forwarding(edge: str, target: str) -> Iterator[tuple[tuple[str, int], Command, Command]]:
-    """Where the listening side listens, and both sides."""
+    """Yield the address of the listening side, and both sides."""
     with Command("forward", "--to", target, "--edge", edge, "--bind", ONE) as exposing:
         code = exposing.wait_for("code")["code"]
         with Command("forward", code, "--listen", "127.0.0.1:0", "--edge", edge, "--bind", OTHER) as listening:
@@ -143,7 +150,7 @@ def test_a_web_server_is_reached_through_the_tunnel_by_many_at_once(
         serving.start()
         try:
             with forwarding(edge, f"127.0.0.1:{server.server_port}") as (at, exposing, listening):
-                with socket.create_connection(at) as stalled:  # asks for much and reads nothing
+                with socket.create_connection(at) as stalled:  # requests much data and reads nothing
                     stalled.sendall(b"GET /page HTTP/1.0\r\n\r\n")
                     pages: list[bytes] = []
 
@@ -196,17 +203,17 @@ def test_a_target_that_does_not_listen_resets_the_connection_and_no_more(edge: s
 
 
 @pytest.mark.parametrize(
-    ("words", "field"),
+    ("words", "error"),
     [
-        ([], "to"),
-        (["--to", "127.0.0.1:22", "--listen", "127.0.0.1:0"], "to"),
-        (["--to", "127.0.0.1"], "to"),
-        (["--to", "127.0.0.1:0"], "to"),
-        (["--listen", "127.0.0.1:0"], "code"),
-        ([CODE, "--listen", "nowhere"], "listen"),
+        ([], "to: missing"),
+        (["--to", "127.0.0.1:22", "--listen", "127.0.0.1:0"], "--to and --listen are mutually exclusive"),
+        (["--to", "127.0.0.1"], "to: '127.0.0.1'"),
+        (["--to", "127.0.0.1:0"], "to: '127.0.0.1:0'"),
+        (["--listen", "127.0.0.1:0"], "code: missing"),
+        ([CODE, "--listen", "nowhere"], "listen: 'nowhere'"),
     ],
 )
-def test_bad_input_to_forward_is_one_line(words: list[str], field: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_to_forward_is_one_line(words: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["forward", *words, "--edge", "ws://127.0.0.1:9"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"punch: {field}: ")
+    assert line.startswith(f"punch: {error}")

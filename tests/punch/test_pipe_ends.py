@@ -1,4 +1,4 @@
-"""How a pipe ends where its standard streams, or its path, do not do as they should."""
+"""How a pipe ends if its standard streams or its path fail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.punch.wires import channels, run
 PIPE = [sys.executable, "-W", "error", "-m", "punchlab.punch", "pipe", "--json"]
 
 
-def test_a_pipe_into_a_full_disk_says_so_and_ends_both() -> None:
+def test_a_pipe_into_a_full_disk_reports_it_and_ends_both() -> None:
     with running_edge() as (_, url), contextlib.ExitStack() as stack:
         full = stack.enter_context(Path("/dev/full").open("wb"))
         one = stack.enter_context(
@@ -52,8 +52,8 @@ def test_a_pipe_into_a_full_disk_says_so_and_ends_both() -> None:
 
 
 def test_an_end_of_a_pipe_stays_until_the_other_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If it closed before, on a slow path, what the other says next would be answered by a RST, and the rest lost."""
-    monkeypatch.setattr(pipe, "FAREWELL_S", 0.1, raising=False)
+    """If it closed earlier, the other end's next data on a slow path would be answered by a RST, and the rest lost."""
+    monkeypatch.setattr(pipe, "FINISH_S", 0.1, raising=False)
     stream = bytes(4)
 
     async def test() -> None:

@@ -1,4 +1,4 @@
-"""What clients believe of what their peers say about ports, and how many sockets they may have: on loopback."""
+"""How clients check their peers' claims about ports, and their limit of sockets; on the loopback network."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from punchlab.punch.client.tunnel import TunnelOptions, open_tunnel
 from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.frames import Role
 from punchlab.punch.strategy.allocation import Allocation
-from punchlab.punch.strategy.meeting import Preparation, Strategy
+from punchlab.punch.strategy.context import Preparation, Strategy
 from punchlab.punch.strategy.portmap import Portmap
 from punchlab.punch.strategy.reuse import Reuse
 from tests.punch.edges import Running, preshared, run, running
 from tests.punch.recorder import Recorder
 
 TOLD_S = 0.3
-"""How long nothing must come where nothing may."""
+"""How long to wait where nothing may arrive."""
 
 
 class Claiming(Reuse):
-    """A peer that says of an endpoint that it is mapped to it."""
+    """A peer that claims that an endpoint is mapped to it."""
 
     def __init__(self, claimed: Endpoint) -> None:
         self._claimed = claimed
@@ -84,7 +84,7 @@ def test_what_makes_no_sense_of_a_peer_s_allocation_is_not_known(text: str | Non
 
 
 @pytest.mark.parametrize("told", [Allocation(), Allocation(dependent=False), Allocation(dependent=True, delta=-2)])
-def test_what_a_peer_tells_of_its_allocation_arrives(told: Allocation) -> None:
+def test_the_allocation_that_a_peer_sends_is_read(told: Allocation) -> None:
     assert Allocation.parse(told.encode()) == told
 
 

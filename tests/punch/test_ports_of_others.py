@@ -1,7 +1,7 @@
-"""An edge that names a third party learns from its client nothing about what is there: open and closed look the same.
+"""An edge that supplies a third party's address learns nothing about it: open and closed ports look the same.
 
-Each port of the third party here behaves in another way. What the client says to the edge, and the earliest time at
-which it may say that, must not depend on it. (It may be late, for machines are.)
+Each port of the third party behaves differently. Neither the frames that the client sends to the edge nor their
+earliest times may depend on it. (They may be late on a slow machine.)
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from punchlab.punch.net.reach import Reach
 from punchlab.punch.net.sockets import PORTS
 from punchlab.punch.probe import servers
 from punchlab.punch.probe.patience import answer_or_silence
-from punchlab.punch.punching.named import Named
 from punchlab.punch.punching.quota import Servers
+from punchlab.punch.punching.supplied_servers import SuppliedServers
 from punchlab.punch.rendezvous import reflexive
 from punchlab.punch.rendezvous.reconnecting import ReconnectingRendezvous
 from punchlab.punch.strategy import allocation, traits
@@ -36,13 +36,13 @@ from tests.punch.recorder import Command, Recorder
 
 DEADLINE_S = 1.0
 SLACK_S = 0.3
-"""What goes by until the edge sees the first packet of a client that has started its clock."""
+"""The time until the edge sees the first packet of a client that has started its clock."""
 BEHAVIORS = ["closed", "silent", "quiet", "closes", "speaks"]
 
 
 @contextlib.contextmanager
 def third_party(behavior: str, ip: str, ports: int = 1) -> Iterator[list[Endpoint]]:
-    """Endpoints that refuse, drop the SYN, accept and say nothing, accept and close, or accept and say something."""
+    """Yield endpoints that refuse, drop the SYN, accept and send nothing, accept and close, or accept and send data."""
     with contextlib.ExitStack() as stack:
         sockets = []
         for _number in range(ports):
@@ -84,7 +84,7 @@ def _answering(listener: socket.socket, words: bytes) -> Iterator[None]:
 
 
 def heard_of(lies: Lies, file: Path, strategy: str, *options: str) -> list[Heard]:
-    """What the edge hears of a client that it says this to."""
+    """Return the frames that the edge receives from a client to which it sends these values."""
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"ws://127.0.0.1:{listener.getsockname()[1]}"
     words = ["--edge", url, "--code", CODE, "--strategy", strategy, "--deadline", str(DEADLINE_S), *options]
@@ -95,12 +95,12 @@ def heard_of(lies: Lies, file: Path, strategy: str, *options: str) -> list[Heard
         for _ in range(100):
             if edge.said("left"):
                 break
-            time.sleep(0.05)  # until its thread has seen the end of the connection
+            time.sleep(0.05)  # until its thread has detected the end of the connection
         return edge.heard
 
 
 def between(heard: Sequence[Heard], one: str, other: str) -> float:
-    """From the first of one kind to the last of the other."""
+    """Return the time from the first event of one kind to the last of the other."""
     return max(each.at for each in heard if each.what == other) - min(each.at for each in heard if each.what == one)
 
 
@@ -149,7 +149,11 @@ def test_a_relay_that_is_none_takes_the_same_time(behavior: str, monkeypatch: py
 
 @pytest.mark.parametrize(
     ("ip", "port", "why"),
-    [("10.0.0.1", 80, "another network"), ("169.254.1.1", 80, "no host has"), ("11.0.0.2", 22, "a port below 1024")],
+    [
+        ("10.0.0.1", 80, "another network"),
+        ("169.254.1.1", 80, "not an address of a host"),
+        ("11.0.0.2", 22, "a port below 1024"),
+    ],
 )
 def test_a_relay_that_no_edge_may_name_takes_the_same_time(
     ip: str, port: int, why: str, monkeypatch: pytest.MonkeyPatch
@@ -157,7 +161,7 @@ def test_a_relay_that_no_edge_may_name_takes_the_same_time(
     monkeypatch.setattr(relayed_module, "CONNECT_S", 0.5)
 
     async def test() -> None:
-        named = Named(Reach(Endpoint("192.168.1.2", 41000), "11.0.0.1", frozenset(), ()), Servers())
+        named = SuppliedServers(Reach(Endpoint("192.168.1.2", 41000), "11.0.0.1", frozenset(), ()), Servers())
         begun = time.monotonic()
         with pytest.raises(PunchFailedError, match=why):
             async with relayed(EdgeUrl(ip, port), "0" * 64, "0" * 32, named):
@@ -168,7 +172,7 @@ def test_a_relay_that_no_edge_may_name_takes_the_same_time(
 
 
 class Misled(ReconnectingRendezvous):
-    """The edge names this as its IPv6 address."""
+    """The edge supplies this as its IPv6 address."""
 
     told: Endpoint
 
@@ -183,11 +187,11 @@ def test_an_ipv6_address_at_which_there_is_no_edge_takes_the_same_time(behavior:
         with third_party(behavior, "127.0.0.7") as (there,):
             async with running() as edge:
                 rendezvous = await Misled.connect_any((edge.url,), None, Recorder())
-                rendezvous.told = there  # of either family: what counts is that it is not the edge's
+                rendezvous.told = there  # of either family: it only matters that it is not the edge's
                 try:
                     begun = time.monotonic()
                     local = Endpoint("127.0.0.9", PORTS[-1])
-                    assert await reflexive.sight(rendezvous, local, Servers()) is None
+                    assert await reflexive.discover_reflexive_address(rendezvous, local, Servers()) is None
                     assert time.monotonic() - begun >= reflexive.TIMEOUT_S
                 finally:
                     await rendezvous.close()
@@ -212,7 +216,10 @@ def test_an_edge_cannot_have_its_ipv6_address_at_a_port_of_other_services(
             rendezvous = await Misled.connect_any((edge.url,), None, Recorder())
             rendezvous.told = Endpoint("127.0.0.7", port)
             try:
-                assert await reflexive.sight(rendezvous, Endpoint("127.0.0.9", PORTS[-1]), Servers()) is None
+                assert (
+                    await reflexive.discover_reflexive_address(rendezvous, Endpoint("127.0.0.9", PORTS[-1]), Servers())
+                    is None
+                )
             finally:
                 await rendezvous.close()
         assert len(tried) == connects
@@ -221,7 +228,7 @@ def test_an_edge_cannot_have_its_ipv6_address_at_a_port_of_other_services(
 
 
 def test_nor_a_stun_server_that_an_edge_names() -> None:
-    named = Named(Reach(Endpoint("192.168.1.2", 41000), "11.0.0.1", frozenset(), ()), Servers())
+    named = SuppliedServers(Reach(Endpoint("192.168.1.2", 41000), "11.0.0.1", frozenset(), ()), Servers())
     good = [Endpoint("11.0.0.2", port) for port in (443, 3478)]
     bad = [Endpoint("11.0.0.1", port) for port in (22, 3478)]
     assert servers._usable([*bad, *good], named, typed=False) == good

@@ -1,4 +1,4 @@
-"""Dialling, accepting, and agreeing, on the loopback network."""
+"""Connecting, accepting and agreeing, on the loopback network."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from punchlab.punch.frames import Contact
 from punchlab.punch.net.sockets import PORTS, choose_local
 from punchlab.punch.punching import agreement
 from punchlab.punch.punching.agreement import Agreement
-from punchlab.punch.punching.candidates import Candidate, candidates, of_one_lan
+from punchlab.punch.punching.candidates import Candidate, candidates, lan_addresses
 from punchlab.punch.punching.puncher import Connection, Puncher, Verdict, sleep_until
-from punchlab.punch.secure.channel import PROOF_BYTES, Stream, introduce
+from punchlab.punch.secure.channel import PROOF_BYTES, Stream, exchange_hellos
 from punchlab.punch.secure.guesses import MAX_GUESSES, Exposure, Guesses
 from tests.punch.agreements import connections, hear_proof, pair
 from tests.punch.recorder import Recorder
@@ -38,7 +38,7 @@ async def keep(_connection: Connection) -> Verdict:
 
 @contextlib.contextmanager
 def silent_listener(ip: str) -> Iterator[Endpoint]:
-    """A listener that answers no SYN any more, because its queue is full."""
+    """Yield a listener that answers no SYN any more, because its queue is full."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server((ip, 0), backlog=0))
         address = Endpoint(*listener.getsockname())
@@ -47,11 +47,11 @@ def silent_listener(ip: str) -> Iterator[Endpoint]:
 
 
 @contextlib.asynccontextmanager
-async def punching(puncher: Puncher, *targets: Endpoint, fire: bool = True) -> AsyncIterator[Puncher]:
+async def punching(puncher: Puncher, *targets: Endpoint, connect_all: bool = True) -> AsyncIterator[Puncher]:
     try:
-        puncher.aim([Candidate(target, "public") for target in targets])
-        if fire:
-            puncher.fire()
+        puncher.set_targets([Candidate(target, "srflx") for target in targets])
+        if connect_all:
+            puncher.connect_all()
         yield puncher
     finally:
         await puncher.close()
@@ -61,23 +61,23 @@ def test_the_public_candidate_comes_first_and_none_twice() -> None:
     own = Endpoint("192.168.1.2", 41000)
     public, other = Endpoint("11.0.0.2", 5), Endpoint("192.168.1.9", 41000)
     peer = Contact(public, (other, other, public), None)
-    assert candidates(peer, own, OWN_PUBLIC) == [(public, "public"), (other, "private")]
+    assert candidates(peer, own, OWN_PUBLIC) == [(public, "srflx"), (other, "host")]
 
 
 def test_only_hosts_behind_one_address_may_be_on_one_lan() -> None:
     own, private = Endpoint("192.168.1.2", 41000), Endpoint("192.168.1.9", 41000)
     for public, expected in ((OWN_PUBLIC, [private]), (Endpoint("11.0.0.2", 5), [])):
         peer = Contact(Endpoint(public.ip, 5), (private,), None)
-        assert of_one_lan(candidates(peer, own, OWN_PUBLIC), peer, OWN_PUBLIC) == expected
+        assert lan_addresses(candidates(peer, own, OWN_PUBLIC), peer, OWN_PUBLIC) == expected
 
 
 def test_one_s_own_endpoint_is_not_dialled_and_of_the_others_two() -> None:
     own = Endpoint("192.168.1.2", 41000)
     others = [Endpoint("192.168.1.3", port) for port in (41001, 41002, 41003)]
     peer = Contact(Endpoint("11.0.0.2", 5), (own, *others), None)
-    assert candidates(peer, own, OWN_PUBLIC)[1:] == [(each, "private") for each in others[:1]]
+    assert candidates(peer, own, OWN_PUBLIC)[1:] == [(each, "host") for each in others[:1]]
     peer = Contact(Endpoint("11.0.0.2", 5), tuple(others), None)
-    assert candidates(peer, own, OWN_PUBLIC)[1:] == [(each, "private") for each in others[:2]]
+    assert candidates(peer, own, OWN_PUBLIC)[1:] == [(each, "host") for each in others[:2]]
 
 
 def test_the_local_address_is_the_one_that_leads_to_the_edge() -> None:
@@ -137,22 +137,22 @@ def test_a_dial_without_an_answer_is_a_timeout_and_reported_when_it_ends() -> No
                 await log.wait_for("first_syn")
                 outcome, reason = puncher.failure()
                 assert outcome == "punch_timeout"
-                assert f"{silent} (public): one connect without an answer" in reason
+                assert f"{silent} (srflx): 1 connect without an answer" in reason
                 assert not log.all("attempt")
         assert [event["result"] for event in log.all("attempt")] == ["ETIMEDOUT"]
 
     run(test)
 
 
-def test_the_outcome_is_told_by_the_public_candidate_alone() -> None:
+def test_the_outcome_depends_on_the_reflexive_candidate_alone() -> None:
     async def test() -> None:
         log = Recorder()
         puncher = Puncher(free("127.0.0.2"), 1, keep, log)
         with silent_listener("127.0.0.3") as silent:
             try:
-                puncher.aim([Candidate(free("127.0.0.4"), "public"), Candidate(silent, "private")])
-                puncher.fire()
-                await log.wait_for("attempt", kind="public")
+                puncher.set_targets([Candidate(free("127.0.0.4"), "srflx"), Candidate(silent, "host")])
+                puncher.connect_all()
+                await log.wait_for("attempt", kind="srflx")
                 assert puncher.failure()[0] == "refused"
             finally:
                 await puncher.close()
@@ -185,11 +185,11 @@ def test_crossing_dials_between_two_punchers_give_both_a_connection() -> None:
         log, other_log = Recorder(), Recorder()
         here, there = free("127.0.0.2"), free("127.0.0.3")
         async with (
-            punching(Puncher(here, None, keep, log), there, fire=False) as one,
-            punching(Puncher(there, None, keep, other_log), here, fire=False) as other,
+            punching(Puncher(here, None, keep, log), there, connect_all=False) as one,
+            punching(Puncher(there, None, keep, other_log), here, connect_all=False) as other,
         ):
-            one.fire()
-            other.fire()
+            one.connect_all()
+            other.connect_all()
             assert (await log.wait_for("connected"))["remote"] == str(there)
             assert (await other_log.wait_for("connected"))["remote"] == str(here)
 
@@ -199,9 +199,9 @@ def test_crossing_dials_between_two_punchers_give_both_a_connection() -> None:
 def test_a_connection_made_before_firing_is_taken() -> None:
     async def test() -> None:
         log, local = Recorder(), free("127.0.0.2")
-        async with punching(Puncher(local, None, keep, log), fire=False) as puncher:
+        async with punching(Puncher(local, None, keep, log), connect_all=False) as puncher:
             with socket.create_connection(local):
-                puncher.fire()
+                puncher.connect_all()
                 await log.wait_for("connected", by="accept")
 
     run(test)
@@ -295,7 +295,7 @@ def test_a_receiver_answers_once() -> None:
             _, receiver = pair()
             examining = [asyncio.create_task(receiver.examine(other)) for _, other in made]
             for end, _ in made:
-                introduction = await introduce(Stream(end.sock), "sender", TAGS)
+                introduction = await exchange_hellos(Stream(end.sock), "sender", TAGS)
                 await introduction.agree(SESSION, KEY).prove()
             assert await asyncio.gather(*examining) == ["kept", "kept"]
             chosen = (await receiver.chosen)[0]
@@ -329,7 +329,7 @@ def test_a_better_connection_is_given_a_moment(first_is_better: bool, monkeypatc
 
 @pytest.mark.parametrize("there", ["nobody", "stranger", "gone"])
 def test_what_is_better_but_does_not_come_is_given_the_same_moment_whatever_is_there(there: str) -> None:
-    """The edge that named it sees when the client leaves."""
+    """The edge that supplied it can observe when the client leaves."""
 
     async def test() -> None:
         with connections(2) as made:
@@ -410,7 +410,7 @@ def test_a_key_exchange_that_fails_makes_everybody_a_wrong_peer() -> None:
             broken = Agreement("sender", Exposure(Guesses()))
             broken.begin(INTRODUCED, fail)
             examining = asyncio.create_task(broken.examine(one))
-            await introduce(Stream(other.sock), "receiver", TAGS)
+            await exchange_hellos(Stream(other.sock), "receiver", TAGS)
             assert await examining == "stranger"
             assert list(broken.wrong_peers.values()) == ["makes no sense"]
 

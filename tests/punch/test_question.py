@@ -1,4 +1,4 @@
-"""`punch receive` asks at its terminal, whatever its standard streams are, and without one it needs --yes."""
+"""`punch receive` asks at its terminal with any standard streams; without a terminal it needs --yes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUESTION = "[y/N] "
 
 
 class AtTerminal:
-    """A command that a pseudo-terminal controls, with its standard streams there or in pipes."""
+    """A command controlled by a pseudo-terminal, with its standard streams there or in pipes."""
 
     def __init__(self, *words: str | Path, stdin: str | None = None) -> None:
         self._master, slave = pty.openpty()
@@ -59,7 +59,7 @@ class AtTerminal:
             return False
         try:
             data = os.read(self._master, 65536)
-        except OSError:  # nobody has the terminal open any more
+        except OSError:  # no process has the terminal open any more
             return False
         self.shown += data.decode()
         return bool(data)
@@ -144,16 +144,16 @@ def terminate(receiver: AtTerminal) -> None:
 
 
 ENDS = [
-    (no, 1, "declined", "the receiver did not accept what was offered, and has stored nothing"),
-    (nothing, 1, "declined", "the receiver did not accept what was offered, and has stored nothing"),
-    (end, 1, "declined", "the receiver did not accept what was offered, and has stored nothing"),
-    (interrupt, 130, "client_error", "the receiver stopped: interrupted"),
-    (terminate, 143, "client_error", "the receiver stopped: interrupted"),
+    (no, 1, "declined", "the receiver declined the offer, and has stored nothing"),
+    (nothing, 1, "declined", "the receiver declined the offer, and has stored nothing"),
+    (end, 1, "declined", "the receiver declined the offer, and has stored nothing"),
+    (interrupt, 130, "client_error", "the receiver aborted: interrupted"),
+    (terminate, 143, "client_error", "the receiver aborted: interrupted"),
 ]
 
 
 @pytest.mark.parametrize(("act", "status", "outcome", "reason"), ENDS)
-def test_everything_else_stores_nothing_and_the_sender_hears_why(
+def test_any_other_answer_stores_nothing_and_the_sender_gets_the_reason(
     edge: str, home: Path, out: Path, act: Callable[[AtTerminal], None], status: int, outcome: str, reason: str
 ) -> None:
     with offered(edge, home) as sender, receiving(edge, out) as receiver:
@@ -165,7 +165,7 @@ def test_everything_else_stores_nothing_and_the_sender_hears_why(
     assert (failed["outcome"], failed["reason"]) == (outcome, reason)
     assert list(out.iterdir()) == []
     if outcome == "declined":
-        assert "punch: declined: what was offered was not accepted, and nothing was stored" in receiver.shown
+        assert "punch: declined: the offer was declined, and nothing was stored" in receiver.shown
 
 
 def test_a_sender_that_gives_up_ends_the_question(edge: str, home: Path, out: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_sender_that_gives_up_ends_the_question(edge: str, home: Path, out: Pa
         sender.process.send_signal(signal.SIGINT)
         assert receiver.finish() == 1
         assert sender.finish() == 130
-    assert receiver.shown.endswith(f"{QUESTION}\r\npunch: client_error: the sender stopped: interrupted\r\n")
+    assert receiver.shown.endswith(f"{QUESTION}\r\npunch: client_error: the sender aborted: interrupted\r\n")
 
 
 def test_the_question_is_at_the_terminal_where_the_streams_are_elsewhere(edge: str, home: Path, out: Path) -> None:
@@ -190,7 +190,7 @@ def test_what_was_typed_before_the_question_is_no_answer(edge: str, home: Path, 
     with receiving(edge, out) as receiver:
         receiver.wait_for("waiting for the peer")
         receiver.type("y\n")
-        receiver.wait_for("y\r\n")  # the terminal has it
+        receiver.wait_for("y\r\n")  # the terminal shows it
         with offered(edge, home) as sender:
             receiver.wait_for(QUESTION)
             receiver.type("n\n")
@@ -210,9 +210,7 @@ def test_without_a_terminal_yes_is_required_before_anything_is_done(out: Path, w
         start_new_session=True,
     )
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == (
-        "punch: yes: missing; expected --yes, as there is no terminal to ask whether to store what is offered\n"
-    )
+    assert ended.stderr == ("punch: yes: missing; expected --yes, because there is no terminal to ask at\n")
 
 
 def test_with_yes_people_see_what_is_stored(edge: str, home: Path, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which addresses a client dials because an edge names them, and how often."""
+"""Which addresses from an edge a client connects to, and how often."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from punchlab.punch.net.interfaces import addresses
 from punchlab.punch.net.reach import Reach
 from punchlab.punch.punching.admission import LIMIT_REACHED, TOO_MANY_NEIGHBORS, Admission
 from punchlab.punch.punching.candidates import Candidate, Kind
-from punchlab.punch.punching.named import Named
 from punchlab.punch.punching.quota import (
     CONNECTS,
-    MEETING_ADDRESSES,
-    MEETING_CONNECTS,
-    MEETING_DATAGRAMS,
     PREDICTED_CONNECTS,
+    PUNCH_ADDRESSES,
+    PUNCH_CONNECTS,
+    PUNCH_DATAGRAMS,
     SERVER_USES,
     SERVER_USES_ANSWERED,
     SERVERS,
@@ -31,6 +30,7 @@ from punchlab.punch.punching.quota import (
     Quota,
     Servers,
 )
+from punchlab.punch.punching.supplied_servers import SuppliedServers
 from tests.punch.recorder import Recorder
 
 HOME = Endpoint("192.168.1.2", 41000)
@@ -142,7 +142,7 @@ def test_an_edge_on_this_computer_may_name_addresses_of_it() -> None:
     assert reach(edge="192.168.1.2").refuses_peer(Endpoint("127.0.0.1", 41001))
 
 
-def test_the_addresses_of_this_computer_are_what_the_kernel_says() -> None:
+def test_the_addresses_of_this_computer_are_those_of_the_kernel() -> None:
     shown = json.loads(subprocess.run(["ip", "-j", "address"], capture_output=True, check=True).stdout)
     expected = {
         (info["local"], each["ifindex"], info["prefixlen"])
@@ -154,42 +154,42 @@ def test_the_addresses_of_this_computer_are_what_the_kernel_says() -> None:
 
 
 def public(ip: str, port: int = 41000) -> Candidate:
-    return Candidate(Endpoint(ip, port), "public")
+    return Candidate(Endpoint(ip, port), "srflx")
 
 
-def test_one_endpoint_gets_so_many_connects_in_a_meeting() -> None:
+def test_connects_to_one_endpoint_are_limited_per_punch() -> None:
     quota = Quota()
     assert quota.connects(public("11.0.0.2"), 3) == 3
     assert quota.connects(public("11.0.0.2"), None) == CONNECTS - 3
     assert quota.connects(public("11.0.0.2"), None) == 0
-    quota.begin_meeting()
+    quota.begin_punch()
     assert quota.connects(public("11.0.0.2"), 1000) == CONNECTS
     assert quota.connects(Candidate(Endpoint("11.0.0.2", 41001), "predicted"), None) == PREDICTED_CONNECTS
 
 
-def test_a_meeting_and_a_session_have_so_many_addresses() -> None:
+def test_addresses_are_limited_per_punch_and_session() -> None:
     quota, dialled = Quota(), []
     for meeting in range(5):
-        quota.begin_meeting()
+        quota.begin_punch()
         granted = [bool(quota.connects(public(f"11.0.{meeting}.{number}"), 1)) for number in range(10)]
         dialled.append(sum(granted))
-    assert dialled == [MEETING_ADDRESSES, SESSION_ADDRESSES - MEETING_ADDRESSES, 0, 0, 0]
+    assert dialled == [PUNCH_ADDRESSES, SESSION_ADDRESSES - PUNCH_ADDRESSES, 0, 0, 0]
     assert quota.connects(public("11.0.0.0"), 1) == 1
     assert not quota.datagrams("11.9.9.9", 1)
 
 
-def test_a_meeting_and_a_session_have_so_many_connects_whatever_the_ports() -> None:
+def test_connects_are_limited_per_punch_and_session_for_any_ports() -> None:
     quota, sums = Quota(), []
     for _meeting in range(4):
-        quota.begin_meeting()
+        quota.begin_punch()
         sums.append(sum(quota.connects(public("11.0.0.2", port), None) for port in range(1024, 2024)))
-    assert sums[0] == MEETING_CONNECTS
+    assert sums[0] == PUNCH_CONNECTS
     assert sum(sums) == SESSION_CONNECTS
 
 
 def test_there_is_room_for_the_guesses_of_a_birthday_and_everything_else() -> None:
     quota = Quota()
-    for kind in ("public", "private", "mapped"):
+    for kind in ("srflx", "host", "mapped"):
         assert quota.connects(Candidate(Endpoint("11.0.0.2", 41000), kind), None) == CONNECTS
     guesses = [Candidate(Endpoint("11.0.0.2", 1024 + port), "guess") for port in range(PROBES)]
     assert sum(quota.connects(each, 1) for each in guesses) == PROBES
@@ -198,42 +198,42 @@ def test_there_is_room_for_the_guesses_of_a_birthday_and_everything_else() -> No
 def test_where_the_peer_has_been_found_is_not_counted_any_more() -> None:
     quota = Quota()
     for meeting in range(10 * SESSION_CONNECTS // CONNECTS):
-        quota.begin_meeting()
+        quota.begin_punch()
         assert quota.connects(public("11.0.0.2", 1024 + meeting % 1000), None) == CONNECTS
         quota.prove("11.0.0.2")
     for number in range(SESSION_ADDRESSES):
-        quota.begin_meeting()
+        quota.begin_punch()
         assert quota.connects(public(f"11.0.1.{number}"), 1) == 1
-    quota.begin_meeting()
+    quota.begin_punch()
     assert quota.connects(public("11.0.2.0"), 1) == 0
 
 
 def test_datagrams_are_counted_too() -> None:
     quota, sent = Quota(), 0
     for _meeting in range(10):
-        quota.begin_meeting()
-        assert not quota.datagrams("11.0.0.2", MEETING_DATAGRAMS + 1)
-        sent += MEETING_DATAGRAMS * quota.datagrams("11.0.0.2", MEETING_DATAGRAMS)
+        quota.begin_punch()
+        assert not quota.datagrams("11.0.0.2", PUNCH_DATAGRAMS + 1)
+        sent += PUNCH_DATAGRAMS * quota.datagrams("11.0.0.2", PUNCH_DATAGRAMS)
         assert not quota.datagrams("11.0.0.2", 1)
     assert sent == SESSION_DATAGRAMS
 
 
-def neighbor(number: int, kind: Kind = "public") -> Candidate:
+def neighbor(number: int, kind: Kind = "srflx") -> Candidate:
     return Candidate(Endpoint(f"2a00:1::{number:x}", 41000), kind)
 
 
 @pytest.mark.parametrize("network", ["2a00:1::/64", "2a00:1::2/128"])
-def test_two_endpoints_of_the_own_ipv6_network_are_dialled_in_a_meeting_whatever_they_are_called(network: str) -> None:
+def test_two_endpoints_of_the_own_ipv6_network_are_used_per_punch_for_any_kind(network: str) -> None:
     log, quota = Recorder(), Quota()
     rules = Reach(HOME6, "2a00:9::1", COMPUTER, (ipaddress.ip_network(network),))
     for first in (10, 20):
         admission = Admission(quota, (reach(), rules), log)
-        kinds: tuple[Kind, ...] = ("public", "predicted", "guess", "mapped", "reversed")
+        kinds: tuple[Kind, ...] = ("srflx", "predicted", "guess", "mapped", "prflx")
         granted = [admission.connects(neighbor(first + number, kind), 1) for number, kind in enumerate(kinds)]
         assert granted == [1, 1, 0, 0, 0]
         assert not admission.datagrams(neighbor(first + 3), 1)
         assert admission.connects(neighbor(first), 1) == 1  # the same one again
-        assert admission.connects(Candidate(Endpoint("2a00:2::1", 41000), "public"), 1) == 1
+        assert admission.connects(Candidate(Endpoint("2a00:2::1", 41000), "srflx"), 1) == 1
         assert admission.connects(public("11.0.0.2"), 1) == 1
         reasons = {each["reason"] for each in log.all("candidate_refused")}
         assert reasons == {TOO_MANY_NEIGHBORS}
@@ -242,22 +242,22 @@ def test_two_endpoints_of_the_own_ipv6_network_are_dialled_in_a_meeting_whatever
 def test_what_is_refused_is_reported_once_and_why() -> None:
     log = Recorder()
     admission = Admission(Quota(), (reach(),), log)
-    own = Candidate(Endpoint("192.168.1.2", 41001), "private")
+    own = Candidate(Endpoint("192.168.1.2", 41001), "host")
     targets = [public("11.0.0.2"), public("10.0.0.1"), own]
     assert admission.allowed(targets) == targets[:1]
     assert [admission.connects(each, None) for each in targets * 2] == [CONNECTS, 0, 0, 0, 0, 0]
     assert [(event["address"], event["reason"]) for event in log.all("candidate_refused")] == [
-        ("10.0.0.1:41000", "not an address that its edge can know, which is in another network"),
+        ("10.0.0.1:41000", "in another network than the edge"),
         ("192.168.1.2:41001", "an address of this computer"),
         ("11.0.0.2:41000", LIMIT_REACHED),
     ]
     admission.confirm(own.address)
     assert admission.connects(own, 1) == 1
-    assert admission.connects(Candidate(own.address, "public"), 1) == 0
+    assert admission.connects(Candidate(own.address, "srflx"), 1) == 0
 
 
 def test_other_addresses_of_an_edge_are_few_and_tried_a_few_times() -> None:
-    named = Named(reach(), Servers())
+    named = SuppliedServers(reach(), Servers())
     assert named.refuses(EDGE) is None
     assert named.refuses("10.0.0.1")
     used = [ip for ip in (f"11.1.0.{number}" for number in range(10)) if named.refuses(ip) is None]
@@ -274,4 +274,4 @@ def test_other_addresses_of_an_edge_are_few_and_tried_a_few_times() -> None:
 def test_the_help_names_the_limit_of_attempts(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["send", "--help"])
-    assert f"(default, and at most: {CONNECTS})" in " ".join(capsys.readouterr().out.split())
+    assert f"(default and maximum: {CONNECTS})" in " ".join(capsys.readouterr().out.split())

@@ -1,4 +1,4 @@
-"""The relay of an edge, and a client's socket through it."""
+"""The relay of an edge, and a client's connection through it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from punchlab.punch.client.relayed import relayed
+from punchlab.punch.codec import encode
 from punchlab.punch.edge import tickets
 from punchlab.punch.edge.limits import Limits
 from punchlab.punch.edge.relay import RelayOffer, RelayTerms
@@ -20,8 +21,8 @@ from punchlab.punch.edge.server import Settings
 from punchlab.punch.endpoint import EdgeUrl
 from punchlab.punch.errors import PunchFailedError
 from punchlab.punch.punching.puncher import Connection
-from punchlab.punch.relay import joined_frame, relay_frame
-from tests.punch.edges import closing_reason, registration, run, running, said, ticket
+from punchlab.punch.relay import Join, Joined
+from tests.punch.edges import closing_reason, received, registration, run, running, ticket
 
 TOKEN = "cd" * 32
 RATE = 50e6
@@ -40,7 +41,7 @@ async def read_exactly(connection: Connection, count: int) -> bytes:
     return found
 
 
-def test_bytes_pass_both_ways_and_an_end_comes_through() -> None:
+def test_a_relay_forwards_bytes_both_ways_and_the_end() -> None:
     async def test() -> None:
         there, back = os.urandom(1_000_000), os.urandom(300_000)
         loop = asyncio.get_running_loop()
@@ -70,15 +71,15 @@ def test_different_tokens_are_not_joined() -> None:
         async with running(settings=relaying()) as edge, ticket(edge.url) as shown:
             url = f"{edge.url}/relay"
             async with connect(url, proxy=None) as one, connect(url, proxy=None) as stranger:
-                await one.send(relay_frame(TOKEN, shown))
-                await stranger.send(relay_frame("ab" * 32, shown))
+                await one.send(encode(Join(TOKEN, shown)))
+                await stranger.send(encode(Join("ab" * 32, shown)))
                 async with connect(url, proxy=None) as peer:
-                    await peer.send(relay_frame(TOKEN, shown))
-                    assert await peer.recv() == joined_frame()
+                    await peer.send(encode(Join(TOKEN, shown)))
+                    assert await peer.recv() == encode(Joined())
                     await peer.send(b"for one alone")
-                    assert await one.recv() == joined_frame()
+                    assert await one.recv() == encode(Joined())
                     assert await one.recv() == b"for one alone"
-                # Whoever waits on is told nothing: the next thing that comes is the end.
+                # A client that is still waiting gets nothing until the edge closes its connection.
                 await edge.log.wait_for("relayed")
                 edge.stop.set()
                 code, _reason = await closing_reason(stranger)
@@ -88,27 +89,27 @@ def test_different_tokens_are_not_joined() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frame", "told"),
+    ("frame", "expected"),
     [
         ("{}", "unexpected type"),
-        ('{"type":"relay","token":"short"}', "token: expected 64 hex digits"),
+        ('{"type":"relay","token":"short"}', "token: 'short' cannot be used; expected 64 hex digits"),
         (f'{{"type":"relay","token":"{TOKEN}"}}', "ticket: "),
-        (relay_frame(TOKEN, "ab" * 16), "the ticket is not that of two clients who have met"),
+        (encode(Join(TOKEN, "ab" * 16)), "the ticket does not belong to two paired clients"),
         (b"\x00", "expected a text frame"),
     ],
 )
-def test_a_bad_first_frame_is_refused_in_words(frame: str | bytes, told: str) -> None:
+def test_a_bad_first_frame_is_refused_with_a_reason(frame: str | bytes, expected: str) -> None:
     async def test() -> None:
         async with running(settings=relaying()) as edge, connect(f"{edge.url}/relay", proxy=None) as client:
             await client.send(frame)
             code, reason = await closing_reason(client)
             assert code == 1008
-            assert told in reason
+            assert expected in reason
 
     run(test)
 
 
-def test_a_pair_gets_no_more_than_the_rate() -> None:
+def test_a_pair_is_limited_to_the_rate() -> None:
     async def test() -> None:
         data = os.urandom(400_000)
         async with running(settings=relaying(400_000)) as edge, ticket(edge.url) as shown:
@@ -121,7 +122,7 @@ def test_a_pair_gets_no_more_than_the_rate() -> None:
                 async with relayed(edge.url, TOKEN, shown) as connection:
                     begun = time.monotonic()
                     assert await read_exactly(connection, len(data)) == data
-                    assert time.monotonic() - begun > 0.8  # a second, less what may pass at once
+                    assert time.monotonic() - begun > 0.8  # a second, less the burst
 
             await asyncio.gather(send(), receive())
 
@@ -130,42 +131,43 @@ def test_a_pair_gets_no_more_than_the_rate() -> None:
 
 async def joined(shown: str, *clients: ClientConnection) -> None:
     for client in clients:
-        await client.send(relay_frame(TOKEN, shown))
+        await client.send(encode(Join(TOKEN, shown)))
     for client in clients:
-        assert await client.recv() == joined_frame()
+        assert await client.recv() == encode(Joined())
 
 
-def test_a_ticket_joins_one_pair_and_no_more() -> None:
+def test_a_ticket_joins_only_one_pair() -> None:
     async def test() -> None:
         async with running(settings=relaying()) as edge, ticket(edge.url) as shown:
             url = f"{edge.url}/relay"
             async with connect(url, proxy=None) as one, connect(url, proxy=None) as other:
                 await joined(shown, one, other)
             async with connect(url, proxy=None) as again:
-                await again.send(relay_frame(TOKEN, shown))
+                await again.send(encode(Join(TOKEN, shown)))
                 code, reason = await closing_reason(again)
                 assert (code, "used before" in reason) == (1008, True)
 
     run(test)
 
 
-def test_who_is_registered_but_has_met_nobody_is_not_relayed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_without_a_peer_is_not_relayed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tickets, "EARLY_S", 0.2)
 
     async def test() -> None:
         async with running(settings=relaying()) as edge, connect(str(edge.url), proxy=None) as client:
             await client.send(registration("sender"))
-            shown = (await said(client))["ticket"]
+            shown = (await received(client))["ticket"]
             async with connect(f"{edge.url}/relay", proxy=None) as stranger:
-                await stranger.send(relay_frame(TOKEN, shown))
+                await stranger.send(encode(Join(TOKEN, shown)))
                 code, reason = await closing_reason(stranger)
-                assert (code, "who have met" in reason) == (1008, True)
+                assert (code, "two paired clients" in reason) == (1008, True)
 
     run(test)
 
 
-def test_clients_at_two_edges_are_relayed_by_the_one_that_relays() -> None:
-    """Also if the one at the other edge comes to the relay before the relay's edge knows that the two have met."""
+def test_clients_at_two_edges_use_the_relay_of_one() -> None:
+    """Also if the client at the other edge connects to the relay before the relay's edge knows that the two are
+    paired."""
 
     async def test() -> None:
         async with (
@@ -176,30 +178,30 @@ def test_clients_at_two_edges_are_relayed_by_the_one_that_relays() -> None:
         ):
             await far.log.wait_for("joined")
             await receiver.send(registration("receiver"))
-            own = (await said(receiver))["ticket"]
+            own = (await received(receiver))["ticket"]
             async with (
                 connect(f"{far.url}/relay", proxy=None) as early,
                 connect(f"{far.url}/relay", proxy=None) as late,
             ):
-                await early.send(relay_frame(TOKEN, own))
+                await early.send(encode(Join(TOKEN, own)))
                 await sender.send(registration("sender"))
-                assert "ticket" not in await said(sender)
-                assert (await said(sender))["ticket"] == own
-                await late.send(relay_frame(TOKEN, own))
-                assert await late.recv() == await early.recv() == joined_frame()
+                assert "ticket" not in await received(sender)
+                assert (await received(sender))["ticket"] == own
+                await late.send(encode(Join(TOKEN, own)))
+                assert await late.recv() == await early.recv() == encode(Joined())
 
     run(test)
 
 
 @pytest.mark.parametrize(
-    ("terms", "told"),
+    ("terms", "expected"),
     [
         ({"idle_s": 0.3}, "nothing to relay for 0.3 s"),
         ({"lifetime_s": 0.3}, "relayed for 0.3 s, which is the limit"),
         ({"most_bytes": 1e4}, "relayed 0.01 MB, which is the limit"),
     ],
 )
-def test_a_pair_is_ended_at_its_limits(terms: dict[str, float], told: str) -> None:
+def test_a_pair_is_closed_at_its_limits(terms: dict[str, float], expected: str) -> None:
     async def test() -> None:
         async with running(settings=relaying(**terms)) as edge, ticket(edge.url) as shown:
             url = f"{edge.url}/relay"
@@ -208,13 +210,13 @@ def test_a_pair_is_ended_at_its_limits(terms: dict[str, float], told: str) -> No
                 if "most_bytes" in terms:
                     for _ in range(3):
                         await one.send(bytes(4000))
-                assert await closing_reason(one) == await closing_reason(other) == (1008, told)
-            assert (await edge.log.wait_for("relayed"))["ended"] == told
+                assert await closing_reason(one) == await closing_reason(other) == (1008, expected)
+            assert (await edge.log.wait_for("relayed"))["ended"] == expected
 
     run(test)
 
 
-def test_one_address_has_a_share_of_the_pairs() -> None:
+def test_the_pairs_of_one_address_are_limited() -> None:
     async def test() -> None:
         settings = replace(relaying(), limits=Limits(pairs=2))
         async with running(settings=settings) as edge, contextlib.AsyncExitStack() as stack:
@@ -226,14 +228,14 @@ def test_one_address_has_a_share_of_the_pairs() -> None:
                     await joined(shown, one, other)
                 else:
                     for client in (one, other):
-                        await client.send(relay_frame(TOKEN, shown))
-                    assert "too many pairs of 127.0.0.1" in (await closing_reason(other))[1]
+                        await client.send(encode(Join(TOKEN, shown)))
+                    assert "too many relayed pairs of 127.0.0.1" in (await closing_reason(other))[1]
                     assert (await closing_reason(one))[0] == 1013
 
     run(test)
 
 
-def test_an_edge_does_not_relay_unless_its_operator_wants_it() -> None:
+def test_an_edge_relays_only_if_its_operator_enables_it() -> None:
     async def test() -> None:
         async with running() as edge:
             with pytest.raises(InvalidStatus, match="404"):

@@ -1,4 +1,4 @@
-"""What those can do to an edge, and to others there, who use its relay and do not keep to its rules."""
+"""Clients that abuse a relay, and their effect on the edge and on other clients."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from punchlab.punch.client.relayed import LAST_S, relayed
+from punchlab.punch.codec import encode
 from punchlab.punch.edge import relay
 from punchlab.punch.edge.limits import Limits
 from punchlab.punch.edge.relay import RelayOffer, RelayTerms
 from punchlab.punch.edge.server import Settings
 from punchlab.punch.endpoint import EdgeUrl, Endpoint
-from punchlab.punch.relay import joined_frame, relay_frame
+from punchlab.punch.relay import Join, Joined
 from scenarios.hostile.clients import Attackers, memory_kib
 from tests.punch.edges import Running, closing_reason, run, running, ticket
 from tests.punch.processes import running_edge
@@ -33,26 +34,24 @@ CLIENTS = 20
 
 @contextlib.asynccontextmanager
 async def joined() -> AsyncIterator[tuple[Running, ClientConnection, ClientConnection]]:
-    """An edge, and two clients that it relays between."""
+    """An edge and two clients that it relays."""
     settings = Settings(relay=RelayOffer(EdgeUrl("127.0.0.1", 7000), RelayTerms(rate=RATE)))
     async with running(settings=settings) as edge, ticket(edge.url) as shown:
         url = f"{edge.url}/relay"
         async with connect(url, proxy=None) as one, connect(url, proxy=None) as other:
             for client in (one, other):
-                await client.send(relay_frame(TOKEN, shown))
+                await client.send(encode(Join(TOKEN, shown)))
             for client in (one, other):
-                assert await client.recv() == joined_frame()
+                assert await client.recv() == encode(Joined())
             yield edge, one, other
 
 
 @pytest.mark.parametrize("offender", [0, 1])
-def test_who_says_text_on_a_relay_is_told_and_the_other_sees_an_end(
-    offender: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_text_message_on_a_relay_closes_both_connections(offender: int, caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with joined() as (edge, *clients):
             await clients[offender].send("text")
-            assert await closing_reason(clients[offender]) == (1008, "expected a binary message on a relay")
+            assert await closing_reason(clients[offender]) == (1008, "expected a binary message")
             assert await closing_reason(clients[1 - offender]) == (1000, "")
             await edge.log.wait_for("relayed")
             (event,) = edge.log.all("rejected", kind="frame")
@@ -69,7 +68,7 @@ def test_who_says_text_on_a_relay_is_told_and_the_other_sees_an_end(
     [(Opcode.PING, True), (Opcode.PONG, True), (Opcode.BINARY, False)],
     ids=["ping", "pong", "part"],
 )
-def test_a_flood_of_frames_without_a_message_ends_on_a_relay(opcode: Opcode, final: bool) -> None:
+def test_a_flood_of_pings_or_fragments_on_a_relay_is_stopped(opcode: Opcode, final: bool) -> None:
     first = Frame(opcode, b"", fin=final).serialize(mask=True)
     more = first if final else Frame(Opcode.CONT, b"", fin=False).serialize(mask=True)
 
@@ -84,7 +83,7 @@ def test_a_flood_of_frames_without_a_message_ends_on_a_relay(opcode: Opcode, fin
     run(test)
 
 
-def test_messages_with_nothing_in_them_count_on_a_relay() -> None:
+def test_empty_messages_count_on_a_relay() -> None:
     async def test() -> None:
         async with joined() as (_edge, one, other):
             begun = time.monotonic()
@@ -92,7 +91,7 @@ def test_messages_with_nothing_in_them_count_on_a_relay() -> None:
                 await one.send(b"")
             for _number in range(2000):
                 assert await other.recv() == b""
-            assert time.monotonic() - begun > 1.5  # two seconds, less what may pass at once
+            assert time.monotonic() - begun > 1.5  # two seconds, less the burst
 
     run(test)
 
@@ -111,8 +110,8 @@ def test_a_client_whose_peer_reads_nothing_can_be_interrupted() -> None:
                     await asyncio.get_running_loop().sock_sendall(connection.sock, bytes(50_000_000))
 
             sending = asyncio.create_task(send())
-            await peer.send(relay_frame(TOKEN, shown))
-            assert await peer.recv() == joined_frame()
+            await peer.send(encode(Join(TOKEN, shown)))
+            assert await peer.recv() == encode(Joined())
             assert not (await asyncio.wait([sending], timeout=1.0))[0]
             begun = time.monotonic()
             sending.cancel()
@@ -124,7 +123,7 @@ def test_a_client_whose_peer_reads_nothing_can_be_interrupted() -> None:
     run(test)
 
 
-def test_messages_that_nobody_takes_yet_need_little_more_than_their_bytes() -> None:
+def test_unread_messages_need_little_more_memory_than_their_bytes() -> None:
     async def test(edge: Command, url: str) -> None:
         async with contextlib.AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(connect(f"{url}/relay", proxy=None)) for _ in range(CLIENTS)]
@@ -132,9 +131,9 @@ def test_messages_that_nobody_takes_yet_need_little_more_than_their_bytes() -> N
             for number, client in enumerate(clients):
                 stack.callback(client.transport.abort)
                 shown = await stack.enter_async_context(ticket(EdgeUrl.parse(url), f"relay{number}"))
-                await client.send(relay_frame(f"{number:064x}", shown))
+                await client.send(encode(Join(f"{number:064x}", shown)))
                 client.transport.write(Frame(Opcode.BINARY, b"").serialize(mask=True) * 10_000)
-            # What came before this has been read.
+            # The edge has read everything that was sent before this request.
             asking = Attackers(Endpoint.parse(url.removeprefix("ws://")), itertools.repeat("127.0.0.1"))
             assert b"200 OK" in await asyncio.to_thread(asking.ask, b"GET /healthz HTTP/1.1\r\n\r\n")
             assert memory_kib(edge.process.pid) - before < CLIENTS * 500
@@ -145,15 +144,15 @@ def test_messages_that_nobody_takes_yet_need_little_more_than_their_bytes() -> N
 
 @contextlib.asynccontextmanager
 async def waiting(edge: Running, count: int, ip: str = "127.0.0.1") -> AsyncIterator[list[ClientConnection]]:
-    """Clients from one address that wait at the relay, each with a ticket of its own."""
+    """Clients from one address that wait at the relay, each with its own ticket."""
     async with contextlib.AsyncExitStack() as stack:
         made = []
         for number in range(count):
             shown = await stack.enter_async_context(ticket(edge.url, f"wait{ip.rpartition('.')[2]}x{number}"))
             client = await stack.enter_async_context(connect(f"{edge.url}/relay", proxy=None, local_addr=(ip, 0)))
-            await client.send(relay_frame(TOKEN, shown))
+            await client.send(encode(Join(TOKEN, shown)))
             with contextlib.suppress(ConnectionClosed):
-                await (await client.ping())  # so the edge has read the frame
+                await (await client.ping())  # the edge has read the frame
             made.append(client)
         yield made
 
@@ -163,11 +162,11 @@ def waiting_settings(**limits: int) -> Settings:
     return Settings(limits=roomy, relay=RelayOffer(EdgeUrl("127.0.0.1", 7000)))
 
 
-def test_one_address_fills_only_its_share_of_the_places_at_a_relay() -> None:
+def test_the_clients_of_one_address_that_wait_at_a_relay_are_limited() -> None:
     async def test() -> None:
         most = Limits().waiting
         async with running(settings=waiting_settings()) as edge, waiting(edge, most + 1) as clients:
-            reason = f"too many clients at 127.0.0.1 wait at the relay (at most {most})"
+            reason = f"too many clients at 127.0.0.1 are waiting at the relay (at most {most})"
             assert await closing_reason(clients[-1]) == (1008, reason)
             async with waiting(edge, 1, "127.0.0.5") as others:
                 assert others[0].close_code is clients[0].close_code is None
@@ -175,22 +174,22 @@ def test_one_address_fills_only_its_share_of_the_places_at_a_relay() -> None:
     run(test)
 
 
-def test_a_pair_that_is_relayed_has_no_place_among_those_that_wait() -> None:
+def test_a_relayed_pair_does_not_count_as_waiting() -> None:
     async def test() -> None:
         async with running(settings=waiting_settings(waiting=1)) as edge, ticket(edge.url) as shown:
             url = f"{edge.url}/relay"
             async with connect(url, proxy=None) as one, connect(url, proxy=None) as other:
                 for client in (one, other):
-                    await client.send(relay_frame(TOKEN, shown))
+                    await client.send(encode(Join(TOKEN, shown)))
                 for client in (one, other):
-                    assert await client.recv() == joined_frame()
+                    assert await client.recv() == encode(Joined())
                 async with waiting(edge, 1) as clients:
                     assert clients[0].close_code is None
 
     run(test)
 
 
-def test_a_full_relay_ends_who_has_waited_for_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_relay_closes_the_connection_that_has_waited_longest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay, "MAX_WAITING", 2)
 
     async def test() -> None:

@@ -1,4 +1,4 @@
-"""docs/running-an-edge.md is true."""
+"""The facts in docs/running-an-edge.md are correct."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def help_of_edge(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def test_the_options_on_the_page_are_there(capsys: pytest.CaptureFixture[str]) -> None:
-    told = help_of_edge(capsys)
+def test_the_options_on_the_page_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    help_text = help_of_edge(capsys)
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGE)) - {"--edge"}
     assert used
-    assert {option for option in used if option not in told} == set()
+    assert {option for option in used if option not in help_text} == set()
 
 
-def test_the_commands_on_the_page_get_as_far_as_the_certificate(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_on_the_page_are_valid_up_to_the_certificate(capsys: pytest.CaptureFixture[str]) -> None:
     commands = re.findall(r"(?:^|ExecStart=\S*/)punch (edge .*)$", PAGE, flags=re.MULTILINE)
     assert len(commands) == 2
     for command in commands:
@@ -38,7 +38,7 @@ def test_the_commands_on_the_page_get_as_far_as_the_certificate(capsys: pytest.C
         assert capsys.readouterr().err.startswith("punch: tls-cert: '/nowhere/cert.pem' cannot be used")
 
 
-def test_the_metrics_on_the_page_are_all_of_them() -> None:
+def test_the_page_lists_all_metrics() -> None:
     rows = PAGE.split("| metric (`punch_edge_…`) | what |")[1].split("\n\n")[0]
     named = {name for row in rows.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     gauges = {"connections", "pending", "clients", "sessions", "links", "addresses"}
@@ -62,5 +62,5 @@ def test_the_limits_on_the_page_are_the_defaults() -> None:
     }
 
 
-def test_the_readme_leads_to_the_page() -> None:
+def test_the_readme_links_to_the_page() -> None:
     assert "(docs/running-an-edge.md)" in (ROOT / "README.md").read_text()

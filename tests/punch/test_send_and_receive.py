@@ -1,4 +1,4 @@
-"""`punch send` and `punch receive` as a user runs them: processes of their own, on the loopback network."""
+"""`punch send` and `punch receive` as a user runs them: as processes, on the loopback network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def in_order(events: list[Event], *names: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["reuse", "keep"])
-def test_a_file_crosses_and_every_event_is_told(file: Path, out: Path, strategy: str) -> None:
+def test_a_file_is_transferred_and_every_event_reported(file: Path, out: Path, strategy: str) -> None:
     with running_edge() as (edge, url):
         with send(url, file, "--strategy", strategy) as sender:
             code = sender.wait_for("code")["code"]
@@ -50,7 +50,7 @@ def test_a_file_crosses_and_every_event_is_told(file: Path, out: Path, strategy:
         assert registered["public"] == registered["local"]
         assert (registered["edge"], registered["session"]) == ("e1", session)
         assert command.wait_for("peer_known")["candidates"] == [
-            {"address": other_registered["public"], "kind": "public"}
+            {"address": other_registered["public"], "kind": "srflx"}
         ]
         agreed = command.wait_for("agreed")
         assert (agreed["local"], agreed["remote"]) == (registered["local"], other_registered["local"])
@@ -59,7 +59,7 @@ def test_a_file_crosses_and_every_event_is_told(file: Path, out: Path, strategy:
         assert 0 < command.wait_for("nonce_echoed")["round_trip_s"] < PATIENCE_S
         assert command.wait_for("done")["files"] == [done]
         assert command.all("attempt")
-        assert all(event["number"] >= 1 and event["kind"] == "public" for event in command.all("attempt"))
+        assert all(event["number"] >= 1 and event["kind"] == "srflx" for event in command.all("attempt"))
         in_order(command.events, "registered", "peer_known", "first_syn", "connected", "agreed", "nonce_echoed", "done")
         assert bool(command.all("rendezvous_closed")) is (strategy == "reuse")
         if strategy == "reuse":
@@ -67,7 +67,7 @@ def test_a_file_crosses_and_every_event_is_told(file: Path, out: Path, strategy:
 
 
 @pytest.mark.parametrize("sender_first", [True, False])
-def test_clients_at_two_edges_meet_over_the_mesh(file: Path, out: Path, sender_first: bool) -> None:
+def test_clients_at_two_edges_connect_over_the_mesh(file: Path, out: Path, sender_first: bool) -> None:
     with (
         running_edge("e1", "--mesh-from", "127.0.0.1") as (near, near_url),
         running_edge("e2", "--join", near_url) as (far, far_url),
@@ -175,13 +175,15 @@ def test_an_existing_file_is_overwritten_only_with_force(edge: str, file: Path, 
     else:
         assert (out / "report.pdf").read_bytes() == b"old"
         assert all(command.wait_for("failed")["outcome"] == "client_error" for command in (sender, receiver))
-        assert "'report.pdf' exists already (--force" in receiver.wait_for("failed")["reason"]
-        assert sender.wait_for("failed")["reason"] == "the receiver stopped: what was offered cannot be stored there"
+        assert "'report.pdf' already exists (--force" in receiver.wait_for("failed")["reason"]
+        assert (
+            sender.wait_for("failed")["reason"] == "the receiver aborted: the receiver cannot store the offered files"
+        )
     assert [path.name for path in out.iterdir()] == ["report.pdf"]
 
 
 def test_both_dial_at_the_instant_they_were_given(edge: str, file: Path, out: Path) -> None:
-    instant = time.monotonic() + 5  # by then they have met, on a busy machine too
+    instant = time.monotonic() + 5  # long enough to connect on a busy machine
     options = ["--start-at", repr(instant)]
     with (
         send(edge, file, "--code", CODE, *options) as sender,
@@ -194,7 +196,7 @@ def test_both_dial_at_the_instant_they_were_given(edge: str, file: Path, out: Pa
         assert instant <= command.wait_for("first_syn")["t"] < instant + 1
 
 
-def test_a_disk_that_is_full_is_told_on_both_sides_and_leaves_nothing(edge: str, file: Path, out: Path) -> None:
+def test_a_full_disk_is_reported_on_both_sides_and_leaves_nothing(edge: str, file: Path, out: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with send(edge, file, "--code", CODE) as sender:
         sender.wait_for("code")
@@ -207,7 +209,7 @@ def test_a_disk_that_is_full_is_told_on_both_sides_and_leaves_nothing(edge: str,
             assert receiver.finish() == 1
             assert sender.finish() == 1
     assert "'report.pdf' cannot be stored: File too large" in receiver.wait_for("failed")["reason"]
-    assert sender.wait_for("failed")["reason"] == "the receiver stopped: what was offered cannot be stored there"
+    assert sender.wait_for("failed")["reason"] == "the receiver aborted: the receiver cannot store the offered files"
     assert list(out.iterdir()) == []
 
 
@@ -217,7 +219,7 @@ def test_a_receiver_that_is_terminated_leaves_nothing(
 ) -> None:
     big = tmp_path / "big"
     with big.open("wb") as file:
-        file.truncate(1 << 40)  # sparse: it will not be sent to its end
+        file.truncate(1 << 40)  # sparse: it is not sent completely
     fits = os.statvfs(out).f_bavail * os.statvfs(out).f_frsize
     os.truncate(big, min(1 << 40, fits // 2))
     with send(edge, big, "--code", CODE) as sender, receive(edge, CODE, "--dir", out) as receiver:

@@ -1,4 +1,4 @@
-"""The pairing of clients at one endpoint and over a bus, without any network."""
+"""Pairing of clients at one endpoint and over a bus, without a network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.punch.sessions import SESSION, Client, Wire, WireBus, endpoint, ignor
 
 
 @pytest.mark.parametrize("order", [("sender", "receiver"), ("receiver", "sender")])
-def test_two_at_one_endpoint_meet_once(order: tuple[Role, Role]) -> None:
+def test_two_clients_at_one_endpoint_are_paired_once(order: tuple[Role, Role]) -> None:
     directory = Directory("e", LocalBus(), ignore)
     first, second = Client(order[0], 1), Client(order[1], 2)
     directory.join(first.registration)
@@ -36,14 +36,14 @@ def test_a_receiver_that_finds_its_sender_here_is_not_announced() -> None:
     assert wire.bodies() == []
 
 
-def test_a_lone_sender_is_parked_silently() -> None:
+def test_a_waiting_sender_publishes_nothing() -> None:
     wire = Wire()
     endpoint(wire).join(Client("sender", 1).registration)
     assert wire.bodies() == []
 
 
 @pytest.mark.parametrize("sender_first", [True, False])
-def test_two_at_two_endpoints_meet_over_the_bus(sender_first: bool) -> None:
+def test_clients_at_two_endpoints_are_paired_over_the_bus(sender_first: bool) -> None:
     wire = Wire()
     near, far = endpoint(wire), endpoint(wire)
     sender, receiver = Client("sender", 1), Client("receiver", 2)
@@ -62,7 +62,7 @@ def test_two_at_two_endpoints_meet_over_the_bus(sender_first: bool) -> None:
 
 
 @pytest.mark.parametrize("role", ["sender", "receiver"])
-def test_a_role_is_taken_as_long_as_its_client_is_there(role: Role) -> None:
+def test_a_role_is_taken_until_its_client_leaves(role: Role) -> None:
     directory = Directory("e", LocalBus(), ignore)
     first, second = Client(role, 1), Client(role, 2)
     directory.join(first.registration)
@@ -75,7 +75,7 @@ def test_a_role_is_taken_as_long_as_its_client_is_there(role: Role) -> None:
     directory.join(second.registration)
 
 
-def test_a_second_receiver_at_another_endpoint_is_refused_until_the_first_has_gone() -> None:
+def test_a_second_receiver_at_another_endpoint_is_refused_until_the_first_leaves() -> None:
     wire = Wire()
     near, far = endpoint(wire), endpoint(wire)
     first, second = Client("receiver", 1), Client("receiver", 2)
@@ -92,13 +92,13 @@ def test_a_second_receiver_at_another_endpoint_is_refused_until_the_first_has_go
     assert sender.met() == [(third.contact, "bus")]
 
 
-def test_of_two_receivers_announced_at_once_one_meets_and_the_other_is_told() -> None:
+def test_of_two_receivers_announced_at_once_one_is_paired_and_the_other_rejected() -> None:
     wire = Wire()
     holder, directory = endpoint(wire), endpoint(wire)
     sender, mine = Client("sender", 1), Client("receiver", 2)
     directory.join(mine.registration)
     other = Contact(Endpoint("11.0.0.9", 9), (), None)
-    # Another endpoint's receiver was announced at the same instant, and its answer comes first.
+    # Another endpoint's receiver was announced at the same instant, and its answer arrives first.
     stranger = WireBus(wire)
     stranger.publish(SESSION, Waiting("ff" * 8, "cc" * 8))
     stranger.publish(SESSION, Answer("cc" * 8, sender.registration.client, other, sender.contact))
@@ -107,7 +107,7 @@ def test_of_two_receivers_announced_at_once_one_meets_and_the_other_is_told() ->
     assert holder
 
 
-def test_each_registration_is_handed_out_once() -> None:
+def test_each_registration_is_paired_once() -> None:
     wire = Wire()
     near, far = endpoint(wire), endpoint(wire)
     sender, receiver, guesser = Client("sender", 1), Client("receiver", 2), Client("receiver", 3)
@@ -119,7 +119,7 @@ def test_each_registration_is_handed_out_once() -> None:
     assert not guesser.peers
 
 
-def test_both_may_come_again_after_they_left() -> None:
+def test_both_clients_may_register_again_after_leaving() -> None:
     wire = Wire()
     near, far = endpoint(wire), endpoint(wire)
     for port in (1, 3):
@@ -132,7 +132,7 @@ def test_both_may_come_again_after_they_left() -> None:
         far.leave(receiver.registration)
 
 
-def test_a_receiver_that_left_is_not_met() -> None:
+def test_a_receiver_that_left_is_not_paired() -> None:
     wire = Wire()
     near, far = endpoint(wire), endpoint(wire)
     receiver, sender = Client("receiver", 1), Client("sender", 2)
@@ -158,7 +158,7 @@ def test_a_receiver_whose_sender_was_taken_is_announced_when_that_one_leaves() -
     assert again.met() == [(new_sender.contact, "bus")]
 
 
-def test_messages_that_come_twice_or_out_of_order_do_no_harm() -> None:
+def test_duplicate_and_reordered_messages_do_no_harm() -> None:
     wire = Wire()
     directory = endpoint(wire)
     sender = Client("sender", 1)
@@ -178,7 +178,7 @@ def test_messages_that_come_twice_or_out_of_order_do_no_harm() -> None:
     assert [type(body) for body in wire.bodies()].count(Answer) == 1
 
 
-def test_of_two_senders_at_two_endpoints_one_meets_and_the_other_is_told() -> None:
+def test_of_two_senders_at_two_endpoints_one_is_paired_and_the_other_rejected() -> None:
     wire = Wire()
     near, far, third = endpoint(wire), endpoint(wire), endpoint(wire)
     first, second, receiver = Client("sender", 1), Client("sender", 2), Client("receiver", 3)
@@ -191,7 +191,7 @@ def test_of_two_senders_at_two_endpoints_one_meets_and_the_other_is_told() -> No
     assert second.dismissals == [f"session {SESSION} already has a sender"]
 
 
-def test_a_receiver_promised_to_a_sender_that_leaves_is_there_for_the_next() -> None:
+def test_a_receiver_reserved_for_a_sender_that_leaves_is_offered_to_the_next() -> None:
     wire = Wire()
     directory = endpoint(wire)
     receiver, sender = Client("receiver", 1), Client("sender", 2)
@@ -205,7 +205,7 @@ def test_a_receiver_promised_to_a_sender_that_leaves_is_there_for_the_next() -> 
     assert sender.met() == [(receiver.contact, "bus")]
 
 
-def test_sessions_do_not_touch_each_other() -> None:
+def test_sessions_are_independent() -> None:
     wire = Wire()
     near, far = endpoint(wire), endpoint(wire)
     sender, receiver = Client("sender", 1), Client("receiver", 2, session=SessionId("other"))

@@ -1,4 +1,5 @@
-"""Clients that register once more after an endpoint or a connection died, and what earlier rounds of a session left."""
+"""Clients that register again after an endpoint or a connection failed, and leftovers of earlier rounds of a
+session."""
 
 from __future__ import annotations
 
@@ -11,47 +12,47 @@ from tests.punch.sessions import OLD_S, SESSION, Client, Wire, again, endpoint, 
 
 
 @pytest.mark.parametrize("role", ["sender", "receiver"])
-def test_a_client_that_registers_again_takes_its_own_place(role: Role) -> None:
+def test_a_client_that_registers_again_replaces_its_registration(role: Role) -> None:
     directory = Directory("e", LocalBus(), ignore)
     dead = Client(role, 1)
     directory.join(dead.registration)
     alive, peer = again(dead), Client("receiver" if role == "sender" else "sender", 2)
     directory.join(alive.registration)
     assert dead.dismissals
-    directory.leave(dead.registration)  # which is noticed late
+    directory.leave(dead.registration)  # detected late
     directory.join(peer.registration)
     assert alive.met() == [(peer.contact, "local")]
     assert not dead.peers
 
 
-def test_a_receiver_whose_endpoint_died_is_met_where_it_registers_again() -> None:
+def test_a_receiver_whose_endpoint_failed_is_paired_at_another_one() -> None:
     wire = Wire()
     near, far, dying = endpoint(wire), endpoint(wire), endpoint(wire)
     receiver, sender = Client("receiver", 1), Client("sender", 2)
     dying.join(receiver.registration)
     wire.cut(dying)
     far.join(sender.registration)
-    assert not sender.peers  # the announcement is still there, its endpoint is not
+    assert not sender.peers  # the announcement is still stored, but its endpoint has failed
     alive = again(receiver)
     near.join(alive.registration)
     assert sender.met() == [(alive.contact, "bus")]
     assert alive.met() == [(sender.contact, "bus")]
 
 
-def test_a_receiver_is_told_again_what_it_may_have_missed() -> None:
+def test_a_receiver_that_registers_again_gets_its_peer_again() -> None:
     wire = Wire()
     near, far, dying = endpoint(wire), endpoint(wire), endpoint(wire)
     receiver, sender = Client("receiver", 1), Client("sender", 2)
     far.join(sender.registration)
     dying.join(receiver.registration)
-    wire.cut(dying)  # before the receiver has read about its peer
+    wire.cut(dying)  # before the receiver has received its peer
     far.leave(sender.registration)
     alive = again(receiver)
     near.join(alive.registration)
     assert alive.met() == [(sender.contact, "bus")]
 
 
-def test_a_sender_is_told_again_what_it_may_have_missed() -> None:
+def test_a_sender_that_registers_again_gets_its_peer_again() -> None:
     wire = Wire()
     near, far, dying = endpoint(wire), endpoint(wire), endpoint(wire)
     receiver, sender = Client("receiver", 1), Client("sender", 2)
@@ -64,7 +65,7 @@ def test_a_sender_is_told_again_what_it_may_have_missed() -> None:
     assert len(receiver.peers) == 1
 
 
-def test_a_dead_connection_gives_way_to_the_same_client_at_another_endpoint() -> None:
+def test_a_dead_connection_is_replaced_by_the_same_client_at_another_endpoint() -> None:
     wire = Wire()
     near, far, third = endpoint(wire), endpoint(wire), endpoint(wire)
     dead = Client("receiver", 1)
@@ -86,7 +87,7 @@ def test_an_earlier_round_of_the_session_neither_pairs_nor_dismisses() -> None:
     near.leave(old_sender.registration)
     dying.leave(old_receiver.registration)
     dying.join(left_behind.registration)
-    wire.cut(dying)  # nobody calls it off
+    wire.cut(dying)  # it is never withdrawn
     sender, receiver = Client("sender", 4), Client("receiver", 5)
     near.join(sender.registration)
     far.join(receiver.registration)
@@ -96,7 +97,7 @@ def test_an_earlier_round_of_the_session_neither_pairs_nor_dismisses() -> None:
     assert not receiver.dismissals
 
 
-def test_an_answer_that_comes_late_from_an_earlier_round_dismisses_nobody() -> None:
+def test_a_late_answer_from_an_earlier_round_dismisses_no_client() -> None:
     wire = Wire()
     directory = endpoint(wire)
     sender = Client("sender", 1)
@@ -108,7 +109,7 @@ def test_an_answer_that_comes_late_from_an_earlier_round_dismisses_nobody() -> N
     assert sender.dismissals == [f"session {SESSION} already has a sender"]
 
 
-def test_what_a_session_remembers_of_others_is_bounded() -> None:
+def test_the_state_of_a_session_is_bounded() -> None:
     recent: Recent[int] = Recent(3)
     for number in (1, 2, 3, 2, 4, 5):
         recent.add(number)

@@ -1,4 +1,4 @@
-"""What clients say to each other by way of the edges, and what an edge can do about it."""
+"""Signals of clients through the edges, and what an edge can do with them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEY = bytes(range(32))
 
 
 class Wire:
-    """An edge, as one client sees it, that keeps what it gets for the test to hand over."""
+    """An edge, as one client sees it, that stores received signals for the test to deliver."""
 
     def __init__(self) -> None:
         self.sent: list[str] = []
@@ -41,14 +41,14 @@ class Wire:
             self.coming.put_nowait(each)
 
     def take(self) -> str:
-        """The only thing that was said, once."""
+        """Return the single signal."""
         (data,) = self.sent
         self.sent.clear()
         return data
 
 
 class End:
-    """One client, and how much of its budget is left."""
+    """One client, and the rest of its budget."""
 
     def __init__(self, signals: Signals, wire: Wire, guesses: Guesses, exposure: Exposure) -> None:
         self.signals, self.wire, self.guesses, self.exposure = signals, wire, guesses, exposure
@@ -67,7 +67,7 @@ async def _key() -> bytes:
 
 @asynccontextmanager
 async def pair() -> AsyncIterator[tuple[End, End]]:
-    """A sender and a receiver that have met."""
+    """A sender and a receiver that have received each other's contacts."""
     ends = []
     for role in ("sender", "receiver"):
         wire, guesses = Wire(), Guesses()
@@ -91,7 +91,7 @@ def test_both_ways_arrive_and_the_largest_fits() -> None:
                     assert b"open" not in base64.b64decode(signal)
                     other.wire.hand_over(signal)
                     assert await other.signals.receive() == data
-            with pytest.raises(ValueError, match="more than"):
+            with pytest.raises(ValueError, match="expected at most"):
                 await sender.signals.send(bytes(MAX_BYTES + 1))
 
     run(test)
@@ -127,7 +127,7 @@ def test_what_the_peer_never_said_is_not_taken(how: str) -> None:
             victim.wire.hand_over(forged[how])
             with pytest.raises(TamperedError):
                 await victim.signals.receive()
-            assert victim.left() == 1  # a guess was tested, whoever has proved first
+            assert victim.left() == 1  # a guess was tested, whichever side sent its proof first
             assert victim.wire.sent == []
 
     run(test)
@@ -152,12 +152,12 @@ def test_the_first_signal_is_drawn_from_the_budget_and_returned_when_the_peer_an
             assert (sender.left(), receiver.left()) == (1, 2)
             receiver.wire.hand_over(*sender.wire.sent)
             assert await receiver.signals.receive() == b"one"
-            sender.wire.hand_over(receiver.wire.take())  # nobody there has said anything yet
+            sender.wire.hand_over(receiver.wire.take())  # that side has sent nothing yet
             heard = asyncio.create_task(sender.signals.receive())
             while not sender.exposure.confirmed:
                 await asyncio.sleep(0)
             assert (sender.left(), receiver.left()) == (2, 2)
-            assert not heard.done()  # it is none of a strategy's
+            assert not heard.done()  # it is not for a strategy
             await receiver.signals.send(b"three")
             sender.wire.hand_over(receiver.wire.take())
             assert await heard == b"three"

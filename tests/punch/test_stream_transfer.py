@@ -1,4 +1,4 @@
-"""Streams, and files to standard output, over a channel: what waits where, and what ends it."""
+"""Streams, and files to standard output, over a channel: where data wait, and what ends the transfer."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ import pytest
 
 from punchlab.punch.errors import PunchFailedError, TunnelBrokenError
 from punchlab.punch.secure.channel import MAX_PAYLOAD, Channel, Kind
-from punchlab.punch.transfer.allowance import write_count
-from punchlab.punch.transfer.file_sink import FileSink
-from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.file_transfer import Received, receive_files, send_files
+from punchlab.punch.transfer.files.file_sink import FileSink
+from punchlab.punch.transfer.files.file_source import FileSource
+from punchlab.punch.transfer.files.name_rules import FileError
+from punchlab.punch.transfer.flow_control import write_count
 from punchlab.punch.transfer.offer import StreamInfo
-from punchlab.punch.transfer.outgoing import Outgoing
 from punchlab.punch.transfer.stdin_source import StdinSource
 from punchlab.punch.transfer.stdout_sink import WINDOW, StdoutSink, receive_to
-from punchlab.punch.transfer.transfer import Received, receive_files, send_files
 from tests.punch.transfers import bar, offer, receiving
 from tests.punch.wires import channels, run
 
-ONCE = "; what comes from standard input cannot be sent again$"
+ONCE = "; data from standard input cannot be sent again$"
 
 
 def stream_offer(*, last: bool = True) -> bytes:
@@ -36,7 +36,7 @@ def stream_offer(*, last: bool = True) -> bytes:
 
 @contextlib.contextmanager
 def pipe() -> Iterator[tuple[FileIO, FileIO]]:
-    """Where to read, and where to write."""
+    """Yield a descriptor to read from and one to write to."""
     near, far = os.pipe()
     with FileIO(near, "r") as reading, FileIO(far, "w") as writing:
         yield reading, writing
@@ -82,9 +82,9 @@ def test_a_damaged_stream_is_not_kept(tmp_path: Path) -> None:
         with FileSink(tmp_path, force=False) as inbox:
             async with stream_under_way(inbox) as (sender, received):
                 await sender.send(Kind.DIGEST, hashlib.sha256(b"4321").digest())
-                assert b"arrived damaged" in await sender.expect(Kind.ABORT)
+                assert b"damaged" in await sender.expect(Kind.ABORT)
                 sender.close()
-                with pytest.raises(PunchFailedError, match="arrived damaged"):
+                with pytest.raises(PunchFailedError, match="damaged"):
                     await received
 
     run(test)
@@ -95,7 +95,7 @@ def test_a_stream_is_offered_alone(tmp_path: Path) -> None:
     async def test() -> None:
         with FileSink(tmp_path, force=False) as inbox:
             async with receiving(inbox, stream_offer(last=False), offer("a", 1)) as (_, received):
-                with pytest.raises(PunchFailedError, match="a stream is offered, and not alone"):
+                with pytest.raises(PunchFailedError, match="a stream is not the only offer"):
                     await received
 
     run(test)
@@ -106,12 +106,12 @@ def test_a_sender_waits_as_long_as_nobody_reads_the_other_s_standard_output(tmp_
     (tmp_path / "a").write_bytes(content)
 
     async def test() -> None:
-        with pipe() as (near, far), Outgoing([tmp_path / "a"]) as outgoing, StdoutSink(far.fileno()) as outlet:
+        with pipe() as (near, far), FileSource([tmp_path / "a"]) as source, StdoutSink(far.fileno()) as outlet:
             async with channels() as (sender, receiver):
-                transfer = asyncio.gather(send_files(sender, outgoing, bar), receive_to(receiver, outlet, bar))
+                transfer = asyncio.gather(send_files(sender, source, bar), receive_to(receiver, outlet, bar))
                 while outlet.size + MAX_PAYLOAD <= WINDOW:
                     await asyncio.sleep(0)
-                assert outlet.written <= 1 << 16  # what fits into the pipe
+                assert outlet.written <= 1 << 16  # the capacity of the pipe
                 reading = asyncio.create_task(asyncio.to_thread(near.read))
                 sent, received = await transfer
                 far.close()
@@ -134,19 +134,19 @@ def test_a_closed_standard_output_stays_closed_whatever_tunnel_comes_next() -> N
     run(test)
 
 
-def test_a_full_device_at_standard_output_is_told(tmp_path: Path) -> None:
+def test_a_full_device_at_standard_output_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"content")
 
     async def test() -> None:
         with (
             Path("/dev/full").open("wb") as full,
-            Outgoing([tmp_path / "a"]) as outgoing,
+            FileSource([tmp_path / "a"]) as source,
             StdoutSink(full.fileno()) as outlet,
         ):
             async with channels() as (sender, receiver):
                 received = asyncio.create_task(receive_to(receiver, outlet, bar))
-                with pytest.raises(PunchFailedError, match="the receiver stopped: standard output cannot be written"):
-                    await send_files(sender, outgoing, bar)
+                with pytest.raises(PunchFailedError, match="the receiver aborted: standard output cannot be written"):
+                    await send_files(sender, source, bar)
                 sender.close()
                 with pytest.raises(PunchFailedError, match="cannot be written to: No space left on device"):
                     await received
@@ -189,7 +189,7 @@ def test_a_sender_that_sends_more_than_there_is_room_for_is_refused() -> None:
                 received = asyncio.create_task(receive_to(receiver, outlet, bar))
                 await sender.send(Kind.OFFER, stream_offer())
                 assert await sender.expect(Kind.ACCEPT) == write_count(WINDOW)
-                with pytest.raises(PunchFailedError, match="more than there is room for"):
+                with pytest.raises(PunchFailedError, match="exceeds the window"):
                     await asyncio.gather(received, _flood(sender))
 
     run(test)
@@ -215,9 +215,9 @@ def test_standard_output_goes_on_exactly_after_what_was_written(tmp_path: Path) 
                 with pytest.raises(TunnelBrokenError):
                     await received
                 assert outlet.size == 20_000
-            with Outgoing([tmp_path / "a"]) as outgoing:
+            with FileSource([tmp_path / "a"]) as source:
                 async with channels() as (sender, receiver):
-                    await asyncio.gather(send_files(sender, outgoing, bar), receive_to(receiver, outlet, bar))
+                    await asyncio.gather(send_files(sender, source, bar), receive_to(receiver, outlet, bar))
             far.close()
             assert near.read() == content
 
@@ -238,13 +238,13 @@ def test_what_was_written_to_standard_output_is_not_taken_back(tmp_path: Path) -
                 with pytest.raises(TunnelBrokenError):
                     await received
                 assert outlet.size == 12
-            with Outgoing([tmp_path / "a"]) as outgoing:
+            with FileSource([tmp_path / "a"]) as source:
                 async with channels() as (sender, receiver):
                     received = asyncio.create_task(receive_to(receiver, outlet, bar))
-                    with pytest.raises(PunchFailedError, match=r"the receiver stopped: .* cannot be taken back"):
-                        await send_files(sender, outgoing, bar)
+                    with pytest.raises(PunchFailedError, match=r"the receiver aborted: .* cannot be undone"):
+                        await send_files(sender, source, bar)
                     sender.close()
-                    with pytest.raises(PunchFailedError, match="cannot be taken back"):
+                    with pytest.raises(PunchFailedError, match="cannot be undone"):
                         await received
             far.close()
             assert near.read() == b"some content"
@@ -262,7 +262,7 @@ def test_a_window_or_credit_that_cannot_be_read_is_refused(payload: bytes) -> No
                     await receiver.expect(Kind.OFFER)
                     await receiver.send(Kind.ACCEPT, window)
                     await receiver.send(Kind.CREDIT, payload)
-                    with pytest.raises(PunchFailedError, match="a number of bytes cannot be read"):
+                    with pytest.raises(PunchFailedError, match="invalid number of bytes"):
                         await sending
 
     run(test)
@@ -275,7 +275,7 @@ def test_a_stream_that_cannot_be_read_is_an_error_on_both_sides(tmp_path: Path) 
             with FileSink(tmp_path, force=False) as inbox:
                 async with channels() as (sender, receiver):
                     sending = asyncio.create_task(send_files(sender, StdinSource("s", directory), bar))
-                    with pytest.raises(PunchFailedError, match="the sender stopped: standard input cannot be read"):
+                    with pytest.raises(PunchFailedError, match="the sender aborted: standard input cannot be read"):
                         await receive_files(receiver, inbox, bar)
                     receiver.close()
                     with pytest.raises(PunchFailedError, match="standard input cannot be read: Is a directory"):

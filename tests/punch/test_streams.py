@@ -17,7 +17,7 @@ from tests.punch.wires import channels, run
 
 @contextlib.asynccontextmanager
 async def pair() -> AsyncIterator[tuple[Streams, Streams]]:
-    """Both ends of a channel with streams: the one that opens them, the one that accepts."""
+    """Yield both ends of a channel with streams: the one that opens them, and the one that accepts."""
     async with channels() as (one, other):
         ends = Streams(one, opens=True), Streams(other, opens=False)
         running = [asyncio.create_task(end.run()) for end in ends]

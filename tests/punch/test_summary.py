@@ -1,4 +1,4 @@
-"""An offer as a person sees it before it is accepted: nothing hidden gets lost in it."""
+"""An offer as a user sees it before accepting: no hidden file is lost in it."""
 
 from __future__ import annotations
 

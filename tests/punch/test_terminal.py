@@ -1,4 +1,4 @@
-"""What people see of a command, and a command whose terminal shows little or is not there."""
+"""The output of a command for users, and commands with a limited terminal or without one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.punch.processes import CODE, send
 from tests.punch.recorder import PATIENCE_S
 
 
-def test_people_are_told_the_code_and_what_happened(edge: str, file: Path, out: Path) -> None:
+def test_users_see_the_code_and_the_result(edge: str, file: Path, out: Path) -> None:
     command = [sys.executable, "-W", "error", "-m", "punchlab.punch"]
     with subprocess.Popen(
         [*command, "send", str(file), "--edge", edge], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -39,7 +39,7 @@ def test_people_are_told_the_code_and_what_happened(edge: str, file: Path, out: 
     assert (out / "report.pdf").read_bytes() == file.read_bytes()
 
 
-def test_people_are_told_a_failure_in_one_line(edge: str, file: Path) -> None:
+def test_users_see_a_failure_in_one_line(edge: str, file: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "punchlab.punch", "send", str(file), "--edge", edge, "--wait", "0.1"],
         capture_output=True,
@@ -98,7 +98,7 @@ def test_clients_do_without_standard_streams(edge: str, file: Path, out: Path, c
 
 
 @pytest.mark.parametrize("code", [1000, 1008])
-def test_what_an_edge_says_cannot_command_the_terminal(file: Path, code: int) -> None:
+def test_messages_of_an_edge_cannot_control_the_terminal(file: Path, code: int) -> None:
     with contextlib.ExitStack() as stack:
         hostile = stack.enter_context(serve(lambda client: client.close(code, "\x1b]0;owned\x07"), "127.0.0.1", 0))
         serving = threading.Thread(target=hostile.serve_forever)

@@ -14,13 +14,13 @@ from punchlab.punch import stdio
 from punchlab.punch.errors import ArgumentError, PunchError, PunchFailedError
 from punchlab.punch.events import human_reporter, json_reporter
 from punchlab.punch.text import LONGEST, MOST_MARKS, printable, printable_lines, safe_json, shown
-from punchlab.punch.transfer.names import FileError, check_name
+from punchlab.punch.transfer.files.name_rules import FileError, check_name
 from tests.plain import ATTACKS, HOSTILE, assert_plain, assert_plain_line, is_plain
 
 ANY_TEXT = st.text(st.characters() | st.sampled_from("#[:\x1b\u202e\n\udcff"), max_size=60)
 
 
-def test_of_all_characters_none_gets_through_that_is_not_plain() -> None:
+def test_no_unsafe_character_is_unescaped() -> None:
     text = "".join(map(chr, range(sys.maxunicode + 1)))
     assert all(map(is_plain, printable(text, None)))
     assert all(map(is_plain, safe_json(json.dumps(text, ensure_ascii=False))))
@@ -32,9 +32,9 @@ def test_of_all_characters_none_gets_through_that_is_not_plain() -> None:
 @example("a" + "\u0301" * 30 + "\u202e" + "\u0301" * 30)
 @example("x" * (LONGEST - 8) + "\u0301" * 10)
 @example("x" * (LONGEST - 1) + "\x1b")
-def test_text_is_one_line_and_stays_as_it_is_when_made_printable_again(text: str) -> None:
+def test_printable_is_one_line_and_idempotent(text: str) -> None:
     once = printable(text)
-    assert_plain(once.replace("::", ""))  # `::` is a command only where it begins a line of an output
+    assert_plain(once.replace("::", ""))  # `::` is a command only at the start of a line of output
     assert "\n" not in once
     assert len(once) <= LONGEST
     assert printable(once) == once
@@ -43,11 +43,11 @@ def test_text_is_one_line_and_stays_as_it_is_when_made_printable_again(text: str
 @pytest.mark.parametrize(
     "text", ["", "a", "naïve 日本語 (€)", "a\u3000b", "10:00\u202fAM", "C:\\new", "a::b", "# [x]", "é"]
 )
-def test_plain_text_stays_as_it_is(text: str) -> None:
+def test_plain_text_is_unchanged(text: str) -> None:
     assert printable(text) == text
 
 
-def test_what_is_escaped_can_be_read() -> None:
+def test_escapes_are_readable() -> None:
     assert printable("a\x1b[1m\tb\u202e\U000e0041\udcff ##[error]") == (
         r"a\x1b[1m\tb\u202e\U000e0041\udcff #\u0023[error]"
     )
@@ -86,12 +86,12 @@ def test_a_name_with_a_stack_of_marks_is_refused(between: str) -> None:
 
 
 @given(ANY_TEXT)
-def test_text_of_several_lines_keeps_them(text: str) -> None:
+def test_printable_lines_keeps_lines(text: str) -> None:
     assert printable_lines(text).split("\n") == [printable(line) for line in text.split("\n")]
 
 
 @given(st.recursive(ANY_TEXT | st.integers() | st.none(), lambda inner: st.dictionaries(ANY_TEXT, inner, max_size=3)))
-def test_json_means_the_same_and_is_plain(value: object) -> None:
+def test_safe_json_is_equivalent_and_plain(value: object) -> None:
     for ascii_only in (True, False):
         document = safe_json(json.dumps(value, ensure_ascii=ascii_only))
         assert_plain(document.replace("::", ""))
@@ -99,7 +99,7 @@ def test_json_means_the_same_and_is_plain(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", [HOSTILE, [HOSTILE], {HOSTILE: 1}, 10**5000, HOSTILE.encode()], ids=type)
-def test_values_of_any_kind_are_shown_in_bounds(value: object) -> None:
+def test_any_value_is_shown_within_bounds(value: object) -> None:
     assert_plain(shown(value))
     assert len(shown(value)) <= 300
 
@@ -113,25 +113,25 @@ def test_values_of_any_kind_are_shown_in_bounds(value: object) -> None:
         PunchFailedError("refused", "x" * 10**6),
     ],
 )
-def test_an_error_is_one_plain_line_whatever_it_quotes(error: PunchError) -> None:
+def test_an_error_is_one_plain_line(error: PunchError) -> None:
     assert_plain_line(f"{error}\n")
     assert len(str(error)) <= LONGEST
 
 
 def written(write: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> str:
-    """What comes out of standard output while `write` writes to it."""
+    """Return what standard output gets while `write` writes to it."""
     below = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
     monkeypatch.setattr(sys, "stdout", below)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     stdio.settle()
-    stdio.settle()  # twice is once
+    stdio.settle()  # the second call changes nothing
     assert stdio.unguarded(sys.stdout) is below
     write()
     assert isinstance(below.buffer, io.BytesIO)
     return below.buffer.getvalue().decode()
 
 
-def test_a_standard_stream_lets_nothing_through_but_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_standard_stream_writes_only_safe_text(monkeypatch: pytest.MonkeyPatch) -> None:
     def write() -> None:
         for attack in (*ATTACKS, HOSTILE):
             print(attack, "naïve\t日本語", sep="\n")
@@ -153,7 +153,7 @@ def test_a_standard_stream_lets_nothing_through_but_text(monkeypatch: pytest.Mon
         (["a ::error::x"], "a ::error::x"),
     ],
 )
-def test_a_line_that_begins_with_a_command_is_none(
+def test_a_line_that_begins_with_a_command_is_disarmed(
     parts: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write() -> None:
@@ -163,11 +163,11 @@ def test_a_line_that_begins_with_a_command_is_none(
     assert written(write, monkeypatch) == expected
 
 
-def test_a_sentence_gets_printable_fields_and_json_the_true_ones() -> None:
-    heard: list[object] = []
+def test_sentences_get_printable_fields_and_json_the_original_ones() -> None:
+    received: list[object] = []
     fields = {"reason": HOSTILE, "names": [HOSTILE], "size": 3, HOSTILE: ("a",)}
-    human_reporter({"event": lambda given: heard.append(given)}, io.StringIO())("event", **fields)
-    assert heard == [
+    human_reporter({"event": lambda given: received.append(given)}, io.StringIO())("event", **fields)
+    assert received == [
         {"reason": printable(HOSTILE), "names": [printable(HOSTILE)], "size": 3, printable(HOSTILE): ["a"]}
     ]
     stream = io.StringIO()
@@ -185,7 +185,7 @@ def test_a_sentence_gets_printable_fields_and_json_the_true_ones() -> None:
         *("\ufdd0", "\ufffe", "\U0010ffff", "\udcff"),
     ],
 )
-def test_a_name_with_what_nobody_sees_is_refused(char: str) -> None:
+def test_a_name_with_invisible_characters_is_refused(char: str) -> None:
     for name in (char, f"a{char}.txt", f"{char}a", f"a{char}"):
         with pytest.raises(FileError) as caught:
             check_name(name)
@@ -205,7 +205,7 @@ def test_a_name_with_what_nobody_sees_is_refused(char: str) -> None:
         "a\u3000b",
     ],
 )
-def test_a_name_has_the_joiners_and_blanks_that_its_language_needs(name: str) -> None:
+def test_a_name_may_have_the_joiners_and_spaces_of_its_language(name: str) -> None:
     check_name(name)
 
 

@@ -1,4 +1,4 @@
-"""An edge with a certificate, and clients that check it."""
+"""An edge with a certificate, and clients that verify it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tls_edge(files: tuple[Path, Path], *options: str) -> Iterator[tuple[Command,
 
 
 @pytest.mark.parametrize("strategy", ["reuse", "keep"])
-def test_a_file_crosses_by_an_edge_with_tls(
+def test_a_file_is_sent_through_an_edge_with_tls(
     authority: Authority, file: Path, out: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
@@ -75,7 +75,7 @@ def test_a_certificate_of_an_unknown_authority_is_not_trusted(
     authority: Authority, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with tls_edge(authority.issue("127.0.0.1")) as (_, url):
-        assert "certificate cannot be trusted (unable to get local issuer certificate)" in refused(url, capsys)
+        assert "certificate is not trusted (unable to get local issuer certificate)" in refused(url, capsys)
 
 
 def test_a_certificate_for_another_address_is_not_trusted(
@@ -83,10 +83,10 @@ def test_a_certificate_for_another_address_is_not_trusted(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
     with tls_edge(authority.issue("127.0.0.9")) as (_, url):
-        assert "certificate cannot be trusted (IP address mismatch" in refused(url, capsys)
+        assert "certificate is not trusted (IP address mismatch" in refused(url, capsys)
 
 
-def test_tls_with_an_edge_that_has_none_and_the_other_way_round_are_told(
+def test_a_tls_mismatch_between_client_and_edge_is_reported(
     authority: Authority, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Command("edge", "--listen", "127.0.0.1:0") as edge:
@@ -96,7 +96,7 @@ def test_tls_with_an_edge_that_has_none_and_the_other_way_round_are_told(
         assert "cannot be reached: " in refused(url.replace("wss", "ws"), capsys)
 
 
-def test_clients_that_speak_no_tls_are_counted_and_counted_off(authority: Authority) -> None:
+def test_clients_without_tls_are_counted_and_released(authority: Authority) -> None:
     with tls_edge(authority.issue("127.0.0.1")) as (_, url):
         address = Endpoint.parse(url.removeprefix("wss://"))
         attackers(address).assault([b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b"", b"\x00" * 1000] * 10)
@@ -108,7 +108,7 @@ def test_clients_that_speak_no_tls_are_counted_and_counted_off(authority: Author
 
 
 def hello(length: int) -> bytes:
-    """The beginning of a record with a ClientHello that says that it has so many bytes."""
+    """Return the beginning of a record with a ClientHello that announces `size` bytes."""
     return b"\x16\x03\x01\x20\x00\x01" + length.to_bytes(3) + b"\x03\x03" + bytes(32)
 
 
@@ -122,9 +122,7 @@ def hello(length: int) -> bytes:
     ],
     ids=["HTTP", "a huge client_hello", "a usual one, in part", "two bytes"],
 )
-def test_what_begins_no_usual_client_hello_costs_no_tls(
-    authority: Authority, sent: bytes, closed_at_once: bool
-) -> None:
+def test_an_unusual_client_hello_is_closed_before_tls(authority: Authority, sent: bytes, closed_at_once: bool) -> None:
     with (
         tls_edge(authority.issue("127.0.0.1")) as (_, url),
         attackers(Endpoint.parse(url.removeprefix("wss://"))).dial_tcp() as sock,
@@ -135,7 +133,7 @@ def test_what_begins_no_usual_client_hello_costs_no_tls(
         assert (time.monotonic() - begun < FIRST_BYTE_S / 2) is closed_at_once
 
 
-def test_tls_1_2_is_not_spoken(authority: Authority) -> None:
+def test_tls_1_2_is_not_supported(authority: Authority) -> None:
     with tls_edge(authority.issue("127.0.0.1")) as (_, url):
         old = trusting_anybody()
         old.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -151,7 +149,7 @@ def served(url: str, authority: Authority) -> str:
     return ssl.get_server_certificate((host, int(port)), ca_certs=str(authority.path))
 
 
-def test_a_renewed_certificate_is_read_on_sighup_and_a_broken_one_is_not(authority: Authority) -> None:
+def test_sighup_loads_a_renewed_certificate_but_no_broken_one(authority: Authority) -> None:
     files = authority.issue("127.0.0.1")
     with tls_edge(files) as (edge, url):
         old = served(url, authority)
@@ -167,7 +165,7 @@ def test_a_renewed_certificate_is_read_on_sighup_and_a_broken_one_is_not(authori
 
 
 @pytest.mark.parametrize(
-    ("certificate", "key", "told"),
+    ("certificate", "key", "expected"),
     [
         ("edge.pem", None, "tls-key: missing"),
         (None, "edge.key", "tls-cert: missing"),
@@ -177,13 +175,13 @@ def test_a_renewed_certificate_is_read_on_sighup_and_a_broken_one_is_not(authori
         ("edge.pem", "other.key", "tls-cert: "),
     ],
 )
-def test_what_is_no_certificate_with_its_key_is_bad_input(
+def test_an_invalid_certificate_or_key_is_an_argument_error(
     authority: Authority,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     certificate: str | None,
     key: str | None,
-    told: str,
+    expected: str,
 ) -> None:
     authority.issue("127.0.0.1")
     authority.issue("127.0.0.1", "other")
@@ -191,4 +189,4 @@ def test_what_is_no_certificate_with_its_key_is_bad_input(
     options += [*(["--tls-key", str(tmp_path / key)] if key else [])]
     assert main(["edge", "--listen", "127.0.0.1:0", *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"punch: {told}")
+    assert line.startswith(f"punch: {expected}")

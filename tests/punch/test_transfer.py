@@ -1,4 +1,4 @@
-"""Files over a channel whose ends both keep to the protocol."""
+"""Files over a channel whose ends both follow the protocol."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 
 from punchlab.punch.errors import PunchFailedError
 from punchlab.punch.secure.channel import Kind
-from punchlab.punch.transfer.file_sink import FileSink
-from punchlab.punch.transfer.outgoing import Outgoing
+from punchlab.punch.transfer.file_transfer import receive_files, send_files
+from punchlab.punch.transfer.files.file_sink import FileSink
+from punchlab.punch.transfer.files.file_source import FileSource
 from punchlab.punch.transfer.progress import Progress
-from punchlab.punch.transfer.transfer import receive_files, send_files
 from tests.punch.recorder import Recorder
 from tests.punch.transfers import bar, both, under_way
 from tests.punch.wires import channels, run
@@ -32,9 +32,9 @@ def test_files_arrive_as_they_were(tmp_path: Path, out: Path, sizes: list[int]) 
         (tmp_path / name).write_bytes(content)
 
     async def test() -> None:
-        with Outgoing([tmp_path / name for name in contents]) as outgoing, FileSink(out, force=False) as inbox:
+        with FileSource([tmp_path / name for name in contents]) as source, FileSink(out, force=False) as inbox:
             async with channels() as (sender, receiver):
-                sent, received = await both(sender, outgoing, receiver, inbox)
+                sent, received = await both(sender, source, receiver, inbox)
         expected = [(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in contents.items()]
         assert sent == received == expected
 
@@ -52,31 +52,31 @@ def test_an_existing_file_stops_everything_before_a_byte_moves(tmp_path: Path, o
 
     async def test() -> None:
         with (
-            Outgoing([tmp_path / "a", tmp_path / "b"]) as outgoing,
+            FileSource([tmp_path / "a", tmp_path / "b"]) as source,
             FileSink(out, force=False) as inbox,
         ):
             async with channels() as (sender, receiver):
-                sending = asyncio.create_task(send_files(sender, outgoing, bar))
+                sending = asyncio.create_task(send_files(sender, source, bar))
                 receiving = asyncio.create_task(receive_files(receiver, inbox, bar))
                 with pytest.raises(
-                    PunchFailedError, match=r"the receiver stopped: what was offered cannot be stored there$"
+                    PunchFailedError, match=r"the receiver aborted: the receiver cannot store the offered files$"
                 ):
                     await sending
                 sender.close()
-                with pytest.raises(PunchFailedError, match="client_error: 'b' exists already"):
+                with pytest.raises(PunchFailedError, match="client_error: 'b' already exists"):
                     await receiving
 
     run(test)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {"b": b"old"}
 
 
-def test_a_receiver_that_stops_in_mid_file_says_why(tmp_path: Path) -> None:
+def test_a_receiver_that_stops_within_a_file_sends_the_reason(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(bytes(5_000_000))
 
     async def test() -> None:
         async with under_way(tmp_path / "a") as (receiver, sent):
             await receiver.send(Kind.ABORT, b"the disk is \x1b[31mfull")
-            with pytest.raises(PunchFailedError, match=r"the receiver stopped: the disk is \\x1b\[31mfull"):
+            with pytest.raises(PunchFailedError, match=r"the receiver aborted: the disk is \\x1b\[31mfull"):
                 await sent
 
     run(test)
@@ -86,11 +86,11 @@ def test_a_file_that_has_changed_is_an_error_on_both_sides(tmp_path: Path, out: 
     (tmp_path / "a").write_bytes(bytes(1000))
 
     async def test() -> None:
-        with Outgoing([tmp_path / "a"]) as outgoing, FileSink(out, force=False) as inbox:
+        with FileSource([tmp_path / "a"]) as source, FileSink(out, force=False) as inbox:
             os.truncate(tmp_path / "a", 10)
             async with channels() as (sender, receiver):
-                sending = asyncio.create_task(send_files(sender, outgoing, bar))
-                with pytest.raises(PunchFailedError, match="the sender stopped: 'a' has changed since"):
+                sending = asyncio.create_task(send_files(sender, source, bar))
+                with pytest.raises(PunchFailedError, match="the sender aborted: 'a' has changed since"):
                     await receive_files(receiver, inbox, bar)
                 receiver.close()
                 with pytest.raises(PunchFailedError, match="'a' has changed since"):

@@ -1,4 +1,4 @@
-"""Directories on their way out and in: what they are made of, what is left out, and what cannot lead out of them."""
+"""Directories in a transfer: their contents, what is skipped, and names that could lead outside."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from punchlab.punch.errors import ArgumentError, TamperedError
-from punchlab.punch.transfer.file_sink import FileSink, Incoming
-from punchlab.punch.transfer.names import MAX_DEPTH, MAX_PATH_BYTES, FileError, check_path
+from punchlab.punch.transfer.files.file_sink import FileSink, Incoming
+from punchlab.punch.transfer.files.file_source import FileSource
+from punchlab.punch.transfer.files.name_rules import MAX_DEPTH, MAX_PATH_BYTES, FileError, check_path
 from punchlab.punch.transfer.offer import (
     MAX_ENTRIES,
     DirectoryInfo,
@@ -29,15 +30,14 @@ from punchlab.punch.transfer.offer import (
     read_offer,
     write_offer,
 )
-from punchlab.punch.transfer.outgoing import Outgoing
-from tests.punch.transfers import OWNER
+from tests.punch.transfers import PARTIAL_NAMES
 
 CONTENT = b"content"
 SHA256 = hashlib.sha256(CONTENT).digest()
 
 
 def tree(directory: Path, *names: str) -> None:
-    """Files of those names, and directories of those that end with a slash."""
+    """Create files with these names, and directories for those with a trailing slash."""
     for name in names:
         path = directory / name
         (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
@@ -46,12 +46,12 @@ def tree(directory: Path, *names: str) -> None:
 
 
 def names_in(directory: Path) -> list[str]:
-    """Everything below it, directories with a slash at their ends."""
+    """Return everything below a directory; directories have a trailing slash."""
     return sorted(f"{path.relative_to(directory)}{'/' * path.is_dir()}" for path in directory.rglob("*"))
 
 
 def store(inbox: FileSink, *offered: Offered) -> None:
-    """Receive it, as a transfer does."""
+    """Receive it as a transfer does."""
     inbox.check(offered)
     arrived: list[Incoming] = []
     for info in offered:
@@ -70,7 +70,7 @@ def file(name: str, *, executable: bool = False) -> FileInfo:
 HOSTILE = [
     *("/", "/etc", "a/", "a//b", "..", "../x", "a/..", "a/../b", "a/../../b", "./a", "a/.", "a\\..\\b", "a/b\\c"),
     *("a/b\n", "a/\x1b[2Jb", "a/\x00", "a/\udcff", "a\u202eb/c", f"a/{'x' * 256}", "/".join("a" * (MAX_DEPTH + 1))),
-    *("/".join(["x" * 255] * 5), f"a/{OWNER.directory}", f"{OWNER.directory}/a"),
+    *("/".join(["x" * 255] * 5), f"a/{PARTIAL_NAMES.directory}", f"{PARTIAL_NAMES.directory}/a"),
 ]
 
 
@@ -134,8 +134,8 @@ def test_an_offer_can_be_read_or_is_refused(payload: bytes) -> None:
 def test_a_directory_goes_with_all_that_is_in_it(tmp_path: Path) -> None:
     tree(tmp_path, "d/b/c/deep", "d/a", "d/.hidden", "d/empty/er/", "d/b/ç d", "file")
     (tmp_path / "d" / "a").chmod(0o750)
-    with Outgoing([tmp_path / "d", tmp_path / "file"]) as outgoing:
-        assert outgoing.offered == [
+    with FileSource([tmp_path / "d", tmp_path / "file"]) as source:
+        assert source.offered == [
             file("d/.hidden"),
             file("d/a", executable=True),
             file("d/b/c/deep"),
@@ -143,9 +143,9 @@ def test_a_directory_goes_with_all_that_is_in_it(tmp_path: Path) -> None:
             DirectoryInfo("d/empty/er"),
             file("file"),
         ]
-        assert outgoing.total == 5 * len(CONTENT)
-        for index, info, stream in outgoing.contents():
-            assert outgoing.offered[index] == info
+        assert source.total == 5 * len(CONTENT)
+        for index, info, stream in source.contents():
+            assert source.offered[index] == info
             assert stream.read() == CONTENT
 
 
@@ -156,38 +156,38 @@ def test_a_directory_is_called_what_it_is(
     tree(tmp_path, "parent/d/x")
     (tmp_path / "parent" / "link").symlink_to("d")
     monkeypatch.chdir(tmp_path / "parent" / "d")
-    with Outgoing([Path(word)]) as outgoing:
-        assert {info.name.partition("/")[0] for info in outgoing.offered} == {name}
+    with FileSource([Path(word)]) as source:
+        assert {info.name.partition("/")[0] for info in source.offered} == {name}
 
 
 def test_the_root_has_no_name_to_send_it_by() -> None:
-    with pytest.raises(ArgumentError, match="a name that can be sent"):
-        Outgoing([Path("/")])
+    with pytest.raises(ArgumentError, match="a valid name"):
+        FileSource([Path("/")])
 
 
-def test_what_is_no_file_in_a_directory_is_left_out_and_told(tmp_path: Path) -> None:
+def test_special_files_in_a_directory_are_skipped_and_listed(tmp_path: Path) -> None:
     tree(tmp_path, "secret/x", "d/a", "d/only/")
     (tmp_path / "d" / "to file").symlink_to("../secret/x")
     (tmp_path / "d" / "to directory").symlink_to("../secret")
     (tmp_path / "d" / "only" / "dangling").symlink_to("nowhere")
     os.mkfifo(tmp_path / "d" / "fifo")
-    tree(tmp_path, f"d/{OWNER.directory}/x")
-    with Outgoing([tmp_path / "d"]) as outgoing:
-        assert outgoing.offered == [file("d/a"), DirectoryInfo("d/only")]
-        assert {each.name: each.reason for each in outgoing.skipped} == {
+    tree(tmp_path, f"d/{PARTIAL_NAMES.directory}/x")
+    with FileSource([tmp_path / "d"]) as source:
+        assert source.offered == [file("d/a"), DirectoryInfo("d/only")]
+        assert {each.name: each.reason for each in source.skipped} == {
             "d/to file": "a symbolic link",
             "d/to directory": "a symbolic link",
             "d/only/dangling": "a symbolic link",
             "d/fifo": "a FIFO",
-            f"d/{OWNER.directory}": "an unfinished file of punch",
+            f"d/{PARTIAL_NAMES.directory}": "an unfinished file of punch",
         }
 
 
 @pytest.mark.parametrize("name", ["d/a\nb", "d/a\\b/x", "d/" + "/".join("a" * MAX_DEPTH)])
 def test_a_directory_with_a_name_in_it_that_cannot_be_sent_is_refused(tmp_path: Path, name: str) -> None:
     tree(tmp_path, "d/good", name)
-    with pytest.raises(ArgumentError, match="a name that can be sent"):
-        Outgoing([tmp_path / "d"])
+    with pytest.raises(ArgumentError, match="a valid name"):
+        FileSource([tmp_path / "d"])
 
 
 def test_more_files_than_are_allowed_are_refused(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_more_files_than_are_allowed_are_refused(tmp_path: Path) -> None:
     for number in range(MAX_ENTRIES + 1):
         (tmp_path / "d" / str(number)).symlink_to("x")
     with pytest.raises(ArgumentError, match=f"at most {MAX_ENTRIES}"):
-        Outgoing([tmp_path / "d"])
+        FileSource([tmp_path / "d"])
 
 
 def test_more_directories_than_are_allowed_are_refused_even_with_few_files(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_more_directories_than_are_allowed_are_refused_even_with_few_files(tmp_p
     for number in range(MAX_ENTRIES // (MAX_DEPTH - 3) + 1):
         (tmp_path / "d" / str(number) / directories).mkdir(parents=True)
     with pytest.raises(ArgumentError, match=f"at most {MAX_ENTRIES} files and directories"):
-        Outgoing([tmp_path / "d"])
+        FileSource([tmp_path / "d"])
 
 
 def test_directories_above_a_file_are_counted_once() -> None:
@@ -234,19 +234,19 @@ def _replace_by_another(path: Path) -> None:
 @pytest.mark.parametrize("change", [_append, _replace_by_a_link, _replace_by_another, Path.unlink])
 def test_what_was_offered_is_what_is_sent_or_nothing(tmp_path: Path, change: Callable[[Path], None]) -> None:
     tree(tmp_path, "d/x/a")
-    with Outgoing([tmp_path / "d"]) as outgoing:
+    with FileSource([tmp_path / "d"]) as source:
         change(tmp_path / "d" / "x" / "a")
         with pytest.raises(FileError, match=r"'d/x/a' (has changed|cannot be read)"):
-            next(outgoing.contents())
+            next(source.contents())
 
 
 def test_a_directory_that_becomes_a_link_is_not_followed(tmp_path: Path) -> None:
     tree(tmp_path, "d/x/a")
-    with Outgoing([tmp_path / "d"]) as outgoing:
+    with FileSource([tmp_path / "d"]) as source:
         (tmp_path / "d" / "x").rename(tmp_path / "moved")
         (tmp_path / "d" / "x").symlink_to(tmp_path / "moved")
         with pytest.raises(FileError, match="'d/x/a' cannot be read"):
-            next(outgoing.contents())
+            next(source.contents())
 
 
 def open_descriptors() -> int:
@@ -256,8 +256,8 @@ def open_descriptors() -> int:
 def test_one_file_at_a_time_is_open(tmp_path: Path) -> None:
     tree(tmp_path, *(f"d/{number}" for number in range(50)))
     before = open_descriptors()
-    with Outgoing([tmp_path / "d"]) as outgoing:
-        for _ in outgoing.contents():
+    with FileSource([tmp_path / "d"]) as source:
+        for _ in source.contents():
             assert open_descriptors() == before + 1
     assert open_descriptors() == before
 
@@ -289,7 +289,7 @@ def test_who_may_not_read_may_not_execute(tmp_path: Path) -> None:
 def test_without_force_nothing_may_have_the_name_of_the_directory(tmp_path: Path, there: str) -> None:
     tree(tmp_path, there)
     before = names_in(tmp_path)
-    with FileSink(tmp_path, force=False) as inbox, pytest.raises(FileError, match="'d' exists already"):
+    with FileSink(tmp_path, force=False) as inbox, pytest.raises(FileError, match="'d' already exists"):
         store(inbox, file("d/a"))
     assert names_in(tmp_path) == before
 
@@ -387,14 +387,14 @@ def test_whatever_is_offered_and_whatever_links_there_are_nothing_outside_change
             assert names_in(inside / "d") == sorted(["e/", "to file", "to outside/", "e/to file", "e/to outside/"])
 
 
-def test_what_is_incomplete_waits_beside_no_directory(tmp_path: Path) -> None:
-    with FileSink(tmp_path, force=False, owner=OWNER) as inbox:
+def test_unfinished_files_are_not_in_the_offered_directory(tmp_path: Path) -> None:
+    with FileSink(tmp_path, force=False, partial_names=PARTIAL_NAMES) as inbox:
         with inbox.create(file("d/a")) as incoming:
             incoming.write(CONTENT)
             incoming.verify(SHA256)
         assert names_in(tmp_path) == [
-            f"{OWNER.directory}/",
-            f"{OWNER.directory}/{OWNER.name('d/a', len(CONTENT))}",
+            f"{PARTIAL_NAMES.directory}/",
+            f"{PARTIAL_NAMES.directory}/{PARTIAL_NAMES.name('d/a', len(CONTENT))}",
         ]
         inbox.discard([file("d/a")])
     assert names_in(tmp_path) == []

@@ -1,4 +1,4 @@
-"""Two clients that are of one mind about their tunnel, whatever happens in the last moment: on loopback."""
+"""Two clients agree on whether they have a tunnel, whatever happens at the last moment; on the loopback network."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ from punchlab.punch.errors import PunchFailedError, TunnelBrokenError
 from punchlab.punch.frames import Role
 from punchlab.punch.punching.candidates import Candidate
 from punchlab.punch.secure.channel import HELLO_BYTES, PROOF_BYTES
-from punchlab.punch.strategy.meeting import Meeting, Strategy
+from punchlab.punch.strategy.context import PunchContext, Strategy
 from tests.punch.edges import preshared, run, running
 from tests.punch.recorder import Recorder
 
 DEADLINE_S = 1.5
 NO_RELAY = EdgeUrl("127.0.0.1", 9)
-"""It is offered, but there is nobody."""
+"""An offered relay that no server answers at."""
 
 
 class Accepts(Strategy):
-    """Dials nobody."""
+    """Connects to nobody."""
 
-    async def punch(self, meeting: Meeting) -> None:
-        meeting.begin_key()
-        meeting.puncher.accept()
+    async def punch(self, context: PunchContext) -> None:
+        context.begin_key()
+        context.puncher.accept()
 
 
 class LacksSockets(Strategy):
-    """Finds that this process has no descriptor left."""
+    """Fails because the process has no descriptor left."""
 
-    async def punch(self, meeting: Meeting) -> None:
-        meeting.begin_key()
+    async def punch(self, context: PunchContext) -> None:
+        context.begin_key()
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 class Dials(Strategy):
-    """Dials `through`, which is told where the peer is."""
+    """Connects to `through`, a proxy that knows the peer's address."""
 
     def __init__(self, through: Endpoint, target: asyncio.Future[Endpoint]) -> None:
         self._through, self._target = through, target
 
-    async def punch(self, meeting: Meeting) -> None:
-        self._target.set_result(meeting.peer.contact.public)
-        meeting.begin_key()
-        meeting.puncher.dial(Candidate(self._through, "public"))
+    async def punch(self, context: PunchContext) -> None:
+        self._target.set_result(context.peer.contact.public)
+        context.begin_key()
+        context.puncher.dial(Candidate(self._through, "srflx"))
 
 
 @contextlib.asynccontextmanager
 async def between(
     target: asyncio.Future[Endpoint], count: int, go_on: asyncio.Event | None = None
 ) -> AsyncIterator[Endpoint]:
-    """Somebody in between: carries what each says, but of the target only so many bytes until it may go on.
+    """A proxy that forwards both directions, but only a limited number of bytes from the target until `go_on`.
 
-    Without `go_on` it cuts both connections there.
+    Without `go_on` it closes both connections at that point.
     """
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Transfers of files over channels, whole or with a test in the place of one end."""
+"""Transfers of files over channels, complete or with a test in the place of one end."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 from punchlab.punch.secure.channel import Channel, Kind
 from punchlab.punch.secure.code import Code
 from punchlab.punch.transfer.consent import Consent
-from punchlab.punch.transfer.file_sink import FileSink
+from punchlab.punch.transfer.file_transfer import Received, receive_files, send_files
+from punchlab.punch.transfer.files.file_sink import FileSink
+from punchlab.punch.transfer.files.file_source import FileSource
+from punchlab.punch.transfer.files.partial_names import PartialNames
 from punchlab.punch.transfer.offer import FileDone
-from punchlab.punch.transfer.outgoing import Outgoing
-from punchlab.punch.transfer.owner import Owner
 from punchlab.punch.transfer.progress import Progress
-from punchlab.punch.transfer.transfer import Received, receive_files, send_files
 from tests.punch.recorder import Recorder
 from tests.punch.wires import channels
 
-OWNER = Owner.of_code(Code.parse("k7x2mq-amber-falcon-tulip"))
+PARTIAL_NAMES = PartialNames.of_code(Code.parse("k7x2mq-amber-falcon-tulip"))
 
 
 def bar(total: int | None) -> Progress:
@@ -28,13 +28,13 @@ def bar(total: int | None) -> Progress:
 
 
 async def both(
-    sender: Channel, outgoing: Outgoing, receiver: Channel, inbox: FileSink, consent: Consent | None = None
+    sender: Channel, source: FileSource, receiver: Channel, inbox: FileSink, consent: Consent | None = None
 ) -> tuple[list[FileDone] | BaseException, list[FileDone] | BaseException]:
     sent, received = await asyncio.gather(
-        send_files(sender, outgoing, bar), receive_files(receiver, inbox, bar, consent), return_exceptions=True
+        send_files(sender, source, bar), receive_files(receiver, inbox, bar, consent), return_exceptions=True
     )
     if isinstance(received, Received):
-        assert received.told
+        assert received.confirmed
         return sent, received.files
     return sent, received
 
@@ -45,7 +45,7 @@ def offer(name: object, size: object, last: object = True) -> bytes:
 
 @contextlib.asynccontextmanager
 async def receiving(inbox: FileSink, *offers: bytes) -> AsyncIterator[tuple[Channel, asyncio.Task[Received]]]:
-    """A receiver to which the test sends, these offers first; the channel of the test, and what comes of it."""
+    """Yield a receiver to which the test sends these offers first, and the test's channel."""
     async with channels() as (sender, receiver):
         received = asyncio.create_task(receive_files(receiver, inbox, bar))
         for each in offers:
@@ -57,7 +57,7 @@ async def receiving(inbox: FileSink, *offers: bytes) -> AsyncIterator[tuple[Chan
 async def accepted(
     directory: Path, size: int = 8, *, force: bool = False
 ) -> AsyncIterator[tuple[Channel, asyncio.Task[Received]]]:
-    """A receiver that has accepted the file `a` of so many bytes."""
+    """Yield a receiver that has accepted the file `a` of so many bytes."""
     with FileSink(directory, force=force) as inbox:
         async with receiving(inbox, offer("a", size)) as (sender, received):
             await sender.expect(Kind.ACCEPT)
@@ -66,17 +66,17 @@ async def accepted(
 
 @contextlib.asynccontextmanager
 async def sending(file: Path) -> AsyncIterator[tuple[Channel, asyncio.Task[list[FileDone]]]]:
-    """A sender that has offered the file to the test; the channel of the test, and what comes of it."""
-    with Outgoing([file]) as outgoing:
+    """Yield a sender that has offered the file to the test, and the test's channel."""
+    with FileSource([file]) as source:
         async with channels() as (sender, receiver):
-            sent = asyncio.create_task(send_files(sender, outgoing, bar))
+            sent = asyncio.create_task(send_files(sender, source, bar))
             await receiver.expect(Kind.OFFER)
             yield receiver, sent
 
 
 @contextlib.asynccontextmanager
 async def under_way(file: Path) -> AsyncIterator[tuple[Channel, asyncio.Task[list[FileDone]]]]:
-    """A sender whose offer the test has accepted, and of whose file the first bytes have come."""
+    """Yield a sender whose offer the test has accepted, after the first bytes of its file."""
     async with sending(file) as (receiver, sent):
         await receiver.send(Kind.ACCEPT)
         await receiver.expect(Kind.DATA)

@@ -1,4 +1,4 @@
-"""Channels over socket pairs, with an attacker in between where one is needed."""
+"""Channels over socket pairs, with an attacker in between if needed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 from punchlab.punch.errors import WrongPeerError
 from punchlab.punch.frames import Role, SessionId
-from punchlab.punch.secure.channel import HELLO_BYTES, PROOF_BYTES, Channel, Stream, introduce
-from punchlab.punch.secure.keys import Introduced
+from punchlab.punch.secure.channel import HELLO_BYTES, PROOF_BYTES, Channel, Stream, exchange_hellos
+from punchlab.punch.secure.keys import ContactTranscript
 
 SESSION = SessionId("k7x2mq")
 KEY = bytes(range(32))
-INTRODUCED = Introduced.of(SESSION, "sender", ("11" * 33, None), ("22" * 33, None))
+INTRODUCED = ContactTranscript.of(SESSION, "sender", ("11" * 33, None), ("22" * 33, None))
 TAGS = INTRODUCED.tags
 
 
@@ -39,8 +39,8 @@ async def wire() -> AsyncIterator[tuple[Stream, Stream]]:
 async def shake(
     stream: Stream, role: Role, *, key: bytes = KEY, session: SessionId = SESSION, tags: Mapping[Role, bytes] = TAGS
 ) -> Channel:
-    """What a client does on the only connection that there is."""
-    proofs = (await introduce(stream, role, tags)).agree(session, key)
+    """Run the handshake of a client on the only connection."""
+    proofs = (await exchange_hellos(stream, role, tags)).agree(session, key)
     if role == "sender":
         await proofs.prove()
         return await proofs.verify()
@@ -60,8 +60,7 @@ async def channels() -> AsyncIterator[tuple[Channel, Channel]]:
 
 
 def passages(one: Stream, other: Stream) -> Iterator[tuple[Stream, Stream, int]]:
-    """What is said until both ends are authenticated, by the sender at `one` and the receiver at `other`: who, to whom,
-    how many bytes."""
+    """Yield source, destination and size of each handshake message; the sender of the session is at `one`."""
     for count in (HELLO_BYTES, PROOF_BYTES):
         yield one, other, count
         yield other, one, count
@@ -69,7 +68,7 @@ def passages(one: Stream, other: Stream) -> Iterator[tuple[Stream, Stream, int]]
 
 @contextlib.asynccontextmanager
 async def tapped() -> AsyncIterator[tuple[Channel, Stream, Channel, Stream]]:
-    """Two channels and the streams of whoever sits between them: sender, its wire, receiver, its wire."""
+    """Yield two channels and the streams of an attacker in between: sender, its wire, receiver, its wire."""
     async with wire() as (one, one_tap), wire() as (other, other_tap):
         shaking = asyncio.gather(shake(one, "sender"), shake(other, "receiver"))
         for source, target, count in passages(one_tap, other_tap):

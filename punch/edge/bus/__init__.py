@@ -1,5 +1,5 @@
-"""How the endpoints of an edge network pass messages among themselves.
+"""The bus by which the endpoints of an edge network exchange messages.
 
-`interface` says what a bus promises; `local` is that of a lone endpoint, `mesh` links endpoints directly, `nats` goes
-through NATS servers. What an endpoint remembers, with any of the latter two, is `memory`.
+`interface` defines a bus; `local` is the bus of a single endpoint, `mesh` links endpoints directly, and `nats` uses
+NATS servers. `store` keeps the messages of the latter two.
 """

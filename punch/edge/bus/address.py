@@ -1,4 +1,4 @@
-"""The bus that the user names: `mesh`, or the servers of a NATS cluster."""
+"""The bus that the user selects: `mesh`, or the servers of a NATS cluster."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _SERVER = re.compile(
 
 
 def parse_bus(text: str, *, field: str = "bus") -> list[str]:
-    """The URLs of the NATS servers; none for `mesh`. Raises `ArgumentError`."""
+    """Return the URLs of the NATS servers, or an empty list for `mesh`. Raises `ArgumentError`."""
     if text == "mesh":
         return []
     servers = text.split(",")
     for server in servers:
         match = _SERVER.fullmatch(server)
         if match is None or not 1 <= int(match["port"]) <= 65535:
-            raise ArgumentError(field, server, "mesh, or nats://HOST:PORT (several with commas between)")
+            raise ArgumentError(field, server, "mesh, or comma-separated nats://HOST:PORT")
     return servers

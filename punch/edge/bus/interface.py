@@ -1,4 +1,4 @@
-"""What every bus promises: publish and subscribe, by session."""
+"""The interface of every bus: publish and subscribe, by session."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from typing import Protocol
 from punchlab.punch.frames import Body, SessionId
 
 Callback = Callable[[Body, float], None]
-"""Gets a message and its age: the seconds since it was published, on no clock that endpoints would have to share."""
+"""Called with a message and its age in seconds since it was published; endpoints need no synchronized clocks."""
 
 Unsubscribe = Callable[[], None]
 
 
 class Bus(Protocol):
-    """Messages of a session, kept for its lifetime: whoever subscribes late gets what it missed, oldest first.
+    """Messages of a session, stored for the session's lifetime: a new subscriber gets the earlier ones, oldest first.
 
-    Nothing is promised about the order of messages from different endpoints, and a message may come twice. One that
-    was published while endpoints were cut off from each other comes when they are joined again.
+    The order of messages from different endpoints is undefined, and a message may be delivered twice. A message that is
+    published while endpoints cannot reach each other is delivered when they are connected again.
     """
 
     def publish(self, session: SessionId, body: Body) -> None:
-        """Hand `body` to every other endpoint. It does not come back to the subscribers of this one at once."""
+        """Send `body` to every other endpoint. Subscribers of this endpoint do not get it immediately."""
 
     def subscribe(self, session: SessionId, callback: Callback) -> Unsubscribe:
-        """Call `callback` with each message of `session`: those kept already before this returns, then as they come."""
+        """Call `callback` with each message of `session`: the stored ones before this returns, later ones as they
+        arrive."""
 
     async def run(self) -> None:
-        """Stay connected to the other endpoints, until cancelled."""
+        """Stay connected to the other endpoints until cancelled."""

@@ -1,4 +1,4 @@
-"""The bus of a lone endpoint, the classic rendezvous: nobody else is there."""
+"""The bus of a single endpoint, a plain rendezvous server."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from punchlab.punch.frames import Body, SessionId
 
 
 class LocalBus:
-    """A `Bus` that leads nowhere."""
+    """A `Bus` without other endpoints."""
 
     def publish(self, session: SessionId, body: Body) -> None:
-        """Nobody to tell."""
+        """Do nothing."""
 
     def subscribe(self, session: SessionId, callback: Callback) -> Unsubscribe:  # noqa: ARG002 (the interface's names)
-        """Nothing will ever come."""
+        """Do nothing: no message ever arrives."""
         return lambda: None
 
     async def run(self) -> None:
-        """Nothing to connect to."""
+        """Wait until cancelled."""
         await asyncio.Event().wait()

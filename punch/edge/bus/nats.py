@@ -1,23 +1,23 @@
-"""A bus through NATS servers, one or a cluster: for edge networks whose operators run NATS anyway, or too many edges to
-link each to others by hand.
+"""A bus over NATS servers, one or a cluster, for edge networks whose operators already run NATS, or with too many edges
+to link by hand.
 
-Core NATS only (no JetStream, no storage): servers deliver a message to who listens now, and forget it. So each endpoint
-keeps what it published, as in a mesh, and says it again to whoever asks:
+It uses core NATS only (no JetStream, no storage): servers deliver a message to the current subscribers and do not store
+it. So each endpoint stores what it published, as in a mesh, and publishes it again on request:
 
-    punch.session.ID     what is said in session ID; every endpoint listens to all of them
-    punch.sync           an endpoint that has (again) come to a server asks what it missed
-    punch.edge.INSTANCE  what others answer to just that endpoint
+    punch.session.ID     messages of session ID; every endpoint subscribes to all sessions
+    punch.sync           an endpoint that has connected to a server requests what it missed
+    punch.edge.INSTANCE  answers to this endpoint only
 
-Endpoints listen to all sessions rather than to those of their clients, because interest in a new subject takes a while
-to reach the other servers of a cluster: two clients that register at the same moment would miss each other.
+Endpoints subscribe to all sessions instead of those of their clients, because a new subscription takes a while to reach
+the other servers of a cluster: two clients that register at the same moment would not get each other.
 
-A message is lost when a server dies with it, or while servers are cut off from each other. After the death of a server
-its endpoints come to another one, say again what they published, and ask. A cut between servers is seen by nobody; for
-that, messages of sessions that still have a client here are said again, young ones every second, others every few
-seconds. What comes twice is known by its id.
+A message is lost if the server fails that holds it, or while the servers cannot reach each other. After the failure of
+a server its endpoints connect to another one, publish their messages again and request what they missed. Endpoints
+cannot detect a network partition between servers. Therefore messages of sessions that still have a client here are
+repeated, new ones every second, older ones every few seconds. Duplicates are recognized by their id.
 
-NATS is outside: all that comes is checked like any frame. Its servers can disturb sessions and see who meets whom, as
-endpoints can; use its authentication to keep others out.
+NATS is untrusted: every message is validated like any frame. Its servers can disturb sessions and see which clients are
+paired, as endpoints can; use the authentication of NATS to exclude others.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from typing import Any
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from punchlab.punch.codec import decode, encode
 from punchlab.punch.edge.bus.interface import Callback, Unsubscribe
-from punchlab.punch.edge.bus.memory import Kept, Memory
 from punchlab.punch.edge.bus.natsclient import BoundedClient
+from punchlab.punch.edge.bus.store import MessageStore, StoredMessage
 from punchlab.punch.errors import FrameError
 from punchlab.punch.events import Reporter
 from punchlab.punch.frames import (
@@ -44,52 +45,48 @@ from punchlab.punch.frames import (
     Hello,
     Message,
     SessionId,
-    hello_frame,
-    message_frame,
-    parse_hello,
-    parse_message,
 )
 from punchlab.punch.text import printable
 
 RESEND_S = 1.0
-RESEND_OLD_S = 5.0  # messages that are as old
+RESEND_OLD_S = 5.0  # for messages that are at least this old
 _CONNECT_TIMEOUT_S = 2
-_RECONNECT_WAIT_S = 1  # between two tries at the same server; another one is tried at once
+_RECONNECT_WAIT_S = 1  # between two attempts at the same server; another server is tried immediately
 _PING_S = 2
-_PATIENCE_S = 12.0  # for each server: TCP, TLS and two answers, and the wait before the next; then with a new client
+_PATIENCE_S = 12.0  # per server: TCP, TLS, two answers and the delay before the next one; then with a new client
 _CLOSE_TIMEOUT_S = 2.0
 _CANCEL_AGAIN_S = 0.5
-_PENDING_BYTES = 8 << 20  # that have come and are not yet taken, for each subject; what is more is dropped
-_PINGS = 2  # so many unanswered ones, and the server is taken for dead
+_PENDING_BYTES = 8 << 20  # received but not yet processed, per subject; more are dropped
+_PINGS = 2  # unanswered pings after which the server counts as dead
 
 
 class NatsBus:
-    """One endpoint's part: a `Bus`. Connected to one of the `servers`, the first one by preference, while it runs."""
+    """The `Bus` of one endpoint. While it runs, it is connected to one of the `servers`, by preference the first."""
 
     def __init__(self, servers: Sequence[str], name: str, lifetime_s: float, report: Reporter) -> None:
         self._servers = list(servers)
         self._patience_s = _PATIENCE_S * len(self._servers)
         self._hello = Hello(name, secrets.token_hex(8))
         self._report = report
-        self._memory = Memory(lifetime_s)
-        self._outbox: asyncio.Queue[tuple[str, Kept]] = asyncio.Queue()
+        self._store = MessageStore(lifetime_s)
+        self._outbox: asyncio.Queue[tuple[str, StoredMessage]] = asyncio.Queue()
         self._at: str | None = None
 
     def publish(self, session: SessionId, body: Body) -> None:
         """See `Bus.publish`."""
-        kept = Kept.own(session, body)
-        if self._memory.keep(kept):
-            self._outbox.put_nowait((_subject(session), kept))
+        stored = StoredMessage.own(session, body)
+        if self._store.add(stored):
+            self._outbox.put_nowait((_subject(session), stored))
 
     def subscribe(self, session: SessionId, callback: Callback) -> Unsubscribe:
         """See `Bus.subscribe`."""
-        return self._memory.subscribe(session, callback)
+        return self._store.subscribe(session, callback)
 
     async def run(self) -> None:
         """See `Bus.run`."""
         while True:
             client, closed = BoundedClient(), asyncio.Event()
-            # Whatever a server says, and whatever the library raises about it, ends this one connection.
+            # Any error that a server causes in the library ends only this connection.
             try:
                 await self._connect(client, closed)
                 await self._use(client, closed)
@@ -129,14 +126,14 @@ class NatsBus:
             ("punch.sync", self._on_sync),
         ):
             await client.subscribe(subject, cb=callback, pending_bytes_limit=_PENDING_BYTES)
-        # The server has to know what this listens to before anybody is told that it is there. The library's PING may
-        # leave before the SUBs that wait to be written: only the answer to a second one comes after them.
+        # The server must have these subscriptions before the endpoint announces itself. The library's PING may be sent
+        # before the SUBs that are still buffered; only the answer to a second PING follows them.
         await client.flush()
         await client.flush()
         await self._arrive(client)
 
     async def _use(self, client: Client, closed: asyncio.Event) -> None:
-        """Work until the client gives up, which it does only when a server turns it away."""
+        """Work until the client closes, which happens only if a server rejects it."""
         tasks = [
             asyncio.create_task(closed.wait()),
             asyncio.create_task(self._write(client)),
@@ -153,13 +150,13 @@ class NatsBus:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _arrive(self, client: Client) -> None:
-        """At a server, for the first time or again: say what may have been lost, ask for what was missed."""
+        """On each connection to a server, publish what may have been lost and request what was missed."""
         url = client.connected_url
         self._at = f"{url.hostname}:{url.port}" if url is not None else "a server"
         self._report("joined", peer=self._at)
-        for kept in self._own():
-            self._outbox.put_nowait((_subject(kept.message.session), kept))
-        await client.publish("punch.sync", hello_frame(self._hello).encode())
+        for stored in self._own():
+            self._outbox.put_nowait((_subject(stored.message.session), stored))
+        await client.publish("punch.sync", encode(self._hello).encode())
 
     async def _on_disconnected(self) -> None:
         if self._at is not None:
@@ -167,27 +164,27 @@ class NatsBus:
             self._at = None
 
     async def _on_error(self, error: Exception) -> None:
-        self._report("bus_trouble", reason=printable(str(error) or type(error).__name__, 200))
+        self._report("bus_error", reason=printable(str(error) or type(error).__name__, 200))
 
     async def _write(self, client: Client) -> None:
         while True:
-            subject, kept = await self._outbox.get()
+            subject, stored = await self._outbox.get()
             if not client.is_connected:
-                continue  # all that is kept is said again as soon as there is a server
-            message = kept.aged()
-            await client.publish(subject, message_frame(message).encode())
-            self._report("bus_sent", session=message.session, type=message.type, peer=self._at or "a server")
+                continue  # all stored messages are published again on the next connection
+            message = stored.aged()
+            await client.publish(subject, encode(message).encode())
+            self._report("bus_sent", session=message.session, type=message.body.TYPE, peer=self._at or "a server")
 
     async def _repeat(self) -> None:
         for number in itertools.count(1):
             await asyncio.sleep(RESEND_S)
             old = number % (RESEND_OLD_S // RESEND_S) == 0
-            for kept in self._own():
-                if self._memory.is_wanted(kept.message.session) and (old or kept.aged().age_s < RESEND_OLD_S):
-                    self._outbox.put_nowait((_subject(kept.message.session), kept))
+            for stored in self._own():
+                if self._store.has_subscribers(stored.message.session) and (old or stored.aged().age_s < RESEND_OLD_S):
+                    self._outbox.put_nowait((_subject(stored.message.session), stored))
 
     async def _watch(self, client: Client) -> None:
-        """Raises `TimeoutError` when the client has found no server for too long: then another one has to be made."""
+        """Raise `TimeoutError` if the client has been without a server for too long, so that it is replaced."""
         connected = time.monotonic()
         while True:
             await asyncio.sleep(_RECONNECT_WAIT_S)
@@ -196,26 +193,26 @@ class NatsBus:
             elif time.monotonic() - connected > self._patience_s:
                 raise TimeoutError(f"no server for {self._patience_s:g} s")
 
-    def _own(self) -> Iterator[Kept]:
-        return (kept for kept in self._memory if kept.is_own)
+    def _own(self) -> Iterator[StoredMessage]:
+        return (stored for stored in self._store if stored.is_own)
 
     async def _on_sync(self, sent: Msg) -> None:
         with self._checked():
-            asker = parse_hello(_text(sent))
+            asker = decode(_text(sent), Hello)
             if asker.instance != self._hello.instance:
-                for kept in self._own():
-                    self._outbox.put_nowait((f"punch.edge.{asker.instance}", kept))
+                for stored in self._own():
+                    self._outbox.put_nowait((f"punch.edge.{asker.instance}", stored))
 
     async def _on_message(self, sent: Msg) -> None:
         with self._checked():
-            message = parse_message(_text(sent))
-            self._report("bus_received", session=message.session, type=message.type, peer=self._at or "a server")
+            message = decode(_text(sent), Message)
+            self._report("bus_received", session=message.session, type=message.body.TYPE, peer=self._at or "a server")
             self._take(message)
 
     def _take(self, message: Message) -> None:
-        kept = Kept.received(message, "nats")
-        if self._memory.keep(kept):
-            self._memory.tell(kept)
+        stored = StoredMessage.received(message, "nats")
+        if self._store.add(stored):
+            self._store.deliver(stored)
 
     @contextlib.contextmanager
     def _checked(self) -> Iterator[None]:
@@ -226,7 +223,7 @@ class NatsBus:
 
 
 async def _within(limit_s: float, work: Coroutine[Any, Any, None]) -> None:
-    """Await `work`. Raises `TimeoutError` if it takes longer, even where the library swallows a cancellation."""
+    """Await `work`. Raises `TimeoutError` if it takes longer, even if the library swallows a cancellation."""
     task = asyncio.create_task(work)
     try:
         await asyncio.wait([task], timeout=limit_s)
@@ -234,7 +231,9 @@ async def _within(limit_s: float, work: Coroutine[Any, Any, None]) -> None:
             raise TimeoutError(f"no server for {limit_s:g} s")
         task.result()
     finally:
-        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # it may end while we leave
+        task.add_done_callback(
+            lambda ended: ended.cancelled() or ended.exception()
+        )  # it may end while this function returns
         while not task.done():
             task.cancel()
             await asyncio.wait([task], timeout=_CANCEL_AGAIN_S)
@@ -245,7 +244,7 @@ def _subject(session: str) -> str:
 
 
 def _text(sent: Msg) -> str:
-    """The frame that a NATS message holds. Raises `FrameError`."""
+    """Return the frame in a NATS message. Raises `FrameError`."""
     if len(sent.data) > MAX_FRAME:
         raise FrameError(f"expected a frame of at most {MAX_FRAME} bytes")
     try:

@@ -1,8 +1,8 @@
-"""nats-py's client for servers that are not trusted: what one says ends at worst the connection with it.
+"""A client of nats-py for untrusted servers: a server can at most end the connection to itself.
 
-The library leaves its tasks by exceptions that nobody handles when a server breaks the protocol, reads messages of any
-size, connects to whatever servers one of them names, and leaves a connection open that comes to nothing before the
-server has taken it. It has no options against that, so that its methods are extended here.
+When a server breaks the protocol, the library's tasks end with exceptions that nothing handles. It reads messages of
+any size, connects to the servers that a server announces, and leaks a connection that fails before the server has
+accepted it. It has no options against that, so this module overrides its methods.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from nats.aio.client import Client, Srv
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
-MAX_BYTES = 1 << 20  # of what is not yet understood: servers allow 1 MiB for a message, and our own have 4 KiB
+MAX_BYTES = 1 << 20  # of unparsed data: servers allow messages of 1 MiB, and our own have 4 KiB
 
 
 class BoundedClient(Client):
-    """Connects to the servers that it was given and no others; other exceptions of the reader are `ProtocolError`."""
+    """Connects only to the servers that it was given, and turns every exception of the reader into `ProtocolError`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,13 +37,13 @@ class BoundedClient(Client):
             raise asyncio.CancelledError
 
     async def close(self) -> None:
-        """Close the connection, also one that the library has given up."""
+        """Close the connection, including one that the library has abandoned."""
         self._given_up = True
         try:
             await super().close()
         finally:
             self._close_transport()
-            for each in self._subs.values():  # made after the library had closed this client by itself
+            for each in self._subs.values():  # created after the library had closed this client by itself
                 if each._wait_for_msgs_task is not None:
                     each._wait_for_msgs_task.cancel()
 
@@ -54,7 +54,7 @@ class BoundedClient(Client):
     async def _attempt_reconnect(self) -> None:
         try:
             await super()._attempt_reconnect()
-        except Exception as error:  # the task would end, and nobody know that there is no connection any more
+        except Exception as error:  # otherwise the task would end, and the loss of the connection would not be detected
             await self._error_cb(error)
             await self._close(Client.CLOSED)
 
@@ -64,7 +64,7 @@ class _Parser(Parser):
         try:
             await super().parse(data)
             if max(self.needed, len(self.buf)) > MAX_BYTES:
-                raise ProtocolError("nats: too long a message")
+                raise ProtocolError(f"nats: message longer than {MAX_BYTES} bytes")
         except Exception as error:
             await self.nc._error_cb(error)
             raise ProtocolError(str(error)) from error

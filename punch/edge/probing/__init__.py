@@ -1,1 +1,1 @@
-"""The edge's part of a probe: STUN, and connections back to the client."""
+"""The edge's part of a probe: a STUN server, and connections back to the client."""

@@ -1,10 +1,10 @@
-"""The edge's side of probing: it knocks at the client that asks for it, and tells what came of it.
+"""The edge's part of a probe: it sends a SYN or datagrams to the client on request, and reports the result.
 
-No third party can be made a target. A client names a port only; the address is the one that the edge itself sees the
-client at, over a connection that the client keeps open, if `punch.edge.probing.targets` allows it. Each address gets
-`BURST` knocks, and then one every `REFILL_S` seconds; a knock is one SYN with the kernel's retransmissions for as long
-as the client is patient, or three datagrams of 20 bytes. A probing client counts as one that waits for its peer does,
-and so do its frames.
+No third party can be made a target. A client chooses only the port; the address is the one at which the edge sees the
+client, over a connection that stays open, and only if `punch.edge.probing.targets` allows it. Each address may request
+`BURST` connection attempts, and then one every `REFILL_S` seconds. An attempt is one SYN, which the kernel retransmits
+until the client's timeout, or three datagrams of 20 bytes. A probing client and its frames count against the same
+limits as a registered client and its frames.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from websockets.exceptions import ConnectionClosed
 
+from punchlab.punch.codec import decode, encode
 from punchlab.punch.edge.connection import EdgeConnection
 from punchlab.punch.edge.limits import RateLimiter
 from punchlab.punch.edge.probing.responder import StunServer
@@ -36,17 +37,13 @@ from punchlab.punch.probe.frames import (
     Dialled,
     Refused,
     Vantage,
-    dialled_frame,
-    parse_dial,
-    refused_frame,
-    vantage_frame,
 )
 from punchlab.punch.probe.patience import within
 from punchlab.punch.probe.stun import Message, MessageClass
 
 BURST = 24
 REFILL_S = 2.0
-IDLE_S = 7200.0  # as long as a probe may look for the lifetime of a mapping
+IDLE_S = 7200.0  # the longest search for the lifetime of a mapping
 _MAX_ADDRESSES = 10_000
 
 _EXTENDED_ERROR = struct.Struct("=IBBBBII")  # struct sock_extended_err of linux/errqueue.h
@@ -55,14 +52,14 @@ _DATAGRAM_PAUSES_S = (0.3, 0.6)
 
 
 class Allowance:
-    """How many knocks each address may still have: a token bucket. `clock` is in seconds."""
+    """The connection attempts that each address may still request: a token bucket. `clock` returns seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._full_at: dict[str, float] = {}  # when the address's bucket is full again; the longest unseen first
+        self._full_at: dict[str, float] = {}  # when the address's bucket is full again; least recently seen first
 
     def take(self, ip: str) -> bool:
-        """Use one up, or say that there is none left."""
+        """Take one from the bucket, or return False if it is empty."""
         now = self._clock()
         full_at = max(now, self._full_at.get(ip, now)) + REFILL_S
         if full_at - now > BURST * REFILL_S:
@@ -70,75 +67,75 @@ class Allowance:
         self._full_at.pop(ip, None)
         self._full_at[ip] = full_at
         if len(self._full_at) > _MAX_ADDRESSES:
-            del self._full_at[next(iter(self._full_at))]  # a full table keeps no new address out
+            del self._full_at[next(iter(self._full_at))]  # a full table blocks no new address
         return True
 
 
 class DialBack:
     """Serves probing clients from the addresses of a STUN server."""
 
-    def __init__(self, edge: str, stun: StunServer, gate: RateLimiter, report: Reporter) -> None:
-        self._edge, self._stun, self._gate, self._report = edge, stun, gate, report
+    def __init__(self, edge: str, stun: StunServer, limiter: RateLimiter, report: Reporter) -> None:
+        self._edge, self._stun, self._limiter, self._report = edge, stun, limiter, report
         self._allowance = Allowance()
 
     async def serve(self, connection: EdgeConnection, public: Endpoint) -> None:
-        """Knock at the client as it asks, until it leaves, or has asked nothing for `IDLE_S`.
+        """Dial the client on request, until it disconnects or requests nothing for `IDLE_S`.
 
         Raises `FrameError`, `LimitError`, `TimeoutError` and `ConnectionClosed`.
         """
-        self._gate.hold("registrations", public.ip)
+        self._limiter.hold("registrations", public.ip)
         try:
             connection.settle()
             await self._serve(connection, public)
         finally:
-            self._gate.release("registrations", public.ip)
+            self._limiter.release("registrations", public.ip)
 
     async def _serve(self, connection: EdgeConnection, public: Endpoint) -> None:
         self._report("probing", public=str(public))
-        await connection.send(vantage_frame(Vantage(self._edge, public, tuple(self._stun.addresses.endpoints))))
-        knocks: set[asyncio.Task[None]] = set()
+        await connection.send(encode(Vantage(self._edge, public, tuple(self._stun.addresses.endpoints))))
+        dials: set[asyncio.Task[None]] = set()
         try:
             while True:
                 async with asyncio.timeout(IDLE_S):
                     frame = await connection.recv()
-                self._gate.take("frame_rate", public.ip)
-                dial = parse_dial(frame)
+                self._limiter.take("frame_rate", public.ip)
+                dial = decode(frame, Dial)
                 reason = self._objection(dial, public)
                 if reason is not None:
-                    await connection.send(refused_frame(Refused(dial.id, reason)))
+                    await connection.send(encode(Refused(dial.id, reason)))
                     continue
-                task = asyncio.create_task(self._knock(connection, dial, Endpoint(public.ip, dial.port)))
-                knocks.add(task)
-                task.add_done_callback(knocks.discard)
+                task = asyncio.create_task(self._dial(connection, dial, Endpoint(public.ip, dial.port)))
+                dials.add(task)
+                task.add_done_callback(dials.discard)
         finally:
-            for task in knocks:
+            for task in dials:
                 task.cancel()
-            await asyncio.gather(*knocks, return_exceptions=True)
+            await asyncio.gather(*dials, return_exceptions=True)
 
     def _objection(self, dial: Dial, public: Endpoint) -> str | None:
         if dial.ip not in self._stun.addresses.ips:
-            return f"this edge is not at {dial.ip}"
+            return f"ip: {dial.ip} is not an address of this edge"
         try:
             computer = {each.ip for each in addresses()}
         except OSError as error:
-            return f"this edge has no socket for it ({error.strerror})"
+            return f"this edge cannot open a socket ({error.strerror})"
         why = refuses_target(Endpoint(public.ip, dial.port), dial.ip, computer)
         if why is None and public.ip == default_gateway() and not is_global(public.ip):
-            why = "the gateway of this edge, behind which it cannot see its clients"
+            why = "the gateway of this edge, which hides the addresses of its clients"
         if why is not None:
-            return f"{public.ip}:{dial.port} is not dialled: {why}"
+            return f"{public.ip}:{dial.port} cannot be dialled: {why}"
         if not self._allowance.take(public.ip):
-            return f"too many knocks at {public.ip}; one every {REFILL_S:g} s"
+            return f"too many connection attempts to {public.ip}; at most one every {REFILL_S:g} s"
         return None
 
-    async def _knock(self, connection: EdgeConnection, dial: Dial, target: Endpoint) -> None:
+    async def _dial(self, connection: EdgeConnection, dial: Dial, target: Endpoint) -> None:
         try:
             dialled = await (_dial_tcp if dial.transport == "tcp" else _dial_udp)(dial, target)
         except OSError as error:
-            answer = refused_frame(Refused(dial.id, f"this edge has no socket for it ({error.strerror})"))
+            answer = encode(Refused(dial.id, f"this edge cannot open a socket ({error.strerror})"))
         else:
-            self._report("knocked", target=str(target), origin=str(dialled.origin), result=dialled.result)
-            answer = dialled_frame(dialled)
+            self._report("dialled_back", target=str(target), origin=str(dialled.origin), result=dialled.result)
+            answer = encode(dialled)
         with contextlib.suppress(ConnectionClosed):
             await connection.send(answer)
 
@@ -169,11 +166,11 @@ async def _dial_udp(dial: Dial, target: Endpoint) -> Dialled:
         origin = Endpoint(*sock.getsockname())
         begun = time.monotonic()
         result, icmp = SILENCE, None
-        knock = Message(MessageClass.INDICATION).encode()
-        repeats = [loop.call_later(pause, _send, sock, knock) for pause in _DATAGRAM_PAUSES_S]
+        datagram = Message(MessageClass.INDICATION).encode()
+        repeats = [loop.call_later(pause, _send, sock, datagram) for pause in _DATAGRAM_PAUSES_S]
         try:
             sock.connect(target)
-            sock.send(knock)
+            sock.send(datagram)
             if await within(dial.patience_s, loop.sock_recv(sock, 1500)) is not None:
                 result = CONNECTED
         except OSError as error:
@@ -185,12 +182,12 @@ async def _dial_udp(dial: Dial, target: Endpoint) -> Dialled:
 
 
 def _send(sock: socket.socket, data: bytes) -> None:
-    with contextlib.suppress(OSError):  # an ICMP error that `sock_recv` gets to see, too
+    with contextlib.suppress(OSError):  # an ICMP error, which `sock_recv` raises as well
         sock.send(data)
 
 
 def _icmp_error(sock: socket.socket) -> tuple[int, int] | None:
-    """Type and code of the ICMP message that ended it, from the socket's error queue."""
+    """Return type and code of the ICMP message that ended the attempt, from the socket's error queue."""
     with contextlib.suppress(BlockingIOError):
         _data, ancillary, _flags, _address = sock.recvmsg(0, 512, socket.MSG_ERRQUEUE)
         for level, kind, value in ancillary:

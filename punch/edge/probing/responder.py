@@ -1,8 +1,8 @@
 """A STUN server for behavior discovery (RFC 5780 section 6): two ports at one address, or at each of two, UDP and TCP.
 
-Over UDP it answers from where CHANGE-REQUEST wants and to the port that RESPONSE-PORT wants, but only ever to the
-address that the request came from; `punch.edge.probing.targets` says to which ports of which addresses. Over TCP it
-answers on the connection.
+Over UDP it sends the response from the endpoint that CHANGE-REQUEST selects and to the port in RESPONSE-PORT, but only
+to the address that the request came from; `punch.edge.probing.targets` restricts addresses and ports. Over TCP it
+responds on the same connection.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from punchlab.punch.edge.limits import LimitError, Limits, RateLimiter
-from punchlab.punch.edge.listener import BACKLOG, GatedListener, OnRefused
+from punchlab.punch.edge.listener import BACKLOG, LimitedListener, OnRefused
 from punchlab.punch.edge.probing.targets import refuses_target
 from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.errors import ArgumentError, FrameError
@@ -23,46 +23,54 @@ from punchlab.punch.probe import stun
 from punchlab.punch.probe.stun import Change, Message, MessageClass
 
 MAX_CONNECTIONS = 1000
-FIRST_S = 10.0  # how long the first request of a TCP connection may take
-IDLE_S = 600.0  # how long it may be silent after that
+FIRST_S = 10.0  # timeout of the first request of a TCP connection
+IDLE_S = 600.0  # timeout of later requests
 _MAX_MESSAGE = 1500
-_MAX_UNSENT = 4096  # bytes that wait for a client that does not read
+_MAX_UNSENT = 4096  # bytes buffered for a client that does not read
 _STAY = Change(address=False, port=False)
 
 
 @dataclass(frozen=True, slots=True)
 class StunAddresses:
-    """The endpoints of a STUN server: every address with every port. The first of each is the primary one."""
+    """The endpoints of a STUN server: every address with every port. The first address and the first port are the
+    primary ones."""
 
     ips: Sequence[str]
     ports: Sequence[int]
 
     @classmethod
     def of(cls, primary: Endpoint, alternate: Endpoint | None) -> StunAddresses:
-        """Those of RFC 5780; without an alternate endpoint, the next port. Raises `ArgumentError`."""
+        """Return the endpoints of RFC 5780; without an alternate endpoint, the primary address and the next port.
+
+        Raises `ArgumentError`.
+        """
         for name, endpoint in (("stun", primary), ("stun-alternate", alternate)):
             if endpoint is not None and not endpoint.is_unicast:
-                raise ArgumentError(name, str(endpoint), "one address of this machine, for answers are sent from it")
+                raise ArgumentError(name, str(endpoint), "one unicast address of this machine")
         if alternate is None:
             if primary.port == 65535:
-                raise ArgumentError("stun", str(primary), "a port below 65535, for the next one is used as well")
+                raise ArgumentError(
+                    "stun", str(primary), "a port from 1 to 65534, because the next port is used as well"
+                )
             return cls((primary.ip,), (primary.port, primary.port + 1))
         if primary.ip == alternate.ip or primary.port == alternate.port:
-            raise ArgumentError("stun-alternate", str(alternate), f"another address and another port than {primary}")
+            raise ArgumentError(
+                "stun-alternate", str(alternate), f"an address and a port that both differ from {primary}"
+            )
         return cls((primary.ip, alternate.ip), (primary.port, alternate.port))
 
     @property
     def endpoints(self) -> list[Endpoint]:
-        """All of them, the primary one first, then the other port of the primary address."""
+        """All endpoints: the primary one, the other port of the primary address, then those of the second address."""
         return [Endpoint(ip, port) for ip in self.ips for port in self.ports]
 
     @property
     def alternated(self) -> bool:
-        """Whether there is a second address, without which RFC 5780 allows no OTHER-ADDRESS."""
+        """Whether there is a second address, which RFC 5780 requires for OTHER-ADDRESS."""
         return len(self.ips) > 1
 
     def changed(self, at: Endpoint, change: Change) -> Endpoint:
-        """The endpoint that CHANGE-REQUEST asks for, seen from where the request arrived."""
+        """Return the endpoint that CHANGE-REQUEST selects, relative to the one where the request arrived."""
         ip = next(ip for ip in self.ips if ip != at.ip) if change.address else at.ip
         port = next(port for port in self.ports if port != at.port) if change.port else at.port
         return Endpoint(ip, port)
@@ -71,7 +79,8 @@ class StunAddresses:
 def answer(
     request: Message, source: Endpoint, at: Endpoint, addresses: StunAddresses, *, datagram: bool
 ) -> tuple[Message, Endpoint, Endpoint] | None:
-    """The response to a message from `source` that arrived `at`, with where it is sent from and to; None for none."""
+    """Return the response to a message from `source` that arrived `at`, its origin and its destination; None for no
+    response."""
     if request.kind is not MessageClass.REQUEST:
         return None
     refused = list(request.not_understood)
@@ -108,22 +117,24 @@ def answer(
 
 
 class StunServer:
-    """Listening from the moment it is made; `start` begins to answer. Raises `ArgumentError` if it cannot listen.
+    """A STUN server that listens from its construction and answers after `start`. Raises `ArgumentError`.
 
-    Connections pass the `gate`, by which they count with all others of the edge; `on_refused` hears of those that do
-    not. Of connections that have asked something there are at most `MAX_CONNECTIONS`: for another one, that which has
-    been silent for longest is ended. Requests, over UDP and TCP together, have a rate of each address.
+    Connections count in `limiter`, together with all others of the edge; `on_refused` is called for rejected ones. At
+    most `MAX_CONNECTIONS` connections that have sent a request are open; one more replaces the one that has been idle
+    longest. Requests over UDP and TCP together have a limited rate per address.
     """
 
     def __init__(
         self,
         addresses: StunAddresses,
-        gate: RateLimiter | None = None,
+        limiter: RateLimiter | None = None,
         on_refused: OnRefused = lambda _public, _error: None,
     ) -> None:
         self.addresses = addresses
-        self._gate = RateLimiter(Limits()) if gate is None else gate
-        self._requests = RateLimiter(self._gate.limits)  # a table of its own: sources of datagrams can be forged
+        self._limiter = RateLimiter(Limits()) if limiter is None else limiter
+        self._requests = RateLimiter(
+            self._limiter.limits
+        )  # a separate table, because sources of datagrams can be forged
         self._on_refused = on_refused
         self._udp: dict[Endpoint, socket.socket] = {}
         self._tcp: dict[Endpoint, socket.socket] = {}
@@ -131,14 +142,14 @@ class StunServer:
         self._servers: list[asyncio.Server] = []
         self._connections: set[asyncio.Task[None]] = set()
         self.full: set[Endpoint] = set()
-        """The endpoints at which too many datagrams wait to be sent."""
-        self._asking: dict[asyncio.StreamWriter, None] = {}  # the longest silent first
+        """The endpoints whose send buffer is full."""
+        self._asking: dict[asyncio.StreamWriter, None] = {}  # longest idle first
         for endpoint in addresses.endpoints:
             try:
                 self._udp[endpoint] = udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
                 udp.setblocking(False)
                 udp.bind(endpoint)
-                self._tcp[endpoint] = GatedListener(endpoint, self._gate, on_refused, tls=False, explain=False)
+                self._tcp[endpoint] = LimitedListener(endpoint, self._limiter, on_refused, tls=False, explain=False)
             except OSError as error:
                 self._close_sockets()
                 expected = f"a free endpoint of this machine ({error.strerror})"
@@ -155,7 +166,7 @@ class StunServer:
             self._servers.append(server)
 
     async def close(self) -> None:
-        """Stop listening and drop every connection."""
+        """Stop listening and close every connection."""
         for server in self._servers:
             server.close()
         for task in self._connections:
@@ -166,7 +177,7 @@ class StunServer:
         self._close_sockets()
 
     def receive(self, data: bytes, source: Endpoint, at: Endpoint) -> None:
-        """Answer a datagram, if it is a request and its source has not asked too much."""
+        """Answer a datagram if it is a request within the rate limit of its source."""
         try:
             request = stun.decode(data)
             self._requests.take("stun_rate", source.ip)
@@ -180,7 +191,7 @@ class StunServer:
             self.send(replied[0].encode(), *replied[1:])
 
     def send(self, data: bytes, origin: Endpoint, destination: Endpoint) -> None:
-        """Send a datagram from one of the endpoints. It is lost if too many wait already."""
+        """Send a datagram from one of the endpoints, or drop it if the send buffer is full."""
         if origin not in self.full:
             self._transports[origin].sendto(data, destination)
 
@@ -203,7 +214,7 @@ class StunServer:
         except LimitError as error:
             self._on_refused(str(source), error)
         except (FrameError, OSError, EOFError, TimeoutError):
-            pass  # whatever it was, it speaks no STUN, or has gone
+            pass  # no STUN, or the connection is lost
         except asyncio.CancelledError:
             pass  # asyncio.start_server would report it as an error
         finally:
@@ -214,10 +225,10 @@ class StunServer:
 
     @contextlib.contextmanager
     def _counted(self, writer: asyncio.StreamWriter, source: Endpoint) -> Iterator[None]:
-        """Count a connection that has asked something. Raises `LimitError`."""
-        self._gate.hold("stun_connections", source.ip)
+        """Count a connection that has sent a request. Raises `LimitError`."""
+        self._limiter.hold("stun_connections", source.ip)
         try:
-            admission = self._gate.admissions.get(writer.get_extra_info("socket").fileno())
+            admission = self._limiter.admissions.get(writer.get_extra_info("socket").fileno())
             if admission is not None:
                 admission.settle()
             while len(self._asking) >= MAX_CONNECTIONS:
@@ -227,7 +238,7 @@ class StunServer:
             yield
         finally:
             self._asking.pop(writer, None)
-            self._gate.release("stun_connections", source.ip)
+            self._limiter.release("stun_connections", source.ip)
 
     async def _converse(self, message: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         at, source = (Endpoint(*writer.get_extra_info(name)) for name in ("sockname", "peername"))
@@ -244,11 +255,11 @@ class StunServer:
 
 
 async def read_message(reader: asyncio.StreamReader) -> Message:
-    """The next message of a TCP connection. Raises `FrameError`, or `EOFError` when it ends."""
+    """Return the next message of a TCP connection. Raises `FrameError`, or `EOFError` at its end."""
     header = await reader.readexactly(stun.HEADER_SIZE)
     _kind, length, _transaction = stun.decode_header(header)
     if length > _MAX_MESSAGE:
-        raise FrameError(f"STUN: a message of {length} bytes")
+        raise FrameError(f"STUN: expected at most {_MAX_MESSAGE} bytes, got {length}")
     return stun.decode(header + await reader.readexactly(length))
 
 
@@ -266,4 +277,4 @@ class _Udp(asyncio.DatagramProtocol):
         self._server.full.discard(self._at)
 
     def error_received(self, exc: Exception) -> None:
-        """An ICMP error for something sent earlier: no matter."""
+        """Ignore an ICMP error for an earlier datagram."""

@@ -23,7 +23,7 @@ from itertools import count
 from punchlab import Lab
 from punchlab.lab.oracle.outcome import Dial, Prediction, predict_outcome
 from punchlab.punch.nat.behavior import NatBehavior
-from punchlab.punch.nat.dialling import PAUSE_S, Dialling
+from punchlab.punch.nat.syn_simulation import PAUSE_S, SynSimulation
 from punchlab.topologies import AB
 
 HOSTS = ("a", "b")
@@ -107,7 +107,7 @@ class Result:
         moments = [dialled.moments_s[index] for index in order]
         draw, outcomes = random.Random(0), set()
         for late in (0.0, *[late_s] * REPLAYS):
-            dialling = Dialling(
+            dialling = SynSimulation(
                 [(cell.a, cell.b)[index] for index in order],
                 skew_s=moments[1][0],
                 delay_s=cell.dial.delay_s + late / 2,

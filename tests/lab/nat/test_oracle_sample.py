@@ -28,7 +28,7 @@ from punchlab.punch.nat.behavior import (
     PortAllocation,
     Unsolicited,
 )
-from punchlab.punch.nat.dialling import SYN_TIMES_S
+from punchlab.punch.nat.syn_simulation import SYN_TIMES_S
 from tests.lab.nat.dials import LATE_S, Cell, Result, dial_cells
 
 pytestmark = pytest.mark.alone

@@ -1,4 +1,4 @@
-"""Ports for servers of tests: below the ephemeral ones, and others in every process of a run in parallel."""
+"""Ports for servers of tests: below the ephemeral ports, and different in each process of a parallel run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ _next = itertools.count()
 
 
 def fresh_ports() -> tuple[int, int]:
-    """Two neighboring ports that no other test uses."""
+    """Return two neighboring ports that no other test uses."""
     first = 16000 + (os.getpid() % 320) * _PER_PROCESS + 2 * next(_next) % _PER_PROCESS
     return first, first + 1

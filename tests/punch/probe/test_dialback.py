@@ -1,4 +1,4 @@
-"""An edge that dials back: whom, how often, and what it tells."""
+"""An edge that dials back: allowed targets, limits, and results."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from punchlab.punch.endpoint import EdgeUrl, Endpoint
 from punchlab.punch.errors import EdgeUnreachableError
 from punchlab.punch.nat.probe import NotTested
 from punchlab.punch.probe.frames import Dialled
-from punchlab.punch.probe.servers import Knocker, Servers, find
-from tests.punch.edges import closing_reason, run, running, said
+from punchlab.punch.probe.servers import DialBackClient, Servers, find
+from tests.punch.edges import closing_reason, received, run, running
 from tests.punch.probe.ports import fresh_ports
 
 STUN = StunAddresses(("127.0.0.1", "127.0.0.2"), fresh_ports())
 
 
 @contextlib.asynccontextmanager
-async def knocker() -> AsyncIterator[Knocker]:
+async def dial_back_client() -> AsyncIterator[DialBackClient]:
     async with running(stun=STUN) as edge:
-        made = await Knocker.connect(edge.url)
+        made = await DialBackClient.connect(edge.url)
         try:
             yield made
         finally:
@@ -42,9 +42,9 @@ async def bare() -> AsyncIterator[ClientConnection]:
         yield client
 
 
-def test_an_edge_tells_where_it_looks_from_and_how_it_sees_the_client() -> None:
+def test_the_vantage_has_the_stun_endpoints_and_the_public_endpoint() -> None:
     async def test() -> None:
-        async with knocker() as made:
+        async with dial_back_client() as made:
             assert list(made.vantage.stun) == STUN.endpoints
             assert made.vantage.public.ip == "127.0.0.1"
 
@@ -52,12 +52,12 @@ def test_an_edge_tells_where_it_looks_from_and_how_it_sees_the_client() -> None:
 
 
 @pytest.mark.parametrize("origin", STUN.ips)
-def test_a_listener_is_reached_from_the_wanted_address_and_a_fresh_port(origin: str) -> None:
+def test_a_listener_is_dialled_from_the_requested_address_and_a_fresh_port(origin: str) -> None:
     async def test() -> None:
-        async with knocker() as made:
-            with socket.create_server(("127.0.0.1", 0)) as door:
-                dialled = await made.knock("tcp", origin, Endpoint(*door.getsockname()), 5)
-                accepted, source = door.accept()
+        async with dial_back_client() as made:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                dialled = await made.dial_back("tcp", origin, Endpoint(*listener.getsockname()), 5)
+                accepted, source = listener.accept()
                 accepted.close()
             assert isinstance(dialled, Dialled)
             assert (dialled.answer, dialled.origin) == ("accept", source)
@@ -67,14 +67,14 @@ def test_a_listener_is_reached_from_the_wanted_address_and_a_fresh_port(origin: 
     run(test)
 
 
-def test_a_closed_port_is_told_apart_by_transport() -> None:
+def test_the_result_for_a_closed_port_depends_on_the_transport() -> None:
     async def test() -> None:
-        async with knocker() as made:
+        async with dial_back_client() as made:
             with socket.socket() as held:
                 held.bind(("127.0.0.1", 0))
                 at = Endpoint(*held.getsockname())
-                tcp = await made.knock("tcp", "127.0.0.1", at, 5)
-                udp = await made.knock("udp", "127.0.0.1", at, 5)
+                tcp = await made.dial_back("tcp", "127.0.0.1", at, 5)
+                udp = await made.dial_back("udp", "127.0.0.1", at, 5)
             assert isinstance(tcp, Dialled)
             assert isinstance(udp, Dialled)
             assert (tcp.answer, udp.answer) == ("reset", "port-unreachable")
@@ -84,25 +84,25 @@ def test_a_closed_port_is_told_apart_by_transport() -> None:
 
 def test_no_other_address_is_dialled() -> None:
     async def test() -> None:
-        async with knocker() as made:
-            with socket.create_server(("127.0.0.2", 0)) as door:
-                told = await made.knock("tcp", "127.0.0.1", Endpoint(*door.getsockname()), 1)
-                assert isinstance(told, NotTested)
-                assert "127.0.0.1" in told.why
+        async with dial_back_client() as made:
+            with socket.create_server(("127.0.0.2", 0)) as listener:
+                result = await made.dial_back("tcp", "127.0.0.1", Endpoint(*listener.getsockname()), 1)
+                assert isinstance(result, NotTested)
+                assert "127.0.0.1" in result.why
 
     run(test)
 
 
-def test_the_target_of_a_dial_cannot_even_be_said() -> None:
+def test_a_dial_request_has_no_target_address() -> None:
     async def test() -> None:
         with socket.create_server(("127.0.0.2", 0)) as victim:
             victim.settimeout(0.2)
             port = victim.getsockname()[1]
             async with bare() as client:
-                await said(client)
+                await received(client)
                 fields = {"id": 1, "transport": "tcp", "ip": "127.0.0.1", "port": port, "patience_s": 5}
                 await client.send(json.dumps({"type": "dial", "target": "127.0.0.2", **fields}))
-                assert (await said(client))["result"] == "ECONNREFUSED"  # nobody listens at our own address
+                assert (await received(client))["result"] == "ECONNREFUSED"  # no listener at our own address
             with pytest.raises(TimeoutError):
                 victim.accept()
 
@@ -123,10 +123,10 @@ def test_the_target_of_a_dial_cannot_even_be_said() -> None:
         {"ip": ""},
     ],
 )
-def test_a_malformed_wish_ends_the_connection(wrong: dict[str, object]) -> None:
+def test_a_malformed_dial_request_closes_the_connection(wrong: dict[str, object]) -> None:
     async def test() -> None:
         async with bare() as client:
-            await said(client)
+            await received(client)
             fields = {"id": 1, "transport": "tcp", "ip": "127.0.0.1", "port": 9, "patience_s": 1}
             await client.send(json.dumps({"type": "dial", **fields, **wrong}))
             code, reason = await closing_reason(client)
@@ -138,26 +138,26 @@ def test_a_malformed_wish_ends_the_connection(wrong: dict[str, object]) -> None:
 
 def test_an_edge_dials_only_from_its_own_addresses_and_not_too_often() -> None:
     async def test() -> None:
-        async with knocker() as made:
+        async with dial_back_client() as made:
             target = Endpoint("127.0.0.1", fresh_ports()[0])
-            elsewhere = await made.knock("udp", "127.0.0.3", target, 0.1)
+            elsewhere = await made.dial_back("udp", "127.0.0.3", target, 0.1)
             assert isinstance(elsewhere, NotTested)
             assert "127.0.0.3" in elsewhere.why
-            told = [await made.knock("tcp", "127.0.0.1", target, 1) for _ in range(BURST + 1)]
-            assert all(isinstance(each, Dialled) for each in told[:BURST])
-            assert isinstance(told[BURST], NotTested)
-            assert "too many" in str(told[BURST])
+            result = [await made.dial_back("tcp", "127.0.0.1", target, 1) for _ in range(BURST + 1)]
+            assert all(isinstance(each, Dialled) for each in result[:BURST])
+            assert isinstance(result[BURST], NotTested)
+            assert "too many" in str(result[BURST])
 
     run(test)
 
 
-def test_no_service_of_the_address_is_dialled() -> None:
+def test_well_known_ports_are_not_dialled() -> None:
     async def test() -> None:
-        async with knocker() as made:
+        async with dial_back_client() as made:
             for transport in ("tcp", "udp"):
-                told = await made.knock(transport, "127.0.0.1", Endpoint("127.0.0.1", 1023), 0.1)
-                assert isinstance(told, NotTested)
-                assert "127.0.0.1:1023 is not dialled: a port below 1024" in told.why
+                result = await made.dial_back(transport, "127.0.0.1", Endpoint("127.0.0.1", 1023), 0.1)
+                assert isinstance(result, NotTested)
+                assert "127.0.0.1:1023 cannot be dialled: a port below 1024" in result.why
 
     run(test)
 
@@ -172,7 +172,7 @@ def test_no_service_of_the_address_is_dialled() -> None:
         *(("169.254.1.1", "169.254.1.2", False), ("11.0.0.1", "11.0.0.1", False), ("10.0.0.1", "10.0.0.1", False)),
     ],
 )
-def test_only_clients_that_are_seen_where_they_are_get_packets(origin: str, ip: str, dialled: bool) -> None:
+def test_targets_are_limited_to_the_network_of_the_origin(origin: str, ip: str, dialled: bool) -> None:
     computer = {"11.0.0.1", "10.0.0.1", "127.0.0.1"}
     assert (refuses_target(Endpoint(ip, 1024), origin, computer) is None) is dialled
     assert refuses_target(Endpoint(ip, 1023), origin, computer)
@@ -183,15 +183,15 @@ def test_a_client_behind_the_private_gateway_of_the_edge_is_not_dialled(monkeypa
     monkeypatch.setattr(dialback, "default_gateway", lambda: "127.0.0.1")
 
     async def test() -> None:
-        async with knocker() as made:
-            told = await made.knock("tcp", "127.0.0.1", Endpoint("127.0.0.1", 41000), 0.1)
-            assert isinstance(told, NotTested)
-            assert "the gateway of this edge" in told.why
+        async with dial_back_client() as made:
+            result = await made.dial_back("tcp", "127.0.0.1", Endpoint("127.0.0.1", 41000), 0.1)
+            assert isinstance(result, NotTested)
+            assert "the gateway of this edge" in result.why
 
     run(test)
 
 
-def test_an_allowance_refills_and_is_one_per_address() -> None:
+def test_each_address_has_an_allowance_that_refills() -> None:
     now = [100.0]
     allowance = Allowance(lambda: now[0])
     assert all(allowance.take("192.0.2.1") for _ in range(BURST))
@@ -202,19 +202,19 @@ def test_an_allowance_refills_and_is_one_per_address() -> None:
     assert not allowance.take("192.0.2.1")
 
 
-def test_an_edge_without_stun_does_not_probe() -> None:
+def test_an_edge_without_stun_does_not_serve_probes() -> None:
     async def test() -> None:
         async with running() as edge:
             with pytest.raises(InvalidStatus):
                 async with connect(f"{edge.url}/probe", proxy=None):
                     pass
             with pytest.raises(EdgeUnreachableError, match="--stun"):
-                await Knocker.connect(edge.url)
+                await DialBackClient.connect(edge.url)
 
     run(test)
 
 
-def test_two_edges_with_one_address_each_serve_together() -> None:
+def test_two_edges_with_one_address_each_are_combined() -> None:
     async def test() -> None:
         port, _next = fresh_ports()
         stuns = [StunAddresses.of(Endpoint(f"127.0.0.{number}", port), None) for number in (1, 2)]
@@ -222,7 +222,7 @@ def test_two_edges_with_one_address_each_serve_together() -> None:
             servers = await found(one.url, other.url)
             assert servers.endpoints == [*stuns[0].endpoints, *stuns[1].endpoints]
             assert not servers.changes
-            assert {ip: made.vantage.edge for ip, made in servers.knockers.items()} == {
+            assert {ip: made.vantage.edge for ip, made in servers.dial_backs.items()} == {
                 "127.0.0.1": "e1",
                 "127.0.0.2": "e2",
             }

@@ -1,4 +1,4 @@
-"""The search for a mapping's lifetime, against mappings that live exactly so long."""
+"""The search for the lifetime of a mapping, with mappings of known lifetimes."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def test_a_lifetime_is_found_within_five_percent(lifetime_s: float, time_scale: 
     assert found.below_s - found.above_s <= 0.05 * found.below_s + 0.001
 
 
-def test_what_lives_longer_is_told_to_live_longer() -> None:
+def test_a_longer_lifetime_has_no_upper_bound() -> None:
     assert asyncio.run(search(living(1000), 600, 1)) == Lifetime(600, None)
 
 
-def test_a_server_that_answers_to_no_other_port_is_not_taken_for_a_short_lifetime() -> None:
+def test_a_server_without_response_port_does_not_cause_a_short_lifetime() -> None:
     assert isinstance(asyncio.run(search(living(-1), 600, 1)), NotTested)
 
 
 @pytest.mark.parametrize("when", [0, 1])
-def test_what_cannot_be_tested_is_passed_on(when: float) -> None:
+def test_a_test_that_cannot_run_is_reported(when: float) -> None:
     async def lives(idle_s: float) -> bool | NotTested:
         return NotTested("no socket") if idle_s >= when else True
 

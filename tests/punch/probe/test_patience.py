@@ -1,4 +1,5 @@
-"""A process that is late has not seen silence: what its kernel received in time counts."""
+"""A process that is scheduled late does not mistake that for silence: packets that the kernel received in time
+count."""
 
 from __future__ import annotations
 
@@ -13,26 +14,26 @@ from punchlab.punch.endpoint import Endpoint
 from punchlab.punch.nat.behavior import FilteringBehavior
 from punchlab.punch.nat.probe import FEWEST_PORTS, NotTested, pooling
 from punchlab.punch.net.reach import Reach
-from punchlab.punch.probe.lifetime import punctually
+from punchlab.punch.probe.lifetime import survives
 from punchlab.punch.probe.patience import within
 from punchlab.punch.probe.servers import Servers
 from punchlab.punch.probe.stun import decode
 from punchlab.punch.probe.udp import UdpTests
-from punchlab.punch.punching.named import Named
 from punchlab.punch.punching.quota import Servers as Uses
+from punchlab.punch.punching.supplied_servers import SuppliedServers
 
 PATIENCE_S = 0.4
 
 
-def test_what_came_before_the_deadline_counts_however_late_it_is_read() -> None:
+def test_an_answer_before_the_deadline_counts_even_if_read_late() -> None:
     async def test() -> bytes | None:
         one, other = socket.socketpair()
         with one, other:
             one.setblocking(False)
             waiting = asyncio.create_task(within(0.1, asyncio.get_running_loop().sock_recv(one, 1)))
-            await asyncio.sleep(0)  # it has begun to wait
+            await asyncio.sleep(0)  # it is waiting
             other.send(b"x")
-            time.sleep(0.3)  # this process is not scheduled until the time is over
+            time.sleep(0.3)  # this process is not scheduled until after the deadline
             return await waiting
 
     assert asyncio.run(test()) == b"x"
@@ -52,9 +53,9 @@ def test_silence_is_none_and_an_error_is_an_error() -> None:
 
 
 class SlowServer:
-    """A STUN server that answers until it is asked to answer from elsewhere, then not for `held_up_s`, or `forever`.
+    """A STUN server that stops answering for `held_up_s`, or `forever`, at the first CHANGE-REQUEST.
 
-    `admits`: whether answers from elsewhere than the primary endpoint get through.
+    `admits`: whether answers from other endpoints than the primary one pass.
     """
 
     def __init__(self, *, admits: bool, held_up_s: float, forever: bool = False) -> None:
@@ -75,11 +76,11 @@ class SlowServer:
     @property
     def servers(self) -> Servers:
         primary, other_port, other_address, other_both = self._addresses.endpoints
-        named = Named(Reach.of(primary, primary.ip), Uses())
-        return Servers(primary, other_port, other_address, other_both, changes=True, knockers={}, named=named)
+        named = SuppliedServers(Reach.of(primary, primary.ip), Uses())
+        return Servers(primary, other_port, other_address, other_both, changes=True, dial_backs={}, named=named)
 
     async def serve(self) -> None:
-        """Answer; from the first CHANGE-REQUEST on nothing for a while, as a process that is not scheduled."""
+        """Answer; after the first CHANGE-REQUEST nothing for a while, like a process that is not scheduled."""
         loop, primary, held_up = asyncio.get_running_loop(), self._addresses.endpoints[0], False
         try:
             while True:
@@ -111,36 +112,34 @@ async def admitted(server: SlowServer) -> FilteringBehavior | NotTested:
     ("admits", "expected"),
     [(True, FilteringBehavior.ENDPOINT_INDEPENDENT), (False, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT)],
 )
-def test_a_server_that_answers_after_the_time_of_silence_does_not_make_a_filter(
-    admits: bool, expected: FilteringBehavior
-) -> None:
+def test_a_late_server_is_not_mistaken_for_filtering(admits: bool, expected: FilteringBehavior) -> None:
     server = SlowServer(admits=admits, held_up_s=1.6 * PATIENCE_S)
     assert asyncio.run(admitted(server)) is expected
 
 
-def test_silence_of_a_server_that_no_longer_answers_is_not_tested() -> None:
+def test_a_server_that_stops_answering_is_not_tested() -> None:
     server = SlowServer(admits=True, held_up_s=0, forever=True)
     found = asyncio.run(admitted(server))
     assert isinstance(found, NotTested)
     assert "does not answer" in found.why
 
 
-def test_a_mapping_that_a_late_process_left_idle_for_longer_idles_again() -> None:
+def test_a_mapping_that_was_idle_for_too_long_is_tested_again() -> None:
     idled: list[float] = []
 
-    async def look(idle_s: float) -> tuple[bool | NotTested, float]:
+    async def idle_test(idle_s: float) -> tuple[bool | NotTested, float]:
         idled.append(idle_s * (2 if len(idled) < 2 else 1))
         return idled[-1] < 15, idled[-1]
 
-    assert asyncio.run(punctually(look, 10)) is True
+    assert asyncio.run(survives(idle_test, 10)) is True
     assert idled == [20, 20, 10]
 
 
-def test_a_process_that_is_always_late_finds_no_lifetime() -> None:
-    async def look(idle_s: float) -> tuple[bool | NotTested, float]:
+def test_a_process_that_is_always_late_reports_no_lifetime() -> None:
+    async def idle_test(idle_s: float) -> tuple[bool | NotTested, float]:
         return False, idle_s * 2
 
-    assert isinstance(asyncio.run(punctually(look, 10)), NotTested)
+    assert isinstance(asyncio.run(survives(idle_test, 10)), NotTested)
 
 
 def test_few_answers_do_not_make_pooling_paired_but_two_addresses_are_arbitrary() -> None:

@@ -1,4 +1,4 @@
-"""`punch probe` as a user types it, where there is no NAT; behind NATs it is tested in the lab."""
+"""`punch probe` as a user runs it, without a NAT; the tests of the lab run it behind NATs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PUNCH = [sys.executable, "-m", "punchlab.punch"]
 
 @pytest.fixture(scope="module")
 def edge() -> Iterator[tuple[str, str]]:
-    """The URLs of an edge and of its STUN server, with a second address."""
+    """Yield the URLs of an edge and of its STUN server, with a second address."""
     primary, alternate = fresh_ports()
     words = ["edge", "--listen", "127.0.0.1:0", "--json", "--stun", f"127.0.0.1:{primary}"]
     with subprocess.Popen(
@@ -29,7 +29,7 @@ def edge() -> Iterator[tuple[str, str]]:
         process.stdout.read()
 
 
-def test_without_a_nat_the_probe_says_so_and_finds_an_open_host(edge: tuple[str, str]) -> None:
+def test_without_a_nat_the_probe_reports_no_translation_and_no_filtering(edge: tuple[str, str]) -> None:
     done = run([*PUNCH, "probe", "--edge", edge[0], "--json"])
     assert done.returncode == 0, done
     (line,) = done.stdout.splitlines()
@@ -45,7 +45,7 @@ def test_without_a_nat_the_probe_says_so_and_finds_an_open_host(edge: tuple[str,
         assert here["not_tested"]["hairpinning"] == "there is no NAT"
 
 
-def test_a_stun_server_alone_serves_for_what_it_can_do_and_the_rest_is_said(edge: tuple[str, str]) -> None:
+def test_a_plain_stun_server_allows_some_tests_and_the_others_are_reported(edge: tuple[str, str]) -> None:
     done = run([*PUNCH, "probe", "--edge", edge[1], "--patience", "0.5"])
     assert done.returncode == 0, done
     assert done.stdout.startswith("This host is not behind a NAT.")
@@ -74,7 +74,7 @@ def test_a_stun_server_alone_serves_for_what_it_can_do_and_the_rest_is_said(edge
         (["edge", "--listen", "127.0.0.1:0", "--stun-alternate", "127.0.0.2:3479"], ["stun-alternate", "--stun"]),
         (
             ["edge", "--listen", "127.0.0.1:0", "--stun", "127.0.0.1:3478", "--stun-alternate", "127.0.0.1:3479"],
-            ["stun-alternate", "127.0.0.1:3479", "another address"],
+            ["stun-alternate", "127.0.0.1:3479", "both differ from 127.0.0.1:3478"],
         ),
     ],
 )
@@ -83,5 +83,5 @@ def test_bad_input_gets_one_clear_line(words: list[str], parts: list[str], monke
     assert_one_clear_line(run([*PUNCH, *words]), *parts)
 
 
-def test_a_server_that_is_silent_is_named() -> None:
+def test_a_server_that_does_not_answer_is_named() -> None:
     assert_one_clear_line(run([*PUNCH, "probe", "--edge", f"stun:127.0.0.1:{fresh_ports()[0]}"]), "no answer within")

@@ -1,4 +1,4 @@
-"""From observations to the RFCs' words: every mapping and filtering, and what cannot be told is not guessed."""
+"""From observations to the terms of the RFCs: every mapping and filtering behavior; the unknown is not guessed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_mapping(
 
 
 @pytest.mark.parametrize("seen", [(P, P, None, None), (P, None, None, None), (P, Q, P, Q)])
-def test_a_mapping_that_cannot_be_told_is_not_guessed(seen: tuple[Address, Address, Address, Address]) -> None:
+def test_an_unknown_mapping_behavior_is_not_guessed(seen: tuple[Address, Address, Address, Address]) -> None:
     assert isinstance(mapping(*seen), NotTested)
 
 
@@ -52,7 +52,7 @@ def test_filtering(from_other_port: bool | None, from_other_address: bool | None
 
 
 @pytest.mark.parametrize("admitted", [(True, None), (None, False), (None, None)])
-def test_filtering_that_cannot_be_told_is_not_guessed(admitted: tuple[bool | None, bool | None]) -> None:
+def test_an_unknown_filtering_behavior_is_not_guessed(admitted: tuple[bool | None, bool | None]) -> None:
     assert isinstance(filtering(*admitted), NotTested)
 
 
@@ -60,22 +60,20 @@ locals_drawn = st.lists(st.integers(16384, 60999), min_size=8, max_size=8, uniqu
 
 
 @given(locals_drawn)
-def test_ports_that_are_kept_are_preserved_also_when_one_clashes(local: list[int]) -> None:
+def test_port_preservation_is_detected_despite_one_collision(local: list[int]) -> None:
     ports = [(port, port) for port in local]
     ports[3] = (ports[3][0], 1025)
     assert port_allocation(ports) == (PortAllocation.PRESERVING, None)
 
 
 @given(locals_drawn, st.integers(-300, 300).filter(bool), st.integers(0, 6))
-def test_a_sequence_is_seen_with_its_delta_also_when_another_host_comes_between(
-    local: list[int], delta: int, where: int
-) -> None:
+def test_a_sequence_and_its_delta_are_detected_despite_another_host(local: list[int], delta: int, where: int) -> None:
     external = [30_000 + delta * (step + (step > where)) for step in range(len(local))]
     assert port_allocation(list(zip(local, external, strict=True))) == (SEQUENTIAL, delta)
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_drawn_ports_are_random(seed: int) -> None:
+def test_random_ports_are_detected(seed: int) -> None:
     draw = random.Random(seed)
     ports = [(draw.randrange(16384, 61000), draw.randrange(1024, 65536)) for _ in range(8)]
     assert port_allocation(ports) == (PortAllocation.RANDOM, None)

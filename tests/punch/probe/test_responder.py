@@ -1,4 +1,4 @@
-"""The STUN server: from where, to where and with what it answers (RFC 5389, RFC 5780)."""
+"""The STUN server: origin, destination and content of its responses (RFC 5389, RFC 5780)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ask(addresses: StunAddresses, request: Message, *, datagram: bool = True) ->
     return replied
 
 
-def test_an_answer_tells_the_source_and_both_addresses() -> None:
+def test_a_response_has_the_source_and_both_addresses() -> None:
     reply, origin, to = ask(BOTH, Message(MessageClass.REQUEST))
     assert (reply.kind, reply.mapped, reply.other) == (MessageClass.SUCCESS, SOURCE, ALTERNATE)
     assert (reply.origin, origin, to) == (PRIMARY, PRIMARY, SOURCE)
@@ -44,7 +44,7 @@ def test_an_answer_tells_the_source_and_both_addresses() -> None:
         (Change(address=False, port=False), PRIMARY),
     ],
 )
-def test_it_answers_from_where_it_is_asked_to(change: Change, expected: Endpoint) -> None:
+def test_the_response_comes_from_the_requested_endpoint(change: Change, expected: Endpoint) -> None:
     reply, origin, to = ask(BOTH, Message(MessageClass.REQUEST, change=change))
     assert (reply.origin, origin, to) == (expected, expected, SOURCE)
 
@@ -65,7 +65,7 @@ def test_over_tcp_there_is_no_change() -> None:
     assert ask(BOTH, request, datagram=False)[0].kind is MessageClass.ERROR
 
 
-def test_another_port_may_be_answered_but_no_other_address() -> None:
+def test_a_response_may_go_to_another_port_but_to_no_other_address() -> None:
     _reply, _origin, to = ask(BOTH, Message(MessageClass.REQUEST, response_port=5000))
     assert to == (SOURCE.ip, 5000)
 
@@ -77,19 +77,19 @@ def test_another_port_may_be_answered_but_no_other_address() -> None:
         *(("169.254.0.1", 5000), (ALTERNATE.ip, 5000)),
     ],
 )
-def test_no_answer_goes_to_a_service_or_into_the_edge_s_own_networks(source: str, port: int) -> None:
+def test_no_response_goes_to_a_well_known_port_or_into_the_edge_s_networks(source: str, port: int) -> None:
     request, at = Message(MessageClass.REQUEST, response_port=port), Endpoint(source, 41000)
     replied = answer(request, at, PRIMARY, BOTH, datagram=True)
     assert replied is not None
     assert (replied[0].kind, replied[0].unknown, replied[2]) == (MessageClass.ERROR, (0x0027,), at)
 
 
-def test_an_attribute_that_has_to_be_understood_and_is_not_is_named() -> None:
+def test_an_unknown_required_attribute_is_named() -> None:
     reply, _origin, _to = ask(BOTH, Message(MessageClass.REQUEST, not_understood=(0x7777,)))
     assert (reply.kind, reply.unknown) == (MessageClass.ERROR, (0x7777,))
 
 
-def test_a_fingerprint_is_answered_by_one() -> None:
+def test_a_request_with_a_fingerprint_gets_a_response_with_one() -> None:
     assert ask(BOTH, Message(MessageClass.REQUEST, fingerprint=True))[0].fingerprint
 
 
@@ -99,7 +99,7 @@ def test_only_requests_are_answered(kind: MessageClass) -> None:
 
 
 @pytest.mark.parametrize(
-    ("primary", "alternate", "told"),
+    ("primary", "alternate", "expected"),
     [
         (Endpoint("0.0.0.0", 3478), None, "stun: '0.0.0.0:3478'"),
         (Endpoint("192.0.2.1", 65535), None, "65535"),
@@ -107,12 +107,14 @@ def test_only_requests_are_answered(kind: MessageClass) -> None:
         (PRIMARY, Endpoint("192.0.2.2", 3478), "stun-alternate: '192.0.2.2:3478'"),
     ],
 )
-def test_addresses_that_do_not_serve_are_refused(primary: Endpoint, alternate: Endpoint | None, told: str) -> None:
-    with pytest.raises(ArgumentError, match=told):
+def test_unsuitable_stun_addresses_are_argument_errors(
+    primary: Endpoint, alternate: Endpoint | None, expected: str
+) -> None:
+    with pytest.raises(ArgumentError, match=expected):
         StunAddresses.of(primary, alternate)
 
 
-def test_noise_and_half_messages_do_no_harm() -> None:
+def test_noise_and_incomplete_messages_do_no_harm() -> None:
     async def test() -> None:
         port, next_port = fresh_ports()
         server = StunServer(StunAddresses.of(Endpoint("127.0.0.1", port), None))
@@ -148,7 +150,8 @@ def test_a_taken_port_is_refused_and_nothing_stays_open() -> None:
 
 
 async def asks(server: StunServer, ip: str) -> tuple[asyncio.StreamWriter, Message | None]:
-    """A connection from `ip` that has asked something, and the answer; None if it was closed instead."""
+    """Send a request from `ip` over a new connection; return both, or None for the response if it was closed
+    instead."""
     reader, writer = await asyncio.open_connection(*server.addresses.endpoints[0], local_addr=(ip, 0))
     writer.write(Message(MessageClass.REQUEST).encode())
     try:
@@ -158,13 +161,13 @@ async def asks(server: StunServer, ip: str) -> tuple[asyncio.StreamWriter, Messa
     return writer, decode(data) if data else None
 
 
-def test_connections_that_are_held_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither those that have asked something, of which the longest silent one is ended, nor those that say nothing."""
+def test_open_connections_do_not_block_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither connections that have sent a request, of which the one idle for longest is closed, nor silent ones."""
     monkeypatch.setattr(responder, "MAX_CONNECTIONS", 20)
 
     async def test() -> None:
-        gate = RateLimiter(Limits(edge_connections=300, stun_connections=15))
-        server = StunServer(StunAddresses.of(Endpoint("127.0.0.1", fresh_ports()[0]), None), gate)
+        limiter = RateLimiter(Limits(edge_connections=300, stun_connections=15))
+        server = StunServer(StunAddresses.of(Endpoint("127.0.0.1", fresh_ports()[0]), None), limiter)
         await server.start()
         held = []
         try:
@@ -175,7 +178,7 @@ def test_connections_that_are_held_keep_nobody_out(monkeypatch: pytest.MonkeyPat
                     assert answered is not None
             writer, answered = await asks(server, "127.0.0.6")
             held.append(writer)
-            assert answered is None  # its address has used up its share
+            assert answered is None  # its address has reached its limit
             for number in range(280):
                 ip = f"127.0.1.{number // 40}"
                 held.append((await asyncio.open_connection(*server.addresses.endpoints[0], local_addr=(ip, 0)))[1])
@@ -191,12 +194,12 @@ def test_connections_that_are_held_keep_nobody_out(monkeypatch: pytest.MonkeyPat
     run(test)
 
 
-def test_requests_of_one_address_have_a_rate() -> None:
+def test_requests_of_one_address_have_a_rate_limit() -> None:
     async def test() -> None:
         refused: list[str] = []
-        gate = RateLimiter(Limits(stun_rate=0.1))
+        limiter = RateLimiter(Limits(stun_rate=0.1))
         addresses = StunAddresses.of(Endpoint("127.0.0.1", fresh_ports()[0]), None)
-        server = StunServer(addresses, gate, lambda public, error: refused.append(f"{public} {error.limit}"))
+        server = StunServer(addresses, limiter, lambda public, error: refused.append(f"{public} {error.limit}"))
         await server.start()
         try:
             async with UdpSocket.open(addresses.endpoints[0]) as client:

@@ -1,4 +1,4 @@
-"""Transactions over UDP: what belongs to one is no stray, however late it comes."""
+"""Transactions over UDP: a late response still belongs to its transaction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from punchlab.punch.probe.stun import Message, MessageClass
 from punchlab.punch.probe.udpsocket import UdpSocket
 
 
-def test_a_second_answer_to_a_transaction_is_no_stray_and_an_indication_is() -> None:
+def test_a_duplicate_response_is_no_stray_but_an_indication_is() -> None:
     async def test() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
             server.bind(("127.0.0.1", 0))
@@ -25,11 +25,11 @@ def test_a_second_answer_to_a_transaction_is_no_stray_and_an_indication_is() -> 
                 reply = await binding
                 assert reply is not None
                 assert reply.mapped == sock.local
-                knock = Message(MessageClass.INDICATION)
-                for each in (answer, knock.encode()):
+                indication = Message(MessageClass.INDICATION)
+                for each in (answer, indication.encode()):
                     server.sendto(each, source)
                 message, _source = await asyncio.wait_for(sock.strays.get(), 5)
-                assert message.transaction == knock.transaction
+                assert message.transaction == indication.transaction
                 assert sock.strays.empty()
 
     asyncio.run(test())

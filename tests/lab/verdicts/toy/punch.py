@@ -101,7 +101,7 @@ def punch(
             if dials and not dialled and not up and now >= next_try:
                 next_try = now + _RETRY_S
                 said("first_syn")
-                said("attempt", kind="public")
+                said("attempt", kind="srflx")
                 attempt = bound(port, family, protocol)
                 attempt.setblocking(False)
                 answer = _send_at_once(attempt, peer, hello) if fast else attempt.connect_ex(peer)

@@ -1,4 +1,4 @@
-"""What arrives for an inbox, written by a thread in the order in which it arrives."""
+"""Writes received files to a `FileSink` in a thread, in the order in which their data arrive."""
 
 from __future__ import annotations
 
@@ -7,40 +7,39 @@ from collections.abc import Sequence
 from functools import partial
 
 from punchlab.punch.errors import ConnectionLostError
-from punchlab.punch.transfer.file_sink import FileSink, Incoming
-from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.files.file_sink import FileSink, Incoming
+from punchlab.punch.transfer.files.name_rules import FileError
 from punchlab.punch.transfer.offer import FileDone, FileInfo, Offered, StreamInfo
 from punchlab.punch.transfer.worker import Worker
 
 _BATCH = 256 * 1024
-"""Bytes that are passed on to the thread at once: fewer would cost more for that than for writing them."""
+"""Bytes that are passed to the thread at once; with fewer, passing them would cost more than writing them."""
 
 
-class Arriving:
-    """The files of one offer. All that touches the inbox is done by `worker`.
+class FileWriter:
+    """The files of one offer. All calls of the sink run in `worker`.
 
-    `begin`, `write` and `end` return before that is done. What fails then is raised by a later call, and by
-    `Worker.failure`.
+    `begin`, `write` and `end` return before the work is done. A later call, and `Worker.failure`, raise its errors.
     """
 
-    def __init__(self, worker: Worker, inbox: FileSink) -> None:
+    def __init__(self, worker: Worker, sink: FileSink) -> None:
         self._worker = worker
-        self._inbox = inbox
+        self._sink = sink
         self._incoming: Incoming | None = None
-        self._arrived: list[Incoming | FileDone] = []
+        self._complete: list[Incoming | FileDone] = []
         self._batch: list[bytes] = []
         self._size = 0
 
     async def begin(self, info: FileInfo | StreamInfo, start: int) -> None:
-        """A file, from that byte."""
+        """Begin a file at offset `start`."""
 
         def call() -> None:
-            self._incoming = self._inbox.create(info, start)
+            self._incoming = self._sink.create(info, start)
 
         await self._worker.put(call)
 
     async def write(self, data: bytes) -> None:
-        """The next bytes of the file."""
+        """Append data to the file."""
         self._batch.append(data)
         self._size += len(data)
         if self._size >= _BATCH:
@@ -59,7 +58,7 @@ class Arriving:
             await self._worker.put(call, size)
 
     async def end(self, sha256: bytes) -> None:
-        """The file is complete, and has that SHA-256."""
+        """Complete the file, which must have this SHA-256."""
         await self._pass_on()
 
         def call() -> None:
@@ -67,28 +66,28 @@ class Arriving:
             with self._incoming as incoming:
                 self._incoming = None
                 incoming.verify(sha256)
-                self._arrived.append(incoming)
+                self._complete.append(incoming)
 
         await self._worker.put(call)
 
     async def add(self, done: FileDone) -> None:
-        """A file that an earlier tunnel has brought."""
-        await self._worker.put(partial(self._arrived.append, done))
+        """Add a file that an earlier tunnel has transferred."""
+        await self._worker.put(partial(self._complete.append, done))
 
     async def store(self, offered: Sequence[Offered]) -> list[FileDone]:
-        """Give all of them their names, or none. Raises `FileError`.
+        """Give all files their final names, or none. Raises `FileError`.
 
-        If this is cancelled too late to undo it, it is done and the cancellation has no effect.
+        If this is cancelled too late to undo it, the files are stored and the cancellation has no effect.
         """
 
         def call() -> list[FileDone]:
-            self._inbox.store(offered, [each for each in self._arrived if isinstance(each, Incoming)])
-            return [each if isinstance(each, FileDone) else each.done for each in self._arrived]
+            self._sink.store(offered, [each for each in self._complete if isinstance(each, Incoming)])
+            return [each if isinstance(each, FileDone) else each.done for each in self._complete]
 
         return await self._worker.run_whole(call)
 
     async def leave(self, *, keep: bool) -> None:
-        """The connection is lost: what has arrived is written; of the file under way only if `keep`."""
+        """Write the data received before the connection was lost; keep the unfinished file only if `keep`."""
         with contextlib.suppress(FileError):
             await self._pass_on()
 
@@ -100,13 +99,13 @@ class Arriving:
         await self._worker.run(call, always=True)
 
     async def discard(self, offered: Sequence[Offered]) -> None:
-        """Nothing of this offer is wanted: drop what is not written yet, and remove what is."""
+        """Discard the data that are not written yet, and remove the unfinished files of the offer."""
 
         def call() -> None:
             if self._incoming is not None:
                 with contextlib.suppress(OSError):
                     self._incoming.__exit__(FileError, None, None)
-            self._inbox.discard(offered)
+            self._sink.discard(offered)
 
         await self._worker.stop()
         await self._worker.run(call)

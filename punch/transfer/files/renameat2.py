@@ -1,6 +1,6 @@
-"""renameat2(2): a name that must be free, and an exchange of two names, each in one step.
+"""renameat2(2): rename to a name that must not exist, and exchange two names, each atomically.
 
-A file system that has no such step (NFS, some FUSE ones) gets the nearest thing to it.
+On file systems that do not support it (NFS, some FUSE ones) the functions use several steps.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _renameat2: Callable[..., int] | None = getattr(ctypes.CDLL(None, use_errno=True
 
 
 def rename_new(source: str, target: str, *, source_fd: int, target_fd: int) -> None:
-    """Rename a file or a directory. Raises `OSError`, `FileExistsError` if `target` is there."""
+    """Rename a file or a directory. Raises `OSError`; `FileExistsError` if `target` exists."""
     if _step(source, target, source_fd, target_fd, _NOREPLACE):
         return
-    # Claim the name with something empty, which the rename replaces.
+    # Create an empty file or directory, which the rename then replaces.
     if stat.S_ISDIR(os.stat(source, dir_fd=source_fd, follow_symlinks=False).st_mode):
         os.mkdir(target, dir_fd=target_fd)
         take_back = os.rmdir
@@ -38,7 +38,7 @@ def rename_new(source: str, target: str, *, source_fd: int, target_fd: int) -> N
 
 
 def exchange(source: str, target: str, *, source_fd: int, target_fd: int) -> bool:
-    """Exchange two names; False if `target` was only replaced, and what it was is lost. Raises `OSError`."""
+    """Exchange two names; return False if `target` was replaced, and its old content is lost. Raises `OSError`."""
     if _step(source, target, source_fd, target_fd, _EXCHANGE):
         return True
     os.rename(source, target, src_dir_fd=source_fd, dst_dir_fd=target_fd)
@@ -46,7 +46,7 @@ def exchange(source: str, target: str, *, source_fd: int, target_fd: int) -> boo
 
 
 def _step(source: str, target: str, source_fd: int, target_fd: int, flag: int) -> bool:
-    """Whether the kernel did it; False if it cannot. Raises `OSError`."""
+    """Call renameat2; return False if it is not supported. Raises `OSError`."""
     if _renameat2 is None:
         return False
     if _renameat2(source_fd, os.fsencode(source), target_fd, os.fsencode(target), flag) == 0:

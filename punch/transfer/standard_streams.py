@@ -1,4 +1,4 @@
-"""Calls on standard streams that may block for ever, on a terminal for instance."""
+"""Calls on standard streams that may block indefinitely, for instance on a terminal."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 def read_some(descriptor: int, count: int) -> bytes:
-    """What can be read now, or next, up to `count` bytes; nothing at the end. Raises `OSError`."""
+    """Return the available or the next data, up to `count` bytes; empty at the end. Raises `OSError`."""
     while True:
         try:
             return os.read(descriptor, count)
-        except BlockingIOError:  # whoever opened it, or shares it, does not want to block
+        except BlockingIOError:  # another process has made the shared descriptor non-blocking
             select.select([descriptor], [], [])
 
 
@@ -33,7 +33,7 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 async def in_daemon_thread(function: Callable[[], T]) -> T:
-    """The result of a call that may block for ever, on a terminal for instance; the process can end nevertheless."""
+    """Return the result of a call in a daemon thread, which does not keep the process from ending."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 

@@ -1,7 +1,7 @@
-"""Files on their way in: no half-written file, and no name that leads out of the directory.
+"""Stores received files in a directory, without incomplete files and without names outside the directory.
 
-Every file grows in a hidden directory of its session (`punch.transfer.partial`), wherever its place is. Directories are
-made when all files are complete. Then all take their names, or none (`punch.transfer.naming`).
+Every file is written in a hidden directory of its session (`punch.transfer.files.partial_files`). Directories are
+created when all files are complete. Then all files get their final names, or none (`punch.transfer.files.final_names`).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from punchlab.punch.errors import ArgumentError, ConnectionLostError
-from punchlab.punch.transfer.names import FileError, OfferError, check_path
-from punchlab.punch.transfer.naming import Naming, cannot, is_there, locked, recover
+from punchlab.punch.transfer.files.final_names import FinalNames, cannot, locked, name_exists, recover
+from punchlab.punch.transfer.files.name_rules import FileError, OfferError, check_path
+from punchlab.punch.transfer.files.partial_files import PartialFiles, hash_prefix, identity
+from punchlab.punch.transfer.files.partial_names import PartialNames
+from punchlab.punch.transfer.files.safe_open import opened_below
 from punchlab.punch.transfer.offer import DirectoryInfo, FileDone, FileInfo, Offered, StreamInfo, check_distinct
-from punchlab.punch.transfer.owner import Owner
-from punchlab.punch.transfer.partial import Partials, hash_prefix, identity
-from punchlab.punch.transfer.safe_open import descended
 from punchlab.punch.transfer.worker import checkpoint
 
 
 class _Held(NamedTuple):
-    """What of a file is here already: its size, its running SHA-256, and what file that was (see `identity`)."""
+    """The received part of a file: its size, its running SHA-256, and the identity of the partial file."""
 
     size: int
     digest: hashlib._Hash
@@ -34,17 +34,17 @@ class _Held(NamedTuple):
 
 
 class FileSink:
-    """A directory that files arrive in. A context manager. All methods block, and have checkpoints.
+    """A directory that received files are stored in. A context manager. All methods block, and have checkpoints.
 
-    `owner` is the session that the files belong to until they have their names; without it nobody finds what stays. A
-    file grows under a temporary name. When all are complete they take their own, or, if one cannot, none. Without
-    `force` nothing may have the name of a file, or of the directory that was sent, before; with it directories are
-    filled up, files and links replaced, and no directory by a file or the other way round. What a broken connection
-    leaves stays, for `held` to find; what is refused or damaged is removed.
+    `partial_names` derives the names of unfinished files; without it no later process finds them. A file has a
+    temporary name until all are complete; then all get their final names, or none if one cannot. Without `force` no
+    file and no top-level directory of the offer may exist already. With `force`, files are added to existing
+    directories, and files and links are replaced, but not a directory by a file or the reverse. After a broken
+    connection the unfinished files remain, for `held` to find. Rejected or damaged files are removed.
     """
 
-    def __init__(self, directory: Path, *, force: bool, owner: Owner | None = None) -> None:
-        """Raises `ArgumentError` if the directory cannot be written to."""
+    def __init__(self, directory: Path, *, force: bool, partial_names: PartialNames | None = None) -> None:
+        """Open the directory. Raises `ArgumentError` if it is not writable."""
         try:
             self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -54,18 +54,18 @@ class FileSink:
             raise ArgumentError("dir", str(directory), "a writable directory")
         self.path = str(directory.resolve())
         self._force = force
-        self._partials = Partials(self._fd, owner or Owner.nobody())
+        self._partials = PartialFiles(self._fd, partial_names or PartialNames.random())
         self._held: dict[FileInfo, _Held] = {}
         self._stored: dict[Offered, FileDone | None] = {}
 
     @property
-    def owner(self) -> Owner:
-        """The session that unfinished files belong to; to be set before there are any."""
-        return self._partials.owner
+    def partial_names(self) -> PartialNames:
+        """The names of unfinished files; set it before there are any."""
+        return self._partials.partial_names
 
-    @owner.setter
-    def owner(self, owner: Owner) -> None:
-        self._partials = Partials(self._fd, owner)
+    @partial_names.setter
+    def partial_names(self, partial_names: PartialNames) -> None:
+        self._partials = PartialFiles(self._fd, partial_names)
 
     def __enter__(self) -> Self:
         return self
@@ -75,7 +75,7 @@ class FileSink:
         os.close(self._fd)
 
     def check(self, offered: Sequence[Offered]) -> None:
-        """Raise `FileError` if this cannot be stored here."""
+        """Raise `FileError` if the offer cannot be stored here."""
         for info in offered:
             check_path(info.name)
         check_distinct(offered)
@@ -106,16 +106,16 @@ class FileSink:
 
     def _check_free(self, name: str) -> None:
         try:
-            taken = is_there(name, self._fd)
+            taken = name_exists(name, self._fd)
         except OSError as error:
             raise cannot(name, error) from None
         if taken:
-            raise FileError(f"{name!r} exists already (--force overwrites)")
+            raise FileError(f"{name!r} already exists (--force overwrites)")
 
     def _check_replaceable(self, info: Offered) -> None:
         *above, last = info.name.split("/")
         try:
-            with descended(self._fd, above) as fd:
+            with opened_below(self._fd, above) as fd:
                 found = os.stat(last, dir_fd=fd, follow_symlinks=False)
         except FileNotFoundError:
             return
@@ -124,10 +124,10 @@ class FileSink:
         if stat.S_ISDIR(found.st_mode) and not isinstance(info, DirectoryInfo):
             raise FileError(f"{info.name!r} is a directory")
         if isinstance(info, DirectoryInfo) and not stat.S_ISDIR(found.st_mode):
-            raise FileError(f"{info.name!r} is no directory here")
+            raise FileError(f"{info.name!r} exists and is not a directory")
 
-    def begun(self, offered: Sequence[Offered]) -> list[int]:
-        """Which of these files an earlier connection may have brought in part or in full, by their numbers."""
+    def resumable(self, offered: Sequence[Offered]) -> list[int]:
+        """Return the numbers of the files that an earlier connection may have transferred in part or in full."""
         try:
             with os.scandir(self._partials.fd) as entries:
                 unfinished = {entry.name for entry in entries}
@@ -141,7 +141,7 @@ class FileSink:
         ]
 
     def held(self, info: FileInfo) -> tuple[int, bytes] | None:
-        """How many bytes of a file an earlier connection has brought, and their SHA-256."""
+        """Return the size and SHA-256 of the part of a file that an earlier connection has transferred."""
         done = self._stored.get(info)
         if done is not None:
             return info.size, bytes.fromhex(done.sha256)
@@ -163,53 +163,53 @@ class FileSink:
         return size, digest.digest()
 
     def create(self, info: FileInfo | StreamInfo, start: int = 0) -> Incoming:
-        """Begin a file, or go on from byte `start`, which is as far as `held` said. Raises `FileError`."""
+        """Begin a file, or resume it at byte `start`, the size that `held` returned. Raises `FileError`."""
         if not start:
             return Incoming(self._partials, info, None)
         held = self._held.get(info) if isinstance(info, FileInfo) else None
         if held is None or held.size != start:
-            raise OfferError(f"{info.name!r} cannot go on from byte {start}")
+            raise OfferError(f"{info.name!r} cannot resume at byte {start}")
         return Incoming(self._partials, info, held)
 
     def already_stored(self, info: FileInfo | StreamInfo, sha256: bytes) -> FileDone | None:
-        """What became of a file that an earlier connection of this process brought in full. Raises `FileError`."""
+        """Return a file that an earlier connection of this process has stored, if any. Raises `FileError`."""
         done = self._stored.get(info)
         if done is not None and done.sha256 != sha256.hex():
             raise OfferError(f"{info.name!r} has changed since it was stored")
         return done
 
     def store(self, offered: Sequence[Offered], arrived: Sequence[Incoming]) -> None:
-        """Give verified files their names, and make the directories that were offered. Raises `FileError`."""
+        """Give verified files their final names, and create the offered directories. Raises `FileError`."""
         new = [info for info in offered if info not in self._stored]
         directories = [info for info in new if isinstance(info, DirectoryInfo)]
         trees = {info.name.partition("/")[0] for info in new if "/" in info.name}
         try:
-            with locked(self._fd), Naming(self._fd, self._partials) as naming:
+            with locked(self._fd), FinalNames(self._fd, self._partials) as names:
                 for name in sorted(trees | {info.name for info in directories if "/" not in info.name}):
-                    self._begin_tree(naming, name)
+                    self._begin_tree(names, name)
                 for info in directories:
                     try:
-                        naming.make_directory(info.name)
+                        names.make_directory(info.name)
                     except OSError as error:
                         raise cannot(info.name, error) from None
                 for incoming in arrived:
-                    incoming.take_name(functools.partial(naming.place, replace=self._force))
-                naming.show()
+                    incoming.take_name(functools.partial(names.place, replace=self._force))
+                names.publish()
         except OSError as error:
-            raise FileError(f"nothing can be stored: {error.strerror}") from None
+            raise FileError(f"the files cannot be stored: {error.strerror}") from None
         self._partials.close()
         self._stored.update(dict.fromkeys(directories))
         self._stored.update((incoming.info, incoming.done) for incoming in arrived)
 
-    def _begin_tree(self, naming: Naming, name: str) -> None:
+    def _begin_tree(self, names: FinalNames, name: str) -> None:
         try:
-            if not (self._force and is_there(name, self._fd)):
-                naming.build_aside(name)
+            if not (self._force and name_exists(name, self._fd)):
+                names.build_hidden(name)
         except OSError as error:
             raise cannot(name, error) from None
 
     def discard(self, offered: Sequence[Offered]) -> None:
-        """Remove what is unfinished of this, unless somebody else works on it."""
+        """Remove the unfinished files of an offer, except those that another process is receiving."""
         for info in offered:
             checkpoint()
             if not isinstance(info, DirectoryInfo):
@@ -218,12 +218,12 @@ class FileSink:
 
 
 class Incoming:
-    """One file that is arriving. A context manager: what is not verified is removed, unless the connection broke.
+    """One file that is being received. A context manager, which removes an unverified file unless the connection broke.
 
-    All raise `FileError`.
+    All methods raise `FileError`.
     """
 
-    def __init__(self, partials: Partials, info: FileInfo | StreamInfo, held: _Held | None) -> None:
+    def __init__(self, partials: PartialFiles, info: FileInfo | StreamInfo, held: _Held | None) -> None:
         self.info = info
         self._expected = info.size if isinstance(info, FileInfo) else None
         self._partials = partials
@@ -237,9 +237,9 @@ class Incoming:
         except OSError as error:
             raise self._failed(error) from None
         try:
-            # Between the look at it and now it was not locked: another process may have received into it.
+            # The file was not locked since `held`, so another process may have received into it.
             if held is not None and identity(self._fd) != held.identity:
-                raise FileError(f"what was held of {info.name!r} has changed")
+                raise FileError(f"the received part of {info.name!r} has changed")
             os.truncate(self._fd, self._size)
             os.lseek(self._fd, self._size, os.SEEK_SET)
         except BaseException:
@@ -256,10 +256,10 @@ class Incoming:
         os.close(self._fd)
 
     def write(self, data: bytes) -> None:
-        """Append `data`, within the size that was offered."""
+        """Append `data`, up to the offered size."""
         self._size += len(data)
         if self._expected is not None and self._size > self._expected:
-            raise OfferError(f"{self.info.name!r} is longer than the {self._expected} bytes that were offered")
+            raise OfferError(f"{self.info.name!r} is longer than the offered {self._expected} bytes")
         self._hash.update(data)
         try:
             written = os.write(self._fd, data)
@@ -269,39 +269,39 @@ class Incoming:
             raise self._failed(error) from None
 
     def verify(self, sha256: bytes) -> None:
-        """The file is complete: keep it, still under its temporary name."""
+        """Check the complete file, and keep it under its temporary name."""
         if self._expected not in (None, self._size) or self._hash.digest() != sha256:
-            raise OfferError(f"{self.info.name!r} arrived damaged")
+            raise OfferError(f"{self.info.name!r} is damaged: its size or SHA-256 differs from the sender's")
         self._set_mode()
         self._identity = identity(self._fd)
         self._done = FileDone(self.info.name, self._size, sha256.hex())
 
     def _set_mode(self) -> None:
-        """Whoever may read it may execute it, if its owner may on the other side; as `rsync --executability` does."""
+        """Make an executable file executable for all who may read it, like `rsync --executability`."""
         mode = stat.S_IMODE(os.fstat(self._fd).st_mode)
         wanted = mode & 0o666
         if isinstance(self.info, FileInfo) and self.info.executable:
             wanted |= (mode & 0o444) >> 2
         if wanted != mode:
-            with contextlib.suppress(OSError):  # a file system without such modes (FAT): the content counts
+            with contextlib.suppress(OSError):  # a file system without these mode bits (FAT)
                 os.fchmod(self._fd, wanted)
 
     @property
     def done(self) -> FileDone:
-        """What a verified file is."""
+        """The verified file."""
         if self._done is None:
             raise FileError(f"{self.info.name!r} is not complete")
         return self._done
 
     def take_name(self, place: Callable[[str, str], None]) -> None:
-        """Give a verified file its name, by calling `place` with its temporary name and its own."""
+        """Give a verified file its final name, by calling `place` with its temporary and its final name."""
         try:
             fd = self._partials.open(self._temporary, create=False)
         except OSError as error:
             raise self._failed(error) from None
         try:
             if identity(fd) != self._identity:
-                raise FileError(f"{self.info.name!r} was changed after it had arrived")
+                raise FileError(f"{self.info.name!r} has changed after it was received")
             place(self._temporary, self.info.name)
         except OSError as error:
             raise cannot(self.info.name, error) from None

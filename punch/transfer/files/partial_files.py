@@ -1,9 +1,9 @@
-"""Files that a broken tunnel has brought in part, kept under a hidden name until a new tunnel brings the rest.
+"""Unfinished files of a broken tunnel, kept under hidden names until a new tunnel transfers the rest.
 
-They are in a hidden directory of their session, and their names follow from the secret of the session and from the
-file's own name and size (`punch.transfer.owner`), so that the same command finds them again after a crash, and nobody
-else does. What is in one is believed only after the sender has compared its SHA-256 with that of its own file's
-beginning.
+They are in a hidden directory of their session. Their names are derived from the secret of the session and from the
+file's name and size (`punch.transfer.files.partial_names`), so that the same command finds them after a crash, and no
+other session does. The content of such a file is used only after the sender has compared its SHA-256 with the beginning
+of its own file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import re
 import stat
 
-from punchlab.punch.transfer.owner import Owner
+from punchlab.punch.transfer.files.partial_names import PartialNames
 from punchlab.punch.transfer.worker import checkpoint
 
 HASH_BLOCK = 1 << 20
@@ -24,51 +24,51 @@ _PARTIAL = re.compile(r"\.punch-[0-9a-f]{16}\.part")
 
 
 def is_partial_name(name: str) -> bool:
-    """Whether something of that name would be taken for unfinished files."""
+    """Return whether the name is one of a directory of unfinished files."""
     return _PARTIAL.fullmatch(name) is not None
 
 
-class Partials:
+class PartialFiles:
     """The unfinished files of one session in a directory. All methods raise `OSError`.
 
-    Their own directory is made when the first of them is, and removed when there is none.
+    Their directory is created with the first of them, and removed when it is empty.
     """
 
-    def __init__(self, directory_fd: int, owner: Owner) -> None:
+    def __init__(self, directory_fd: int, partial_names: PartialNames) -> None:
         self._parent = directory_fd
-        self.owner = owner
+        self.partial_names = partial_names
         self._fd: int | None = None
 
     def name(self, name: str, size: int | None) -> str:
-        """The name of an unfinished file, in the directory of `fd`."""
-        return self.owner.name(name, size)
+        """Return the name of an unfinished file in the directory `fd`."""
+        return self.partial_names.name(name, size)
 
     @property
     def fd(self) -> int:
-        """A descriptor of their directory. Raises `FileNotFoundError` if there are none."""
+        """A descriptor of the directory. Raises `FileNotFoundError` if it does not exist."""
         return self._opened(create=False)
 
     def made(self) -> int:
-        """A descriptor of their directory, which is made if there is none."""
+        """Return a descriptor of the directory, which is created if needed."""
         return self._opened(create=True)
 
     def open(self, name: str, *, create: bool) -> int:
-        """A descriptor of a file, as from `open_partial`."""
+        """Return a descriptor of a file, as `open_partial` does."""
         try:
             return open_partial(self._opened(create=create), name, create=create)
         except FileNotFoundError:
             if not create:
                 raise
-        self._forget()  # another process of this session has just removed the directory
+        self._close_directory()  # another process of this session has just removed the directory
         return open_partial(self._opened(create=True), name, create=True)
 
     def remove(self, name: str) -> None:
-        """Remove a file if it is there."""
+        """Remove a file if it exists."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self.fd)
 
     def discard(self, name: str) -> None:
-        """Remove a file if it is there, ours, and no other process receives into it."""
+        """Remove a file if it exists, belongs to this user, and no other process is receiving it."""
         with contextlib.suppress(OSError):
             fd = self.open(name, create=False)
             try:
@@ -77,19 +77,19 @@ class Partials:
                 os.close(fd)
 
     def close(self) -> None:
-        """Remove the directory if there is nothing in it. The object can be used again."""
+        """Remove the directory if it is empty. The object can be used again."""
         with contextlib.suppress(OSError):
-            os.rmdir(self.owner.directory, dir_fd=self._parent)
-        self._forget()
+            os.rmdir(self.partial_names.directory, dir_fd=self._parent)
+        self._close_directory()
 
-    def _forget(self) -> None:
+    def _close_directory(self) -> None:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
     def _opened(self, *, create: bool) -> int:
         if self._fd is None:
-            name = self.owner.directory
+            name = self.partial_names.directory
             if create:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o700, dir_fd=self._parent)
@@ -97,15 +97,15 @@ class Partials:
             fd = os.open(name, flags, dir_fd=self._parent)
             if os.fstat(fd).st_uid != os.geteuid():
                 os.close(fd)
-                raise OSError(errno.EEXIST, f"{name!r} in its way is not ours")
+                raise OSError(errno.EEXIST, f"{name!r} exists and belongs to another user")
             self._fd = fd
         return self._fd
 
 
 def open_partial(directory_fd: int, name: str, *, create: bool) -> int:
-    """A descriptor of the file, which nobody else has and nobody else receives into. Raises `OSError`.
+    """Return a locked descriptor of the file, which no other process is receiving. Raises `OSError`.
 
-    Whoever else may write to the directory could have put something else there: a link would lead our writes away.
+    Other users who may write to the directory could have put a link or another file there, which is rejected.
     """
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     if create:
@@ -114,12 +114,12 @@ def open_partial(directory_fd: int, name: str, *, create: bool) -> int:
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid != os.geteuid():
-            raise OSError(errno.EEXIST, f"{name!r} in its way is not ours")
+            raise OSError(errno.EEXIST, f"{name!r} exists and is not a file of this program")
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OSError(errno.EBUSY, "another process is receiving it") from None
-        # Whoever had the lock before may have given it its own name meanwhile.
+        # The process that held the lock before may have given the file its final name meanwhile.
         named = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
         if (named.st_dev, named.st_ino) != (found.st_dev, found.st_ino):
             raise OSError(errno.EBUSY, "another process has just received it")
@@ -130,13 +130,13 @@ def open_partial(directory_fd: int, name: str, *, create: bool) -> int:
 
 
 def identity(fd: int) -> tuple[int, int, int, int]:
-    """What tells a file from any other, and from itself with another content: device, inode, size, time of change."""
+    """Return device, inode, size and modification time, which identify a file and its content."""
     found = os.fstat(fd)
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def hash_prefix(fd: int, size: int) -> hashlib._Hash | None:
-    """The running SHA-256 of the first `size` bytes; None if there are fewer. Blocks; raises `OSError`."""
+    """Return the running SHA-256 of the first `size` bytes; None if there are fewer. Blocks; raises `OSError`."""
     digest = hashlib.sha256()
     position = 0
     while position < size:

@@ -1,4 +1,4 @@
-"""What both ends of a transfer say beside its contents: why one cannot go on, and goodbye."""
+"""Frames that end a transfer, for both ends: ABORT with a reason, DECLINED, and FINAL."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from punchlab.punch.errors import ChannelError, ConnectionLostError, PunchFailed
 from punchlab.punch.secure.channel import Channel, Kind
 from punchlab.punch.text import printable
 
-FAREWELL_S = 5.0  # how long to wait for the other end's FINAL once all is said
-INTERRUPTED_S = 1.0  # how long an interrupted end tries to say so
+FINISH_S = 5.0  # timeout of the other end's FINAL
+INTERRUPTED_S = 1.0  # timeout of sending ABORT from an interrupted end
 
 
 class AbortedError(Exception):
-    """The other end said ABORT."""
+    """The other end sent ABORT; the text is its reason."""
 
 
-async def hear(channel: Channel) -> tuple[Kind, bytes]:
-    """The next frame. Raises `ChannelError` and `AbortedError`."""
+async def receive_frame(channel: Channel) -> tuple[Kind, bytes]:
+    """Return the next frame. Raises `ChannelError` and `AbortedError`."""
     kind, payload = await channel.receive()
     if kind is Kind.ABORT:
         text = payload.decode(errors="replace")[:300]
@@ -26,22 +26,22 @@ async def hear(channel: Channel) -> tuple[Kind, bytes]:
     return kind, payload
 
 
-async def hear_only(channel: Channel, kind: Kind) -> bytes:
-    """The payload of the next frame, which must be of `kind`. Raises `ChannelError` and `AbortedError`."""
-    found, payload = await hear(channel)
+async def receive_kind(channel: Channel, kind: Kind) -> bytes:
+    """Return the payload of the next frame, which must be of `kind`. Raises `ChannelError` and `AbortedError`."""
+    found, payload = await receive_frame(channel)
     if found is not kind:
         raise TamperedError(f"expected {kind.name}, got {found.name}")
     return payload
 
 
-async def abort(channel: Channel, reason: str, patience_s: float = FAREWELL_S) -> None:
-    """Say why, then listen until the other end has heard it: closing with bytes unread would reset the connection."""
+async def abort(channel: Channel, reason: str, patience_s: float = FINISH_S) -> None:
+    """Send ABORT and read until the other end closes: closing with unread data would reset the connection."""
     await _end_with(channel, Kind.ABORT, reason.encode(errors="replace"), patience_s)
 
 
 async def decline(channel: Channel) -> None:
-    """Say that the user does not accept what was offered, in the same way."""
-    await _end_with(channel, Kind.DECLINED, b"", FAREWELL_S)
+    """Send DECLINED and read until the other end closes."""
+    await _end_with(channel, Kind.DECLINED, b"", FINISH_S)
 
 
 async def _end_with(channel: Channel, kind: Kind, payload: bytes, patience_s: float) -> None:
@@ -52,10 +52,10 @@ async def _end_with(channel: Channel, kind: Kind, payload: bytes, patience_s: fl
                 await channel.receive()
 
 
-async def farewell(channel: Channel) -> bool:
-    """Everything is done. Whether the other end said FINAL: then it has heard all before."""
+async def exchange_final(channel: Channel) -> bool:
+    """Send FINAL; return whether the other end sent FINAL too, and so has received all frames before it."""
     with contextlib.suppress(ChannelError, TimeoutError):
-        async with asyncio.timeout(FAREWELL_S):
+        async with asyncio.timeout(FINISH_S):
             await channel.send(Kind.FINAL)
             while (await channel.receive())[0] is not Kind.FINAL:
                 pass
@@ -64,7 +64,7 @@ async def farewell(channel: Channel) -> bool:
 
 
 def failure(error: ChannelError) -> PunchFailedError:
-    """What a lost connection, or one that says nonsense, means to the session."""
+    """Return the session's error for an error of the channel."""
     if isinstance(error, ConnectionLostError):
         return TunnelBrokenError(str(error))
     return PunchFailedError("client_error", str(error))

@@ -1,7 +1,7 @@
-"""Files and directories on their way out.
+"""The files and directories to send.
 
-Everything is looked at before anything is offered, and opened when its turn comes. From the offer until its last byte
-was read a file must stay as it was (`punch.transfer.unchanged`), or the transfer fails. No link below a directory is
+All files are examined before the offer, and each is opened when it is sent. From the offer until its last byte is read,
+a file must not change (`punch.transfer.files.change_detection`), or the transfer fails. Links below a directory are not
 followed.
 """
 
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
 from punchlab.punch.errors import ArgumentError
-from punchlab.punch.transfer.names import FileError, check_path
+from punchlab.punch.transfer.files.change_detection import State, is_open_for_writing
+from punchlab.punch.transfer.files.name_rules import FileError, check_path
+from punchlab.punch.transfer.files.partial_files import is_partial_name
+from punchlab.punch.transfer.files.safe_open import open_directory, opened_below
 from punchlab.punch.transfer.offer import MAX_ENTRIES, DirectoryInfo, Entries, FileInfo, total_size
-from punchlab.punch.transfer.partial import is_partial_name
-from punchlab.punch.transfer.safe_open import descended, open_directory
-from punchlab.punch.transfer.unchanged import State, is_open_for_writing
 
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-"""Non-blocking, so that opening a FIFO does not wait for its writer; it means nothing to a regular file."""
+"""Non-blocking, so that opening a FIFO does not wait for its writer; it has no effect on a regular file."""
 
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
@@ -33,14 +33,14 @@ _KINDS = {
 
 
 class Skipped(NamedTuple):
-    """Something in a directory that is not sent, and what it is."""
+    """A directory entry that is not sent, and why."""
 
     name: str
     reason: str
 
 
 class _Place(NamedTuple):
-    """Where a file is: what the user named, and the parts of the way down from there; and its state when offered."""
+    """The location of a file: the user's argument and the components below it; and the file's state when offered."""
 
     path: Path
     below: tuple[str, ...]
@@ -48,20 +48,20 @@ class _Place(NamedTuple):
 
 
 class _Opened(NamedTuple):
-    """The state of a file before its first byte was read; `doubtful` if a later write might not show in the state."""
+    """The state of a file when it was opened; `doubtful` if a later write may leave the state unchanged."""
 
     state: State
     doubtful: bool
 
 
-class Outgoing:
-    """What is to be sent. A context manager, which closes the file that was opened last.
+class FileSource:
+    """The files and directories to send. A context manager, which closes the file that was opened last.
 
-    `offered` and `skipped` are in the order of the arguments, and by name within a directory.
+    `offered` and `skipped` are in the order of the arguments, and sorted by name within a directory.
     """
 
     def __init__(self, paths: list[Path]) -> None:
-        """Raises `ArgumentError` if something there cannot be read or sent, or two arguments have the same name."""
+        """Examine all files. Raises `ArgumentError` if one cannot be sent, or two arguments have the same name."""
         self.offered: list[FileInfo | DirectoryInfo] = []
         self.skipped: list[Skipped] = []
         self._places: dict[str, _Place] = {}
@@ -70,7 +70,7 @@ class Outgoing:
         self._entries = Entries()
         names: set[str] = set()
         for path in paths:
-            # `.` and `..` are called what they are; a link is called what the user calls it.
+            # `.` and `..` get the name of their directory; a link keeps its own name.
             name = path.resolve().name if path.name in ("", "..") else path.name
             if name in names:
                 raise ArgumentError("FILE", str(path), "files with different names")
@@ -90,11 +90,11 @@ class Outgoing:
 
     @property
     def total(self) -> int:
-        """Bytes in all files."""
+        """The sum of the sizes of all files, in bytes."""
         return total_size(self.offered) or 0
 
     def contents(self) -> Iterator[tuple[int, FileInfo, BinaryIO]]:
-        """Each file with its number in `offered`, open until the next one is asked for. Raises `FileError`."""
+        """Yield (number in `offered`, info, file); the file is open until the next one. Raises `FileError`."""
         for index, info in enumerate(self.offered):
             if isinstance(info, FileInfo):
                 self._close()
@@ -107,23 +107,23 @@ class Outgoing:
             fd = _open_below(place.path, place.below)
         except OSError as error:
             raise FileError(f"{info.name!r} cannot be read: {error.strerror}") from None
-        # In this order: a store through a mapping between the two shows in neither.
+        # In this order: a write through a memory mapping between the two calls would otherwise go undetected.
         doubtful, state = is_open_for_writing(fd), State.of(fd)
-        if not place.state.became(state):
+        if not place.state.unchanged_until(state):
             os.close(fd)
             raise FileError(f"{info.name!r} has changed since it was offered")
         self._opened = _Opened(state, doubtful or state.is_recent())
         return open(fd, "rb", buffering=0)  # noqa: PTH123 (a descriptor, owned by the caller)
 
     def check(self, info: FileInfo, file: BinaryIO) -> bool:
-        """Raise `FileError` if the file, which was opened last, has changed since.
+        """Raise `FileError` if the file that was opened last has changed since.
 
-        Returns whether its state does not tell, so that its content must be read a second time.
+        Return True if its state is inconclusive, so that the content must be read a second time.
         """
         assert self._opened is not None
         before, doubtful = self._opened
         after = State.of(file.fileno())
-        if not before.became(after):
+        if not before.unchanged_until(after):
             raise changed(info)
         return doubtful or before != after
 
@@ -147,7 +147,7 @@ class Outgoing:
             os.close(fd)
 
     def _add_directory(self, fd: int, path: Path, below: tuple[str, ...], name: str) -> None:
-        """Everything in the directory of that descriptor. Raises `ArgumentError`."""
+        """Add the contents of the directory with descriptor `fd`. Raises `ArgumentError`."""
         before = len(self.offered)
         for each in sorted(os.listdir(fd)):
             inner, inner_name = (*below, each), f"{name}/{each}"
@@ -166,7 +166,7 @@ class Outgoing:
         elif kind == stat.S_IFDIR:
             fd = open_directory(below[-1], directory_fd)
             try:
-                _check(name, path.joinpath(*below))  # before going on: the way down is bounded
+                _check(name, path.joinpath(*below))  # before the recursion, which limits its depth
                 self._add_directory(fd, path, below, name)
             finally:
                 os.close(fd)
@@ -177,12 +177,12 @@ class Outgoing:
             finally:
                 os.close(fd)
         else:
-            self._skip(Skipped(name, _KINDS.get(kind, "no regular file")), path)
+            self._skip(Skipped(name, _KINDS.get(kind, "not a regular file")), path)
 
     def _add_file(self, fd: int, path: Path, below: tuple[str, ...], name: str) -> None:
         found, state = os.fstat(fd), State.of(fd)
         if _size_is_unknown(fd, state):
-            expected = "a file whose size is known (`punch send -` sends what can be read from it)"
+            expected = "a file of known size (`punch send -` sends standard input)"
             raise ArgumentError("FILE", str(path.joinpath(*below)), expected)
         self._offer(FileInfo(name, found.st_size, bool(found.st_mode & stat.S_IXUSR)), path.joinpath(*below))
         self._places[name] = _Place(path, below, state)
@@ -204,22 +204,22 @@ class Outgoing:
 
 
 def changed(info: FileInfo) -> FileError:
-    """The error for a file that was written to while it was read."""
-    return FileError(f"{info.name!r} has changed while it was sent")
+    """Return the error for a file that was written to during the transfer."""
+    return FileError(f"{info.name!r} has changed during the transfer")
 
 
 def _size_is_unknown(fd: int, state: State) -> bool:
-    """Whether the file ends elsewhere than its size says, as files do that are made while they are read (proc(5))."""
+    """Return whether the content does not end at the file's size, as for files generated on reading (proc(5))."""
     size = state.size
-    as_said = not os.pread(fd, 1, size) and (size == 0 or len(os.pread(fd, 1, size - 1)) == 1)
-    return not as_said and State.of(fd) == state  # otherwise it is being written to, which is found when it is opened
+    as_stated = not os.pread(fd, 1, size) and (size == 0 or len(os.pread(fd, 1, size - 1)) == 1)
+    return not as_stated and State.of(fd) == state  # if the state changes, the file is being written to
 
 
 def _check(name: str, path: Path) -> None:
     try:
         check_path(name)
     except FileError as error:
-        raise ArgumentError("FILE", str(path), f"a name that can be sent ({error})") from None
+        raise ArgumentError("FILE", str(path), f"a valid name ({error})") from None
 
 
 def _open_below(path: Path, below: tuple[str, ...]) -> int:
@@ -227,7 +227,7 @@ def _open_below(path: Path, below: tuple[str, ...]) -> int:
         return os.open(path, _OPEN)
     root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with descended(root, below[:-1]) as fd:
+        with opened_below(root, below[:-1]) as fd:
             return os.open(below[-1], _OPEN | os.O_NOFOLLOW, dir_fd=fd)
     finally:
         os.close(root)

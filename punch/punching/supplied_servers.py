@@ -1,4 +1,4 @@
-"""Servers at other addresses than the edge's own, which an edge names: STUN servers, itself on IPv6, a relay."""
+"""Servers that an edge supplies at other addresses than its own: STUN servers, the edge's IPv6 address, a relay."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from punchlab.punch.punching.quota import Servers
 
 
 @dataclass(frozen=True)
-class Named:
-    """Those of one purpose, which `reach` has to allow, and `uses` counts over a session."""
+class SuppliedServers:
+    """The servers for one purpose: `reach` limits their addresses, and `uses` counts their uses in a session."""
 
     reach: Reach
     uses: Servers
 
     def refuses(self, ip: str) -> str | None:
-        """Why an address is not used; None if it is, now and once more."""
+        """Return why an address must not be used; None if it may, which counts as one use."""
         why = self.reach.refuses_server(ip)
         if why is None and ip != self.reach.edge and not self.uses.take(ip):
-            return "tried too often in this session"
+            return "used too often in this session"
         return why
 
     def refuses_at(self, address: Endpoint) -> str | None:
-        """The same, of one port there."""
+        """Return why an endpoint must not be used; None if it may, which counts as one use."""
         return refuses_server_port(address.port) or self.refuses(address.ip)
 
     def answered(self, ip: str) -> None:
-        """It has answered as what it was said to be."""
+        """Record that the server at the address answered as expected."""
         self.uses.answered(ip)

@@ -1,4 +1,4 @@
-"""An iterator that may block, as on a slow file system, read ahead in a thread while the event loop goes on."""
+"""Read ahead from a blocking iterator, for instance over a slow file system, in a thread."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from punchlab.punch.transfer.worker import StoppedError, checkpoint, stoppable
 T = TypeVar("T")
 
 WINDOW = 1 << 20
-"""Bytes that are read ahead at most, and one item."""
+"""Maximum bytes that are read ahead, in addition to one item."""
 
-_LEAST = 1024  # bytes that an item counts for, so that the number of items is bounded as well
+_LEAST = 1024  # minimum size that counts for an item, which limits the number of items
 _PATIENCE_S = 1.0
 
 
-class Ahead(Generic[T]):
+class ReadAhead(Generic[T]):
     """Yields what an iterator yields, and raises what it raises. An asynchronous context manager and iterator.
 
-    The iterator is made and used in the thread, a daemon. At the end of the block it is stopped at its next checkpoint,
-    for which the block waits one second at most.
+    The iterator is made and used in a daemon thread. At the end of the block it is stopped at its next checkpoint; the
+    block waits at most one second for that.
     """
 
     def __init__(self, make: Callable[[], Iterator[T]], size_of: Callable[[T], int]) -> None:
@@ -37,7 +37,7 @@ class Ahead(Generic[T]):
         self._error: BaseException | None = None
         self._over = False
         self._wanted = False
-        self._news = asyncio.Event()
+        self._available = asyncio.Event()
         self._ended = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -68,8 +68,8 @@ class Ahead(Generic[T]):
                 if self._over:
                     break
                 self._wanted = True
-                self._news.clear()
-            await self._news.wait()
+                self._available.clear()
+            await self._available.wait()
         if self._error is not None:
             raise self._error
         raise StopAsyncIteration
@@ -87,7 +87,7 @@ class Ahead(Generic[T]):
             self._over = True
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._ended.set)
-            self._loop.call_soon_threadsafe(self._news.set)
+            self._loop.call_soon_threadsafe(self._available.set)
 
     def _put(self, item: T) -> None:
         size = max(self._size_of(item), _LEAST)
@@ -100,4 +100,4 @@ class Ahead(Generic[T]):
             wanted, self._wanted = self._wanted, False
         if wanted:
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._news.set)
+                self._loop.call_soon_threadsafe(self._available.set)

@@ -1,4 +1,4 @@
-"""The contents of files on their way out, in the order in which they are sent. All of it blocks."""
+"""Reads the contents of files in the order in which they are sent. All functions block."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from collections.abc import Iterator, Mapping
 from typing import BinaryIO, NamedTuple
 
 from punchlab.punch.secure.channel import MAX_PAYLOAD
-from punchlab.punch.transfer.names import FileError
+from punchlab.punch.transfer.files.file_source import FileSource, changed
+from punchlab.punch.transfer.files.name_rules import FileError
+from punchlab.punch.transfer.files.partial_files import hash_prefix
 from punchlab.punch.transfer.offer import FileDone, FileInfo
-from punchlab.punch.transfer.outgoing import Outgoing, changed
-from punchlab.punch.transfer.partial import hash_prefix
 from punchlab.punch.transfer.worker import checkpoint
 
 BLOCK = 4 * MAX_PAYLOAD
-"""Bytes that are read at once: fewer would cost more for passing them on than for reading them."""
+"""Bytes that are read at once; with fewer, passing them on would cost more than reading them."""
 
 Held = Mapping[int, tuple[int, bytes]]
-"""Of a file, by its number in the offer, the bytes that the receiver has and their SHA-256."""
+"""For a file's number in the offer, the number of bytes that the receiver has, and their SHA-256."""
 
 
 class Resumed(NamedTuple):
-    """The next file goes on from this byte."""
+    """The next file resumes at this byte."""
 
     info: FileInfo
     start: int
 
 
 Piece = bytes | Resumed | FileDone
-"""What is said of a file: from where it goes on, its bytes, and at its end what it was."""
+"""For each file: where it resumes, its data, and at its end its size and SHA-256."""
 
 
-def read_contents(outgoing: Outgoing, held: Held) -> Iterator[Piece]:
-    """All files, one after another, from where the receiver has them. Raises `FileError`."""
-    for index, info, file in outgoing.contents():
+def read_contents(source: FileSource, held: Held) -> Iterator[Piece]:
+    """Yield all files, each from where the receiver's part ends. Raises `FileError`."""
+    for index, info, file in source.contents():
         start, digest = _common_start(info, file, held.get(index))
         if start:
             yield Resumed(info, start)
@@ -46,22 +46,22 @@ def read_contents(outgoing: Outgoing, held: Held) -> Iterator[Piece]:
                 raise FileError(f"{info.name!r} cannot be read: {error.strerror}") from None
             if not data:
                 raise changed(info)
-            outgoing.check(info, file)  # now, rather than after the rest of a long file
+            source.check(info, file)  # now, and not only at the end of a long file
             digest.update(data)
             left -= len(data)
             yield data
-        _check_unchanged(outgoing, info, file, digest.digest())
+        _check_unchanged(source, info, file, digest.digest())
         yield FileDone(info.name, info.size, digest.hexdigest())
 
 
 def size_of(piece: Piece) -> int:
-    """The bytes that a piece has in memory, but for a constant."""
+    """Return the memory that a piece uses in bytes, except for a constant."""
     return len(piece) if isinstance(piece, bytes) else 0
 
 
-def _check_unchanged(outgoing: Outgoing, info: FileInfo, file: BinaryIO, sha256: bytes) -> None:
-    """Raise `FileError` unless what was read, of that SHA-256, is the file as it was offered."""
-    if outgoing.check(info, file):
+def _check_unchanged(source: FileSource, info: FileInfo, file: BinaryIO, sha256: bytes) -> None:
+    """Raise `FileError` unless the data that were read, with this SHA-256, are those of the offered file."""
+    if source.check(info, file):
         try:
             again = hash_prefix(file.fileno(), info.size)
         except OSError as error:
@@ -71,7 +71,7 @@ def _check_unchanged(outgoing: Outgoing, info: FileInfo, file: BinaryIO, sha256:
 
 
 def _common_start(info: FileInfo, file: BinaryIO, held: tuple[int, bytes] | None) -> tuple[int, hashlib._Hash]:
-    """How many bytes the receiver need not get again, and their running SHA-256; the file stands there."""
+    """Return how many bytes the receiver already has, and their running SHA-256; the file is positioned there."""
     try:
         if held is not None:
             size, sha256 = held

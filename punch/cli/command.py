@@ -1,4 +1,4 @@
-"""Commands of the command line, and their errors, one line each."""
+"""The commands of the command line, and its one-line errors."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
+from punchlab.punch import argument
 from punchlab.punch.text import printable
 
 
-def complain(text: str) -> None:
-    """Say `text` on standard error."""
-    with contextlib.suppress(OSError):  # the terminal may have gone
+def print_error(text: str) -> None:
+    """Print `text` as one line on standard error."""
+    with contextlib.suppress(OSError):  # the terminal may have closed
         print(f"punch: {printable(text)}", file=sys.stderr)
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser that says what is wrong in one line."""
+class Parser(argument.Parser):
+    """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""

@@ -1,0 +1,84 @@
+"""What `punchlab trial` prints: a summary of a few lines, or the story of all packets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from punchlab.lab.exchange.timeline import deciding, render
+from punchlab.lab.oracle.outcome import Outcome, Prediction
+from punchlab.lab.trial.trial import Trial
+from punchlab.lab.trial.verdict import chosen
+
+_TIMES = ("connected", "agreed", "transferred")
+
+
+def summary(trial: Trial) -> str:
+    """At most 15 lines: outcome, strategy, prediction, times, way, and the packets that decided."""
+    return "\n".join((head(trial), *_lines(trial)))
+
+
+def timeline(trial: Trial) -> str:
+    """The outcome, and all packets with repetition collapsed."""
+    return f"{head(trial)}\n{render(trial.exchange, collapse=True)}".rstrip("\n")
+
+
+def head(trial: Trial) -> str:
+    """Hosts, outcome and reason."""
+    one, other = trial.pair
+    return f"{one} - {other}: {trial.outcome}" + (f" ({trial.reason})" if trial.reason else "")
+
+
+def _lines(trial: Trial) -> Iterator[str]:
+    yield from _strategy(trial)
+    agrees = {True: "the trial agrees", False: "the trial DISAGREES", None: "the trial does not show it"}[trial.agrees]
+    yield f"prediction: {_predicted(trial.prediction)}; {agrees}"
+    yield f"control dial: {_control(trial)}"
+    times = [f"{name} {trial.timings_s[name] * 1000:.1f} ms" for name in _TIMES if name in trial.timings_s]
+    if times:
+        floor = trial.prediction.floor_s
+        least = "" if floor is None else f" (connected at least {floor * 1000:.1f} ms)"
+        yield f"times since the first SYN: {', '.join(times)}{least}"
+    winner = trial.exchange.winner
+    way = "no connection" if winner is None else ", ".join(winner.nats) or "no NAT"
+    proof = trial.delivery
+    yield f"path: {way}; {proof.direct_bytes} bytes direct, {proof.edge_bytes} bytes through edges"
+    counts = trial.exchange.summary()
+    yield (
+        f"punch SYNs: {counts['syns']}, of which {counts['dropped']} dropped, {counts['resets']} answered by RST, "
+        f"{counts['icmp']} by ICMP"
+        + ("; SYNs crossed" if counts["crossed"] else "")
+        + ("; simultaneous open" if counts["simultaneous_open"] else "")
+    )
+    yield from deciding(trial.exchange)
+    yield "all packets: --timeline; for Wireshark: --capture FILE"
+
+
+def _strategy(trial: Trial) -> Iterator[str]:
+    """The strategy, what it chose and why, and what it found of the NATs."""
+    found = chosen(trial.sides)
+    if found is None:
+        yield f"strategy: {trial.options.strategy}"
+        return
+    plans = {(said["strategy"], said["why"]) for said in found.values() if said["strategy"]}
+    told = "; ".join(
+        # Of a hopeless pair that is the reason of the outcome, and stands above.
+        f"{name}, because {why}" if why and why not in (trial.reason or "") else f"{name}"
+        for name, why in sorted(plans, key=str)
+    )
+    yield f"strategy: {trial.options.strategy}" + (f" chose {told}" if told else " chose none")
+    for host, said in found.items():
+        if said["nat"]:
+            yield f"NAT of {host} as found: {said['nat']}"
+
+
+def _predicted(prediction: Prediction) -> str:
+    chance = f" ({prediction.probability:.0%})" if prediction.outcome is Outcome.DEPENDS else ""
+    return f"{prediction.outcome}{chance}, because {prediction.reason}"
+
+
+def _control(trial: Trial) -> str:
+    control = trial.control
+    if control.direct is None:
+        return f"not possible ({control.reason})"
+    agrees = {True: ", as predicted", False: ", NOT as predicted", None: ""}[control.agrees]
+    return ("direct" if control.direct else "fails") + agrees

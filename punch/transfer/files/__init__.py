@@ -1,0 +1,1 @@
+"""The files of a transfer: reading those to send, and storing those received."""
