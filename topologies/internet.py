@@ -353,7 +353,7 @@ class Internet(Topo):
 
 
 def _mininet_node(*words: object, **parameters: object) -> object:
-    """The class of our nodes for Mininet's own engine. `mininet.node` imports distutils, which takes 0.2 s of CPU."""
+    """Return the node class for Mininet's own engine. `mininet.node` imports distutils, which takes 0.2 s of CPU."""
     from punchlab.topologies.mininet_nodes import InternetNode
 
     return InternetNode(*words, **parameters)

@@ -45,7 +45,7 @@ class Tap:
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-        except PermissionError:  # outside the initial user namespace net.core.rmem_max limits it
+        except PermissionError:  # outside the initial user namespace, net.core.rmem_max limits it
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
 
     def listen(self) -> None:

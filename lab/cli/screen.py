@@ -40,7 +40,7 @@ def screen(stream: TextIO) -> Screen:
 
 
 class Wrapped:
-    """Text in a cell of a table that is wrapped at spaces and after hyphens, and never inside a word."""
+    """Text in a table cell that wraps at spaces and after hyphens, never inside a word."""
 
     _PIECE = re.compile(r"[^\s-]+-+(?=[^\s-])|\S+\s*|\s+")
 
@@ -48,12 +48,12 @@ class Wrapped:
         self._text = Text(text) if isinstance(text, str) else text
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        """From the longest piece to the whole text."""
+        """Return the widths of the longest piece and of the whole text."""
         longest = max((len(piece.rstrip()) for piece in self._PIECE.findall(self._text.plain)), default=0)
         return Measurement(longest, len(self._text.plain))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[RenderableType]:
-        """The lines."""
+        """Return the lines."""
         breaks, begun = [], 0
         for piece in self._PIECE.finditer(self._text.plain):
             if begun < piece.start() and len(piece[0].rstrip()) + piece.start() - begun > options.max_width:

@@ -32,13 +32,13 @@ class EngineLab(NamedTuple):
 
 
 class _Forked:
-    """An engine that is forked from this process: the part of `subprocess.Popen` that is used here."""
+    """An engine forked from this process, with the part of `subprocess.Popen` that is used here."""
 
     def __init__(self, control: int) -> None:
         parent = os.getpid()
         self.returncode: int | None = None
         with warnings.catch_warnings():
-            # Threads of libraries, such as those of a linear algebra package, handle forks by themselves.
+            # Threads of libraries, such as those for linear algebra, handle forks themselves.
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
         if self.pid == 0:
@@ -52,18 +52,18 @@ class _Forked:
                 os._exit(1)
 
     def poll(self) -> int | None:
-        """The exit status if it has ended."""
+        """Return the exit status, or None while it runs."""
         return self._wait(os.WNOHANG)
 
     def wait(self) -> int | None:
-        """The exit status."""
+        """Wait for the engine and return its exit status."""
         return self._wait(0)
 
     def _wait(self, options: int) -> int | None:
         if self.returncode is None:
             try:
                 pid, status = os.waitpid(self.pid, options)
-            except ChildProcessError:  # another part of this program has waited for all of its children
+            except ChildProcessError:  # another part of this program has waited for all children
                 pid, status = self.pid, 0
             if pid:
                 self.returncode = os.waitstatus_to_exitcode(status)
@@ -71,7 +71,9 @@ class _Forked:
 
 
 def _leave_parent(control: int) -> None:
-    """In a forked engine: a session and signal handlers of its own, and of the parent's files only standard error."""
+    """In a forked engine, start a new session, reset signal handlers, and close the parent's files except standard
+    error.
+    """
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
@@ -83,13 +85,13 @@ def _leave_parent(control: int) -> None:
 
 
 def _started(control: int) -> subprocess.Popen[bytes]:
-    """An engine that is started as a program."""
+    """Start the engine as a program."""
     return subprocess.Popen(
         [*programs.python("punchlab.lab.impair.engine", isolated=True), str(control), str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=[control],
-        # Out of reach of the terminal's signals, and with a share of its own of busy processors.
+        # Terminal signals do not reach it, and it gets its own share of a busy CPU.
         start_new_session=True,
     )
 

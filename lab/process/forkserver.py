@@ -203,7 +203,7 @@ def main(search_path: str, listener: str, name: str, *preload: str) -> None:
     The function name is empty for commands.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.disable()  # what is imported stays, and a collection of all of it takes 20 ms of CPU
+    gc.disable()  # imported objects stay, and a collection takes 20 ms of CPU
     spaces = PidSpaces()  # before this process grows
     target: Function | str | None = None
     if name:
@@ -216,4 +216,4 @@ def main(search_path: str, listener: str, name: str, *preload: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-    os._exit(0)  # the interpreter would take down all modules first
+    os._exit(0)  # without freeing all modules
