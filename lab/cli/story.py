@@ -32,7 +32,7 @@ def _lines(trial: Trial) -> Iterator[str]:
     yield from _strategy(trial)
     agrees = {True: "the trial agrees", False: "the trial DISAGREES", None: "the trial does not show it"}[trial.agrees]
     yield f"prediction: {_predicted(trial.prediction)}; {agrees}"
-    yield f"control dial: {_control(trial)}"
+    yield f"control attempt: {_control(trial)}"
     times = [f"{name} {trial.timings_s[name] * 1000:.1f} ms" for name in _TIMES if name in trial.timings_s]
     if times:
         floor = trial.prediction.floor_s

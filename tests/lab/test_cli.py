@@ -120,7 +120,7 @@ def test_a_trial_prints_a_summary() -> None:
         "strategy: auto chose keep, because",
         "NAT of b as found: endpoint-independent mapping, endpoint-independent filtering",
         "prediction: direct, because",
-        "control dial: direct, as predicted",
+        "control attempt: direct, as predicted",
         "times since the first SYN: connected",
         "path: nat_a, nat_b; ",
     ):
