@@ -52,7 +52,10 @@ PUNCHLAB = shlex.join([sys.executable, "-m", "punchlab.lab.cli"])
         (["trial", "same_nat", "--delay", "5ms"], ["delay", "'5ms'", "same_nat"]),
         (["trial", "same_nat", "--nat-b", "symmetric"], ["nat_b", "'symmetric'", "port_restricted_cone"]),
         (["run", "same_nat", "--nat-a", "none"], ["nat_a", "'none'", "2 hosts"]),
-        (["trial", "firewalls", "--port-mapping", "all"], ["port_mapping", "'all'", "firewall", "nothing is mapped"]),
+        (
+            ["trial", "firewalls", "--port-mapping", "all"],
+            ["port_mapping", "'all'", "firewall", "has no effect with translates False"],
+        ),
         (["up", "xy"], ["topology", "'xy'"]),
         (["report", "/nowhere"], ["/nowhere"]),
         (["run", "ab", "--out", ""], ["--out", "''"]),
@@ -142,7 +145,7 @@ def test_the_record_has_what_auto_found_and_chose() -> None:
     assert chosen["a"]["nat"].startswith("address-and-port-dependent mapping")
     assert chosen["b"]["nat"] == "endpoint-independent mapping, endpoint-independent filtering"
     assert {(each["strategy"], each["why"]) for each in chosen.values()} == {
-        ("keep", "the NATs let the two meet; dialling at once")
+        ("keep", "the NATs accept the SYN of one host once both have connected; connecting at once")
     }
 
 
