@@ -32,6 +32,6 @@ def test_every_table_of_a_run_has_a_title(topologies: str, tmp_path: Path) -> No
     words = ("--nat-a", "none", "--nat-b", "none", "--trials", "1")
     done = run(punchlab("run", topologies, *words, "--out", str(tmp_path / "out")))
     before = re.findall(r"^(.*)\n┏", done.stdout, flags=re.MULTILINE)
-    matrices = [line for line in before if "direct / trials (rows: first NAT, columns: second NAT)" in line]
+    matrices = [line for line in before if "direct / trials (rows: first NAT, columns: second)" in line]
     assert [line.partition("-")[0] for line in matrices] == topologies.split(",")
     assert all(line.strip() for line in before)
