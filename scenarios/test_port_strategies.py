@@ -1,4 +1,4 @@
-"""Symmetric NATs that are traversed with predicted ports, random probes and port mappings."""
+"""Symmetric NATs that can be traversed: by port prediction, port guessing, and port mapping."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: measure both NATs and choose a strategy (default); keep: connect at once, from the address that "
         "the edge sees; reuse: the same, after closing the connection to the edge; sync: both connect at an agreed "
-        "instant; lowttl: open the own NAT with a SYN that expires before the peer's NAT; predict: predict the next "
+        "instant; lowttl: open a pinhole with a SYN that expires before the peer's NAT; predict: predict the next "
         "port of a sequence; birthday: try many random ports; portmap: request a port mapping from the NAT. The last "
         "three fall back to reuse",
     )

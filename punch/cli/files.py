@@ -95,10 +95,6 @@ def _receive(arguments: argparse.Namespace) -> int:
     from punchlab.punch.transfer.stdout_sink import StdoutSink
 
     given = code_given(arguments)
-    if given is not None and arguments.key_file is not None:
-        raise ExclusiveError("CODE", "--key-file")
-    if given is None and arguments.key_file is None:
-        raise ArgumentError("code", None, "a code or --key-file")
     for option, is_set in (("--dir", arguments.dir is not None), ("--force", arguments.force)):
         if arguments.stdout and is_set:
             raise ExclusiveError("--stdout", option)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 def _add_options_of_pipe(parser: Parser) -> None:
     parser.add_argument("code", metavar="CODE", nargs="?", help=f"code of the other side (default: ${CODE_VARIABLE})")
-    parser.add_argument("--new", action="store_true", help="first side: print a new code on stderr, or use --key-file")
+    parser.add_argument(
+        "--new", action="store_true", help="run as first side; prints a new code on stderr unless --key-file is set"
+    )
     add_common(parser)
 
 
@@ -32,12 +34,9 @@ def _pipe(arguments: argparse.Namespace) -> int:
     from punchlab.punch.secure.code import Code
     from punchlab.punch.transfer.pipe import pipe
 
-    given = arguments.code if arguments.new else code_given(arguments)
-    for option, is_set in (("--new", arguments.new), ("--key-file", arguments.key_file is not None)):
-        if given is not None and is_set:
-            raise ExclusiveError("CODE", option)
-    if given is None and not arguments.new and arguments.key_file is None:
-        raise ArgumentError("code", None, "a code, --new on the first side, or --key-file")
+    if arguments.new and arguments.code is not None:
+        raise ExclusiveError("CODE", "--new")
+    given = None if arguments.new else code_given(arguments, "a code, --new on the first side, or --key-file")
     role: Role = "sender" if arguments.new else "receiver"
     exchange = preshared(arguments)
     if exchange is None:
@@ -68,10 +67,6 @@ def _forward(arguments: argparse.Namespace) -> int:
             exchange = pake(Code.generate() if arguments.code is None else read_code(arguments.code), "sender")
         return run_client(expose(options, exchange(), target), options.report)
     given = code_given(arguments)
-    if given is not None and exchange is not None:
-        raise ExclusiveError("CODE", "--key-file")
-    if given is None and exchange is None:
-        raise ArgumentError("code", None, "a code or --key-file")
     at = Endpoint.parse(arguments.listen, field="listen", any_port=True)
     options = options_of(arguments, other=other)
     if given is not None:  # last, because it may read standard input

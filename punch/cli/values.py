@@ -60,16 +60,20 @@ def edges(arguments: argparse.Namespace) -> list[str]:
     return [url for urls in given for url in urls.split(",")]
 
 
-def code_given(arguments: argparse.Namespace) -> str | None:
-    """Return the code of the command line, or else that of the environment, unless there is a key file.
+def code_given(arguments: argparse.Namespace, expected: str = "a code or --key-file") -> str | None:
+    """Return the code of the command line, or else that of the environment; None with a key file.
 
     Only for the side that does not make the code: that side would use a leftover variable in each of its sessions.
     """
-    if arguments.code is not None or arguments.key_file is not None:
+    if arguments.key_file is not None:
+        if arguments.code is not None:
+            raise ExclusiveError("CODE", "--key-file")
+        return None
+    if arguments.code is not None:
         return checked_code(arguments.code)
     default = os.environ.get(CODE_VARIABLE)
-    if default == "":
-        raise ArgumentError(CODE_VARIABLE, default, "a code")
+    if not default:
+        raise ArgumentError("code" if default is None else CODE_VARIABLE, default, expected)
     return checked_code(default)
 
 

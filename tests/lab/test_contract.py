@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from punchlab.lab.client import contract
 from punchlab.lab.client.contract import EVENTS, FAILURES, Speaker
 from punchlab.lab.client.output import LINE_BYTES, OUTPUT_BYTES, Output
 from punchlab.lab.trial import record
@@ -21,7 +19,6 @@ from tests.examples import EXAMPLES
 from tests.lab.odd_events import RECEIVED, STARTED, trial_of
 
 SENDER = Speaker("mine", "sender", "a")
-README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 def output_of(*lines: bytes | dict[str, Any], speaker: Speaker = SENDER) -> Output:
@@ -29,11 +26,6 @@ def output_of(*lines: bytes | dict[str, Any], speaker: Speaker = SENDER) -> Outp
     for line in lines:
         output.take((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n", RECEIVED)
     return output
-
-
-def test_the_readme_has_the_tables() -> None:
-    assert contract.events_table() in README
-    assert contract.placeholders_table() in README
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def exchange(paths: list[Path], out: Path, change: Callable[[], object], after: 
     return results[0]
 
 
-def assert_changed(results: tuple[Result, Result], out: Path, when: str = "while it was sent") -> None:
+def assert_changed(results: tuple[Result, Result], out: Path, when: str = "during the transfer") -> None:
     for result in results:
         assert isinstance(result, PunchFailedError)
         assert f"has changed {when}" in result.reason

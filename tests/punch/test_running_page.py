@@ -39,7 +39,7 @@ def test_the_commands_on_the_page_are_valid_up_to_the_certificate(capsys: pytest
 
 
 def test_the_page_lists_all_metrics() -> None:
-    rows = PAGE.split("| metric (`punch_edge_…`) | what |")[1].split("\n\n")[0]
+    rows = PAGE.split("| metric (`punch_edge_…`) | meaning |")[1].split("\n\n")[0]
     named = {name for row in rows.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     gauges = {"connections", "pending", "clients", "sessions", "links", "addresses"}
     assert named == gauges | {f"{name}_total" for name, _, _ in COUNTERS.values()}

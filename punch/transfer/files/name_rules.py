@@ -29,7 +29,7 @@ def check_name(name: str) -> None:
     if (found := unsuitable_in_names(name)) is not None:
         raise OfferError(f"{shown} contains a control character or an invisible one ({ascii(found)[1:-1]})")
     if has_stacked_marks(name):
-        raise OfferError(f"{shown} has more than {MOST_MARKS} combining marks in a row")
+        raise OfferError(f"{shown} contains more than {MOST_MARKS} combining marks in a row")
     if len(name.encode()) > MAX_NAME_BYTES:
         raise OfferError(f"{shown} is longer than {MAX_NAME_BYTES} bytes")
 
