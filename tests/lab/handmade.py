@@ -1,6 +1,6 @@
-"""a - nat_a - core - nat_b - b, made by hand, with a core that carries packets only when the test says so.
+"""a - nat_a - core - nat_b - b, built by hand, with a core that forwards packets only on request of the test.
 
-So a story can be staged exactly: two SYNs cross because both are in the core's hands before either goes on.
+So a test controls the order of packets exactly: two SYNs cross because both are in the core before either is forwarded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from punchlab.lab.exchange import Exchange, HostPair, HostSide
 from punchlab.lab.exchange.timeline import render
 from punchlab.lab.kernel import namespace
 from punchlab.lab.kernel.namespace import Namespace
-from punchlab.lab.kernel.netlink import RouteSocket, hardware_address
+from punchlab.lab.kernel.rtnetlink import RouteSocket, hardware_address
 
 NAT_A, NAT_B = "11.0.1.2", "11.0.2.2"
 A = B = "192.168.1.2"
@@ -33,7 +33,7 @@ PAIR = HostPair(
     HostSide("b", ("nat_b",), frozenset({NAT_B})),
 )
 
-# Interface of one node and of another, with the address of each. The outside of a NAT is its eth0.
+# Interfaces of two nodes with their addresses. The outside interface of a NAT is its eth0.
 _LINKS = (
     ("a-eth0", f"{A}/24", "nat_a-eth1", "192.168.1.1/24"),
     ("nat_a-eth0", f"{NAT_A}/24", "core-eth1", "11.0.1.1/24"),
@@ -64,7 +64,7 @@ COMMIT
 
 
 class Network:
-    """The five nodes; `take`, `put` and `carry` are the core. Sides of the core are named by the host, "a" and "b"."""
+    """The five nodes. `take`, `put` and `carry` are the core. Its sides have the name of the host, "a" or "b"."""
 
     def __init__(self, nodes: dict[str, Namespace], wires: dict[str, socket.socket]) -> None:
         self.nodes, self._wires = nodes, wires
@@ -80,7 +80,7 @@ class Network:
         self._sockets.close()
 
     def bound(self, host: str, port: int) -> socket.socket:
-        """A non-blocking TCP socket in the host, bound to the port; closed with the network."""
+        """Return a non-blocking TCP socket in the host, bound to the port. It closes with the network."""
         with self.nodes[host].entered():
             made = self._sockets.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -90,7 +90,7 @@ class Network:
         return made
 
     def dial(self, host: str) -> socket.socket:
-        """Start the host's punch: its port to the peer's NAT's."""
+        """Start the host's connection attempt, from its port to that of the peer's NAT."""
         ports = {"a": (PORT_A, (NAT_B, PORT_B)), "b": (PORT_B, (NAT_A, PORT_A))}
         local, remote = ports[host]
         dialling = self.bound(host, local)
@@ -98,30 +98,30 @@ class Network:
         return dialling
 
     def take(self, side: str) -> Packet:
-        """The next IP packet that reaches the core from that side."""
+        """Return the next IP packet that arrives at the core from that side."""
         wire = self._wires[side]
         assert select.select([wire], [], [], _PATIENCE_S)[0], f"nothing came from {side}"
         return Ether(wire.recv(65535))
 
     def put(self, packet: Packet, side: str) -> None:
-        """Send it on to the other side, as a router does."""
+        """Forward the packet to the other side, as a router does."""
         onward = "b" if side == "a" else "a"
         packet[Ether].src, packet[Ether].dst = _MACS[f"core-eth{'ab'.index(onward) + 1}"], _MACS[f"nat_{onward}-eth0"]
         packet[IP].ttl -= 1
-        # The sender left the checksums to the hardware that a veth has not.
+        # The sender left the checksums to the hardware, which a veth does not have.
         del packet[IP].chksum
         if TCP in packet:
             del packet[TCP].chksum
         self._wires[onward].send(bytes(packet))
 
     def carry(self, side: str) -> Packet:
-        """Take the next packet from that side and send it on."""
+        """Take the next packet from that side and forward it."""
         packet = self.take(side)
         self.put(packet, side)
         return packet
 
     def settle(self, side: str) -> None:
-        """Return when the NAT of that side is done with everything that was sent to it: a ping comes after all that."""
+        """Wait until the NAT of that side has processed all packets sent to it: a ping follows them."""
         number = "ab".index(side) + 1
         ping = Ether(src=_MACS[f"core-eth{number}"], dst=_MACS[f"nat_{side}-eth0"])
         ping /= IP(src=f"11.0.{number}.1", dst=f"11.0.{number}.2") / ICMP()
@@ -130,7 +130,7 @@ class Network:
             self.put(packet, side)
 
     def connected(self, *sockets: socket.socket) -> None:
-        """Carry everything both ways until the sockets are connected."""
+        """Forward all packets in both directions until the sockets are connected."""
         waiting = set(sockets)
         while waiting:
             readable, writable, _ = select.select(list(self._wires.values()), list(waiting), [], _PATIENCE_S)
@@ -152,7 +152,7 @@ _MACS = {
 
 @contextmanager
 def network(unsolicited: str = DROP, *, forward_to_b: bool = False) -> Iterator[Network]:
-    """The network, with that answer of both NATs to unsolicited SYNs; on request nat_b forwards b's port to it."""
+    """Yield the network, with that answer of both NATs to unsolicited SYNs. On request, nat_b forwards b's port."""
     with ExitStack() as stack:
         nodes = dict(zip(_NODES, namespace.create(len(_NODES)), strict=True))
         for node in nodes.values():
@@ -182,14 +182,14 @@ def network(unsolicited: str = DROP, *, forward_to_b: bool = False) -> Iterator[
 
 
 def record(net: Network) -> Recorder:
-    """A recorder that runs, on every interface of the network."""
+    """Return a running recorder for all interfaces of the network."""
     recorder = Recorder(net.points)
     recorder.start()
     return recorder
 
 
 def told(recording: Recording, pair: HostPair = PAIR) -> Exchange:
-    """The exchange in it; the timeline is printed for whoever reads a failure."""
+    """Return the exchange of the recording, and print its timeline for failures."""
     assert recording.complete
     exchange = Exchange(recording.frames, pair)
     print(render(exchange))
@@ -218,7 +218,7 @@ def _wire(nodes: dict[str, Namespace]) -> None:
             sockets[name].commit()
     for name in indexes:
         with nodes[_node(name)].entered():
-            # Asking for a link makes the kernel act on its carrier; until then it may drop what is sent there.
+            # The query makes the kernel process the carrier; until then it may drop packets there.
             subprocess.run(["ip", "link", "show", "dev", name], check=True, capture_output=True)
 
 

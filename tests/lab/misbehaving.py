@@ -1,6 +1,6 @@
-"""Clients that misbehave, a trial of each in one campaign: `python -m tests.lab.misbehaving FOLDER`.
+"""A campaign with one trial for each misbehaving client: `python -m tests.lab.misbehaving FOLDER`.
 
-It runs inside a sandbox, and prints what the campaign cost and left behind, as JSON. With PUNCHLAB_ODD_EVENTS=all
+It runs inside a sandbox, and prints the cost and the leftovers of the campaign as JSON. With PUNCHLAB_ODD_EVENTS=all
 there is a trial for every odd event, which takes a quarter of an hour, otherwise for some.
 """
 
@@ -31,14 +31,14 @@ LISTENS = """echo '{"event": "listening"}'; """
 GIVES_UP = "exit 1"
 ARRIVES = "exit 0"
 WAITS = "exec sleep 1000"
-NOTHING_ARRIVED = "both clients ended with exit status 0, but the file that was sent did not arrive"
+NOTHING_ARRIVED = "both clients exited with status 0, but the sent file did not arrive"
 OUTPUT, ERRORS = "more than 16 MiB on standard output", "more than 64 MiB on standard error"
 LINE, MEMORY = "a line of more than 1 MiB on standard output", "events that take more than 48 MiB of memory"
 
 
 @dataclass(frozen=True, slots=True)
 class Hostile:
-    """What each role does, as a script for sh ($1 is the receiver's folder), and what the reason has in it."""
+    """The script of each role for sh ($1 is the receiver's folder), and a part of the expected reason."""
 
     reason: str
     sender: str = GIVES_UP
@@ -49,7 +49,7 @@ class Hostile:
 
 
 def _print(line: bytes) -> str:
-    """Shell words that print it."""
+    """Return shell words that print the line."""
     return f"echo {base64.b64encode(gzip.compress(line, mtime=0)).decode()} | base64 -d | gunzip"
 
 
@@ -129,16 +129,16 @@ CLIENTS: Mapping[str, Hostile] = {
     "has an edge that complains": Hostile(ERRORS, "sleep 3; exit 1", "sleep 3; exit 1", LISTENS + "yes >&2"),
     "has an edge that stops itself": Hostile("exit status 1", edge=LISTENS + "kill -STOP $$"),
     "has an edge that ends": Hostile(
-        "edge1: it ended with exit status 3: no", "sleep 3; exit 1", "sleep 3; exit 1", LISTENS + "echo no >&2; exit 3"
+        "edge1: it exited with status 3: no", "sleep 3; exit 1", "sleep 3; exit 1", LISTENS + "echo no >&2; exit 3"
     ),
     "has an edge that leaves daemons": Hostile(
-        "edge1: it ended with exit status 3", "sleep 3; exit 1", "sleep 3; exit 1", LISTENS + _DAEMONS + "exit 3"
+        "edge1: it exited with status 3", "sleep 3; exit 1", "sleep 3; exit 1", LISTENS + _DAEMONS + "exit 3"
     ),
 }
 
 
 def odd_events() -> Iterator[tuple[str, Case]]:
-    """Odd events by the names of the clients that print them: of each event of each role two, or all."""
+    """Yield odd events with the names of the clients that print them: two of each event and role, or all."""
     found: dict[tuple[str, str], list[Case]] = {}
     for case in cases():
         found.setdefault((case.role, case.event), []).append(case)
@@ -148,7 +148,7 @@ def odd_events() -> Iterator[tuple[str, Case]]:
 
 
 def that_prints(case: Case) -> Hostile:
-    """What prints the event and then fails, or, if it is an edge, comes up."""
+    """Return a client that prints the event and then fails or, if it is an edge, listens."""
     prints = _print(case.line + b"\n")
     if case.role == "edge":
         return Hostile("", GIVES_UP, ARRIVES, f"{prints}; {LISTENS}{WAITS}")
@@ -157,7 +157,7 @@ def that_prints(case: Case) -> Hostile:
 
 
 def client_of(name: str, hostile: Hostile) -> Client:
-    """The client that does it."""
+    """Return the client with that script."""
     sender, receiver, edge = (
         ("sh", "-c", script.replace("{", "{{").replace("}", "}}"), "sh", *given)
         for script, given in ((hostile.sender, ()), (hostile.receiver, ("{directory}",)), (hostile.edge, ()))
@@ -166,7 +166,7 @@ def client_of(name: str, hostile: Hostile) -> Client:
 
 
 def cells() -> Iterator[Cell]:
-    """A cell for each client."""
+    """Yield a cell for each client."""
     odd = [(name, that_prints(case)) for name, case in odd_events()]
     for name, hostile in (*CLIENTS.items(), *odd):
         options = TrialOptions(client=client_of(name, hostile), strategy="x", deadline_s=0.3, transfer_s=1)
@@ -174,22 +174,22 @@ def cells() -> Iterator[Cell]:
 
 
 def _peaks() -> Iterator[int]:
-    """The most memory, in KiB, that each process of this program's has had; those that run trials are among them."""
+    """Yield the peak memory in KiB of each process of this program, including those that run trials."""
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended
+        with contextlib.suppress(OSError):  # it has exited
             words, status = (folder / "cmdline").read_bytes(), (folder / "status").read_text()
             if b"multiprocessing" in words or folder.name == str(os.getpid()):
                 yield int(status.partition("VmHWM:")[2].split()[0])
 
 
 def _there() -> set[str]:
-    """What is in the folders of this sandbox, without what ends with this program."""
+    """Return the content of this sandbox's folders, without files that end with this program."""
     found = {str(path) for folder in ("/run", "/dev/shm") for path in Path(folder).iterdir()}
     return {path for path in found if not path.startswith(("/run/pymp-", "/dev/shm/sem.", "/dev/shm/pym"))}
 
 
 def main(folder: str) -> None:
-    """Run them all."""
+    """Run the campaign."""
     before, began, peak = _there(), time.monotonic(), 0
 
     def look(_records: object, _expected: int) -> None:

@@ -1,4 +1,4 @@
-"""A topology for tests: homes below a carrier's NAT, and public servers to dial and to dial from; no delays."""
+"""A topology for tests: homes behind a carrier's NAT, and public servers. No delays."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from punchlab.topologies.internet import Internet
 
 
 class Nat444(Internet):
-    """`a` and `a2` behind `nat_a`, `b` behind `nat_b`, both below `cgn1`; `server` and `stranger` public."""
+    """`a` and `a2` behind `nat_a`, `b` behind `nat_b`, both behind `cgn1`; `server` and `stranger` public."""
 
     pairs = (("a", "b"),)
 

@@ -1,4 +1,4 @@
-"""What hostile clients print: every event of the contract, with every field of it removed, of other types, or huge."""
+"""Output of hostile clients: every event of the contract with each field missing, of another type, or huge."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.lab.handmade import PAIR
 
 STARTED, RECEIVED = 100.0, 101.0
 FAR = 10_000
-"""Levels of nesting, beyond what any parser takes."""
+"""More levels of nesting than a parser accepts."""
 
 GOOD: Mapping[str, object] = {
     "t": 100.5,
@@ -72,12 +72,12 @@ VALUES: Mapping[str, str] = {
     "objects beyond the parser": '{"a":' * FAR + "0" + "}" * FAR,
     "arrays that do not end": "[" * FAR,
 }
-"""What a field may hold, as JSON or what looks like it."""
+"""Values of a field, as JSON or similar."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A line of output, and what is odd in it: a field, and how."""
+    """A line of output, and its anomaly: a field, and how it is changed."""
 
     role: str
     event: str
@@ -90,7 +90,7 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """Every event of every role, with one thing that is odd."""
+    """Yield every event of every role with one anomaly."""
     for rule in EVENTS.values():
         for role in rule.roles:
             for field, what, line in _lines(rule):
@@ -117,7 +117,7 @@ def _object(texts: Mapping[str, str]) -> bytes:
 
 
 def trial_of(sides: Sequence[ClientRun], *, arrived: bool = False) -> Trial:
-    """The trial that those sides make, without any packet."""
+    """Return a trial with these client runs and without packets."""
     one, other = sides
     agreed = one.last("agreed")
     exchange = Exchange([], PAIR, None if agreed is None else (agreed["local"], agreed["remote"]))

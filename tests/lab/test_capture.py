@@ -1,4 +1,4 @@
-"""The recorder against real kernels: two hosts on one wire."""
+"""The recorder with real kernels: two hosts on one link."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from punchlab.lab.capture.tap import Tap, await_timestamps
 from punchlab.lab.errors import InputError, LabError
 from punchlab.lab.kernel import namespace
 from punchlab.lab.kernel.namespace import Namespace
-from punchlab.lab.kernel.netlink import RouteSocket, hardware_address
+from punchlab.lab.kernel.rtnetlink import RouteSocket, hardware_address
 
 A, B = "10.0.0.1", "10.0.0.2"
 
@@ -58,7 +58,7 @@ class Wire:
 
 @pytest.fixture
 def wire() -> Iterator[Wire]:
-    """Two wires between a and b, so that each node has an interface that nobody asked to hear."""
+    """Two links between a and b, so that each node has an interface that is not captured."""
     a, b = namespace.create(2)
     with RouteSocket(a) as route_a, RouteSocket(b) as route_b:
         for number, index in enumerate((2, 3)):
@@ -79,7 +79,7 @@ def wire() -> Iterator[Wire]:
 
 
 def settle(node: Namespace, interface: str) -> None:
-    """Asking for a link makes the kernel act on its carrier; until then it may drop what is sent there."""
+    """The query makes the kernel process the carrier; until then it may drop packets there."""
     with node.entered():
         subprocess.run(["ip", "link", "show", "dev", interface], check=True, capture_output=True)
 
@@ -92,7 +92,7 @@ def kinds(recording: Recording, interface: str) -> list[tuple[str, str]]:
     ]
 
 
-def test_each_interface_hears_what_opens_and_closes_a_connection_in_both_directions(wire: Wire) -> None:
+def test_each_interface_captures_the_packets_that_open_and_close_a_connection(wire: Wire) -> None:
     recorder = Recorder(wire.points)
     recorder.start()
     wire.connect_and_close()
@@ -103,7 +103,7 @@ def test_each_interface_hears_what_opens_and_closes_a_connection_in_both_directi
     assert recording.complete
 
 
-def test_frames_are_in_the_order_of_time_and_a_wire_is_left_before_it_is_entered(wire: Wire) -> None:
+def test_frames_are_in_the_order_of_time_and_sent_before_received(wire: Wire) -> None:
     recorder = Recorder(wire.points)
     recorder.start()
     before = time.time_ns()
@@ -115,8 +115,8 @@ def test_frames_are_in_the_order_of_time_and_a_wire_is_left_before_it_is_entered
     assert before < frames[0].time_ns < frames[-1].time_ns < after
 
 
-def test_capture_runs_when_start_returns(wire: Wire) -> None:
-    """The very first packet after `start` is there, stamped while it was sent."""
+def test_the_capture_is_active_when_start_returns(wire: Wire) -> None:
+    """The first packet after `start` is captured, with a timestamp during its transmission."""
     for _ in range(20):
         recorder = Recorder(wire.points)
         with wire.socket(wire.a, socket.SOCK_STREAM) as client:
@@ -130,7 +130,7 @@ def test_capture_runs_when_start_returns(wire: Wire) -> None:
         assert before < frames[0].time_ns < after
 
 
-def test_stamps_are_of_the_arrival_however_late_the_frame_is_read(wire: Wire) -> None:
+def test_timestamps_are_of_the_arrival_however_late_the_frame_is_read(wire: Wire) -> None:
     with wire.socket(wire.a) as client:
         tap = Tap(wire.points[0], compiled("tcp"))
         tap.listen()
@@ -145,8 +145,8 @@ def test_stamps_are_of_the_arrival_however_late_the_frame_is_read(wire: Wire) ->
     assert frame.time_ns < after < time.time_ns()
 
 
-def test_only_the_asked_interface_is_heard(wire: Wire) -> None:
-    """Even while the socket is being made: another interface of the node is never silent in this test."""
+def test_only_the_requested_interface_is_captured(wire: Wire) -> None:
+    """Even while the socket is created: another interface of the node is always busy in this test."""
     stop = threading.Event()
 
     def chatter() -> None:
@@ -180,7 +180,7 @@ def test_a_filter_is_the_program_that_scapy_compiles(expression: str) -> None:
     assert compiled(expression).instructions == instructions
 
 
-def test_an_expression_that_is_no_filter_is_refused() -> None:
+def test_an_expression_that_is_no_filter_is_rejected() -> None:
     with pytest.raises(LabError, match=r"capture: filter 'tcp and': .*syntax error"):
         compiled("tcp and")
 
@@ -192,7 +192,7 @@ def test_neither_a_lab_nor_a_capture_imports_scapy_or_the_engine_of_mininet() ->
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_the_default_filter_leaves_data_out_and_full_keeps_it(wire: Wire) -> None:
+def test_the_default_filter_omits_data_and_full_keeps_it(wire: Wire) -> None:
     for full in (False, True):
         recorder = Recorder(wire.points, full=full)
         recorder.start()
@@ -219,7 +219,7 @@ def test_a_recorder_can_be_used_again(wire: Wire) -> None:
         recorder.stop()
 
 
-def test_icmp_errors_are_heard(wire: Wire) -> None:
+def test_icmp_errors_are_captured(wire: Wire) -> None:
     recorder = Recorder(wire.points)
     recorder.start()
     with wire.socket(wire.a, socket.SOCK_DGRAM) as client:
@@ -231,8 +231,8 @@ def test_icmp_errors_are_heard(wire: Wire) -> None:
     assert [(frame.interface, frame.packet[ICMP].type) for frame in recording.frames] == [("b-eth0", 3), ("a-eth0", 3)]
 
 
-def test_a_full_kernel_buffer_is_told(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A burst while nobody reads: the recording says on which interface frames are missing, and how many."""
+def test_a_full_kernel_buffer_is_reported(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A burst that is not read: the recording has the interfaces and the number of missing frames."""
     gate, read = threading.Event(), Tap.read
 
     def late(tap: Tap) -> Frame | None:
@@ -253,28 +253,28 @@ def test_a_full_kernel_buffer_is_told(wire: Wire, monkeypatch: pytest.MonkeyPatc
     assert recording.drops["a-eth0"] + len(recording.frames) == 30_000
 
 
-def test_its_time_is_the_clock_of_the_clients_events(wire: Wire) -> None:
+def test_times_are_of_the_clock_of_the_clients_events(wire: Wire) -> None:
     recorder = Recorder(wire.points)
     recorder.start()
-    begun = time.monotonic()
+    started = time.monotonic()
     wire.connect_and_close()
     middle = time.monotonic()
     wire.connect_and_close()
     ended = time.monotonic()
     recording = recorder.stop()
     times = [recording.monotonic(frame.time_ns) for frame in recording.frames]
-    assert begun < min(times) < middle < max(times) < ended
+    assert started < min(times) < middle < max(times) < ended
     early, late = recording.between(end=middle), recording.between(start=middle)
     assert early.frames + late.frames == recording.frames
     assert len(early.frames) == len(late.frames) == 8
-    assert recording.between(begun, middle) == early
+    assert recording.between(started, middle) == early
 
 
 def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_a_missing_interface_is_a_clear_error_and_leaves_nothing_open(wire: Wire) -> None:
+def test_a_missing_interface_is_a_clear_error_and_closes_all_sockets(wire: Wire) -> None:
     before = open_files()
     recorder = Recorder([*wire.points, CapturePoint(wire.b, "b", "b-eth9")])
     with pytest.raises(LabError, match=r"^capture: b, b-eth9: No such device$"):
@@ -292,7 +292,7 @@ def test_leaving_the_block_closes_every_socket_and_ends_the_thread(wire: Wire) -
     assert threading.active_count() == threads
 
 
-def test_an_interface_that_goes_down_and_up_is_heard_again(wire: Wire) -> None:
+def test_an_interface_that_goes_down_and_up_is_captured_again(wire: Wire) -> None:
     recorder = Recorder(wire.points)
     recorder.start()
     with wire.a.entered():
@@ -333,7 +333,7 @@ def test_wireshark_reads_the_file_with_names_order_direction_and_nanoseconds(wir
     assert [syn for *_, syn, _direction in rows] == ["1"] * 4 + ["0"] * 4
 
 
-def test_interfaces_without_a_frame_are_described_too(wire: Wire, tmp_path: Path) -> None:
+def test_interfaces_without_frames_are_described(wire: Wire, tmp_path: Path) -> None:
     recorder = Recorder([*wire.points, CapturePoint(wire.b, "b", "b-eth1")])
     recorder.start()
     wire.connect_and_close()
@@ -347,7 +347,7 @@ def test_interfaces_without_a_frame_are_described_too(wire: Wire, tmp_path: Path
     ]
 
 
-def test_what_is_read_back_is_what_was_written(wire: Wire, tmp_path: Path) -> None:
+def test_a_written_recording_is_read_back(wire: Wire, tmp_path: Path) -> None:
     recording = recorded(wire)
     file = tmp_path / "trial.pcapng"
     pcapng.write(file, recording)
@@ -362,7 +362,7 @@ def test_a_recording_without_frames_is_a_valid_file(tmp_path: Path) -> None:
     assert pcapng.read(file) == Recording((), ("a-eth0",))
 
 
-def test_no_half_written_file_is_ever_seen(tmp_path: Path) -> None:
+def test_a_file_appears_only_when_complete(tmp_path: Path) -> None:
     file = tmp_path / "trial.pcapng"
     file.write_bytes(b"the one before")
     unheard_of = Frame(1, "a", "a-eth0", True, b"\0" * 60, -1)  # no packet has a negative length
@@ -373,14 +373,14 @@ def test_no_half_written_file_is_ever_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a capture", b"\x0a\x0d\x0d\x0a"])
-def test_a_file_that_is_no_capture_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_capture_is_rejected(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "trial.pcapng"
     file.write_bytes(content)
     with pytest.raises(InputError, match="pcapng"):
         pcapng.read(file)
 
 
-def test_a_recording_ends_when_it_takes_too_much_memory(wire: Wire) -> None:
+def test_a_recording_ends_at_its_memory_limit(wire: Wire) -> None:
     recorder = Recorder(wire.points, most_bytes=1000)
     recorder.start()
     for _ in range(10):

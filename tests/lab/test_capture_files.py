@@ -1,4 +1,4 @@
-"""Captures from outside: any bytes are a recording or one clear error, and any frame has a place in a story or none."""
+"""Foreign captures: any bytes are a recording or one clear error, and any frames are an exchange."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ WHOLE = captured()
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
-    """Bytes of it replaced, added, left out or cut off."""
+    """Some bytes replaced, added, removed or truncated."""
     data = bytearray(whole)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(data)))
@@ -81,7 +81,7 @@ def little_memory() -> Iterator[None]:
 
 
 def read(path: Path, data: bytes) -> Recording | None:
-    """What is read of a file with these bytes; None if it is refused as what it is."""
+    """Return the recording in a file with these bytes, None if it is rejected."""
     path.write_bytes(data)
     try:
         return pcapng.read(path)
@@ -125,7 +125,7 @@ def test_any_frames_make_an_exchange(frames: list[Frame], agreed: tuple[str, str
     assert render(exchange).count("\n") >= len(exchange.segments)
 
 
-def test_a_file_that_ends_early_is_refused_wherever_it_ends(path: Path) -> None:
+def test_a_truncated_file_is_rejected_wherever_it_ends(path: Path) -> None:
     boundaries, at = {0}, 0
     while at < len(WHOLE):
         at += struct.unpack_from("<I", WHOLE, at + 4)[0]
@@ -134,17 +134,17 @@ def test_a_file_that_ends_early_is_refused_wherever_it_ends(path: Path) -> None:
         assert (read(path, WHOLE[:length]) is not None) == (length in boundaries), length
 
 
-def test_a_block_of_four_gigabytes_takes_no_memory(path: Path) -> None:
+def test_a_block_of_four_gigabytes_allocates_no_memory(path: Path) -> None:
     for length in (0xFFFFFFFC, 1 << 31, 1 << 25):
         block = struct.pack("<II", 6, length)
         with little_memory():
             assert read(path, WHOLE[:SECTION_BYTES] + block + bytes(1000)) is None
-    with pytest.raises(InputError, match=r"^capture: .*expected a pcapng file .* \(a block of 33554432 bytes\)$"):
+    with pytest.raises(InputError, match=r"^capture: .*expected a pcapng file .* \(a block has 33554432 bytes\)$"):
         pcapng.read(path)
 
 
 def swapped(recording: Recording) -> bytes:
-    """A file as a machine of the other byte order writes it, in microseconds."""
+    """Return the file as a machine with the other byte order writes it, in microseconds."""
 
     def block(kind: int, body: bytes) -> bytes:
         length = 12 + len(body)

@@ -52,7 +52,10 @@ PUNCHLAB = shlex.join([sys.executable, "-m", "punchlab.lab.cli"])
         (["trial", "same_nat", "--delay", "5ms"], ["delay", "'5ms'", "same_nat"]),
         (["trial", "same_nat", "--nat-b", "symmetric"], ["nat_b", "'symmetric'", "port_restricted_cone"]),
         (["run", "same_nat", "--nat-a", "none"], ["nat_a", "'none'", "2 hosts"]),
-        (["trial", "firewalls", "--port-mapping", "all"], ["port_mapping", "'all'", "has no effect with translates False"]),
+        (
+            ["trial", "firewalls", "--port-mapping", "all"],
+            ["port_mapping", "'all'", "firewall", "has no effect with translates False"],
+        ),
         (["up", "xy"], ["topology", "'xy'"]),
         (["report", "/nowhere"], ["/nowhere"]),
         (["run", "ab", "--out", ""], ["--out", "''"]),
@@ -61,7 +64,7 @@ PUNCHLAB = shlex.join([sys.executable, "-m", "punchlab.lab.cli"])
         (["trial", "ab", "--capture", ""], ["--capture", "''"]),
         (
             ["trial", "ab", "--capture", "missing/x.pcapng"],
-            ["capture", "'missing/x.pcapng'", "a directory that is there"],
+            ["capture", "'missing/x.pcapng'", "a file in an existing directory"],
         ),
         (["trial", "ab", "--capture", "/tmp"], ["capture", "'/tmp'"]),
         (["trial", "ab", "--capture", "a" * 300], ["capture", "File name too long"]),
@@ -120,7 +123,7 @@ def test_a_trial_prints_a_summary() -> None:
         "strategy: auto chose keep, because",
         "NAT of b as found: endpoint-independent mapping, endpoint-independent filtering",
         "prediction: direct, because",
-        "control dial: direct, as predicted",
+        "control attempt: direct, as predicted",
         "times since the first SYN: connected",
         "path: nat_a, nat_b; ",
     ):

@@ -1,4 +1,4 @@
-"""Descriptions of clients: words with placeholders, and what is refused when a client is made."""
+"""Descriptions of clients: words with placeholders, and invalid descriptions."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def test_only_a_name_alone_in_braces_is_a_placeholder(word: str, filled: str) ->
 
 @given(st.text(alphabet='{}"file: .', max_size=20))
 @settings(max_examples=EXAMPLES)
-def test_any_word_is_filled_or_refused(word: str) -> None:
+def test_any_word_is_filled_or_rejected(word: str) -> None:
     with contextlib.suppress(InputError):
         (filled,) = command([word], {"file": "/f"})
         assert "{file}" not in filled or "{{" in word
 
 
-def test_an_optional_tuple_is_left_out_without_a_value_and_repeated_for_each_join() -> None:
+def test_an_optional_tuple_is_omitted_without_a_value_and_repeated_for_each_join() -> None:
     words = ("x", ("--attempts", "{max_attempts}"), ("--join", "{join}"))
     assert command(words, {"max_attempts": None}) == ["x"]
     assert command(words, {"max_attempts": 3}, ["ws://1", "ws://2"]) == (
@@ -89,7 +89,7 @@ def test_an_optional_tuple_is_left_out_without_a_value_and_repeated_for_each_joi
         (None, r"missing; expected a sequence of words"),
     ],
 )
-def test_a_command_that_no_trial_can_use_is_refused_with_client_and_role(role: str, words: Any, message: str) -> None:
+def test_an_invalid_command_is_rejected_with_client_and_role(role: str, words: Any, message: str) -> None:
     with pytest.raises(InputError, match=rf"^client mine, {role}: {message}"):
         changed(MINE, **{role: words}).check()
 
@@ -98,12 +98,12 @@ def test_a_command_that_no_trial_can_use_is_refused_with_client_and_role(role: s
     ("role", "name", "likely"),
     [("sender", "listen", ""), ("receiver", "join", ""), ("edge", "file", ""), ("sender", "dedline_s", "{deadline_s}")],
 )
-def test_a_placeholder_of_another_role_is_refused(role: str, name: str, likely: str) -> None:
+def test_a_placeholder_of_another_role_is_rejected(role: str, name: str, likely: str) -> None:
     with pytest.raises(InputError, match=rf"^client mine, {role}: '{{{name}}}' cannot be used; expected {likely}"):
         changed(MINE, **{role: ("x", ("--option", f"{{{name}}}"))}).check()
 
 
-def test_the_lab_has_no_code_for_a_client_that_tells_its_own() -> None:
+def test_the_lab_has_no_code_for_a_client_that_creates_its_own() -> None:
     for role in ("sender", "receiver"):
         words = ("x", ("--code", "{code}"))
         assert changed(MINE, **{role: words}).command(role, {"code": "abc"}) == ["x", "--code", "abc"]
@@ -140,7 +140,7 @@ def test_a_function_is_named_by_module_and_name(name: str) -> None:
         Function(name)
 
 
-def test_a_placeholder_without_a_value_in_this_trial_is_named_with_client_and_role() -> None:
+def test_a_placeholder_without_a_value_is_named_with_client_and_role() -> None:
     mine = replace(MINE, sender=("x", "--attempts={max_attempts}"))
     assert mine.command("sender", {"max_attempts": 2}) == ["x", "--attempts=2"]
     with pytest.raises(InputError, match=r"^client mine, sender: .*a value for \{max_attempts\} in this trial"):

@@ -1,4 +1,4 @@
-"""Processes of clients: what ends them, and that nothing which they started outlives a trial or a lab."""
+"""Processes of clients: what ends them, and that no descendant survives a trial or a lab."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def lab() -> Iterator[RunningLab]:
 
 
 def runs(pid: int) -> bool:
-    """Whether there is such a process, and not just what is left of it for its parent."""
+    """Return whether the process runs, and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -52,10 +52,10 @@ def runs(pid: int) -> bool:
 
 
 def running_with(word: str) -> list[str]:
-    """The ids of the processes whose command has that word."""
+    """Return the ids of the processes whose command contains that word."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
+        with contextlib.suppress(OSError):  # it exited meanwhile
             if word.encode() in (folder / "cmdline").read_bytes():
                 found.append(folder.name)
     return found
@@ -76,7 +76,7 @@ def client(host: str, edge: str = "", *, tells_code: bool = False) -> Client:
 
 
 @pytest.mark.parametrize("kind", CHILDREN)
-def test_what_a_client_starts_ends_with_the_trial(lab: RunningLab, kind: str, tmp_path: Path) -> None:
+def test_descendants_of_a_client_end_with_the_trial(lab: RunningLab, kind: str, tmp_path: Path) -> None:
     seconds = f"1000.{uuid.uuid4().int}"
     child = CHILDREN[kind].replace("1000", seconds)
     mine = replace(client(f"({child}) | head -1 >> {tmp_path / 'pids'}; {child}"), writes=(str(tmp_path),))
@@ -91,7 +91,7 @@ def test_what_a_client_starts_ends_with_the_trial(lab: RunningLab, kind: str, tm
 
 
 @pytest.mark.parametrize("kind", CHILDREN)
-def test_what_is_started_by_hand_ends_with_the_lab_and_not_before(kind: str) -> None:
+def test_processes_started_by_hand_end_with_the_lab(kind: str) -> None:
     with Lab(AB()) as lab:
         by_popen = lab["a"].popen(["sh", "-c", f"{CHILDREN[kind]}; wait"], stdout=subprocess.PIPE, text=True)
         assert by_popen.stdout is not None
@@ -105,7 +105,7 @@ def test_what_is_started_by_hand_ends_with_the_lab_and_not_before(kind: str) -> 
     assert not any(map(runs, pids))
 
 
-def test_what_is_started_by_hand_may_start_more_while_a_client_runs(lab: RunningLab) -> None:
+def test_processes_started_by_hand_can_start_others_while_a_client_runs(lab: RunningLab) -> None:
     server = lab["a"].popen(
         ["sh", "-c", f"read line; {SLEEP} & echo $!; wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -121,7 +121,7 @@ def test_what_is_started_by_hand_may_start_more_while_a_client_runs(lab: Running
     assert not runs(process.process.pid)
 
 
-def test_two_clients_in_one_node_end_apart(lab: RunningLab) -> None:
+def test_two_clients_in_one_node_end_independently(lab: RunningLab) -> None:
     one, other = (shell(lab, 'sleep 1000 & echo \'{"event": "done"}\'; wait') for _ in range(2))
     assert wait_for([one, other], lambda: bool(one.first("done") and other.first("done")), PATIENCE_S)
     theirs = other.members() - one.members()
@@ -143,7 +143,7 @@ def test_a_child_in_another_network_namespace_ends_with_its_parent(lab: RunningL
     assert not runs(pid)
 
 
-def test_a_lab_that_ends_by_an_error_leaves_nothing_either() -> None:
+def test_nothing_remains_of_a_lab_that_ends_with_an_error() -> None:
     pids = []
 
     def fail() -> None:
@@ -158,7 +158,7 @@ def test_a_lab_that_ends_by_an_error_leaves_nothing_either() -> None:
     assert not any(map(runs, pids))
 
 
-def test_a_killed_run_leaves_nothing() -> None:
+def test_nothing_remains_of_a_killed_run() -> None:
     script = f"""
 import os
 from punchlab import Lab
@@ -199,7 +199,7 @@ def test_a_client_that_is_killed_leaves_no_zombie_and_no_descriptor(lab: Running
     assert descriptors() == before
 
 
-def test_standard_input_is_at_its_end(lab: RunningLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_is_empty(lab: RunningLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "reading_client.py").write_text("import sys\ndef main():\n    print(repr(sys.stdin.read()))\n")
     monkeypatch.syspath_prepend(tmp_path)
     forked = EventProcess(lab["a"], [], Function("reading_client:main"))
@@ -214,7 +214,7 @@ def test_standard_input_is_at_its_end(lab: RunningLab, tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     "then", ["sleep 1000 &", "(while :; do echo; done) &", "setsid sh -c 'while :; do echo; done' &"]
 )
-def test_a_client_ends_with_its_main_process_and_everything_it_said_is_taken_in(lab: RunningLab, then: str) -> None:
+def test_a_client_ends_with_its_main_process_and_all_its_output_is_read(lab: RunningLab, then: str) -> None:
     process = shell(lab, f"""{then} seq 2000 | sed 's/.*/{{"event": "done", "number": &}}/' >&1; exit 3""")
     began = time.monotonic()
     assert ended(process)
@@ -226,7 +226,7 @@ def test_a_client_ends_with_its_main_process_and_everything_it_said_is_taken_in(
     assert lab["a"].present() == frozenset()
 
 
-def test_a_client_that_closes_its_output_has_not_ended(lab: RunningLab, tmp_path: Path) -> None:
+def test_a_client_that_closes_its_output_still_runs(lab: RunningLab, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "go")
     process = shell(lab, f"""echo '{{"event": "done"}}'; exec >/dev/null; read line < {tmp_path / "go"}; exit 3""")
     assert not wait_for([process], lambda: False, 1)
@@ -238,7 +238,7 @@ def test_a_client_that_closes_its_output_has_not_ended(lab: RunningLab, tmp_path
     process.end()
 
 
-def test_a_last_line_needs_no_end(lab: RunningLab) -> None:
+def test_the_last_line_needs_no_newline(lab: RunningLab) -> None:
     process = shell(lab, 'printf \'{"event": "done"}\'')
     assert ended(process)
     assert process.first("done") is not None
@@ -253,28 +253,28 @@ def test_a_last_line_needs_no_end(lab: RunningLab) -> None:
         ("cat /dev/zero >&2", "more than 64 MiB on standard error"),
     ],
 )
-def test_a_client_that_writes_without_bounds_is_ended(lab: RunningLab, words: str, bound: str) -> None:
+def test_a_client_that_exceeds_the_output_limit_is_ended(lab: RunningLab, words: str, bound: str) -> None:
     trial = lab.punch("a", "b", client=client(words), strategy="plain")
     assert (trial.outcome, trial.reason) in {
         ("client_error", f"client mine, {role}: {bound}") for role in ("sender", "receiver")
     }
 
 
-def test_a_command_that_leaves_something_behind_returns_when_it_ends(lab: RunningLab) -> None:
+def test_a_command_with_a_background_process_returns_when_it_exits(lab: RunningLab) -> None:
     done = lab["a"].run(["sh", "-c", "sleep 1000 & printf 'one\\r\\n\\377'; echo two >&2"], timeout=PATIENCE_S)
     assert (done.stdout, done.stderr) == ("one\n\\xff", "two\n")
     assert lab["a"].run(["cat"], stdin="given\n").stdout == "given\n"
 
 
-def test_a_command_that_takes_too_long_is_ended_with_what_it_started(lab: RunningLab) -> None:
+def test_a_command_that_times_out_is_ended_with_its_descendants(lab: RunningLab) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         lab["a"].run(["sh", "-c", "sleep 1000 & wait"], timeout=0.2)
     assert lab["a"].present() == frozenset()
 
 
-def test_an_edge_is_killed_and_frozen_with_what_it_started(lab: RunningLab) -> None:
+def test_an_edge_is_killed_and_frozen_with_its_descendants(lab: RunningLab) -> None:
     def stopped(count: int) -> bool:
-        """Whether so many processes of the node are stopped, soon."""
+        """Return whether `count` processes of the node are stopped, within a short time."""
         for _ in range(int(PATIENCE_S / 0.01)):
             stats = [Path(f"/proc/{pid}/stat").read_text() for pid in lab["edge1"].present()]
             if sum(stat.rpartition(")")[2].split()[0] == "T" for stat in stats) == count:

@@ -1,4 +1,4 @@
-"""Trials of any client: what breaks the contract is the client's error, and each client has edges of its own."""
+"""Trials of any client: contract violations are errors of the client, and each client has its own edges."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PLAIN = replace(
 
 
 def says(*events: dict[str, Any], then: str = "") -> Words:
-    """A command that prints events and does something else, in the words of a shell."""
+    """Return a shell command that prints events and then does something else."""
     lines = "\n".join(json.dumps(event) for event in events)
     return ("sh", "-c", f"printf '%s\\n' '{lines}'; {then}".replace("{", "{{").replace("}", "}}"))
 
@@ -88,7 +88,7 @@ def test_a_wrong_event_is_an_error_of_the_client_at_once(
     assert punch(lab, PUNCH).direct
 
 
-def test_a_trial_of_a_wrong_event_is_no_error_of_the_lab_in_a_campaign() -> None:
+def test_a_wrong_event_is_no_error_of_the_lab_in_a_campaign() -> None:
     client = replace(MINE, sender=says({"event": "failed"}))
     cell = Cell("ab", AB, ("a", "b"), ("full_cone", "full_cone"), options=TrialOptions(client=client, strategy="x"))
     done = run_job(Job(cell, 1, "auto", 0)).record
@@ -96,7 +96,7 @@ def test_a_trial_of_a_wrong_event_is_no_error_of_the_lab_in_a_campaign() -> None
     assert done["reason"].startswith("client mine, sender: event 'failed', field 'outcome': missing; expected one of")
 
 
-def test_events_without_a_time_are_timed_by_the_lab(lab: RunningLab) -> None:
+def test_events_without_a_time_get_the_time_of_receipt(lab: RunningLab) -> None:
     events = [{"event": name} for name in ("peer_known", "first_syn", "connected", "agreed", "done")]
     events[3] |= {"local": "192.168.1.2:4000", "remote": "11.16.1.2:4000"}
     trial = punch(lab, replace(MINE, sender=says(*events), receiver=says(*events)))
@@ -123,7 +123,7 @@ def test_a_command_that_cannot_be_started_is_an_error_of_the_client(
     assert punch(lab, PUNCH).direct
 
 
-def test_a_function_that_is_not_there_is_an_error_of_the_client(lab: RunningLab) -> None:
+def test_a_missing_function_is_an_error_of_the_client(lab: RunningLab) -> None:
     trial = punch(lab, replace(MINE, function=Function("json:no_such_function")))
     assert trial.outcome == "client_error"
     assert str(trial.reason).startswith("client mine, edge edge1: json:no_such_function: AttributeError")
@@ -133,12 +133,12 @@ def test_a_function_that_is_not_there_is_an_error_of_the_client(lab: RunningLab)
 
 
 def tells(sender: Words, folder: Path) -> Client:
-    """The receiver writes down what it reads from standard input."""
+    """A client whose receiver stores what it reads from standard input."""
     reads = ("sh", "-c", f"cat > {folder / 'read'}; exec sleep 1000")
     return replace(MINE, sender=sender, receiver=reads, tells_code=True, writes=(str(folder),))
 
 
-def test_the_code_is_one_line_of_standard_input(lab: RunningLab, tmp_path: Path) -> None:
+def test_the_receiver_reads_the_code_as_one_line_of_standard_input(lab: RunningLab, tmp_path: Path) -> None:
     punch(lab, tells(says({"event": "code", "code": "a code"}, then="sleep 1"), tmp_path))
     assert (tmp_path / "read").read_text() == "a code\n"
 
@@ -148,14 +148,14 @@ def test_the_code_is_one_line_of_standard_input(lab: RunningLab, tmp_path: Path)
     [
         (says({"event": "failed", "outcome": "no_rendezvous", "reason": "no edge"}, then="exit 2"), "a: no edge"),
         (says(then="echo broken >&2; exit 2"), "a: broken"),
-        (says({"event": "done"}), "client mine, sender: event 'code': none before it ended"),
+        (says({"event": "done"}), "client mine, sender: event 'code': not received before the exit"),
         (
             says({"event": "code", "code": "\n"}, then="exec sleep 1000"),
             f"client mine, sender: event 'code', field 'code': '\\n' cannot be used; expected {CODE.words}",
         ),
     ],
 )
-def test_without_a_code_the_receiver_gets_none_and_the_reason_is_the_sender_s(
+def test_without_a_code_the_receiver_gets_none_and_the_sender_is_the_cause(
     lab: RunningLab, sender: Words, reason: str, tmp_path: Path
 ) -> None:
     began = time.monotonic()
@@ -170,16 +170,19 @@ def test_without_a_code_the_receiver_gets_none_and_the_reason_is_the_sender_s(
     assert not read.exists() or read.read_text() == ""
 
 
-def test_a_sender_that_never_has_a_code_ends_the_trial(
+def test_a_sender_that_prints_no_code_ends_the_trial(
     lab: RunningLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("punchlab.lab.trial.clients._START_S", 1.0)
     trial = punch(lab, tells(says(then="exec sleep 1000"), tmp_path))
-    assert (trial.outcome, trial.reason) == ("client_error", "client mine, sender: event 'code': none within 1 s")
+    assert (trial.outcome, trial.reason) == (
+        "client_error",
+        "client mine, sender: event 'code': not received within 1 s",
+    )
 
 
 @pytest.mark.parametrize("how", ["kill", "freeze"])
-def test_a_sender_without_an_edge_leaves_the_receiver_out(lab: RunningLab, how: str) -> None:
+def test_a_sender_that_fails_early_ends_the_trial(lab: RunningLab, how: str) -> None:
     assert punch(lab, PUNCH).direct
     assert lab.edge_network is not None
     getattr(lab.edge_network, how)("edge1")
@@ -192,7 +195,7 @@ def test_a_sender_without_an_edge_leaves_the_receiver_out(lab: RunningLab, how: 
 
 
 def running(lab: RunningLab) -> str:
-    """The command lines of what runs in the node of the edge."""
+    """Return the command lines of the processes in the edge's node."""
     return "; ".join(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") for pid in lab["edge1"].present())
 
 
@@ -212,14 +215,14 @@ def test_each_client_has_its_own_edges(lab: RunningLab) -> None:
     assert punch(lab, PUNCH).direct
 
 
-def test_the_edges_of_a_client_run_on_for_its_next_trial(lab: RunningLab) -> None:
+def test_the_edges_of_a_client_keep_running_for_its_next_trial(lab: RunningLab) -> None:
     punch(lab, MINE)
     before = lab["edge1"].present()
     punch(lab, replace(MINE))
     assert lab["edge1"].present() == before != frozenset()
 
 
-def test_a_client_whose_edges_cannot_run_here_leaves_those_of_the_other_alone(lab: RunningLab) -> None:
+def test_a_client_with_invalid_edges_does_not_affect_those_of_another(lab: RunningLab) -> None:
     punch(lab, MINE)
     before = lab["edge1"].present()
     with pytest.raises(InputError, match=r"^client other, edge: .* a value for \{listen6\} in this trial"):
@@ -227,7 +230,7 @@ def test_a_client_whose_edges_cannot_run_here_leaves_those_of_the_other_alone(la
     assert lab["edge1"].present() == before != frozenset()
 
 
-def test_edges_that_were_killed_or_frozen_stay_so_for_the_next_client(lab: RunningLab) -> None:
+def test_killed_and_frozen_edges_stay_so_for_the_next_client(lab: RunningLab) -> None:
     punch(lab, MINE)
     assert lab.edge_network is not None
     lab.edge_network.freeze("edge1")
@@ -236,7 +239,7 @@ def test_edges_that_were_killed_or_frozen_stay_so_for_the_next_client(lab: Runni
     lab.edge_network.kill("edge1")
     punch(lab, MINE)
     assert lab["edge1"].present() == frozenset()
-    with pytest.raises(InputError, match="edge: 'edge1' cannot be used; expected an edge that was started"):
+    with pytest.raises(InputError, match="edge: 'edge1' cannot be used; expected an edge that has been started"):
         lab.edge_network.process("edge1")
     lab.edge_network.start("edge1")
     lab.edge_network.wait()
@@ -249,7 +252,7 @@ def test_edges_that_do_not_join_need_no_event_for_it() -> None:
         trial = punch(lab, replace(MINE, sender=says({"event": "done"}), receiver=says({"event": "done"})))
         assert [side.returncode for side in trial.sides] == [0, 0]
         assert lab.edge_network is not None
-        assert lab.edge_network.trouble() is None
+        assert lab.edge_network.failure() is None
 
 
 @pytest.mark.parametrize(
@@ -263,11 +266,11 @@ def test_edges_that_do_not_join_need_no_event_for_it() -> None:
         ),
         (
             says(then="echo one >&2; echo no such option >&2; exit 7"),
-            "client mine, edge edge1: it ended with exit status 7: no such option",
+            "client mine, edge edge1: it exited with status 7: no such option",
         ),
     ],
 )
-def test_edges_that_do_not_come_up_are_an_error_of_the_client(
+def test_edges_that_do_not_start_are_an_error_of_the_client(
     edge: Words, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edges, "_START_S", 1.0)
@@ -280,17 +283,17 @@ def test_edges_that_do_not_come_up_are_an_error_of_the_client(
 
 
 def ends(folder: Path) -> str:
-    """Shell words that kill the shell when the folder has a file `over`, and then make the file `gone`."""
+    """Return shell words that kill the shell when the folder contains `over`, and then create `gone`."""
     waits = f"until [ -e {folder}/over ]; do sleep 0.01; done; rm {folder}/over"
     return f"(pid=$$; {waits}; kill -9 $pid; while kill -0 $pid 2>&-; do :; done; touch {folder}/gone) & "
 
 
 def lets_end(folder: Path) -> str:
-    """Shell words that let it be killed, and wait until it has ended."""
+    """Return shell words that trigger this and wait until the edge has exited."""
     return f"touch {folder}/over; until [ -e {folder}/gone ]; do sleep 0.01; done; rm {folder}/gone"
 
 
-def test_an_edge_that_ends_during_a_trial_is_the_cause_of_its_failure_and_is_started_again(
+def test_an_edge_that_exits_during_a_trial_is_the_cause_of_its_failure_and_is_restarted(
     lab: RunningLab, tmp_path: Path
 ) -> None:
     edge = ("sh", "-c", f"{ends(tmp_path)} echo stumbled >&2; {EDGE[2]}")
@@ -298,7 +301,7 @@ def test_an_edge_that_ends_during_a_trial_is_the_cause_of_its_failure_and_is_sta
     first = None
     for _ in range(2):
         trial = punch(lab, mine)
-        reason = "client mine, edge edge1: it ended with exit status -9: stumbled"
+        reason = "client mine, edge edge1: it exited with status -9: stumbled"
         assert (trial.outcome, trial.reason) == ("client_error", reason)
         assert lab.edge_network is not None
         pid = lab.edge_network.process("edge1").process.pid
@@ -307,9 +310,7 @@ def test_an_edge_that_ends_during_a_trial_is_the_cause_of_its_failure_and_is_sta
     assert punch(lab, PUNCH).direct
 
 
-def test_an_edge_that_ends_after_the_file_arrived_does_not_change_what_is_proved(
-    lab: RunningLab, tmp_path: Path
-) -> None:
+def test_an_edge_that_exits_after_the_file_arrived_does_not_change_the_outcome(lab: RunningLab, tmp_path: Path) -> None:
     punch_edge = " ".join(word for word in PLAIN.edge[1:] if isinstance(word, str))
     edge = ("sh", "-c", f"{ends(tmp_path)} exec {sys.executable} {punch_edge}")
     sends = " ".join(word for word in PLAIN.sender if isinstance(word, str))
@@ -319,4 +320,4 @@ def test_an_edge_that_ends_after_the_file_arrived_does_not_change_what_is_proved
         trial = lab.punch("a", "b", client=mine)
         assert trial.direct, trial
         assert lab.edge_network is not None
-        assert lab.edge_network.trouble() == "client mine, edge edge1: it ended with exit status -9"
+        assert lab.edge_network.failure() == "client mine, edge edge1: it exited with status -9"

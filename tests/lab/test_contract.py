@@ -1,4 +1,4 @@
-"""What a client prints: the contract, and what of its output the lab takes in."""
+"""The contract of client output, and what the lab accepts of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.lab.odd_events import RECEIVED, STARTED, trial_of
 SENDER = Speaker("mine", "sender", "a")
 
 
-def said(*lines: bytes | dict[str, Any], speaker: Speaker = SENDER) -> Output:
+def output_of(*lines: bytes | dict[str, Any], speaker: Speaker = SENDER) -> Output:
     output = Output(speaker, STARTED)
     for line in lines:
         output.take((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n", RECEIVED)
@@ -51,8 +51,8 @@ def said(*lines: bytes | dict[str, Any], speaker: Speaker = SENDER) -> Output:
         b'{"a":' * 100_000,
     ],
 )
-def test_a_line_without_an_event_is_passed_over(line: bytes) -> None:
-    output = said(line, {"event": "done"})
+def test_a_line_without_an_event_is_ignored(line: bytes) -> None:
+    output = output_of(line, {"event": "done"})
     assert [event["event"] for event in output.events] == ["done"]
     assert output.error is None
 
@@ -62,14 +62,14 @@ def test_a_line_without_an_event_is_passed_over(line: bytes) -> None:
     [
         b'{"event": "progress", "t": "soon", "local": 5}',
         b'{"event": "progress", "t": NaN}',
-        b'{"event": "listening", "t": []}',  # an edge's, and so none of a sender's
+        b'{"event": "listening", "t": []}',  # an edge's event, so not checked for a sender
         b'{"event": "progress", "t": ' + b"9" * 5000 + b"}",
         b'{"event": "\\ud800"}',
         b'{"event": "caf\xe9"}',
     ],
 )
-def test_an_event_that_the_contract_does_not_know_may_have_any_fields(line: bytes) -> None:
-    output = said(line)
+def test_an_unknown_event_can_have_any_fields(line: bytes) -> None:
+    output = output_of(line)
     assert [event["t"] for event in output.events] == [RECEIVED]
     assert output.error is None
 
@@ -79,21 +79,21 @@ def test_an_event_that_the_contract_does_not_know_may_have_any_fields(line: byte
     [
         {},
         {"t": None},
-        {"t": 1},  # from a clock of its own
+        {"t": 1},  # from another clock
         {"t": -5.5},
         {"t": RECEIVED + 1},
         {"t": 1_790_000_000.0},  # CLOCK_REALTIME
         {"t": STARTED - 0.001},
     ],
 )
-def test_without_a_time_of_the_lab_s_clock_the_time_of_receipt_counts(t: dict[str, object]) -> None:
-    (event,) = said({"event": "done", **t}).events
+def test_without_a_valid_time_the_time_of_receipt_is_used(t: dict[str, object]) -> None:
+    (event,) = output_of({"event": "done", **t}).events
     assert event["t"] == RECEIVED
 
 
 @pytest.mark.parametrize("t", [STARTED, 100.25, RECEIVED])
-def test_a_time_while_the_client_runs_is_taken(t: float) -> None:
-    (event,) = said({"event": "done", "t": t}).events
+def test_a_time_while_the_client_runs_is_used(t: float) -> None:
+    (event,) = output_of({"event": "done", "t": t}).events
     assert event["t"] == t
 
 
@@ -101,8 +101,8 @@ def test_a_time_while_the_client_runs_is_taken(t: float) -> None:
 @pytest.mark.parametrize(
     "t", ['"1"', "true", "false", "NaN", "Infinity", "-Infinity", "1e400", "[]", "{}", "9" * 400, "9" * 5000]
 )
-def test_a_time_that_is_no_finite_number_breaks_the_contract(event: str, t: str) -> None:
-    output = said(f'{{"event": "{event}", "t": {t}}}'.encode())
+def test_a_time_that_is_no_finite_number_violates_the_contract(event: str, t: str) -> None:
+    output = output_of(f'{{"event": "{event}", "t": {t}}}'.encode())
     assert output.events == []
     assert output.error is not None
     assert output.error.startswith(f"client mine, sender: event '{event}', field 't': ")
@@ -147,7 +147,7 @@ GOOD = {"local": "192.168.1.2:4000", "remote": "11.16.1.2:5000"}
 )
 def test_a_wrong_field_is_named_with_client_and_role(event: str, field: str, value: object) -> None:
     fields = {"agreed": GOOD, "failed": {"outcome": "refused"}}.get(event, {})
-    output = said({"event": event, **fields, field: value}, {"event": "done"})
+    output = output_of({"event": event, **fields, field: value}, {"event": "done"})
     assert output.error is not None
     assert output.error.startswith(f"client mine, sender: event '{event}', field '{field}': ")
     assert ("missing; expected" if value is None else "cannot be used; expected") in output.error
@@ -156,26 +156,26 @@ def test_a_wrong_field_is_named_with_client_and_role(event: str, field: str, val
 
 
 def test_an_edge_is_named_by_its_node() -> None:
-    output = said({"event": "joined", "t": "now"}, speaker=Speaker("mine", "edge", "edge2"))
+    output = output_of({"event": "joined", "t": "now"}, speaker=Speaker("mine", "edge", "edge2"))
     assert output.error is not None
     assert output.error.startswith("client mine, edge edge2: event 'joined', field 't': 'now' cannot be used")
 
 
 @pytest.mark.parametrize(
-    ("told", "taken"),
+    ("given", "taken"),
     [
         ("11.0.0.1:7000", "11.0.0.1:7000"),
         ("[2a11::0:1]:7000", "[2a11::1]:7000"),
-        ("[::ffff:11.0.0.1]:7000", "11.0.0.1:7000"),  # by a socket for both families
+        ("[::ffff:11.0.0.1]:7000", "11.0.0.1:7000"),  # from a dual-stack socket
     ],
 )
-def test_an_endpoint_is_taken_as_the_capture_has_it(told: str, taken: str) -> None:
-    (event,) = said({"event": "agreed", "local": told, "remote": told}).events
+def test_an_endpoint_is_normalized_as_in_the_capture(given: str, taken: str) -> None:
+    (event,) = output_of({"event": "agreed", "local": given, "remote": given}).events
     assert event["local"] == event["remote"] == taken
 
 
-def test_text_for_people_can_be_printed_and_is_never_missing() -> None:
-    one, other = said(
+def test_reasons_are_printable_and_never_missing() -> None:
+    one, other = output_of(
         {"event": "failed", "outcome": "refused", "reason": "no \ud800"}, {"event": "failed", "outcome": "refused"}
     ).events
     assert one["reason"] == "no ?"
@@ -184,7 +184,7 @@ def test_text_for_people_can_be_printed_and_is_never_missing() -> None:
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 @pytest.mark.parametrize("size", [1, 7, 100])
-def test_lines_are_whole_however_they_come_in(end: bytes, size: int) -> None:
+def test_lines_are_complete_however_they_are_split(end: bytes, size: int) -> None:
     text = end.join(json.dumps({"event": "done", "number": number}).encode() for number in range(20)) + end
     text = b"\xef\xbb\xbf" + text + b'{"event": "last"}'
     output = Output(SENDER, STARTED)
@@ -204,7 +204,7 @@ def test_lines_are_whole_however_they_come_in(end: bytes, size: int) -> None:
         (b"a log\n" * 1000, f"more than {OUTPUT_BYTES >> 20} MiB on standard output"),
     ],
 )
-def test_output_is_bounded(chunk: bytes, bound: str) -> None:
+def test_output_is_limited(chunk: bytes, bound: str) -> None:
     output = Output(SENDER, STARTED)
     for _ in range(2 * OUTPUT_BYTES // len(chunk)):
         output.take(chunk, RECEIVED)
@@ -213,7 +213,7 @@ def test_output_is_bounded(chunk: bytes, bound: str) -> None:
     assert output.error == f"client mine, sender: {bound}"
 
 
-def test_a_line_that_comes_byte_by_byte_costs_no_quadratic_time() -> None:
+def test_a_line_received_byte_by_byte_takes_linear_time() -> None:
     def seconds(count: int) -> float:
         output = Output(SENDER, STARTED)
         began = time.process_time()
@@ -221,11 +221,11 @@ def test_a_line_that_comes_byte_by_byte_costs_no_quadratic_time() -> None:
             output.take(b"x", RECEIVED)
         return time.process_time() - began
 
-    # Eight times as many bytes: eight times as long, where every byte copied the line it would be 64 times.
+    # Eight times as many bytes take eight times as long; if every byte copied the line, it would be 64 times.
     assert min(seconds(400_000) for _ in range(3)) < 24 * min(seconds(50_000) for _ in range(3))
 
 
-# Whatever a client prints.
+# Any output of a client.
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[])),
@@ -250,7 +250,7 @@ WELL_FORMED = st.builds(lambda value: json.dumps(value).encode(), LIKELY | JSON)
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """A likely event with some bytes of it replaced, left out or added."""
+    """Return a likely event with some bytes replaced, removed or added."""
     line = bytearray(draw(WELL_FORMED))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(line)))
@@ -263,7 +263,7 @@ LINES = st.lists(WELL_FORMED | mutated() | st.binary(max_size=50), max_size=6)
 
 @given(LINES, LINES, st.tuples(*[st.none() | st.integers(-9, 3)] * 2), st.booleans(), st.integers(1, 60))
 @settings(max_examples=EXAMPLES)
-def test_whatever_clients_print_has_a_verdict_and_a_record(
+def test_any_output_of_clients_gives_a_verdict_and_a_record(
     one: list[bytes], other: list[bytes], statuses: tuple[int | None, int | None], arrived: bool, size: int
 ) -> None:
     sides = []

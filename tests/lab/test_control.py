@@ -1,4 +1,4 @@
-"""The lab's own dial through its NATs says what the oracle says, with and without delays."""
+"""The lab's control attempt agrees with its prediction, with and without delays."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from punchlab.topologies import AB
 @pytest.mark.parametrize("delay", ["0ms", "10ms"])
 @pytest.mark.parametrize("nat_b", CLASSICS)
 @pytest.mark.parametrize("nat_a", CLASSICS)
-def test_a_control_dial_is_as_predicted(nat_a: str, nat_b: str, delay: str) -> None:
-    # Without delay the first dial is accepted before the second is made, which then finds its four-tuple taken.
+def test_a_control_attempt_agrees_with_its_prediction(nat_a: str, nat_b: str, delay: str) -> None:
+    # Without delay, the first attempt is accepted before the second starts, which then finds its four-tuple in use.
     with Lab(AB(nat_a=nat_a, nat_b=nat_b, delay=delay, edge_delay="0ms")) as lab:
-        dialled = control.dial(lab, "a", "b")
+        dialled = control.attempt(lab, "a", "b")
     assert dialled.agrees, dialled
 
 
@@ -24,4 +24,4 @@ def test_a_control_dial_is_as_predicted(nat_a: str, nat_b: str, delay: str) -> N
 def test_an_icmp_error_on_a_path_without_delay_is_no_disagreement(code: str) -> None:
     nats = {"nat_a": "port_restricted_cone", "nat_b": "port_restricted_cone", "unsolicited": code}
     with Lab(AB(**nats, delay="0ms", edge_delay="0ms")) as lab:
-        assert control.dial(lab, "a", "b").agrees is not False
+        assert control.attempt(lab, "a", "b").agrees is not False

@@ -1,7 +1,7 @@
-"""An independent tester: coturn's `turnutils_natdiscovery`, with its `turnserver` as the server, agrees over UDP.
+"""An independent test: coturn's `turnutils_natdiscovery` with its `turnserver` agrees over UDP.
 
-It has words for every mapping and filtering, and for a host without a NAT, so that it is asked about every preset. It
-has none for the rest of a behavior: port allocation, refusals, what becomes of ICMP errors, anything over TCP.
+It distinguishes every mapping and filtering, and hosts without a NAT, so every preset is tested. It does not test port
+allocation, answers to unsolicited packets, ICMP errors, or TCP.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class EveryNat(Internet):
 
 
 def hosts(nats: Sequence[str]) -> dict[str, str]:
-    """NAT -> the host behind it."""
+    """Return NAT -> the host behind it."""
     return {nat: f"h{number}" for number, nat in enumerate(nats)}
 
 
 @contextlib.contextmanager
 def turnserver(lab: Lab) -> Iterator[str]:
-    """coturn as a STUN server for RFC 5780 at both addresses of the lab's edge; its primary address."""
+    """Run coturn as a STUN server for RFC 5780 at both addresses of the lab's edge. Yield its primary address."""
     edge = lab.edges[0]
     ips = edge.address, edge.graph.addresses[-1].partition("/")[0]
     listen = [word for ip in ips for word in ("-L", ip)]
@@ -65,8 +65,8 @@ def turnserver(lab: Lab) -> Iterator[str]:
     yield ips[0]
 
 
-def said(lab: Lab, words: dict[str, list[str]]) -> dict[str, str]:
-    """Host -> what its command prints; they all run at the same time."""
+def outputs_of(lab: Lab, words: dict[str, list[str]]) -> dict[str, str]:
+    """Return host -> output of its command. All commands run in parallel."""
     processes = {
         host: lab[host].popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for host, command in words.items()
@@ -83,7 +83,7 @@ def natdiscovery(node: Node, server: str) -> list[str]:
 
 
 def decisions(words: str) -> dict[str, list[str]]:
-    """ "MappingBehavior" and "FilteringBehavior" -> what is decided in that part of the output, word for word."""
+    """Return "MappingBehavior" and "FilteringBehavior" -> the decisions in that part of the output, verbatim."""
     _head, *parts = re.split(r"-= (\w+) Behavior Discovery =-\n", words)
     return {
         name: re.findall(rf"^{RULE}\n(.+)\n{RULE}$", part, re.MULTILINE)
@@ -92,7 +92,7 @@ def decisions(words: str) -> dict[str, list[str]]:
 
 
 def expected(behavior: NatBehavior | None) -> dict[str, list[str]]:
-    """What the tester must decide. Without a NAT it says so first, and goes on."""
+    """Return the decisions that the tester must make. Without a NAT it first says so and continues."""
     none = ["No NAT! (Endpoint Independent MappingBehavior)"] if behavior is None or not behavior.translates else []
     mapping = MappingBehavior.ENDPOINT_INDEPENDENT if behavior is None else behavior.mapping
     filtering = FilteringBehavior.ENDPOINT_INDEPENDENT if behavior is None else behavior.filtering
@@ -109,7 +109,7 @@ def in_its_words(kind: str) -> str:
 def test_coturns_tester_agrees_on_every_preset() -> None:
     behind = hosts(tuple(presets.PRESETS))
     with Lab(EveryNat(nats=tuple(behind))) as lab, turnserver(lab) as server:
-        texts = said(lab, {host: natdiscovery(lab[host], server) for host in behind.values()})
+        texts = outputs_of(lab, {host: natdiscovery(lab[host], server) for host in behind.values()})
     assert {nat: decisions(texts[host]) for nat, host in behind.items()} == {
         nat: expected(presets.PRESETS[nat].behavior) for nat in behind
     }
@@ -119,6 +119,6 @@ def test_coturns_server_shows_our_probe_the_same_mappings() -> None:
     behind = hosts(presets.CLASSICS[1:])
     with Lab(EveryNat(nats=tuple(behind))) as lab, turnserver(lab) as server:
         probe = [sys.executable, "-m", "punchlab.punch", "probe", "--edge", f"stun:{server}", "--json"]
-        texts = said(lab, dict.fromkeys(behind.values(), probe))
+        texts = outputs_of(lab, dict.fromkeys(behind.values(), probe))
     found = {nat: json.loads(texts[host])["udp"]["mapping"] for nat, host in behind.items()}
     assert found == {nat: behavior.mapping for nat in behind if (behavior := presets.PRESETS[nat].behavior) is not None}

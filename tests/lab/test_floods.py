@@ -147,5 +147,5 @@ def test_a_client_that_sends_more_than_is_analysed_breaks(
     cell = Cell("ab", AB, ("a", "b"), ("full_cone", "full_cone"), options=TrialOptions(file_size=1))
     record = run_job(Job(cell, 1, "auto", 0)).record
     assert (record["outcome"], record["agrees"], record["connected"]) == ("client_error", None, False)
-    assert record["reason"] == f"client punch: more packets than the lab analyses: {reason}"
+    assert record["reason"] == f"client punch: the packets exceed the limits of the analysis: {reason}"
     assert record["exchange"]["syns"] == 0

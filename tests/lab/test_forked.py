@@ -1,4 +1,4 @@
-"""Clients that are Python functions: forked, and yet like commands."""
+"""Clients that are Python functions: forked, but with the behavior of commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ import atexit, json, os, random, socket, sys, threading, time
 
 def tell():
     print(json.dumps({
-        "event": "told", "arguments": sys.argv[1:], "pid": os.getpid(), "directory": os.getcwd(),
+        "event": "report", "arguments": sys.argv[1:], "pid": os.getpid(), "directory": os.getcwd(),
         "variable": os.environ.get("A_VARIABLE"), "input": sys.stdin.readline(), "random": random.random(),
         "interfaces": [name for _, name in socket.if_nameindex()],
         "descriptors": len(os.listdir("/proc/self/fd")),
@@ -85,22 +85,22 @@ def run(lab: RunningLab, function: Function, *arguments: str) -> tuple[int, str,
         return status, output, errors.read().decode()
 
 
-def test_it_gets_what_a_command_gets(
+def test_a_function_gets_what_a_command_gets(
     lab: RunningLab,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    told = []
+    reports = []
     for node, value in (("a", "one"), ("b", "another")):
         monkeypatch.setenv("A_VARIABLE", value)
         monkeypatch.chdir(tmp_path)
         process = EventProcess(lab[node], ["--option", node], Function("a_client:tell"), reads_input=True)
-        process.tell("a line")
-        wait_for([process], lambda: False, 20)  # until it has ended
+        process.write_line("a line")
+        wait_for([process], lambda: False, 20)  # until it has exited
         assert process.returncode == 0, process.errors
         process.end()
-        told.append(process.events[0])
-    one, other = told
+        reports.append(process.events[0])
+    one, other = reports
     assert (one["arguments"], one["variable"], one["input"]) == (["--option", "a"], "one", "a line\n")
     assert (other["arguments"], other["variable"]) == (["--option", "b"], "another")
     assert one["directory"] == str(tmp_path)
@@ -125,10 +125,10 @@ def test_it_gets_what_a_command_gets(
         ("thread", 0, "from the thread\n", ""),
     ],
 )
-def test_it_ends_as_a_command_does(lab: RunningLab, how: str, status: int, output: str, errors: str) -> None:
-    ended, told, complained = run(lab, Function("a_client:end"), how)
-    assert (ended, told) == (status, output)
-    assert complained.endswith(errors)
+def test_a_function_ends_like_a_command(lab: RunningLab, how: str, status: int, output: str, errors: str) -> None:
+    ended, printed, written = run(lab, Function("a_client:end"), how)
+    assert (ended, printed) == (status, output)
+    assert written.endswith(errors)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_it_ends_as_a_command_does(lab: RunningLab, how: str, status: int, outpu
         ("a_client:main", "a_client:main: AttributeError: module 'a_client' has no attribute 'main'"),
     ],
 )
-def test_a_function_that_is_not_there_is_an_error_of_the_client(lab: RunningLab, name: str, message: str) -> None:
+def test_a_missing_function_is_an_error_of_the_client(lab: RunningLab, name: str, message: str) -> None:
     for _ in range(2):
         with pytest.raises(ClientError, match=message):
             run(lab, Function(name))
@@ -159,7 +159,7 @@ def gone(pid: int) -> bool:
     return False
 
 
-def test_it_is_killed_when_the_lab_ends() -> None:
+def test_a_function_is_killed_when_the_lab_ends() -> None:
     with Lab(AB()) as lab:
         process = sleeper(lab)
         with pytest.raises(subprocess.TimeoutExpired):
@@ -169,7 +169,7 @@ def test_it_is_killed_when_the_lab_ends() -> None:
     assert gone(process.pid)
 
 
-def test_it_does_not_outlive_whoever_started_it(modules: Path) -> None:
+def test_a_function_ends_with_the_process_that_started_it(modules: Path) -> None:
     script = f"""
 import sys; sys.path.insert(0, {str(modules)!r})
 import os, tempfile
@@ -191,7 +191,7 @@ os.kill(os.getpid(), 9)
         os.close(pidfd)
 
 
-def test_a_killed_server_is_told_and_its_clients_end(lab: RunningLab, modules: Path) -> None:
+def test_a_killed_server_is_an_error_and_its_clients_end(lab: RunningLab, modules: Path) -> None:
     (modules / "other_client.py").write_text(MODULE)
     other = Function("other_client:sleep")
     with tempfile.TemporaryFile() as errors:
@@ -200,9 +200,9 @@ def test_a_killed_server_is_told_and_its_clients_end(lab: RunningLab, modules: P
         server = int(Path(f"/proc/{process.pid}/stat").read_text().split()[3])
         os.kill(server, signal.SIGKILL)
         assert process.wait(10) == -signal.SIGKILL
-        with pytest.raises(LabError, match="other_client:sleep: its fork server"):
+        with pytest.raises(LabError, match="other_client:sleep: fork server"):
             lab["a"].fork(other, [], errors)
-        assert lab["a"].fork(other, [], errors).stdout.readline()  # from a new one
+        assert lab["a"].fork(other, [], errors).stdout.readline()  # from a new server
 
 
 _PYTHON = ("{python}", "-P", "-m", "punchlab.punch")

@@ -1,4 +1,4 @@
-"""A client that is hostile changes nothing outside its role, whoever runs it."""
+"""A hostile client changes nothing outside its role, whichever user runs it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IPC_CREAT, SHARED = 0o1000, 0x70756E63
 
 @pytest.fixture
 def segment() -> Iterator[None]:
-    """A segment of System V shared memory."""
+    """Create a segment of System V shared memory."""
     libc = ctypes.CDLL(None, use_errno=True)
     number = libc.shmget(SHARED, 1, IPC_CREAT | 0o666)
     assert number >= 0
@@ -35,7 +35,7 @@ def segment() -> Iterator[None]:
 
 
 def named(mark: str) -> list[str]:
-    """Files of the machine whose names have the mark."""
+    """Return files of the machine whose names contain the mark."""
     words = ["find", "/", "-xdev", "-name", f"*{mark}*", "-not", "-path", "/proc/*"]
     return subprocess.run(words, capture_output=True, text=True, check=False).stdout.split()
 
@@ -52,7 +52,7 @@ def test_a_hostile_client_changes_nothing_outside_its_role(user: str, tmp_path: 
     was = victim.stat()
     with ExitStack() as stack:
         listening = []
-        for path in (str(home / "socket"), f"\0{mark}"):  # of the file system, and of the network namespace
+        for path in (str(home / "socket"), f"\0{mark}"):  # in the file system and in the network namespace
             listener = stack.enter_context(socket.socket(socket.AF_UNIX))
             listener.bind(path)
             listener.listen()

@@ -1,4 +1,4 @@
-"""What `punchlab` prints and writes while a client under test, a file or its own arguments attack the terminal."""
+"""Output of `punchlab` while a client under test, a file or its own arguments attack the terminal."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WELL_FORMED = HOSTILE.encode(errors="replace").decode()
 
 
 def says(event: dict[str, Any], errors: str) -> Sequence[str]:
-    """A command that prints an event, complains, and fails."""
+    """Return a command that prints an event, writes to standard error, and fails."""
     program = f"import sys; print({json.dumps(event)!r}); sys.stderr.buffer.write({errors.encode()!r}); sys.exit(1)"
     return ("{python}", "-c", program.replace("{", "{{").replace("}", "}}"))
 
@@ -49,9 +49,7 @@ MINE = Client("mine", LISTENS, FAILS, FAILS, ("x",), tells_code=False)
 
 
 @pytest.mark.parametrize("sender", [FAILS, DIES, BREAKS], ids=["reason", "standard error", "event"])
-def test_what_a_client_under_test_says_is_plain_in_everything_that_a_trial_makes(
-    sender: Sequence[str], tmp_path: Path
-) -> None:
+def test_text_of_a_client_is_plain_in_all_output_of_a_trial(sender: Sequence[str], tmp_path: Path) -> None:
     with Lab(AB(nat_a="none", nat_b="none", delay="0ms", edge_delay="0ms")) as lab:
         trial = lab.punch("a", "b", client=replace(MINE, sender=sender), strategy="x", deadline_s=1)
     assert trial.outcome in OUTCOMES
@@ -60,7 +58,7 @@ def test_what_a_client_under_test_says_is_plain_in_everything_that_a_trial_makes
     assert len(str(trial.reason)) <= LONGEST
     assert_plain(str(trial))
     for side in trial.sides:
-        assert_plain(side.errors.replace("::", ""))  # a command only where it begins a line of an output
+        assert_plain(side.errors.replace("::", ""))  # a command only at the beginning of a line of output
     folder = RunFolder(tmp_path / "run", {})
     folder.append(record(trial, id="ab-1", topology="ab", nat_a="none", nat_b="none"))
     folder.close()
@@ -114,7 +112,7 @@ BAD_WORDS: Sequence[list[str]] = [
 
 
 @pytest.mark.parametrize("words", BAD_WORDS, ids=range(len(BAD_WORDS)))
-def test_an_error_quotes_what_was_typed_on_one_plain_line(
+def test_an_error_quotes_arguments_on_one_plain_line(
     words: list[str], capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     try:
@@ -122,13 +120,13 @@ def test_an_error_quotes_what_was_typed_on_one_plain_line(
     except SystemExit as ended:
         status = ended.code  # type: ignore[assignment]
     sys.stdout.flush()
-    said = capfdbinary.readouterr()
+    printed = capfdbinary.readouterr()
     assert status == 2
-    assert said.out == b""
-    assert_plain_line(said.err)
+    assert printed.out == b""
+    assert_plain_line(printed.err)
 
 
-QUOTED = json.dumps(WELL_FORMED.replace("\x7f", ""))  # JSON strings without DEL are strings of TOML
+QUOTED = json.dumps(WELL_FORMED.replace("\x7f", ""))  # JSON strings without DEL are TOML strings
 FILES = [
     f"{QUOTED} = 1",
     f"topology = {QUOTED}",
@@ -148,9 +146,9 @@ def test_mistakes_in_a_campaign_file_are_plain_lines(
     path = tmp_path / "\u202e::error::x ##[error]\x1b.toml"
     path.write_bytes(content.encode())
     assert main(["run", str(path)]) == 2
-    said = capfdbinary.readouterr()
-    assert said.out == b""
-    for line in said.err.splitlines(keepends=True):
+    printed = capfdbinary.readouterr()
+    assert printed.out == b""
+    for line in printed.err.splitlines(keepends=True):
         assert_plain_line(line)
         assert line.startswith(b"punchlab: ")
 
@@ -168,7 +166,7 @@ def without_colours(text: str) -> str:
 
 
 @pytest.mark.parametrize("colours", [False, True])
-def test_records_of_a_run_that_is_continued_are_printed_plainly(
+def test_records_of_a_resumed_run_are_printed_plainly(
     colours: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1") if colours else monkeypatch.delenv("FORCE_COLOR", raising=False)
@@ -177,14 +175,14 @@ def test_records_of_a_run_that_is_continued_are_printed_plainly(
     for number, made in enumerate(HOSTILE_RECORDS):
         progress.update([{"id": f"{cell.id}-{number}", "nat_a": HOSTILE, "nat_b": HOSTILE, **made}], 4)
     progress.summary()
-    said = without_colours(capfd.readouterr().out)
-    assert_plain(said)
-    assert said.count("disagreement: ") == said.count("lab error: ") == 2
-    assert "[bold red]x[/] :smile: [link=http://x]y[/link]" in said
+    printed = without_colours(capfd.readouterr().out)
+    assert_plain(printed)
+    assert printed.count("disagreement: ") == printed.count("lab error: ") == 2
+    assert "[bold red]x[/] :smile: [link=http://x]y[/link]" in printed
 
 
 @pytest.mark.parametrize("colours", [False, True])
-def test_a_table_shows_text_from_outside_as_text(colours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_shows_foreign_text_as_text(colours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1") if colours else monkeypatch.delenv("FORCE_COLOR", raising=False)
     stream = io.StringIO()
     console = screen(stream)
@@ -203,7 +201,7 @@ def test_a_table_shows_text_from_outside_as_text(colours: bool, monkeypatch: pyt
     assert ("\x1b[" in written) is colours
 
 
-def test_a_test_that_fails_by_what_a_client_said_is_plain_in_the_log_and_in_the_junit_file(tmp_path: Path) -> None:
+def test_a_failed_test_with_text_of_a_client_is_plain_in_the_log_and_in_the_junit_file(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         f"from punchlab import ClientError\nSAID = {HOSTILE!r}\ndef test_it():\n    raise ClientError(SAID)\n"
     )

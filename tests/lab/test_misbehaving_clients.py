@@ -1,4 +1,4 @@
-"""A campaign of clients that misbehave ends with a verdict on each; nothing is left, and the memory is bounded."""
+"""A campaign of misbehaving clients ends with a verdict on each, leaves nothing behind, and has limited memory."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from tests.lab.odd_events import RECEIVED, STARTED, Case
 EDGE = ("sh", "-c", """echo '{{"event": "listening"}}'; exec sleep 1000""")
 PATIENCE_S = 600
 PEAK_MIB = 300
-"""A worker has 100 MiB before it has run a trial, and the events of three commands are within 48 MiB each."""
+"""A worker uses 100 MiB before its first trial, and the events of three commands use at most 48 MiB each."""
 
 
 def expected(case: Case, name: str, record: Mapping[str, Any]) -> tuple[str, str]:
-    """The outcome and the reason of a client that prints this and then fails with exit status 1."""
+    """Return the outcome and the reason of a client that prints this and then fails with exit status 1."""
     output = Output(Speaker(name, case.role, "edge1"), STARTED)
     output.take(case.line + b"\n", RECEIVED)
     host = "b" if case.role == "receiver" else "a"
@@ -43,7 +43,7 @@ def expected(case: Case, name: str, record: Mapping[str, Any]) -> tuple[str, str
     return "client_error", output.error or f"{host}: exit status 1"
 
 
-def test_a_campaign_of_clients_that_misbehave_ends_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_campaign_of_misbehaving_clients_ends_and_leaves_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = [sys.executable, "-m", "tests.lab.misbehaving", str(out)]
     done = run(sandbox.command_inside(words), timeout=PATIENCE_S)
@@ -68,7 +68,7 @@ def test_a_campaign_of_clients_that_misbehave_ends_and_leaves_nothing(tmp_path: 
         record = records[name]
         assert (record["outcome"], record["reason"]) == expected(case, name, record), name
 
-    assert len(read_run(out).trials) == len(records)  # what a report is drawn from
+    assert len(read_run(out).trials) == len(records)  # the input of reports
 
 
 def test_a_mistake_in_the_lab_costs_one_trial(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,19 +82,19 @@ def test_a_mistake_in_the_lab_costs_one_trial(monkeypatch: pytest.MonkeyPatch) -
     assert len(record["reason"]) < 3000
 
 
-def test_a_client_that_sends_more_than_can_be_recorded_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_sends_more_than_can_be_recorded_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "RECORDING_BYTES", 1000)
     cell = Cell("ab", AB, ("a", "b"), ("full_cone", "full_cone"), options=TrialOptions(file_size=1))
     record = run_job(Job(cell, 1, "auto", 0)).record
     assert (record["outcome"], record["agrees"]) == ("client_error", None)
-    assert record["reason"] == "client punch: packets that take more than 0 MiB of memory to record"
+    assert record["reason"] == "client punch: the recorded packets exceed 0 MiB of memory"
 
 
 @pytest.mark.skipif(
     tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) < (6, 14),
     reason="before Linux 6.14 a PID namespace has no limit of its own",
 )
-def test_a_client_has_a_limit_of_processes_and_the_machine_keeps_its_own() -> None:
+def test_the_process_limit_of_a_client_does_not_affect_the_machine() -> None:
     limit = Path("/proc/sys/kernel/pid_max")
     before = limit.read_text()
     script = """

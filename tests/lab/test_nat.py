@@ -1,4 +1,4 @@
-"""Every classic NAT does what its name says, seen through sockets alone, over TCP and UDP, with two hosts behind it."""
+"""Every classic NAT has its behavior, tested with sockets over TCP and UDP, with two hosts behind it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_symmetric_nat_maps_to_another_port_for_every_destination(kind: socket
 
 @TRANSPORTS
 @pytest.mark.parametrize("nat", CONES)
-def test_two_hosts_with_one_source_port_get_ports_of_their_own_towards_all_destinations(
+def test_two_hosts_with_one_source_port_get_different_ports_for_all_destinations(
     nat: str, kind: socket.SocketKind
 ) -> None:
     with world(nat, kind) as w:
@@ -46,7 +46,7 @@ def test_two_hosts_with_one_source_port_get_ports_of_their_own_towards_all_desti
 
 
 @TRANSPORTS
-def test_a_third_party_that_dials_the_second_hosts_port_reaches_the_second(kind: socket.SocketKind) -> None:
+def test_a_third_party_reaches_the_second_host_through_its_port(kind: socket.SocketKind) -> None:
     with world("full_cone", kind) as w:
         first, second = w.mapped("a", "server", 5000), w.mapped("a2", "server", 5001)
         assert w.reached("stranger", 6000, second, ["a", "a2"]) == "a2"
@@ -63,12 +63,12 @@ def test_a_third_party_that_dials_the_second_hosts_port_reaches_the_second(kind:
         ("symmetric", {"contacted endpoint"}),
     ],
 )
-def test_filtering_admits_whom_the_kind_admits(nat: str, admitted: set[str], kind: socket.SocketKind) -> None:
+def test_filtering_admits_the_right_endpoints(nat: str, admitted: set[str], kind: socket.SocketKind) -> None:
     with world(nat, kind) as w:
         target = w.mapped("a", "server", 5000)
         outsiders = {"contacted address": ("server", 6000), "stranger": ("stranger", 6000)}
         got = {name for name, outsider in outsiders.items() if w.reached(*outsider, target, ["a"]) == "a"}
-        # What was dialled may always answer: the reply that `mapped` got over TCP, a datagram back over UDP.
+        # A contacted endpoint is always admitted: the answer that `mapped` received over TCP, a datagram back over UDP.
         if kind is socket.SOCK_DGRAM:
             back = w.bound("a", PORT)
             back.connect((w.lab["server"].address, 5000))
@@ -97,7 +97,7 @@ def test_a_packet_to_a_private_address_is_not_forwarded_from_outside(nat: str) -
         assert select.select([inside], [], [], SILENCE_S)[0] == []
 
 
-def test_a_mapping_outlives_the_connection_that_made_it() -> None:
+def test_a_mapping_survives_the_connection_that_created_it() -> None:
     with world("full_cone") as w:
         w.mapped("a", "server", 5000)
         target = w.mapped("a2", "server", 5001)  # not its own port: chosen by the NAT
@@ -109,7 +109,7 @@ def test_a_mapping_outlives_the_connection_that_made_it() -> None:
             assert w.mapped("a2", "stranger", 5002) == target
 
 
-def test_streams_in_the_middle_are_not_taken_up_by_a_nat_that_lost_its_state() -> None:
+def test_a_nat_that_lost_its_state_does_not_accept_established_connections() -> None:
     with world("port_restricted_cone") as w:
         w.mapped("a", "server", 5000)
         loose = w.lab["nat_a"].run(["cat", "/proc/sys/net/netfilter/nf_conntrack_tcp_loose"])

@@ -1,4 +1,4 @@
-"""Numbers that a user gives: which are taken, and what is said of the others."""
+"""Numbers of users: which are accepted, and the errors for others."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NONE_OF_THEM: tuple[object, ...] = (
 
 @pytest.mark.parametrize("validator", VALIDATORS)
 @pytest.mark.parametrize("value", NONE_OF_THEM, ids=lambda value: repr(type(value)))
-def test_what_is_no_number_is_one_line_that_names_the_field(
+def test_an_invalid_number_is_one_line_that_names_the_field(
     validator: Callable[[str, object], float], value: object
 ) -> None:
     with pytest.raises(InputError, match=r"^size: ") as caught:
@@ -88,10 +88,10 @@ def test_a_whole_number_has_no_decimal_point(whole: Callable[[str, object], int]
     ("word", "number"),
     [("5", 5), ("-1", -1), ("0.5", 0.5), ("1e3", 1000.0), ("1e400", math.inf), ("5" * 5000, math.inf)],
 )
-def test_a_word_says_a_number(word: str, number: float) -> None:
+def test_a_word_is_converted_to_a_number(word: str, number: float) -> None:
     assert numbers.of_text(word) == number
 
 
 @pytest.mark.parametrize("word", ["", "five", "1_000", "\uff15", "0x5", "1,5", "\udcff"])
-def test_a_word_that_says_no_number_stays_a_word(word: str) -> None:
+def test_a_word_that_is_no_number_stays_a_word(word: str) -> None:
     assert numbers.of_text(word) == word

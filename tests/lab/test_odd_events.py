@@ -1,4 +1,4 @@
-"""Events of hostile clients: each can be written anywhere as it is taken, or it breaks the contract in one line."""
+"""Events of hostile clients: each can be written anywhere, or violates the contract in one line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CASES = tuple(cases())
 SPEAKERS = {role: Speaker("mine", role, node) for role, node in (("edge", "edge1"), ("sender", "a"), ("receiver", "b"))}
 
 
-def said(role: str, *lines: bytes) -> Output:
+def output_of(role: str, *lines: bytes) -> Output:
     output = Output(SPEAKERS[role], STARTED)
     for line in lines:
         output.take(line + b"\n", RECEIVED)
@@ -38,10 +38,10 @@ def assert_harmless(event: Any) -> None:
 
 
 @pytest.mark.parametrize(("role", "event"), sorted({(case.role, case.event) for case in CASES}))
-def test_an_odd_event_is_taken_or_named_in_one_line(role: str, event: str) -> None:
+def test_an_odd_event_is_accepted_or_named_in_one_line(role: str, event: str) -> None:
     fields = {field.name: field for field in (TIME, *EVENTS[event].fields)}
     for case in (case for case in CASES if (case.role, case.event) == (role, event)):
-        output = said(role, case.line)
+        output = output_of(role, case.line)
         if output.error is not None:
             assert output.events == [], str(case)
             assert output.error.startswith(f"client mine, {'edge edge1' if role == 'edge' else role}: "), str(case)
@@ -67,28 +67,28 @@ DEEP = [
 
 @pytest.mark.parametrize("case", DEEP, ids=str)
 def test_an_event_that_is_nested_too_deeply_is_an_error_at_once(case: Case) -> None:
-    output = said(case.role, case.line, b'{"event": "done"}')
+    output = output_of(case.role, case.line, b'{"event": "done"}')
     assert output.error is not None
-    assert output.error.endswith(f": a line with an event is nested more than {DEEPEST} levels")
+    assert output.error.endswith(f": an event is nested more than {DEEPEST} levels")
     assert output.events == []
 
 
 @pytest.mark.parametrize("deep", ['{"a": %s}', "[%s]"])
-def test_an_event_may_be_nested_as_deeply_as_the_bound(deep: str) -> None:
+def test_an_event_can_be_nested_up_to_the_limit(deep: str) -> None:
     value = "0"
     for _ in range(DEEPEST - 1):
         value = deep % value
-    assert said("sender", f'{{"event": "progress", "x": {value}}}'.encode()).error is None
-    assert said("sender", f'{{"event": "progress", "x": {deep % value}}}'.encode()).error is not None
-    assert said("sender", b'{"event": "x", "y": [%s]}' % b",".join([b"[[]]"] * 1000)).error is None
+    assert output_of("sender", f'{{"event": "progress", "x": {value}}}'.encode()).error is None
+    assert output_of("sender", f'{{"event": "progress", "x": {deep % value}}}'.encode()).error is not None
+    assert output_of("sender", b'{"event": "x", "y": [%s]}' % b",".join([b"[[]]"] * 1000)).error is None
 
 
-def test_what_a_report_is_drawn_from_takes_every_odd_event(tmp_path: Path) -> None:
+def test_reports_accept_every_odd_event(tmp_path: Path) -> None:
     """The file of records, the report, its tables and the summary."""
     outcomes, bystander = set(), ClientRun("b", [], None, "")
     with contextlib.closing(Results(tmp_path)) as results:
         for number, case in enumerate(case for case in CASES if case.role == "sender"):
-            output = said(case.role, case.line)
+            output = output_of(case.role, case.line)
             side = ClientRun("a", output.events, 1, case.line[:100].decode(errors="replace"), output.error)
             trial = trial_of((side, bystander))
             str(trial).encode()
@@ -138,7 +138,7 @@ FLOODS = {
 
 
 def chunks(pieces: Sequence[bytes], size: int = 1 << 16) -> Iterator[bytes]:
-    """The pieces again and again, as they come through a pipe."""
+    """Yield the pieces repeatedly, as received from a pipe."""
     held = bytearray()
     for piece in cycle(pieces):
         held += piece
@@ -148,7 +148,7 @@ def chunks(pieces: Sequence[bytes], size: int = 1 << 16) -> Iterator[bytes]:
 
 
 def memory(value: object) -> int:
-    """Bytes of a value of JSON with all that is in it."""
+    """Return the memory in bytes of a JSON value with all its parts."""
     seen: dict[int, object] = {}
     level = [value]
     while level:
@@ -163,7 +163,7 @@ def memory(value: object) -> int:
 
 
 @pytest.mark.parametrize("kind", FLOODS)
-def test_a_flood_is_ended_within_the_bounds_of_memory(kind: str) -> None:
+def test_a_flood_is_ended_within_the_memory_limit(kind: str) -> None:
     output, taken = Output(SPEAKERS["sender"], STARTED), 0
     for chunk in chunks(FLOODS[kind]):
         output.take(chunk, RECEIVED)
@@ -176,7 +176,7 @@ def test_a_flood_is_ended_within_the_bounds_of_memory(kind: str) -> None:
     assert memory(output.events) < 1.3 * EVENTS_BYTES
 
 
-def test_a_flood_on_standard_error_is_ended_and_its_end_is_kept() -> None:
+def test_a_flood_on_standard_error_is_ended_and_its_tail_is_kept() -> None:
     output, taken = Output(SPEAKERS["sender"], STARTED), 0
     for chunk in chunks([b"\x1b[2J no\n" * 8192]):
         output.take_errors(chunk, RECEIVED)
@@ -190,6 +190,6 @@ def test_a_flood_on_standard_error_is_ended_and_its_end_is_kept() -> None:
     assert reason == "a: \\x1b[2J no"
 
 
-def test_after_a_broken_event_nothing_is_kept() -> None:
-    output = said("sender", b'{"event": "done", "t": "now"}', *[b'{"event": "done"}'] * 1000)
+def test_after_an_invalid_event_all_output_is_discarded() -> None:
+    output = output_of("sender", b'{"event": "done", "t": "now"}', *[b'{"event": "done"}'] * 1000)
     assert (output.events, output.first("done"), output.count("done")) == ([], None, 0)

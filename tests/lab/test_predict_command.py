@@ -13,10 +13,10 @@ from tests.commands import assert_one_clear_line, punchlab, run
     ("words", "said"),
     [
         (["--nat-b", "symmetric"], "fails: B's mapping depends on the destination, and A filters by address and port"),
-        (["--delay", "50ms"], "direct: the SYNs cross between the NATs; it takes 100 ms from the first SYN or more"),
+        (["--delay", "50ms"], "direct: the SYNs cross between the NATs; it takes at least 100 ms from the first SYN"),
         (
             ["--unsolicited", "reset", "--delay", "20ms", "--skew-ms", "-30", "--max-attempts", "1"],
-            "fails: the SYNs must cross, and they are 30.0 ms apart on a delay of 20.0 ms: no attempt is left",
+            "fails: the SYNs must cross, but they are 30.0 ms apart with a delay of 20.0 ms: no attempts are left",
         ),
         (["--unsolicited", "admin-prohibited", "--delay", "30ms", "--skew-ms", "300"], "depends (4"),
     ],

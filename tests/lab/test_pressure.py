@@ -1,4 +1,4 @@
-"""The kernel says when tasks had to wait for a CPU."""
+"""The kernel reports when tasks wait for a CPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOG = "import time\nwhile time.process_time() < 0.4: pass"
 
 
 @pytest.mark.skipif(not Path("/proc/pressure/cpu").exists(), reason="this kernel keeps no pressure stall information")
-def test_more_busy_tasks_than_cpus_are_pressure() -> None:
+def test_more_busy_tasks_than_cpus_cause_pressure() -> None:
     measured = CpuPressure()
     hogs = [subprocess.Popen([sys.executable, "-S", "-c", HOG]) for _ in range(3 * (os.cpu_count() or 1))]
     for hog in hogs:
@@ -27,7 +27,7 @@ def test_more_busy_tasks_than_cpus_are_pressure() -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "full avg10=0.00 total=5\n"])
-def test_where_the_kernel_does_not_say_nothing_is_said(
+def test_without_kernel_support_the_pressure_is_none(
     content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "cpu"

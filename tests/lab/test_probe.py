@@ -1,4 +1,4 @@
-"""The probe sees every NAT for what it is, with nothing but sockets."""
+"""The probe detects the behavior of every NAT with sockets only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def home(nat: NatBehavior | None) -> Home:
 
 
 @pytest.mark.parametrize("unsolicited", ["drop", "reset"])
-def test_every_classic_is_found_to_be_what_it_claims(unsolicited: str) -> None:
+def test_every_classic_nat_has_its_claimed_behavior(unsolicited: str) -> None:
     nats = {name: presets.behavior(name, unsolicited) for name in CLASSICS}
     checks = check.run(nats, home, "a", jobs=len(CLASSICS), progress=lambda _done, _total: None)
     assert {name: [row for row in checked.rows if not row.agrees] for name, checked in checks.items()} == {
@@ -31,7 +31,7 @@ def test_every_classic_is_found_to_be_what_it_claims(unsolicited: str) -> None:
     assert {row.field for row in checks["symmetric"].rows} >= {"mapping", "filtering", "port_allocation", "unsolicited"}
 
 
-def test_a_nat_that_is_not_what_it_claims_is_found_out() -> None:
+def test_a_wrong_claim_is_detected() -> None:
     with Lab(Home(nat="port_restricted_cone", unsolicited="drop")) as lab:
         box = lab["nat_a"]
         inside, outside = box.graph.interfaces[1].name, box.graph.interfaces[0].name
@@ -53,7 +53,7 @@ def test_a_nat_that_is_not_what_it_claims_is_found_out() -> None:
 
 
 def behind_own_rules(nft: str) -> Found:
-    """What the probe finds behind a NAT made by this nft text, in which INSIDE, OUTSIDE and EXTERNAL are filled in."""
+    """Return the probe's report behind a NAT with this nft text, in which INSIDE, OUTSIDE and EXTERNAL are replaced."""
     with Lab(Home(nat="symmetric")) as lab:
         box = lab["nat_a"]
         outside, inside = (interface.name for interface in box.graph.interfaces)
@@ -65,7 +65,7 @@ def behind_own_rules(nft: str) -> Found:
 
 
 @pytest.mark.parametrize("delta", [1, 2, 7])
-def test_a_sequence_of_ports_is_found_with_its_delta(delta: int) -> None:
+def test_a_port_sequence_is_detected_with_its_delta(delta: int) -> None:
     ports = ", ".join(f"{number} : {30000 + delta * number}" for number in range(512))
     found = behind_own_rules(
         "table ip own {\nchain out {\ntype nat hook postrouting priority srcnat\n"
@@ -81,7 +81,7 @@ def test_a_sequence_of_ports_is_found_with_its_delta(delta: int) -> None:
         assert here["mapping"] == "address-and-port-dependent"
 
 
-def test_a_mapping_that_depends_on_the_address_alone_is_found() -> None:
+def test_an_address_dependent_mapping_is_detected() -> None:
     ports = ", ".join(f"{number} : {20000 + number}" for number in range(8192))
     found = behind_own_rules(
         "table ip own {\nchain out {\ntype nat hook postrouting priority srcnat\n"
@@ -114,11 +114,11 @@ table ip own {
     ("returning", "udp", "tcp"),
     [
         ('oifname "INSIDE" ip saddr 192.168.1.2 snat to EXTERNAL', "external-source", "external-source"),
-        # Over TCP the SYN-ACK goes past the NAT, so that no connection comes to be.
+        # Over TCP the SYN-ACK bypasses the NAT, so no connection is established.
         ("", "internal-source", "none"),
     ],
 )
-def test_hairpinning_is_found_with_its_source(returning: str, udp: str, tcp: str) -> None:
+def test_hairpinning_is_detected_with_its_source(returning: str, udp: str, tcp: str) -> None:
     found = behind_own_rules(HAIRPIN.replace("RETURNING", returning))
     assert (found["udp"]["hairpinning"], found["tcp"]["hairpinning"]) == (udp, tcp)
 
@@ -132,7 +132,7 @@ def test_hairpinning_is_found_with_its_source(returning: str, udp: str, tcp: str
         ("icmp-host-unreachable", "icmp 3/1"),
     ],
 )
-def test_the_icmp_answer_to_the_unsolicited_is_told_by_its_code(kind: str, answer: str) -> None:
+def test_icmp_answers_to_unsolicited_syns_are_distinguished_by_code(kind: str, answer: str) -> None:
     with Lab(Home(nat="port_restricted_cone")) as lab:
         lab["nat_a"].run(["iptables", "-D", "INPUT", "-j", "DROP"])
         lab["nat_a"].run(["iptables", "-A", "INPUT", "-j", "REJECT", "--reject-with", kind])
@@ -142,7 +142,7 @@ def test_the_icmp_answer_to_the_unsolicited_is_told_by_its_code(kind: str, answe
         assert found[transport]["unsolicited_answer_s"] < 1
 
 
-# What comes in from outside gets another source, as behind some load balancers.
+# Inbound packets get another source, as behind some load balancers.
 RUDE = """
 table ip own {
   chain in {
@@ -162,14 +162,14 @@ table ip own {
 """
 
 
-def test_swallowed_icmp_errors_and_a_changed_remote_endpoint_are_noticed() -> None:
+def test_swallowed_icmp_errors_and_a_changed_remote_endpoint_are_detected() -> None:
     found = behind_own_rules(RUDE)
     assert found["udp"]["icmp_errors"] == "swallowed"
     assert [found[transport]["remote_endpoint"] for transport in TRANSPORTS] == ["changed"] * 2
 
 
 @pytest.mark.parametrize(("timeout_s", "scale"), [(2, 15)])
-def test_the_lifetime_of_an_idle_mapping_is_found_at_its_true_value(timeout_s: int, scale: int) -> None:
+def test_the_lifetime_of_an_idle_mapping_is_measured(timeout_s: int, scale: int) -> None:
     with Lab(Home(nat="port_restricted_cone")) as lab:
         for name in ("udp_timeout", "udp_timeout_stream", "tcp_timeout_established"):
             path = f"/proc/sys/net/netfilter/nf_conntrack_{name}"
@@ -178,12 +178,13 @@ def test_the_lifetime_of_an_idle_mapping_is_found_at_its_true_value(timeout_s: i
     true_s = timeout_s * scale
     for transport in TRANSPORTS:
         lifetime = found[transport]["mapping_lifetime"]
-        # Idling begins a little after the packet that the NAT counts from, and the look comes a little after its end.
+        # The idle time starts slightly after the packet from which the NAT counts, and the check follows slightly after
+        # its end.
         assert lifetime["above_s"] <= true_s + 1
         assert true_s * 0.9 <= lifetime["below_s"] <= true_s * 1.1
 
 
-def test_check_prints_a_table_and_its_status_tells_whether_all_is_true() -> None:
+def test_check_prints_a_table_and_its_exit_status_is_the_result() -> None:
     done = run(punchlab("nat", "check", "full_cone,symmetric", "--unsolicited", "reset"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 NATs" in done.stdout
@@ -193,20 +194,20 @@ def test_check_prints_a_table_and_its_status_tells_whether_all_is_true() -> None
     assert "fail (expected: the device does so)" in " ".join(done.stdout.split())
 
 
-def test_check_says_the_same_in_json() -> None:
+def test_check_prints_the_same_in_json() -> None:
     done = run(punchlab("nat", "check", "linux_masq", "--json"))
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(done.stdout)["linux_masq"]
-    assert told["agrees"]
-    found = {(row["transport"], row["field"]): row["found"] for row in told["fields"]}
+    report = json.loads(done.stdout)["linux_masq"]
+    assert report["agrees"]
+    found = {(row["transport"], row["field"]): row["found"] for row in report["fields"]}
     assert found["tcp", "timeouts.tcp_established_s"] == "432000"
     assert found["udp", "port_overloading"] == "yes"
-    verdicts = {(row["rfc"], row["name"]): row["verdict"] for row in told["requirements"]}
+    verdicts = {(row["rfc"], row["name"]): row["verdict"] for row in report["requirements"]}
     assert len(verdicts) == 24
     assert verdicts[4787, "REQ-3"] == verdicts[5382, "REQ-4"] == "fail (expected: the device does so)"
     assert verdicts[4787, "REQ-1"] == verdicts[5382, "REQ-2"] == "pass"
 
 
 @pytest.mark.parametrize(("scale", "expected"), [("0", "from 0.001"), ("nan", "from 0.001"), ("1000", "at most 120")])
-def test_a_time_scale_that_cannot_be_is_refused(scale: str, expected: str) -> None:
+def test_an_impossible_time_scale_is_rejected(scale: str, expected: str) -> None:
     assert_one_clear_line(run(punchlab("nat", "check", "full_cone", "--time-scale", scale)), "time-scale", expected)

@@ -14,7 +14,7 @@ from tests.lab.story import OUT_A, OUT_B, B, Story
 
 
 def side(host: str, status: int | None, outcome: str | None = None, t: float = 1.0, **more: Any) -> ClientRun:
-    """A client that ended with this status; with an `outcome` it reported that at `t`."""
+    """Return the run of a client with this exit status. With an `outcome`, it reported that at `t`."""
     events: list[dict[str, Any]] = [{"event": name, "t": moment} for name, moment in more.pop("seen", {}).items()]
     if outcome is not None:
         events.append({"event": "failed", "t": t, "outcome": outcome, "reason": f"{host} says {outcome}"})
@@ -29,7 +29,9 @@ def outcome_of(one: ClientRun, other: ClientRun, exchange: Exchange | None = Non
 
 
 @pytest.mark.parametrize(("statuses", "reason"), [((None, -9), "b: exit status -9"), ((-9, None), "a: exit status -9")])
-def test_of_two_that_failed_the_ended_one_is_the_cause(statuses: tuple[int | None, int | None], reason: str) -> None:
+def test_of_two_failed_clients_the_exited_one_is_the_cause(
+    statuses: tuple[int | None, int | None], reason: str
+) -> None:
     a, b = (side(host, status) for host, status in zip("ab", statuses, strict=True))
     assert outcome_of(a, b) == ("client_error", reason)
 
@@ -41,7 +43,7 @@ def test_a_client_that_still_waits_is_not_the_cause(outcome: str) -> None:
     assert outcome_of(side("a", None), side("b", 1, outcome)) == (outcome, f"b: b says {outcome}")
 
 
-def test_a_wrong_peer_counts_more_than_any_other_report() -> None:
+def test_wrong_peer_takes_precedence_over_other_outcomes() -> None:
     for other in ("no_rendezvous", "punch_timeout", "refused", "hopeless", "client_error"):
         assert outcome_of(side("a", 1, other, t=1), side("b", 1, "wrong_peer", t=2))[0] == "wrong_peer"
 
@@ -59,7 +61,7 @@ def test_the_capture_decides_between_refused_and_timeout(answered: bool) -> None
 
 
 @pytest.mark.parametrize("other", ["punch_timeout", "refused", "hopeless"])
-def test_without_a_rendezvous_there_was_no_punch(other: str) -> None:
+def test_without_a_rendezvous_there_is_no_punch(other: str) -> None:
     assert outcome_of(side("a", 1, "no_rendezvous", t=9), side("b", 1, other, t=5))[0] == "no_rendezvous"
 
 
@@ -80,7 +82,7 @@ def test_a_crash_is_the_cause_if_its_time_is_not_known() -> None:
         assert outcome_of(side("a", 1, outcome), side("b", -11))[0] == "client_error"
 
 
-def test_a_broken_contract_is_the_cause_of_everything() -> None:
+def test_a_contract_violation_takes_precedence() -> None:
     for status, outcome in itertools.product((0, 1, None), ("refused", "wrong_peer")):
         found = outcome_of(side("a", 1, outcome), side("b", status, broken="event 'agreed': local: 1"))
         assert found == ("client_error", "event 'agreed': local: 1")
@@ -91,7 +93,7 @@ def test_the_last_line_of_standard_error_is_the_reason_of_a_crash() -> None:
     assert found == ("client_error", "b: KeyError: 'x'")
 
 
-def test_times_count_from_the_first_syn_and_from_when_both_know_each_other() -> None:
+def test_durations_start_at_the_first_syn_and_when_both_know_each_other() -> None:
     def at(host: str, **moments: float) -> ClientRun:
         return side(host, 0, seen=moments)
 
@@ -110,7 +112,7 @@ def test_times_count_from_the_first_syn_and_from_when_both_know_each_other() -> 
 
 
 @pytest.mark.parametrize(("sent", "outcome"), [(0, "client_error"), (500, "direct")])
-def test_a_transfer_that_is_not_finished_is_direct_only_if_bytes_went_directly(sent: int, outcome: str) -> None:
+def test_an_unfinished_transfer_is_direct_only_if_bytes_passed_directly(sent: int, outcome: str) -> None:
     story = Story()
     story.handshake(0)
     story.tcp(60, "FA", 101 + sent, 5101)

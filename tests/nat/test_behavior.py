@@ -1,4 +1,4 @@
-"""A behavior that no NAT can have is rejected on creation, with the reason and the two conflicting fields."""
+"""Impossible NAT behaviors are rejected at construction, with the reason and the two conflicting fields."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ SILENT = Unsolicited.SILENT_THEN_ICMP
         (EIM, APDF, RANDOM, {"translates": False}, ["translates", "port_allocation"]),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_reason(
+def test_an_impossible_behavior_is_rejected_with_the_reason(
     mapping: MappingBehavior,
     filtering: FilteringBehavior,
     allocation: PortAllocation,
@@ -88,13 +88,13 @@ def test_a_timeout_is_a_whole_number_of_seconds(seconds: Any) -> None:
         Timeouts(udp_stream_s=seconds)
 
 
-def test_the_timeouts_are_by_default_the_least_that_the_rfcs_allow() -> None:
+def test_default_timeouts_are_the_minimum_of_the_rfcs() -> None:
     timeouts = Timeouts()
     assert (timeouts.tcp_transitory_s, timeouts.tcp_established_s) == (240, 7440)
     assert (timeouts.udp_solitary_s, timeouts.udp_stream_s) == (300, 300)
 
 
-def test_plain_strings_make_the_same_behavior_as_members() -> None:
+def test_strings_are_equivalent_to_enum_members() -> None:
     words = NatBehavior(
         "endpoint-independent",  # type: ignore[arg-type]
         "address-and-port-dependent",  # type: ignore[arg-type]
@@ -153,9 +153,7 @@ def test_plain_strings_make_the_same_behavior_as_members() -> None:
         ({"timeouts": {"tcp_established_s": True}}, ["timeouts.tcp_established_s: True"]),
     ],
 )
-def test_a_value_that_a_field_cannot_have_is_refused_with_what_was_expected(
-    options: dict[str, Any], words: list[str]
-) -> None:
+def test_an_invalid_value_is_rejected_with_what_was_expected(options: dict[str, Any], words: list[str]) -> None:
     given = {"mapping": EIM, "filtering": EIF, "port_allocation": PRESERVING} | options
     with pytest.raises(BehaviorError) as caught:
         NatBehavior(**given)
@@ -163,6 +161,6 @@ def test_a_value_that_a_field_cannot_have_is_refused_with_what_was_expected(
         assert word in str(caught.value)
 
 
-def test_a_timeout_has_a_limit_that_the_kernel_takes() -> None:
+def test_a_timeout_has_the_limit_of_the_kernel() -> None:
     with pytest.raises(BehaviorError, match=r"timeouts.udp_stream_s: 10000000000 .*2000000"):
         Timeouts(udp_stream_s=10**10)

@@ -1,4 +1,4 @@
-"""The combined behavior of nested NATs, and of a shared NAT (tests/lab/nat compares it with the kernel)."""
+"""NATs in series, and a shared NAT: the equivalent single NAT. (tests/lab/nat compares it with the kernel.)"""
 
 from __future__ import annotations
 
@@ -39,52 +39,52 @@ behaviors = st.builds(
 )
 
 
-def met(*arguments: object, shared: NatBehavior | None = None) -> bool:
+def connects(*arguments: object, shared: NatBehavior | None = None) -> bool:
     a, b = arguments
     assert isinstance(a, list)
     assert isinstance(b, list)
-    return nesting.predict(a, b, DIAL, shared).outcome is Outcome.DIRECT
+    return nesting.predict_outcome(a, b, DIAL, shared).outcome is Outcome.DIRECT
 
 
 @given(behaviors, behaviors)
-def test_one_nat_each_gives_the_prediction_for_the_pair(a: NatBehavior, b: NatBehavior) -> None:
-    once = replace(DIAL, attempts=1)  # hypothesis needs long to generate more
-    assert nesting.predict([a], [b], once) == outcome.predict(a, b, once)
-    assert nesting.predict([], [b], once) == outcome.predict(None, b, once)
+def test_one_nat_each_is_predicted_by_the_basic_model(a: NatBehavior, b: NatBehavior) -> None:
+    once = replace(DIAL, attempts=1)  # further ones are random, which takes time
+    assert nesting.predict_outcome([a], [b], once) == outcome.predict_outcome(a, b, once)
+    assert nesting.predict_outcome([], [b], once) == outcome.predict_outcome(None, b, once)
 
 
 @given(behaviors)
-def test_a_nat_that_keeps_its_mapping_and_admits_anyone_changes_nothing(nat: NatBehavior) -> None:
+def test_a_full_cone_in_series_changes_nothing(nat: NatBehavior) -> None:
     for row in ([OPEN, nat], [nat, OPEN]):
-        made = nesting.in_a_row(row)
+        made = nesting.in_series(row)
         assert made is not None
         assert (made.mapping, made.filtering, made.icmp_errors) == (nat.mapping, nat.filtering, nat.icmp_errors)
         if nat.filtering is not FilteringBehavior.ENDPOINT_INDEPENDENT:
             assert made.unsolicited is nat.unsolicited
 
 
-def test_pinholes_of_nested_nats_survive_resets_only_if_those_of_all_port_filters_do() -> None:
+def test_pinholes_of_nats_in_series_survive_resets_only_if_those_of_all_strictest_nats_do() -> None:
     keeping = replace(CONE, reset_closes=False)
     for row, closes in (([keeping, CONE], True), ([CONE, keeping], True), ([keeping, keeping], False)):
-        made = nesting.in_a_row(row)
+        made = nesting.in_series(row)
         assert made is not None
         assert made.reset_closes is closes
-    made = nesting.in_a_row([keeping, BY_ADDRESS, OPEN])
+    made = nesting.in_series([keeping, BY_ADDRESS, OPEN])
     assert made is not None
     assert not made.reset_closes
 
 
-def test_a_row_is_silent_for_as_long_as_the_one_that_refuses() -> None:
+def test_nats_in_series_delay_answers_like_the_one_that_answers() -> None:
     silent = replace(CONE, unsolicited=Unsolicited.SILENT_THEN_ICMP, silence_s=2)
     for row, silence_s in (([CONE, silent], 2), ([silent, CONE], 6), ([silent, OPEN], 2)):
-        made = nesting.in_a_row(row)
+        made = nesting.in_series(row)
         assert made is not None
         assert made.silence_s == silence_s
 
 
 @given(st.lists(behaviors, min_size=2, max_size=4))
-def test_a_row_is_as_strict_as_its_strictest_and_as_dependent_as_its_most_dependent(row: list[NatBehavior]) -> None:
-    made = nesting.in_a_row(row)
+def test_nats_in_series_have_the_strictest_filtering_and_the_most_dependent_mapping(row: list[NatBehavior]) -> None:
+    made = nesting.in_series(row)
     assert made is not None
     assert made.filtering is max((nat.filtering for nat in row), key=tuple(FilteringBehavior).index)
     assert made.mapping is max((nat.mapping for nat in row), key=tuple(MappingBehavior).index)
@@ -94,38 +94,38 @@ def test_a_row_is_as_strict_as_its_strictest_and_as_dependent_as_its_most_depend
     ("row", "place"),
     [([CONE], 0), ([CONE, OPEN], 0), ([OPEN, CONE], 1), ([CONE, CONE], 1), ([OPEN, OPEN], 1), ([CONE, OPEN, OPEN], 0)],
 )
-def test_the_gate_is_the_outermost_that_filters(row: list[NatBehavior], place: int) -> None:
-    assert nesting.gate(row) == place
+def test_the_outermost_filtering_nat_is_found(row: list[NatBehavior], place: int) -> None:
+    assert nesting.outermost_filtering(row) == place
 
 
 @pytest.mark.parametrize("hairpinning", [Hairpinning.NONE, Hairpinning.INTERNAL_SOURCE])
-def test_hosts_behind_a_nat_without_hairpinning_do_not_connect(hairpinning: Hairpinning) -> None:
-    found = nesting.predict([], [], DIAL, replace(OPEN, hairpinning=hairpinning))
+def test_without_hairpinning_hosts_behind_one_nat_do_not_connect(hairpinning: Hairpinning) -> None:
+    found = nesting.predict_outcome([], [], DIAL, replace(OPEN, hairpinning=hairpinning))
     assert (found.outcome, found.floor_s) == (Outcome.FAILS, None)
     assert "hairpin" in found.reason or "internal source" in found.reason
 
 
-def test_hosts_of_one_home_connect_by_hairpinning_with_any_behavior() -> None:
+def test_hosts_of_one_home_connect_by_hairpinning_for_every_mapping_and_filtering() -> None:
     for nat in (CONE, BY_ADDRESS, OPEN, SYMMETRIC):
-        assert met([], [], shared=replace(nat, hairpinning=Hairpinning.EXTERNAL_SOURCE))
+        assert connects([], [], shared=replace(nat, hairpinning=Hairpinning.EXTERNAL_SOURCE))
 
 
-def test_an_endpoint_independent_carrier_does_not_change_the_outcome() -> None:
-    assert met([CONE], [CONE], shared=HAIRPIN)
-    assert met([CONE], [CONE], shared=replace(CONE, hairpinning=Hairpinning.EXTERNAL_SOURCE))
-    assert not met([CONE], [SYMMETRIC], shared=HAIRPIN)
-    assert met([BY_ADDRESS], [SYMMETRIC], shared=HAIRPIN)
+def test_a_carrier_with_independent_mapping_does_not_change_the_prediction() -> None:
+    assert connects([CONE], [CONE], shared=HAIRPIN)
+    assert connects([CONE], [CONE], shared=replace(CONE, hairpinning=Hairpinning.EXTERNAL_SOURCE))
+    assert not connects([CONE], [SYMMETRIC], shared=HAIRPIN)
+    assert connects([BY_ADDRESS], [SYMMETRIC], shared=HAIRPIN)
 
 
-def test_below_a_symmetric_carrier_address_dependent_homes_still_connect() -> None:
+def test_behind_a_symmetric_carrier_homes_that_filter_by_address_still_connect() -> None:
     carrier = replace(SYMMETRIC, hairpinning=Hairpinning.EXTERNAL_SOURCE)
-    assert met([BY_ADDRESS], [BY_ADDRESS], shared=carrier)
-    assert met([CONE], [BY_ADDRESS], shared=carrier)
-    assert met([CONE], [OPEN], shared=carrier)
-    assert not met([CONE], [CONE], shared=carrier)
-    assert not met([replace(BY_ADDRESS, mapping=MappingBehavior.ADDRESS_DEPENDENT)], [CONE], shared=carrier)
+    assert connects([BY_ADDRESS], [BY_ADDRESS], shared=carrier)
+    assert connects([CONE], [BY_ADDRESS], shared=carrier)
+    assert connects([CONE], [OPEN], shared=carrier)
+    assert not connects([CONE], [CONE], shared=carrier)
+    assert not connects([replace(BY_ADDRESS, mapping=MappingBehavior.ADDRESS_DEPENDENT)], [CONE], shared=carrier)
 
 
 def test_behind_a_symmetric_carrier_a_cone_at_home_does_not_help() -> None:
-    assert not met([CONE, SYMMETRIC], [CONE])
-    assert met([CONE, SYMMETRIC], [BY_ADDRESS])
+    assert not connects([CONE, SYMMETRIC], [CONE])
+    assert connects([CONE, SYMMETRIC], [BY_ADDRESS])

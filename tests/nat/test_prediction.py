@@ -1,4 +1,4 @@
-"""Port prediction: the formula compared with enumeration, and the windows."""
+"""Port prediction: the formula against enumeration, and the windows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from punchlab.punch.nat.port_prediction import between, following, probability
 
 
-def test_the_next_port_is_the_right_one_if_nobody_else_takes_it() -> None:
+def test_the_next_port_is_correct_if_no_other_host_uses_it() -> None:
     assert probability(1, rate=0.0, wait_s=10.0) == 1.0
     assert probability(1, rate=5.0, wait_s=0.1) == pytest.approx(exp(-0.5))
     assert probability(2, rate=5.0, wait_s=0.1) == pytest.approx(1.5 * exp(-0.5))
@@ -28,13 +28,13 @@ def test_the_next_port_is_the_right_one_if_nobody_else_takes_it() -> None:
         (50000, 50001, 1, ()),  # no port was allocated in between
         (50000, 50005, 2, ()),  # another delta
         (50000, 49000, 1, ()),  # the sequence has restarted
-        (50000, 50010, 1, ()),  # more ports than the window
+        (50000, 50010, 1, ()),  # more than the window
     ],
 )
-def test_the_ports_between_two_observations(before: int, after: int, delta: int, expected: tuple[int, ...]) -> None:
+def test_the_ports_between_two_measurements(before: int, after: int, delta: int, expected: tuple[int, ...]) -> None:
     assert between(before, after, delta, 8) == expected
 
 
-def test_what_follows_ends_with_the_last_port() -> None:
+def test_the_window_ends_with_the_last_port() -> None:
     assert following(65533, 1, 8) == (65534, 65535)
     assert following(5, -2, 8) == (3, 1)

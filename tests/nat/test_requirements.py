@@ -1,4 +1,4 @@
-"""Which requirements of the RFCs a NAT meets, given its behavior."""
+"""Which requirements of the RFCs a NAT meets, given facts about it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_there_is_a_row_for_every_requirement_of_both_rfcs() -> None:
     assert names == [(4787, f"REQ-{n}") for n in range(1, 15)] + [(5382, f"REQ-{n}") for n in range(1, 11)]
 
 
-def test_the_ideal_nat_meets_all_requirements_and_unjudged_ones_have_a_reason() -> None:
+def test_the_ideal_nat_meets_all_requirements_and_others_have_a_reason() -> None:
     rows = list(judge(IDEAL, IDEAL))
     assert {(row.requirement.rfc, row.requirement.name) for row in rows if row.verdict != "pass"} == NEVER_JUDGED
     assert all(row.note for row in rows if row.verdict is Verdict.NOT_APPLICABLE)
@@ -80,7 +80,7 @@ def test_the_ideal_nat_meets_all_requirements_and_unjudged_ones_have_a_reason() 
         (("tcp", "icmp_ends_mapping"), "yes", {(5382, "REQ-10")}),
     ],
 )
-def test_what_breaks_a_requirement_is_expected_only_of_a_device_that_does_so(
+def test_a_failure_is_expected_only_if_the_claimed_behavior_implies_it(
     fact: tuple[str, str], word: str, broken: set[tuple[int, str]]
 ) -> None:
     rude = {**IDEAL, fact: word}
@@ -90,7 +90,7 @@ def test_what_breaks_a_requirement_is_expected_only_of_a_device_that_does_so(
         assert sum(verdict is Verdict.PASSED for verdict in seen.values()) == len(REQUIREMENTS) - 4 - len(broken)
 
 
-def test_what_is_not_known_is_not_judged() -> None:
+def test_unknown_facts_are_not_judged() -> None:
     found = {fact: word for fact, word in IDEAL.items() if fact != ("udp", "refresh")}
     found["tcp", "timeouts.tcp_established_s"] = "not tested: the machine is too busy to idle to the second"
     found["tcp", "hairpinning"] = "not tested: the server does not answer"

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from punchlab.lab.oracle.outcome import Dial, Outcome, predict
+from punchlab.lab.oracle.outcome import Dial, Outcome, predict_outcome
 from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior, NatBehavior, PortAllocation, Unsolicited
 from punchlab.punch.strategy import traits
 from punchlab.punch.strategy.auto import SideTraits, choose
@@ -57,7 +57,7 @@ def test_the_plan_is_to_dial_wherever_the_oracle_lets_a_dial_through_and_nowhere
         # Each starts first once, and the SYNs cross: this gives every possible chance.
         a, b = one.behavior, other.behavior
         dials = [Dial(0.1, skew, attempts=1) for skew in (0.05, -0.05, 1, -1)]
-        able = any(predict(a, b, dial).outcome is not Outcome.FAILS for dial in dials)
+        able = any(predict_outcome(a, b, dial).outcome is not Outcome.FAILS for dial in dials)
         assert (choose(SideTraits(one), SideTraits(other)).name in PLAIN) == able, (one, other)
 
 

@@ -1,4 +1,4 @@
-"""A second capture of a trial, which owes nothing to the lab's own: dumpcap in the nodes, and tshark to read it."""
+"""A second capture of a trial, independent of the lab's: dumpcap in the nodes, and tshark to read it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FIELDS = (
 
 
 class Wiretap:
-    """dumpcap on every interface of the nodes: from entry to exit of the block every packet is on file."""
+    """dumpcap on every interface of the nodes. All packets of the block are in the file."""
 
     def __init__(self, lab: Lab, nodes: Sequence[str], folder: Path) -> None:
         self._places = [(lab[name], interface.name) for name in nodes for interface in lab[name].graph.interfaces]
@@ -78,7 +78,9 @@ class Wiretap:
                 assert dropped[1] == "0", f"{interface}: dumpcap lost packets: {errors}"
 
     def packets(self) -> Iterator[dict[str, str]]:
-        """What tshark says of each packet; markers are left out. Of a quoted packet the fields come second, after ;."""
+        """Yield the fields of each packet from tshark, without markers. Fields of a quoted packet are second, after
+        ;.
+        """
         merged = self._folder / "merged.pcapng"
         subprocess.run(["mergecap", "-w", merged, *(file for *_rest, file in self._running)], check=True)
         command = ["tshark", "-n", "-r", str(merged), "-T", "fields", "-E", "separator=/t", "-E", "aggregator=;"]
@@ -96,7 +98,7 @@ class Wiretap:
 
 
 def _send_mark(node: Node, interface: str) -> None:
-    """Send a datagram out of the interface: once it is on file, everything before it is there too."""
+    """Send a datagram out of the interface: when it is in the file, all earlier packets are, too."""
     with node.socket(socket.SOCK_DGRAM) as sender:
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
@@ -112,7 +114,7 @@ def _await_line(stream: IO[str] | None, start: str) -> None:
     for line in stream:
         if line.startswith(start):
             return
-    raise AssertionError(f"dumpcap never said {start!r}")
+    raise AssertionError(f"dumpcap did not print {start!r}")
 
 
 def _await_bytes(file: Path, wanted: bytes) -> None:

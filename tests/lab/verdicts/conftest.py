@@ -1,4 +1,4 @@
-"""Prints the trials of `PUNCHLAB_VERDICTS` as a table."""
+"""Print the trials of `PUNCHLAB_VERDICTS` as a table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Runs in the controller of pytest-xdist, which gets every report."""
+    """Runs in the controller of pytest-xdist, which receives every report."""
     if "PUNCHLAB_VERDICTS" not in os.environ:
         return
     rows = [

@@ -1,4 +1,4 @@
-"""What went from host to host and through edges, counted from tshark's fields alone."""
+"""Count the traffic from host to host and through edges, only from tshark's fields."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ICMP_ERRORS, _ICMPV6_ERRORS = {"3", "11", "12"}, {"1", "2", "3", "4"}
 _MODULUS = 1 << 32
 _UDP_HEADER = 8
 _CONTROL_PORTS = 61000
-"""The lab's control dial uses local ports from here on; the toys' are below."""
+"""The lab's control attempt uses local ports from here on; the ports of the toys are below."""
 
 Fields = Mapping[str, str]
 
@@ -25,12 +25,12 @@ class End:
     own: frozenset[str]
     """Its addresses."""
     found: frozenset[str]
-    """The addresses where its peer finds it: its own, and those of the NATs in front of it."""
+    """The addresses at which its peer reaches it: its own, and those of the NATs in front of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Who is where."""
+    """The roles of addresses and interfaces."""
 
     sender: End
     receiver: End
@@ -38,29 +38,29 @@ class Places:
     nats: Mapping[str, str]
     """Interface -> NAT."""
     ways: frozenset[frozenset[str]]
-    """The sets of NATs that a direct connection may cross."""
+    """The sets of NATs that a direct connection can cross."""
     strangers: frozenset[str]
     """Addresses of other hosts."""
 
 
 @dataclass
 class Counts:
-    """Payload bytes, each once however often it was sent, and what else the packets show."""
+    """Payload bytes, without retransmissions, and other facts from the packets."""
 
     direct: int = 0
-    """From the sender to the receiver over connections and flows that crossed exactly the NATs between them."""
+    """From the sender to the receiver over connections and flows through exactly the NATs between them."""
     to_edges: int = 0
     from_edges: int = 0
-    astray: int = 0
-    """The same between the hosts over another way."""
+    misrouted: int = 0
+    """The same between the hosts over another path."""
     connected: bool = False
-    """Whether a host got a SYN-ACK for its SYN from its peer, or each got datagrams of the other."""
+    """Whether a host got a SYN-ACK for its SYN from its peer, or both received datagrams from each other."""
     foreign: int = 0
-    """Packets that a host sent to its peer's addresses by a transport that is not TCP."""
+    """Packets that a host sent to its peer's addresses with a transport other than TCP."""
     punches: int = 0
     """SYNs to the peer's addresses."""
     refused: bool = False
-    """Whether an RST or an ICMP error answered one of those."""
+    """Whether a RST or an ICMP error answered one of those."""
 
     @property
     def relayed(self) -> int:
@@ -69,7 +69,7 @@ class Counts:
 
 @dataclass
 class _Stream:
-    """One direction of a TCP connection at one interface; its initial sequence number is its name at all of them."""
+    """One direction of a TCP connection at one interface, identified by its initial sequence number."""
 
     outgoing: bool
     remote: str
@@ -112,7 +112,7 @@ class _Counting:
                 self._flows[interface, outgoing, to_peer] += int(packet["udp.length"]) - _UDP_HEADER
 
     def _sides(self, packet: Fields, interface: str) -> tuple[bool, str]:
-        """Whether the host sent it, and the other end's address."""
+        """Return whether the host sent it, and the other end's address."""
         source, destination = (
             _outer(packet["ip.src"] or packet["ipv6.src"]),
             _outer(packet["ip.dst"] or packet["ipv6.dst"]),
@@ -132,7 +132,7 @@ class _Counting:
             to_peer = remote in self._peers[interface].found
             if opens and outgoing and to_peer:
                 self.counts.punches += 1
-                # Data in it may be acknowledged with it (RFC 7413).
+                # Its data may be acknowledged together with it (RFC 7413).
                 self._punched |= {(interface, sequence), (interface, (sequence + length) % _MODULUS)}
             if flags & _ACK and not outgoing and to_peer:
                 asked = interface, (int(packet["tcp.ack"]) - 1) % _MODULUS
@@ -166,17 +166,17 @@ class _Counting:
                 if crossed in self.places.ways and remotes.isdisjoint(self.places.strangers):
                     self.counts.direct += stream.payload
                 else:
-                    self.counts.astray += stream.payload
-        heard = [self._flows[end.interface, False, True] for end in (sender, receiver)]
-        self.counts.connected |= min(heard) > 0
-        self.counts.direct += heard[1]
+                    self.counts.misrouted += stream.payload
+        received = [self._flows[end.interface, False, True] for end in (sender, receiver)]
+        self.counts.connected |= min(received) > 0
+        self.counts.direct += received[1]
         self.counts.to_edges += self._flows[sender.interface, True, False]
         self.counts.from_edges += self._flows[receiver.interface, False, False]
         return self.counts
 
 
 def count(packets: Iterable[Fields], places: Places) -> Counts:
-    """Count them."""
+    """Return the counts."""
     counting = _Counting(places)
     for packet in packets:
         counting.take(packet)
@@ -184,7 +184,7 @@ def count(packets: Iterable[Fields], places: Places) -> Counts:
 
 
 def _outer(value: str) -> str:
-    """Of a field that a quoted packet has as well, the packet's own."""
+    """Return the packet's own value of a field that a quoted packet also has."""
     return value.partition(";")[0]
 
 

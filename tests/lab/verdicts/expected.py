@@ -1,6 +1,6 @@
-"""What the lab must say of a trial, given what went over the wires: the definition of a verdict, written a second time.
+"""The expected verdict on a trial, given its traffic: a second implementation of the definition.
 
-The facts are counted from another capture than the lab's, and the file is compared by the toys themselves.
+The facts are from another capture than the lab's, and the toys themselves compare the file.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 from tests.lab.verdicts.count import Counts
 
 EDGE_OVERHEAD = 32 * 1024
-"""Bytes that an introduction may take."""
+"""The maximum number of bytes for rendezvous messages."""
 
 Event = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A trial: the statuses are None for a client that the lab had to end."""
+    """A trial. A status is None for a client that the lab had to end."""
 
     counts: Counts
     statuses: tuple[int | None, int | None]
@@ -27,11 +27,11 @@ class Facts:
     arrived: bool
     size: int
     ended_s: tuple[float | None, float | None]
-    """When each client ended: the same clock as the events."""
+    """When each client exited, on the clock of the events."""
 
 
 def outcomes(facts: Facts) -> frozenset[str]:
-    """The outcomes that the definition allows: mostly one."""
+    """Return the outcomes that the definition allows, usually one."""
     counts = facts.counts
     little_relayed = counts.relayed <= EDGE_OVERHEAD
     if facts.statuses == (0, 0):
@@ -57,7 +57,7 @@ def _failure(facts: Facts) -> frozenset[str]:
     if not reports or "wrong_peer" in outcomes:
         return frozenset({"wrong_peer" if reports else "client_error"})
     if "client_error" in outcomes:
-        # What comes later may be a consequence: a client without its peer breaks in its own way.
+        # Later failures can be consequences: a client without its peer fails in its own way.
         return frozenset({min(zip(_times(facts), [outcome for outcome, _events in reports], strict=True))[1]})
     if any(outcome == "no_rendezvous" and not _said(events, "peer_known") for outcome, events in reports):
         return frozenset({"no_rendezvous"})
@@ -67,7 +67,7 @@ def _failure(facts: Facts) -> frozenset[str]:
 
 
 def _times(facts: Facts) -> list[float]:
-    """When the clients that failed did."""
+    """Return when the failed clients failed."""
     times = []
     for status, events, ended_s in zip(facts.statuses, facts.events, facts.ended_s, strict=True):
         failed = [float(event["t"]) for event in events if event["event"] == "failed"]
@@ -87,7 +87,7 @@ def _said(events: Sequence[Event], name: str) -> bool:
 
 
 def must_not_agree(facts: Facts, outcome: str) -> str | None:
-    """Why `agrees` must be None, if it must."""
+    """Return why `agrees` must be None, or None."""
     counts = facts.counts
     if counts.foreign:
         return "a host sent its peer packets that are not TCP"

@@ -1,4 +1,4 @@
-"""The trials: every behavior of the toy with every pair of NATs, then more of them with everything else drawn."""
+"""The trials: every behavior of the toy with every pair of NATs, then random ones."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ PAIRS = (
 
 KIB = 1024
 _SIZES = (33 * KIB, 64 * KIB, 100_001, 1024 * KIB)
-"""Above what an introduction may take, so that it shows which way the file went."""
+"""More than rendezvous messages may have, so that the path of the file is visible."""
 _ANY_SIZES = (1, 4096, *_SIZES)
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One trial to run. `options` are those of the topology, `trial` those of `lab.trial.trial.Options`."""
+    """One trial. `options` are those of the topology, `trial` those of `lab.trial.options.TrialOptions`."""
 
     name: str
     plan: Plan
@@ -79,10 +79,10 @@ BEHAVIORS: Mapping[str, Plan] = {
     "relayed, false endpoints": Plan(path="relay", word="tuple"),
     "relayed, RST": Plan(path="relay", close="rst"),
     "relayed, a child keeps the connections": Plan(path="relay", child="holder"),
-    "relayed beside an idle connection": Plan(path="idle"),
-    "relayed beside an idle connection, silent": Plan(path="idle", word="silent"),
-    "relayed beside garbage": Plan(path="garbage"),
-    "relayed beside garbage, RST": Plan(path="garbage", close="rst"),
+    "relayed in addition to an idle connection": Plan(path="idle"),
+    "relayed in addition to an idle connection, silent": Plan(path="idle", word="silent"),
+    "relayed in addition to garbage": Plan(path="garbage"),
+    "relayed in addition to garbage, RST": Plan(path="garbage", close="rst"),
     "half each way": Plan(path="half"),
     "half each way, says direct": Plan(path="half", word="peer"),
     "UDP": Plan(path="udp"),
@@ -116,7 +116,7 @@ _HANGS = {
 
 
 def _elsewhere() -> Iterator[Case]:
-    """Other topologies, other answers to SYNs, slow links, and clients that do not end."""
+    """Other topologies, other answers to SYNs, slow links, and clients that do not exit."""
     cones = ("full_cone", "full_cone")
     for path in ("direct", "idle", "half"):
         yield Case(f"{path}, same LAN", Plan(path=path, place="private"), cones, "same_nat")
@@ -130,7 +130,7 @@ def _elsewhere() -> Iterator[Case]:
     yield Case("direct, no hairpin", Plan(), ("symmetric",) * 2, "same_nat")
     for path in ("direct", "idle", "garbage"):
         yield Case(f"{path}, IPv6", Plan(path=path, place="ipv6"), ("firewall",) * 2, "firewalls")
-        yield Case(f"{path}, IPv6 beside NATs", Plan(path=path, place="ipv6"), ("symmetric",) * 2, "dual_stack")
+        yield Case(f"{path}, IPv6 in addition to NATs", Plan(path=path, place="ipv6"), ("symmetric",) * 2, "dual_stack")
     for nats, size in itertools.product((PAIRS[0], cones), (1, 64 * KIB)):
         yield Case("data in the SYN", Plan(dials="sender", fast=True), nats, size=size)
     for path, answer in itertools.product(("direct", "udp", "relay"), ("reset", "host-prohibited")):
@@ -170,8 +170,8 @@ _SAMPLE = {
     "direct, a child keeps the connections": 2,
     "relayed, silent": 5,
     "relayed, says direct": 1,
-    "relayed beside an idle connection, silent": 2,
-    "relayed beside garbage": 0,
+    "relayed in addition to an idle connection, silent": 2,
+    "relayed in addition to garbage": 0,
     "half each way": 3,
     "UDP": 4,
     "UDP, says TCP": 1,
@@ -184,13 +184,15 @@ _SAMPLE = {
     "exit at middle, sender": 0,
     "hangs at the end, deaf": 2,
 }
-"""One behavior of each kind, and where it is tried: a number of `PAIRS`."""
+"""One behavior of each kind, and its index of `PAIRS`."""
 SAMPLE = len(_SAMPLE) + len(_SAMPLE_ELSEWHERE)
-"""How many trials the sample has."""
+"""The number of trials in the sample."""
 
 
 def cases(count: int, seed: int = 0) -> list[Case]:
-    """The first `count` trials: the sample, then every other behavior with every pair of NATs, then drawn ones."""
+    """Return the first `count` trials: the sample, then every other behavior with every pair of NATs, then random
+    ones.
+    """
     draw = random.Random(seed)
     table = {
         (name, number): Case(

@@ -1,4 +1,4 @@
-"""What the toy client does in one trial: read by the toy, chosen by the generator."""
+"""The behavior of the toy client in one trial, chosen by the generator."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 
 PATHS = (
     "direct",  # one TCP connection between the hosts, or `streams` of them
-    "relay",  # through the edge; the hosts never dial each other
-    "idle",  # the hosts connect, and the file goes through the edge
+    "relay",  # through the edge; the hosts never connect to each other
+    "idle",  # the hosts connect, but the file goes through the edge
     "garbage",  # the same, and as many other bytes go over the connection
     "half",  # one half over the connection, the other half through the edge
     "mptcp",  # as direct, over a socket of Multipath TCP
@@ -19,37 +19,38 @@ PATHS = (
     "third",  # through a third host
 )
 STAGES = ("start", "known", "connected", "middle", "stored", "done")
-"""Where a client may die: before the rendezvous; when it knows its peer; connected; after half of the bytes; with the
-file in its place; after it has announced the end."""
+"""Where a client can die: before the rendezvous; when it knows its peer; when connected; after half of the bytes; with
+the file complete; after it has reported the end.
+"""
 DEATHS = ("exit", "failed", "kill", "hang", "deaf")
-"""Status 3 without an event; an event `failed` and status 1; SIGKILL; waiting for ever; the same, ignoring SIGTERM."""
+"""Status 3 without an event; an event `failed` and status 1; SIGKILL; waiting forever; the same, ignoring SIGTERM."""
 WORDS = (
     "honest",
     "silent",
-    "boast",  # every event of a success first of all, with endpoints of its own invention
+    "boast",  # all events of a success at the start, with invented endpoints
     "tuple",  # `agreed` names other endpoints than the connection's
     "edge",  # `agreed` names the edge
-    "peer",  # `agreed` names the peer's address, whether or not there is a connection
-    "backwards",  # the events of a success in the reverse order, at the end
-    "sorry",  # an event `failed` although everything went well
+    "peer",  # `agreed` names the peer's address, with or without a connection
+    "backwards",  # the events of a success in reverse order, at the end
+    "sorry",  # an event `failed` although the transfer succeeded
 )
 CHILDREN = (
     "none",
-    "worker",  # a grandchild, in a session of its own, does everything; the client waits for it
-    "stdout",  # a child keeps standard output open for ever
-    "daemon",  # a child with no open streams stays for ever
-    "holder",  # a child keeps every connection open for ever
+    "worker",  # a grandchild, in another session, does everything; the client waits for it
+    "stdout",  # a child keeps standard output open forever
+    "daemon",  # a child without open streams stays forever
+    "holder",  # a child keeps every connection open forever
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One way to transfer a file, or to fail; `str` and `parse` are inverse to each other."""
+    """A way to transfer a file, or to fail. `parse` is the inverse of `str`."""
 
     path: str = "direct"
     streams: int = 1
     dials: str = "both"
-    """both, sender or receiver: who calls connect()."""
+    """Which host calls connect(): both, sender or receiver."""
     close: str = "fin"
     """fin; rst (SO_LINGER 0); half (shutdown, then read to the end)."""
     early: bool = False
@@ -58,12 +59,12 @@ class Plan:
     stage: str = "never"
     death: str = "exit"
     who: str = "sender"
-    """Who dies: sender, receiver or both."""
+    """Which client dies: sender, receiver or both."""
     outcome: str = "punch_timeout"
-    """What an event `failed` says."""
+    """The outcome in an event `failed`."""
     child: str = "none"
     place: str = "public"
-    """What is dialled: the peer's public, private or ipv6 address; or third, the third host at the peer's port."""
+    """The destination: the peer's public, private or IPv6 address; or third, the third host at the peer's port."""
     third: str = "-"
     """Address of the third host."""
     fast: bool = False
@@ -78,11 +79,11 @@ class Plan:
 
     @classmethod
     def parse(cls, text: str) -> Plan:
-        """The plan that `str` wrote."""
+        """Return the plan that `str` wrote."""
         kinds = {field.name: type(field.default) for field in fields(cls)}
         values = dict(part.split("=", 1) for part in text.split(",") if part)
         return cls(**{name: int(value) if kinds[name] is not str else value for name, value in values.items()})  # type: ignore[arg-type]
 
     def dies(self, role: str, stage: str) -> bool:
-        """Whether that host dies there."""
+        """Return whether that host dies at that stage."""
         return stage == self.stage and self.who in (role, "both")

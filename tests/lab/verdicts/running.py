@@ -1,4 +1,4 @@
-"""Running the toy in a lab while another capture counts."""
+"""Run the toy in a lab during an independent capture."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.lab.verdicts.worlds import places, topology
 
 _TOY = ("env", f"PYTHONPATH={ROOT}", "{python}", "-S", "-m", "tests.lab.verdicts.toy")
 _FAST_OPEN = "net.ipv4.tcp_fastopen=519"
-"""Client and server, neither with a cookie: data in the first SYN already."""
+"""Client and server without cookies: the first SYN already has data."""
 
 
 def toy(plan: Plan, log: Path) -> Client:
-    """The toy with that plan."""
+    """Return the toy with that plan."""
     words = ("code={code}", "edge={edge}", "deadline={deadline_s}", f"plan={plan}", f"log={log}")
     return Client(
         name="toy",
@@ -38,7 +38,7 @@ def toy(plan: Plan, log: Path) -> Client:
 
 
 def run(case: Case, folder: Path) -> tuple[Trial, Counts, float]:
-    """The trial, what tshark counted meanwhile, and how long it took."""
+    """Return the trial, tshark's counts, and the duration."""
     with ExitStack() as stack:
         lab = stack.enter_context(Lab(topology(case)))
         plan = case.plan
@@ -53,16 +53,16 @@ def run(case: Case, folder: Path) -> tuple[Trial, Counts, float]:
         log = folder / "log"
         log.mkdir()
         with Wiretap(lab, ["a", "b", *dict.fromkeys(where.nats.values())], folder) as wiretap:
-            begun = time.monotonic()
+            started = time.monotonic()
             options = {**case.trial, "file_size": case.size}
             trial = lab.punch("a", "b", client=toy(plan, log), strategy="toy", **options)
-            took = time.monotonic() - begun
+            took = time.monotonic() - started
         assert not _left_behind(folder), "processes outlive the trial"
         return trial, count(wiretap.packets(), where), took
 
 
 def _with_third_host(plan: Plan, lab: Lab) -> Plan:
-    """The plan, with an edge of the toy's running in the third host."""
+    """Return the plan with an edge of the toy on the third host."""
     command = ["env", f"PYTHONPATH={ROOT}", "python3", "-S", "-m", "tests.lab.verdicts.toy", "edge", "0.0.0.0:9000"]
     third = lab["c"].popen(command, stdout=subprocess.PIPE, text=True)
     assert third.stdout is not None
@@ -71,7 +71,7 @@ def _with_third_host(plan: Plan, lab: Lab) -> Plan:
 
 
 def _with_third_host_as_router(plan: Plan, lab: Lab) -> Plan:
-    """The plan, with the third host passing on to the sender every segment that it gets."""
+    """Return the plan with the third host forwarding every received segment to the sender."""
     third = lab["c"]
     sender = places(lab).sender.found
     (public,) = sender if len(sender) == 1 else sender - places(lab).sender.own
@@ -82,7 +82,7 @@ def _with_third_host_as_router(plan: Plan, lab: Lab) -> Plan:
 
 
 def _left_behind(folder: Path) -> list[str]:
-    """Command lines of toys that still run; the name of the folder tells those of this trial."""
+    """Return the command lines of toys of this trial that still run, identified by the folder's name."""
     found = []
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         try:

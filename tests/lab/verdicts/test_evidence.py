@@ -1,4 +1,4 @@
-"""Verdicts that follow the evidence, one fault at a time: what clients say, and what happened to them."""
+"""Verdicts that follow the evidence, one fault at a time: claims of clients, and what happened to them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Happening = Callable[[Lab], object]
 
 
 @pytest.mark.parametrize("word", ["silent", "peer", "boast"])
-def test_an_idle_connection_beside_a_relay_is_not_direct(word: str, tmp_path: Path) -> None:
+def test_an_idle_connection_in_addition_to_a_relay_is_not_direct(word: str, tmp_path: Path) -> None:
     case = Case("idle", Plan(path="idle", word=word), ("none", "port_restricted_cone"), trial={"deadline_s": 1.5})
     trial, counts, _took = run(case, tmp_path)
     assert counts.direct < 100
@@ -38,7 +38,7 @@ def test_a_relayed_file_is_relayed_without_the_event_agreed(nats: tuple[str, str
 
 
 @pytest.mark.parametrize(("dialler", "hanger"), [("receiver", "sender"), ("sender", "receiver")])
-def test_a_refusal_counts_although_the_other_side_still_waits(dialler: str, hanger: str, tmp_path: Path) -> None:
+def test_a_rejection_counts_although_the_other_side_still_waits(dialler: str, hanger: str, tmp_path: Path) -> None:
     plan = Plan(dials=dialler, stage="known", death="hang", who=hanger)
     trial, counts, _took = run(Case("refused", plan, trial={"deadline_s": 0.5}), tmp_path)
     assert counts.refused
@@ -47,7 +47,7 @@ def test_a_refusal_counts_although_the_other_side_still_waits(dialler: str, hang
     assert trial.outcome == "refused"
 
 
-def test_a_transport_that_the_lab_does_not_know_agrees_with_nothing(tmp_path: Path) -> None:
+def test_an_unknown_transport_has_no_agreement(tmp_path: Path) -> None:
     options = {"unsolicited": "reset", "delay": "0ms"}
     nats = ("port_restricted_cone", "port_restricted_cone")
     once = {"max_attempts": 1, "skew_s": 1.0}
@@ -65,7 +65,7 @@ def test_a_connection_with_a_third_host_is_no_punch(plan: Plan, tmp_path: Path) 
     assert trial.agrees is None
 
 
-def test_a_transfer_that_takes_too_long_is_a_punch_that_succeeded(tmp_path: Path) -> None:
+def test_a_transfer_that_times_out_is_a_successful_punch(tmp_path: Path) -> None:
     slow = {"deadline_s": 0.5, "transfer_s": 0.5}
     case = Case("slow", Plan(), CONES, options={"bw": 0.5, "loss": 5}, trial=slow, size=3 << 20)
     trial, counts, _took = run(case, tmp_path)
@@ -116,7 +116,7 @@ def test_without_an_edge_there_is_no_rendezvous(happening: str, client: str, tmp
 
 
 @pytest.mark.parametrize("client", ["toy", "punch"])
-def test_a_firewall_that_passes_the_edges_port_only_is_a_punch_that_fails(client: str, tmp_path: Path) -> None:
+def test_a_firewall_that_passes_only_the_edges_port_fails_the_punch(client: str, tmp_path: Path) -> None:
     only_the_edge = blocked("a", "!", "--dport", "7000", "-m", "conntrack", "--ctstate", "NEW")
     nats = ("port_restricted_cone", "port_restricted_cone")
     trial = one_trial(only_the_edge, client, tmp_path, nats)
@@ -125,7 +125,7 @@ def test_a_firewall_that_passes_the_edges_port_only_is_a_punch_that_fails(client
 
 
 def one_trial(happening: Happening, client: str, folder: Path, nats: tuple[str, str] = CONES) -> Trial:
-    """A trial in a lab whose edges run already when something happens."""
+    """Run a trial in a lab whose edges already run when something happens."""
     with Lab(AB(*nats)) as lab:
         chosen = toy(Plan(), folder) if client == "toy" else PUNCH
         trials.edge_network(lab, chosen).wait()

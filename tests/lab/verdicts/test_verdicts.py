@@ -1,6 +1,6 @@
-"""The lab's verdict on clients of other people, honest or not, against a byte count of tshark in another capture.
+"""The lab's verdict on foreign clients, honest or not, against an independent byte count with tshark.
 
-A sample runs by default. `PUNCHLAB_VERDICTS=300` runs that many trials, and prints them as a table.
+A sample runs by default. `PUNCHLAB_VERDICTS=300` runs that many trials and prints them as a table.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _OVERTIME_S = 15.0
 
 
 def facts(case: Case, trial: Trial, counts: Counts, folder: Path) -> Facts:
-    """What the verdict is to be derived from."""
+    """Return the facts from which the verdict is derived."""
     one, other = trial.sides
     digests = {path.stem: json.loads(path.read_text()) for path in (folder / "log").glob("*/*.json")}
     return Facts(

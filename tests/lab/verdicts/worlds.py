@@ -1,4 +1,4 @@
-"""Where the generated trials take place."""
+"""Topologies of the generated trials."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.lab.verdicts.generate import Case
 
 
 class Three(Internet):
-    """Two homes, and a third host that is public."""
+    """Two homes, and a public third host."""
 
     pairs = (("a", "b"),)
 
@@ -32,12 +32,12 @@ class Three(Internet):
 
 
 def topology(case: Case) -> Internet:
-    """The topology of a trial."""
+    """Return the topology of a trial."""
     return _TOPOLOGIES[case.topology](nat_a=case.nats[0], nat_b=case.nats[1], **case.options)
 
 
 def places(lab: Lab) -> Places:
-    """Who is where in it, from the topology alone."""
+    """Return the roles of its addresses, only from the topology."""
     nodes = lab.graph.nodes
 
     def addresses(name: str) -> set[str]:
@@ -67,14 +67,14 @@ def places(lab: Lab) -> Places:
 
 
 def _pool(nat: GraphNode) -> Sequence[str]:
-    """The external addresses of a NAT beside its first."""
+    """Return the additional external addresses of a NAT."""
     assert nat.behavior is not None
     first = ipaddress.IPv4Address(nat.address)
     return [str(first + number) for number in range(1, nat.behavior.pool_size)]
 
 
 def _pools(nat_a: str, nat_b: str, **access: Any) -> AB:
-    """Both NATs with four external addresses, one of which they draw for every mapping."""
+    """Both NATs have four external addresses and draw one for every mapping."""
     pooled = [preset(nat).behavior for nat in (nat_a, nat_b)]
     nats = [replace(each, pool_size=4, pooling=Pooling.ARBITRARY) for each in pooled if each is not None]
     return AB(*nats, **access)
