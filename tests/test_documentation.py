@@ -46,7 +46,7 @@ RUN_ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "vagrant ssh -c 'pytest scenarios/'": (".ci/run", "pytest scenarios/"),
     "punch edge --listen 0.0.0.0:443 --tls-cert /etc/punch-edge/cert.pem "
     "--tls-key /etc/punch-edge/key.pem --drain 60": (
-        "tests/punch/test_running_page.py",
+        "tests/punch/edge/test_running_page.py",
         "test_the_commands_on_the_page_are_valid_up_to_the_certificate",
     ),
     "dask scheduler": (HERE, "test_a_campaign_is_run_on_other_machines_as_described"),

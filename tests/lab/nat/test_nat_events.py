@@ -8,8 +8,8 @@ import pytest
 
 from punchlab import InputError, Lab
 from tests.lab.nat.events import CONE, RANDOM_CONE, UDP
+from tests.lab.nat.nat444 import Nat444
 from tests.lab.nat.world import World, world
-from tests.lab.nat444 import Nat444
 
 
 def test_both_ends_of_an_access_link_have_neighbor_entries_after_an_event() -> None:

@@ -26,8 +26,8 @@ from punchlab.punch.nat.behavior import (
     Unsolicited,
 )
 from punchlab.topologies import Carrier, SameNat
+from tests.lab.nat.nat444 import Nat444
 from tests.lab.nat.world import PATIENCE_S, PORT, SILENCE_S, World, world
-from tests.lab.nat444 import Nat444
 
 KINDS = [socket.SOCK_STREAM, socket.SOCK_DGRAM]
 TRANSPORTS = pytest.mark.parametrize("kind", KINDS, ids=["tcp", "udp"])
