@@ -83,7 +83,7 @@ def natdiscovery(node: Node, server: str) -> list[str]:
 
 
 def decisions(words: str) -> dict[str, list[str]]:
-    """Return "MappingBehavior" and "FilteringBehavior" -> the decisions in that part of the output, verbatim."""
+    """Return "Mapping" and "Filtering" -> the decisions in that part of the output, verbatim."""
     _head, *parts = re.split(r"-= (\w+) Behavior Discovery =-\n", words)
     return {
         name: re.findall(rf"^{RULE}\n(.+)\n{RULE}$", part, re.MULTILINE)
@@ -97,8 +97,8 @@ def expected(behavior: NatBehavior | None) -> dict[str, list[str]]:
     mapping = MappingBehavior.ENDPOINT_INDEPENDENT if behavior is None else behavior.mapping
     filtering = FilteringBehavior.ENDPOINT_INDEPENDENT if behavior is None else behavior.filtering
     return {
-        "MappingBehavior": [*none, f"NAT with {in_its_words(mapping)} Mapping!"],
-        "FilteringBehavior": [*none, f"NAT with {in_its_words(filtering)} Filtering!"],
+        "Mapping": [*none, f"NAT with {in_its_words(mapping)} Mapping!"],
+        "Filtering": [*none, f"NAT with {in_its_words(filtering)} Filtering!"],
     }
 
 
