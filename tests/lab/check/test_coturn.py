@@ -93,7 +93,7 @@ def decisions(words: str) -> dict[str, list[str]]:
 
 def expected(behavior: NatBehavior | None) -> dict[str, list[str]]:
     """Return the decisions that the tester must make. Without a NAT it first says so and continues."""
-    none = ["No NAT! (Endpoint Independent MappingBehavior)"] if behavior is None or not behavior.translates else []
+    none = ["No NAT! (Endpoint Independent Mapping)"] if behavior is None or not behavior.translates else []
     mapping = MappingBehavior.ENDPOINT_INDEPENDENT if behavior is None else behavior.mapping
     filtering = FilteringBehavior.ENDPOINT_INDEPENDENT if behavior is None else behavior.filtering
     return {
