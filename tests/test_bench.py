@@ -34,7 +34,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def record(connected_ms: float, floor_ms: float = 40.0, skew_ms: float = 0.0) -> dict[str, Any]:
     return {
         "timings_s": {"known_to_connected": connected_ms / 1000},
-        "prediction": {"floor_s": floor_ms / 1000},
+        "outcome_prediction": {"floor_s": floor_ms / 1000},
         "skew_s": skew_ms / 1000,
     }
 
@@ -89,7 +89,7 @@ def test_all_programs_that_are_missing_are_named_before_anything_is_measured(tmp
     (line,) = done.stderr.splitlines()
     assert "iperf3 (for throughput)" in line
     assert "mnexec (for builds)" in line
-    assert "apt-get install mininet util-linux iperf3" in line
+    assert "apt-get install util-linux mininet iperf3" in line
     assert (tmp_path / "bench.json").read_text() == "{}"
 
 

@@ -1,20 +1,24 @@
-"""The words of the command line. Imports nothing heavy, so that `--help` is quick."""
+"""The command line of `punchlab`. It imports no slow modules, so that `--help` is fast."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from punchlab.lab.inputs.numbers import of_text
+from punchlab.lab.results.axes import AXES
 from punchlab.punch import argument
 from punchlab.punch.text import printable
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
+
+PUNCHING = ("strategy", "deadline", "max_attempts", "skew_ms")
+"""The axes that say how a client punches."""
 
 
 class _Parser(argument.Parser):
@@ -22,19 +26,19 @@ class _Parser(argument.Parser):
         self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
-        # argparse's own says nothing of an output that takes nothing.
+        # argparse's own method does not handle an output that cannot be written.
         (file or sys.stderr).write(message)
 
 
 def path(word: str) -> Path:
-    """A path that a user gives; an empty one is a variable that is not set, and not the current directory."""
+    """Return a path that a user gives. An empty string is an unset variable, not the current directory."""
     if not word:
         raise argparse.ArgumentTypeError("'' cannot be used; expected a path")
     return Path(word)
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """What was asked for; `shell` is the command to run, of the commands that run one."""
+    """Return the parsed arguments. `shell` is the command to run, for commands that run one."""
     own, command = _split(list(words))
     given = parser().parse_args(own)
     if command:
@@ -43,7 +47,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
-    """The words for punchlab itself, and those of the command to run, in which nothing is looked for."""
+    """Return the words for punchlab, and those of the command to run, which are not parsed."""
     match words:
         case ["sandbox", *rest]:
             own = words[: 2 if rest[:1] == ["--unconfined"] else 1]
@@ -58,14 +62,15 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of `punchlab`; every command sets `command` and `needs_sandbox`."""
+    """Return the parser of `punchlab`. Every command sets `command` and `needs_sandbox`."""
     root = _Parser(
-        prog="punchlab", description="An Internet in a box: build NATs, punch through them, see what happened."
+        prog="punchlab",
+        description="An Internet in a box: build NATs, punch holes through them, and examine the packets.",
     )
     root.add_argument("--version", action=argument.Version)
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    run = _command(commands, "run", "punch every combination of the axes, many times, and write down what happened")
+    run = _command(commands, "run", "run trials for every combination of the axes, and write the results")
     _topology(run, several=True)
     _nats(run, several=True)
     _punching(run, several=True)
@@ -78,7 +83,9 @@ def parser() -> argparse.ArgumentParser:
     )
     many.add_argument("--min-trials", metavar="N", help="with --until-ci: at least N per cell (default 5)")
     many.add_argument(
-        "--budget", metavar="TIME", help="start only what fits in TIME (e.g. 10m), the most informative cells first"
+        "--budget",
+        metavar="TIME",
+        help="start only trials that fit into TIME (e.g. 10m), the most informative cells first",
     )
     _jobs(many)
     many.add_argument("--dask", metavar="ADDRESS", help="run the trials on the workers of a Dask scheduler")
@@ -86,13 +93,11 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=path, metavar="DIR", help="folder for the results (default runs/TOPOLOGY-STRATEGY or runs/FILE)"
     )
 
-    worker = _command(
-        commands, "worker", "run trials for campaigns of other machines, by way of Dask", needs_sandbox=False
-    )
-    worker.add_argument("address", metavar="ADDRESS", help="of the Dask scheduler, e.g. tcp://scheduler:8786")
+    worker = _command(commands, "worker", "run trials for campaigns of other machines with Dask", needs_sandbox=False)
+    worker.add_argument("address", metavar="ADDRESS", help="address of the Dask scheduler, e.g. tcp://scheduler:8786")
     _jobs(worker)
 
-    trial = _command(commands, "trial", "punch one pair once, and summarize what happened")
+    trial = _command(commands, "trial", "run one trial, and print a summary")
     _topology(trial, several=False)
     _nats(trial, several=False)
     _punching(trial, several=False)
@@ -116,15 +121,16 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=path, metavar="DIR", help="where to write (default: the first folder)")
 
     _nat(commands)
-    _command(commands, "doctor", "say what this machine has and lacks", needs_sandbox=False)
+    _command(commands, "schema", "print the JSON Schema of a result record", needs_sandbox=False)
+    _command(commands, "doctor", "check what this machine provides and lacks", needs_sandbox=False)
 
     box = _command(commands, "sandbox", "run a command inside a fresh sandbox")
     box.set_defaults(shell=[])
     _unconfined(box)
     box.usage = f"{box.format_usage().removeprefix('usage: ').rstrip()} [CMD...]"
     box.epilog = (
-        "CMD and the words after it are the command, e.g. tcpdump, or mn with --unconfined, as it mounts /sys; without"
-        " CMD it is $SHELL."
+        "CMD and the words after it are the command, e.g. tcpdump, or mn with --unconfined, because it mounts /sys. The"
+        " default is $SHELL."
     )
     return root
 
@@ -134,7 +140,7 @@ def _unconfined(command: argparse._ActionsContainer) -> None:
         "--unconfined",
         action="store_true",
         help="leave the host's files as they are; otherwise the command sees programs and the current directory,"
-        " writes only there, and has a HOME and a /tmp of its own",
+        " writes only there, and has its own HOME and /tmp",
     )
 
 
@@ -143,12 +149,14 @@ def _jobs(command: argparse._ActionsContainer) -> None:
         "--jobs",
         type=of_text,
         metavar="N",
-        help="trials at work at a time, beside those that only wait; 1 for latencies (default: 6 per core)",
+        help="maximum number of active trials; use 1 to measure latency (default: 6 per core)",
     )
 
 
 def _predict(commands: argparse._SubParsersAction[_Parser]) -> None:
-    predict = _command(commands, "predict", "say whether two NATs can be punched, without a lab", needs_sandbox=False)
+    predict = _command(
+        commands, "predict", "predict whether hosts behind two NATs can connect, without a lab", needs_sandbox=False
+    )
     for side, which in (("a", "first"), ("b", "second")):
         predict.add_argument(
             f"--nat-{side}",
@@ -156,78 +164,59 @@ def _predict(commands: argparse._SubParsersAction[_Parser]) -> None:
             metavar="NAT",
             help=f"NAT of the {which} host (default port_restricted_cone)",
         )
-    _unsolicited(predict)
-    way = predict.add_argument_group("the way between the two NATs, one way from end to end")
+    _axes(predict, "unsolicited")
+    way = predict.add_argument_group("the path between the two NATs, one way from end to end")
     way.add_argument("--delay", default="10ms", metavar="TIME", help="e.g. 20ms (default 10ms)")
-    way.add_argument("--jitter", default="0ms", metavar="TIME", help="by how much the delay varies (default 0ms)")
-    way.add_argument("--loss", type=of_text, default=0.0, metavar="PERCENT", help="of the packets (default 0)")
+    way.add_argument("--jitter", default="0ms", metavar="TIME", help="variation of the delay (default 0ms)")
+    way.add_argument("--loss", type=of_text, default=0.0, metavar="PERCENT", help="loss of packets (default 0)")
     predict.add_argument(
         "--background",
         type=of_text,
         default=0.0,
         metavar="RATE",
-        help="connections a second that other hosts open through each NAT, for strategies that guess (default 0)",
+        help="connections per second of other hosts through each NAT, for strategies that predict ports (default 0)",
     )
-    _attempts(predict.add_argument_group("punching"))
+    _axes(predict.add_argument_group("punching"), *PUNCHING)
     predict.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _nat(commands: argparse._SubParsersAction[_Parser]) -> None:
     nat = commands.add_parser(
-        "nat", help="list, show or check the NATs there are", description="List, show or check the NATs there are."
+        "nat", help="list, show or check NAT presets", description="List, show or check NAT presets."
     )
     actions = nat.add_subparsers(dest="action", metavar="ACTION", required=True)
-    _command(actions, "list", "every preset, with its source and how far to trust it", needs_sandbox=False)
+    _command(actions, "list", "all presets, with their sources and confidence", needs_sandbox=False)
     show = _command(actions, "show", "the behavior of one preset, field by field", needs_sandbox=False)
     show.add_argument("name", metavar="NAME", help="a preset, e.g. symmetric")
-    _port_mapping(show)
-    show.add_argument("--rules", action="store_true", help="print a script that makes a Linux router that NAT")
+    _axes(show, "port_mapping")
+    show.add_argument("--rules", action="store_true", help="print a script that turns a Linux router into the NAT")
     show.add_argument("--inside", default="lan0", metavar="IF", help="the router's inside interface (default lan0)")
     show.add_argument("--outside", default="wan0", metavar="IF", help="its outside interface (default wan0)")
     show.add_argument(
         "--address", default="203.0.113.1", metavar="ADDR", help="its (first) external address (default 203.0.113.1)"
     )
-    check = _command(actions, "check", "probe NATs from behind, and compare what is found with what they claim")
+    check = _command(actions, "check", "probe NATs from inside, and compare the observations with their claims")
     check.epilog = (
-        "Exit status: 0 every claim is true, 1 a claim is false, 2 bad input, 3 no claim was found false, but some "
-        "could not be tested in three measurements: the machine is too busy."
+        "Exit status: 0 all claims are confirmed, 1 a claim is refuted, 2 bad input, 3 no claim is refuted, but some "
+        "could not be tested in three measurements because the machine is too busy."
     )
     check.add_argument("nat", metavar="NAT", help="names, comma-separated, `classics`, `firewalls` or `all`")
-    _unsolicited(check)
+    _axes(check, "unsolicited")
     check.add_argument(
         "--jobs",
         type=of_text,
         default=2 * (os.cpu_count() or 1),
         metavar="N",
-        help="NATs at a time (default: 2 per core)",
+        help="NATs in parallel (default: 2 per core)",
     )
     check.add_argument(
         "--time-scale",
         type=of_text,
         metavar="N",
-        help="let the NATs' clocks run N times faster where mappings idle (default: each timeout by what makes it "
+        help="divide the timeouts of the NATs by N for tests of idle mappings (default: replace each timeout by "
         "a few seconds)",
     )
     check.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def _unsolicited(command: argparse.ArgumentParser, *, several: bool = False) -> None:
-    command.add_argument(
-        "--unsolicited",
-        default=None if several else "preset",
-        metavar="ANSWER",
-        help=f"to unsolicited SYNs: drop, reset, silent-then-icmp, … (default preset: each NAT's own){_star(several)}",
-    )
-
-
-def _port_mapping(command: argparse.ArgumentParser, *, several: bool = False) -> None:
-    command.add_argument(
-        "--port-mapping",
-        default=None if several else "preset",
-        metavar="PROTOCOLS",
-        help="how hosts may ask the NATs: none, upnp-igd, pcp (with NAT-PMP) or all "
-        f"(default preset: each NAT's own){_star(several)}",
-    )
 
 
 def _command(
@@ -238,90 +227,62 @@ def _command(
     return made
 
 
-def _topology(command: argparse.ArgumentParser, *, several: bool) -> None:
-    kinds = "ab (near), cd (far), abcd (all edges), same_nat (one home), carrier (NAT444), firewalls or dual_stack"
-    number = str if several else of_text
-    if several:
-        kinds = f"{kinds}, or several, or a campaign file (TOML)"
-        command.epilog = (
-            "Options marked * take several values, comma-separated (--pair: repeat it); every combination is a cell. "
-            "`none` stands for no limit. Options win over a campaign file."
+def _axes(command: argparse._ActionsContainer, *names: str, several: bool = False) -> None:
+    """Add the options of axes; with `several` they take several values, and none is the default."""
+    for name in names:
+        axis = AXES[name]
+        command.add_argument(
+            axis.option,
+            action="append" if several and name == "pair" else "store",
+            type=of_text if axis.number and not several else str,
+            default=None if several else axis.usual,
+            metavar=axis.metavar,
+            help=axis.help + _star(several),
         )
-    command.add_argument("topology", metavar="TOPOLOGY|FILE" if several else "TOPOLOGY", help=kinds)
-    command.add_argument(
-        "--pair",
-        metavar="X,Y",
-        action="append" if several else "store",
-        help=f"the two hosts (default: the topology's first pair){_star(several)}",
-    )
-    shape = command.add_argument_group("links, in Mininet's words")
-    star = _star(several)
-    shape.add_argument(
-        "--delay", metavar="TIME", help=f"one way between the NATs, e.g. 20ms (not abcd, same_nat){star}"
-    )
-    shape.add_argument("--jitter", metavar="TIME", help=f"of each access link{star}")
-    shape.add_argument("--loss", type=number, metavar="PERCENT", help=f"of each access link, each way{star}")
-    shape.add_argument("--bw", type=number, metavar="MBIT/S", help=f"of each access link, each way{star}")
-    shape.add_argument(
-        "--links",
-        default=None if several else "auto",
-        metavar="KIND",
-        help="auto, netem or nfqueue: what impairs (default auto)",
-    )
-    shape.add_argument(
-        "--seed",
-        type=str if several else of_text,
-        default=None if several else 0,
-        metavar="N",
-        help="of the draws of loss, jitter and background traffic (default 0)",
-    )
 
 
 def _star(several: bool) -> str:
     return " *" if several else ""
 
 
+def _topology(command: argparse.ArgumentParser, *, several: bool) -> None:
+    topology = AXES["topology"]
+    kinds, metavar = topology.help, topology.metavar
+    if several:
+        kinds, metavar = f"{kinds}, or several, or a campaign file (TOML)", f"{metavar}|FILE"
+        command.epilog = (
+            "Options marked * accept several comma-separated values (--pair: repeat it); every combination is a cell. "
+            "`none` means no limit. Options override a campaign file."
+        )
+    command.add_argument("topology", metavar=metavar, help=kinds)
+    _axes(command, "pair", several=several)
+    shape = command.add_argument_group("links, in Mininet's syntax")
+    _axes(shape, "delay", "jitter", "loss", "bw", several=several)
+    shape.add_argument(
+        "--links",
+        default=None if several else "auto",
+        metavar="KIND",
+        help="the implementation that impairs links: auto, netem or nfqueue (default auto)",
+    )
+    shape.add_argument(
+        "--seed",
+        type=str if several else of_text,
+        default=None if several else 0,
+        metavar="N",
+        help="seed of loss, jitter and background traffic (default 0)",
+    )
+
+
 def _nats(command: argparse.ArgumentParser, *, several: bool) -> None:
     kinds = "names, comma-separated, `classics`, `firewalls` or `all`" if several else "name"
     default = "classics, of firewalls all three" if several else "port_restricted_cone, of firewalls firewall"
-    for side, which in (("a", "first"), ("b", "second")):
-        command.add_argument(
-            f"--nat-{side}",
-            metavar="NAT",
-            help=f"NAT of the {which} host: {kinds} (default {default}){_star(several)}",
-        )
-    command.add_argument(
-        "--cgn", metavar="NAT", help=f"NAT of the carrier (topology carrier; default cgn_rfc6888){_star(several)}"
-    )
-    _unsolicited(command, several=several)
-    _port_mapping(command, several=several)
-    command.add_argument(
-        "--background",
-        type=str if several else of_text,
-        default=None if several else 0.0,
-        metavar="RATE",
-        help=f"connections a second that other hosts open through each NAT (default 0){_star(several)}",
-    )
+    for name in ("nat_a", "nat_b"):
+        axis = AXES[name]
+        text = f"{axis.help}: {kinds} (default {default}){_star(several)}"
+        command.add_argument(axis.option, metavar=axis.metavar, help=text)
+    _axes(command, "cgn", "unsolicited", "port_mapping", "background", several=several)
 
 
 def _punching(command: argparse.ArgumentParser, *, several: bool) -> None:
     punch = command.add_argument_group("punching")
-    punch.add_argument(
-        "--client",
-        default=None if several else "punch",
-        metavar="NAME",
-        help=f"the client under test (default punch){_star(several)}",
-    )
-    _attempts(punch, several=several)
-
-
-def _attempts(punch: argparse._ArgumentGroup, *, several: bool = False) -> None:
-    def add(option: str, kind: Callable[[str], object], usual: object, metavar: str, text: str) -> None:
-        default = None if several else usual
-        told = text + _star(several)
-        punch.add_argument(option, type=str if several else kind, default=default, metavar=metavar, help=told)
-
-    add("--strategy", str, "reuse", "NAME", "of the client (default reuse)")
-    add("--deadline", of_text, 5.0, "S", "of the punch (default 5)")
-    add("--max-attempts", of_text, None, "N", "connect() calls per candidate (default: no limit)")
-    add("--skew-ms", of_text, None, "MS", "start both at a shared instant, the second later by MS")
+    _axes(punch, "client", *PUNCHING, several=several)

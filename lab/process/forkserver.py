@@ -1,25 +1,25 @@
-"""The process that clients are forked from: it has imported those that are functions of punchlab, and waits.
+"""The server process from which clients are forked. It has imported functions of punchlab and waits for requests.
 
-A Python client that starts as a command spends a quarter of a second on imports; forked, it is at work after a few
-milliseconds. It is a real process all the same, with arguments, streams, environment and network namespace of its own.
-Functions of others are imported in the client, when it is confined: their modules can contain anything, and what runs
-in the server has all privileges of the lab. The server that has no function starts commands.
+A Python client that starts as a command needs a quarter of a second for imports; a forked one is ready after a few
+milliseconds. It is a separate process with its own arguments, streams, environment and network namespace. The confined
+client imports any other function itself, because the server has all privileges of the lab. A server without a function
+starts commands.
 
-The server is single-threaded and speaks JSON over a SOCK_SEQPACKET socket, descriptors with it (SCM_RIGHTS):
+The server is single-threaded and receives JSON over a SOCK_SEQPACKET socket, with descriptors (SCM_RIGHTS):
 
     {"arguments": […], "directory": …, "environment": {…}, "confined": null}
         with: network namespace, stdin, stdout, stderr, status pipe
         -> {"pid": N} with a pidfd; {"error": "…"}; {"refused": "…"} for a command that cannot be started;
            or {"unusable": "…"} for a function that cannot be imported
 
-A confined client also has mount, PID and IPC namespaces of its own, in which it is not the first process:
+A confined client also has its own mount, PID and IPC namespaces, in which it is not the first process:
 
     "confined": {"trees": [[path, is a folder], …], "links": [[path, target], …]}
         with, in addition: the detached trees -> {"pid": N} with the pidfds of the client and of the first process
 
-When the client ends, its wait status (int, native) is written to the status pipe. When the first process is killed, so
-is everything in its namespace. What was started over a connection is killed when the connection ends; the server ends
-with its standard input.
+When the client exits, its wait status (int, native byte order) is written to the status pipe. When the first process is
+killed, all processes of its namespace end. Clients end with the connection over which they were started; the server
+ends when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from punchlab.lab.process.forkchild import OUTCOME_END, Function, Late
 
 REQUEST_BYTES, DESCRIPTORS = 1 << 17, 5
 MOST_DESCRIPTORS = 200
-"""With the trees of a confined client; the kernel passes on 253 at a time."""
+"""Includes the trees of a confined client. The kernel passes at most 253 at a time."""
 
 STATUS = struct.Struct("=i")
 _ERROR_BYTES = 4096
@@ -62,10 +62,9 @@ class _Connection:
 
 
 class Server:
-    """Serves at `listener` until standard input ends.
+    """Serves requests at `listener` until standard input is closed.
 
-    `target` is the function (`Late` if each client imports it), what is wrong with it, or None: then the arguments are
-    the words of a command.
+    `target` is the function (`Late` if each client imports it), its import error, or None for commands.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class Server:
         self._roles = roles.Roles(spaces)
 
     def run(self) -> None:
-        """Serve. In a forked child this does not return."""
+        """Serve requests. In a forked child this does not return."""
         self._selector.register(0, selectors.EVENT_READ, None)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         while True:
@@ -131,39 +130,39 @@ class Server:
         request: dict[str, Any],
         descriptors: Sequence[int],
     ) -> None:
-        """Fork a client, and answer, or wait for its import. Raises OSError if that cannot be."""
+        """Fork a client, and answer the request or wait for the import. Raises OSError."""
         space, *streams, status = descriptors[:DESCRIPTORS]
         trees = descriptors[DESCRIPTORS:]
-        settled, settling = os.pipe()
+        report_read, report_write = os.pipe()
         imported, importing = os.pipe()
         own = [self._selector.fileno(), *(key.fd for key in self._selector.get_map().values() if key.fd != 0)]
-        with os.fdopen(settled, "rb") as outcome:
-            with os.fdopen(settling, "wb", 0) as report, os.fdopen(importing, "wb", 0) as importer:
+        with os.fdopen(report_read, "rb") as outcome:
+            with os.fdopen(report_write, "wb", 0) as report, os.fdopen(importing, "wb", 0) as importer:
 
                 def become() -> None:
-                    """In the child: leave everything of the server behind, and be the client."""
+                    """In the child: close the server's descriptors and become the client."""
                     try:
-                        for descriptor in (*own, *self._kept, *self._statuses.values(), status, settled, imported):
+                        for descriptor in (*own, *self._kept, *self._statuses.values(), status, report_read, imported):
                             os.close(descriptor)
                         forkchild.become(
                             target, self._name, request, space, streams, trees, self._roles, report, importer
                         )
                     finally:
-                        os._exit(1)  # whatever it is, the server's loop must not go on in here
+                        os._exit(1)  # never continue in the server's loop
 
                 first, pid = (None, _fork(become)) if request["confined"] is None else self._roles.fork(become)
-            said = outcome.read(_ERROR_BYTES)
+            failure = outcome.read(_ERROR_BYTES)
         client = os.pidfd_open(pid)
         connection.clients[client] = pid
         self._selector.register(client, selectors.EVENT_READ, lambda: self._reap(connection, client))
         if first is not None:
             connection.spaces.add(first)
-            self._selector.register(first, selectors.EVENT_READ, lambda: self._forget(connection, first))
-        if said:
+            self._selector.register(first, selectors.EVENT_READ, lambda: self._close_first(connection, first))
+        if failure:
             os.close(imported)
             if first is not None:
                 _kill(first)
-            self._answer(connection, json.loads(said))
+            self._answer(connection, json.loads(failure))
             return
         self._statuses[client] = status
         pidfds = [client, *(() if first is None else (first,))]
@@ -199,11 +198,11 @@ class Server:
         self._selector.register(imported, selectors.EVENT_READ, receive)
 
     def _answer(self, connection: _Connection, answer: dict[str, Any], *descriptors: int) -> None:
-        with contextlib.suppress(OSError):  # who asked has ended; that is read next
+        with contextlib.suppress(OSError):  # the requester has exited; the next read detects it
             socket.send_fds(connection.socket, [json.dumps(answer).encode()], descriptors)
 
-    def _forget(self, connection: _Connection, first: int) -> None:
-        """A first process has ended, which is not this process's child."""
+    def _close_first(self, connection: _Connection, first: int) -> None:
+        """Close the pidfd of a first process that has exited. It is not a child of this process."""
         connection.spaces.remove(first)
         self._selector.unregister(first)
         os.close(first)
@@ -214,18 +213,18 @@ class Server:
         os.close(pidfd)
         status = self._statuses.pop(pidfd, None)
         if status is not None:
-            with contextlib.suppress(BrokenPipeError):  # nobody wants to know
+            with contextlib.suppress(BrokenPipeError):  # nobody reads the status
                 os.write(status, STATUS.pack(wait_status))
             os.close(status)
 
 
 def _kill(pidfd: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has ended already
+    with contextlib.suppress(ProcessLookupError):  # it has exited
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
 def _fork(become: Callable[[], None]) -> int:
-    """The process id of a child that becomes something else."""
+    """Fork a child that calls `become`, and return its process id."""
     pid = os.fork()
     if pid == 0:
         become()
@@ -233,12 +232,12 @@ def _fork(become: Callable[[], None]) -> int:
 
 
 def _is_own(module: str) -> bool:
-    """Whether it is a module of punchlab, and so trusted with the privileges of the server."""
+    """Return whether it is a module of punchlab, which the server trusts."""
     return module.partition(".")[0] == punchlab.__name__
 
 
 def _prepared(name: str, preload: Sequence[str], search_path: Sequence[str]) -> Function | Late | str:
-    """The function to fork clients of, or what is wrong with it.
+    """Return the function to fork clients from, or its import error.
 
     The server imports functions of punchlab with their modules, and modules of Python and of packages that these have
     imported. The confined child imports all other functions, because their modules can be hostile.
@@ -254,7 +253,7 @@ def _prepared(name: str, preload: Sequence[str], search_path: Sequence[str]) -> 
 
 
 def main(search_path: str, listener: str, namespace: str, directory: str, name: str, *preload: str) -> None:
-    """Be the server: the starter's `sys.path` in JSON, three descriptors, the function, the modules.
+    """Run the server: the starter's `sys.path` in JSON, three descriptors, the function, the modules.
 
     The descriptors are the socket to listen on, and the mount namespace and the working directory of the starter; this
     process starts in a read-only copy of that mount namespace. Without a function, its name is empty.
@@ -265,14 +264,14 @@ def main(search_path: str, listener: str, namespace: str, directory: str, name: 
     mounts.enter(int(namespace), int(directory))
     for descriptor in (namespace, directory):
         os.close(int(descriptor))
-    gc.disable()  # what is imported stays, and a collection of all of it takes 20 ms of CPU
+    gc.disable()  # imported objects stay, and a collection takes 20 ms of CPU
     spaces = PidSpaces()  # before this process grows
     target = _prepared(name, preload, json.loads(search_path)) if name else None
-    gc.freeze()  # what is shared stays shared: the collector would write to every object
+    gc.freeze()  # keep shared pages shared: the collector would write to every object
     gc.enable()
     Server(socket.socket(fileno=int(listener)), target, name.partition(":")[0], spaces, [read_only]).run()
 
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-    os._exit(0)  # the interpreter would take down all modules first
+    os._exit(0)  # without freeing all modules
