@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 from punchlab.lab.errors import InputError
+from punchlab.lab.folder import Folder
 from punchlab.lab.kernel.pressure import SPARE
 from punchlab.punch.text import printable_parts
 
@@ -143,7 +144,8 @@ def read_run(run_dir: Path, name: str = "") -> Run:
     """
     path = run_dir / "results.jsonl"
     try:
-        content = path.read_bytes()
+        with Folder.open(run_dir) as folder:
+            content, parameters = folder.read(path.name), _read_parameters(folder)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError("run directory", str(run_dir), "a directory with a results.jsonl") from None
     except OSError as error:
@@ -151,7 +153,7 @@ def read_run(run_dir: Path, name: str = "") -> Run:
     trials, cut_short = _read_lines(path, content, name)
     if not trials:
         raise InputError("run directory", str(run_dir), "at least one finished trial in its results.jsonl")
-    return Run(name, trials, _read_parameters(run_dir / "run.json"), cut_short)
+    return Run(name, trials, parameters, cut_short)
 
 
 def _read_lines(path: Path, content: bytes, name: str) -> tuple[list[Trial], bool]:
@@ -178,9 +180,10 @@ def _read_lines(path: Path, content: bytes, name: str) -> tuple[list[Trial], boo
     return trials, cut_short
 
 
-def _read_parameters(path: Path) -> Mapping[str, object]:
+def _read_parameters(folder: Folder) -> Mapping[str, object]:
+    path = folder.path / "run.json"
     try:
-        content = path.read_bytes()
+        content = folder.read(path.name)
         return _printable(content, _json_object(content))
     except FileNotFoundError:
         return {}

@@ -15,6 +15,7 @@ from punchlab.lab.confinement import shares
 from punchlab.lab.confinement.paths import HERE
 from punchlab.lab.confinement.shares import Needs, Plan, Share
 from punchlab.lab.errors import InputError, LabError, MissingCapabilityError
+from punchlab.lab.folder import Folder
 from punchlab.lab.inputs import numbers
 from punchlab.lab.inputs.choices import one_of
 from punchlab.lab.kernel import programs
@@ -355,6 +356,9 @@ def _budget_s(given: argparse.Namespace) -> float | None:
 def _check_file(field: str, file: Path) -> None:
     """Raise `InputError` unless the file can be written in a directory that is there."""
     try:
+        if file.parent.is_dir():
+            with Folder.open(file.parent) as folder:
+                folder.check_replaceable(file.name)
         there = file.exists()
         if file.is_dir() or not file.parent.is_dir():
             raise InputError(field, str(file), "a file in a directory that is there")
