@@ -157,13 +157,16 @@ class Folder:
 def _working_directory(path: Path) -> tuple[Path, tuple[str, ...]]:
     """Return the working directory and the names that lead from it to the path; the path and none if none do."""
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 - without links there is one meaning of ".."
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # it was removed
+        return path, ()
     if here == here.parent:  # no program of other people can write to /
         return path, ()
     for folder in reversed((absolute, *absolute.parents)):
         with contextlib.suppress(OSError):
             if folder.samefile(here):
-                return folder, absolute.relative_to(folder).parts
+                return Path(), absolute.relative_to(folder).parts
     return path, ()
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import line, punchlab, run, started
+from tests.commands import ROOT, line, punchlab, run, started
 
+HOW_TO = ROOT / "docs" / "how-to" / "several-machines.md"
 DASK = str(Path(sys.executable).parent / "dask")
 SETUP = """
 ip link set lo up
@@ -71,21 +72,18 @@ def test_a_worker_listens_at_one_address_and_a_campaign_at_none(tmp_path: Path, 
     assert complaints.startswith(warned) == (host != "127.0.0.1"), complaints
 
 
-def certificates(folder: Path) -> list[str]:
-    """The words before a command that configure Dask with the certificates of a new authority, as in the how-to."""
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
-    make += ["-subj", "/CN=dask", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(make, check=True, capture_output=True)
-    tls = "DASK_DISTRIBUTED__COMM__TLS__"
-    variables = [f"{tls}CA_FILE={certificate}"]
-    for role in ("SCHEDULER", "WORKER", "CLIENT"):
-        variables += [f"{tls}{role}__CERT={certificate}", f"{tls}{role}__KEY={key}"]
-    return ["env", *variables]
+def documented_tls(folder: Path) -> list[str]:
+    """Do what the how-to says to use TLS; return the words before a command that is configured so."""
+    blocks = re.findall(r"```(sh|yaml)\n(.*?)```", HOW_TO.read_text(), re.DOTALL)
+    (make,) = (text for kind, text in blocks if kind == "sh" and text.startswith("openssl"))
+    (configuration,) = (text for kind, text in blocks if kind == "yaml")
+    subprocess.run(["sh", "-ec", make], cwd=folder, check=True, capture_output=True)
+    (folder / "punchlab.yaml").write_text(configuration.replace("/path/to", str(folder)))
+    return ["env", f"DASK_CONFIG={folder}"]
 
 
 def test_with_tls_a_worker_serves_only_who_has_a_certificate(tmp_path: Path) -> None:
-    under = certificates(tmp_path)
+    under = documented_tls(tmp_path)
     command = [*under, DASK, "scheduler", "--protocol", "tls", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
     with started(*command) as scheduler:
         address = line(scheduler.stderr, "Scheduler at:").split()[-1]
