@@ -10,7 +10,7 @@ from pathlib import Path
 
 from punchlab.lab.campaign.files import write_error
 from punchlab.lab.errors import InputError
-from punchlab.lab.folder import Folder
+from punchlab.lab.kernel.folder import Folder
 
 _STAGING = ".report.tmp"
 

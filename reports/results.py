@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 from punchlab.lab.errors import InputError
-from punchlab.lab.folder import Folder
+from punchlab.lab.kernel.folder import Folder
 from punchlab.lab.kernel.pressure import SPARE
 from punchlab.punch.text import printable_parts
 

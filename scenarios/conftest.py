@@ -19,7 +19,7 @@ from punchlab.lab.capture import pcapng
 from punchlab.lab.cli.arguments import path
 from punchlab.lab.client.edges import BUSES, Bus
 from punchlab.lab.errors import InputError, PunchlabError
-from punchlab.lab.folder import Folder
+from punchlab.lab.kernel.folder import Folder
 from punchlab.lab.trial.record import record
 from punchlab.lab.trial.trial import Trial
 from punchlab.punch.text import printable

@@ -6,7 +6,7 @@ import errno
 from pathlib import Path
 
 from punchlab.lab.errors import InputError, LabError, PunchlabError
-from punchlab.lab.folder import Folder
+from punchlab.lab.kernel.folder import Folder
 
 _REFUSALS = {
     errno.EACCES,

@@ -16,7 +16,7 @@ from typing import Any
 
 from punchlab.lab.campaign.files import write_error
 from punchlab.lab.errors import InputError, LabError
-from punchlab.lab.folder import Folder
+from punchlab.lab.kernel.folder import Folder
 from punchlab.punch.text import safe_json
 
 Record = Mapping[str, Any]

@@ -18,7 +18,7 @@ from scapy.utils import PcapNgWriter
 
 from punchlab.lab.capture.frame import Frame, Recording
 from punchlab.lab.errors import InputError
-from punchlab.lab.folder import Folder
+from punchlab.lab.kernel.folder import Folder
 
 _EPB_FLAGS, _DIRECTION, _INBOUND, _OUTBOUND = 2, 3, 1, 2  # bits 0 and 1
 _IF_NAME, _IF_TSRESOL, _END_OF_OPTIONS = 2, 9, 0
@@ -67,7 +67,7 @@ class _Writer(PcapNgWriter):
 
 
 def write(path: Path, recording: Recording) -> None:
-    """Write the recording to a file, atomically (`lab.folder`). Raises OSError."""
+    """Write the recording to a file, atomically (`lab.kernel.folder`). Raises OSError."""
     with Folder.open(path.parent) as folder:
         folder.replace(path.name, encoded(recording))
 

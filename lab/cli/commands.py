@@ -15,10 +15,10 @@ from punchlab.lab.confinement import shares
 from punchlab.lab.confinement.paths import HERE
 from punchlab.lab.confinement.shares import Needs, Plan, Share
 from punchlab.lab.errors import InputError, LabError, MissingCapabilityError
-from punchlab.lab.folder import Folder
 from punchlab.lab.inputs import numbers
 from punchlab.lab.inputs.choices import one_of
 from punchlab.lab.kernel import programs
+from punchlab.lab.kernel.folder import Folder
 from punchlab.punch.text import printable
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import ROOT, line, punchlab, run, started
+from tests.documents import blocks, commands
 
 HOW_TO = ROOT / "docs" / "how-to" / "several-machines.md"
 DASK = str(Path(sys.executable).parent / "dask")
@@ -72,27 +73,22 @@ def test_a_worker_listens_at_one_address_and_a_campaign_at_none(tmp_path: Path, 
     assert complaints.startswith(warned) == (host != "127.0.0.1"), complaints
 
 
-def documented_tls(folder: Path) -> list[str]:
-    """Do what the how-to says to use TLS; return the words before a command that is configured so."""
-    blocks = re.findall(r"```(sh|yaml)\n(.*?)```", HOW_TO.read_text(), re.DOTALL)
-    (make,) = (text for kind, text in blocks if kind == "sh" and text.startswith("openssl"))
-    (configuration,) = (text for kind, text in blocks if kind == "yaml")
-    subprocess.run(["sh", "-ec", make], cwd=folder, check=True, capture_output=True)
-    (folder / "punchlab.yaml").write_text(configuration.replace("/path/to", str(folder)))
-    return ["env", f"DASK_CONFIG={folder}"]
-
-
-def test_with_tls_a_worker_serves_only_who_has_a_certificate(tmp_path: Path) -> None:
-    under = documented_tls(tmp_path)
-    command = [*under, DASK, "scheduler", "--protocol", "tls", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
-    with started(*command) as scheduler:
+def test_with_tls_as_described_a_worker_serves_only_holders_of_a_certificate(tmp_path: Path) -> None:
+    (configuration,) = (block.text for block in blocks(HOW_TO) if block.language == "yaml")
+    (tmp_path / "punchlab.yaml").write_text(configuration.replace("/path/to", str(tmp_path)))
+    (tmp_path / "sweep.toml").write_text('topology = "ab"\nnat_a = "none"\nnat_b = "none"\ntrials = 2\n')
+    configured = ["env", f"DASK_CONFIG={tmp_path}"]
+    make, *rest = list(commands(HOW_TO))[3:]
+    subprocess.run(["sh", "-ec", make], cwd=tmp_path, check=True, capture_output=True)
+    _dask, *scheduler_words = rest[0].replace("192.0.2.1", "127.0.0.1").replace("8787", "0").split()
+    with started(*configured, DASK, *scheduler_words, "--port", "0") as scheduler:
         address = line(scheduler.stderr, "Scheduler at:").split()[-1]
         assert address.startswith("tls://127.0.0.1:")
-        with started(*punchlab("worker", address, "--jobs", "1", under=under)) as worker:
+        worker_words, run_words = (words.replace("tls://192.0.2.1:8786", address).split()[1:] for words in rest[1:])
+        with started(*punchlab(*worker_words, under=configured)) as worker:
             line(worker.stdout, f"worker of {address}")
-            out = ["--out", str(tmp_path / "out")]
-            done = run(punchlab(*CAMPAIGN, *out, "--dask", address, under=under))
-            assert done.returncode == 0, done
+            done = run(punchlab(*run_words, under=configured), cwd=tmp_path)
+            assert "2 trials, 0 disagree with the oracle, 0 lab errors" in done.stdout, done
             sockets = run(["ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes"]).stdout
             (port,) = re.findall(rf"127\.0\.0\.1:(\d+) .*pid={worker.pid},", sockets)
             context = ssl.create_default_context()
@@ -103,3 +99,6 @@ def test_with_tls_a_worker_serves_only_who_has_a_certificate(tmp_path: Path) -> 
                 context.wrap_socket(plain) as stranger,
             ):
                 stranger.recv(1)
+            without = run(punchlab(*run_words, "--out", str(tmp_path / "other")), cwd=tmp_path)
+            assert (without.returncode, without.stdout) == (1, ""), without
+            assert not (tmp_path / "other").exists()

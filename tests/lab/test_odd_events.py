@@ -16,7 +16,7 @@ from punchlab import reports
 from punchlab.lab.campaign.results import Results
 from punchlab.lab.client.contract import DEEPEST, EVENTS, TIME, Speaker
 from punchlab.lab.client.output import ERROR_BYTES, EVENTS_BYTES, OUTPUT_BYTES, Output
-from punchlab.lab.folder import Folder
+from punchlab.lab.kernel.folder import Folder
 from punchlab.lab.trial.record import record
 from punchlab.lab.trial.verdict import ClientRun, timings
 from punchlab.reports.results import read_run

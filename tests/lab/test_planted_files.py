@@ -13,7 +13,7 @@ from punchlab import reports
 from punchlab.lab.campaign.files import write_file
 from punchlab.lab.campaign.results import RunFolder
 from punchlab.lab.errors import InputError
-from punchlab.lab.folder import Folder
+from punchlab.lab.kernel.folder import Folder
 from punchlab.reports.files import put_files
 from tests.commands import assert_one_clear_line, punchlab, run
 from tests.reports.sample import record, write_run
