@@ -53,7 +53,7 @@ def times(strategy: str, count: int, tell: Callable[[str], None]) -> dict[str, A
 
 
 def _counts(record: Mapping[str, Any]) -> bool:
-    if record["outcome"] == "lab_error" or record["prediction"]["outcome"] != "direct":
+    if record["outcome"] == "lab_error" or record["outcome_prediction"]["outcome"] != "direct":
         return False
     return record["skew_s"] is not None and abs(record["skew_s"]) < record["delay_s"]
 
@@ -61,7 +61,7 @@ def _counts(record: Mapping[str, Any]) -> bool:
 def judged(records: Sequence[Mapping[str, Any]], end: str) -> dict[str, Any]:
     """The times of the records and their floors, and by how much they are within what is `WANTED` (seconds)."""
     times_s = [each["timings_s"][f"known_to_{end}"] for each in records]
-    floors_s = [each["prediction"][_ENDS[end]] - abs(each["skew_s"]) for each in records]
+    floors_s = [each["outcome_prediction"][_ENDS[end]] - abs(each["skew_s"]) for each in records]
     ratios = [time / floor for time, floor in zip(times_s, floors_s, strict=True)]
     spare_s = {
         name: -_quantile(

@@ -60,7 +60,7 @@ def _records(nats: Sequence[str], trials: int, strategies: Sequence[str]) -> Ite
                 for number in range(trials):
                     connected_s = 0.04 + rng.gammavariate(2, 0.001)
                     yield {
-                        "schema": 1,
+                        "schema": 2,
                         "id": f"ab-{nat_a}-{nat_b}-{strategy}-{number:03}",
                         "started": "2026-01-01T12:00:00.000Z",
                         "topology": "ab",
@@ -71,11 +71,12 @@ def _records(nats: Sequence[str], trials: int, strategies: Sequence[str]) -> Ite
                         "delay_s": 0.02,
                         "outcome": "direct",
                         "reason": None,
-                        "prediction": said,
-                        "control": {"direct": True, "skew_s": 0.0, "prediction": said},
+                        "outcome_prediction": said,
+                        "control": {"direct": True, "skew_s": 0.0, "outcome_prediction": said},
                         "agrees": True,
                         "timings_s": {"connected": connected_s, "agreed": connected_s + 0.04},
                         "cpu_pressure": 0.1,
+                        "cpu_starved": False,
                         "exchange": {"crossed": True, "syns": 4, "resets": 0},
                         "versions": {"python": "3"},
                     }

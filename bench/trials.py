@@ -72,7 +72,7 @@ def outcomes(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
     """Pair of NATs -> outcome -> how often, where the oracle was certain."""
     counted: dict[str, Counter[str]] = {}
     for record in records:
-        if record["outcome"] != "lab_error" and record["prediction"]["outcome"] != _UNDECIDED:
+        if record["outcome"] != "lab_error" and record["outcome_prediction"]["outcome"] != _UNDECIDED:
             counted.setdefault(f"{record['nat_a']}, {record['nat_b']}", Counter())[record["outcome"]] += 1
     return {pair: dict(counter) for pair, counter in sorted(counted.items())}
 

@@ -1,4 +1,4 @@
-"""Results in, pictures and pages out.
+"""Reports: from result records to charts, tables and a page.
 
 `write(run_dir)` turns the `results.jsonl` of one run, or of several, into `index.html`, `charts/`, `results.csv`,
 `results.parquet` and `summary.md`.

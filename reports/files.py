@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Write several files atomically."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _STAGING = ".report.tmp"
 
 
 def put_files(directory: Path, files: Mapping[str, bytes], replaced: str) -> None:
-    """Write `files` (relative name -> content) under `directory`; each is renamed into place once all are on disk.
+    """Write `files` (relative name -> content) under `directory`; each is renamed into place when all are on disk.
 
-    A process killed on the way leaves every file as it was or as it shall be. The folder named `replaced` belongs to
-    these files alone: what an earlier call left there and this one does not write is removed. Two callers at once take
-    turns. Raises `InputError` if the directory cannot be written, and `LabError` for a full disk.
+    If the process is killed, every file has its old or its new content. The folder `replaced` contains only such
+    files: PNG and SVG files of an earlier call that this call does not write are removed. Concurrent calls wait for
+    each other. Raises `InputError` if the directory cannot be written, and `LabError` for a full disk.
     """
     try:
         with Folder.open(directory, create=True) as folder, folder.folder(replaced, create=True) as own:

@@ -1,110 +1,110 @@
-"""Trials made comparable: grouped by the conditions they ran under, and counted per pair of NATs."""
+"""Trials grouped by the conditions under which they ran, and counted per pair of NATs."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
 from statistics import median
 from typing import Any
 
 from punchlab.lab.campaign.statistics import Interval, wilson_interval
-from punchlab.reports.results import OUTCOMES, TIMES, Trial
+from punchlab.lab.results.axes import AXES
+from punchlab.lab.results.outcomes import OUTCOMES
+from punchlab.reports.results import TIMES, RunTrial
 
 SEPARATOR = " · "
-"""Between the conditions of a label."""
+"""Separates the conditions of a label."""
 _LONGEST_SLUG = 100
 """Characters; a file name has at most 255 bytes."""
-_FRIENDLIEST_FIRST = ("none", "full_cone", "restricted_cone", "port_restricted_cone", "symmetric")
+_PERMISSIVE_FIRST = ("none", "full_cone", "restricted_cone", "port_restricted_cone", "symmetric")
 
 
 def nat_order(name: str) -> tuple[int, str]:
-    """Sort key of NAT names: the classic ones from the friendliest to the hardest, then the others by name."""
-    known = name in _FRIENDLIEST_FIRST
-    return (_FRIENDLIEST_FIRST.index(name) if known else len(_FRIENDLIEST_FIRST), name)
+    """Return the sort key of a NAT: the classic ones from the most permissive to the strictest, then others by name."""
+    known = name in _PERMISSIVE_FIRST
+    return (_PERMISSIVE_FIRST.index(name) if known else len(_PERMISSIVE_FIRST), name)
+
+
+_AXES = [axis for axis in AXES.values() if axis.name not in ("nat_a", "nat_b")]
+_KEY = attrgetter(*(axis.field for axis in _AXES))
+_PLACES = {axis.field: place for place, axis in enumerate(_AXES)}
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Everything but the two NATs that a punch may depend on; trials of different conditions are never pooled.
+    """The values of all axes but the two NATs; trials of different conditions are never pooled.
 
-    `run` is the name of the run folder where several folders have trials of the same pair of NATs under otherwise the
-    same condition; else it is None.
+    `values` are in the order of the axes. `run` is the name of the run folder where several folders have trials of the
+    same pair of NATs under otherwise the same condition; else it is None.
     """
 
-    topology: str
-    pair: tuple[str, str]
-    cgn: str | None
-    port_mapping: str | None
-    background_per_s: float | None
-    client: str | None
-    strategy: str | None
-    unsolicited: str | None
-    max_attempts: int | None
-    deadline_s: float | None
-    skew_wanted_s: float | None
-    delay_s: float | None
-    jitter_s: float | None
-    loss: float | None
-    bw_mbit_s: float | None
+    values: tuple[Any, ...]
     run: str | None = None
 
     @classmethod
-    def of(cls, trial: Trial) -> Condition:
-        """The condition that a trial ran under, without the run."""
+    def of(cls, trial: RunTrial) -> Condition:
+        """Return the condition that a trial ran under, without the run."""
         # Sums over the links of a path differ in their last bits with the order of the links.
-        values: dict[str, Any] = {name: getattr(trial, name) for name in _OF_TRIALS}
-        for name, value in values.items():
-            values[name] = round(value, 9) if isinstance(value, float) else value
-        return cls(**values)
+        return cls(tuple(round(value, 9) if isinstance(value, float) else value for value in _KEY(trial)))
+
+    def __getitem__(self, field: str) -> Any:
+        return self.values[_PLACES[field]]
+
+    @property
+    def topology(self) -> str:
+        """The topology."""
+        return str(self["topology"])
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """The two hosts."""
+        one, other = self["pair"]
+        return one, other
+
+    @property
+    def strategy(self) -> str | None:
+        """The strategy."""
+        found: str | None = self["strategy"]
+        return found
+
+    @property
+    def setting(self) -> Condition:
+        """The same without the strategy."""
+        place = _PLACES["strategy"]
+        return Condition((*self.values[:place], None, *self.values[place + 1 :]), self.run)
 
     def may_be(self, other: Condition) -> bool:
-        """Whether the two are the same wherever both are known."""
-        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        """Return whether the two are the same wherever both are known."""
+        pairs = zip(self._all, other._all, strict=True)
         return all(one == two or one is None or two is None for one, two in pairs)
 
     def words(self) -> dict[str, str]:
-        """Each known condition in a few words, by field name."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: _WORDS[name](value) for name, value in values.items() if value is not None or name in _NULL_SAYS}
+        """Return each known condition in words, by field name."""
+        words = {
+            axis.field: axis.null if value is None else axis.label(value)
+            for axis, value in zip(_AXES, self.values, strict=True)
+        }
+        words["run"] = None if self.run is None else f"run {self.run}"
+        return {name: text for name, text in words.items() if text is not None}
 
     def order(self) -> tuple[tuple[bool, object], ...]:
-        """Sort key; unset fields come first."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return tuple((value is not None, "" if value is None else value) for value in values)
+        """Return the sort key; unset fields come first."""
+        return tuple((value is not None, "" if value is None else value) for value in self._all)
 
-
-_OF_TRIALS = tuple(field.name for field in fields(Condition) if field.name != "run")
-_KEY = attrgetter(*_OF_TRIALS)
-_NULL_SAYS = {"max_attempts", "skew_wanted_s", "bw_mbit_s"}
-_WORDS: Mapping[str, Callable[..., str]] = {
-    "topology": str,
-    "pair": lambda pair: f"{pair[0]} to {pair[1]}",
-    "cgn": lambda nat: f"carrier's NAT {nat}",
-    "port_mapping": lambda protocols: f"port mapping {protocols}",
-    "background_per_s": lambda rate: f"background {rate:g}/s",
-    "client": lambda client: f"client {client}",
-    "strategy": lambda strategy: f"strategy {strategy}",
-    "unsolicited": lambda answer: f"unsolicited {answer}",
-    "max_attempts": lambda n: "attempts unlimited" if n is None else f"at most {n} attempt{'s'[: n != 1]}",
-    "deadline_s": lambda seconds: f"deadline {seconds:g} s",
-    "skew_wanted_s": lambda seconds: "no skew set" if seconds is None else f"skew {seconds * 1000:g} ms",
-    "delay_s": lambda seconds: f"delay {seconds * 1000:g} ms one way",
-    "jitter_s": lambda seconds: f"jitter {seconds * 1000:g} ms",
-    "loss": lambda loss: f"loss {loss * 100:g} %",
-    "bw_mbit_s": lambda rate: "bandwidth unlimited" if rate is None else f"{rate:g} Mbit/s",
-    "run": lambda name: f"run {name}",
-}
+    @property
+    def _all(self) -> tuple[Any, ...]:
+        return (*self.values, self.run)
 
 
 class Trials:
-    """Some trials and their counts. `n` counts measurements: a trial that the lab broke (`lab_error`) is none."""
+    """Several trials and their counts. `n` is the number of measurements; a `lab_error` is not a measurement."""
 
-    def __init__(self, trials: Iterable[Trial]) -> None:
-        self.all = tuple(sorted(trials, key=Trial.order))
+    def __init__(self, trials: Iterable[RunTrial]) -> None:
+        self.all = tuple(sorted(trials, key=RunTrial.order))
         self.measured = tuple(trial for trial in self.all if not trial.lab_error)
         self.lab_errors = tuple(trial for trial in self.all if trial.lab_error)
         self.direct = tuple(trial for trial in self.measured if trial.direct)
@@ -113,13 +113,18 @@ class Trials:
 
     @property
     def n(self) -> int:
-        """How many trials measured something."""
+        """Number of measured trials."""
         return len(self.measured)
 
     @property
     def k(self) -> int:
-        """How many of them ended in a direct tunnel."""
+        """Number of trials that ended in a direct tunnel."""
         return len(self.direct)
+
+    @property
+    def rate(self) -> float | None:
+        """The success rate; None without a measurement."""
+        return self.k / self.n if self.n else None
 
     @property
     def interval(self) -> Interval | None:
@@ -128,52 +133,54 @@ class Trials:
 
     @cached_property
     def outcomes(self) -> dict[str, int]:
-        """Measured outcomes and how often each came, from the best to the worst."""
+        """Number of trials by outcome, from the best to the worst."""
         counts = Counter(trial.outcome for trial in self.measured)
         return {outcome: counts[outcome] for outcome in OUTCOMES if counts[outcome]}
 
     @cached_property
     def expected_rate(self) -> float | None:
-        """The success rate that the oracle expects of the measured trials; None where it did not say."""
+        """The success rate that the oracle expects of the measured trials; None without a prediction for each."""
         rates: list[float] = []
         for trial in self.measured:
-            said = trial.prediction
-            rate = {"direct": 1.0, "fails": 0.0}.get(said.outcome, said.probability) if said else None
+            predicted = trial.outcome_prediction
+            rate = {"direct": 1.0, "fails": 0.0}.get(predicted.outcome, predicted.probability) if predicted else None
             if rate is None:
                 return None
             rates.append(rate)
         return sum(rates) / len(rates) if rates else None
 
     @cached_property
-    def timed(self) -> tuple[Trial, ...]:
-        """The direct trials that have a latency and had CPU to spare: all latencies and the floor are theirs."""
-        calm = (trial for trial in self.direct if not trial.cpu_starved)
-        return tuple(trial for trial in calm if trial.connected_s is not None or trial.agreed_s is not None)
+    def timed(self) -> tuple[RunTrial, ...]:
+        """The direct trials with a latency that were not CPU-starved; all latencies and the floor are of these."""
+        unstarved = (trial for trial in self.direct if not trial.cpu_starved)
+        return tuple(
+            trial for trial in unstarved if any(trial.timing(name) is not None for name in ("connected", "agreed"))
+        )
 
     def timings(self, name: str) -> Sequence[float]:
-        """Seconds to `connected` or `agreed` of the `timed` trials that have it, ascending."""
+        """Return the seconds to `connected` or `agreed` of the `timed` trials that have it, ascending."""
         if name not in self._timings:
-            found = (trial.connected_s if name == "connected" else trial.agreed_s for trial in self.timed)
+            found = (trial.timing(name) for trial in self.timed)
             self._timings[name] = sorted(seconds for seconds in found if seconds is not None)
         return self._timings[name]
 
     @property
     def cpu_starved(self) -> int:
-        """How many direct trials have no latency here because the machine was busy."""
-        return sum(trial.cpu_starved for trial in self.direct)
+        """Number of direct trials whose latency does not count because they were CPU-starved."""
+        return sum(trial.cpu_starved is True for trial in self.direct)
 
     def median(self, name: str) -> float | None:
-        """The median of `timings`; None when there are none."""
+        """Return the median of `timings`; None without any."""
         timings = self.timings(name)
         return median(timings) if timings else None
 
     @cached_property
     def floor_s(self) -> float | None:
-        """The least time that any of the `timed` trials needed to connect, as the oracle computed it.
+        """The least time that the oracle allows any of the `timed` trials to connect.
 
-        It is a lower bound of all their latencies; None where the oracle has no floor for one of them.
+        It is a lower bound of all their latencies; None if the oracle has no floor for one of them.
         """
-        floors = [trial.prediction.floor_s if trial.prediction else None for trial in self.timed]
+        floors = [trial.outcome_prediction.floor_s if trial.outcome_prediction else None for trial in self.timed]
         known = [floor for floor in floors if floor is not None]
         return min(known) if known and len(known) == len(floors) else None
 
@@ -181,7 +188,7 @@ class Trials:
 class PairTrials(Trials):
     """The trials of one pair of NATs under one condition."""
 
-    def __init__(self, nat_a: str, nat_b: str, trials: Iterable[Trial]) -> None:
+    def __init__(self, nat_a: str, nat_b: str, trials: Iterable[RunTrial]) -> None:
         super().__init__(trials)
         self.nat_a, self.nat_b = nat_a, nat_b
 
@@ -192,25 +199,26 @@ class PairTrials(Trials):
 
     @cached_property
     def predictions(self) -> dict[str, int]:
-        """What the oracle predicted, and for how many trials."""
-        counts = Counter(trial.prediction.outcome for trial in self.measured or self.all if trial.prediction)
+        """Number of trials by predicted outcome."""
+        found = (trial.outcome_prediction for trial in self.measured or self.all)
+        counts = Counter(prediction.outcome for prediction in found if prediction)
         return dict(sorted(counts.items()))
 
     @property
     def predicted(self) -> str | None:
-        """The prediction where all trials have the same one, `depends` where timing decided; None without any."""
-        said = self.predictions
-        return next(iter(said)) if len(said) == 1 else "depends" if said else None
+        """The prediction if all trials have the same one, else `depends`; None without any."""
+        found = self.predictions
+        return next(iter(found)) if len(found) == 1 else "depends" if found else None
 
     @property
     def agrees(self) -> bool | None:
-        """Whether every judged trial came out as predicted; None when none was judged."""
+        """Whether every judged trial is as predicted; None if none was judged."""
         judged = [trial.agrees for trial in self.measured if trial.agrees is not None]
         return all(judged) if judged else None
 
     @property
     def rate_fits(self) -> bool | None:
-        """Where chance decides: whether the expected rate lies in Wilson's interval of the measured; else None."""
+        """If chance decides, whether Wilson's interval of the measured rate contains the expected rate; else None."""
         expected, interval = self.expected_rate, self.interval
         if self.predicted != "depends" or expected is None or interval is None:
             return None
@@ -218,31 +226,32 @@ class PairTrials(Trials):
 
     @cached_property
     def reason(self) -> str | None:
-        """Why it fails, or else why it should work, in words: the commonest reason given."""
+        """The most frequent reason of failures, or else of predictions."""
         failed = [trial.reason for trial in self.measured if not trial.direct and trial.reason]
-        said = [trial.prediction.reason for trial in self.measured if trial.prediction and trial.prediction.reason]
-        counts = Counter(failed or said)
+        predictions = (trial.outcome_prediction for trial in self.measured)
+        reasons = [prediction.reason for prediction in predictions if prediction and prediction.reason]
+        counts = Counter(failed or reasons)
         return min(counts, key=lambda reason: (-counts[reason], reason)) if counts else None
 
 
 class Group(Trials):
-    """The trials of one condition, and the same per pair of NATs. `label` tells it from the others of the run."""
+    """The trials of one condition, also per pair of NATs. `label` is unique in the report."""
 
-    def __init__(self, condition: Condition, label: str, slug: str, trials: Iterable[Trial]) -> None:
+    def __init__(self, condition: Condition, label: str, slug: str, trials: Iterable[RunTrial]) -> None:
         super().__init__(trials)
         self.condition, self.label, self.slug = condition, label, slug
 
     @cached_property
     def pairs(self) -> tuple[PairTrials, ...]:
-        """Per pair of NATs, from the friendliest to the hardest."""
-        found: dict[tuple[str, str], list[Trial]] = {}
+        """The trials per pair of NATs, from the most permissive to the strictest."""
+        found: dict[tuple[str, str], list[RunTrial]] = {}
         for trial in self.all:
             found.setdefault((trial.nat_a, trial.nat_b), []).append(trial)
         order = sorted(found, key=lambda nats: (nat_order(nats[0]), nat_order(nats[1])))
         return tuple(PairTrials(*nats, found[nats]) for nats in order)
 
     def pair(self, nat_a: str, nat_b: str) -> PairTrials | None:
-        """The trials of that pair of NATs; None if it was not run."""
+        """Return the trials of a pair of NATs; None if it was not run."""
         return self._by_nats.get((nat_a, nat_b))
 
     @cached_property
@@ -251,40 +260,40 @@ class Group(Trials):
 
     @cached_property
     def nats_a(self) -> list[str]:
-        """NATs that host a was behind."""
+        """The NATs of the first host."""
         return sorted({pair.nat_a for pair in self.pairs}, key=nat_order)
 
     @cached_property
     def nats_b(self) -> list[str]:
-        """NATs that host b was behind."""
+        """The NATs of the second host."""
         return sorted({pair.nat_b for pair in self.pairs}, key=nat_order)
 
     @property
     def series(self) -> str:
-        """The label without the topology; empty when the topology says it all."""
+        """The label without the topology; empty if the label is the topology."""
         return self.label.removeprefix(self.condition.topology).removeprefix(SEPARATOR)
 
 
-def group_trials(trials: Iterable[Trial]) -> list[Group]:
-    """One group per condition, ordered by topology and then by the other conditions.
+def group_trials(trials: Iterable[RunTrial]) -> list[Group]:
+    """Return one group per condition, ordered by topology and then by the other conditions.
 
-    A label names the topology, and what else differs between the groups of one topology. A trial that the lab broke
-    before all its conditions were known is in the group of the others of its run. Run folders that have trials of the
-    same pair of NATs under one condition have a group each.
+    A label contains the topology and the conditions that differ between groups of one topology. A `lab_error` with
+    unknown conditions is added to a possible group, first to one of its run. Run folders with trials of the same pair
+    of NATs under one condition have separate groups.
     """
     found = _apart_by_run(_by_condition(trials))
     conditions = sorted(found, key=Condition.order)
-    told = {"topology"}
-    for field in fields(Condition):
+    differing = {"topology"}
+    for place, field in enumerate((*_PLACES, "run")):
         seen: dict[str, set[object]] = {}
         for condition in conditions:
-            seen.setdefault(condition.topology, set()).add(getattr(condition, field.name))
+            seen.setdefault(condition.topology, set()).add((*condition.values, condition.run)[place])
         if any(len(values) > 1 for values in seen.values()):
-            told.add(field.name)
+            differing.add(field)
     groups: list[Group] = []
     slugs: set[str] = set()
     for condition in conditions:
-        label = SEPARATOR.join(words for name, words in condition.words().items() if name in told)
+        label = SEPARATOR.join(words for name, words in condition.words().items() if name in differing)
         slug = base = slug_of(label)
         while slug in slugs:
             slug = f"{base}-{len(slugs)}"
@@ -294,29 +303,29 @@ def group_trials(trials: Iterable[Trial]) -> list[Group]:
 
 
 def totals(groups: Sequence[Group], everything: Trials) -> list[tuple[str, Trials]]:
-    """What a total may add up: all trials under the name "", or per run folder where folders have the same cells."""
+    """Return the trials of each total: all under the name "", or per run folder if folders have common cells."""
     if all(group.condition.run is None for group in groups):
         return [("", everything)]
-    runs: dict[str, list[Trial]] = {}
+    runs: dict[str, list[RunTrial]] = {}
     for trial in everything.all:
         runs.setdefault(trial.run, []).append(trial)
     return [(run, Trials(trials)) for run, trials in runs.items()]
 
 
 def slug_of(label: str) -> str:
-    """The label as a part of a file name."""
+    """Return the label as a part of a file name."""
     return re.sub(r"[^a-z0-9._]+", "-", label.lower()).strip("-.")[:_LONGEST_SLUG] or "group"
 
 
-def _by_condition(trials: Iterable[Trial]) -> dict[Condition, list[Trial]]:
-    alike: dict[tuple[object, ...], list[Trial]] = {}
+def _by_condition(trials: Iterable[RunTrial]) -> dict[Condition, list[RunTrial]]:
+    alike: dict[tuple[object, ...], list[RunTrial]] = {}
     broken = []
     for trial in trials:
         if trial.lab_error:
             broken.append(trial)
         else:
             alike.setdefault(_KEY(trial), []).append(trial)
-    found: dict[Condition, list[Trial]] = {}
+    found: dict[Condition, list[RunTrial]] = {}
     for some in alike.values():
         found.setdefault(Condition.of(some[0]), []).extend(some)
     runs = {condition: {trial.run for trial in some} for condition, some in found.items()}
@@ -332,16 +341,16 @@ def _by_condition(trials: Iterable[Trial]) -> dict[Condition, list[Trial]]:
     return found
 
 
-def _apart_by_run(found: Mapping[Condition, list[Trial]]) -> dict[Condition, list[Trial]]:
-    """The same, with a condition per run folder where two folders have the same pair of NATs."""
+def _apart_by_run(found: Mapping[Condition, list[RunTrial]]) -> dict[Condition, list[RunTrial]]:
+    """Return the same, with a condition per run folder if two folders have the same pair of NATs."""
     shared = set()
     for condition, trials in found.items():
         runs: dict[tuple[str, str], str] = {}
         if any(runs.setdefault((trial.nat_a, trial.nat_b), trial.run) != trial.run for trial in trials):
-            shared.add(replace(condition, strategy=None))  # strategies are compared with each other within one run
-    apart: dict[Condition, list[Trial]] = {}
+            shared.add(condition.setting)  # strategies are compared within one run
+    apart: dict[Condition, list[RunTrial]] = {}
     for condition, trials in found.items():
-        if replace(condition, strategy=None) not in shared:
+        if condition.setting not in shared:
             apart[condition] = trials
             continue
         for trial in trials:
@@ -350,7 +359,7 @@ def _apart_by_run(found: Mapping[Condition, list[Trial]]) -> dict[Condition, lis
 
 
 def common_pairs(groups: Sequence[Group], measured: Callable[[PairTrials], bool]) -> list[Trials]:
-    """Per group, the trials of the NAT pairs that are `measured` in every group: the ones that can be compared."""
+    """Return, per group, the trials of the NAT pairs that are `measured` in every group."""
     kept = [{(pair.nat_a, pair.nat_b) for pair in group.pairs if measured(pair)} for group in groups]
     common = set.intersection(*kept) if kept else set()
     return [Trials(t for t in group.all if (t.nat_a, t.nat_b) in common) for group in groups]

@@ -1,4 +1,4 @@
-"""Run folders in, their report out."""
+"""Write the report of run folders."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from punchlab.reports.files import put_files
 from punchlab.reports.groups import Trials, group_trials
 from punchlab.reports.page import index_html
 from punchlab.reports.results import read_run
-from punchlab.reports.schema import rows
-from punchlab.reports.strategy_comparison import compare, contests
+from punchlab.reports.strategy_comparison import compare, settings_of
 from punchlab.reports.summary import summary_md
-from punchlab.reports.table import table_csv
+from punchlab.reports.table import rows, table_csv
 
 
 @dataclass(frozen=True, slots=True)
 class ReportPaths:
-    """Where the files of a report are. `charts` has the PNG and the SVG of every chart. No pyarrow, no `parquet`."""
+    """Paths of the files of a report. `charts`: PNG and SVG of every chart. `parquet` is None without pyarrow."""
 
     page: Path
     summary: Path
@@ -35,14 +34,14 @@ class ReportPaths:
 
 
 def write(*run_dirs: Path, out: Path | None = None) -> ReportPaths:
-    """Report on the results of the runs: `index.html`, `summary.md`, `results.csv`, `results.parquet` and `charts/`.
+    """Write the report of the runs: `index.html`, `summary.md`, `results.csv`, `results.parquet` and `charts/`.
 
-    The Parquet file needs pyarrow, and is left out without it. They are written to `out`, which is made if need be;
-    without it, beside the results of the first run. Every file appears whole or not at all, and the same results give
-    the same bytes. Raises `InputError` for a folder that holds no results, holds a malformed one, is given twice, or
-    cannot be written, and `LabError` for a full disk.
+    The Parquet file needs pyarrow. The files are written to `out`, which is created if necessary, or to the folder of
+    the first run. Every file is replaced atomically, and the same results give the same bytes. Raises `InputError` for
+    a folder that has no results, has a malformed one, is given twice, or cannot be written, and `LabError` for a full
+    disk.
 
-    Runs with different cells make one picture. Runs with a cell in common are shown side by side, under their names.
+    Runs with different cells are combined. Runs with a common cell are shown separately, under their names.
     """
     with _no_collection():
         return _write(run_dirs, out)
@@ -50,7 +49,7 @@ def write(*run_dirs: Path, out: Path | None = None) -> ReportPaths:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Without the collector of cyclic garbage: there is little of it, and to look for it takes longer than the rest."""
+    """Disable the collector of cyclic garbage: there is little of it, and the search takes longer than the rest."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -66,28 +65,28 @@ def _write(run_dirs: Sequence[Path], out: Path | None) -> ReportPaths:
     trials = [trial for run in runs for trial in run.trials]
     groups = group_trials(trials)
     everything = Trials(trials)
-    compared = contests(groups)
-    comparisons = compare(compared)
+    settings = settings_of(groups)
+    comparisons = compare(settings)
     notes = [
-        f"The last line of {run_dir / 'results.jsonl' if run.name else 'results.jsonl'} was cut short (a killed run) "
-        "and is left out."
+        f"The last line of {run_dir / 'results.jsonl' if run.name else 'results.jsonl'} is truncated (a killed run) "
+        "and is ignored."
         for run_dir, run in zip(run_dirs, runs, strict=True)
-        if run.cut_short
+        if run.truncated
     ]
     if everything.cpu_starved:
         timed = f"{everything.k - everything.cpu_starved:,} of {everything.k:,}"
         notes.append(
-            f"Latencies are those of {timed} direct trials: in the others tasks waited for a CPU for more than "
-            f"{SPARE:.0%} of the punch. Run with --jobs 1 on a machine that has nothing else to do."
+            f"Latencies are those of {timed} direct trials: in the others, tasks waited for a CPU for more than "
+            f"{SPARE:.0%} of the punch. Use --jobs 1 on an idle machine."
         )
 
     from punchlab.reports.charts import draw  # matplotlib takes more than a second to import
 
-    charts = draw(groups, compared, comparisons)
+    charts = draw(groups, settings, comparisons)
     table = rows(trials)
     files = {
-        "index.html": index_html(groups, (compared, comparisons), everything, charts, runs, notes).encode(),
-        "summary.md": summary_md(groups, (compared, comparisons), everything, notes).encode(),
+        "index.html": index_html(groups, (settings, comparisons), everything, charts, runs, notes).encode(),
+        "summary.md": summary_md(groups, (settings, comparisons), everything, notes).encode(),
         "results.csv": table_csv(table).encode(),
     }
     with suppress(MissingCapabilityError):
@@ -105,7 +104,7 @@ def _write(run_dirs: Sequence[Path], out: Path | None) -> ReportPaths:
 
 
 def _names(run_dirs: Sequence[Path]) -> list[str]:
-    """The names of the runs: empty for a single one, else the shortest ends of their paths that differ."""
+    """Return the names of the runs: empty for a single one, else the shortest different ends of their paths."""
     if not run_dirs:
         raise InputError("run directory", "", "at least one")
     resolved = [Path(os.path.realpath(run_dir)) for run_dir in run_dirs]
@@ -118,7 +117,7 @@ def _names(run_dirs: Sequence[Path]) -> list[str]:
 
 
 def _same_results(one: Path, other: Path) -> bool:
-    """Whether two folders have one results file between them, by way of a link or a mount."""
+    """Return whether two folders have the same results file, through a link or a mount."""
     with suppress(OSError):
         return (one / "results.jsonl").samefile(other / "results.jsonl")
     return False

@@ -1,4 +1,4 @@
-"""Strategies against each other: the same NATs, path and options, and only the strategy differs."""
+"""Compare strategies under the same conditions, pair of NATs by pair of NATs."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from punchlab.lab.campaign.exact import fisher_less, holm
 from punchlab.reports.groups import SEPARATOR, Group, PairTrials, nat_order, slug_of
 
 CHOOSER = "auto"
-"""The strategy that is held against each of the others."""
+"""The strategy that is compared with each of the others."""
 LEVEL = 0.01
-"""Family-wise."""
+"""Family-wise error rate."""
 _ORDER = ("reuse", "keep", "sync", "lowttl", "predict", "birthday", "portmap")
 
 Nats = tuple[str, str]
 
 
 def strategy_order(name: str) -> tuple[int, int, str]:
-    """Sort key: the chooser first, then those that are known, from the plainest on."""
+    """Return the sort key: the chooser, then the known strategies from the simplest, then others by name."""
     known = name in _ORDER
     return (name != CHOOSER, _ORDER.index(name) if known else len(_ORDER), name)
 
 
 @dataclass(frozen=True)
 class StrategyComparison:
-    """Groups that differ in nothing but the strategy. `label` tells it from the others of the run."""
+    """Groups that differ only in the strategy, in one setting; `label` is unique in the report."""
 
     label: str
     slug: str
@@ -39,12 +39,12 @@ class StrategyComparison:
 
     @cached_property
     def pairs(self) -> list[Nats]:
-        """The pairs of NATs that any of them ran, from the friendliest to the hardest."""
+        """The pairs of NATs that any group has, from the most permissive to the strictest."""
         found = {(pair.nat_a, pair.nat_b) for group in self.groups for pair in group.pairs}
         return sorted(found, key=lambda nats: (nat_order(nats[0]), nat_order(nats[1])))
 
     def trials(self, strategy: str, nats: Nats) -> PairTrials | None:
-        """The trials of that strategy for that pair; None if there are none that measured something."""
+        """Return the trials of a strategy for a pair of NATs; None without a measurement."""
         group = self._by_strategy.get(strategy)
         found = None if group is None else group.pair(*nats)
         return found if found is not None and found.n else None
@@ -54,12 +54,12 @@ class StrategyComparison:
         return {group.condition.strategy or "": group for group in self.groups}
 
 
-def contests(groups: Iterable[Group]) -> list[StrategyComparison]:
-    """The conditions under which two strategies or more were run."""
+def settings_of(groups: Iterable[Group]) -> list[StrategyComparison]:
+    """Return the settings in which two or more strategies were run."""
     found: dict[object, list[Group]] = {}
     for group in groups:
         if group.condition.strategy is not None:
-            found.setdefault(replace(group.condition, strategy=None), []).append(group)
+            found.setdefault(group.condition.setting, []).append(group)
     made: list[StrategyComparison] = []
     slugs: set[str] = set()
     for alike in found.values():
@@ -75,9 +75,9 @@ def contests(groups: Iterable[Group]) -> list[StrategyComparison]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The chooser against one other strategy, for one pair of NATs under one condition. `rejected`: it is worse."""
+    """The chooser and one other strategy, for one pair of NATs in one setting. `rejected`: the chooser is worse."""
 
-    contest: StrategyComparison
+    setting: StrategyComparison
     nats: Nats
     strategy: str
     chooser: PairTrials
@@ -87,29 +87,29 @@ class Comparison:
 
 
 def compare(found: Sequence[StrategyComparison]) -> list[Comparison]:
-    """The chooser against every other strategy in every cell: one-sided Fisher's exact tests, all of them one family.
+    """Compare the chooser with every other strategy in every cell: one family of one-sided Fisher's exact tests.
 
-    It is never worse than the best strategy if and only if it is worse than none; and so no strategy has to be called
-    the best by the very figures that it is then tested with. A cell is `rejected` if "the chooser's rate is no lower"
-    cannot be kept at the family-wise `LEVEL` (Holm).
+    The chooser is never worse than the best strategy if it is worse than none, so the best strategy need not be
+    selected by the data that test it. A comparison is `rejected` if the hypothesis "the chooser's rate is
+    not lower" is rejected at the family-wise `LEVEL` (Holm).
     """
     made = [
-        Comparison(contest, nats, strategy, chooser, other, fisher_less(chooser.k, chooser.n, other.k, other.n))
-        for contest in found
-        for nats in contest.pairs
-        if (chooser := contest.trials(CHOOSER, nats)) is not None
-        for strategy in contest.strategies
-        if strategy != CHOOSER and (other := contest.trials(strategy, nats)) is not None
+        Comparison(setting, nats, strategy, chooser, other, fisher_less(chooser.k, chooser.n, other.k, other.n))
+        for setting in found
+        for nats in setting.pairs
+        if (chooser := setting.trials(CHOOSER, nats)) is not None
+        for strategy in setting.strategies
+        if strategy != CHOOSER and (other := setting.trials(strategy, nats)) is not None
     ]
-    fallen = set(holm([each.p_value for each in made], LEVEL))
-    return [replace(each, rejected=number in fallen) for number, each in enumerate(made)]
+    rejected = set(holm([each.p_value for each in made], LEVEL))
+    return [replace(each, rejected=number in rejected) for number, each in enumerate(made)]
 
 
 def verdict(comparisons: Sequence[Comparison]) -> str | None:
-    """What the comparisons say, in a sentence or two; None where there are none."""
+    """Return the result of the comparisons in one sentence; None without comparisons."""
     if not comparisons:
         return None
-    cells = len({(id(each.contest), each.nats) for each in comparisons})
+    cells = len({(id(each.setting), each.nats) for each in comparisons})
     least = min(comparisons, key=lambda each: each.p_value)
     worse = sorted({_cell(each) for each in comparisons if each.rejected})
     how = (
@@ -123,6 +123,6 @@ def verdict(comparisons: Sequence[Comparison]) -> str | None:
 
 def _cell(each: Comparison) -> str:
     return (
-        f"{each.chooser.name} ({each.contest.label}): {each.chooser.k}/{each.chooser.n}, "
+        f"{each.chooser.name} ({each.setting.label}): {each.chooser.k}/{each.chooser.n}, "
         f"{each.strategy} {each.other.k}/{each.other.n}"
     )

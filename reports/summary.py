@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 
 from punchlab.punch.text import printable
 from punchlab.reports.groups import Group, Trials, totals
-from punchlab.reports.results import Trial
+from punchlab.reports.results import RunTrial
 from punchlab.reports.strategy_comparison import Comparison, StrategyComparison, verdict
 from punchlab.reports.words import MEANINGS, SYMBOLS, count, milliseconds, percent, percent_range, ratio
 
 _LISTED = 30
-"""Trials listed one by one, at most; a job summary holds 1 MiB."""
+"""Maximum number of listed trials; a job summary has at most 1 MiB."""
 
 
 def summary_md(
@@ -21,24 +21,27 @@ def summary_md(
     everything: Trials,
     notes: Sequence[str],
 ) -> str:
-    """Disagreements first if there are any, then the totals, the strategies beside each other, a table per group, and
-    the lab errors."""
+    """Return the summary: disagreements, totals, a comparison of strategies, a table per group, and lab errors."""
     parts = ["## punchlab"]
     parts += [_verdict(run, trials) for run, trials in totals(groups, everything)]
     parts += [f"> {_escaped(note)}" for note in notes]
     if everything.disagreements:
         parts += ["### Disagreements with the oracle", _disagreements(everything.disagreements)]
     parts += ["### Totals", _totals(groups)]
-    contests, comparisons = strategies
-    if contests:
-        said = verdict(comparisons)
-        parts += ["### Strategies", *([f"**{_escaped(said)}**"] if said else []), _contests(contests)]
+    settings, comparisons = strategies
+    if settings:
+        result = verdict(comparisons)
+        parts += ["### Strategies", *([f"**{_escaped(result)}**"] if result else []), _settings(settings)]
     for group in groups:
         parts += [f"### {_escaped(group.label)}", _matrix(group)]
     signs = ", ".join(f"{SYMBOLS[prediction]} {meaning}" for prediction, meaning in MEANINGS.items())
-    parts.append(f"Cells: direct/measured trials, then the oracle's word: {signs}; ⚠ a trial disagrees with it.")
+    parts.append(f"Cells: direct/measured trials, then the prediction: {signs}; ⚠ a trial disagrees with it.")
     if everything.lab_errors:
-        parts += ["### Lab errors", "The lab broke in these trials; they are no measurement.", _lab_errors(everything)]
+        parts += [
+            "### Lab errors",
+            "The lab broke in these trials; they are not measurements.",
+            _lab_errors(everything),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -48,11 +51,11 @@ def _verdict(run: str, everything: Trials) -> str:
         if everything.n
         else ""
     )
-    said = count(len(everything.disagreements), "disagreement")
+    odd = count(len(everything.disagreements), "disagreement")
     name = f"run {_escaped(run)}: " if run else ""
     return (
         f"**{name}{count(everything.n, 'trial')} measured: {everything.k:,} direct**{rate} · "
-        f"{f'⚠ **{said}**' if everything.disagreements else said} with the oracle · "
+        f"{f'⚠ **{odd}**' if everything.disagreements else odd} with the oracle · "
         f"{count(len(everything.lab_errors), 'lab error')}"
     )
 
@@ -64,7 +67,7 @@ def _totals(groups: Sequence[Group]) -> str:
             [
                 group.label,
                 ratio(group.k, group.n),
-                percent(group.k / group.n if group.n else None),
+                percent(group.rate),
                 percent_range(group.interval),
                 str(len(group.disagreements)),
                 str(len(group.lab_errors)),
@@ -76,12 +79,12 @@ def _totals(groups: Sequence[Group]) -> str:
     )
 
 
-def _contests(contests: Sequence[StrategyComparison]) -> str:
-    names = list(dict.fromkeys(name for contest in contests for name in contest.strategies))
+def _settings(settings: Sequence[StrategyComparison]) -> str:
+    names = list(dict.fromkeys(name for setting in settings for name in setting.strategies))
     rows = []
-    for contest in contests:
-        totals = {str(group.condition.strategy): ratio(group.k, group.n) for group in contest.groups}
-        rows.append([contest.label, *(totals.get(name, "") for name in names)])
+    for setting in settings:
+        totals = {str(group.condition.strategy): ratio(group.k, group.n) for group in setting.groups}
+        rows.append([setting.label, *(totals.get(name, "") for name in names)])
     return _table(["direct, all NAT pairs", *names], rows)
 
 
@@ -105,34 +108,34 @@ def _cell(group: Group, nat_a: str, nat_b: str) -> str:
     return " ".join(words)
 
 
-def _disagreements(trials: Sequence[Trial]) -> str:
+def _disagreements(trials: Sequence[RunTrial]) -> str:
     rows = (
         [
             trial_name(trial),
             trial.nats,
-            trial.prediction.outcome if trial.prediction else "",
+            trial.outcome_prediction.outcome if trial.outcome_prediction else "",
             trial.outcome,
             control_words(trial),
-            trial.reason or (trial.prediction and trial.prediction.reason) or "",
+            trial.reason or (trial.outcome_prediction and trial.outcome_prediction.reason) or "",
         ]
         for trial in trials[:_LISTED]
     )
-    table = _table(["trial", "NATs", "predicted", "measured", "control dial", "reason"], rows)
+    table = _table(["trial", "NATs", "predicted", "measured", "control", "reason"], rows)
     return table + _and_more(len(trials))
 
 
-def trial_name(trial: Trial) -> str:
-    """Its id, after the name of its run if the report covers several."""
+def trial_name(trial: RunTrial) -> str:
+    """Return the id of the trial, after the name of its run if there are several runs."""
     return f"{trial.run}: {trial.id}" if trial.run else trial.id
 
 
-def control_words(trial: Trial) -> str:
-    """What the lab's own dial through the same NATs gave, beside what was predicted of it."""
+def control_words(trial: RunTrial) -> str:
+    """Return the result of the lab's control, and its prediction."""
     control = trial.control
     if control is None or control.direct is None:
         return "none"
     measured = "direct" if control.direct else "not direct"
-    return f"{measured}, predicted {control.prediction.outcome}" if control.prediction else measured
+    return f"{measured}, predicted {control.outcome_prediction.outcome}" if control.outcome_prediction else measured
 
 
 def _lab_errors(everything: Trials) -> str:
@@ -150,7 +153,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """The text as Markdown shows it literally, on one line."""
+    """Return the text escaped for Markdown, on one line."""
     text = printable(" ".join(text.split()), None)
     text = re.sub(r"[\\`*\[\]|#~$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

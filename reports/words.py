@@ -1,17 +1,15 @@
-"""Figures and names as text, the same in every chart, table and page."""
+"""Numbers and names as text, the same in every chart, table and page."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 
 from punchlab.lab.campaign.statistics import Interval
-from punchlab.punch.text import printable
 from punchlab.reports.groups import PairTrials
 
 NOT_MEASURED = "\N{EN DASH}"
 SYMBOLS: Mapping[str, str] = {"direct": "●", "fails": "✕", "depends": "◐"}
-"""The prediction of a pair, as one sign."""
+"""The predicted outcome of a pair, as one sign."""
 MEANINGS: Mapping[str, str] = {
     "direct": "predicted direct",
     "fails": "predicted to fail",
@@ -19,20 +17,15 @@ MEANINGS: Mapping[str, str] = {
 }
 
 
-def escape(text: str) -> str:
-    """The text as HTML shows it literally, attributes included, on one line."""
-    return html.escape(printable(text, None))
-
-
 def percent(rate: float | None) -> str:
-    """`70 %`; a decimal only where whole numbers would say 0 or 100 and the rate is neither."""
+    """Return `70 %`; with a decimal only if the rate is rounded to 0 or 100 and is neither."""
     if rate is None:
         return NOT_MEASURED
     return f"{_percent(rate)} %"
 
 
 def percent_range(interval: Interval | None) -> str:
-    """`57-100 %`, with an en dash."""
+    """Return `57-100 %`, with an en dash."""
     return f"{_percent(interval.low)}\N{EN DASH}{_percent(interval.high)} %" if interval else NOT_MEASURED
 
 
@@ -42,7 +35,7 @@ def _percent(rate: float) -> str:
 
 
 def milliseconds(seconds: float | None) -> str:
-    """`41.2 ms`, with three figures."""
+    """Return `41.2 ms`, with three digits."""
     if seconds is None:
         return NOT_MEASURED
     value = seconds * 1000
@@ -50,29 +43,29 @@ def milliseconds(seconds: float | None) -> str:
 
 
 def ratio(successes: int, trials: int) -> str:
-    """`5/5`."""
+    """Return `5/5`."""
     return f"{successes}/{trials}" if trials else NOT_MEASURED
 
 
 def count(number: int, one: str, many: str = "") -> str:
-    """`1 trial`, `2 trials`."""
+    """Return `1 trial`, `2 trials`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def predicted(pair: PairTrials) -> str:
-    """The oracle's word for a pair: `direct`, `depends, p = 0.50`, or the count of each where it differs by trial."""
-    said = pair.predictions
-    if not said:
+    """Return the prediction of a pair: `direct`, `depends, p = 0.50`, or the counts if it differs by trial."""
+    outcomes = pair.predictions
+    if not outcomes:
         return "no prediction"
-    if len(said) > 1:
-        return ", ".join(f"{outcome} {number}" for outcome, number in said.items())
-    (outcome,) = said
+    if len(outcomes) > 1:
+        return ", ".join(f"{outcome} {number}" for outcome, number in outcomes.items())
+    (outcome,) = outcomes
     rate = pair.expected_rate
     return f"depends, p = {rate:.2f}" if outcome == "depends" and rate is not None else outcome
 
 
 def agreement(pair: PairTrials) -> str:
-    """Whether the measurement agrees with the oracle: every trial, or where chance decides the rate of all."""
+    """Return whether every trial agrees with the oracle, or if chance decides, whether the rate does."""
     if pair.agrees is not None:
         return "yes" if pair.agrees else "NO"
     return {None: "not judged", True: "rate fits", False: "rate is off"}[pair.rate_fits]

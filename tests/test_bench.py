@@ -34,7 +34,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def record(connected_ms: float, floor_ms: float = 40.0, skew_ms: float = 0.0) -> dict[str, Any]:
     return {
         "timings_s": {"known_to_connected": connected_ms / 1000},
-        "prediction": {"floor_s": floor_ms / 1000},
+        "outcome_prediction": {"floor_s": floor_ms / 1000},
         "skew_s": skew_ms / 1000,
     }
 

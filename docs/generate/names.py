@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
-from punchlab.lab.cli import arguments, axes
+from punchlab.lab.cli import arguments
 from punchlab.lab.client import contract
 from punchlab.lab.nat.preset import Preset
 from punchlab.lab.nat.presets import CLASSICS, FIREWALLS, PRESETS
-from punchlab.lab.trial.verdict import OUTCOMES
+from punchlab.lab.results.axes import AXES
+from punchlab.lab.results.documents import field_table
+from punchlab.lab.results.outcomes import OUTCOMES
 from punchlab.punch import cli as punch_cli
 from punchlab.punch.nat.behavior import NatBehavior
-from punchlab.reports.schema import COLUMNS
 
 __all__ = [
     "CAMPAIGN_FIELDS",
     "CLASSICS",
-    "COLUMNS",
     "FIREWALLS",
     "OUTCOMES",
     "PRESETS",
@@ -26,11 +26,12 @@ __all__ = [
     "NatBehavior",
     "Preset",
     "contract",
+    "field_table",
     "punch_parser",
     "punchlab_parser",
 ]
 
-CAMPAIGN_FIELDS = tuple(axes.AXES)
+CAMPAIGN_FIELDS = tuple(AXES)
 """The axes of a campaign file."""
 
 _BEHAVIOR = "punchlab.punch.nat.behavior"

@@ -1,8 +1,7 @@
-"""Many trials: every combination of the axes, every trial in a fresh lab, continued where a run was stopped.
+"""Many trials: every combination of the axes, every trial in a fresh lab, resumed where a run was stopped.
 
-Four things, kept apart: what there is to run (`cells`), which trial is next (`plan`), where trials run (`execute`; on
-several machines, `machines`), and what becomes of their results (`lab.campaign.results`). `run` lets them work
-together.
+`cells` declares the trials, `plan` chooses the next one, `execute` runs it (`machines`: on several machines), `results`
+stores its record. `run` connects them.
 """
 
 from punchlab.lab.campaign.cells import Campaign, Cell, Job

@@ -1,4 +1,4 @@
-"""What a campaign has to run: cells, and the trials of each."""
+"""The cells of a campaign, and the trials of each."""
 
 from __future__ import annotations
 
@@ -9,26 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from punchlab.lab.campaign.statistics import trials_that_suffice
 from punchlab.lab.errors import InputError
-from punchlab.lab.impair import CHOICES, Impairment, Links
+from punchlab.lab.impair import CHOICES, Links
 from punchlab.lab.inputs import numbers
+from punchlab.lab.results.axes import ALWAYS_IN_ID, AXES, ID_ORDER
 from punchlab.lab.trial.options import TrialOptions
 
 if TYPE_CHECKING:
     from mininet.topo import Topo
 
 
-SHAPE = ("cgn", "port_mapping", "delay", "jitter", "loss", "bw")
-"""Parameters of topologies that a campaign may vary."""
-DURATIONS = ("delay", "jitter")
-
-
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One combination of the axes: all that an outcome may depend on, except chance.
+    """One combination of the axes: everything that an outcome depends on, except chance.
 
-    `kind` makes the topology, called `topology` on the command line, from `shape` (its parameters that were given:
-    of `SHAPE`, in Mininet's words), from nat_HOST for both hosts of `pair`, and from `unsolicited`.
-    `background` is how many connections a second other hosts open through each NAT.
+    `kind` is the class of the topology, `topology` its name on the command line. Its parameters are `shape` (in
+    Mininet's words), nat_HOST for both hosts of `pair`, and `unsolicited`. `background`: connections per second that
+    other hosts open through each NAT.
     """
 
     topology: str
@@ -42,61 +38,40 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """What its trials are called: the same in every campaign that has this cell, and in no other cell."""
-        return "-".join([*self._scene(), *self.nats, *self._manner()])
+        """The prefix of the names of its trials: unique, and the same in every campaign that has this cell."""
+        return "-".join([*self._topology_words(), *self.nats, *self._options_words()])
 
     @property
     def combination(self) -> str:
-        """The cell without its NATs: cells with the same one make a matrix."""
-        return "-".join([*self._scene(), *self._manner()])
+        """The id without the NATs: cells with the same combination form a matrix."""
+        return "-".join([*self._topology_words(), *self._options_words()])
 
     def build(self) -> Topo:
-        """A fresh topology. Raises `InputError`."""
+        """Return a new topology. Raises `InputError`."""
         nats = {f"nat_{host}": nat for host, nat in zip(self.pair, self.nats, strict=True)}
         return self.kind(**nats, unsolicited=self.unsolicited, **self.shape)
 
     def axes(self) -> dict[str, Any]:
-        """Where it lies on each axis, as plain data."""
-        return {
-            "topology": self.topology,
-            "pair": list(self.pair),
-            "nat_a": self.nats[0],
-            "nat_b": self.nats[1],
-            "unsolicited": self.unsolicited,
-            **{name: self.shape.get(name) for name in SHAPE},
-            "background_per_s": self.background,
-            "client": self.options.client.name,
-            "strategy": self.options.strategy,
-            "max_attempts": self.options.max_attempts,
-            "deadline_s": self.options.deadline_s,
-            "skew_wanted_s": self.options.skew_s,
-        }
+        """Return its value on each axis as plain data, by the key in run.json."""
+        return {axis.key: axis.value(self) for axis in AXES.values()}
 
-    def _scene(self) -> list[str]:
+    def _topology_words(self) -> list[str]:
         usual = self.pair in tuple(getattr(self.kind, "pairs", ()))[:1]
         return [self.topology] if usual else [self.topology, *self.pair]
 
-    def _manner(self) -> list[str]:
-        """What is not as it is by default has its name in it, so that no two cells are called the same."""
-        options, usual = self.options, TrialOptions()
-        words = [self.unsolicited, options.strategy]
-        if options.client != usual.client:
-            words.append(f"client_{options.client.name}")
-        words += [f"{name}{_canonical(name, self.shape[name])}" for name in SHAPE if name in self.shape]
-        if self.background:
-            words.append(f"background{self.background:.9g}")
-        if options.max_attempts != usual.max_attempts:
-            words.append(f"attempts{options.max_attempts}")
-        if options.deadline_s != usual.deadline_s:
-            words.append(f"deadline{options.deadline_s:.9g}s")
-        if options.skew_s is not None:
-            words.append(f"skew{_milliseconds(options.skew_s)}")
-        return words
+    def _options_words(self) -> list[str]:
+        """Return a word for every value that is not the usual one, so that no two cells have the same id."""
+        values = ((AXES[name], AXES[name].value(self)) for name in ID_ORDER)
+        return [
+            axis.word(value)
+            for axis, value in values
+            if axis.name in ALWAYS_IN_ID or (value is not None and value != axis.usual)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One trial of a cell: whatever runs it needs nothing else. `number` counts from 1."""
+    """One trial of a cell, with everything that is needed to run it. `number` counts from 1."""
 
     cell: Cell
     number: int
@@ -110,22 +85,22 @@ class Job:
 
     @property
     def seed(self) -> int:
-        """The seed of its links: it hangs on nothing but the campaign's seed, the cell and the number."""
+        """The seed of its links; it depends only on the seed of the campaign, the cell and the number."""
         return self.base_seed ^ zlib.crc32(self.id.encode())
 
 
 def trial_id(cell_id: str, number: int) -> str:
-    """The name of a trial."""
+    """Return the name of a trial."""
     return f"{cell_id}-{number:03}"
 
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """Cells, and how many trials each gets.
+    """Cells, and the number of trials of each.
 
-    `trials` of every cell; with `until_ci` (a half-width, 0.001 to 0.5) only until Wilson's interval of the cell's
-    success rate is at most that wide to either side of its centre, but `min_trials` in any case, and `trials`, where
-    given, at most. Raises `InputError`.
+    Each cell has `trials` trials. With `until_ci` (0.001 to 0.5) a cell stops when the half-width of Wilson's interval
+    of its success rate is at most that, after at least `min_trials` and, if given, at most `trials` trials. Raises
+    `InputError`.
     """
 
     cells: Sequence[Cell]
@@ -152,19 +127,19 @@ class Campaign:
 
     @property
     def most(self) -> int:
-        """The most trials that any cell can get."""
+        """The maximum number of trials of a cell."""
         if self.trials is not None:
             return self.trials
         return 5 if self.until_ci is None else max(self.min_trials, trials_that_suffice(self.until_ci))
 
     def job(self, cell: Cell, number: int) -> Job:
-        """A trial of a cell."""
+        """Return a trial of a cell."""
         return Job(cell, number, self.links, self.seed)
 
     def description(self) -> dict[str, Any]:
-        """The campaign as plain data, for run.json: two runs are the same if these are equal.
+        """Return the campaign as plain data, for run.json: runs with equal descriptions are the same run.
 
-        An axis with several values is a list of them.
+        The value of an axis with several values is a list.
         """
         axes: dict[str, list[Any]] = {}
         for cell in self.cells:
@@ -182,14 +157,3 @@ class Campaign:
             "links": self.links,
             "seed": self.seed,
         }
-
-
-def _canonical(name: str, value: Any) -> str:
-    """One spelling of a parameter: 20ms and 0.02s are the same."""
-    if name in DURATIONS:
-        return _milliseconds(Impairment.from_options({"delay": value}).delay_s)
-    return value if isinstance(value, str) else f"{float(value):.9g}"
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:.9g}ms"

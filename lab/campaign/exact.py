@@ -1,4 +1,4 @@
-"""Exact tests: counts against the probabilities that they should have or against each other, and many tests at once."""
+"""Exact tests: counts against probabilities or against other counts, and several tests at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import comb, fsum
 
 
 def chances(probabilities: Sequence[float]) -> list[float]:
-    """How probable each number of successes is when every trial has a probability of its own (Poisson binomial)."""
+    """Return the probability of each number of successes if every trial has its own probability (Poisson binomial)."""
     known = [1.0]
     for p in probabilities:
         known = [
@@ -18,17 +18,17 @@ def chances(probabilities: Sequence[float]) -> list[float]:
 
 
 def p_value(successes: int, probabilities: Sequence[float]) -> float:
-    """The two-sided exact p-value: how probable counts are that are no more probable than this one."""
+    """Return the two-sided exact p-value: the probability of all counts that are at most as probable as this one."""
     known = chances(probabilities)
     limit = known[successes] * (1 + 1e-9)
     return min(1.0, fsum(each for each in known if each <= limit))
 
 
 def fisher_less(successes: int, trials: int, other_successes: int, other_trials: int) -> float:
-    """The one-sided p-value for "this rate is no lower than the other one": small where it is lower.
+    """Return the one-sided p-value of "this rate is not lower than the other one"; it is small if the rate is lower.
 
-    Fisher's exact test: given how many of all trials succeeded, the probability (hypergeometric) that so few of those
-    or fewer are among ours if the two rates are the same. R. A. Fisher, "Statistical Methods for Research Workers",
+    Fisher's exact test: the hypergeometric probability of at most `successes` in these trials if the two rates are
+    equal, given the number of successes in all trials. R. A. Fisher, "Statistical Methods for Research Workers",
     5th edition, 1934.
     """
     both = successes + other_successes
@@ -38,13 +38,13 @@ def fisher_less(successes: int, trials: int, other_successes: int, other_trials:
 
 
 def holm(p_values: Sequence[float], level: float) -> list[int]:
-    """Which hypotheses fall at this family-wise level, by number: the smallest p-values first.
+    """Return the numbers of the hypotheses that are rejected at this family-wise level.
 
     S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979).
     """
-    fallen = []
+    rejected = []
     for rank, number in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         if p_values[number] > level / (len(p_values) - rank):
             break
-        fallen.append(number)
-    return sorted(fallen)
+        rejected.append(number)
+    return sorted(rejected)

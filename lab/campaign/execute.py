@@ -1,4 +1,4 @@
-"""Where trials run. An executor takes jobs and gives back what they came to, in any order."""
+"""Executors run jobs and return their results, in any order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from punchlab.lab.process.forked import Function
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What a job came to: its record, its packets (pcapng; None if the lab broke), and how long it took."""
+    """The result of a job: its record, its packets (pcapng; None if the lab broke), and its duration in seconds."""
 
     record: Record
     capture: bytes | None
@@ -29,7 +29,7 @@ class Finished:
 
 
 class Executor(Protocol):
-    """Runs jobs somewhere, several at a time; a context manager that stops what is left of them."""
+    """Runs several jobs at a time; a context manager, which stops the remaining jobs at its end."""
 
     def __enter__(self) -> Self: ...
 
@@ -39,19 +39,19 @@ class Executor(Protocol):
 
     @property
     def slots(self) -> int:
-        """How many jobs it can make use of at once, now."""
+        """The number of jobs that it can accept now."""
 
     def submit(self, job: Job) -> None:
-        """Start a job, or let it wait its turn."""
+        """Start a job or queue it."""
 
     def next(self) -> Finished:
-        """Wait for a job that was submitted to end. Raises `LabError` where it cannot."""
+        """Wait for a submitted job to end. Raises `LabError` if none can end."""
 
 
 class LocalExecutor:
-    """Processes of this machine, for `jobs` trials at work (`lab.campaign.workers`).
+    """Processes of this machine, for `jobs` active trials (`lab.campaign.workers`).
 
-    `ahead` more jobs are at hand, so that no process waits for us.
+    `ahead` more jobs are queued, so that no process waits for the next one.
     """
 
     def __init__(self, jobs: int, ahead: int = 1) -> None:
@@ -76,7 +76,7 @@ class LocalExecutor:
             raise LabError("a trial process was killed") from error
 
     def next(self) -> Finished:
-        """Wait for a job to end. Raises `LabError` when a process was killed."""
+        """Wait for a job to end. Raises `LabError` if a process was killed."""
         if not self._ended:
             ended, self._running = wait(self._running, return_when=FIRST_COMPLETED)
             self._ended = list(ended)
@@ -89,7 +89,7 @@ class LocalExecutor:
 def submit(pool: ProcessPoolExecutor, job: Job) -> Future[Finished]:
     """Queue a job for the workers of a pool (`lab.campaign.workers`).
 
-    Raises `BrokenExecutor` once one of them was killed.
+    Raises `BrokenExecutor` if one of them was killed.
     """
     function = job.cell.options.client.function
     servers = {function: forked.prepare(function)}
@@ -97,7 +97,7 @@ def submit(pool: ProcessPoolExecutor, job: Job) -> Future[Finished]:
 
 
 def run_job(job: Job) -> Finished:
-    """One trial in a fresh lab; what breaks in the lab becomes a `lab_error` record."""
+    """Run one trial in a new lab. An error of the lab becomes a `lab_error` record."""
     from punchlab.lab.lab import Lab
     from punchlab.lab.nat.presets import OWN_ANSWER
     from punchlab.lab.trial import record, trial
@@ -118,12 +118,12 @@ def run_job(job: Job) -> Finished:
     try:
         lab = Lab(cell.build(), links=job.links, seed=job.seed, background=cell.background)
         path = lab.path(*cell.pair)
-        with workers.at_work() as make_way, lab:
-            result = trial.run(lab, *cell.pair, cell.options, waiting=make_way)
+        with workers.active() as release, lab:
+            result = trial.run(lab, *cell.pair, cell.options, waiting=release)
         return Finished(record.record(result, **known), pcapng.encoded(result.recording), time.monotonic() - began)
     except InputError:
         raise
-    except Exception as error:  # also a mistake of ours: it costs this trial, not the campaign
+    except Exception as error:  # a bug of the lab costs this trial, not the campaign
         broken = record.lab_error(
             cell.options, cell.pair, started, error, path=path, background_per_s=cell.background, **known
         )
@@ -131,6 +131,6 @@ def run_job(job: Job) -> Finished:
 
 
 def _run_with(servers: Mapping[Function | None, str], job: Job) -> Finished:
-    """In a worker: all share the fork servers of the process that started them."""
+    """Run the job in a worker; all workers share the fork servers of the process that started them."""
     forked.adopt(servers)
     return run_job(job)

@@ -1,4 +1,4 @@
-"""Files that are written aside and renamed: each has its old content or the whole new one, also on a full disk."""
+"""Files that are replaced atomically: written under another name and renamed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _REFUSALS = {
     errno.EROFS,
     errno.EXDEV,
 }
-"""Errors of the path that was given; the others are errors of the system, such as a full disk."""
+"""Errors that depend on the path; others are errors of the system, such as a full disk."""
 
 
 def write_error(field: str, path: Path, error: OSError, kind: str = "a file") -> PunchlabError:
-    """The one line that says why the path cannot be written: `InputError` if another path can be, else `LabError`."""
+    """Return the error of a path that cannot be written: `InputError` if another path may work, else `LabError`."""
     reason = error.strerror or str(error)
     if error.errno in _REFUSALS:
         return InputError(field, str(path), f"{kind} that can be written ({reason})")
@@ -34,7 +34,7 @@ def write_error(field: str, path: Path, error: OSError, kind: str = "a file") ->
 
 
 def write_file(path: Path, content: bytes, field: str = "out") -> None:
-    """Write the file; it appears under its name when it is whole. Raises `InputError` or `LabError`."""
+    """Write the file atomically. Raises `InputError` or `LabError`."""
     try:
         with Folder.open(path.parent) as folder:
             folder.replace(path.name, content)

@@ -1,13 +1,13 @@
-"""The order in which cells are first tried: each prefix of it covers every axis evenly.
+"""The order of the first trials of cells: each prefix covers every axis evenly.
 
-Where the cells are all combinations of their axes, every prefix of n cells has each value of an axis of k values
-floor(n/k) or ceil(n/k) times. The cells with the values (i, i, i, ...), each counted modulo the size of its axis, are
-one walk through all values of every axis at once; it returns to its start after as many steps as the least common
-multiple of the sizes. Shifted walks have the other cells.
+If the cells are all combinations of their axes, every prefix of n cells contains each value of an axis of k values
+floor(n/k) or ceil(n/k) times. The cells with the values (i, i, i, ...), each modulo the size of its axis, form one walk
+through all values of every axis. Its length is the least common multiple of the sizes. Shifted walks contain the other
+cells.
 
-Where topologies differ in their axes, this is so within each topology, and the topologies take turns: as long as each
-has cells left, the counts of two values of an axis on which the topologies agree differ by at most the number of
-topologies. Where both hosts share one NAT, the pair of NATs is one axis.
+If topologies differ in their axes, this holds within each topology, and the topologies alternate: while each has cells
+left, the counts of two values of a common axis differ by at most the number of topologies. If both hosts share one NAT,
+the pair of NATs is one axis.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any
 from punchlab.lab.campaign.cells import Cell
 
 Axis = Callable[[Mapping[str, Any]], Hashable]
-"""The fields of a cell -> its value on the axis."""
+"""Values of a cell by axis -> its value on this axis."""
 
 
 def balanced(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells in an order that depends on nothing but the cells."""
+    """Return the cells in an order that depends only on the cells."""
     places = [cell.axes() for cell in cells]
     whole = _walks(cells, places)
     if whole is not None:
@@ -43,7 +43,7 @@ def balanced(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _walks(cells: Sequence[Cell], places: Sequence[Mapping[str, Any]]) -> list[Cell] | None:
-    """The cells in walks; None where they are not all combinations of their axes."""
+    """Return the cells in walks; None if they are not all combinations of their axes."""
     for joined in ((), ("topology", "pair"), ("nat_a", "nat_b"), ("topology", "pair", "nat_a", "nat_b")):
         axes = [_axis(name) for name in places[0] if name not in joined] if places else []
         pairs = [joined[start : start + 2] for start in range(0, len(joined), 2)]
@@ -62,7 +62,7 @@ def _walks(cells: Sequence[Cell], places: Sequence[Mapping[str, Any]]) -> list[C
 
 
 def _product(sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Every combination of 0 to size - 1, walk by walk."""
+    """Return every combination of 0 to size - 1, walk by walk."""
     length = math.lcm(*sizes)
     seen: set[tuple[int, ...]] = set()
     walks = []

@@ -1,13 +1,13 @@
-"""Which trial is next.
+"""The choice of the next trial.
 
-The trials of a cell are handed out in the order of their numbers, and a cell stops at the first number at which its
-interval is narrow enough, whatever ran when and wherever: a trial is handed out only once it is certain to be needed,
-because even if all that came before it ended alike the interval would still be too wide. So a campaign that was stopped
-and continued ends with the same trials as one that was not.
+The trials of a cell start in the order of their numbers. A cell stops at the first number at which its interval is
+narrow enough, independent of when and where trials ran: a trial starts only if it is certainly needed, that is, if the
+interval would be too wide even if all trials before it had the same outcome. Therefore a campaign that was stopped and
+resumed ends with the same trials as one that was not stopped.
 
-Among the cells the next trial goes where it tells most: to a cell that has none yet, then to the one with the widest
-interval. A cell in which a trial contradicts the oracle counts as undecided, as if half of its trials were direct.
-Among equal cells it goes by `lab.campaign.order`, so that the first trials cover every axis evenly.
+The next trial is of a cell without trials, or else of the cell with the widest interval. A cell in which a trial
+contradicts the oracle counts as undecided, as if half of its trials were direct. `lab.campaign.order` decides between
+equal cells, so that the first trials cover every axis evenly.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from punchlab.lab.campaign.results import Record
 from punchlab.lab.campaign.statistics import half_width, trials_still_needed
 
 _MOST_DIGITS = 9
-"""Of the number of a trial."""
+"""Maximum length of the number of a trial."""
 
 
 @dataclass(slots=True)
 class _State:
-    """A cell on its way. The trials 1 to `target` are needed for certain, and those 1 to `complete` have ended."""
+    """The state of a cell. The trials 1 to `target` are certainly needed; the trials 1 to `complete` have ended."""
 
     cell: Cell
     index: int
     target: int
     outcomes: dict[int, bool | None] = field(default_factory=dict)
-    """Trial -> whether it was direct; None if the lab broke."""
+    """Number of a trial -> whether it was direct; None if the lab broke."""
     running: set[int] = field(default_factory=set)
     complete: int = 0
     measured: int = 0
@@ -44,15 +44,15 @@ class _State:
     seconds: float = 0.0
     timed: int = 0
     version: int = 0
-    """Entries of the queue with another one are out of date."""
+    """Entries of the queue with another version are obsolete."""
 
     def next_number(self) -> int | None:
-        """The lowest number that is needed and not yet started."""
+        """Return the lowest number that is needed and not yet started."""
         numbers = range(self.complete + 1, self.target + 1)
         return next((n for n in numbers if n not in self.outcomes and n not in self.running), None)
 
     def width(self) -> float:
-        """Half the width of its interval, as if what is running had ended like the rest; 1 if it has no trial."""
+        """Return the half-width of the interval if the running trials end like the others; 1 if there is no trial."""
         tried = len(self.outcomes) + len(self.running)
         if not tried:
             return 1.0
@@ -60,7 +60,7 @@ class _State:
 
 
 class Plan:
-    """Hands out the trials that a campaign still needs, given the records that there are."""
+    """The trials that a campaign still needs, given the records that exist."""
 
     def __init__(self, campaign: Campaign, records: Iterable[Record] = ()) -> None:
         self._campaign = campaign
@@ -77,12 +77,12 @@ class Plan:
             self._judge(state)
             self._enqueue(state)
         self.expected = sum(self._expected(state) for state in self._states.values())
-        """How many trials there will be in the end; where intervals decide, a guess from the rates so far."""
+        """The total number of trials; if intervals decide, an estimate from the rates so far."""
 
     def next(self, within_s: float | None = None) -> Job | None:
-        """The trial to start next; None when there is none, or none before one that is running has ended.
+        """Return the trial to start next; None if there is none, or none before a running trial ends.
 
-        With `within_s` cells whose trials have been taking longer are passed over.
+        With `within_s`, cells whose trials have taken longer than that are skipped.
         """
         while self._queue:
             _width, _tried, index, version = heapq.heappop(self._queue)
@@ -98,7 +98,7 @@ class Plan:
         return None
 
     def finished(self, record: Record, seconds: float) -> None:
-        """Take in the record of a trial that was handed out, and how long it took."""
+        """Add the record and the duration of a trial that `next` returned."""
         state = self._take(record)
         if state is None:
             return
@@ -120,7 +120,7 @@ class Plan:
         return state
 
     def _judge(self, state: _State) -> None:
-        """Close the cell, or raise its target, once all trials up to the target have ended."""
+        """Close the cell or raise its target if all trials up to the target have ended."""
         campaign = self._campaign
         while not state.closed:
             while state.complete < state.target and state.complete + 1 in state.outcomes:
@@ -147,7 +147,7 @@ class Plan:
         if state.closed or wanted is None:
             return state.target
         rate = state.direct / state.measured if state.measured else 1.0
-        # Ascending, as bisect wants it: the interval gets narrower with every trial.
+        # bisect needs an ascending key; the interval gets narrower with every trial.
         return bisect_left(range(self._campaign.most), -wanted, lo=state.target, key=lambda n: -half_width(rate, n))
 
     def _takes_s(self, state: _State) -> float:

@@ -1,7 +1,7 @@
-"""A run's folder: run.json (what was asked for), results.jsonl (a record per finished trial), captures/*.pcapng.
+"""The folder of a run: run.json (its parameters), results.jsonl (one record per finished trial), captures/*.pcapng.
 
-Records are appended in one write each, so a killed run loses at most the trial that it was writing; that half line is
-cut off when the run continues. A folder belongs to one run at a time.
+Each record is appended by one write, so a killed run loses at most the trial that it was writing; a truncated last line
+is removed when the run resumes. A folder belongs to one run at a time.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from typing import Any
 from punchlab.lab.campaign.files import write_error
 from punchlab.lab.errors import InputError, LabError
 from punchlab.lab.kernel.folder import Folder
+from punchlab.lab.results import read
 from punchlab.punch.text import safe_json
 
 Record = Mapping[str, Any]
 _FIELDS = {"id", "nat_a", "nat_b", "outcome", "reason", "agrees"}
-"""What every record has, whatever became of the trial."""
+"""The fields that every record has."""
 
 
 class Results:
-    """Where the records of a run go. Several processes may append to the same folder.
+    """The files to which a run appends records. Several processes may append to the same folder.
 
     Raises `OSError` for a folder that cannot be written.
     """
@@ -38,9 +39,9 @@ class Results:
             self._stack = stack.pop_all()
 
     def append(self, record: Record, capture: bytes | None = None) -> Record:
-        """Write one record, after its packets (pcapng), which it then names. A record is written whole or not at all.
+        """Write the packets (pcapng), then the record, which names their file; return the record.
 
-        Raises `LabError`.
+        A record is written completely or not at all. Raises `LabError`.
         """
         if capture is not None:
             name = f"{record['id']}.pcapng"
@@ -55,7 +56,7 @@ class Results:
             with self._alone():
                 before = os.fstat(self._file.fileno()).st_size
                 try:
-                    while line:  # a disk that fills up takes a part first
+                    while line:  # a full disk accepts a part
                         line = line[self._file.write(line) :]
                 except OSError:
                     self._file.truncate(before)
@@ -79,7 +80,7 @@ class Results:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """No other process appends inside the block, where the file system has locks."""
+        """Lock the file against other processes, if the file system has locks."""
         with contextlib.suppress(OSError):
             fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
@@ -90,11 +91,12 @@ class Results:
 
 
 class RunFolder:
-    """The results of one run; `records` has those of the trials that need not be run again, in brief.
+    """The results of one run. `records` has the records of finished trials.
 
-    Of a trial that went as predicted only the fields that every record has are kept in memory.
+    If a trial agrees with the prediction, only the fields that every record has are kept in memory.
 
-    Raises `InputError` for a folder that holds a different run, that another run is writing, or that cannot be written.
+    Raises `InputError` for a folder that contains a different run, that another run is writing, or that cannot be
+    written.
     """
 
     def __init__(self, path: Path, parameters: Mapping[str, Any]) -> None:
@@ -112,13 +114,13 @@ class RunFolder:
             self._stack = stack.pop_all()
 
     def append(self, record: Record, capture: bytes | None = None) -> Record:
-        """Write one record, after its packets (pcapng), which it then names. Raises `LabError`."""
+        """Write a record as `Results.append`. Raises `LabError`."""
         record = self._results.append(record, capture)
         self.records.append(_brief(record))
         return record
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the folder."""
         self._stack.close()
 
     def _lock(self) -> None:
@@ -126,23 +128,25 @@ class RunFolder:
             fcntl.flock(self._folder.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError("out", str(self.path), "a folder that no other run is writing") from None
-        except OSError:  # a file system without locks, such as some over a network
+        except OSError:  # a file system without locks, such as some network file systems
             return
 
     def _claim(self, parameters: Mapping[str, Any]) -> None:
-        asked = json.loads(json.dumps(parameters))
+        requested = json.loads(json.dumps(parameters))
         try:
-            there = _json_object(self._folder.read("run.json"))
+            existing = read.json_object(self._folder.read("run.json"))
         except FileNotFoundError:
-            self._folder.replace("run.json", (json.dumps(asked, indent=2) + "\n").encode())
+            self._folder.replace("run.json", (json.dumps(requested, indent=2) + "\n").encode())
         except ValueError:
             raise InputError("out", str(self.path), "a folder whose run.json can be read") from None
         else:
-            different = sorted(key for key in asked.keys() | there.keys() if asked.get(key) != there.get(key))
+            different = sorted(
+                key for key in requested.keys() | existing.keys() if requested.get(key) != existing.get(key)
+            )
             if different:
                 key = different[0]
                 raise InputError(
-                    "out", str(self.path), f"a new folder, for this one holds a run with {key} = {there.get(key)!r}"
+                    "out", str(self.path), f"a new folder; this one contains a run with {key} = {existing.get(key)!r}"
                 )
 
     def _finished(self) -> Iterator[Record]:
@@ -153,12 +157,12 @@ class RunFolder:
         for number, line in enumerate(lines, start=1):
             where = f"{file}:{number}"
             try:
-                record = _json_object(line)
+                record = read.current(read.json_object(line))
             except ValueError:
                 raise InputError("out", where, "a JSON object per line") from None
             if missing := _FIELDS - record.keys():
                 raise InputError("out", where, f"a result record with {', '.join(sorted(missing))}")
-            if record["outcome"] != "lab_error":  # nothing was measured; the trial is run again
+            if record["outcome"] != "lab_error":  # no measurement; the trial is run again
                 yield _brief(record)
         if tail:
             self._results.truncate(sum(len(line) + 1 for line in lines))
@@ -167,14 +171,3 @@ class RunFolder:
 def _brief(record: Record) -> Record:
     whole = record["agrees"] is False or record["outcome"] == "lab_error"
     return record if whole else {name: record[name] for name in _FIELDS}
-
-
-def _json_object(text: bytes) -> dict[str, Any]:
-    """Raises ValueError."""
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError("no JSON object")
-    return value

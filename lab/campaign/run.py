@@ -1,4 +1,4 @@
-"""A campaign from its plan through an executor into a run folder."""
+"""Run a campaign: from its plan through an executor into a run folder."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from punchlab.lab.campaign.results import Record, RunFolder
 from punchlab.lab.inputs import numbers
 
 Progress = Callable[[Sequence[Record], int], None]
-"""Told the records that are new, first those that were there already, and how many there will be (a guess)."""
+"""Called with new records, first with the existing ones, and with the estimated total number."""
 
 _FIRST = 3
-"""One slot in so many is used until a trial has ended."""
+"""Before the first trial has ended, one slot in this many is used."""
 
 
 def run(
     campaign: Campaign, folder: Path, executor: Executor, *, progress: Progress, budget_s: float | None = None
 ) -> Sequence[Record]:
-    """Run what is not yet in the folder, and return all records.
+    """Run the trials that are not yet in the folder, and return all records.
 
-    With `budget_s` no trial is started that is not likely to end within so many seconds from now; what is started is
-    finished. Raises `InputError` before anything runs, for a folder that cannot be used.
+    With `budget_s`, a trial starts only if it is likely to end within this number of seconds from now; started trials
+    are finished. Raises `InputError`, before anything runs, for a folder that cannot be used.
     """
     if budget_s is not None:
         numbers.seconds("budget", budget_s, least=numbers.SHORTEST_BUDGET_S, most=numbers.LONGEST_BUDGET_S)
@@ -55,10 +55,10 @@ def run(
 
 
 def _fits(left_s: float, elapsed_s: float, ended: int, running: int, slots: int) -> bool:
-    """Whether one more trial is likely to end in the time that is left, at the rate at which trials have ended.
+    """Return whether one more trial is likely to end in the remaining time, at the rate so far.
 
-    Before the first has ended there is no rate, so most of the slots stay empty: on a busy machine, trials that start
-    together take long together.
+    Before the first trial has ended there is no rate, so most slots stay empty: on a busy machine, trials that start
+    together are slow.
     """
     if not ended:
         return left_s > 0 and running < max(1, slots // _FIRST)

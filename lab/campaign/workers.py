@@ -1,7 +1,7 @@
 """The processes that run a campaign's trials: forked from one that has imported what a trial needs.
 
-Trials at work share the processors, so there are only as many of them as is useful; one that only waits for its
-deadline costs nothing and makes way for another.
+Active trials share the CPUs, so their number is limited. A trial that only waits for its deadline uses no CPU and is
+not counted.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _PRELOAD = [
     "mininet.topo",
 ]
 _WAITING_PER_JOB = 2
-"""Trials that may wait for their deadlines, for each that is at work."""
+"""Trials that may wait for their deadlines, per active trial."""
 
-_at_work: Semaphore | None = None
-"""In a worker: one for each trial that may be at work."""
+_active: Semaphore | None = None
+"""In a worker: its value is the number of trials that may become active."""
 
 
 def count(jobs: int) -> int:
-    """How many workers `jobs` trials at work need: one is one, but others may have some more beside them that wait."""
+    """Return the number of workers for `jobs` active trials: 1 for 1, else also workers for trials that wait."""
     return jobs if jobs == 1 else jobs * (1 + _WAITING_PER_JOB)
 
 
 def pool(jobs: int) -> ProcessPoolExecutor:
-    """Workers for so many trials at work."""
-    if sandbox.inside():  # else it is only to be seen whether there can be a pool
+    """Return workers for `jobs` active trials."""
+    if sandbox.inside():  # outside, the caller only checks whether a pool can be made
         _make_temporary_folder()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
@@ -46,28 +46,28 @@ def pool(jobs: int) -> ProcessPoolExecutor:
 
 
 @contextmanager
-def at_work() -> Iterator[Callable[[], None]]:
-    """The calling trial is at work, as soon as there is room for it, until the block ends or calls what it is given."""
-    held = _at_work
+def active() -> Iterator[Callable[[], None]]:
+    """Wait until the calling trial may be active; it is active until the block ends or calls the yielded function."""
+    held = _active
     if held is not None:
         held.acquire()
 
-    def make_way() -> None:
+    def release() -> None:
         nonlocal held
         if held is not None:
             held.release()
             held = None
 
     try:
-        yield make_way
+        yield release
     finally:
-        make_way()
+        release()
 
 
 def _make_temporary_folder() -> None:
-    """Have multiprocessing's folder, where its fork server listens, in the sandbox, and not in the machine's /tmp.
+    """Create the folder of multiprocessing's fork server in the sandbox.
 
-    There it would stay after the run was killed.
+    In the /tmp of the machine, it would remain after a run is killed.
     """
     usual = tempfile.tempdir
     tempfile.tempdir = "/run"
@@ -78,7 +78,7 @@ def _make_temporary_folder() -> None:
 
 
 def _start(semaphore: Semaphore) -> None:
-    global _at_work
-    _at_work = semaphore
-    settle()  # what a worker says on standard error is about a client's output as often as not
+    global _active
+    _active = semaphore
+    settle()  # messages on standard error often quote the output of a client
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from punchlab.lab.inputs.numbers import of_text
+from punchlab.lab.results.axes import AXES
 from punchlab.punch import argument
 from punchlab.punch.text import printable
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
+
+PUNCHING = ("strategy", "deadline", "max_attempts", "skew_ms")
+"""The axes that say how a client punches."""
 
 
 class _Parser(argument.Parser):
@@ -116,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=path, metavar="DIR", help="where to write (default: the first folder)")
 
     _nat(commands)
+    _command(commands, "schema", "print the JSON Schema of a result record", needs_sandbox=False)
     _command(commands, "doctor", "say what this machine has and lacks", needs_sandbox=False)
 
     box = _command(commands, "sandbox", "run a command inside a fresh sandbox")
@@ -156,7 +161,7 @@ def _predict(commands: argparse._SubParsersAction[_Parser]) -> None:
             metavar="NAT",
             help=f"NAT of the {which} host (default port_restricted_cone)",
         )
-    _unsolicited(predict)
+    _axes(predict, "unsolicited")
     way = predict.add_argument_group("the way between the two NATs, one way from end to end")
     way.add_argument("--delay", default="10ms", metavar="TIME", help="e.g. 20ms (default 10ms)")
     way.add_argument("--jitter", default="0ms", metavar="TIME", help="by how much the delay varies (default 0ms)")
@@ -168,7 +173,7 @@ def _predict(commands: argparse._SubParsersAction[_Parser]) -> None:
         metavar="RATE",
         help="connections a second that other hosts open through each NAT, for strategies that guess (default 0)",
     )
-    _attempts(predict.add_argument_group("punching"))
+    _axes(predict.add_argument_group("punching"), *PUNCHING)
     predict.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -180,7 +185,7 @@ def _nat(commands: argparse._SubParsersAction[_Parser]) -> None:
     _command(actions, "list", "every preset, with its source and how far to trust it", needs_sandbox=False)
     show = _command(actions, "show", "the behavior of one preset, field by field", needs_sandbox=False)
     show.add_argument("name", metavar="NAME", help="a preset, e.g. symmetric")
-    _port_mapping(show)
+    _axes(show, "port_mapping")
     show.add_argument("--rules", action="store_true", help="print a script that makes a Linux router that NAT")
     show.add_argument("--inside", default="lan0", metavar="IF", help="the router's inside interface (default lan0)")
     show.add_argument("--outside", default="wan0", metavar="IF", help="its outside interface (default wan0)")
@@ -193,7 +198,7 @@ def _nat(commands: argparse._SubParsersAction[_Parser]) -> None:
         "could not be tested in three measurements: the machine is too busy."
     )
     check.add_argument("nat", metavar="NAT", help="names, comma-separated, `classics`, `firewalls` or `all`")
-    _unsolicited(check)
+    _axes(check, "unsolicited")
     check.add_argument(
         "--jobs",
         type=of_text,
@@ -211,25 +216,6 @@ def _nat(commands: argparse._SubParsersAction[_Parser]) -> None:
     check.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def _unsolicited(command: argparse.ArgumentParser, *, several: bool = False) -> None:
-    command.add_argument(
-        "--unsolicited",
-        default=None if several else "preset",
-        metavar="ANSWER",
-        help=f"to unsolicited SYNs: drop, reset, silent-then-icmp, … (default preset: each NAT's own){_star(several)}",
-    )
-
-
-def _port_mapping(command: argparse.ArgumentParser, *, several: bool = False) -> None:
-    command.add_argument(
-        "--port-mapping",
-        default=None if several else "preset",
-        metavar="PROTOCOLS",
-        help="how hosts may ask the NATs: none, upnp-igd, pcp (with NAT-PMP) or all "
-        f"(default preset: each NAT's own){_star(several)}",
-    )
-
-
 def _command(
     commands: argparse._SubParsersAction[_Parser], name: str, text: str, *, needs_sandbox: bool = True
 ) -> _Parser:
@@ -238,30 +224,37 @@ def _command(
     return made
 
 
+def _axes(command: argparse._ActionsContainer, *names: str, several: bool = False) -> None:
+    """Add the options of axes; with `several` they take several values, and none is the default."""
+    for name in names:
+        axis = AXES[name]
+        command.add_argument(
+            axis.option,
+            action="append" if several and name == "pair" else "store",
+            type=of_text if axis.number and not several else str,
+            default=None if several else axis.usual,
+            metavar=axis.metavar,
+            help=axis.help + _star(several),
+        )
+
+
+def _star(several: bool) -> str:
+    return " *" if several else ""
+
+
 def _topology(command: argparse.ArgumentParser, *, several: bool) -> None:
-    kinds = "ab (near), cd (far), abcd (all edges), same_nat (one home), carrier (NAT444), firewalls or dual_stack"
-    number = str if several else of_text
+    topology = AXES["topology"]
+    kinds, metavar = topology.help, topology.metavar
     if several:
-        kinds = f"{kinds}, or several, or a campaign file (TOML)"
+        kinds, metavar = f"{kinds}, or several, or a campaign file (TOML)", f"{metavar}|FILE"
         command.epilog = (
             "Options marked * take several values, comma-separated (--pair: repeat it); every combination is a cell. "
             "`none` stands for no limit. Options win over a campaign file."
         )
-    command.add_argument("topology", metavar="TOPOLOGY|FILE" if several else "TOPOLOGY", help=kinds)
-    command.add_argument(
-        "--pair",
-        metavar="X,Y",
-        action="append" if several else "store",
-        help=f"the two hosts (default: the topology's first pair){_star(several)}",
-    )
+    command.add_argument("topology", metavar=metavar, help=kinds)
+    _axes(command, "pair", several=several)
     shape = command.add_argument_group("links, in Mininet's words")
-    star = _star(several)
-    shape.add_argument(
-        "--delay", metavar="TIME", help=f"one way between the NATs, e.g. 20ms (not abcd, same_nat){star}"
-    )
-    shape.add_argument("--jitter", metavar="TIME", help=f"of each access link{star}")
-    shape.add_argument("--loss", type=number, metavar="PERCENT", help=f"of each access link, each way{star}")
-    shape.add_argument("--bw", type=number, metavar="MBIT/S", help=f"of each access link, each way{star}")
+    _axes(shape, "delay", "jitter", "loss", "bw", several=several)
     shape.add_argument(
         "--links",
         default=None if several else "auto",
@@ -277,51 +270,16 @@ def _topology(command: argparse.ArgumentParser, *, several: bool) -> None:
     )
 
 
-def _star(several: bool) -> str:
-    return " *" if several else ""
-
-
 def _nats(command: argparse.ArgumentParser, *, several: bool) -> None:
     kinds = "names, comma-separated, `classics`, `firewalls` or `all`" if several else "name"
     default = "classics, of firewalls all three" if several else "port_restricted_cone, of firewalls firewall"
-    for side, which in (("a", "first"), ("b", "second")):
-        command.add_argument(
-            f"--nat-{side}",
-            metavar="NAT",
-            help=f"NAT of the {which} host: {kinds} (default {default}){_star(several)}",
-        )
-    command.add_argument(
-        "--cgn", metavar="NAT", help=f"NAT of the carrier (topology carrier; default cgn_rfc6888){_star(several)}"
-    )
-    _unsolicited(command, several=several)
-    _port_mapping(command, several=several)
-    command.add_argument(
-        "--background",
-        type=str if several else of_text,
-        default=None if several else 0.0,
-        metavar="RATE",
-        help=f"connections a second that other hosts open through each NAT (default 0){_star(several)}",
-    )
+    for name in ("nat_a", "nat_b"):
+        axis = AXES[name]
+        text = f"{axis.help}: {kinds} (default {default}){_star(several)}"
+        command.add_argument(axis.option, metavar=axis.metavar, help=text)
+    _axes(command, "cgn", "unsolicited", "port_mapping", "background", several=several)
 
 
 def _punching(command: argparse.ArgumentParser, *, several: bool) -> None:
     punch = command.add_argument_group("punching")
-    punch.add_argument(
-        "--client",
-        default=None if several else "punch",
-        metavar="NAME",
-        help=f"the client under test (default punch){_star(several)}",
-    )
-    _attempts(punch, several=several)
-
-
-def _attempts(punch: argparse._ArgumentGroup, *, several: bool = False) -> None:
-    def add(option: str, kind: Callable[[str], object], usual: object, metavar: str, text: str) -> None:
-        default = None if several else usual
-        told = text + _star(several)
-        punch.add_argument(option, type=str if several else kind, default=default, metavar=metavar, help=told)
-
-    add("--strategy", str, "reuse", "NAME", "of the client (default reuse)")
-    add("--deadline", of_text, 5.0, "S", "of the punch (default 5)")
-    add("--max-attempts", of_text, None, "N", "connect() calls per candidate (default: no limit)")
-    add("--skew-ms", of_text, None, "MS", "start both at a shared instant, the second later by MS")
+    _axes(punch, "client", *PUNCHING, several=several)

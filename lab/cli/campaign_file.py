@@ -1,4 +1,4 @@
-"""A campaign file: TOML, read with the line of every key, and on past its mistakes."""
+"""Read a campaign file: TOML, with the line of every key; reading continues after an error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from punchlab.lab.errors import InputError
 _STATEMENT = re.compile(r"""\s*(?:\[|(?P<key>[\w-]+|"[^"]*"|'[^']*')\s*=)""", re.ASCII)
 _POSITION = re.compile(r" \(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
 _NOT_READ = (ValueError, RecursionError)
-"""What the parser raises: `TOMLDecodeError`, a `ValueError`, and the errors of Python's limits."""
+"""The errors of the parser: `TOMLDecodeError`, a `ValueError`, and those of the limits of Python."""
 _LARGEST = 64 * 1024
 _MOST_MISTAKES = 100
 _LONGEST_KEY = 100
@@ -24,9 +24,9 @@ _LONGEST_KEY = 100
 
 @dataclass(frozen=True, slots=True)
 class CampaignFile:
-    """What a file says: key -> value, and the line on which the key stands; `errors` is what TOML has no sense for.
+    """The content of a file: key -> value, and key -> line. `errors` are the errors of its syntax.
 
-    `broken` are the keys of the lines that `errors` is about, as far as they can be told.
+    `broken` are the keys of the lines with errors, as far as they are recognisable.
     """
 
     path: Path
@@ -37,7 +37,7 @@ class CampaignFile:
 
 
 def read(path: Path) -> CampaignFile:
-    """Read a campaign file. Raises `InputError` for one that cannot be read at all."""
+    """Read a campaign file. Raises `InputError` if it cannot be read."""
     try:
         text = _content(path).decode()
     except (OSError, ValueError) as error:
@@ -45,7 +45,7 @@ def read(path: Path) -> CampaignFile:
             raise InputError("campaign", str(path), f"UTF-8 ({error.reason} at byte {error.start})") from None
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError("campaign", str(path), f"a file that can be read ({reason})") from None
-    # What TOML calls a line; other separators are text.
+    # Lines as TOML defines them; other separators are text.
     lines = text.replace("\r\n", "\n").split("\n")
     errors: list[InputError] = []
     broken: set[str] = set()
@@ -61,17 +61,17 @@ def read(path: Path) -> CampaignFile:
             where = f"{path}:{first + 1}" + (f": {key[:_LONGEST_KEY]}" if key else "")
             errors.append(InputError(where, shown, f"TOML ({reason})"))
             broken |= {key} if key else set()
-            lines[first : last + 1] = [""] * (last + 1 - first)  # and see what else there is
+            lines[first : last + 1] = [""] * (last + 1 - first)  # and look for further errors
             continue
         return CampaignFile(path, values, dict(_key_lines(lines)), errors, broken)
 
 
 def _content(path: Path) -> bytes:
-    """Raises OSError, and `ValueError` for what is no regular file (reading it may never end) or too long a one."""
+    """Return the content. Raises `OSError`; `ValueError` for a file that is not regular or too long."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("it is no regular file")
+            raise ValueError("it is not a regular file")
         content = file.read(_LARGEST + 1)
     if len(content) > _LARGEST:
         raise ValueError(f"it has more than {_LARGEST // 1024} KiB")
@@ -79,7 +79,7 @@ def _content(path: Path) -> bytes:
 
 
 def _mistake(lines: list[str], error: Exception) -> tuple[int, int, str]:
-    """The first and the last line of the statement that is wrong, from 0, and what the parser says of it."""
+    """Return the first and the last line of the malformed statement, from 0, and the message of the parser."""
     if not isinstance(error, tomllib.TOMLDecodeError):
         return _beyond_limits(lines)
     position = _POSITION.search(str(error))
@@ -89,17 +89,16 @@ def _mistake(lines: list[str], error: Exception) -> tuple[int, int, str]:
     reason = _POSITION.sub("", str(error))
     opening = lines[first].count("[") > lines[first].count("]")
     if first < last or opening:
-        # An array that is not closed is found out at the next statement, which is not to blame; and one with a mistake
-        # in it goes on after that.
+        # The parser reports an unclosed array at the next statement; an array with an error in it continues after that.
         later = range(first + 1, len(lines))
         last = next((number - 1 for number in later if _STATEMENT.match(lines[number])), len(lines) - 1)
-    if all(_idle(line) for line in lines[first : last + 1]):  # the parser names a line after the mistake
+    if all(_idle(line) for line in lines[first : last + 1]):  # the parser reports a line after the error
         first = last = max((number for number in range(len(lines)) if not _idle(lines[number])), default=first)
     return first, last, reason
 
 
 def _beyond_limits(lines: list[str]) -> tuple[int, int, str]:
-    """The statement that Python's parser cannot take: of too many digits, or nested too deeply."""
+    """Return the statement that exceeds a limit of the parser: too many digits, or nested too deeply."""
     for start, end in _statements(lines):
         try:
             tomllib.loads("\n".join(lines[start : end + 1]))
@@ -113,11 +112,11 @@ def _beyond_limits(lines: list[str]) -> tuple[int, int, str]:
 
 
 def _statements(lines: list[str]) -> Iterator[tuple[int, int]]:
-    """First and last line of every statement, as the parser itself sees them: where it is content with what is before.
+    """Yield the first and the last line of every statement: a statement ends where the parser accepts it.
 
-    A statement that it is never content with goes to the end.
+    A statement that the parser never accepts extends to the end.
     """
-    done = 0  # lines before this one are whole statements
+    done = 0  # lines before this one are complete statements
     for end in range(len(lines)):
         start = next((number for number in range(done, end + 1) if not _idle(lines[number])), None)
         if start is None:
@@ -145,7 +144,7 @@ def _idle(line: str) -> bool:
 
 
 def _key_lines(lines: list[str]) -> Iterator[tuple[str, int]]:
-    inside = False  # a table: its keys are its own
+    inside = False  # inside a table, whose keys are not top-level keys
     for start, end in _statements(lines):
         header = lines[start].lstrip().startswith("[")
         inside |= header

@@ -216,6 +216,14 @@ def nat_command(given: argparse.Namespace) -> int:
     return nat.run(given)
 
 
+def schema_command(_given: argparse.Namespace) -> int:
+    """`punchlab schema`."""
+    from punchlab.lab.results.documents import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return 0
+
+
 def doctor_command(_given: argparse.Namespace) -> int:
     """`punchlab doctor`."""
     from punchlab.lab import doctor
@@ -293,19 +301,14 @@ def _parameters(given: argparse.Namespace) -> dict[str, Any]:
     """The topology's parameters that were given; a topology without a parameter of that name is bad input."""
     import inspect
 
-    from punchlab.lab.nat.presets import OWN_ANSWER
+    from punchlab.lab.results.axes import AXES, SHAPE
 
     accepted = inspect.signature(_class(given).build).parameters
-    parameters = {
-        name: getattr(given, name)
-        for name in ("cgn", "delay", "jitter", "loss", "bw")
-        if getattr(given, name) is not None
-    }
-    if given.port_mapping != OWN_ANSWER:
-        parameters["port_mapping"] = given.port_mapping
+    values = {name: getattr(given, name) for name in SHAPE}
+    parameters = {name: value for name, value in values.items() if value not in (None, AXES[name].usual)}
     for name, value in parameters.items():
         if name not in accepted:
-            raise InputError(name, value, f"no {name} for the topology {given.topology}, which has none as a whole")
+            raise InputError(name, value, f"no value: the topology {given.topology} has no {name}")
     return parameters
 
 

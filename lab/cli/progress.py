@@ -123,7 +123,7 @@ class RunProgress:
         console.print(f"{self._done} trials, {len(self._odd)} disagree with the oracle, {len(self._broken)} lab errors")
         lines = [
             f"disagreement: {record['id']}: {record['outcome']} ({record['reason']}); predicted "
-            f"{_predicted(record.get('prediction'))}; control dial: {record.get('control')}"
+            f"{_predicted(record.get('outcome_prediction'))}; control dial: {record.get('control')}"
             for record in self._odd
         ]
         lines += [f"lab error: {record['id']}: {record['reason']}" for record in self._broken]

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from punchlab.lab.errors import MissingCapabilityError
 
-_NEEDED = ("matplotlib", "mininet", "pyroute2", "pytest", "scapy")
+_NEEDED = ("jinja2", "matplotlib", "mininet", "msgspec", "pyroute2", "pytest", "scapy")
 
 
 def require() -> None:

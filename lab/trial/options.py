@@ -9,17 +9,17 @@ from punchlab.lab.errors import InputError
 from punchlab.lab.inputs import choices, numbers
 
 MOST_BYTES = 1 << 30
-"""The greatest file of a trial."""
+"""The maximum size of the file of a trial."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrialOptions:
-    """How to punch.
+    """How the clients punch and transfer.
 
-    `max_attempts` connect() calls per candidate (None: as many as `deadline_s` allows); with `skew_s` both hosts start
-    at a shared instant, the second that much later; `file_size` in bytes (the capture counts modulo 2**32); the
-    clients have `transfer_s` seconds to transfer the file; `full_capture` records every packet; with `relay` the
-    clients may fall back to a relay of the edges.
+    `max_attempts`: connect() calls per candidate (None: no limit but `deadline_s`). `skew_s`: both hosts start at a
+    shared instant, the second host this much later (None: each starts when it is ready). `file_size`: in bytes (the
+    capture counts modulo 2**32). `transfer_s`: deadline of the transfer. `full_capture`: record every packet. `relay`:
+    the clients may use a relay of the edges as last resort.
     """
 
     client: Client = PUNCH

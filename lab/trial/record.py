@@ -1,51 +1,73 @@
-"""A trial as plain data: one line of results.jsonl. README lists the fields."""
+"""The result record of a trial, as `lab.results.schema` declares it."""
 
 from __future__ import annotations
 
 import datetime
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import msgspec
 
 from punchlab.lab.errors import PunchlabError
 from punchlab.lab.graph import Path as LabPath
+from punchlab.lab.kernel.pressure import SPARE
 from punchlab.lab.oracle.outcome import Prediction
-from punchlab.lab.trial.control import Control
+from punchlab.lab.results.outcomes import TrialOutcome
+from punchlab.lab.results.schema import (
+    SCHEMA,
+    Bytes,
+    Choice,
+    Control,
+    ExchangeCounts,
+    OutcomePrediction,
+    Timings,
+    TrialResult,
+    Versions,
+    WinningPath,
+)
 from punchlab.lab.trial.options import TrialOptions
 from punchlab.lab.trial.trial import Trial
 from punchlab.lab.trial.verdict import chosen
 from punchlab.lab.trial.versions import versions
 from punchlab.punch.text import printable
 
-SCHEMA = 1
 
+def record(trial: Trial, **scenario: Any) -> dict[str, Any]:
+    """Return the result record of a trial as plain data.
 
-def record(trial: Trial, **more: Any) -> dict[str, Any]:
-    """The record of a trial; `more` are the fields that only the run knows (id, seed, topology, names of the NATs)."""
-    winner = trial.exchange.winner
-    return {
-        **_asked(trial.options, trial.pair, trial.started, more),
-        "skew_s": trial.exchange.skew_s,
+    `scenario` has the fields that only the caller knows: `id`, `topology`, `nat_a`, `nat_b`, and others of the schema.
+    """
+    winner, control, pressure = trial.exchange.winner, trial.control, trial.cpu_pressure
+    found = TrialResult(
+        **_requested(trial.options, trial.pair, trial.started, scenario),
         **_path(trial.path),
-        "links": trial.links,
-        "background_per_s": trial.background_per_s,
-        "outcome": trial.outcome,
-        "reason": trial.reason,
-        "connected": trial.connected,
-        "transferred": trial.transferred,
-        "bytes": {"direct": trial.delivery.direct_bytes, "edges": trial.delivery.edge_bytes},
-        "prediction": _prediction(trial.prediction),
-        "control": _control(trial.control),
-        "agrees": trial.agrees,
-        "timings_s": dict(trial.timings_s),
-        "cpu_pressure": trial.cpu_pressure,
-        "chosen": chosen(trial.sides),
-        "attempts": {side.host: side.attempts for side in trial.sides},
-        "path": None if winner is None else {"nats": list(winner.nats), "edge": winner.edge},
-        "exchange": trial.exchange.summary(),
-        "capture_drops": sum(trial.recording.drops.values()),
-        "versions": dict(versions()),
-    }
+        skew_s=trial.exchange.skew_s,
+        links=trial.links,
+        background_per_s=trial.background_per_s,
+        outcome=cast("TrialOutcome", trial.outcome),
+        reason=trial.reason,
+        connected=trial.connected,
+        transferred=trial.transferred,
+        bytes=Bytes(direct=trial.delivery.direct_bytes, edges=trial.delivery.edge_bytes),
+        outcome_prediction=_prediction(trial.prediction),
+        control=Control(
+            direct=control.direct,
+            reason=control.reason,
+            skew_s=control.skew_s,
+            outcome_prediction=None if control.prediction is None else _prediction(control.prediction),
+        ),
+        agrees=trial.agrees,
+        timings_s=msgspec.convert(trial.timings_s, Timings),
+        cpu_pressure=pressure,
+        cpu_starved=None if pressure is None else pressure > SPARE,
+        chosen=msgspec.convert(chosen(trial.sides), dict[str, Choice] | None),
+        srflx_attempts={side.host: side.attempts for side in trial.sides},
+        path=None if winner is None else WinningPath(nats=list(winner.nats), edge=winner.edge),
+        exchange=msgspec.convert(trial.exchange.summary(), ExchangeCounts),
+        capture_drops=sum(trial.recording.drops.values()),
+    )
+    return _plain(found)
 
 
 def lab_error(
@@ -55,21 +77,26 @@ def lab_error(
     error: Exception,
     *,
     path: LabPath | None = None,
-    **more: Any,
+    **scenario: Any,
 ) -> dict[str, Any]:
-    """The record of a trial in which the lab itself broke: nothing was measured. `path` if the topology was read."""
-    return {
-        **_asked(options, pair, started, more),
-        **({} if path is None else _path(path)),
-        "outcome": "lab_error",
-        "reason": _words(error),
-        "agrees": None,
-        "versions": dict(versions()),
-    }
+    """Return the record of a trial that the lab broke. `path` if the topology was read; `scenario` as of `record`."""
+    return _plain(
+        TrialResult(
+            **_requested(options, pair, started, scenario),
+            **({} if path is None else _path(path)),
+            outcome="lab_error",
+            reason=_words(error),
+        )
+    )
+
+
+def _plain(found: TrialResult) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(found)
+    return plain
 
 
 def _words(error: Exception) -> str:
-    """What the error says; of one that nobody raised on purpose also its type and the line of code."""
+    """Return the message of an error; for an unexpected one also its type and the line of code."""
     text = str(error)
     if not isinstance(error, PunchlabError | OSError):
         at = traceback.extract_tb(error.__traceback__)[-1]
@@ -77,19 +104,20 @@ def _words(error: Exception) -> str:
     return printable(text)
 
 
-def _asked(
-    options: TrialOptions, pair: tuple[str, str], started: datetime.datetime, more: dict[str, Any]
+def _requested(
+    options: TrialOptions, pair: tuple[str, str], started: datetime.datetime, scenario: dict[str, Any]
 ) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
-        **more,
+        **scenario,
         "started": started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "pair": list(pair),
+        "pair": pair,
         "client": options.client.name,
         "strategy": options.strategy,
         "max_attempts": options.max_attempts,
         "deadline_s": options.deadline_s,
         "skew_wanted_s": options.skew_s,
+        "versions": msgspec.convert(versions(), Versions),
     }
 
 
@@ -102,20 +130,11 @@ def _path(path: LabPath) -> dict[str, Any]:
     }
 
 
-def _control(control: Control) -> dict[str, Any]:
-    return {
-        "direct": control.direct,
-        "reason": control.reason,
-        "skew_s": control.skew_s,
-        "prediction": None if control.prediction is None else _prediction(control.prediction),
-    }
-
-
-def _prediction(prediction: Prediction) -> dict[str, Any]:
-    return {
-        "outcome": str(prediction.outcome),
-        "probability": prediction.probability,
-        "reason": prediction.reason,
-        "floor_s": prediction.floor_s,
-        "agreed_floor_s": prediction.agreed_floor_s,
-    }
+def _prediction(prediction: Prediction) -> OutcomePrediction:
+    return OutcomePrediction(
+        outcome=prediction.outcome.value,
+        probability=prediction.probability,
+        reason=prediction.reason,
+        floor_s=prediction.floor_s,
+        agreed_floor_s=prediction.agreed_floor_s,
+    )

@@ -47,8 +47,8 @@ class Trial:
     """What happened in one trial; `lab.trial.record` makes plain data of it.
 
     `path` is what lay between the hosts of `pair`, `links` what impaired the links, `background_per_s` the connections
-    of other hosts through each NAT; `outcome` is one of `lab.trial.verdict.OUTCOMES`, with the `reason` in words unless
-    it is `direct`. `transferred` says whether the file arrived; `delivery` is what the capture proves of its way.
+    of other hosts through each NAT; `outcome` is one of `lab.results.outcomes.OUTCOMES`, with the `reason` in words
+    unless it is `direct`. `transferred` says whether the file arrived; `delivery` is what the capture proves.
     `cpu_pressure` is the share of time (0 to 1; None if unknown) in which a task of the machine waited for a CPU while
     the clients punched: from when both knew their peer until they agreed on a connection, or one ended.
     """

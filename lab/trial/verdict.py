@@ -21,20 +21,8 @@ from dataclasses import dataclass
 
 from punchlab.lab.client.processes import Event
 from punchlab.lab.exchange import Delivery, Exchange, delivery
+from punchlab.lab.results.outcomes import OUTCOMES
 from punchlab.punch.text import printable
-
-OUTCOMES = (
-    "direct",
-    "relayed",
-    "no_rendezvous",
-    "punch_timeout",
-    "refused",
-    "hopeless",
-    "wrong_peer",
-    "client_error",
-    "lab_error",
-)
-"""Every outcome that a trial can have."""
 
 EDGE_OVERHEAD = 32 * 1024
 """Bytes from the sender through edges to the receiver that a direct trial may have, for rendezvous messages."""

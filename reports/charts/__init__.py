@@ -1,4 +1,4 @@
-"""The charts of a report, by matplotlib's object-oriented API: no global state, and the same bytes every time."""
+"""The charts of a report, drawn without global state: the same trials give the same bytes."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from punchlab.reports.strategy_comparison import Comparison, StrategyComparison
 
 @dataclass(frozen=True, slots=True)
 class Charts:
-    """Every chart of a report; `per_group` follows the order of the groups, `per_contest` that of the contests."""
+    """Every chart of a report. `per_group` has the order of the groups, `per_setting` that of the settings."""
 
     outcomes: Chart
     comparison: tuple[Chart, ...]
     strategies: Chart | None
-    per_contest: tuple[Chart, ...]
+    per_setting: tuple[Chart, ...]
     per_group: tuple[tuple[Chart, ...], ...]
 
     @property
     def all(self) -> tuple[Chart, ...]:
-        """All of them, in the order of the page."""
-        compared = (*self.comparison, *([self.strategies] if self.strategies else []), *self.per_contest)
+        """All charts, in the order of the page."""
+        compared = (*self.comparison, *([self.strategies] if self.strategies else []), *self.per_setting)
         return (self.outcomes, *compared, *(chart for charts in self.per_group for chart in charts))
 
 
-def draw(groups: Sequence[Group], contests: Sequence[StrategyComparison], comparisons: Sequence[Comparison]) -> Charts:
-    """Draw everything that the trials can show; the comparison is empty where there is nothing to compare."""
+def draw(groups: Sequence[Group], settings: Sequence[StrategyComparison], comparisons: Sequence[Comparison]) -> Charts:
+    """Draw all charts; the comparison is empty if there is nothing to compare."""
     with style():
         compared = (success_by_topology(groups), latency_by_topology(groups)) if len(groups) > 1 else ()
         return Charts(
             outcomes=outcome_bars(groups),
             comparison=tuple(chart for chart in compared if chart),
-            strategies=strategies_overview(contests, comparisons),
-            per_contest=tuple(strategy_chart(contest, comparisons) for contest in contests),
+            strategies=strategies_overview(settings, comparisons),
+            per_setting=tuple(strategy_chart(setting, comparisons) for setting in settings),
             per_group=tuple((success_heatmap(group), *latency_charts(group)) for group in groups),
         )

@@ -1,4 +1,4 @@
-"""Topologies and other conditions side by side, over the NAT pairs that all of them ran."""
+"""Compare topologies and other conditions, over the NAT pairs that all of them have."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _EXPECTED: dict[str, Any] = {"color": "#111111", "linestyle": (0, (2, 1.2)), "cl
 
 
 def success_by_topology(groups: Sequence[Group]) -> Chart | None:
-    """Overall success with Wilson's interval: a cluster of bars per topology; None if no NAT pair ran in all groups.
+    """Draw the overall success with Wilson's interval, a cluster of bars per topology; None without common NAT pairs.
 
-    With more series than there are colours, a row per condition instead.
+    With more series than colours, draw one row per condition.
     """
     compared = common_pairs(groups, lambda pair: pair.n > 0)
     if not compared[0].n:
@@ -117,13 +117,13 @@ def _expected() -> Line2D:
 
 
 def _fill(index: int) -> dict[str, Any]:
-    """The look of a series: its colour, and a hatching once the colours are used up."""
+    """Return the style of a series: its colour, and a hatching if all colours are used."""
     round_, colour = divmod(index, len(SERIES))
     return {"facecolor": SERIES[colour], "alpha": 0.8, "hatch": ("", "//", "..", "xx")[round_ % 4]}
 
 
 def latency_by_topology(groups: Sequence[Group]) -> Chart | None:
-    """Time to `connected` per condition, as boxes; None if no NAT pair got through in all groups."""
+    """Draw the time to `connected` per condition as boxes; None if no NAT pair connected in all groups."""
     compared = common_pairs(groups, lambda pair: bool(pair.timings("connected")))
     if not compared[0].timings("connected"):
         return None

@@ -1,4 +1,4 @@
-"""What all charts share: the look, the colours, and how a figure becomes a PNG and an SVG."""
+"""The style and colours of all charts, and the conversion of a figure to PNG and SVG."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from punchlab.reports.groups import SEPARATOR, Group
 
 WIDTH_IN = 5.8
-"""Width of a chart in inches: narrow, so that its words stay legible on a phone; wider only for many NATs."""
+"""Width of a chart in inches: legible on a phone; wider only for many NATs."""
 _LONGEST_PART = 80
-"""Characters of a condition that a chart shows; the page has them all."""
+"""Maximum number of characters of a condition in a chart."""
 
-# Okabe and Ito, "Color Universal Design" (2008): eight colours that colour-blind readers tell apart.
+# Okabe and Ito, "Color Universal Design" (2008): eight colours that colour-blind readers distinguish.
 BLUE, SKY, GREEN, YELLOW, ORANGE, VERMILION, PURPLE, GREY = (
     "#0072B2",
     "#56B4E9",
@@ -48,7 +48,7 @@ OUTCOME_COLOURS: Mapping[str, str] = {
 }
 
 _STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib
+    "font.family": "DejaVu Sans",  # part of matplotlib
     "font.size": 9.5,
     "figure.titlesize": 11,
     "figure.titleweight": "bold",
@@ -61,17 +61,16 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "figure.facecolor": "white",
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
-    "svg.hashsalt": "punchlab",  # ids in the SVG would be random
-    "svg.fonttype": "path",  # the reader's fonts have other widths
+    "text.parse_math": False,  # a dollar sign in a name starts no formula
+    "svg.hashsalt": "punchlab",  # else ids in the SVG are random
+    "svg.fonttype": "path",  # fonts of the reader have other widths
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A finished chart. `name` is its file name without the ending; `alt` says in words what it shows.
-
-    `width_px` is its natural width in CSS pixels, at which 9.5 points are 9.5 points.
+    """A chart. `name`: file name without the extension. `alt`: its content in words. `width_px`: its natural width in
+    CSS pixels.
     """
 
     name: str
@@ -84,54 +83,54 @@ class Chart:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The look of the charts, inside the `with` only."""
+    """Set the style of the charts inside the `with`."""
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a matplotlibrc of the user's must not change a report
+        matplotlib.rcdefaults()  # a matplotlibrc of the user does not change a report
         matplotlib.rcParams.update(_STYLE)
-        with warnings.catch_warnings():  # names may be in any script; the page has them as text
+        with warnings.catch_warnings():  # names may be in any script; the page shows them as text
             warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
-            warnings.filterwarnings("ignore", "constrained_layout not applied")  # or of any length
+            warnings.filterwarnings("ignore", "constrained_layout not applied")  # names may have any length
             yield
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:
-    """An empty figure that lays itself out."""
+    """Return an empty figure with automatic layout."""
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def set_title(figure: Figure, title: str, label: str = "") -> None:
-    """The title in bold above everything, and under it the conditions in as many lines as they need."""
+    """Set the title in bold, and below it the conditions, in several lines if necessary."""
     characters = int(figure.get_figwidth() * 9.5)
     figure.suptitle("\n".join([title, *_lines(label, characters)]), x=0.01, horizontalalignment="left")
 
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
-    """One y tick per row with its name, from the top down."""
+    """Set one y tick with a name per row, from top to bottom."""
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
 
 
 def row_names(groups: Sequence[Group], numbers: Sequence[int]) -> tuple[list[str], float]:
-    """A name of several short lines per group, with its n, and the height in inches that such a row needs."""
+    """Return a name in several short lines per group, with its n, and the height of a row in inches."""
     names = ["\n".join([*_lines(group.label, 26), f"n = {n}"]) for group, n in zip(groups, numbers, strict=True)]
     return names, 0.25 + 0.14 * max(name.count("\n") + 1 for name in names)
 
 
 def _lines(label: str, characters: int) -> list[str]:
-    """The label in lines that end between its conditions, not inside one, as far as these fit."""
+    """Return the label in lines that break between its conditions if these fit."""
     parts = [part if len(part) <= _LONGEST_PART else f"{part[:_LONGEST_PART]}…" for part in label.split(SEPARATOR)]
     tied = SEPARATOR.join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts)
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in wrap(tied, characters)]
 
 
 def finish(figure: Figure, name: str, alt: str, caption: str) -> Chart:
-    """Draw the figure as PNG and SVG, without dates or program versions in them."""
+    """Draw the figure as PNG and SVG, without dates or program versions."""
     png, svg = BytesIO(), BytesIO()
     engine = figure.get_layout_engine()
-    if engine is not None:  # once, not for each format: it takes longer than to draw
+    if engine is not None:  # once, not for each format: the layout takes longer than drawing
         engine.execute(figure)
         figure.set_layout_engine(None)
     figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
@@ -140,7 +139,7 @@ def finish(figure: Figure, name: str, alt: str, caption: str) -> Chart:
 
 
 def time_axis(axes: Axes, seconds: list[float]) -> None:
-    """Make x an axis of milliseconds: from zero, or logarithmic where the times span a factor of 20 or more."""
+    """Make x an axis of milliseconds: from zero, or logarithmic if the times span a factor of 20 or more."""
     axes.set_xlabel("milliseconds since the first SYN of either host")
     axes.grid(axis="x")
     least, most = min(seconds, default=0.0) * 1000, max(seconds, default=0.0) * 1000

@@ -1,4 +1,4 @@
-"""NAT of one host by NAT of the other: how many trials got through, and what the oracle had said."""
+"""Heat maps of the success rate by the NATs of the two hosts, with the prediction."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from punchlab.reports.words import MEANINGS, count, percent_range, ratio
 
 _CELL_IN = 0.8
 _ASPECT = 0.92  # height of a cell to its width
-_RATES = colormaps["cividis"]  # made for readers with and without colour vision alike (Nuñez et al. 2018)
+_RATES = colormaps["cividis"]  # for readers with and without colour vision (Nuñez et al. 2018)
 _DARK_BELOW = 0.55  # rates whose colour needs white text
 _MARKERS = {"direct": ("o", "full"), "fails": ("x", "full"), "depends": ("o", "left")}
 
 
 def success_heatmap(group: Group) -> Chart:
-    """The success rate per NAT pair with k/n, Wilson's interval and the prediction; disagreements framed in red.
+    """Draw the success rate per NAT pair with k/n, Wilson's interval and the prediction; red frames are disagreements.
 
-    With `MANY_CELLS` or more, colours and signs only.
+    With `MANY_CELLS` or more, draw only colours and signs.
     """
     rows, columns = group.nats_a, group.nats_b
     if len(rows) * len(columns) >= MANY_CELLS:
         return _map(group)
-    # A small map is legible without a colour bar: every cell says its figures.
+    # A small map needs no colour bar: every cell shows its numbers.
     bar_in = 0.8 if len(rows) > 2 else 0.0
     width_in = max(WIDTH_IN if bar_in else 4.0, 1.4 + _CELL_IN * len(columns) + bar_in)
     figure = new_figure(width_in, 2.0 + _CELL_IN * _ASPECT * len(rows))
@@ -105,7 +105,7 @@ def _map(group: Group) -> Chart:
     return _finished(
         figure,
         group,
-        "The sign in a cell is the prediction. The figures of each pair are in the table below.",
+        "The sign in a cell is the prediction. The numbers of each pair are in the table below.",
     )
 
 
@@ -152,7 +152,7 @@ def _sign(predicted: str, colour: str, xs: list[float], ys: list[float]) -> Line
         ys,
         linestyle="none",
         marker=marker,
-        fillstyle=fill,  # type: ignore[arg-type]  # a literal type that a table of strings loses
+        fillstyle=fill,  # type: ignore[arg-type]  # the table of strings loses the literal type
         markersize=7,
         markeredgewidth=1.6,
         color=colour,
@@ -174,5 +174,5 @@ def _legend(group: Group) -> list[Line2D | Patch]:
 
 
 def _broken(name: str) -> str:
-    """The name in lines of one word each, breaking after underscores."""
+    """Return the name with a line break after each underscore."""
     return name.replace("_", "_\n")

@@ -1,4 +1,4 @@
-"""How long a punch takes, per pair of NATs: every trial as a dot, boxes for few trials, distributions for many."""
+"""Duration of a punch per pair of NATs: dots and boxes for few trials, distributions for many."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from punchlab.reports.groups import Group, PairTrials
 from punchlab.reports.results import TIMES
 
 _MANY = 20
-"""From so many direct trials on, a distribution says more than a box."""
+"""Minimum number of direct trials for a distribution; fewer have a box."""
 _MANY_DOTS = 500
-"""A row of a chart has room for so many dots."""
+"""Maximum number of dots in a row of a chart."""
 _MANY_PAIRS = 60
-"""Pairs of NATs with a row or a panel each; of more there is a map."""
+"""Maximum number of pairs of NATs with a row or panel each; more are drawn as a map."""
 _STAGES = {"connected": BLUE, "agreed": ORANGE}
 _FLOOR = {"color": "#111111", "linewidth": 1.8}
 _FLOOR_WORDS = "least possible time to connect (oracle)"
 
 
 def latency_charts(group: Group) -> list[Chart]:
-    """A box chart of the pairs with few direct trials, a CDF chart of those with 20 or more; neither when empty.
+    """Return a box chart of the pairs with few direct trials and a CDF chart of those with 20 or more, if any.
 
-    More pairs than a reader can find a row of are a map of medians instead.
+    Many pairs are drawn as a map of medians instead.
     """
     timed = [pair for pair in group.pairs if pair.timed]
     if len(timed) > _MANY_PAIRS:
@@ -61,7 +61,7 @@ def _seconds(pairs: Sequence[PairTrials]) -> list[float]:
 
 
 def draw_box(axes: Axes, y: float, seconds: Sequence[float], colour: str, height: float) -> None:
-    """A horizontal box (quartiles, median; whiskers to 1.5 interquartile ranges) under a dot for every value."""
+    """Draw a horizontal box (quartiles, median; whiskers to 1.5 interquartile ranges) and a dot for every value."""
     values = [value * 1000 for value in seconds]
     if len(values) > 1:
         axes.boxplot(
@@ -82,7 +82,7 @@ def draw_box(axes: Axes, y: float, seconds: Sequence[float], colour: str, height
 
 
 def _apart(values: Sequence[float]) -> Sequence[float]:
-    """The values without those that would be dots on top of another one's; `values` ascend."""
+    """Return the values without those whose dots would cover each other; `values` ascend."""
     if len(values) <= _MANY_DOTS:
         return values
     step = (values[-1] - values[0]) / _MANY_DOTS
@@ -92,13 +92,13 @@ def _apart(values: Sequence[float]) -> Sequence[float]:
 
 
 def draw_floor(axes: Axes, y: float, floor_s: float | None, height: float) -> None:
-    """An upright stroke at the least possible time."""
+    """Draw a vertical line at the least possible time."""
     if floor_s is not None:
         axes.plot([floor_s * 1000] * 2, [y - height / 2, y + height / 2], **_FLOOR)  # type: ignore[arg-type]
 
 
 def legend_handles(stages: Sequence[str], floor: bool) -> list[Line2D | Patch]:
-    """What the colours of the stages, and the stroke of the floor if there is one, mean."""
+    """Return the legend of the stages, and of the floor if there is one."""
     handles: list[Line2D | Patch] = [Patch(facecolor=_STAGES[s], alpha=0.6, label=f"time to {s}") for s in stages]
     if floor:
         handles.append(
@@ -129,7 +129,7 @@ def _map(group: Group, pairs: Sequence[PairTrials]) -> Chart:
         figure,
         f"latency-{group.slug}",
         f"Map of the median time to connected per pair of NATs, {group.label}.",
-        "Grey: no direct trial was timed. The figures of each pair, with the floor, are in the table below.",
+        "Grey: no direct trial was timed. The numbers of each pair, with the floor, are in the table below.",
     )
 
 
@@ -161,7 +161,7 @@ def _distributions(group: Group, pairs: Sequence[PairTrials]) -> Chart:
     columns = min(3, len(pairs))
     rows = ceil(len(pairs) / columns)
     figure = new_figure(WIDTH_IN, 1.4 + (1.75 if columns > 1 else 3.0) * rows)
-    grid = figure.subplots(rows, columns, squeeze=False)  # axes that share are slow by the dozen: equal limits do
+    grid = figure.subplots(rows, columns, squeeze=False)  # shared axes are slow; equal limits have the same effect
     seconds = _seconds(pairs)
     for axes, pair in zip(grid.flat, pairs, strict=False):
         for stage, colour in _STAGES.items():
@@ -195,6 +195,6 @@ def _distributions(group: Group, pairs: Sequence[PairTrials]) -> Chart:
         figure,
         f"latency-cdf-{group.slug}",
         f"Cumulative distributions of the time to connected and to agreed per pair of NATs, {group.label}.",
-        f"For pairs with {_MANY} or more direct trials: the share of them that were done so many milliseconds after "
-        "the first SYN of either host.",
+        f"For pairs with {_MANY} or more direct trials: the share of trials by milliseconds since the first "
+        "SYN of either host.",
     )

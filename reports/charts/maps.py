@@ -1,4 +1,4 @@
-"""Maps of NAT pairs by colour alone: for so many pairs that their figures would not be legible."""
+"""Maps of many NAT pairs, without numbers in the cells."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from matplotlib.ticker import Formatter
 from punchlab.reports.charts.figure import WIDTH_IN, new_figure
 
 MANY_CELLS = 300
-"""From so many pairs on, a map has no figures in its cells."""
+"""Minimum number of pairs for a map without numbers in its cells."""
 _CELL_IN = 0.16
 _NAMES_IN = 2.2
 NO_RESULT = "#dddddd"
 
 
 def map_figure(rows: Sequence[str], columns: Sequence[str], hosts: tuple[str, str]) -> tuple[Figure, Axes]:
-    """An empty map with the names of the NATs, of both hosts, along its sides."""
+    """Return an empty map with the names of the NATs of both hosts at its sides."""
     width_in = max(WIDTH_IN, _NAMES_IN + 1.0 + _CELL_IN * len(columns))
     figure = new_figure(width_in, _NAMES_IN + 0.8 + _CELL_IN * len(rows))
     axes = figure.add_subplot()
@@ -46,7 +46,7 @@ def draw_map(
     norm: Normalize,
     colours: str,
 ) -> None:
-    """A coloured cell for each pair of NATs that has a value; grey for the others."""
+    """Draw a coloured cell for each pair of NATs that has a value; grey for the others."""
     grid = np.array([[values.get((row, column), np.nan) for column in columns] for row in rows])
     palette = colormaps[colours].with_extremes(bad=NO_RESULT)
     edges_x, edges_y = np.arange(len(columns) + 1), np.arange(len(rows) + 1)
@@ -56,7 +56,7 @@ def draw_map(
 def colour_bar(
     figure: Figure, axes: Axes, colours: ScalarMappable, label: str, formatter: Formatter | None = None
 ) -> None:
-    """What the colours mean."""
+    """Draw the legend of the colours."""
     bar = figure.colorbar(colours, ax=axes, format=formatter, shrink=0.6, pad=0.02, aspect=28)
     bar.set_label(label)
     bar.outline.set_visible(False)

@@ -1,4 +1,4 @@
-"""How the trials ended."""
+"""The outcomes of the trials."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WHITE_ON = {"direct", "hopeless", "punch_timeout"}
 
 
 def outcome_bars(groups: Sequence[Group]) -> Chart:
-    """A bar per group, divided by outcome; lab errors are written beside it, being no outcome of a punch."""
+    """Draw a bar per group, divided by outcome; the number of lab errors is at its right."""
     names, row_in = row_names(groups, [group.n for group in groups])
     figure = new_figure(WIDTH_IN, 1.6 + row_in * len(groups))
     axes = figure.add_subplot()
@@ -57,5 +57,5 @@ def outcome_bars(groups: Sequence[Group]) -> Chart:
         figure,
         "outcomes",
         f"Bar chart of the outcomes. {words}.",
-        "Lab errors are no measurement and are not part of the bars.",
+        "Lab errors are not measurements and are not part of the bars.",
     )

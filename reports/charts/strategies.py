@@ -1,4 +1,4 @@
-"""Strategy by pair of NATs: how many trials got through. One picture per condition, and one over all of them."""
+"""Direct trials by strategy and pair of NATs: one chart per setting, and one over all settings."""
 
 from __future__ import annotations
 
@@ -25,96 +25,97 @@ _RATES = colormaps["cividis"]
 _DARK_BELOW = 0.55  # rates whose colour needs white text
 
 Count = tuple[int, int]
-"""Direct trials, and all that measured something."""
+"""Direct trials, and all measured trials."""
 Counts = Callable[[str, Nats], Count | None]
-"""Strategy and pair of NATs -> its trials; None for none."""
+"""Strategy and pair of NATs -> its trials; None without any."""
 
 
-def strategy_chart(contest: StrategyComparison, comparisons: Sequence[Comparison]) -> Chart:
-    """One condition: NAT pairs down, strategies across, `direct/trials` in each cell."""
+def strategy_chart(setting: StrategyComparison, comparisons: Sequence[Comparison]) -> Chart:
+    """Draw one setting: a row per NAT pair, a column per strategy, `direct/trials` in each cell."""
 
     def counts(strategy: str, nats: Nats) -> Count | None:
-        trials = contest.trials(strategy, nats)
+        trials = setting.trials(strategy, nats)
         return None if trials is None else (trials.k, trials.n)
 
-    fallen = {(each.strategy, each.nats) for each in comparisons if each.rejected and each.contest is contest}
-    figure = _drawn({"": counts}, contest.strategies, contest.pairs, {"": fallen}, contest.groups[0].condition.pair)
-    set_title(figure, f"Success by strategy (n = {sum(group.n for group in contest.groups):,})", contest.label)
+    rejected = {(each.strategy, each.nats) for each in comparisons if each.rejected and each.setting is setting}
+    figure = _drawn({"": counts}, setting.strategies, setting.pairs, {"": rejected}, setting.groups[0].condition.pair)
+    set_title(figure, f"Success by strategy (n = {sum(group.n for group in setting.groups):,})", setting.label)
     return finish(
         figure,
-        f"strategies-{contest.slug}",
-        f"Direct connections per strategy and pair of NATs, {contest.label}: {_totals([contest])}.",
+        f"strategies-{setting.slug}",
+        f"Direct connections per strategy and pair of NATs, {setting.label}: {_totals([setting])}.",
         "Each cell: direct/trials.",
     )
 
 
-def strategies_overview(contests: Sequence[StrategyComparison], comparisons: Sequence[Comparison]) -> Chart | None:
-    """All conditions of one topology added up, with a panel for each answer of the NATs and for each run folder where
-    folders have the same cells; None for a single condition.
+def strategies_overview(settings: Sequence[StrategyComparison], comparisons: Sequence[Comparison]) -> Chart | None:
+    """Draw the sum of all settings of one topology; None for a single setting.
+
+    There is a panel for each answer to unsolicited SYNs, and for each run folder if folders have common cells.
     """
-    if len(contests) < 2 or len({contest.groups[0].condition.topology for contest in contests}) > 1:
+    if len(settings) < 2 or len({setting.groups[0].condition.topology for setting in settings}) > 1:
         return None
-    panels = {title: list(alike) for title, alike in groupby(sorted(contests, key=_title), key=_title)}
-    strategies = sorted({name for contest in contests for name in contest.strategies}, key=strategy_order)
-    pairs = sorted({nats for contest in contests for nats in contest.pairs}, key=lambda nats: [*map(nat_order, nats)])
+    panels = {title: list(alike) for title, alike in groupby(sorted(settings, key=_title), key=_title)}
+    strategies = sorted({name for setting in settings for name in setting.strategies}, key=strategy_order)
+    pairs = sorted({nats for setting in settings for nats in setting.pairs}, key=lambda nats: [*map(nat_order, nats)])
     figure = _drawn(
         {title: _pooled(alike) for title, alike in panels.items()},
         strategies,
         pairs,
         {
-            title: {(each.strategy, each.nats) for each in comparisons if each.rejected and each.contest in alike}
+            title: {(each.strategy, each.nats) for each in comparisons if each.rejected and each.setting in alike}
             for title, alike in panels.items()
         },
-        contests[0].groups[0].condition.pair,
+        settings[0].groups[0].condition.pair,
     )
-    condition = contests[0].groups[0].condition
-    total = sum(group.n for contest in contests for group in contest.groups)
-    delays = sorted({group.condition.delay_s or 0.0 for contest in contests for group in contest.groups})
+    condition = settings[0].groups[0].condition
+    total = sum(group.n for setting in settings for group in setting.groups)
+    delays = sorted({group.condition["delay_s"] or 0.0 for setting in settings for group in setting.groups})
     over = f"delays of {', '.join(f'{delay * 1000:g}' for delay in delays)} ms one way, added up"
     set_title(figure, f"Success by strategy (n = {total:,})", SEPARATOR.join((condition.topology, over)))
     return finish(
         figure,
         "strategies",
-        f"Direct connections per strategy and pair of NATs, over {count(len(contests), 'condition')}: "
-        f"{_totals_by_run(contests)}.",
+        f"Direct connections per strategy and pair of NATs, over {count(len(settings), 'condition')}: "
+        f"{_totals_by_run(settings)}.",
         "Each cell: direct/trials, over all conditions of its panel.",
     )
 
 
-def _title(contest: StrategyComparison) -> str:
-    condition = contest.groups[0].condition
-    answer = f"unsolicited SYNs: {condition.unsolicited or 'as the NATs do'}"
+def _title(setting: StrategyComparison) -> str:
+    condition = setting.groups[0].condition
+    answer = f"unsolicited SYNs: {condition['unsolicited'] or 'as the NATs do'}"
     return answer if condition.run is None else f"{answer}\nrun {condition.run}"
 
 
-def _pooled(contests: Sequence[StrategyComparison]) -> Counts:
+def _pooled(settings: Sequence[StrategyComparison]) -> Counts:
     def counts(strategy: str, nats: Nats) -> Count | None:
-        found = [trials for contest in contests if (trials := contest.trials(strategy, nats)) is not None]
+        found = [trials for setting in settings if (trials := setting.trials(strategy, nats)) is not None]
         return (sum(trials.k for trials in found), sum(trials.n for trials in found)) if found else None
 
     return counts
 
 
-def _totals_by_run(contests: Sequence[StrategyComparison]) -> str:
-    runs = list(dict.fromkeys(contest.groups[0].condition.run for contest in contests))
-    alike = {run: [contest for contest in contests if contest.groups[0].condition.run == run] for run in runs}
+def _totals_by_run(settings: Sequence[StrategyComparison]) -> str:
+    runs = list(dict.fromkeys(setting.groups[0].condition.run for setting in settings))
+    alike = {run: [setting for setting in settings if setting.groups[0].condition.run == run] for run in runs}
     return "; ".join(f"run {run}: {_totals(some)}" if run else _totals(some) for run, some in alike.items())
 
 
-def _totals(contests: Sequence[StrategyComparison]) -> str:
-    names = sorted({name for contest in contests for name in contest.strategies}, key=strategy_order)
-    told = []
+def _totals(settings: Sequence[StrategyComparison]) -> str:
+    names = sorted({name for setting in settings for name in setting.strategies}, key=strategy_order)
+    parts = []
     for name in names:
-        groups = [group for contest in contests for group in contest.groups if group.condition.strategy == name]
-        told.append(f"{name} {sum(group.k for group in groups)}/{sum(group.n for group in groups)}")
-    return ", ".join(told)
+        groups = [group for setting in settings for group in setting.groups if group.condition.strategy == name]
+        parts.append(f"{name} {sum(group.k for group in groups)}/{sum(group.n for group in groups)}")
+    return ", ".join(parts)
 
 
 def _drawn(
     panels: Mapping[str, Counts],
     strategies: Sequence[str],
     pairs: Sequence[Nats],
-    fallen: Mapping[str, set[tuple[str, Nats]]],
+    rejected: Mapping[str, set[tuple[str, Nats]]],
     hosts: tuple[str, str],
 ) -> Figure:
     tops = _tops(pairs)
@@ -126,7 +127,7 @@ def _drawn(
     for place, (axes, (title, counts)) in enumerate(zip(every, panels.items(), strict=True)):
         for x, strategy in enumerate(strategies):
             for top, nats in zip(tops, pairs, strict=True):
-                _cell(axes, x, top, counts(strategy, nats), rejected=(strategy, nats) in fallen[title])
+                _cell(axes, x, top, counts(strategy, nats), rejected=(strategy, nats) in rejected[title])
         if CHOOSER in strategies:
             x = strategies.index(CHOOSER)
             frame = Rectangle((x, -0.08), 1, height + 0.16, fill=False, edgecolor=ORANGE, linewidth=2.2, clip_on=False)
@@ -159,8 +160,10 @@ def _drawn(
     bar.outline.set_visible(False)
     handles = []
     if CHOOSER in strategies:
-        handles.append(Patch(facecolor="none", edgecolor=ORANGE, linewidth=2.2, label=f"{CHOOSER} chooses by itself"))
-    if any(fallen.values()):
+        handles.append(
+            Patch(facecolor="none", edgecolor=ORANGE, linewidth=2.2, label=f"{CHOOSER}, which chooses a strategy")
+        )
+    if any(rejected.values()):
         handles.append(Patch(facecolor="none", edgecolor=ALARM, linewidth=2, label=f"{CHOOSER} is worse than this"))
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
@@ -168,7 +171,7 @@ def _drawn(
 
 
 def _tops(pairs: Sequence[Nats]) -> list[float]:
-    """Where the rows begin, counted in rows: a gap where the NAT of the first host changes."""
+    """Return the top of each row, in rows: there is a gap where the NAT of the first host changes."""
     tops: list[float] = []
     for number, (nat_a, _nat_b) in enumerate(pairs):
         gap = _GAP if number and pairs[number - 1][0] != nat_a else 0.0
@@ -177,9 +180,9 @@ def _tops(pairs: Sequence[Nats]) -> list[float]:
 
 
 def _name_pairs(axes: Axes, pairs: Sequence[Nats], tops: Sequence[float], hosts: tuple[str, str]) -> None:
-    """The NAT of the second host beside each row, and once for all its rows that of the first, in front of them."""
+    """Write the NAT of the second host at each row, and that of the first host once for all its rows."""
     axes.set_yticks([top + 0.5 for top in tops], [nat_b for _nat_a, nat_b in pairs], fontsize=8)
-    beside = axes.get_yaxis_transform()
+    edge = axes.get_yaxis_transform()
     width_in = max(len(nat_b) for _nat_a, nat_b in pairs) * 0.066 + 0.12
     rows = list(zip(tops, pairs, strict=True))
     for nat_a, alike in groupby(rows, key=lambda row: row[1][0]):
@@ -188,7 +191,7 @@ def _name_pairs(axes: Axes, pairs: Sequence[Nats], tops: Sequence[float], hosts:
             nat_a.replace("_", "_\n") if len(own) > 2 else nat_a,
             (0, (own[0] + own[-1] + 1) / 2),
             (-width_in * 72, 0),
-            xycoords=beside,
+            xycoords=edge,
             textcoords="offset points",
             ha="right",
             va="center",
@@ -199,7 +202,7 @@ def _name_pairs(axes: Axes, pairs: Sequence[Nats], tops: Sequence[float], hosts:
             text,
             (0, -0.1),
             (-offset_in * 72, 5),
-            xycoords=beside,
+            xycoords=edge,
             textcoords="offset points",
             ha="right",
             va="bottom",

@@ -146,7 +146,7 @@ def test_mistakes_are_told_in_the_order_of_the_file_after_those_of_flags(tmp_pat
         ('topology = ["ab", "cd"]\npair = "a,b"\n', ["2: pair: 'a,b' cannot be used; expected for cd one of c,d"]),
         (
             'topology = "abcd"\ndelay = "5ms"\n',
-            ["2: delay: '5ms' cannot be used; expected no delay for"],
+            ["2: delay: '5ms' cannot be used; expected no value: the topology abcd has no delay"],
         ),
         (
             'topology = "ab"\njobs = 4\n',

@@ -13,12 +13,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from punchlab.lab.cli import arguments, axes
 from punchlab.lab.errors import InputError, SeveralInputsError
+from punchlab.lab.results.documents import json_schema
 from tests.commands import ROOT, punchlab, run
 
 KILLS = int(os.environ.get("PUNCHLAB_KILLS", "3"))
@@ -107,6 +109,7 @@ def test_a_parquet_file_has_a_typed_column_for_every_field(tmp_path: Path) -> No
     out = tmp_path / "out"
     run(punchlab("run", "ab", *PLAIN, "--trials", "1", "--bw", "10", "--out", str(out)))
     (record,) = records(out)
+    jsonschema.validate(record, json_schema())
     table = pyarrow.parquet.read_table(out / "results.parquet")
     (row,) = table.to_pylist()
     assert row["id"] == record["id"]

@@ -187,7 +187,7 @@ def test_a_trial_that_fails_has_exit_status_1_and_says_why() -> None:
     record = json.loads(done.stdout)
     assert record["outcome"] == "punch_timeout"
     assert record["agrees"] is True
-    assert "depend on the destination" in record["prediction"]["reason"]
+    assert "depend on the destination" in record["outcome_prediction"]["reason"]
 
 
 def test_a_capture_is_written_and_wireshark_reads_the_whole_path(tmp_path: Path) -> None:

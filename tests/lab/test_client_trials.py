@@ -58,6 +58,9 @@ def changed(client: Client, **fields: Any) -> Client:
     return replace(client, **fields)
 
 
+SCENARIO = {"id": "x-1", "topology": "x", "nat_a": "none", "nat_b": "none"}
+
+
 def punch(lab: RunningLab, client: Client, **options: Any) -> Trial:
     one, other = (node.name for node in lab if node.kind == "host")
     return lab.punch(one, other, client=client, strategy=client.strategies[0], deadline_s=1, **options)
@@ -81,7 +84,7 @@ def test_a_wrong_event_is_an_error_of_the_client_at_once(
     assert trial.outcome == "client_error"
     assert str(trial.reason).startswith(f"client mine, {role}: {message}")
     assert time.monotonic() - began < 10
-    json.dumps(record(trial), allow_nan=False)
+    json.dumps(record(trial, **SCENARIO), allow_nan=False)
     assert punch(lab, PUNCH).direct
 
 
@@ -273,7 +276,7 @@ def test_edges_that_do_not_come_up_are_an_error_of_the_client(
         assert (trial.outcome, trial.reason) == ("client_error", reason)
         assert [side.events for side in trial.sides] == [[], []]
         assert lab["c"].present() == lab["d"].present() == frozenset()
-    json.dumps(record(trial))
+    json.dumps(record(trial, **SCENARIO))
 
 
 def ends(folder: Path) -> str:

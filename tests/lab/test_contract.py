@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from punchlab.lab.client.contract import EVENTS, FAILURES, Speaker
 from punchlab.lab.client.output import LINE_BYTES, OUTPUT_BYTES, Output
+from punchlab.lab.results.outcomes import OUTCOMES
 from punchlab.lab.trial import record
-from punchlab.lab.trial.verdict import OUTCOMES, ClientRun
+from punchlab.lab.trial.verdict import ClientRun
 from tests.examples import EXAMPLES
 from tests.lab.odd_events import RECEIVED, STARTED, trial_of
 
@@ -281,6 +282,7 @@ def test_whatever_clients_print_has_a_verdict_and_a_record(
     if sides[0].broken or sides[1].broken:
         assert (outcome, reason) == ("client_error", sides[0].broken or sides[1].broken)
     assert all(seconds >= 0 for seconds in trial.timings_s.values())
-    text = json.dumps(record.record(trial), allow_nan=False, ensure_ascii=False)
+    made = record.record(trial, id="ab-1", topology="ab", nat_a="none", nat_b="none")
+    text = json.dumps(made, allow_nan=False, ensure_ascii=False)
     assert json.loads(text.encode())["outcome"] == outcome
     str(trial).encode()

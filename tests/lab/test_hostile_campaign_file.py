@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from punchlab.lab.campaign import Campaign
 from punchlab.lab.cli import arguments, axes
 from punchlab.lab.errors import InputError, PunchlabError, SeveralInputsError
+from punchlab.lab.results.axes import AXES
 from tests.commands import punchlab, run
 from tests.examples import EXAMPLES
 
@@ -148,7 +149,7 @@ def only_its_own(tmp_path: Path, content: bytes) -> None:
 
 
 FUZZ = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-KEYS = st.sampled_from([*axes.AXES, *axes.SINGLE])
+KEYS = st.sampled_from([*AXES, *axes.SINGLE])
 NUMBERS = ("nan", "inf", "-inf", "-0.0", "1e400", f"0x{'f' * 4000}", HUGE, "true", "1", "0", "1979-05-27T07:32:00Z")
 TEXTS = ('"none"', '"all"', '"ab"', '"20ms"', '"\\ud800"', '"\\u0000"')
 SIGNS = ("[", "]", "{", "}", ",", "=", '"""', "'''", "\n", "#", " ", ".")

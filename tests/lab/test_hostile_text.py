@@ -24,8 +24,8 @@ from punchlab.lab.cli.progress import RunProgress
 from punchlab.lab.cli.screen import screen
 from punchlab.lab.client.description import Client
 from punchlab.lab.errors import ClientError, InputError, LabError, PunchlabError, SeveralInputsError
+from punchlab.lab.results.outcomes import OUTCOMES
 from punchlab.lab.trial.record import record
-from punchlab.lab.trial.verdict import OUTCOMES
 from punchlab.punch.text import LONGEST, printable
 from punchlab.topologies import AB
 from tests.plain import ATTACKS, HOSTILE, assert_plain, assert_plain_line
@@ -156,8 +156,8 @@ def test_mistakes_in_a_campaign_file_are_plain_lines(
 
 
 HOSTILE_RECORDS: Sequence[dict[str, Any]] = [
-    {"outcome": "direct", "agrees": False, "reason": HOSTILE, "prediction": {"outcome": HOSTILE, "reason": HOSTILE}},
-    {"outcome": HOSTILE, "agrees": False, "reason": HOSTILE, "prediction": None, "control": HOSTILE},
+    {"outcome": "direct", "agrees": False, "reason": HOSTILE, "outcome_prediction": {"reason": HOSTILE}},
+    {"outcome": HOSTILE, "agrees": False, "reason": HOSTILE, "outcome_prediction": None, "control": HOSTILE},
     {"outcome": "lab_error", "agrees": None, "reason": [HOSTILE]},
     {"outcome": "lab_error", "agrees": None, "reason": "[bold red]x[/] :smile: [link=http://x]y[/link]"},
 ]

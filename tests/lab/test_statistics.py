@@ -63,6 +63,6 @@ def test_more_trials_at_the_same_rate_narrow_it(rate: tuple[int, int], times: in
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 0), (2, 1), (-1, 5)])
-def test_refuses_what_is_no_rate(successes: int, trials: int) -> None:
-    with pytest.raises(ValueError, match="no rate"):
+def test_refuses_successes_and_trials_that_give_no_rate(successes: int, trials: int) -> None:
+    with pytest.raises(ValueError, match="cannot be used; expected 0 <= successes"):
         wilson_interval(successes, trials)

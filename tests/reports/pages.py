@@ -71,5 +71,5 @@ def page(directory: Path) -> Page:
 
 
 def svg_words(directory: Path, name: str) -> list[str]:
-    """matplotlib draws letters as shapes, and writes each text beside them as a comment."""
+    """matplotlib draws letters as shapes and writes each text as a comment."""
     return re.findall(r"<!-- (.*?) -->", (directory / "charts" / f"{name}.svg").read_text(), re.DOTALL)

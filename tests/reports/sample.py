@@ -46,7 +46,7 @@ def record(
         "floor_s": floor if direct else None,
     }
     return {
-        "schema": 1,
+        "schema": 2,
         "id": f"{topology}-{nat_a}-{nat_b}-{unsolicited}-{strategy}-{number:03d}",
         "started": f"2026-01-01T12:{number // 60 % 60:02d}:{number % 60:02d}.123Z",
         "seed": number,
@@ -69,8 +69,8 @@ def record(
         "background_per_s": 0.0,
         "outcome": "direct" if direct else "punch_timeout",
         "reason": None if direct else "no SYN of b crossed NAT a: it came to a port that a had not opened towards it",
-        "prediction": said,
-        "control": {"direct": direct, "skew_s": 0.0001, "prediction": said},
+        "outcome_prediction": said,
+        "control": {"direct": direct, "skew_s": 0.0001, "outcome_prediction": said},
         "agrees": True,
         "timings_s": {
             "rendezvous": round(0.12 + rng.random() / 50, 6),
@@ -81,7 +81,8 @@ def record(
         if direct
         else {"rendezvous": 0.13, "connected": None, "agreed": None, "transferred": None},
         "cpu_pressure": 0.1,
-        "attempts": {"a": 1, "b": 1} if direct else {"a": 9, "b": 8},
+        "cpu_starved": (changes.get("cpu_pressure") or 0.1) > 0.25,
+        "srflx_attempts": {"a": 1, "b": 1} if direct else {"a": 9, "b": 8},
         "path": {"nats": ["nat_a", "nat_b"], "edge": False},
         "exchange": {"crossed": direct, "simultaneous_open": direct, "syns": 4, "resets": 0, "icmp": 0, "dropped": 0},
         "versions": {

@@ -11,7 +11,11 @@ from tests.reports.sample import lab_error, matrix, record
 
 
 def test_conditions_are_never_pooled(tmp_path: Path) -> None:
-    reset = {"unsolicited": "reset", "outcome": "refused", "prediction": record("symmetric", "symmetric")["prediction"]}
+    reset = {
+        "unsolicited": "reset",
+        "outcome": "refused",
+        "outcome_prediction": record("symmetric", "symmetric")["outcome_prediction"],
+    }
     records = [record(number=number) for number in range(5)]
     records += [record(number=number, **reset) for number in range(5)]
     records += [record(number=number, topology="cd") for number in range(5)]

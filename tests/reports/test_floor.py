@@ -17,7 +17,7 @@ from tests.reports.sample import Record, record, write_run
 def trial(number: int, floor_s: float | None, connected_s: float | None, pressure: float = 0.1, **more: Any) -> Record:
     timings = {"rendezvous": 0.1, "connected": connected_s, "agreed": connected_s and connected_s + 0.02}
     prediction = {"outcome": "direct", "probability": 1.0, "reason": "so", "floor_s": floor_s}
-    return record(number=number, timings_s=timings, prediction=prediction, cpu_pressure=pressure, **more)
+    return record(number=number, timings_s=timings, outcome_prediction=prediction, cpu_pressure=pressure, **more)
 
 
 DISTURBED = [trial(number, 0.2, 0.5, pressure=0.9) for number in range(10, 15)]

@@ -1,4 +1,4 @@
-"""Run folders of anything: a report or a continued run, or one clear error of the project's own."""
+"""Run folders with any content give a report, a resumed run, or one clear error."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from punchlab.reports.charts.figure import Chart
 from punchlab.reports.groups import Trials, group_trials
 from punchlab.reports.page import index_html
 from punchlab.reports.results import read_run
-from punchlab.reports.strategy_comparison import compare, contests
+from punchlab.reports.strategy_comparison import compare, settings_of
 from punchlab.reports.summary import summary_md
-from punchlab.reports.table import results_csv
+from punchlab.reports.table import rows, table_csv
 from punchlab.topologies import AB
 from tests.examples import EXAMPLES
 from tests.reports.sample import record, write_run
@@ -60,12 +60,12 @@ def survives(folder: Path) -> None:
     with contextlib.suppress(PunchlabError):
         trials = read_run(folder, "x").trials
         groups = group_trials(trials)
-        compared = contests(groups)
+        compared = settings_of(groups)
         summary_md(groups, (compared, compare(compared)), Trials(trials), []).encode()
         drawn = Charts(NO_CHART, (), None, (NO_CHART,) * len(compared), ((),) * len(groups))
         index_html(groups, (compared, compare(compared)), Trials(trials), drawn, [], []).encode()
-        results_csv(trials).encode()
-        parquet.results_parquet(trials)
+        table_csv(rows(trials)).encode()
+        parquet.table_parquet(rows(trials))
     assert results.read_bytes() == before
     with contextlib.suppress(PunchlabError):
         continued = RunFolder(folder, ASKED)
@@ -120,7 +120,7 @@ def test_a_true_record_with_changes(folder: Path, several: list[list[tuple[str, 
         {"topology": "../../etc", "nat_a": "$x_1$", "nat_b": "<script>"},
         {"topology": "中文", "nat_a": "日", "reason": "\0\x1b[31m"},
         {"seed": None, "new": {"a": [1, {"b": [2]}]}},
-        {"prediction": {"outcome": "direct", "floor_s": 0}, "timings_s": {"connected": 0.0, "agreed": 1e300}},
+        {"outcome_prediction": {"outcome": "direct", "floor_s": 0}, "timings_s": {"connected": 0.0, "agreed": 1e300}},
     ],
 )
 def test_a_report_of_strange_records_is_whole(tmp_path: Path, changes: dict[str, Any]) -> None:

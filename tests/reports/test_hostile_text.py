@@ -1,4 +1,4 @@
-"""Reports of records and folders that somebody else has worded: nothing in them commands a program that shows them."""
+"""Reports of hostile records and folders: no text in them controls a program that displays it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def hostile(number: int, **changes: Any) -> dict[str, Any]:
         WELL_FORMED: WELL_FORMED,
         f"={WELL_FORMED}": {WELL_FORMED: [WELL_FORMED]},
     }
-    made["prediction"] |= {"reason": WELL_FORMED}
+    made["outcome_prediction"] |= {"reason": WELL_FORMED}
     return made
 
 

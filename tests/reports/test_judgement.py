@@ -1,4 +1,4 @@
-"""What a report says of trials beside what the oracle said, and of trials that nobody can judge."""
+"""Trials and predictions in a report, and trials that cannot be judged."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_disagreements_come_first_and_stand_out(troubled: Path) -> None:
 
 
 def test_a_control_dial_that_disagrees_is_shown(tmp_path: Path) -> None:
-    said = record()["prediction"]
-    write(tmp_path, [record(agrees=False, control={"direct": False, "skew_s": 0.0, "prediction": said})])
+    said = record()["outcome_prediction"]
+    write(tmp_path, [record(agrees=False, control={"direct": False, "skew_s": 0.0, "outcome_prediction": said})])
     assert "| direct | direct | not direct, predicted direct |" in (tmp_path / "summary.md").read_text()
     assert page(tmp_path).pair("full_cone", "full_cone")[5] == "NO"
 
@@ -61,20 +61,20 @@ def test_a_run_of_lab_errors_alone_is_still_a_report(tmp_path: Path) -> None:
 
 def test_a_prediction_that_depends_shows_its_probability(tmp_path: Path) -> None:
     said = {"outcome": "depends", "probability": 0.25, "reason": "the skew decides", "floor_s": None}
-    write(tmp_path, [record(prediction=said)])
+    write(tmp_path, [record(outcome_prediction=said)])
     assert page(tmp_path).pair("full_cone", "full_cone")[4] == "depends, p = 0.25"
     assert "1/1 ◐" in (tmp_path / "summary.md").read_text()
 
 
 def test_predictions_that_differ_by_trial_are_all_counted(tmp_path: Path) -> None:
-    hard = record("symmetric", "symmetric")["prediction"]
-    write(tmp_path, [record(), record(number=1), record(number=2, prediction=hard, outcome="refused")])
+    hard = record("symmetric", "symmetric")["outcome_prediction"]
+    write(tmp_path, [record(), record(number=1), record(number=2, outcome_prediction=hard, outcome="refused")])
     assert page(tmp_path).pair("full_cone", "full_cone")[4] == "direct 2, fails 1"
 
 
 @pytest.mark.parametrize("prediction", [None, {"outcome": "depends", "probability": None}])
 def test_trials_without_judgement_are_said_to_be_so(tmp_path: Path, prediction: dict[str, Any] | None) -> None:
-    write(tmp_path, [record(prediction=prediction, control=None, agrees=None)])
+    write(tmp_path, [record(outcome_prediction=prediction, control=None, agrees=None)])
     shown = page(tmp_path)
     assert shown.pair("full_cone", "full_cone")[5] == "not judged"
     assert "No trial was judged" in shown.text
@@ -84,5 +84,8 @@ def test_trials_without_judgement_are_said_to_be_so(tmp_path: Path, prediction: 
 def test_where_chance_decides_the_rate_is_judged(tmp_path: Path, direct: int, said: str) -> None:
     prediction = {"outcome": "depends", "probability": 0.5, "reason": "chance", "floor_s": 0.04}
     outcomes = ["direct"] * direct + ["refused"] * (6 - direct)
-    write(tmp_path, [record(number=n, prediction=prediction, agrees=None, outcome=o) for n, o in enumerate(outcomes)])
+    write(
+        tmp_path,
+        [record(number=n, outcome_prediction=prediction, agrees=None, outcome=o) for n, o in enumerate(outcomes)],
+    )
     assert page(tmp_path).pair("full_cone", "full_cone")[5] == said

@@ -1,4 +1,4 @@
-"""The page of a report: measurement beside prediction."""
+"""The page of a report: measurements and predictions."""
 
 from __future__ import annotations
 

@@ -13,28 +13,28 @@ import pytest
 
 from punchlab.lab.errors import InputError
 from punchlab.reports import parquet
-from punchlab.reports.results import Trial, read_run
-from punchlab.reports.table import results_csv
+from punchlab.reports.results import RunTrial, read_run
+from punchlab.reports.table import rows, table_csv
 from tests.commands import ROOT
 from tests.reports.sample import Record, lab_error, record, write_run
 
 
-def trials(folder: Path, *records: Record) -> list[Trial]:
+def trials(folder: Path, *records: Record) -> list[RunTrial]:
     return list(read_run(write_run(folder, records)).trials)
 
 
-def table(found: list[Trial]) -> Any:
-    return pyarrow.parquet.read_table(BytesIO(parquet.results_parquet(found)))
+def table(found: list[RunTrial]) -> Any:
+    return pyarrow.parquet.read_table(BytesIO(parquet.table_parquet(rows(found))))
 
 
 def test_it_says_what_the_csv_says_in_the_same_columns(tmp_path: Path) -> None:
     found = trials(tmp_path, record(number=1), record(number=0, strategy="keep"), lab_error(number=2))
-    rows = list(csv.DictReader(StringIO(results_csv(found))))
+    cells = list(csv.DictReader(StringIO(table_csv(rows(found)))))
     read = table(found)
-    assert read.column_names == list(rows[0])
-    assert read["id"].to_pylist() == [row["id"] for row in rows]
-    assert read["timings_s.connected"].to_pylist()[:2] == [float(row["timings_s.connected"]) for row in rows[:2]]
-    assert read["prediction.outcome"].to_pylist() == ["direct", "direct", None]
+    assert read.column_names == list(cells[0])
+    assert read["id"].to_pylist() == [row["id"] for row in cells]
+    assert read["timings_s.connected"].to_pylist()[:2] == [float(row["timings_s.connected"]) for row in cells[:2]]
+    assert read["outcome_prediction.outcome"].to_pylist() == ["direct", "direct", None]
     assert read["path.nats"].to_pylist() == [["nat_a", "nat_b"], ["nat_a", "nat_b"], None]
 
 
@@ -52,15 +52,21 @@ def test_a_field_that_nobody_knows_has_the_type_of_what_is_in_it(tmp_path: Path)
 
 def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     found = trials(tmp_path, record(), record(number=1))
-    assert parquet.results_parquet(found) == parquet.results_parquet(found[::-1])
+    assert parquet.table_parquet(rows(found)) == parquet.table_parquet(rows(found[::-1]))
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("started", "yesterday"), ("exchange", {"syns": "four"}), ("seed", 2**64), ("seed", 1.5)]
+    ("field", "value", "match"),
+    [
+        ("started", "yesterday", "results: 'started'"),
+        ("exchange", {"syns": "four"}, r"results.jsonl:1: exchange: syns: 'four' cannot be used; expected a whole"),
+        ("seed", 2**64, "results.jsonl:1: seed: 18446744073709551616 cannot"),
+        ("seed", 1.5, "results.jsonl:1: seed: 1.5 cannot be used; expected a whole number"),
+    ],
 )
-def test_a_value_of_the_wrong_type_is_named(tmp_path: Path, field: str, value: Any) -> None:
-    with pytest.raises(InputError, match=f"results: '{field}") as caught:
-        parquet.results_parquet(trials(tmp_path, record(**{field: value})))
+def test_a_value_of_the_wrong_type_is_named(tmp_path: Path, field: str, value: Any, match: str) -> None:
+    with pytest.raises(InputError, match=match) as caught:
+        parquet.table_parquet(rows(trials(tmp_path, record(**{field: value}))))
     assert "\n" not in str(caught.value)
 
 

@@ -27,13 +27,13 @@ def test_says_where_every_file_is(tmp_path: Path) -> None:
     }
 
 
-def test_a_killed_run_is_said_to_be_cut_short(tmp_path: Path) -> None:
+def test_a_killed_run_is_said_to_be_truncated(tmp_path: Path) -> None:
     write_run(tmp_path, [record()])
     with (tmp_path / "results.jsonl").open("a") as file:
         file.write('{"schema": 1, "id": "ab-')
     reports.write(tmp_path)
-    assert "cut short" in page(tmp_path).text
-    assert "cut short" in (tmp_path / "summary.md").read_text()
+    assert "is truncated (a killed run)" in page(tmp_path).text
+    assert "is truncated (a killed run)" in (tmp_path / "summary.md").read_text()
 
 
 def test_the_same_results_give_the_same_bytes(two_topologies: Path, tmp_path: Path) -> None:

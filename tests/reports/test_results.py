@@ -15,20 +15,20 @@ def test_reads_what_a_run_writes(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path, [record("none", "symmetric"), lab_error(number=1)], {"trials": 1}))
     direct, broken = run.trials
     assert (direct.nat_a, direct.nat_b, direct.outcome, direct.pair) == ("none", "symmetric", "direct", ("a", "b"))
-    assert direct.connected_s is not None
-    assert direct.prediction is not None
-    assert direct.prediction.floor_s == 0.04
+    assert direct.timing("connected") is not None
+    assert direct.outcome_prediction is not None
+    assert direct.outcome_prediction.floor_s == 0.04
     assert broken.lab_error
-    assert broken.connected_s is None
+    assert broken.timing("connected") is None
     assert run.parameters == {"trials": 1}
-    assert not run.cut_short
+    assert not run.truncated
 
 
 def test_unknown_and_missing_nullable_fields_are_accepted(tmp_path: Path) -> None:
     least = {key: record()[key] for key in ("schema", "id", "topology", "pair", "nat_a", "nat_b", "outcome")}
     (trial,) = read_run(write_run(tmp_path, [least | {"weather": "fine"}])).trials
     assert trial.strategy is None
-    assert trial.prediction is None
+    assert trial.outcome_prediction is None
 
 
 @pytest.mark.parametrize("end", [1, 40, -1])
@@ -38,21 +38,21 @@ def test_a_last_line_cut_off_by_a_kill_is_left_out(tmp_path: Path, end: int) -> 
         file.write(json.dumps(record(number=1))[:end])
     run = read_run(tmp_path)
     assert [trial.id for trial in run.trials] == ["ab-full_cone-full_cone-drop-reuse-000"]
-    assert run.cut_short
+    assert run.truncated
 
 
 def test_a_last_line_cut_off_inside_a_character_is_left_out(tmp_path: Path) -> None:
     write_run(tmp_path, [record()])
     with (tmp_path / "results.jsonl").open("ab") as file:
-        file.write('{"schema": 1, "reason": "é'.encode()[:-1])
-    assert read_run(tmp_path).cut_short
+        file.write('{"schema": 2, "reason": "é'.encode()[:-1])
+    assert read_run(tmp_path).truncated
 
 
 def test_a_complete_last_line_needs_no_line_end(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_text(json.dumps(record()))
     run = read_run(tmp_path)
     assert len(run.trials) == 1
-    assert not run.cut_short
+    assert not run.truncated
 
 
 @pytest.mark.parametrize("bad", ["{", "[1]", "", '{"schema": NaN}', "[" * 100_000, "\udcff"])
@@ -64,7 +64,7 @@ def test_any_other_malformed_line_is_named(tmp_path: Path, bad: str) -> None:
 
 
 def test_a_malformed_last_line_that_was_ended_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "results.jsonl").write_text(json.dumps(record()) + '\n{"schema": 1\n')
+    (tmp_path / "results.jsonl").write_text(json.dumps(record()) + '\n{"schema": 2\n')
     with pytest.raises(InputError, match=r"results\.jsonl:2"):
         read_run(tmp_path)
 
@@ -72,7 +72,7 @@ def test_a_malformed_last_line_that_was_ended_is_an_error(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("schema", 2),
+        ("schema", 3),
         ("id", None),
         ("id", 7),
         ("topology", ""),
@@ -88,7 +88,7 @@ def test_a_malformed_last_line_that_was_ended_is_an_error(tmp_path: Path) -> Non
         ("loss", 1.5),
         ("max_attempts", 1.5),
         ("timings_s", [0.1]),
-        ("prediction", "direct"),
+        ("outcome_prediction", "direct"),
         ("versions", {"kernel": 6}),
     ],
 )
@@ -116,7 +116,7 @@ def test_a_trial_may_be_repeated_after_a_lab_error(tmp_path: Path) -> None:
     assert [trial.outcome for trial in run.trials] == ["lab_error", "direct", "direct"]
 
 
-@pytest.mark.parametrize("content", [None, "", '{"schema": 1, "id'])
+@pytest.mark.parametrize("content", [None, "", '{"schema": 2, "id'])
 def test_a_folder_without_results_is_named(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "results.jsonl").write_text(content)

@@ -18,7 +18,7 @@ from tests.reports.sample import Record, matrix, record, write_run
 
 
 def failing(number: int, **changes: Any) -> Record:
-    made = record(number=number, outcome="punch_timeout", agrees=None, prediction=None, **changes)
+    made = record(number=number, outcome="punch_timeout", agrees=None, outcome_prediction=None, **changes)
     return made | {"timings_s": {}, "control": None}
 
 
@@ -134,7 +134,9 @@ def test_one_run_given_twice_is_one_clear_error(tmp_path: Path, how: str) -> Non
 
 def test_records_of_before_and_after_the_new_fields_are_read(tmp_path: Path) -> None:
     new = record(number=1, connected=True, transferred=False, outcome="direct", control=None)
-    half = record(number=2, control={"direct": None, "skew_s": None, "prediction": None}, prediction=None)
+    half = record(
+        number=2, control={"direct": None, "skew_s": None, "outcome_prediction": None}, outcome_prediction=None
+    )
     paths = reports.write(write_run(tmp_path, [record(), new, half]))
     with paths.table.open(newline="") as file:
         found = [(row["connected"], row["transferred"], row["control.direct"]) for row in csv.DictReader(file)]

@@ -13,7 +13,7 @@ from PIL import Image
 from punchlab import reports
 from punchlab.reports.groups import group_trials
 from punchlab.reports.results import TIMES, read_run
-from punchlab.reports.strategy_comparison import CHOOSER, compare, contests, verdict
+from punchlab.reports.strategy_comparison import CHOOSER, compare, settings_of, verdict
 from tests.reports.pages import Page
 from tests.reports.sample import Record, record, write_run
 
@@ -24,7 +24,7 @@ def trials(direct: Mapping[str, int], n: int = 20, **changes: Any) -> list[Recor
     """So many direct trials of each strategy, of `n`."""
     return [
         record(*NATS, number, strategy=strategy, **changes)
-        | {"outcome": "direct" if number < k else "punch_timeout", "prediction": None, "agrees": None}
+        | {"outcome": "direct" if number < k else "punch_timeout", "outcome_prediction": None, "agrees": None}
         for strategy, k in direct.items()
         for number in range(n)
     ]
@@ -43,7 +43,7 @@ def written(folder: Path, *some: list[Record]) -> Path:
 )
 def test_auto_is_held_against_every_strategy(tmp_path: Path, chooser: int, best: int, worse: bool) -> None:
     run = read_run(written(tmp_path / "run", trials({"auto": chooser, "reuse": 0, "birthday": best})))
-    comparisons = compare(contests(group_trials(run.trials)))
+    comparisons = compare(settings_of(group_trials(run.trials)))
     assert [each.strategy for each in comparisons] == ["reuse", "birthday"]
     assert any(each.rejected for each in comparisons) is worse
     said = verdict(comparisons) or ""
@@ -54,20 +54,20 @@ def test_auto_is_held_against_every_strategy(tmp_path: Path, chooser: int, best:
 
 
 def test_many_comparisons_make_one_unlikely_cell_no_finding(tmp_path: Path) -> None:
-    """14 of 20 beside 20 of 20: p = 0.01. One of one falls, one of many does not."""
+    """14 of 20 and 20 of 20: p = 0.01, which is rejected as the only comparison, and not as one of many."""
     unlucky = trials({"auto": 13, "reuse": 20})
     alone = read_run(written(tmp_path / "alone", unlucky))
-    assert [each.rejected for each in compare(contests(group_trials(alone.trials)))] == [True]
+    assert [each.rejected for each in compare(settings_of(group_trials(alone.trials)))] == [True]
     others = [trials({"auto": 20, "reuse": 20}, delay_s=delay / 1000) for delay in range(30, 40)]
     among = read_run(written(tmp_path / "among", unlucky, *others))
-    assert not any(each.rejected for each in compare(contests(group_trials(among.trials))))
+    assert not any(each.rejected for each in compare(settings_of(group_trials(among.trials))))
 
 
 def test_without_auto_there_is_a_picture_and_no_verdict(tmp_path: Path) -> None:
     run = read_run(written(tmp_path / "run", trials({"reuse": 3, "keep": 20})))
-    (contest,) = contests(group_trials(run.trials))
-    assert contest.strategies == ["reuse", "keep"]
-    assert verdict(compare([contest])) is None
+    (setting,) = settings_of(group_trials(run.trials))
+    assert setting.strategies == ["reuse", "keep"]
+    assert verdict(compare([setting])) is None
     paths = reports.write(tmp_path / "run")
     page = Page(paths.page.read_text())
     assert ["port_restricted_cone", "symmetric", "3/20", "20/20"] in page.rows

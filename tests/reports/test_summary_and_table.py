@@ -30,12 +30,12 @@ def test_the_table_has_a_row_per_trial(troubled: Path) -> None:
     assert len(rows) == 13
     by_id = {row["id"]: row for row in rows}
     odd = by_id["ab-full_cone-symmetric-drop-reuse-000"]
-    assert (odd["outcome"], odd["agrees"], odd["prediction.outcome"]) == ("refused", "false", "direct")
+    assert (odd["outcome"], odd["agrees"], odd["outcome_prediction.outcome"]) == ("refused", "false", "direct")
     assert odd["pair"] == "a;b"
     original = record("full_cone", "symmetric", 1)
     row = by_id[original["id"]]
     assert float(row["timings_s.connected"]) == original["timings_s"]["connected"]
-    assert float(row["prediction.floor_s"]) == 0.04
+    assert float(row["outcome_prediction.floor_s"]) == 0.04
     assert row["path.nats"] == "nat_a;nat_b"
     assert row["max_attempts"] == ""
     assert row["versions.kernel"] == "6.18.44"

@@ -2,8 +2,9 @@
 
     campaign ── DaskExecutor ── scheduler ── worker ──pipe── runner, in its sandbox ── trials
 
-`executor` hands out the jobs of a campaign and gathers what they came to; a `worker` is Dask's, outside of the sandbox,
-for that has no way out; its `runner`, inside, runs the trials. `identity` keeps those apart whose code differs.
+`executor` submits the jobs of a campaign and collects their results. A `worker` is Dask's and runs outside of the
+sandbox, which has no network access; its `runner`, inside, runs the trials. `identity` distinguishes versions of the
+code.
 """
 
 from __future__ import annotations
@@ -16,6 +17,6 @@ _ADDRESS = re.compile(r"(tcp|tls)://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1
 
 
 def check_address(field: str, address: str) -> None:
-    """Raise `InputError` unless it may be a scheduler's address."""
+    """Raise `InputError` if the address cannot be that of a scheduler."""
     if not _ADDRESS.fullmatch(address):
         raise InputError(field, address, "the address of a Dask scheduler, such as tcp://scheduler:8786")

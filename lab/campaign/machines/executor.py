@@ -1,4 +1,4 @@
-"""Jobs handed to Dask workers, through their scheduler."""
+"""An executor that submits jobs to Dask workers, through their scheduler."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 _CONNECT_S, _CLOSE_S = 10.0, 2.0
 _LOOK_S = 0.5
-"""How often to see which workers there are."""
+"""Seconds between two queries for the workers."""
 PATIENCE_S = 30.0
 _MOST_LOSSES = 5
-"""How often a trial may end the workers that run it (Dask's scheduler itself tries four times by default)."""
+"""Maximum number of times that a trial may end its worker (Dask's scheduler itself tries four times)."""
 
 
 class DaskExecutor:
-    """Runs jobs on the workers of the Dask scheduler at `address`, those with exactly this code.
+    """Runs jobs on the workers of the Dask scheduler at `address` that have exactly this code.
 
-    The trials of a worker that is lost are run again by others, also those that have ended but whose results the worker
-    still had; each gives one result. When there is no worker, it waits `patience_s` for one. Raises `InputError` for
-    what is no address, and when entered `LabError` if nobody answers there.
+    If a worker is lost, other workers repeat its trials, including finished ones whose results were not copied; each
+    trial gives one result. If there is no worker, the executor waits `patience_s` for one. Raises `InputError` for a
+    malformed address, and on entry `LabError` if no scheduler answers.
     """
 
     def __init__(self, address: str, patience_s: float = PATIENCE_S) -> None:
@@ -73,18 +73,18 @@ class DaskExecutor:
 
     @property
     def slots(self) -> int:
-        """What the workers can make use of, and one more each. Waits for a worker. Raises `LabError`."""
+        """The number of jobs that the workers can accept, and one more each. Waits for a worker. Raises `LabError`."""
         self._look()
         patience = time.monotonic() + self._patience_s
         while not self._room:
             if time.monotonic() > patience:
                 raise LabError(self._complaint())
-            time.sleep(_LOOK_S)  # the scheduler can be asked, but does not tell
+            time.sleep(_LOOK_S)  # the scheduler sends no events
             self._look()
         return self._room
 
     def submit(self, job: Job) -> None:
-        """Hand a job to the scheduler."""
+        """Submit a job to the scheduler."""
         key = f"{job.id}-{uuid.uuid4().hex}"
         future = self._client.submit(run_job, job, key=key, pure=False, resources={resource(): 1})
         fetched = asyncio.run_coroutine_threadsafe(self._fetch(future), self._loop)
@@ -92,7 +92,7 @@ class DaskExecutor:
         fetched.add_done_callback(self._ended.put)
 
     def next(self) -> Finished:
-        """Wait for a job to end. Raises `LabError` when none can."""
+        """Wait for a job to end. Raises `LabError` if none can end."""
         from distributed import KilledWorker
 
         alive = time.monotonic()
@@ -112,17 +112,17 @@ class DaskExecutor:
             if error is None:
                 return fetched.result()
             if future.status != "error" and isinstance(error, CancelledError | OSError):
-                raise LabError(f"dask: the scheduler at {self._address} has forgotten the trials, or ended")
+                raise LabError(f"dask: the scheduler at {self._address} has lost the trials or has ended")
             if not isinstance(error, KilledWorker) or self._lost.get(job.id, 0) >= _MOST_LOSSES:
                 raise LabError(f"dask: {job.id}: {error}")
             self._lost[job.id] = self._lost.get(job.id, 0) + 1
             self.submit(job)
 
     async def _fetch(self, future: distributed.Future[Finished]) -> Finished:
-        """Wait for a job and copy its result from the worker that has it.
+        """Wait for a job and copy its result from its worker.
 
-        A finished job does not stay finished: when its worker is lost before the result is copied, the scheduler has
-        the job run again. `gather` waits for that; a callback of the future is called only once, the first time.
+        If the worker is lost before the result is copied, the scheduler repeats the finished job. `gather` waits for
+        that; a callback of the future is called only once, the first time.
         """
         result: Finished = await self._client.gather(future, asynchronous=True)
         return result

@@ -1,4 +1,4 @@
-"""Whose results may stand side by side: a trial is run only by the very code that asked for it."""
+"""The identity of the code: a trial runs only on workers with the same code as the campaign."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ROOT = Path(__file__).resolve().parents[3]
 
 @functools.cache
 def resource() -> str:
-    """The name of what a Dask worker of this code has to offer (one for each trial that it takes at a time)."""
+    """Return the name of the Dask resource of workers with this code (one unit per trial at a time)."""
     digest = hashlib.sha256()
     for package in _PACKAGES:
         for file in sorted((_ROOT / package).rglob("*.py")):

@@ -1,8 +1,8 @@
-"""The trial runner: inside the sandbox it takes jobs from a pipe, and puts what they came to into it.
+"""The trial runner: inside the sandbox, it receives jobs from a pipe and sends their results.
 
-First it says how many jobs it can make use of at once. Then come (number, `Job`), and go (number, `Finished`, or a line
-that says why there is none). It ends with the pipe, and the sandbox with it; and when a process of a trial was killed,
-so that what it had at hand is lost, not failed.
+First it sends the number of jobs that it accepts at a time. Then it receives (number, `Job`) and sends (number,
+`Finished` or the text of an error). The runner and its sandbox end when the pipe is closed. They also end when a
+process of a trial is killed, so that its jobs are lost, not failed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from punchlab.punch.stdio import settle
 
 
 def serve(connection: Connection, jobs: int) -> None:
-    """Run what comes in, `jobs` trials at work at a time, until nothing more can come."""
+    """Run the jobs that arrive, `jobs` active trials at a time, until the pipe is closed."""
     lock = threading.Lock()
     with workers.pool(jobs) as pool:
         connection.send(workers.count(jobs) + 1)
         while True:
             try:
                 number, job = connection.recv()
-            except (EOFError, ConnectionError):  # nobody waits for what still runs
+            except (EOFError, ConnectionError):  # nobody waits for the running jobs
                 os._exit(0)
             try:
                 future = submit(pool, job)

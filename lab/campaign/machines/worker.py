@@ -1,4 +1,4 @@
-"""A machine's Dask worker: outside of the sandbox, with a pipe to the trial runner inside."""
+"""The Dask worker of a machine: outside of the sandbox, with a pipe to the trial runner inside."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ _PATIENCE_S, _CLOSE_S = 30, 5
 class Runner:
     """The trial runner in its sandbox; it ends with this process. Thread-safe.
 
-    `slots`: how many jobs it can make use of at once. If it does not start it has said why, and so ends this process.
+    `slots`: the number of jobs that it accepts at a time. If it does not start, it prints the reason and this process
+    ends.
     """
 
     def __init__(self, jobs: int) -> None:
@@ -44,7 +45,7 @@ class Runner:
                 sandbox.command_inside(words),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                start_new_session=True,  # it is ended by the pipe, not by the terminal
+                start_new_session=True,  # the pipe ends it, not the terminal
             )
         try:
             self.slots: int = self._connection.recv()
@@ -56,12 +57,12 @@ class Runner:
         threading.Thread(target=self._read, daemon=True).start()
 
     def run(self, job: Job) -> Finished:
-        """What the job came to. Raises `LabError`."""
+        """Run the job and return its result. Raises `LabError`."""
         future: Future[Finished] = Future()
         with self._lock:
             number = next(self._numbers)
             self._waiting[number] = future
-            # Without a runner there is no result: the reader ends this process, so that the job is lost, not failed.
+            # Without a runner, the reader ends this process, so that the job is lost, not failed.
             with contextlib.suppress(ConnectionError):
                 self._connection.send((number, job))
         return future.result()
@@ -77,7 +78,7 @@ class Runner:
                 else:
                     future.set_exception(LabError(found))
         except (EOFError, ConnectionError):
-            # At once, so that its trials are not failed, but lost, and run elsewhere.
+            # At once, so that its trials are lost, not failed, and run elsewhere.
             print("punchlab: worker: its trial runner was killed", file=sys.stderr, flush=True)
             os._exit(1)
 
@@ -86,13 +87,13 @@ _runner: Runner | None = None
 
 
 def run_job(job: Job) -> Finished:
-    """The task that the scheduler hands out; it runs in a thread of a worker."""
-    assert _runner is not None, "only workers of ours offer what this task asks for"
+    """Run a job in a thread of a worker: the task that the scheduler distributes."""
+    assert _runner is not None, "only workers of this module have the resource of this task"
     return _runner.run(job)
 
 
 def serve(address: str, jobs: int) -> NoReturn:
-    """Be a worker of the scheduler at that address: until that ends (exit status 1), or until a signal comes (0)."""
+    """Work for the scheduler at the address until it ends (exit status 1) or a signal arrives (0)."""
     global _runner
     try:
         from punchlab.lab.campaign.machines.dask_worker import OneAddressWorker, is_exposed
@@ -121,7 +122,7 @@ async def _serve(kind: type[Worker], address: str, slots: int) -> NoReturn:
         print("punchlab: worker: the scheduler has ended", file=sys.stderr, flush=True)
     else:
         await worker.close(timeout=_CLOSE_S, executor_wait=False)
-    os._exit(1 if working.done() else 0)  # not waiting for trials at hand, which are run again elsewhere
+    os._exit(1 if working.done() else 0)  # without waiting for its trials, which are repeated elsewhere
 
 
 async def _work(worker: Worker, text: str) -> None:
