@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _PROJECT = Path(__file__).resolve().parent.parent
-_SCENARIO = "scenarios/test_syn_exchange.py::test_syns_that_cross_open_the_connection_from_both_ends"
+_SCENARIO = "scenarios/test_syn_exchange.py::test_crossing_syns_are_a_simultaneous_open"
 _BUILD = (
     "from punchlab import Lab; from punchlab.lab.confinement import sandbox; sandbox.enter(); "
     "from punchlab.topologies import AB; Lab(AB()).__enter__().close()"

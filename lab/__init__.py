@@ -1,1 +1,1 @@
-"""The emulated Internet: nodes, links, NATs, captures and trials inside one private sandbox."""
+"""The emulated Internet: nodes, links, NATs, captures and trials inside one sandbox."""

@@ -1,7 +1,7 @@
-"""From a graph to running nodes: namespaces, wires, addresses, routes and NAT rules, by netlink in one process.
+"""Build a lab from its graph: namespaces, links, addresses, routes and NAT rules.
 
-Linear in the number of nodes: 0.3 ms for a namespace and 0.5 ms for a wire, almost all of it the kernel's. What waits
-for other processes, the loading of rules, runs beside the rest.
+One process builds everything over netlink. The time is linear in the number of nodes: 0.3 ms for a namespace and 0.5 ms
+for a link, almost all of it in the kernel. iptables-restore and nft load the rules in parallel with this work.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from punchlab.lab.errors import LabError
 from punchlab.lab.graph import Graph, GraphNode
 from punchlab.lab.kernel import namespace, sysctl
-from punchlab.lab.kernel.netlink import LOOPBACK_INDEX, RouteSocket
+from punchlab.lab.kernel.rtnetlink import LOOPBACK_INDEX, RouteSocket
 from punchlab.lab.nat.helpers import RunningProgram
-from punchlab.lab.nat.loader import Loader, Wanted
+from punchlab.lab.nat.loader import Loader, Request
 from punchlab.lab.nat.portmapper import PortMapper
 from punchlab.lab.nat.rules import NatRules, rules
 from punchlab.lab.process.node import Helper, Node, close_all
@@ -26,21 +26,25 @@ _SYSCTLS = {
     "net/ipv4/conf/default/rp_filter": "0",
 }
 _FORWARDING = {"net/ipv4/ip_forward": "1"}
-# Where nothing speaks IPv6, its neighbor discovery would be noise in every capture.
+# In a lab without IPv6, neighbor discovery would only add packets to the captures.
 _WITHOUT_IPV6 = {f"net/ipv6/conf/{which}/disable_ipv6": "1" for which in ("all", "default")}
-# Only the addresses that the topology gives: no link-local ones (mode 1), and so no advertisements to listen to.
+# Interfaces have only the addresses that the topology assigns: no link-local address (mode 1), no router
+# advertisements.
 _WITH_IPV6 = {f"net/ipv6/conf/{which}/disable_ipv6": "0" for which in ("all", "default")} | {
     "net/ipv6/conf/default/addr_gen_mode": "1",
     "net/ipv6/conf/default/accept_ra": "0",
 }
 _FORWARDING6 = {"net/ipv6/conf/all/forwarding": "1"}
 _DESCRIPTORS_PER_NODE = 2
-"""Its namespace, and while it is made a netlink socket."""
+"""The namespace, and a netlink socket during the build."""
 _OTHER_DESCRIPTORS = 256
 
 
 def build(graph: Graph) -> dict[str, Node]:
-    """Make every node and wire of the graph; on failure nothing is left. Raises `LabError`."""
+    """Create every node and link of the graph and return the nodes by name.
+
+    Raises `LabError`; then nothing remains of the lab.
+    """
     _allow_descriptors(len(graph.nodes))
     namespaces = namespace.create(len(graph.nodes))
     nodes = {name: Node(planned, made) for (name, planned), made in zip(graph.nodes.items(), namespaces, strict=True)}
@@ -60,7 +64,7 @@ def build(graph: Graph) -> dict[str, Node]:
 
 
 def start_helpers(node: Node, made: NatRules) -> list[Helper]:
-    """Start what the rules loaded in the node need beside them, as a part of it; `wait` for each to be ready."""
+    """Start the helper processes that the loaded rules of the node need. `wait` blocks until a helper is ready."""
     _outside, inside = node.graph.interfaces
     started: list[Helper] = [RunningProgram(node, program) for program in made.helpers]
     if made.port_mapping:
@@ -74,12 +78,13 @@ def _allow_descriptors(nodes: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted:
         if hard < wanted:
-            raise LabError(f"a lab of this size needs {wanted} open files, and the hard limit (`ulimit -Hn`) is {hard}")
+            raise LabError(f"this lab needs {wanted} open files, but the hard limit (`ulimit -Hn`) is {hard}")
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _set_sysctls(nodes: Iterable[Node]) -> None:
-    # All namespaces start alike, and a sysctl takes the longer to find the more of them there are: write what differs.
+    # All new namespaces have the same values, and opening a sysctl file takes longer with each namespace. Write only
+    # the values that differ.
     fresh: dict[str, str | None] = {}
     for node in nodes:
         wanted = _sysctls(node.graph)
@@ -96,18 +101,18 @@ def _sysctls(planned: GraphNode) -> dict[str, str]:
     return wanted
 
 
-def _nat_rules(nodes: Iterable[Node]) -> Iterator[Wanted]:
+def _nat_rules(nodes: Iterable[Node]) -> Iterator[Request]:
     for node in nodes:
         if (behavior := node.graph.behavior) is not None:
-            # By the order of `Internet.home`: the way out first, then the inside.
+            # `Internet.home` adds the outside interface first, then the inside interface.
             outside, inside = node.graph.interfaces
             ipv6 = inside.address6 is not None
             text = rules(behavior, inside=inside.name, outside=outside.name, address=node.address, ipv6=ipv6)
-            yield Wanted(node.name, node.namespace, text)
+            yield Request(node.name, node.namespace, text)
 
 
 def _wire(graph: Graph, nodes: Mapping[str, Node], pools: Mapping[str, Sequence[str]]) -> None:
-    """`pools`: NAT -> the external addresses that it has beside that of its outside interface."""
+    """Create links, addresses and routes. `pools` maps a NAT to its additional external addresses."""
     neighbors: dict[str, list[tuple[int, str, str]]] = {name: [] for name in nodes}
     for here, there in graph.neighbors():
         neighbors[here.node] += [(here.index, address, there.mac) for address in there.hosts[: len(here.hosts)]]
@@ -124,7 +129,7 @@ def _wire(graph: Graph, nodes: Mapping[str, Node], pools: Mapping[str, Sequence[
             for extra in pools.get(name, ()):
                 sockets[name].add_address(planned.interfaces[0].index, f"{extra}/32")
             sockets[name].commit()
-        # Then, for a route needs both ends of its wire up.
+        # A route needs both ends of its link up, so routes come last.
         for name, planned in graph.nodes.items():
             for destination, gateway in planned.routes:
                 sockets[name].add_route(destination, gateway)

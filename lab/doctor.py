@@ -1,4 +1,4 @@
-"""What this machine has and lacks for a lab, each tried for real inside a sandbox, and how to get what is missing."""
+"""Check inside a sandbox which capabilities this machine has, and report how to get the missing ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OPTIONAL = (DAEMON, "nats-server", "mnexec", "tshark")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One capability: whether it is there, what exactly was found, how to get it, and whether a lab needs it."""
+    """The result of one check: whether the capability was found, details, how to get it, and whether a lab needs it."""
 
     name: str
     found: bool
@@ -37,7 +37,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Every finding; those that need a namespace are made in a sandbox of their own."""
+    """Return all findings. The checks run inside a sandbox, because most of them need a network namespace."""
     command = sandbox.command_inside(programs.python("punchlab.lab.doctor"))
     inner = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     who = "as root" if os.geteuid() == 0 else "as an ordinary user, in a user namespace"
@@ -47,7 +47,7 @@ def examine() -> list[Finding]:
         return [Finding("sandbox", False, detail, remedy)]
     findings = [Finding("sandbox", True, f"network, mount and PID namespaces, {who}")]
     if inner.returncode != 0:
-        return [*findings, Finding("examination", False, f"it ended with status {inner.returncode}: {reason}")]
+        return [*findings, Finding("examination", False, f"exited with status {inner.returncode}: {reason}")]
     return findings + [Finding(**fields) for fields in json.loads(inner.stdout)]
 
 
@@ -67,14 +67,14 @@ def _examine_inside() -> list[Finding]:
         "nats-server": lambda: optional(
             "nats-server", ["nats-server", "--version"], "nats-server", "only for edges with `--bus nats`"
         ),
-        "mnexec": lambda: optional("mnexec", ["mnexec", "true"], "mininet", "only for running under `mn`"),
-        "tshark": lambda: optional("tshark", ["tshark", "--version"], "tshark", "only for looking at captures"),
+        "mnexec": lambda: optional("mnexec", ["mnexec", "true"], "mininet", "only to run topologies under `mn`"),
+        "tshark": lambda: optional("tshark", ["tshark", "--version"], "tshark", "only to inspect captures"),
     }
     return [_found(name, check) for name, check in checks.items()]
 
 
 def _found(name: str, check: Callable[[], Finding]) -> Finding:
-    """What the check finds; what goes wrong in it is the finding, so that the other checks are done all the same."""
+    """Run a check. An exception becomes a finding, so that the other checks still run."""
     try:
         return check()
     except Exception as error:
@@ -103,17 +103,27 @@ def _iptables() -> Finding:
 
 
 def _conntrack() -> Finding:
-    def read() -> str:
-        with open("/proc/sys/net/netfilter/nf_conntrack_tcp_loose") as file:  # noqa: PTH123 - a sysctl, not a path of ours
-            return f"tcp_loose is {file.read().strip()}, one per namespace"
+    def flush() -> str:
+        import pyroute2
 
-    return _attempt("conntrack", read, "modprobe nf_conntrack")
+        from punchlab.lab.kernel import namespace, running, sysctl
+
+        (made,) = namespace.create(1)
+        running.flush_connections(made, "doctor")
+        with made.entered():
+            loose = sysctl.read("net/netfilter/nf_conntrack_tcp_loose")
+        made.close()
+        if loose is None:
+            raise LabError("the kernel has no sysctl nf_conntrack_tcp_loose")
+        return f"tcp_loose is {loose}, one per namespace; pyroute2 {pyroute2.__version__}"
+
+    return _attempt("conntrack", flush, "modprobe nf_conntrack nf_conntrack_netlink")
 
 
 def _impairment(name: str, *, needed: bool) -> Finding:
     found = _works(name)
     remedies = {"netem": "modprobe sch_netem", "nfqueue": "modprobe nfnetlink_queue xt_NFQUEUE"}
-    detail = "delays, loses and shapes packets" if found else "this kernel has it not"
+    detail = "delays, drops and shapes packets" if found else "this kernel does not support it"
     return Finding(name, found, detail, remedies[name], needed=needed)
 
 
@@ -159,10 +169,10 @@ def _confinement() -> Finding:
             process.end_namespace()
         made.close()
         if status != 0:
-            raise LabError(f"a confined program ended with status {status}")
-        return "clients have mount, PID and IPC namespaces of their own"
+            raise LabError(f"a confined program exited with status {status}")
+        return "each client has its own mount, PID and IPC namespaces"
 
-    return _attempt("confinement", confine, "a kernel of Linux 5.12 or later")
+    return _attempt("confinement", confine, "Linux 5.12 or later")
 
 
 def _port_mapper() -> Finding:
@@ -180,7 +190,7 @@ def _port_mapper() -> Finding:
 def _attempt(name: str, action: Callable[[], str], remedy: str) -> Finding:
     try:
         return Finding(name, True, action())
-    except Exception as error:  # whatever goes wrong here is the finding
+    except Exception as error:  # any exception is the finding
         return Finding(name, False, f"{type(error).__name__}: {error}", remedy)
 
 

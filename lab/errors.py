@@ -1,4 +1,4 @@
-"""What can go wrong in the lab, as exceptions that a caller can tell apart."""
+"""Exceptions of the lab."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from punchlab.punch.text import LONGEST_VALUE, printable, shown
 
 
 class PunchlabError(Exception):
-    """Base of every error that this project raises on purpose; its text is one clear line, whatever it quotes."""
+    """Base of all exceptions that this project raises on purpose. The message is one printable line."""
 
     def __init__(self, text: str = "") -> None:
         super().__init__(printable(text))
 
 
 class InputError(PunchlabError, ValueError):
-    """Something the user typed cannot be used, or is missing: the field, the value (None) and what was expected."""
+    """The user gave an invalid value or no value (None). `field` names the input, `expected` describes valid values."""
 
     def __init__(self, field: str, value: object, expected: str) -> None:
         self.field, self.value, self.expected = field, value, expected
@@ -28,7 +28,7 @@ class InputError(PunchlabError, ValueError):
 
 
 class SeveralInputsError(PunchlabError, ValueError):
-    """Several things that cannot be used, found in one go: a line each."""
+    """Several invalid inputs. The message has one line for each."""
 
     def __init__(self, errors: Sequence[InputError]) -> None:
         self.errors = tuple(errors)
@@ -39,12 +39,14 @@ class SeveralInputsError(PunchlabError, ValueError):
 
 
 class MissingCapabilityError(PunchlabError):
-    """This machine lacks something that the lab needs; the text says what, and how to get it."""
+    """This machine lacks something that the lab needs. The message names it and how to get it."""
 
 
 class ClientError(PunchlabError):
-    """The client under test breaks its contract (`lab.client.contract`) or cannot be started; names client and role."""
+    """The client under test violates its contract (`lab.client.contract`) or cannot start. The message names client and
+    role.
+    """
 
 
 class LabError(PunchlabError):
-    """The lab itself broke: never to be counted as a failed punch."""
+    """The lab itself failed. This never counts as a failed punch."""

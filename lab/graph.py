@@ -1,9 +1,9 @@
-"""What a Mininet topology asks for, as plain data: nodes, their interfaces, and links with an impairment per direction.
+"""The graph of a Mininet topology as plain data: nodes, interfaces, and links with an impairment per direction.
 
-Understands nodes with the options `kind` (host, router, edge, nat, switch), `routes`, `addresses`, `forwarding` and
-`behavior`, and links with `params1`/`params2` (`ip`, and `ip6` where the link carries IPv6 too) and Mininet's link
-options, for both directions or, within `params1` and `params2`, for what the first or the second end sends. `routes`
-and `addresses` are of either family.
+Nodes have the options `kind` (host, router, edge, nat, switch), `routes`, `addresses`, `forwarding` and `behavior`.
+Links have `params1` and `params2` with `ip` and optionally `ip6`, and Mininet's link options. Link options apply to
+both directions; inside `params1` or `params2` they apply to packets that the first or second end sends. `routes` and
+`addresses` accept IPv4 and IPv6.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ from typing import TYPE_CHECKING
 from punchlab.lab.errors import InputError, LabError
 from punchlab.lab.impair import Impairment
 from punchlab.lab.inputs.choices import INTERFACE_NAME_LENGTH, node_name, one_of
-from punchlab.lab.kernel.netlink import hardware_address
+from punchlab.lab.kernel.rtnetlink import hardware_address
 from punchlab.punch.nat.behavior import NatBehavior
 
 if TYPE_CHECKING:
     from mininet.topo import Topo
 
-_BECAUSE = f"the names of its interfaces, such as NAME-eth0, have at most {INTERFACE_NAME_LENGTH}"
+_BECAUSE = f"its interface names, such as NAME-eth0, have at most {INTERFACE_NAME_LENGTH}"
 KINDS = ("host", "router", "edge", "nat", "switch")
 _OTHER_INDEXES = 2
-"""Those of the loopback interface and of a switch's bridge. No two ends of links have the same one: where both ends are
-made from a third namespace, an older kernel (6.1) wants them to be free there too."""
+"""The indexes of the loopback interface and of a switch's bridge. Link ends have unique indexes across the lab: Linux
+6.1 requires that the index is also free in the namespace that creates the veth pair.
+"""
 _LINK_OPTIONS = ("delay", "jitter", "loss", "bw")
 
 
 @dataclass(slots=True, eq=False)
 class Interface:
-    """One end of a link. `address` is "a.b.c.d/len", None on a switch; `address6` its IPv6 counterpart, if any.
+    """One end of a link. `address` is "a.b.c.d/len", None on a switch. `address6` is the optional IPv6 address.
 
-    A running NAT may change its `address`.
+    `address` can change while a NAT runs.
     """
 
     node: str
@@ -47,13 +48,13 @@ class Interface:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """Its addresses, without prefix lengths."""
+        """The addresses without prefix lengths."""
         return tuple(each.partition("/")[0] for each in (self.address, self.address6) if each)
 
 
 @dataclass(frozen=True, slots=True)
 class GraphLink:
-    """A veth pair; `forth` impairs what `one` sends, `back` what `other` sends."""
+    """A veth pair. `forth` impairs packets from `one` to `other`, `back` packets from `other` to `one`."""
 
     one: Interface
     other: Interface
@@ -63,7 +64,7 @@ class GraphLink:
 
 @dataclass(slots=True)
 class GraphNode:
-    """One node; `routes` are (prefix, gateway), `addresses` are extra ones on its loopback interface."""
+    """A node. `routes` are (prefix, gateway) pairs; `addresses` are additional addresses of the loopback interface."""
 
     name: str
     kind: str
@@ -75,31 +76,34 @@ class GraphNode:
 
     @property
     def address(self) -> str:
-        """The address of its first interface, without the prefix length. Raises `LabError` for a node without one."""
+        """The address of the first interface that has one, without prefix length.
+
+        Raises `LabError` if no interface has an address.
+        """
         found = next((i.address.partition("/")[0] for i in self.interfaces if i.address), None)
         if found is None:
-            raise LabError(f"{self.name}: a node without an address")
+            raise LabError(f"node {self.name} has no address")
         return found
 
     @property
     def address6(self) -> str | None:
-        """The IPv6 address of its first interface that has one, without the prefix length."""
+        """The IPv6 address of the first interface that has one, without prefix length, or None."""
         return next((i.address6.partition("/")[0] for i in self.interfaces if i.address6), None)
 
     @property
     def translates(self) -> bool:
-        """Whether it is a NAT, and not a plain firewall."""
+        """True for a NAT, False for a firewall that does not translate."""
         return self.behavior is not None and self.behavior.translates
 
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """What lies between two nodes, on the way from one to where the Internet finds the other.
+    """The path between two nodes.
 
-    `nodes` from the first to the other, both included (between hosts behind one NAT, by that NAT); `nats` the NATs and
-    firewalls among them; `delay_s`, `jitter_s` and `loss` (a fraction) one way, end to end; `bandwidth` (bit/s) of the
-    narrowest link, None for no limit. `shortcut`: the NATs on the way past the one that both are behind, where one of
-    them has an address of its own there (none on a LAN); None where there is no such way.
+    `nodes` includes both ends. Between hosts behind one NAT, the path goes through that NAT. `nats` are the NATs and
+    firewalls on the path. `delay_s`, `jitter_s` and `loss` (a fraction) are one-way, end-to-end values. `bandwidth`
+    (bit/s) is that of the slowest link, None for no limit. `shortcut` lists the NATs on a direct path inside the
+    network of a shared NAT (empty on a LAN). It is None unless the shared NAT is the first NAT of at least one host.
     """
 
     nodes: Sequence[str]
@@ -113,13 +117,13 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A whole lab to build: nodes by name, links, and who is whose neighbor on each wire."""
+    """The graph of a lab: nodes by name, and links."""
 
     nodes: Mapping[str, GraphNode]
     links: Sequence[GraphLink]
 
     def neighbors(self) -> Iterator[tuple[Interface, Interface]]:
-        """Every ordered pair of addressed interfaces that share a wire, directly or through a switch."""
+        """Yield every ordered pair of interfaces with addresses on the same link or the same switch."""
         wires: dict[str, list[Interface]] = {}
         for number, link in enumerate(self.links):
             switches = [end.node for end in (link.one, link.other) if self.nodes[end.node].kind == "switch"]
@@ -129,9 +133,9 @@ class Graph:
             yield from ((one, other) for one in wire for other in wire if one is not other)
 
     def outwards(self, start: str) -> Sequence[str]:
-        """The NATs and firewalls between a node and the public network, from the node outwards.
+        """Return the NATs and firewalls between a node and the public network, innermost first.
 
-        Their first interface is the way out. This needs no edge to look for.
+        The first interface of a NAT is its outside interface. The topology needs no edge.
         """
         crossed: list[str] = []
         here = self._reached_from(start, but=start if self.nodes[start].kind == "nat" else None)
@@ -144,7 +148,9 @@ class Graph:
             here = self._reached_from(nat.name, but=nat.name)
 
     def _reached_from(self, start: str, but: str | None) -> set[str]:
-        """The interfaces that a node reaches without crossing a NAT; of the NAT `but`, by its way out only."""
+        """Return the interfaces that a node reaches without crossing a NAT. From the NAT `but`, only its outside
+        interface is used.
+        """
         found: set[str] = set()
         queue = [start]
         while queue:
@@ -161,9 +167,10 @@ class Graph:
         return found
 
     def steps(self, start: str, end: str) -> Sequence[tuple[Interface, Interface, Impairment]]:
-        """The links that a packet from one node to another crosses (fewest hops), each with its impairment.
+        """Return the links on the path with the fewest hops as (outgoing interface, incoming interface, impairment).
 
-        Addresses are not consulted: in our topologies the way with the fewest links is the way that is routed.
+        Routes are ignored: in these topologies, packets follow the path with the fewest hops. Raises `InputError` if
+        the nodes are not connected.
         """
         arrived: dict[str, list[tuple[Interface, Interface, Impairment]]] = {start: []}
         frontier = [start]
@@ -178,30 +185,30 @@ class Graph:
                         arrived[into.node] = [*arrived[here], (out, into, impairment)]
                         frontier.append(into.node)
         if end not in arrived:
-            raise InputError("pair", f"{start},{end}", "two hosts that a path joins")
+            raise InputError("pair", f"{start},{end}", "two hosts connected by a path")
         return arrived[end]
 
     def behavior(self, host: str) -> NatBehavior | None:
-        """The behavior of the outermost NAT between the host and the Internet; None for a public host."""
+        """Return the behavior of the outermost NAT between the host and the Internet, or None for a public host."""
         outermost = self.in_front_of(host)[-1:]
         return self.nodes[outermost[0]].behavior if outermost else None
 
     def in_front_of(self, host: str) -> Sequence[str]:
-        """The NATs and firewalls between the host and the Internet, from the host outwards."""
+        """Return the NATs and firewalls between the host and the Internet, innermost first."""
         edges = [name for name, node in self.nodes.items() if node.kind == "edge"]
         for edge in edges if self._known(host) else ():
-            with contextlib.suppress(InputError):  # a region that no long link joins to that one
+            with contextlib.suppress(InputError):  # this edge is not connected to the host
                 return self._nats(into.node for _out, into, _impairment in self.steps(host, edge))
         return self.outwards(host)
 
     def shared_nat(self, one: str, other: str) -> str | None:
-        """The innermost NAT that is in front of both hosts, and translates; None if they have none in common."""
+        """Return the innermost translating NAT in front of both hosts, or None if they share no NAT."""
         others = self.in_front_of(other)
         both = (name for name in self.in_front_of(one) if name in others)
         return next((name for name in both if self.nodes[name].translates), None)
 
     def path(self, one: str, other: str) -> Path:
-        """The way between two nodes. Raises `InputError` where there is none."""
+        """Return the path between two nodes. Raises `InputError` if the nodes are not connected."""
         ends = [self.nodes[self._known(name)] for name in (one, other)]
         steps = list(self.steps(one, other))
         shortcut = None
@@ -213,7 +220,7 @@ class Graph:
         kept = 1.0
         for _out, _into, impairment in steps:
             kept *= 1 - impairment.loss
-        # Rounded, for sums differ in their last bits with the order of the links.
+        # Rounded, because floating-point sums depend on the order of the links.
         return Path(
             nodes=nodes,
             nats=self._nats(nodes),
@@ -234,7 +241,7 @@ class Graph:
 
 
 def read(topology: Topo) -> Graph:
-    """The graph of a Mininet topology. Raises `InputError` for what the lab cannot build."""
+    """Return the graph of a Mininet topology. Raises `InputError` if the lab cannot build it."""
     if not callable(getattr(topology, "iterLinks", None)) or isinstance(topology, type):
         raise InputError("topology", topology, "a Mininet topology, such as AB()")
     nodes: dict[str, GraphNode] = {}
@@ -271,7 +278,7 @@ def read(topology: Topo) -> Graph:
 
 
 def _check(node: GraphNode) -> None:
-    """Raise `InputError` for a NAT that is not joined to two links, and for what is no behavior."""
+    """Raise `InputError` for a NAT without exactly two links, or for an invalid behavior."""
     if node.behavior is None and node.kind != "nat":
         return
     if not isinstance(node.behavior, NatBehavior):
@@ -280,7 +287,7 @@ def _check(node: GraphNode) -> None:
         raise InputError(
             "node",
             node.name,
-            f"a NAT with two links, the way out first and then the inside; it has {len(node.interfaces)}",
+            f"a NAT with two links, outside first, then inside; it has {len(node.interfaces)}",
         )
 
 

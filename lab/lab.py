@@ -10,7 +10,7 @@ from punchlab.lab.trial.trial import Trial
 
 
 class Lab(Network):
-    """An emulated Internet in which clients connect to each other. Nothing of it outlives the `with` block."""
+    """An emulated Internet in which clients connect. All resources are released at the end of the block."""
 
     def punch(
         self,

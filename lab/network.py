@@ -1,8 +1,8 @@
-"""A topology that runs, for the length of a `with`: nodes, links, NATs and edges."""
+"""A running topology as a context manager: nodes, links, NATs and edges."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -16,6 +16,7 @@ from punchlab.lab.events.link import RunningLink
 from punchlab.lab.events.nat import RunningNat
 from punchlab.lab.graph import Graph, Path
 from punchlab.lab.inputs import choices, numbers
+from punchlab.lab.kernel import running
 from punchlab.lab.process.node import Node, close_all
 from punchlab.punch.nat.behavior import NatBehavior
 
@@ -23,15 +24,16 @@ if TYPE_CHECKING:
     from mininet.topo import Topo
 
     from punchlab.lab.client.edges import EdgeNetwork
+    from punchlab.lab.nat.state import NodeState
 
 
 class Network:
-    """An emulated Internet. Nothing of it outlives the `with` block.
+    """An emulated Internet. All resources are released at the end of the `with` block.
 
-    `links` is "auto", "netem" or "nfqueue"; `seed` makes the draws of loss and jitter (with NFQUEUE) and of background
-    traffic repeatable; `background` is how many connections a second other hosts open through each NAT; `bus` is how
-    edges talk to each other, as in `lab.client.edges.EdgeNetwork`.
-    Raises `InputError` for a topology that cannot be built, `LabError` outside the sandbox.
+    `links` is "auto", "netem" or "nfqueue". `seed` makes loss, jitter (with NFQUEUE) and background traffic repeatable.
+    `background` is the number of connections per second that other hosts open through each NAT. `bus` is the transport
+    between edges, as in `lab.client.edges.EdgeNetwork`. Raises `InputError` for an invalid topology, `LabError` outside
+    the sandbox.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Network:
     def __enter__(self) -> Self:
         sandbox.require()
         if self._nodes:
-            raise LabError("the lab runs already: one `with` block at a time")
+            raise LabError("the lab is already running; use one `with` block at a time")
         self._nodes = build.build(self.graph)
         try:
             self._impaired = impair.apply(self._directed_links(), implementation=self._links, seed=self._seed)
@@ -84,7 +86,7 @@ class Network:
             self.close()
 
     def close(self) -> None:
-        """Kill what runs in the nodes and let the kernel free them."""
+        """Kill the processes in the nodes and release the namespaces."""
         if self.edge_network is not None:
             self.edge_network.close()
             self.edge_network = None
@@ -99,7 +101,7 @@ class Network:
             self._nodes, self._running_nats, self._running_links = {}, {}, {}
 
     def __getitem__(self, name: str) -> Node:
-        """The node called `name`. Raises `InputError`, and `LabError` outside of the `with` block."""
+        """The node called `name`. Raises `InputError`, and `LabError` outside the `with` block."""
         self._require_running()
         if name not in self._nodes:
             raise InputError("node", name, f"one of {', '.join(self._nodes)}")
@@ -115,7 +117,7 @@ class Network:
 
     @property
     def anycast(self) -> str:
-        """The address that every edge answers on; the only edge's own where there is no such address.
+        """The anycast address of the edges, or the address of the first edge if the edges share no address.
 
         Raises `InputError` for a topology without an edge.
         """
@@ -126,23 +128,37 @@ class Network:
 
     @property
     def edges_speak_ipv6(self) -> bool:
-        """Whether the topology wants its edges to listen on IPv6 as well."""
+        """Whether the topology requires that edges also listen on IPv6."""
         return bool(getattr(self.topology, "edges_speak_ipv6", False))
 
     def announce(self, router: str, edge: str) -> None:
-        """Have a router send what is for the anycast address towards that edge. Raises `InputError`."""
+        """Change the router's route for the anycast address so that it leads to the edge. Raises `InputError`."""
         _out, into, _impairment = next(iter(self.graph.steps(self[router].name, self[edge].name)))
         gateway = str(into.address).partition("/")[0]
-        self[router].run(["ip", "route", "replace", f"{self.anycast}/32", "via", gateway])
+        with running.changes(self[router].namespace) as changes:
+            changes.replace_route(f"{self.anycast}/32", gateway)
+
+    def inspect(self, *names: str) -> Mapping[str, NodeState]:
+        """Read the state of nodes from the kernel: interfaces, addresses, routes, qdiscs, connections and mappings.
+
+        Returns node name -> state for the given nodes, by default for all. Raises `InputError` for an unknown node.
+        """
+        from punchlab.lab.kernel import inspection
+        from punchlab.lab.nat.state import node_state
+
+        nodes = [self[name] for name in names] if names else list(self)
+        return {node.name: node_state(node, inspection.inspect(node.namespace, node.name)) for node in nodes}
 
     @property
     def links(self) -> str:
-        """What impairs the links: "netem", "nfqueue", or "none" where no link is impaired."""
+        """The implementation that impairs links: "netem", "nfqueue", or "none" if no link is impaired."""
         return self._impaired.name if self._impaired is not None else "none"
 
     @property
     def lateness_s(self) -> float:
-        """How much too late a link let a packet go at worst, so far; 0 where nobody measures it."""
+        """The largest delay so far, in seconds, between the due time and the release of a packet. 0 if it is not
+        measured.
+        """
         counters = [] if self._impaired is None else self._impaired.counters()
         return max((each.lateness_worst_s or 0.0 for each in counters if each is not None), default=0.0)
 
@@ -160,13 +176,13 @@ class Network:
 
     @property
     def background_addresses(self) -> frozenset[str]:
-        """The public addresses that background traffic is for."""
+        """The public addresses to which background traffic is sent."""
         return frozenset(
             nat.background_address for nat in self._running_nats.values() if nat.background_address is not None
         )
 
     def nat(self, name: str) -> RunningNat:
-        """The NAT of that name, or the nearest one in front of the host of that name. Raises `InputError`."""
+        """Return the NAT of that name, or the innermost NAT in front of the host of that name. Raises `InputError`."""
         self._require_running()
         behind = {node.name: self.in_front_of(node.name) for node in self if node.kind == "host"}
         nats = {host: found[0] for host, found in behind.items() if found}
@@ -181,7 +197,7 @@ class Network:
         return self._running_nats[node.name]
 
     def link(self, one: str, other: str) -> RunningLink:
-        """The link between two nodes, in either order, to cut and to join. Raises `InputError` if there is none."""
+        """Return the link between two nodes, in either order. Raises `InputError` if there is none."""
         planned = link.find(self.graph, self[one].name, self[other].name)
         if planned is None:
             near = [each.other.node for each in self.graph.links if each.one.node == one]
@@ -193,12 +209,12 @@ class Network:
         return self._running_links[ends]
 
     def path(self, one: str, other: str) -> Path:
-        """As `lab.graph.Graph.path`, also before the lab runs."""
+        """As `lab.graph.Graph.path`. It also works before the lab runs."""
         return self.graph.path(one, other)
 
     def _require_running(self) -> None:
         if not self._nodes:
-            raise LabError("the lab does not run: its nodes are there within the `with` block only")
+            raise LabError("the lab is not running; nodes exist only inside the `with` block")
 
     def require_edge(self) -> None:
         """Raise `InputError` if the topology has no edge."""

@@ -1,7 +1,7 @@
-"""pytest plugin (`-p punchlab.lab.pytest_sandbox`): the test run moves into the sandbox before collection.
+"""pytest plugin (`-p punchlab.lab.pytest_sandbox`): move the test run into the sandbox before collection.
 
-Workers of pytest-xdist are children of the sandboxed run and inherit it. A program that calls `pytest.main()` moves
-into the sandbox as a whole, and stays there when `pytest.main()` returns.
+pytest-xdist workers are child processes and inherit the sandbox. A program that calls `pytest.main()` moves into the
+sandbox and stays there after `pytest.main()` returns.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from punchlab.lab.confinement import sandbox
 from punchlab.lab.errors import PunchlabError
 
 _TEMPORARY_ROOT = "PYTEST_DEBUG_TEMPROOT"
-"""The environment variable that names the folder in which pytest keeps its temporary directories."""
+"""The environment variable with the folder in which pytest creates its temporary directories."""
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
-    """Outermost of the early hooks, so that nothing of the user's has run yet."""
+    """Enter the sandbox in the outermost early hook, before any code of the user runs."""
     enter(early_config)
     return (yield)
 
 
 def enter(config: pytest.Config) -> None:
-    """Move the run into a sandbox, unless it is in one. Raises `pytest.UsageError` where that cannot be."""
+    """Move the run into a sandbox unless it is already in one. Raises `pytest.UsageError` if that fails."""
     try:
         if not sandbox.inside():
             sandbox.enter()
@@ -43,10 +43,10 @@ def enter(config: pytest.Config) -> None:
 
 
 def _own_temporary_folder() -> Path:
-    """A folder for this user's temporary directories.
+    """Return a folder for this user's temporary directories.
 
-    pytest names them by the user's name and requires that they belong to the user. Inside the sandbox an ordinary user
-    is root, so that all users would share those of root.
+    pytest includes the user name in their path and requires that the user owns them. Inside the sandbox an unprivileged
+    user is root, so all users would share root's directories.
     """
     name = f"punchlab-of-{sandbox.user()}"
     folder = Path(tempfile.gettempdir()) / name
@@ -55,7 +55,7 @@ def _own_temporary_folder() -> Path:
     found = folder.lstat()
     if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
         return folder
-    return Path(tempfile.mkdtemp(prefix=f"{name}-"))  # somebody else has taken the name
+    return Path(tempfile.mkdtemp(prefix=f"{name}-"))  # another user owns the folder of that name
 
 
 def _remove_if_empty(folder: Path) -> None:

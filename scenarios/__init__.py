@@ -1,1 +1,1 @@
-"""The scenarios that users run in CI: `pytest scenarios/`."""
+"""Scenarios that users run in CI: `pytest scenarios/`."""

@@ -1,4 +1,4 @@
-"""What every scenario has: the fixture `punch`, and the options `--trials` and `--report`."""
+"""The fixture `punch` for all scenarios, and the options `--trials` and `--report`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from punchlab import (
     Lab,
-    reports,  # here, before a module of the user's project can have that name
+    reports,  # imported here, before a module of the user's project can have the same name
 )
 from punchlab.lab.campaign.results import Results, RunFolder
 from punchlab.lab.capture import pcapng
@@ -26,34 +26,34 @@ from punchlab.punch.text import printable
 from punchlab.topologies import TOPOLOGIES
 
 _SHAPE = ("unsolicited", "port_mapping", "delay", "loss", "cgn")
-"""Options that are the topology's, not the trial's."""
+"""Options of the topology, not of the trial."""
 _REPORT = pytest.StashKey[Path]()
 _FOLDER = pytest.StashKey[RunFolder]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("punchlab")
-    group.addoption("--bus", choices=BUSES, default="mesh", help="how edges talk to each other (default mesh)")
+    group.addoption("--bus", choices=BUSES, default="mesh", help="the transport between edges (default mesh)")
     group.addoption("--trials", type=int, default=1, metavar="N", help="trials of each pair of NATs (default 1)")
     group.addoption(
         "--resume-megabytes",
         type=int,
         default=100,
         metavar="MB",
-        help="size of the transfer that is broken (default 100)",
+        help="size of the interrupted transfer (default 100)",
     )
     group.addoption("--report", type=path, metavar="DIR", help="write results, captures and a report to DIR")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Leave Hypothesis out if only scenarios run: they do not use it, and its plugin takes seconds at the end."""
+    """Unregister Hypothesis if only scenarios run: they do not use it, and its plugin takes seconds at the end."""
     paths = (Path(word.partition("::")[0]).resolve() for word in session.config.args)
     if all(path.is_relative_to(Path(__file__).resolve().parent) for path in paths):
         session.config.pluginmanager.unregister(name="hypothesispytest")
 
 
 class Punch(Protocol):
-    """Let the real client punch in a fresh lab of the named topology, and say what happened."""
+    """Run the client in a new lab with the named topology and return the trial."""
 
     def __call__(
         self, topology: str, nat_a: str, nat_b: str, *, pair: tuple[str, str] | None = None, **options: Any
@@ -70,7 +70,7 @@ def trials(pytestconfig: pytest.Config) -> int:
 
 @pytest.fixture(scope="session")
 def results(pytestconfig: pytest.Config) -> Iterator[Results | None]:
-    """Where records go; each worker of pytest-xdist appends to the same file."""
+    """The destination of records. All workers of pytest-xdist append to the same file."""
     directory = pytestconfig.stash.get(_REPORT, None)
     if directory is None:
         yield None
@@ -97,7 +97,7 @@ def punch(request: pytest.FixtureRequest, results: Results | None, bus: Bus) -> 
         shape = {name: options.pop(name) for name in _SHAPE if name in options}
         background = options.pop("background", 0.0)
         nats = {f"nat_{one}": nat_a, f"nat_{other}": nat_b}
-        # A seed of its own for each trial: the same arrivals again would be the same trial again.
+        # Each trial has its own seed: the same arrivals would repeat the same trial.
         with Lab(kind(**nats, **shape), background=background, bus=bus, seed=count) as lab:
             trial = lab.punch(one, other, **options)
             if results is not None:
@@ -120,10 +120,9 @@ def punch(request: pytest.FixtureRequest, results: Results | None, bus: Bus) -> 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Claim the folder of `--report`, which takes the results of this session only.
+    """Claim the folder of `--report`, which is only for the results of this session.
 
-    With pytest-xdist the workers write records, and the process that started them claims the folder and writes the
-    report.
+    With pytest-xdist, the workers write records, and the main process claims the folder and writes the report.
     """
     directory: Path | None = config.getoption("--report")
     if directory is None:

@@ -1,4 +1,4 @@
-"""A sender and a receiver that a scenario starts by itself, so that it can do harm in between."""
+"""A sender and a receiver that a scenario starts itself, so that it can disturb them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CODE = "k7x2mq-amber-falcon-tulip"
 
 
 class Pair:
-    """Clients in a running lab; what they are to pass on is fresh, and `arrived` says whether it did."""
+    """Clients in a running lab. They transfer random content; `connect` checks that it arrived."""
 
     def __init__(self, lab: Lab, folder: Path) -> None:
         self.lab = lab
@@ -41,50 +41,50 @@ class Pair:
             client.end()
 
     def send(self, host: str, *options: str, edges: Sequence[str] = ()) -> EventProcess:
-        """Start a sender that has registered. `edges` are names; without, it uses the anycast address."""
-        return self.said(self.start_sender(host, *options, edges=edges), "registered")
+        """Start a sender and wait until it is registered. `edges` are names; by default it uses the anycast address."""
+        return self.printed(self.start_sender(host, *options, edges=edges), "registered")
 
     def start_sender(self, host: str, *options: str, edges: Sequence[str] = ()) -> EventProcess:
-        """Start a sender, whatever comes of it."""
+        """Start a sender without waiting."""
         return self._start(host, ["send", str(self._file), "--code", CODE, *self._common(edges), *options])
 
     def receive(self, host: str, *options: str, edges: Sequence[str] = ()) -> EventProcess:
-        """Start a receiver that has registered."""
+        """Start a receiver and wait until it is registered."""
         inbox = self._folder / f"inbox{len(self._clients)}"
         inbox.mkdir()
         words = ["receive", CODE, "--yes", "--dir", str(inbox), *self._common(edges), *options]
-        return self.said(self._start(host, words), "registered")
+        return self.printed(self._start(host, words), "registered")
 
-    def said(self, client: EventProcess, event: str, count: int = 1, within_s: float = PATIENCE_S) -> EventProcess:
-        """Wait until a client, or an edge, has said something so many times."""
+    def printed(self, client: EventProcess, event: str, count: int = 1, within_s: float = PATIENCE_S) -> EventProcess:
+        """Wait until a client or an edge has printed `count` events of that name."""
         self._wait(lambda: len(events(client, event)) >= count or not client.open, within_s)
         found = len(events(client, event)) >= count
-        assert found, f"{client.node.name} did not say {event}: {client.events} {client.errors}"
+        assert found, f"{client.node.name} did not print {event}: {client.events} {client.errors}"
         return client
 
-    def edge_said(self, name: str, event: str, count: int = 1) -> None:
-        """Wait until an edge has said something so many times."""
-        self.said(self.edges.process(name), event, count)
+    def edge_printed(self, name: str, event: str, count: int = 1) -> None:
+        """Wait until an edge has printed `count` events of that name."""
+        self.printed(self.edges.process(name), event, count)
 
     def idle(self, seconds: float) -> None:
-        """Let so much time go by."""
+        """Wait for `seconds` while reading all output."""
         self._wait(lambda: False, seconds)
 
     def ended(self, client: EventProcess) -> Event:
-        """Wait for the end of a client that fails; what it says then."""
+        """Wait for the exit of a client that fails, and return its event."""
         self._wait(lambda: not client.open)
         assert client.returncode == 1, client.events
         (failed,) = events(client, "failed")
         return failed
 
     def failure(self, client: EventProcess) -> str:
-        """Wait for the end of a client that meets nobody: the one line that it says then."""
+        """Wait for the exit of a client that finds no peer, and return its reason."""
         failed = self.ended(client)
         assert failed["outcome"] == "no_rendezvous"
         return str(failed["reason"])
 
-    def meet(self, sender: EventProcess, receiver: EventProcess) -> None:
-        """Wait until both have met, and what was sent has arrived, over one direct connection."""
+    def connect(self, sender: EventProcess, receiver: EventProcess) -> None:
+        """Wait until both have exited successfully and the file has arrived."""
         both = [sender, receiver]
         self._wait(lambda: not any(client.open for client in both))
         for client in both:
@@ -94,11 +94,13 @@ class Pair:
         assert arrived.read_bytes() == self.content
 
     def inbox(self, receiver: EventProcess) -> list[Path]:
-        """What a receiver has stored."""
+        """Return the files that a receiver has stored."""
         return list((self._folder / f"inbox{self._clients.index(receiver)}").iterdir())
 
     def _wait(self, condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
-        """Until it holds. The edges are listened to as well: one whose words nobody takes in stops at some point."""
+        """Wait for the condition. This also reads the output of the edges, because an edge blocks when its pipe is
+        full.
+        """
         wait_for([*self._clients, *self.edges.processes], condition, within_s)
 
     def _start(self, host: str, words: Sequence[str]) -> EventProcess:
@@ -112,10 +114,10 @@ class Pair:
 
 
 def events(process: EventProcess, name: str) -> list[Event]:
-    """Its events of that name, so far."""
+    """Return the events of that name so far."""
     return [event for event in process.events if event["event"] == name]
 
 
 def where(client: EventProcess) -> list[str]:
-    """The edges at which a client has registered, one after the other."""
+    """Return the edges at which a client has registered, in order."""
     return [str(event["edge"]) for event in events(client, "registered")]

@@ -1,4 +1,4 @@
-"""What some scenarios need beside what `script/bootstrap` brings; without it they are skipped, and say so."""
+"""Optional requirements of scenarios, in addition to `script/bootstrap`. Scenarios without them are skipped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 
 def needs(command: str, module: str | None, how: str) -> pytest.MarkDecorator:
-    """Skip unless there are that program and that Python module, if any; `how` to get both goes into the reason."""
+    """Skip unless the program and the Python module (if any) exist. The reason includes `how` to get both."""
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
     missing = shutil.which(command, path=path) is None or (module is not None and find_spec(module) is None)
     return pytest.mark.skipif(missing, reason=f"needs {command}: {how}")

@@ -1,4 +1,4 @@
-"""The default strategy where hosts, their NATs or their arrival are not alike."""
+"""The default strategy if hosts, their NATs or their start times differ."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from scenarios.test_sync_lowttl_auto import chosen
 
 STRICT = "port_restricted_cone"
 LATE_S = 4.0
-"""Longer than anything that a client waits for by itself while it registers."""
+"""Longer than any wait of a client during registration."""
 
 
 @pytest.mark.parametrize("late", ["sender", "receiver"])
-def test_who_comes_late_is_still_met(late: str, tmp_path: Path) -> None:
+def test_a_late_client_still_connects(late: str, tmp_path: Path) -> None:
     with Lab(AB()) as lab, Pair(lab, tmp_path) as pair:
         early = pair.send("a") if late == "receiver" else pair.receive("b")
         pair.idle(LATE_S)
         other = pair.receive("b") if late == "receiver" else pair.send("a")
-        pair.meet(*((early, other) if late == "receiver" else (other, early)))
-        # In the session of old, and by its first registration.
+        pair.connect(*((early, other) if late == "receiver" else (other, early)))
+        # In the original session, with its first registration.
         assert where(early) == ["edge1"]
         assert not events(early, "edge_lost")
         waited = events(early, "peer_known")[0]["t"] - events(early, "registered")[0]["t"]
         assert waited > LATE_S
 
 
-def test_customers_of_one_carrier_meet_where_its_nat_turns_them_back(punch: Punch) -> None:
+def test_customers_of_one_carrier_connect_if_its_nat_hairpins(punch: Punch) -> None:
     trial = punch("carrier", STRICT, STRICT, pair=("a", "b"), strategy="auto")
-    as_promised(trial)
+    assert_as_predicted(trial)
     assert trial.exchange.winner_nats == ("nat_a", "cgn1", "nat_b"), trial
     assert chosen(trial) == ["keep", "keep"]
 
 
 @pytest.mark.parametrize("nat", [STRICT, "symmetric", "sym_sequential_home", "full_cone"])
 @pytest.mark.parametrize("public", ["a", "b"])
-def test_a_public_host_is_dialled_from_behind_whatever_nat(public: str, nat: str, punch: Punch) -> None:
-    """Connection reversal (RFC 5128 section 3.2): whoever of the two sends, it is the other that dials."""
+def test_the_host_behind_a_nat_connects_to_a_public_host(public: str, nat: str, punch: Punch) -> None:
+    """Connection reversal (RFC 5128 section 3.2): the host behind the NAT connects, whichever host sends the file."""
     trial = punch("ab", *(("none", nat) if public == "a" else (nat, "none")), strategy="auto")
-    as_promised(trial)
+    assert_as_predicted(trial)
     assert trial.exchange.winner_nats == (f"nat_{'b' if public == 'a' else 'a'}",), trial
 
 
@@ -56,33 +56,35 @@ KINDS = ["restricted_cone", STRICT, "symmetric", "sym_sequential_home"]
 DEPENDENT = {"symmetric", "sym_sequential_home"}
 
 
-def icmp_and_silence(refusing: str, dropping: str) -> list[NatBehavior | None]:
-    """One NAT that refuses SYNs by ICMP, and one that drops them."""
-    return [presets.behavior(refusing, "host-prohibited"), presets.behavior(dropping, "drop")]
+def icmp_and_silence(rejecting: str, dropping: str) -> list[NatBehavior | None]:
+    """Return a NAT that rejects SYNs with ICMP errors and one that drops them."""
+    return [presets.behavior(rejecting, "host-prohibited"), presets.behavior(dropping, "drop")]
 
 
 @pytest.mark.parametrize(
-    ("refusing", "dropping"), [pair for pair in itertools.product(KINDS, KINDS) if not set(pair) <= DEPENDENT]
+    ("rejecting", "dropping"), [pair for pair in itertools.product(KINDS, KINDS) if not set(pair) <= DEPENDENT]
 )
-def test_one_nat_refuses_by_icmp_and_the_other_drops(refusing: str, dropping: str, punch: Punch) -> None:
-    nats: Any = icmp_and_silence(refusing, dropping)
-    as_promised(punch("ab", *nats, strategy="auto", delay="20ms"))
+def test_one_nat_rejects_with_icmp_and_the_other_drops(rejecting: str, dropping: str, punch: Punch) -> None:
+    nats: Any = icmp_and_silence(rejecting, dropping)
+    assert_as_predicted(punch("ab", *nats, strategy="auto", delay="20ms"))
 
 
 @pytest.mark.parametrize("dropping", ["full_cone", "restricted_cone", STRICT])
-@pytest.mark.parametrize("refusing", ["restricted_cone", STRICT])
-@pytest.mark.parametrize("refuser", ["a", "b"])
-def test_an_icmp_error_is_no_trap(refuser: str, refusing: str, dropping: str, punch: Punch) -> None:
-    """The other dials first, and is refused: plainly they would hardly ever meet, whoever dials again."""
-    nats: Any = icmp_and_silence(refusing, dropping)
-    first = {"a": -0.1, "b": 0.1}[refuser]
-    trial = punch("ab", *(nats if refuser == "a" else nats[::-1]), strategy="auto", delay="20ms", skew_s=first)
-    as_promised(trial)
+@pytest.mark.parametrize("rejecting", ["restricted_cone", STRICT])
+@pytest.mark.parametrize("rejecter", ["a", "b"])
+def test_hosts_connect_in_spite_of_an_icmp_error(rejecter: str, rejecting: str, dropping: str, punch: Punch) -> None:
+    """The host behind the dropping NAT sends first and is rejected. With `reuse` the hosts would hardly ever
+    connect.
+    """
+    nats: Any = icmp_and_silence(rejecting, dropping)
+    first = {"a": -0.1, "b": 0.1}[rejecter]
+    trial = punch("ab", *(nats if rejecter == "a" else nats[::-1]), strategy="auto", delay="20ms", skew_s=first)
+    assert_as_predicted(trial)
     assert trial.direct, trial
     assert chosen(trial) == ["lowttl", "lowttl"]
 
 
-def as_promised(trial: Trial) -> None:
-    """It ends as the oracle says."""
+def assert_as_predicted(trial: Trial) -> None:
+    """Assert that the outcome agrees with the prediction."""
     assert trial.agrees is not False, trial
     assert trial.direct or trial.prediction.probability < 1, trial

@@ -1,4 +1,4 @@
-"""Hosts behind NATs that have IPv6 as well, behind the firewalls of the same home routers (RFC 6092)."""
+"""Hosts behind NATs that also have IPv6 behind the firewalls of the same home routers (RFC 6092)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from scenarios.conftest import Punch
 
 
 @pytest.mark.parametrize("strategy", ["auto", "reuse"])
-def test_hopeless_nats_do_not_matter_to_hosts_that_have_ipv6(strategy: str, punch: Punch, trials: int) -> None:
+def test_hosts_behind_incompatible_nats_connect_over_ipv6(strategy: str, punch: Punch, trials: int) -> None:
     for _ in range(trials):
         trial = punch("dual_stack", "symmetric", "symmetric", strategy=strategy)
-        assert trial.control.direct is False, "the control dial is of IPv4"
+        assert trial.control.direct is False, "the control attempt uses IPv4"
         assert trial.agrees, trial
         assert trial.direct, trial
         winner = trial.exchange.winner
@@ -23,8 +23,8 @@ def test_hopeless_nats_do_not_matter_to_hosts_that_have_ipv6(strategy: str, punc
         assert winner.at_a[0].startswith("[2a11::"), trial
 
 
-def test_ipv6_that_a_firewall_cuts_costs_no_time() -> None:
-    """Each host reaches the edge over IPv6, but no other host: what IPv4 can do is done as if there were none."""
+def test_ipv6_that_a_firewall_blocks_costs_no_time() -> None:
+    """Each host reaches the edge over IPv6 but no other host, so IPv4 must work as without IPv6."""
     with Lab(DualStack(nat_a="port_restricted_cone", nat_b="port_restricted_cone")) as lab:
         for nat in ("nat_a", "nat_b"):
             others = ["!", "-d", lab["edge1"].address6, "-o", f"{nat}-eth0"]
@@ -39,8 +39,8 @@ def test_ipv6_that_a_firewall_cuts_costs_no_time() -> None:
     assert trial.timings_s["known_to_agreed"] < 1, trial
 
 
-def test_ipv6_that_leads_nowhere_is_not_waited_for() -> None:
-    """The hosts have IPv6 addresses, and everything that they send from those is lost on the way."""
+def test_broken_ipv6_causes_no_delay() -> None:
+    """The hosts have IPv6 addresses, but all their IPv6 packets are lost."""
     with Lab(DualStack(nat_a="port_restricted_cone", nat_b="port_restricted_cone")) as lab:
         lab["core1"].run(["ip6tables", "-I", "FORWARD", "-j", "DROP"])
         trial = lab.punch("a", "b", strategy="keep")

@@ -1,4 +1,4 @@
-"""A file crosses the tunnel, and the edge sees next to nothing of it."""
+"""A file passes through the tunnel, and almost nothing of it through the edge."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENCE_S = 60.0
 
 
 @pytest.mark.parametrize("topology", ["ab", "cd"])
-def test_a_megabyte_arrives_as_it_was_sent(topology: str, punch: Punch) -> None:
+def test_a_megabyte_arrives_unchanged(topology: str, punch: Punch) -> None:
     trial = punch(topology, "port_restricted_cone", "full_cone", file_size=MEGABYTE)
     assert trial.direct, trial
     (sent,), (received,) = (side.last("done")["files"] for side in trial.sides)  # type: ignore[index]  # it is direct
@@ -31,16 +31,16 @@ def test_a_megabyte_arrives_as_it_was_sent(topology: str, punch: Punch) -> None:
     assert received["size"] == MEGABYTE
 
 
-def test_a_connection_of_crossed_syns_is_as_quick_as_an_accepted_one(punch: Punch) -> None:
+def test_a_simultaneous_open_is_as_fast_as_an_accepted_connection(punch: Punch) -> None:
     crossed = punch("cd", "port_restricted_cone", "port_restricted_cone", file_size=5 * MEGABYTE)
     accepted = punch("cd", "symmetric", "none", file_size=5 * MEGABYTE)
     assert crossed.exchange.simultaneous_open, crossed
     assert not accepted.exchange.simultaneous_open, accepted
-    # Where the kernel's wrong idea of the round trip is left alone, this is 9.
+    # With the kernel's wrong estimate of the round-trip time, this is 9.
     assert crossed.timings_s["transferred"] / accepted.timings_s["transferred"] < 3
 
 
-def test_a_hundred_megabytes_pass_by_the_edge() -> None:
+def test_a_hundred_megabytes_bypass_the_edge() -> None:
     with Lab(AB(nat_a="port_restricted_cone", nat_b="port_restricted_cone")) as lab:
         trial = lab.punch("a", "b", file_size=100 * MEGABYTE)
         assert trial.direct, trial
@@ -50,7 +50,7 @@ def test_a_hundred_megabytes_pass_by_the_edge() -> None:
 
 
 def _tree(directory: Path) -> dict[str, tuple[bytes | None, bool]]:
-    """Of everything below it: what is in it (None in a directory), and whether it can be executed."""
+    """Return path -> (content, executable) of everything in the directory. The content of a directory is None."""
     return {
         str(path.relative_to(directory)): (path.read_bytes(), os.access(path, os.X_OK))
         if path.is_file()
@@ -59,7 +59,7 @@ def _tree(directory: Path) -> dict[str, tuple[bytes | None, bool]]:
     }
 
 
-def test_a_directory_crosses_two_nats_though_its_receiver_is_killed_and_a_nat_reboots(tmp_path: Path) -> None:
+def test_a_directory_arrives_although_its_receiver_is_killed_and_a_nat_reboots(tmp_path: Path) -> None:
     project, inbox = tmp_path / "project", tmp_path / "inbox"
     for name in ("src/deep/er", "src/empty", "bin"):
         (project / name).mkdir(parents=True)
@@ -80,7 +80,7 @@ def test_a_directory_crosses_two_nats_though_its_receiver_is_killed_and_a_nat_re
             sender = EventProcess(lab["a"], [*punch, "send", str(project), "--code", CODE, *common])
             receive = [*punch, "receive", CODE, "--yes", "--dir", str(inbox), *common]
             receiver = EventProcess(lab["b"], receive)
-            # In the middle of the first of the three big files.
+            # In the middle of the first of the three large files.
             assert wait_for([sender, receiver], lambda: _arrived(inbox) > 2 * MEGABYTE, PATIENCE_S), sender.events
             receiver.process.send_signal(signal.SIGKILL)
             receiver.end()
@@ -109,5 +109,5 @@ def test_a_directory_crosses_two_nats_though_its_receiver_is_killed_and_a_nat_re
 
 
 def _arrived(directory: Path) -> int:
-    """Bytes in all files below a directory."""
+    """Return the number of bytes in all files of a directory."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

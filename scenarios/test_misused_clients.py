@@ -1,4 +1,6 @@
-"""An edge that names the addresses of others: what its clients send there is bounded, and to some it is nothing."""
+"""A malicious edge names addresses of third parties: clients send a limited number of packets there, and none to
+some.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ from scenarios.pairs import CODE, PATIENCE_S, events
 
 DEADLINE_S = 2
 SYNS = 3
-"""Of one connect that nobody answers in that time, as Linux repeats them."""
+"""SYNs of one unanswered connect() in that time, with Linux's retransmissions."""
 GATEWAY = "192.168.1.1"
 NO_BUSINESS = [
     "127.0.0.1:8080",
@@ -46,7 +48,7 @@ NO_BUSINESS = [
     f"{GATEWAY}:80",
     "198.18.0.1:8080",
 ]
-"""What no edge can make a client dial as an address that the peer has itself."""
+"""Addresses that no edge can make a client connect to as a host candidate of its peer."""
 
 HARD = {"mapping": "address-and-port-dependent", "filtering": "address-and-port-dependent", "allocation": "random"}
 EASY = {"mapping": "endpoint-independent", "filtering": "address-and-port-dependent", "unsolicited": "drop"}
@@ -66,14 +68,14 @@ def in_sequence(source: Endpoint, count: int) -> Endpoint:
 
 @dataclass(frozen=True)
 class Case:
-    """A strategy, what the edge's STUN servers say, and what it says that the peer has said."""
+    """A strategy, the answers of the edge's STUN servers, and the claims of the edge about the peer."""
 
     strategy: str
     mapped: Mapped = as_it_is
     traits: object = None
     relay: bool = False
     connects: int = CONNECTS
-    """To the address that is said to be the peer's."""
+    """To the address that the edge claims for the peer."""
 
     def __str__(self) -> str:
         return f"{self.strategy}-{self.mapped.__name__}"
@@ -95,7 +97,7 @@ CASES = [
 
 
 class Scene:
-    """A lab with a malicious edge and a client of it, `a`. `victims` are addresses of hosts that refuse connections."""
+    """A lab with a malicious edge and its client `a`. `victims` are addresses of hosts that reject connections."""
 
     def __init__(self, lab: Lab, folder: Path, victims: Iterator[str]) -> None:
         self.lab, self._folder, self.victims = lab, folder, victims
@@ -115,7 +117,7 @@ class Scene:
         return EventProcess(self.lab[host], [*words, *options], PUNCH.function)
 
     def run(self, lies: Lies, *words: str) -> Sent:
-        """What a client sends while it runs with an edge that says this."""
+        """Return what a client sends while it runs with an edge that makes these claims."""
         with (
             Abuser(lies, self.listener(), self.edge.socket) as self.abuser,
             watched(self.lab["a"].entered) as sent,
@@ -131,7 +133,7 @@ class Scene:
         return sent
 
     def send(self, strategy: str, lies: Lies, *options: str) -> Sent:
-        """The same of `punch send`."""
+        """The same for `punch send`."""
         words = ["send", str(self.content), "--code", CODE, "--strategy", strategy, "--deadline", str(DEADLINE_S)]
         sent = self.run(lies, *words, *options)
         assert events(self.client, "failed"), self.client.events
@@ -148,24 +150,24 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 
 def contact(public: str, *private: str, traits: object = None, **more: object) -> dict[str, object]:
-    """What an edge says of a peer."""
+    """Return an edge's message about a peer."""
     text = traits if traits is None or isinstance(traits, str) else json.dumps(traits)
     told = {} if text is None else {"traits": text.replace("{victim}", public)}
     return {"public": f"{public}:8080", "private": list(private), **told, **more}
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=lambda number: f"{number}-{CASES[number]}")
-def test_what_is_sent_to_others_is_bounded_with_each_strategy(number: int, scene: Scene) -> None:
+def test_packets_to_third_parties_are_limited_with_each_strategy(number: int, scene: Scene) -> None:
     case, public, stun_alternate, relay = CASES[number], *itertools.islice(scene.victims, 3)
     edge = scene.edge.address
-    neighbors = case.strategy != "auto"  # which believes its edge only if it has two addresses
+    neighbors = case.strategy != "auto"  # it trusts an edge only with two addresses
     if not neighbors:
         stun_alternate = scene.edge.graph.addresses[-1].partition("/")[0]
     stun = [Endpoint(ip, port) for ip in (edge, stun_alternate) for port in (3478, 3479)]
     hosts = [NO_BUSINESS[(2 * number + step) % len(NO_BUSINESS)] for step in range(2)]
     lies = Lies(
         contact(public, *hosts, traits=case.traits),
-        public=Endpoint(public, 4000) if neighbors else None,  # behind one NAT, it says
+        public=Endpoint(public, 4000) if neighbors else None,  # it claims that both are behind one NAT
         relay=f"ws://{relay}:8081",
         stun=stun,
         at=stun[:2] if neighbors else stun,
@@ -178,7 +180,7 @@ def test_what_is_sent_to_others_is_bounded_with_each_strategy(number: int, scene
     for each in asked:
         assert {packet.port for packet in sent.to(each)} <= {1900, 5351}
     connects = sent.connects()
-    # A machine that is too slow to look at its NAT in time dials as `keep` does.
+    # On a machine too slow to examine its NAT in time, the client connects as with `keep`.
     guesses = case.strategy == "birthday" or any(e.get("name") == "birthday" for e in events(scene.client, "strategy"))
     assert (CONNECTS if guesses else 0) < connects[public] <= case.connects
     assert not neighbors or connects[stun_alternate] <= 2 * SERVER_USES
@@ -189,7 +191,7 @@ def test_what_is_sent_to_others_is_bounded_with_each_strategy(number: int, scene
     assert case.connects <= PUNCH_CONNECTS
 
 
-def test_no_more_addresses_are_dialled_in_a_session_however_often_its_tunnel_breaks(scene: Scene) -> None:
+def test_the_addresses_of_a_session_are_limited_however_often_its_tunnel_breaks(scene: Scene) -> None:
     victims = list(itertools.islice(scene.victims, 3 * SESSION_ADDRESSES))
     relay = f"ws://{scene.edge.address}:{PORT}"
     meetings = SESSION_ADDRESSES + 3
@@ -219,7 +221,7 @@ def test_no_more_addresses_are_dialled_in_a_session_however_often_its_tunnel_bre
 
 
 @pytest.mark.parametrize("lan", ["192.168.2.1", "127.0.0.1", "192.168.1.9", None])
-def test_a_probe_goes_to_one_more_address_of_its_server_and_to_the_own_one_that_it_names(
+def test_a_probe_sends_to_one_more_address_of_its_server_and_to_its_own_reflexive_address(
     lan: str | None, scene: Scene
 ) -> None:
     other, external, third = itertools.islice(scene.victims, 3)
@@ -243,7 +245,7 @@ def test_a_probe_goes_to_one_more_address_of_its_server_and_to_the_own_one_that_
 
 
 @pytest.mark.parametrize("nowhere", ["fd00::9", "2002:7f00:1::1", "64:ff9b::7f00:1", "::1", "2001:db8::9", None])
-def test_ipv6_is_bounded_as_well(nowhere: str | None, tmp_path: Path) -> None:
+def test_packets_over_ipv6_are_limited(nowhere: str | None, tmp_path: Path) -> None:
     with Lab(DualStack(nat_a="port_restricted_cone", nat_b="port_restricted_cone")) as lab:
         scene = Scene(lab, tmp_path, iter(()))
         victim, public6 = lab["nat_b"].address, nowhere or lab["b"].address6

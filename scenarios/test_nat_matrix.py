@@ -1,4 +1,4 @@
-"""Every pair of the classic NATs, near (AB) and far (CD): who meets, and who cannot."""
+"""All pairs of the classic NATs, near (AB) and far (CD): which connect, and which cannot."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from punchlab.lab.nat.presets import CLASSICS
 from scenarios.conftest import Punch
 
 DEADLINE_S = 3.0
-"""Of the pairs that cannot meet: three SYNs of each host."""
+"""For pairs that cannot connect: three SYNs of each host."""
 
 HOPELESS = {
     ("port_restricted_cone", "symmetric"),

@@ -20,18 +20,18 @@ SEQUENTIAL = "sym_sequential_home"
 KEEPS_THEN_COUNTS = "cisco_ios_pat"
 CONE = "port_restricted_cone"
 THREE_SIGMA = 0.0027
-"""How probable it is that a normal deviate is further out than three standard deviations."""
+"""The probability that a normal deviate exceeds three standard deviations."""
 
 BACKGROUND_PER_S = 100.0
 WINDOW = 64
 GAP_S = 0.01
-"""More than lies between two looks, on a machine that is not overloaded."""
+"""Longer than the interval between two measurements on a machine that is not overloaded."""
 
 OPENED, PROBES = 256, 1024
 
 
 def assert_as_probable(trials: Sequence[Trial], p: float) -> None:
-    """Successes are within three standard deviations of what they should be, counted exactly."""
+    """Assert that the number of successes is within three standard deviations, computed exactly."""
     n, successes = len(trials), sum(trial.direct for trial in trials)
     below = sum(comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(successes + 1))
     above = sum(comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(successes, n + 1))
@@ -41,7 +41,7 @@ def assert_as_probable(trials: Sequence[Trial], p: float) -> None:
 
 @pytest.mark.parametrize("unsolicited", ["drop", "reset"])
 @pytest.mark.parametrize("nats", [(SEQUENTIAL, CONE), (CONE, SEQUENTIAL)])
-def test_a_port_of_a_sequence_is_predicted(nats: tuple[str, str], unsolicited: str, punch: Punch, trials: int) -> None:
+def test_a_sequential_port_is_predicted(nats: tuple[str, str], unsolicited: str, punch: Punch, trials: int) -> None:
     for _ in range(trials):
         trial = punch("ab", *nats, strategy="predict", unsolicited=unsolicited, deadline_s=10)
         assert trial.direct, trial
@@ -50,7 +50,7 @@ def test_a_port_of_a_sequence_is_predicted(nats: tuple[str, str], unsolicited: s
 @pytest.mark.parametrize(
     "nats", [(SEQUENTIAL, SEQUENTIAL), (KEEPS_THEN_COUNTS, CONE), (CONE, KEEPS_THEN_COUNTS)], ids=",".join
 )
-def test_two_sequences_are_predicted_and_one_that_only_counts_where_a_port_is_taken(
+def test_two_sequences_are_predicted_but_not_one_that_starts_only_at_a_clash(
     nats: tuple[str, str], punch: Punch, trials: int
 ) -> None:
     for _ in range(trials):
@@ -58,7 +58,7 @@ def test_two_sequences_are_predicted_and_one_that_only_counts_where_a_port_is_ta
         assert trial.direct, trial
 
 
-def test_a_port_is_predicted_as_often_as_the_model_says_while_others_take_ports_too(punch: Punch, trials: int) -> None:
+def test_ports_are_predicted_as_often_as_the_model_says_under_background_traffic(punch: Punch, trials: int) -> None:
     done = [
         punch("ab", SEQUENTIAL, CONE, strategy="predict", unsolicited="drop", background=BACKGROUND_PER_S)
         for _ in range(max(10, trials))
@@ -66,7 +66,7 @@ def test_a_port_is_predicted_as_often_as_the_model_says_while_others_take_ports_
     assert_as_probable(done, probability(WINDOW, BACKGROUND_PER_S, GAP_S))
 
 
-def test_a_random_port_is_guessed_as_often_as_the_model_says(punch: Punch, trials: int) -> None:
+def test_random_probes_hit_a_port_as_often_as_the_model_says(punch: Punch, trials: int) -> None:
     done = [
         punch("ab", "symmetric", CONE, strategy="birthday", unsolicited="drop", deadline_s=10)
         for _ in range(max(6, trials))
@@ -74,7 +74,7 @@ def test_a_random_port_is_guessed_as_often_as_the_model_says(punch: Punch, trial
     assert_as_probable(done, collision(OPENED, PROBES))
 
 
-def test_whoever_is_behind_random_ports_may_send_or_receive(punch: Punch, trials: int) -> None:
+def test_the_host_behind_random_ports_can_send_or_receive(punch: Punch, trials: int) -> None:
     done = [
         punch("ab", CONE, "symmetric", strategy="birthday", unsolicited="drop", deadline_s=10)
         for _ in range(max(3, trials))
@@ -85,7 +85,7 @@ def test_whoever_is_behind_random_ports_may_send_or_receive(punch: Punch, trials
 @needs("miniupnpd", None, "apt-get install miniupnpd-nftables")
 @pytest.mark.parametrize("spoken", ["upnp-igd", "pcp"])
 @pytest.mark.parametrize("asking", ["nat_a", "nat_b"])
-def test_two_symmetric_nats_are_passed_if_one_maps_a_port_when_asked(asking: str, spoken: str, trials: int) -> None:
+def test_two_symmetric_nats_are_traversed_if_one_supports_port_mapping(asking: str, spoken: str, trials: int) -> None:
     nats = {"nat_a": presets.behavior("symmetric"), "nat_b": presets.behavior("symmetric")}
     nats[asking] = presets.behavior("symmetric", port_mapping=spoken)
     for _ in range(trials):
@@ -100,7 +100,7 @@ def test_two_symmetric_nats_are_passed_if_one_maps_a_port_when_asked(asking: str
 
 
 @pytest.mark.parametrize("nats", [(SEQUENTIAL, CONE), (CONE, "symmetric")])
-def test_auto_uses_them_where_they_are_of_use(nats: tuple[str, str], punch: Punch, trials: int) -> None:
+def test_auto_uses_these_strategies_if_they_help(nats: tuple[str, str], punch: Punch, trials: int) -> None:
     chance = 1.0 if SEQUENTIAL in nats else collision(OPENED, PROBES)
     done = [punch("ab", *nats, strategy="auto", unsolicited="drop", deadline_s=10) for _ in range(max(3, trials))]
     assert_as_probable(done, chance)
@@ -108,8 +108,6 @@ def test_auto_uses_them_where_they_are_of_use(nats: tuple[str, str], punch: Punc
 
 @pytest.mark.parametrize("strategy", ["predict", "birthday", "portmap"])
 @pytest.mark.parametrize("nats", [(CONE, CONE), ("full_cone", "symmetric")])
-def test_where_there_is_nothing_to_foretell_guess_or_ask_for_they_do_what_reuse_does(
-    nats: tuple[str, str], strategy: str, punch: Punch
-) -> None:
+def test_if_they_cannot_help_they_behave_like_reuse(nats: tuple[str, str], strategy: str, punch: Punch) -> None:
     trial = punch("ab", *nats, strategy=strategy)
     assert trial.direct, trial

@@ -1,4 +1,4 @@
-"""Where nothing can be punched an edge may relay, if both sides want it; never otherwise."""
+"""If a punch is impossible, an edge relays if both clients allow it, and never otherwise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HOPELESS = ("symmetric", "symmetric")
 
 
 @pytest.mark.parametrize(("topology", "strategy"), [("ab", "reuse"), ("cd", "auto")])
-def test_two_symmetric_nats_are_joined_by_the_senders_edge_if_both_want_it(
+def test_the_senders_edge_relays_between_two_symmetric_nats_if_both_allow_it(
     topology: str, strategy: str, punch: Punch
 ) -> None:
     trial = punch(topology, *HOPELESS, strategy=strategy, deadline_s=2, relay=True, file_size=300_000)
@@ -19,22 +19,22 @@ def test_two_symmetric_nats_are_joined_by_the_senders_edge_if_both_want_it(
     assert len(relays) == 1
     sender = trial.sides[0].last("registered")
     assert sender is not None
-    (told,) = [
+    (relayed,) = [
         event
         for event in trial.edge_log[str(sender["edge"])]
         if event["event"] == "relayed" and event["bytes"] > 300_000
     ]
-    # What passed is the file and what encryption adds to it, not something else.
-    assert told["bytes"] < 320_000
+    # The file and the overhead of its encryption passed, and nothing else.
+    assert relayed["bytes"] < 320_000
 
 
-def test_without_being_asked_nobody_relays(punch: Punch) -> None:
+def test_no_edge_relays_unless_allowed(punch: Punch) -> None:
     trial = punch("ab", *HOPELESS, strategy="reuse", deadline_s=2)
     assert trial.outcome == "punch_timeout", trial
     assert not any(event["event"] == "relaying" for log in trial.edge_log.values() for event in log)
 
 
-def test_who_can_be_punched_is_not_relayed(punch: Punch) -> None:
+def test_no_relay_is_used_if_a_punch_succeeds(punch: Punch) -> None:
     trial = punch("ab", "port_restricted_cone", "port_restricted_cone", strategy="reuse", relay=True)
     assert trial.direct, trial
     assert not any(side.last("relaying") for side in trial.sides)

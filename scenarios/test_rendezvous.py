@@ -1,4 +1,4 @@
-"""The two stories of the rendezvous, on the whole edge network: near hosts share an endpoint, far ones do not."""
+"""Rendezvous on the edge network: near hosts share an edge, far ones do not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONES = ("port_restricted_cone", "port_restricted_cone")
 
 
 def edge_events(trial: Trial, *names: str) -> list[tuple[str, str]]:
-    """(edge, event name) of the session's events of those names."""
+    """Return (edge, event name) of the session's events of those names."""
     session = next(event["session"] for event in trial.sides[0].events if event["event"] == "registered")
     return [
         (edge, event["event"])
@@ -23,7 +23,7 @@ def edge_events(trial: Trial, *names: str) -> list[tuple[str, str]]:
     ]
 
 
-def test_a_and_b_share_their_nearest_edge_and_the_bus_is_silent(punch: Punch) -> None:
+def test_a_and_b_share_their_nearest_edge_and_do_not_use_the_bus(punch: Punch) -> None:
     trial = punch("abcd", *CONES, pair=("a", "b"))
     assert trial.direct, trial
     assert edge_events(trial, "client") == [("edge1", "client"), ("edge1", "client")]
@@ -31,14 +31,14 @@ def test_a_and_b_share_their_nearest_edge_and_the_bus_is_silent(punch: Punch) ->
     assert edge_events(trial, "bus_sent", "bus_received") == []
 
 
-def test_c_and_d_each_use_their_own_edge_and_the_long_link_carries_the_session(punch: Punch) -> None:
+def test_c_and_d_use_different_edges_and_the_long_link_carries_the_session(punch: Punch) -> None:
     trial = punch("abcd", *CONES, pair=("c", "d"), full_capture=True)
     assert trial.direct, trial
     assert sorted(edge_events(trial, "client")) == [("edge2", "client"), ("edge3", "client")]
     sent, received = (set(edge_events(trial, name)) for name in ("bus_sent", "bus_received"))
     assert {("edge2", "bus_sent"), ("edge3", "bus_sent")} <= sent
     assert {("edge2", "bus_received"), ("edge3", "bus_received")} <= received
-    # The frames between the two edges crossed both ends of the long link between their regions.
+    # The frames between the two edges passed both ends of the long link between their regions.
     graph = read(ABCD())
     edges = {graph.nodes[edge].address for edge in ("edge2", "edge3")}
     carried = {

@@ -1,4 +1,4 @@
-"""A transfer survives what kills its connection: NATs that reboot, and processes that are killed."""
+"""A transfer survives the loss of its connection: rebooting NATs and killed processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from punchlab.topologies import AB
 MEGABYTE = 1_000_000
 CODE = "k7x2mq-amber-falcon-tulip"
 PATIENCE_S = 120.0
-SLACK = 1.15  # headers, and what was on its way when the path died
+SLACK = 1.15  # headers, and data in flight when the path failed
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def resume_bytes(pytestconfig: pytest.Config) -> int:
 
 
 class Transfer:
-    """`punch send` at `a` and `punch receive` at `b`, which can be killed and started again."""
+    """`punch send` at `a` and `punch receive` at `b`, which can be killed and restarted."""
 
     def __init__(self, lab: Lab, file: Path, out: Path) -> None:
         self.lab, self.file, self.out = lab, file, out
@@ -51,7 +51,7 @@ class Transfer:
         return self.receiver
 
     def wait_until_arrived(self, count: int) -> None:
-        """Until so many bytes are in the receiver's directory."""
+        """Wait until `count` bytes are in the receiver's directory."""
 
         def arrived() -> bool:
             return sum(path.stat().st_size for path in self.out.rglob("*") if path.is_file()) >= count
@@ -75,7 +75,7 @@ class Transfer:
         return [event for event in process.events if event["event"] == name]
 
     def finish(self) -> None:
-        """Until both say that it is done; what arrived is what was sent."""
+        """Wait until both report success, and check that the file arrived unchanged."""
         for process in (self.sender, self.receiver):
             self.wait_for(process, "done")
             assert process.process.wait(10) == 0
@@ -83,7 +83,7 @@ class Transfer:
         assert _digest(self.out / self.file.name) == _digest(self.file)
 
     def sent_bytes(self) -> int:
-        """What has left `a`, headers included."""
+        """Return the bytes that left `a`, including headers."""
         shown = self.lab["a"].run(["ip", "-json", "-statistics", "link", "show", "dev", "a-eth0"])
         (link,) = json.loads(shown.stdout)
         return int(link["stats64"]["tx"]["bytes"])
@@ -125,7 +125,7 @@ def _four_tuples(transfer: Transfer) -> list[tuple[str, str]]:
 
 
 def _established(transfer: Transfer, local: str) -> list[str]:
-    """Connections of `a` from that address that are still alive, in the words of `ss`."""
+    """Return the live connections of `a` from that address, as `ss` prints them."""
     shown = transfer.lab["a"].run(["ss", "-Htn", "state", "established", "src", local])
     return shown.stdout.splitlines()
 
@@ -135,7 +135,7 @@ def test_three_reboots_of_a_nat(tmp_path: Path, resume_bytes: int) -> None:
         both = (transfer.sender, transfer.receiver)
         wanted: list[int] = []
         for number in range(1, 4):
-            # A reboot is for a tunnel that both have: one that only the sender has agreed on breaks for it alone.
+            # Reboot only when both have the tunnel: one on which only the sender has agreed fails for the sender alone.
             start = transfer.wait_for(transfer.receiver, "resumed", number - 1)["bytes"] if number > 1 else 0
             wanted.append(start + resume_bytes // 20)
             transfer.wait_until_arrived(wanted[-1])
@@ -155,7 +155,7 @@ def test_three_reboots_of_a_nat(tmp_path: Path, resume_bytes: int) -> None:
 
 
 @pytest.mark.parametrize("victim", ["sender", "receiver"])
-def test_a_side_that_was_killed_goes_on_when_started_again(tmp_path: Path, victim: str) -> None:
+def test_a_killed_client_resumes_after_a_restart(tmp_path: Path, victim: str) -> None:
     size = 60 * MEGABYTE
     with transferring(tmp_path, size, bw=100) as transfer:
         transfer.wait_until_arrived(size // 3)

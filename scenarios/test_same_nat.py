@@ -1,4 +1,4 @@
-"""Two hosts behind one NAT: they meet on their LAN whatever it does, and otherwise only if it hairpins."""
+"""Two hosts behind one NAT connect on their LAN whatever the NAT does, and otherwise only by hairpinning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HAIRPINNING = "einat_fullcone"
 KINDS = ["full_cone", "restricted_cone", "port_restricted_cone", "symmetric", HAIRPINNING]
 
 
-def test_hosts_behind_one_firewall_need_not_ask_it(punch: Punch) -> None:
+def test_hosts_behind_one_firewall_connect_without_crossing_it(punch: Punch) -> None:
     trial = punch("same_nat", "firewall", "firewall")
     assert trial.direct, trial
     assert trial.agrees, trial
@@ -29,30 +29,30 @@ def test_hosts_behind_one_firewall_need_not_ask_it(punch: Punch) -> None:
 
 
 @pytest.mark.parametrize("nat", KINDS)
-def test_hosts_of_one_home_meet_on_their_lan(nat: str, punch: Punch, trials: int) -> None:
+def test_hosts_of_one_home_connect_on_their_lan(nat: str, punch: Punch, trials: int) -> None:
     for _ in range(max(trials, 5) if nat == HAIRPINNING else trials):
         trial = punch("same_nat", nat, nat)
         assert trial.direct, trial
         assert trial.agrees, trial
-        # Also where the NAT would turn them back, and that connection may be there first.
+        # Even if the NAT hairpins and that connection can be established first.
         assert trial.exchange.winner_nats == (), trial
-        # The sockets of the control experiment have no host candidates.
+        # The lab's own sockets do not use host candidates.
         assert trial.control.direct is (nat == HAIRPINNING), trial
 
 
 @pytest.mark.parametrize("strategy", ["auto", "reuse"])
-def test_two_clients_of_one_computer_meet_there(strategy: str, tmp_path: Path) -> None:
-    """Their edge is elsewhere, and cannot name this computer's own address to a client: they name it to each other."""
+def test_two_clients_on_one_computer_connect_locally(strategy: str, tmp_path: Path) -> None:
+    """Their edge is elsewhere and cannot tell a client this computer's address: the clients tell each other."""
     with Lab(AB(nat_a="port_restricted_cone", nat_b="port_restricted_cone")) as lab, Pair(lab, tmp_path) as pair:
         receiver, sender = pair.receive("a", "--strategy", strategy), pair.send("a", "--strategy", strategy)
-        pair.meet(sender, receiver)
+        pair.connect(sender, receiver)
         for client in (sender, receiver):
             (agreed,) = events(client, "agreed")
             assert Endpoint.parse(agreed["remote"]).ip == lab["a"].address
 
 
-def test_whoever_has_the_peer_s_private_address_is_not_taken_for_the_peer(tmp_path: Path) -> None:
-    """In A's home C has it, takes connections to whatever port, and speaks as the peer would."""
+def test_another_host_with_the_peers_private_address_is_not_accepted_as_the_peer(tmp_path: Path) -> None:
+    """In A's home, C has that address, accepts connections to every port, and sends what the peer would send."""
     with (
         Lab(Lookalikes()) as lab,
         Pair(lab, tmp_path) as pair,
@@ -73,9 +73,9 @@ def test_whoever_has_the_peer_s_private_address_is_not_taken_for_the_peer(tmp_pa
 
         heard = pool.submit(impersonate)
         receiver, sender = pair.receive("b"), pair.send("a")
-        pair.meet(sender, receiver)
+        pair.connect(sender, receiver)
         assert_nothing_was_learnt([heard.result()], pair.content)
-        assert len(heard.result()) == HELLO_BYTES  # and no proof, which would be a guess less
+        assert len(heard.result()) == HELLO_BYTES  # and no proof, which would allow one more guess
         (agreed,) = events(sender, "agreed")
         assert Endpoint.parse(agreed["remote"]).ip == lab["cgn1"].address
         taken = [event["remote"] for event in events(sender, "connected")]

@@ -1,8 +1,8 @@
-"""Strategies where guessing decides, against the model: as many meet as it says, within three standard deviations.
+"""Strategies with random outcomes, compared with the model: successes are within three standard deviations.
 
-(Of few trials with chances near 0 or 1 that is too narrow; so it is the exact probability that is as small.)
+(For few trials with probabilities near 0 or 1, that interval is too narrow; so the exact probability is used.)
 
-`--trials N` is how many of each; what the bars of the project want is `--trials 200`.
+`--trials N` is the number of each. The acceptance criteria of the project need `--trials 200`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from scenarios.conftest import Punch
 SEQUENTIAL, RANDOM, STRICT = "sym_sequential_home", "symmetric", "port_restricted_cone"
 DEADLINE_S = 15.0
 THREE_SIGMAS = 0.0027
-"""The probability of being farther off."""
+"""The probability of a larger deviation."""
 
 
 def offered(*names: str) -> list[str]:
-    """Those of the strategies that the client has."""
+    """Return those of the strategies that the client has."""
     return [name for name in names if name in PUNCH.strategies]
 
 
 @pytest.mark.parametrize("strategy", offered("reuse", "keep", "sync", "lowttl", "auto"))
-def test_port_restricted_cones_that_drop_always_meet(strategy: str, punch: Punch) -> None:
+def test_port_restricted_cones_that_drop_always_connect(strategy: str, punch: Punch) -> None:
     trial = punch("ab", STRICT, STRICT, unsolicited="drop", delay="20ms", strategy=strategy)
     assert trial.direct, trial
     assert trial.agrees, trial
@@ -38,7 +38,7 @@ def test_port_restricted_cones_that_drop_always_meet(strategy: str, punch: Punch
 @pytest.mark.parametrize("background", [0.0, 100.0])
 @pytest.mark.parametrize("nats", [(SEQUENTIAL, STRICT), (STRICT, SEQUENTIAL)])
 @pytest.mark.parametrize("strategy", offered("predict"))
-def test_ports_in_sequence_are_predicted(
+def test_sequential_ports_are_predicted(
     strategy: str, nats: tuple[str, str], background: float, punch: Punch, trials: int
 ) -> None:
     made = [
@@ -52,7 +52,7 @@ def test_ports_in_sequence_are_predicted(
 
 
 @pytest.mark.parametrize("strategy", offered("birthday"))
-def test_one_of_many_guesses_finds_one_of_many_ports(strategy: str, punch: Punch, trials: int) -> None:
+def test_one_of_many_probes_hits_one_of_many_ports(strategy: str, punch: Punch, trials: int) -> None:
     made = [
         punch("ab", RANDOM, STRICT, unsolicited="drop", delay="20ms", strategy=strategy, deadline_s=DEADLINE_S)
         for _ in range(trials)
@@ -61,7 +61,9 @@ def test_one_of_many_guesses_finds_one_of_many_ports(strategy: str, punch: Punch
 
 
 def as_predicted(made: Sequence[Trial]) -> None:
-    """As many are direct as the predictions add up to, within 3 sigma; certain ones all."""
+    """Assert that the number of successes is within 3 sigma of the sum of the predictions, and that certain ones
+    agree.
+    """
     wrong = [trial for trial in made if trial.agrees is False]
     assert not wrong, wrong[0]
     chances = [trial.prediction.probability for trial in made]

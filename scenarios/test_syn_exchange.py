@@ -1,4 +1,4 @@
-"""What happens to the SYNs themselves, asserted from the capture."""
+"""The SYN exchange as the capture shows it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from scenarios.conftest import Punch
 
 CONES = ("port_restricted_cone", "port_restricted_cone")
 TOLERANCE_S = 0.025
-"""Between the skew that was asked for and the one that was measured, on a busy machine."""
+"""Between the requested and the measured skew on a busy machine."""
 
 
-def test_syns_that_cross_open_the_connection_from_both_ends(punch: Punch, trials: int) -> None:
+def test_crossing_syns_are_a_simultaneous_open(punch: Punch, trials: int) -> None:
     for _ in range(trials):
         trial = punch("ab", *CONES, unsolicited="reset", delay="100ms", max_attempts=1, skew_s=0.03)
         assert trial.exchange.skew_s == pytest.approx(0.03, abs=TOLERANCE_S)
@@ -21,7 +21,7 @@ def test_syns_that_cross_open_the_connection_from_both_ends(punch: Punch, trials
         assert trial.exchange.refused == (), trial
 
 
-def test_a_syn_that_comes_too_early_is_reset_and_shuts_its_own_door(punch: Punch, trials: int) -> None:
+def test_an_early_syn_is_reset_which_closes_its_own_pinhole(punch: Punch, trials: int) -> None:
     for _ in range(trials):
         trial = punch("ab", *CONES, unsolicited="reset", delay="0ms", max_attempts=1, skew_s=0.05)
         assert trial.exchange.skew_s == pytest.approx(0.05, abs=TOLERANCE_S)
@@ -34,7 +34,7 @@ def test_a_syn_that_comes_too_early_is_reset_and_shuts_its_own_door(punch: Punch
         assert trial.agrees, trial
 
 
-def test_a_dropped_syn_only_has_to_be_followed_by_the_other_hosts(punch: Punch) -> None:
+def test_after_a_dropped_syn_the_other_hosts_syn_is_admitted(punch: Punch) -> None:
     trial = punch("ab", *CONES, unsolicited="drop", delay="0ms", max_attempts=1, skew_s=0.05)
     assert trial.direct, trial
     assert [syn.origin for syn in trial.exchange.dropped] == ["a"], trial
@@ -43,7 +43,7 @@ def test_a_dropped_syn_only_has_to_be_followed_by_the_other_hosts(punch: Punch) 
     assert trial.timings_s["connected"] >= trial.exchange.skew_s
 
 
-def test_with_resets_a_client_that_dials_again_meets_its_peer(punch: Punch) -> None:
+def test_with_resets_a_client_connects_by_repeated_attempts(punch: Punch) -> None:
     trial = punch("ab", *CONES, unsolicited="reset", delay="20ms", skew_s=0.03)
     assert trial.direct, trial
     assert trial.exchange.refused, trial

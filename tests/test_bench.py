@@ -89,7 +89,7 @@ def test_all_programs_that_are_missing_are_named_before_anything_is_measured(tmp
     (line,) = done.stderr.splitlines()
     assert "iperf3 (for throughput)" in line
     assert "mnexec (for builds)" in line
-    assert "apt-get install mininet util-linux iperf3" in line
+    assert "apt-get install util-linux mininet iperf3" in line
     assert (tmp_path / "bench.json").read_text() == "{}"
 
 

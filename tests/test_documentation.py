@@ -43,12 +43,12 @@ RUN_ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "script/docs": ("script/test", "script/docs"),
     "pytest scenarios/test_nat_matrix.py -n 3": (".ci/run", "pytest scenarios/test_nat_matrix.py -n 3"),
     "pytest scenarios/": (".github/workflows/scenarios.yml", "pytest scenarios/"),
-    "pytest tests/nat -q": ("script/test", "pytest -n 4 --dist worksteal"),
+    "pytest tests/lab/oracle -q": ("script/test", "pytest -n 4 --dist worksteal"),
     "vagrant up": ("script/vagrant-e2e", "vagrant up"),
     "vagrant ssh -c 'pytest scenarios/'": (".ci/run", "pytest scenarios/"),
     "punch edge --listen 0.0.0.0:443 --tls-cert /etc/punch-edge/cert.pem "
     "--tls-key /etc/punch-edge/key.pem --drain 60": (
-        "tests/punch/test_running_page.py",
+        "tests/punch/edge/test_running_page.py",
         "test_the_commands_on_the_page_are_valid_up_to_the_certificate",
     ),
     "dask scheduler --host 192.0.2.1 --dashboard-address 127.0.0.1:8787": (

@@ -1,8 +1,8 @@
 """Topologies of the lab, as Mininet topologies.
 
-`AB` (near), `CD` (far), `ABCD` (all, with the whole edge network); `SameNat` (one home), `Carrier` (homes below a
-carrier's NAT), `Firewalls` (no translation), `DualStack` (IPv6 beside NATs); `Home` (one host, to look at its NAT);
-`UnderAttack` (with attackers); `Lookalikes` (private addresses that are another host's as well).
+`AB` (near), `CD` (far), `ABCD` (all, with three edges), `SameNat` (one home), `Carrier` (homes behind a carrier's NAT),
+`Firewalls` (no translation), `DualStack` (IPv6 in addition to NATs), `Home` (one host, to examine its NAT),
+`UnderAttack` (with an attacker), `Lookalikes` (private addresses that two hosts share).
 """
 
 from punchlab.lab.kernel import packages
@@ -29,7 +29,7 @@ TOPOLOGIES = {
     "firewalls": Firewalls,
     "dual_stack": DualStack,
 }
-"""Name on the command line -> class, of those in which pairs of hosts meet."""
+"""Name on the command line -> class, for topologies with pairs of hosts."""
 
 __all__ = [
     "AB",

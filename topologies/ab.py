@@ -1,4 +1,4 @@
-"""A and B live near each other: one region, and one edge that both find nearest."""
+"""A and B are close to each other: one region with one edge."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from punchlab.topologies.internet import Internet, share
 
 
 class AB(Internet):
-    """Two homes in one region. `delay` is one way between the two NATs, half of it on each access link."""
+    """Two homes in one region. `delay` is the one-way delay between the NATs, half of it on each access link."""
 
     pairs = (("a", "b"),)
 
@@ -22,7 +22,7 @@ class AB(Internet):
         bw: float | None = None,
         edge_delay: str = "1ms",
     ) -> None:
-        """Parameters: presets of the NATs, the answer to unsolicited SYNs, the port mapping, the options of the access
+        """Parameters: NAT presets, the answer to unsolicited SYNs, the port mapping, and options of the access
         links.
         """
         self.begin()

@@ -1,4 +1,4 @@
-"""All four hosts and the whole edge network: A and B in one region, C and D in regions of their own."""
+"""All four hosts and three edges: A and B in one region, C and D in one region each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from punchlab.topologies.internet import Internet
 
 
 class ABCD(Internet):
-    """Three regions in a triangle of long links, an edge in each. Any two hosts can be the pair."""
+    """Three regions, connected by long links in a triangle, with an edge each. All pairs of hosts are possible."""
 
     pairs = tuple(combinations("abcd", 2))
 
@@ -27,7 +27,7 @@ class ABCD(Internet):
         bw: float | None = None,
         edge_delay: str = "1ms",
     ) -> None:
-        """Parameters: presets of the NATs, the answer to unsolicited SYNs, the port mapping, the options of the access
+        """Parameters: NAT presets, the answer to unsolicited SYNs, the port mapping, and options of the access
         links.
         """
         self.begin()

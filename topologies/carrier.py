@@ -1,4 +1,4 @@
-"""A and B are customers of one carrier, whose NAT is above those of their homes (NAT444); C's home is beside it."""
+"""A and B are customers of one carrier and behind its NAT (NAT444); C's home is not."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from punchlab.topologies.internet import Internet, share
 
 
 class Carrier(Internet):
-    """Two homes below one carrier's NAT, and one beside it. `delay` is one way between the NATs of A and B.
+    """Two homes behind one carrier's NAT, and one next to it. `delay` is the one-way delay between the NATs of A and B.
 
-    They meet at the carrier's NAT, if it hairpins; with C, one host is behind two NATs. Each access link has half of
-    the delay, and so has the carrier's uplink. (Without that, SYNs sent at once by A and C would come to the carrier's
-    NAT at the same instant, and which is first would be chance.)
+    A and B connect through the carrier's NAT if it supports hairpinning; between A or B and C, one host is behind two
+    NATs. Each access link has half of the delay, and so does the carrier's uplink. (Without the latter, SYNs that A and
+    C send at the same time would arrive at the carrier's NAT at the same time, and their order would be random.)
     """
 
     pairs = (("a", "b"), ("a", "c"), ("b", "c"))
@@ -30,9 +30,9 @@ class Carrier(Internet):
         bw: float | None = None,
         edge_delay: str = "1ms",
     ) -> None:
-        """Parameters: presets of the NATs, all their answers to unsolicited SYNs, the options of the access links.
+        """Parameters: NAT presets, the answer of all NATs to unsolicited SYNs, and options of the access links.
 
-        `port_mapping` is of the homes' NATs: a carrier's customers do not ask it for mappings.
+        `port_mapping` applies to the home NATs: customers do not request mappings from the carrier.
         """
         self.begin()
         west = self.region("west")

@@ -1,4 +1,4 @@
-"""C and D live far apart: two regions joined by a long link, an edge in each, so that each finds an edge of its own."""
+"""C and D are far apart: two regions connected by a long link, with an edge each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from punchlab.topologies.internet import Internet, share
 
 
 class CD(Internet):
-    """Two homes in two regions. `delay` is one way between the two NATs, a tenth of it on each access link."""
+    """Two homes in two regions. `delay` is the one-way delay between the NATs, a tenth of it on each access link."""
 
     pairs = (("c", "d"),)
 
@@ -22,7 +22,7 @@ class CD(Internet):
         bw: float | None = None,
         edge_delay: str = "1ms",
     ) -> None:
-        """Parameters: presets of the NATs, the answer to unsolicited SYNs, the port mapping, the options of the access
+        """Parameters: NAT presets, the answer to unsolicited SYNs, the port mapping, and options of the access
         links.
         """
         self.begin()

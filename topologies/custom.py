@@ -1,4 +1,4 @@
-"""For Mininet's own command: `mn --custom topologies/custom.py --topo ab --switch lxbr --controller none`."""
+"""For Mininet's `mn` command: `mn --custom topologies/custom.py --topo ab --switch lxbr --controller none`."""
 
 from punchlab.topologies import TOPOLOGIES
 

@@ -1,4 +1,4 @@
-"""A and B are behind NATs over IPv4, and have public IPv6 addresses behind the firewalls of the same home routers."""
+"""A and B are behind NATs for IPv4, and have public IPv6 addresses behind the firewalls of the same routers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from punchlab.topologies.internet import Internet, share
 
 
 class DualStack(Internet):
-    """Two homes in one region. `delay` is one way between the two routers, half of it on each access link.
+    """Two homes in one region. `delay` is the one-way delay between the routers, half of it on each access link.
 
-    The NATs are any presets; where one does not translate, its firewall is that of both families.
+    The NATs can be any presets. A firewall preset applies to both IPv4 and IPv6.
     """
 
     pairs = (("a", "b"),)
@@ -26,7 +26,7 @@ class DualStack(Internet):
         bw: float | None = None,
         edge_delay: str = "1ms",
     ) -> None:
-        """Parameters: presets of the NATs, the answer to unsolicited IPv4 SYNs, the options of the access links."""
+        """Parameters: NAT presets, the answer to unsolicited IPv4 SYNs, and options of the access links."""
         self.begin(two_stacks=True)
         west = self.region("west")
         self.edge(west, delay=edge_delay, alternate=True)

@@ -1,4 +1,4 @@
-"""A and B have public addresses, over IPv4 and IPv6, and a stateful firewall each, which does not translate."""
+"""A and B have public IPv4 and IPv6 addresses, each behind a stateful firewall without translation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from punchlab.topologies.internet import Internet, share
 
 
 class Firewalls(Internet):
-    """Two homes in one region. `delay` is one way between the two firewalls, half of it on each access link."""
+    """Two homes in one region. `delay` is the one-way delay between the firewalls, half of it on each access link."""
 
     pairs = (("a", "b"),)
     default_nat = "firewall"
@@ -25,9 +25,9 @@ class Firewalls(Internet):
         bw: float | None = None,
         edge_delay: str = "1ms",
     ) -> None:
-        """Parameters: presets of the firewalls, the answer to unsolicited SYNs, the options of the access links.
+        """Parameters: firewall presets, the answer to unsolicited SYNs, and options of the access links.
 
-        A preset that translates has IPv4 only inside, and only such a one can have a port mapping.
+        A preset that translates has only IPv4 inside. Only such a preset can have a port mapping.
         """
         self.begin(ipv6=True)
         west = self.region("west")

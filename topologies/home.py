@@ -1,4 +1,4 @@
-"""One host behind one NAT, and an edge with two addresses: what it takes to find out what that NAT does."""
+"""One host behind one NAT, and an edge with two addresses, to examine the NAT."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from punchlab.topologies.internet import Internet
 
 
 class Home(Internet):
-    """`a` behind `nat_a`, or public; no delays."""
+    """`a` behind `nat_a`, or public. No delays."""
 
     def build(
         self,
@@ -15,7 +15,7 @@ class Home(Internet):
         unsolicited: str = "preset",
         port_mapping: str = "preset",
     ) -> None:
-        """Parameters: the NAT, a preset's name or a behavior, its answer to unsolicited SYNs, and its port mapping."""
+        """Parameters: the NAT (a preset name or a behavior), its answer to unsolicited SYNs, and its port mapping."""
         self.begin()
         west = self.region("west")
         self.edge(west, delay="0ms", alternate=True)

@@ -1,29 +1,30 @@
-"""A small Internet as a Mininet topology: regions joined by long links, edges in regions, homes behind NATs.
+"""A small Internet as a Mininet topology: regions connected by long links, edges in regions, homes behind NATs.
 
-Node names: hosts as you call them (`a`), their NAT or firewall `nat_a`, a home's switch `lan_a` when several hosts
-share it, a region's router `core1`, its edge `edge1`, a carrier's NAT `cgn1` and its router `access1`. The name of a
-host has ASCII letters, digits and `_`, after the first character also `.` and `-`. It has at most 10 characters, and at
-most 6 where a NAT, firewall or switch has its name from it (the kernel's limit is 15 characters in `nat_NAME-eth0`;
-with more than 9 hosts on a switch one or two fewer).
+Node names: hosts have the names that you choose (`a`), their NAT or firewall is `nat_a`, the switch of several hosts
+`lan_a`, a region's router `core1`, its edge `edge1`, a carrier's NAT `cgn1` and its router `access1`. A host name has
+ASCII letters, digits and `_`, after the first character also `.` and `-`. It has at most 10 characters. The first host
+of a home, after which the NAT and the switch are named, has at most 6 (`nat_NAME-eth0` has at most 15 in the kernel;
+one or two fewer with more than 9 hosts on a switch).
 
-Addresses (the block is a parameter, 11.0.0.0/8 by default: globally routable, because real software refuses to punch
-towards reserved blocks; the sandbox has no way out, so nothing leaks). Every region owns a sixteenth of the block:
+The address block is a parameter. The default 11.0.0.0/8 is globally routable, because real software refuses to punch
+towards reserved blocks; the sandbox has no route out, so no packet leaves it. Every region has a sixteenth of the
+block:
 
-    11.0.0.1        anycast: every edge has it, routing decides which one is nearest
+    11.0.0.1        anycast address of every edge; routing selects the nearest one
     11.0.1.0/24     long links between the region routers, a /30 each
     11.16.0.0/12    region 1:  11.16.0.2 edge1, 11.16.1.2 the first home's public address, 11.16.2.2 the second's …
-                    11.16.0.3 edge1's second address, where it has one
+                    11.16.0.3 edge1's second address, if any
     11.32.0.0/12    region 2   … and so on, up to region 15
-    192.168.1.0/24  every home's inside: they overlap, as in life
-    100.64.0.0/10   every carrier's inside (RFC 6598): 100.64.0.1 cgn1, 100.64.0.2 access1, 100.64.1.2 its first home,
-                    100.64.2.3 its second … (their last bytes differ, for carriers that allocate ports by them)
+    192.168.1.0/24  the inside of every home (they overlap, as in reality)
+    100.64.0.0/10   the inside of every carrier (RFC 6598): 100.64.0.1 cgn1, 100.64.0.2 access1, 100.64.1.2 its first
+                    home, 100.64.2.3 its second … (the last bytes differ, for carriers that allocate ports by them)
 
-Every home takes a /24, so there is room for 4095 in a region of a /8, for 15 in a region of a /16, and for 253 behind a
-carrier (whose last bytes end there). A home has up to 253 hosts.
+Every home has a /24. So there can be 4095 homes in a region of a /8, 15 in a region of a /16, and 253 behind a carrier
+(the limit of the last byte). A home has up to 253 hosts.
 
-A home whose box does not translate (a firewall) has the next public /24 as its inside. With IPv6, whatever has a public
-address a.b.c.d/len also has 2a11::a.b.c.d/(96+len). NATs carry IPv4 only, except in a home with two stacks: its inside
-has the IPv6 counterpart of the next public /24 as well, behind a firewall (`lab.nat.rules.IPV6_WALL`).
+The inside of a home with a firewall that does not translate is the next public /24. With IPv6, a node with a public
+address a.b.c.d/len also has 2a11::a.b.c.d/(96+len). NATs have only IPv4 inside, except in a dual-stack home: its inside
+also has the IPv6 counterpart of the next public /24, behind a firewall (`lab.nat.rules.IPV6_FIREWALL`).
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from punchlab.punch.nat.behavior import NatBehavior
 from punchlab.topologies.blocks import CARRIER_NETWORK, HOME_NETWORK, LARGEST_HOME, Region, public_block
 
 EDGE_PORT = 7000
-"""TCP port on which the lab's edges listen."""
+"""TCP port of the lab's edges."""
 
 _IPV6_BLOCK = ipaddress.IPv6Network("2a11::/96")
 _REGIONS = 15
@@ -53,11 +54,11 @@ _LONGEST_NAME = INTERFACE_NAME_LENGTH - len("-eth0")
 
 
 class Internet(Topo):
-    """Base of the topologies; subclasses describe theirs in `build` with the methods below, then call `finish`.
+    """Base class of the topologies. Subclasses call the methods below in `build`, and `finish` last.
 
-    Link options are Mininet's: `delay`, `jitter` ("20ms", one way), `loss` (percent), `bw` (Mbit/s), per link and the
-    same in both directions. `pairs` are the hosts that a trial punches, the default first. `shared_nat`: one NAT is in
-    front of both. Unless told, `default_nat` is in front of a host, and runs compare `default_nats` (in the words of
+    Link options are Mininet's, per link and equal in both directions: `delay`, `jitter` ("20ms", one way), `loss`
+    (percent), `bw` (Mbit/s). `pairs` are the hosts of trials, the default pair first. `shared_nat`: one NAT is in front
+    of both hosts. `default_nat` is the default NAT of a host; runs compare `default_nats` by default (syntax of
     `lab.nat.presets.named`).
     """
 
@@ -66,7 +67,7 @@ class Internet(Topo):
     default_nat = "port_restricted_cone"
     default_nats = "classics"
     edges_speak_ipv6 = False
-    """Whether the edges listen on their IPv6 addresses as well."""
+    """Whether the edges also listen on their IPv6 addresses."""
 
     def __init__(self, *words: Any, **parameters: Any) -> None:
         self._block: ipaddress.IPv4Network | None = None
@@ -81,9 +82,9 @@ class Internet(Topo):
             self.finish()
 
     def begin(self, block: str = "11.0.0.0/8", *, ipv6: bool = False, two_stacks: bool = False) -> None:
-        """Start an empty Internet with the public addresses of `block` (a /8 to /16), on request with IPv6 as well.
+        """Start an empty Internet with the public addresses of `block` (a /8 to /16). `ipv6` adds IPv6.
 
-        With `two_stacks` a host behind a NAT also has an IPv6 address.
+        With `two_stacks`, hosts behind NATs also have an IPv6 address.
         """
         if self._block is not None:
             raise InputError("begin", block, "one begin() in a topology")
@@ -94,30 +95,30 @@ class Internet(Topo):
         self._carriers: dict[str, Region] = {}
         self._long_links: list[tuple[str, str, str, str, float]] = []
         self._routes: dict[str, list[tuple[str, str]]] = {}
-        self._routes6: list[tuple[str, str, str]] = []  # node, IPv6 prefix, IPv4 namesake of the gateway
+        self._routes6: list[tuple[str, str, str]] = []  # node, IPv6 prefix, IPv4 counterpart of the gateway
 
     @property
     def anycast(self) -> str:
-        """The address that every edge answers on."""
+        """The anycast address of the edges."""
         return str(self._require_begun()[1])
 
     def region(self, name: str) -> str:
-        """A region with its router; returns the region's name for the methods below."""
+        """Add a region with its router. Returns the region's name for the methods below."""
         self._require_open()
         number = len(self._regions) + 1
         if number > _REGIONS:
             raise InputError("region", name, f"at most {_REGIONS} regions")
         if name in self._regions:
-            raise InputError("region", name, "a name that is not taken")
+            raise InputError("region", name, "an unused name")
         router = f"core{number}"
         self._regions[name] = Region(router, self._shares[number])
         self._node(router, "router", forwarding=True)
         return name
 
     def edge(self, region: str, delay: str = "1ms", *, alternate: bool = False) -> str:
-        """The region's edge endpoint, with an address of its own and the anycast address; returns its name.
+        """Add the region's edge with a unicast and the anycast address. Returns its name.
 
-        `alternate` gives it a second address of its own (RFC 5780), the last of its `addresses`.
+        `alternate` adds a second unicast address (RFC 5780), the last of its `addresses`.
         """
         where = self._region_of(region)
         if where.edge is not None:
@@ -131,10 +132,11 @@ class Internet(Topo):
         return name
 
     def carrier(self, region: str, nat: str | NatBehavior, unsolicited: str = "preset", **uplink: Any) -> str:
-        """A carrier in the region, with a NAT of its own above those of its homes (NAT444); a name to give `home`.
+        """Add a carrier to the region, whose NAT is in front of the NATs of its homes (NAT444). Returns its name for
+        `home`.
 
-        `nat` and `unsolicited` are as in `home`; `uplink` are the options of the link between the carrier's NAT and
-        the region's router.
+        `nat` and `unsolicited` are as in `home`. `uplink` are the options of the link between the carrier's NAT and the
+        region's router.
         """
         where = self._region_of(region)
         behavior = presets.behavior(nat, unsolicited)
@@ -151,7 +153,7 @@ class Internet(Topo):
         return box
 
     def long_link(self, one: str, other: str, delay: str = "40ms", **options: Any) -> None:
-        """Join two regions."""
+        """Connect two regions."""
         routers = self._region_of(one).router, self._region_of(other).router
         if one == other:
             raise InputError("long link", f"{one},{other}", "two different regions")
@@ -172,10 +174,10 @@ class Internet(Topo):
         port_mapping: str = presets.OWN_ANSWER,
         **access: Any,
     ) -> None:
-        """Hosts behind one NAT (a preset's name, `none`: a public host, or a behavior), joined to the region's router.
+        """Add hosts behind one NAT (a preset name, `none` for a public host, or a behavior) to the region.
 
-        `region` may be a carrier, which has no place for firewalls that do not translate. `unsolicited` and
-        `port_mapping` override what a preset has, `preset` leaves it; a behavior is taken as it is. `access` are the
+        `region` can be a carrier, which does not support firewalls without translation. `unsolicited` and
+        `port_mapping` override a preset; `preset` keeps its value, and a behavior is not changed. `access` are the
         options of the link between the NAT and the router.
         """
         self._require_open()
@@ -190,9 +192,7 @@ class Internet(Topo):
             self._link(hosts[0], where.router, f"{address}/24", f"{gateway}/24", **access)
             return
         if region in self._carriers and not behavior.translates:
-            raise InputError(
-                f"nat_{hosts[0]}", nat, "a NAT, or none, because a carrier has no public addresses to give"
-            )
+            raise InputError(f"nat_{hosts[0]}", nat, "a NAT, or none, because a carrier assigns no public addresses")
         box, inside = f"nat_{hosts[0]}", HOME_NETWORK
         address = self._box(box, where, behavior, nat, access)
         if not behavior.translates:
@@ -206,7 +206,7 @@ class Internet(Topo):
         router, length = inside[1], inside.prefixlen
         if len(hosts) > 1:
             switch = f"lan_{hosts[0]}"
-            # Mininet wants a datapath ID where it cannot read one from the name.
+            # Mininet needs a datapath ID that it cannot derive from the name.
             self.addSwitch(switch, kind="switch", dpid=f"{len(self.switches()) + 1:x}")
             self._link(box, switch, f"{router}/{length}", None)
         for number, host in enumerate(hosts, start=2):
@@ -218,7 +218,7 @@ class Internet(Topo):
                 self._link(host, box, address, f"{router}/{length}")
 
     def _dual_home(self, where: Region, box: str, host: str, outside: str) -> None:
-        """A host with a private IPv4 address and a public IPv6 one behind a box that is there."""
+        """Add a host with a private IPv4 and a public IPv6 address behind an existing router."""
         subnet = ipaddress.IPv4Network(f"{where.home()[0]}/24", strict=False)
         gateway6, host6 = (self._ipv6_of(f"{subnet[number]}/24") for number in (1, 2))
         self._routes6 += [(where.router, str(_embedded(subnet)), outside), (host, "::/0", str(subnet[1]))]
@@ -227,9 +227,9 @@ class Internet(Topo):
         self._link(host, box, f"{HOME_NETWORK[2]}/24", f"{gateway}/24", ipv6=(host6, gateway6))
 
     def finish(self) -> None:
-        """Fill every router's table: shortest paths by delay, to each region and to the nearest edge. Then IPv6.
+        """Compute all routing tables: shortest paths by delay to each region and to the nearest edge. Then add IPv6.
 
-        Nothing can be added afterwards. What `build` does not finish is finished at its end.
+        Nothing can be added afterwards. It is called at the end of `build` if `build` does not call it.
         """
         self._require_open()
         self._finished = True
@@ -245,14 +245,14 @@ class Internet(Topo):
                     self._routes[region.router].append((f"{self.anycast}/32", gateway))
         if self._ipv6:
             for routes in self._routes.values():
-                # Addresses that are routed one by one, of edges, are IPv4 only.
+                # Routes to single addresses, those of edges, are IPv4 only.
                 networks = [(ipaddress.IPv4Network(prefix), self._ipv6_of(gateway)) for prefix, gateway in routes]
                 routes += [(_embedded(net), via) for net, via in networks if via is not None and net.prefixlen < 32]
             for node, prefix, gateway in self._routes6:
                 self._routes[node].append((prefix, str(self._ipv6_of(gateway))))
 
     def _shortest_paths(self, start: str) -> Iterator[tuple[str, tuple[float, str]]]:
-        """Each other router that can be reached, with its distance in seconds and the first gateway towards it."""
+        """Yield each reachable router with its distance in seconds and the first gateway."""
         queue, seen = [(0.0, start, "")], set[str]()
         while queue:
             distance, here, first = heapq.heappop(queue)
@@ -269,19 +269,19 @@ class Internet(Topo):
     def _box(
         self, name: str, where: Region, behavior: NatBehavior, preset: str | NatBehavior, access: Mapping[str, Any]
     ) -> str:
-        """A NAT or firewall joined to the router; returns its outside address."""
+        """Add a NAT or firewall to the router. Returns its outside address."""
         gateway, address = where.home()
         last = int(ipaddress.IPv4Address(address)) % 256 + behavior.pool_size - 1
         if last > LARGEST_HOME + 1:
             raise InputError(
-                "pool_size", behavior.pool_size, f"addresses that {address} and those after it leave in a /24"
+                "pool_size", behavior.pool_size, f"at most the addresses from {address} to the end of its /24"
             )
         self._node(name, "nat", gateway=gateway, behavior=behavior, preset=preset, forwarding=True)
         self._link(name, where.router, f"{address}/24", f"{gateway}/24", **access)
         return address
 
     def _require_begun(self) -> ipaddress.IPv4Network:
-        """The block. Raises `InputError` before `begin`."""
+        """Return the block. Raises `InputError` before `begin`."""
         if self._block is None:
             raise InputError("topology", type(self).__name__, "a build() that calls begin() first")
         return self._block
@@ -289,15 +289,17 @@ class Internet(Topo):
     def _require_open(self) -> None:
         self._require_begun()
         if self._finished:
-            raise InputError("topology", type(self).__name__, "nothing after finish(), which build() calls once, last")
+            raise InputError(
+                "topology", type(self).__name__, "no calls after finish(), which build() calls once at its end"
+            )
 
     def _region_of(self, name: str, *others: str) -> Region:
-        """The region of that name; `others` are names that would do as well."""
+        """Return the region of that name. `others` are further valid names, for the error."""
         self._require_open()
         return self._regions[one_of("region", name, (*self._regions, *others))]
 
     def _check_hosts(self, hosts: Sequence[str], *, behind: bool) -> None:
-        """Names that the hosts of a home can have; that of the first one is also that of its NAT and its switch."""
+        """Check the names of a home's hosts. The NAT and the switch are named after the first one."""
         if isinstance(hosts, str) or not isinstance(hosts, Sequence) or not 1 <= len(hosts) <= LARGEST_HOME:
             raise InputError("hosts", hosts, f"a list of 1 to {LARGEST_HOME} names")
         limit = f"the names of interfaces have at most {INTERFACE_NAME_LENGTH}"
@@ -309,11 +311,11 @@ class Internet(Topo):
             longest = len(hosts[0]) + INTERFACE_NAME_LENGTH - len(interface)
             node_name("host", hosts[0], longest=longest, because=f"{limit}, and there is one called {interface}")
             if made in self.g.node:
-                raise InputError("host", hosts[0], f"a name such that {made} is not taken")
+                raise InputError("host", hosts[0], f"a name for which {made} is unused")
 
     def _node(self, name: str, kind: str, gateway: str | None = None, **options: object) -> None:
         if name in self.g.node:
-            raise InputError("host", name, "a name that is not taken")
+            raise InputError("host", name, "an unused name")
         self._routes[name] = routes = [] if gateway is None else [("0.0.0.0/0", gateway)]
         self.addHost(name, cls=_mininet_node, kind=kind, routes=routes, **options)
 
@@ -326,7 +328,7 @@ class Internet(Topo):
         ipv6: tuple[str | None, str | None] = (None, None),
         **options: Any,
     ) -> None:
-        """`ipv6` are the addresses beside private ones; public ones have their counterparts."""
+        """`ipv6` are IPv6 addresses in addition to private IPv4 ones. Public IPv4 addresses have counterparts."""
         wanted = {key: value for key, value in options.items() if value is not None}
         Impairment.from_options(wanted)
         ends: dict[str, dict[str, str]] = {}
@@ -341,7 +343,9 @@ class Internet(Topo):
                 self.nodeInfo(node).setdefault("ip", address)
 
     def _ipv6_of(self, address: str) -> str | None:
-        """The IPv6 counterpart of a public address, with a prefix length if it has one; None for any other."""
+        """Return the IPv6 counterpart of a public address, with its prefix length if any, or None for another
+        address.
+        """
         parsed = ipaddress.IPv4Interface(address)
         if not self._ipv6 or parsed.ip not in self._require_begun():
             return None
@@ -349,14 +353,16 @@ class Internet(Topo):
 
 
 def _mininet_node(*words: object, **parameters: object) -> object:
-    """The class of our nodes for Mininet's own engine. `mininet.node` imports distutils, which takes 0.2 s of CPU."""
+    """Return the node class for Mininet's own engine. `mininet.node` imports distutils, which takes 0.2 s of CPU."""
     from punchlab.topologies.mininet_nodes import InternetNode
 
     return InternetNode(*words, **parameters)
 
 
 def _embedded(ipv4: ipaddress.IPv4Interface | ipaddress.IPv4Network) -> str:
-    """In IPv6: the address as the last 32 bits of our block; the default route is the default route."""
+    """Return the IPv6 counterpart: the IPv4 address is the last 32 bits. The counterpart of the default route is the
+    default route.
+    """
     if isinstance(ipv4, ipaddress.IPv4Interface):
         return f"{_IPV6_BLOCK[int(ipv4)]}/{_IPV6_BLOCK.prefixlen + ipv4.network.prefixlen}"
     if not ipv4.prefixlen:
@@ -365,5 +371,5 @@ def _embedded(ipv4: ipaddress.IPv4Interface | ipaddress.IPv4Network) -> str:
 
 
 def share(delay: str, fraction: float) -> str:
-    """A fraction of a delay in Mininet's vocabulary: share("20ms", 0.5) is "10000us"."""
+    """Return a fraction of a delay in Mininet's syntax: share("20ms", 0.5) is "10000us"."""
     return f"{Impairment.from_options({'delay': delay}).delay_s * fraction * 1e6:.0f}us"

@@ -1,4 +1,4 @@
-"""A and B are customers of one carrier; in the home of A, C has the private address that B has in his own."""
+"""A and B are customers of one carrier. In A's home, C has the same private address as B in the other home."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from punchlab.topologies.internet import Internet, share
 
 
 class Lookalikes(Internet):
-    """Two homes of two hosts each below one carrier's NAT, which hairpins; `a` and `d` have one private address, `c`
-    and `b` another. `delay` is one way between the NATs of the homes.
+    """Two homes with two hosts each behind one carrier's NAT, which hairpins. `a` and `d` share a private address, and
+    so do `c` and `b`. `delay` is the one-way delay between the home NATs.
     """
 
     pairs = (("a", "b"),)
 
     def build(self, nat: str = "port_restricted_cone", cgn: str = "cgn_rfc6888", delay: str = "10ms") -> None:
-        """Parameters: presets of the homes' NATs and of the carrier's, the delay of the access links."""
+        """Parameters: presets of the home NATs and of the carrier's NAT, and the delay of the access links."""
         self.begin()
         west = self.region("west")
         self.edge(west, alternate=True)

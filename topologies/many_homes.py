@@ -1,4 +1,4 @@
-"""Many homes at one router: how a lab grows."""
+"""Many homes at one router, to measure how the lab scales."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from punchlab.topologies.internet import Internet
 
 
 class ManyHomes(Internet):
-    """Hosts `h0`, `h1`, … each behind a NAT of its own, one edge, no delays."""
+    """Hosts `h0`, `h1`, …, each behind its own NAT, and one edge. No delays."""
 
     def build(self, homes: int, nat: str = "port_restricted_cone", unsolicited: str = "preset") -> None:
-        """Parameters: how many homes, the preset of all their NATs, and its answer to unsolicited SYNs."""
+        """Parameters: the number of homes, the preset of all NATs, and its answer to unsolicited SYNs."""
         self.begin()
         middle = self.region("middle")
         self.edge(middle, delay="0ms")

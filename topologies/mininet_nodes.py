@@ -1,6 +1,6 @@
-"""How Mininet's own engine runs our nodes: routes, forwarding and NAT rules applied by the node itself.
+"""Nodes for Mininet's own engine, which apply routes, forwarding and NAT rules themselves.
 
-Only used under `mn --custom`; the lab builds the same graph by netlink.
+Only `mn --custom` uses them; the lab builds the same graph over netlink.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from punchlab.punch.nat.behavior import NatBehavior
 
 
 class InternetNode(Node):
-    """A host, router, edge or NAT of `topologies.internet`, as a Mininet node."""
+    """A host, router, edge or NAT of `topologies.internet` as a Mininet node."""
 
     def __init__(self, *words: object, **parameters: object) -> None:
         self._helpers = ExitStack()
@@ -33,7 +33,9 @@ class InternetNode(Node):
         behavior: NatBehavior | None = None,
         **parameters: object,
     ) -> dict[str, object]:
-        """Mininet's configuration, then ours: (prefix, gateway) routes, extra addresses, forwarding, NAT rules."""
+        """Apply Mininet's configuration, then routes as (prefix, gateway), additional addresses, forwarding and NAT
+        rules.
+        """
         result: dict[str, object] = super().config(**parameters)
         ipv6 = {str(each): each.params["ip6"] for each in self.intfs.values() if each.params.get("ip6")}
         for interface, address in ipv6.items():
@@ -67,7 +69,7 @@ class InternetNode(Node):
         return result
 
     def terminate(self) -> None:
-        """Mininet's, after the end of what `config` started."""
+        """End the processes of `config`, then terminate as Mininet does."""
         self._helpers.close()
         super().terminate()
 

@@ -1,4 +1,4 @@
-"""A and B live in one home: two hosts behind one NAT, which meet on their LAN, or turn back at the NAT (hairpin)."""
+"""A and B are in one home: two hosts behind one NAT, which connect on their LAN or by hairpinning."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from punchlab.topologies.internet import Internet
 
 
 class SameNat(Internet):
-    """Two hosts behind `nat_a`, one edge outside. Nothing delays them, for nothing lies between them."""
+    """Two hosts behind `nat_a`, and one edge outside. No delays, because no link is between them."""
 
     pairs = (("a", "b"),)
     shared_nat = True
@@ -22,9 +22,11 @@ class SameNat(Internet):
         port_mapping: str = "preset",
         edge_delay: str = "1ms",
     ) -> None:
-        """Parameters: the preset of the NAT (`nat_b`, if given, is the same one), its answers to SYNs and requests."""
+        """Parameters: the preset of the NAT (`nat_b`, if given, must be the same), its answers to SYNs and mapping
+        requests.
+        """
         if nat_b not in (None, nat_a):
-            raise InputError("nat_b", nat_b, f"nat_a's, {nat_a}, because both hosts are behind one NAT")
+            raise InputError("nat_b", nat_b, f"the value of nat_a, {nat_a}, because both hosts are behind one NAT")
         self.begin()
         west = self.region("west")
         self.edge(west, delay=edge_delay, alternate=True)

@@ -1,4 +1,4 @@
-"""A and B live near each other, and somewhere near lives M, who has a whole network of addresses and means harm."""
+"""A and B are close to each other, and M is an attacker with a whole network of addresses."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from punchlab.topologies.internet import Internet, share
 
 
 class UnderAttack(Internet):
-    """Two homes, one edge, and the public host `m`; `botnet` is routed to it. `delay` is one way between the two NATs.
+    """Two homes, one edge, and the public host `m`, to which `botnet` is routed. `delay` is the one-way delay between
+    the NATs.
 
-    What is for an address of `botnet` comes to `m`, which has to take it: `ip route add local BOTNET dev lo`.
+    `m` receives packets to addresses of `botnet` and must accept them: `ip route add local BOTNET dev lo`.
     """
 
     pairs = (("a", "b"),)
@@ -16,7 +17,7 @@ class UnderAttack(Internet):
     def build(
         self, nat_a: str = "port_restricted_cone", nat_b: str = "port_restricted_cone", delay: str = "10ms"
     ) -> None:
-        """Parameters: presets of the NATs, the delay of the access links. Nothing delays `m`."""
+        """Parameters: NAT presets and the delay of the access links. `m` has no delay."""
         self.begin()
         west = self.region("west")
         self.edge(west, delay="0ms", alternate=True)

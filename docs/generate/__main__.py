@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,6 @@ def write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m docs.generate FOLDER")
-    write(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(prog="python -m docs.generate", description="Write the reference pages.")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="created if it does not exist")
+    write(parser.parse_args().folder)

@@ -1,6 +1,6 @@
-"""Every SYN, FIN, RST and ICMP message of a trial, at every interface on the path, on one clock.
+"""Capture every SYN, FIN, RST and ICMP message of a trial at every interface on the path, with one clock.
 
-`Recorder` hears the frames (through `tap`), a `Recording` is what it heard, `pcapng` writes and reads it for Wireshark.
+`Recorder` captures frames (with `tap`), `Recording` contains them, `pcapng` writes and reads them for Wireshark.
 """
 
 from punchlab.lab.capture.frame import CapturePoint, Frame, Recording

@@ -1,6 +1,6 @@
-"""Capture filters in tcpdump's language, compiled by libpcap.
+"""Capture filters in libpcap's filter language, compiled by libpcap.
 
-scapy can compile them as well, but only after an import that takes as much CPU as building a lab and a trial in it.
+scapy can also compile them, but its import takes as much CPU as building a lab and running a trial in it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from punchlab.lab.errors import LabError
 _INSTRUCTION = struct.Struct("@HBBI")  # struct sock_filter
 _ETHERNET, _SNAP_LENGTH, _ANY_NETMASK = 1, 65535, 0xFFFFFFFF  # DLT_EN10MB, PCAP_NETMASK_UNKNOWN
 _NAMES = ("libpcap.so.0.8", "libpcap.so.1")
-"""How Debian and the others call the library."""
+"""The names of the library in Debian and in other distributions."""
 
 
 class _Program(ctypes.Structure):
-    """struct bpf_program, and struct sock_fprog likewise."""
+    """struct bpf_program and struct sock_fprog."""
 
     _fields_ = (("length", ctypes.c_uint), ("instructions", ctypes.c_void_p))
 
 
 class Filter:
-    """A compiled filter for Ethernet frames; `program` is the value of SO_ATTACH_FILTER while the filter exists."""
+    """A compiled filter for Ethernet frames. `program` is the value for SO_ATTACH_FILTER while the filter exists."""
 
     def __init__(self, instructions: bytes) -> None:
         self._buffer = ctypes.create_string_buffer(instructions, len(instructions))
@@ -36,7 +36,7 @@ class Filter:
 
 @functools.cache
 def compiled(expression: str) -> Filter:
-    """Compile a filter. Raises `LabError` without libpcap, and for an expression that is none."""
+    """Compile a filter. Raises `LabError` without libpcap, and for an invalid expression."""
     pcap = _libpcap()
     handle = ctypes.c_void_p(pcap.pcap_open_dead(_ETHERNET, _SNAP_LENGTH))
     program = _Program()
@@ -60,7 +60,7 @@ def _libpcap() -> ctypes.CDLL:
         except OSError:
             continue
     else:
-        # This starts processes, so it comes last.
+        # This starts processes, so it is the last resort.
         found = ctypes.util.find_library("pcap")
         if found is None:
             raise LabError("capture: libpcap is not installed")

@@ -1,4 +1,4 @@
-"""Recordings as pcapng files: written by scapy, opened by Wireshark, read back for the exchange."""
+"""Write recordings as pcapng files with scapy, for Wireshark, and read them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SECTION_TYPE, _MAGIC, _BLOCK_HEAD = b"\x0a\x0d\x0d\x0a", b"\x1a\x2b\x3c\x4d", 8
 _INTERFACE, _INTERFACE_SIZE = "HHI", 8
 _PACKET, _PACKET_SIZE = "IIIII", 20
 _LONGEST_BLOCK = 1 << 24
-"""A length above it is none, and no memory is set aside for it."""
+"""The maximum valid block length; no memory is allocated for more."""
 
 
 class _Block(IntEnum):
@@ -35,14 +35,16 @@ class _Block(IntEnum):
 
 
 class _Bytes(Raw):
-    """A frame on its way to the file, not dissected: that costs a hundred times the writing."""
+    """A frame to write without dissection, which takes a hundred times as long as writing."""
 
 
 conf.l2types.register_layer2num(DLT_EN10MB, _Bytes)
 
 
 class _Writer(PcapNgWriter):
-    """scapy's writer with every interface described at the start of the file, named, and nanosecond timestamps."""
+    """scapy's writer, with nanosecond timestamps and with all interfaces described and named at the start of the
+    file.
+    """
 
     def __init__(self, file: BinaryIO, interfaces: tuple[str, ...]) -> None:
         super().__init__(os.devnull)  # scapy opens a path
@@ -81,17 +83,17 @@ def encoded(recording: Recording) -> bytes:
         packet = _Bytes(frame.data)
         packet.sniffed_on = frame.interface
         packet.direction = _OUTBOUND if frame.outgoing else _INBOUND
-        seconds = Decimal(frame.time_ns).scaleb(-_NANOSECONDS)  # a float is good to 240 ns only
+        seconds = Decimal(frame.time_ns).scaleb(-_NANOSECONDS)  # a float has a resolution of only 240 ns
         writer.write_packet(packet, sec=cast("float", seconds), wirelen=frame.length)
     return content.getvalue()
 
 
 def read(path: Path) -> Recording:
-    """The recording in a file that `write` made: all of it but the drops and the clock offset, which no pcapng holds.
+    """Return the recording in a file, without drops and clock offset, which pcapng does not store.
 
-    A frame's node is its interface's name up to the last hyphen, as Mininet names interfaces ("nat_a-eth1"). Other
-    tools' files are read as well if their interfaces are named and of Ethernet. Raises `InputError` for a file that is
-    anything else, or that ends in the middle of a block; OSError when it cannot be read.
+    A frame's node is its interface's name up to the last hyphen, as in Mininet's names ("nat_a-eth1"). Files of other
+    tools are accepted if their interfaces are named and of Ethernet. Raises `InputError` for any other file or a
+    truncated one, OSError if it cannot be read.
     """
     frames: list[Frame] = []
     names: dict[str, None] = {}
@@ -112,7 +114,7 @@ class _MalformedError(Exception):
 
 
 def _parsed(file: BinaryIO) -> Iterator[Frame | str]:
-    """The frames of a file, and the names of its interfaces where they are described."""
+    """Yield the frames of a file, and the names of interfaces at their descriptions."""
     interfaces: list[tuple[str, int]] = []
     for order, kind, body in _blocks(file):
         match kind:
@@ -124,11 +126,11 @@ def _parsed(file: BinaryIO) -> Iterator[Frame | str]:
             case _Block.PACKET:
                 yield _frame(order, body, interfaces)
             case _Block.OLD_PACKET | _Block.SIMPLE_PACKET:
-                raise _MalformedError("it has packets without a time or an interface")
+                raise _MalformedError("a packet has no time or no interface")
 
 
 def _blocks(file: BinaryIO) -> Iterator[tuple[str, int, bytes]]:
-    """Byte order, type and body of each block."""
+    """Yield byte order, type and body of each block."""
     order = ""
     while head := file.read(_BLOCK_HEAD):
         if head[:4] == _SECTION_TYPE:
@@ -136,29 +138,29 @@ def _blocks(file: BinaryIO) -> Iterator[tuple[str, int, bytes]]:
             order = {_MAGIC: ">", _MAGIC[::-1]: "<"}.get(magic, "")
             head += magic
         if not order:
-            raise _MalformedError("it does not begin with a section header")
+            raise _MalformedError("the file does not begin with a section header")
         kind, length = struct.unpack_from(f"{order}II", head.ljust(_BLOCK_HEAD, b"\0"))
         if length % 4 or not len(head) + 4 <= length <= _LONGEST_BLOCK:
-            raise _MalformedError(f"a block of {length} bytes")
+            raise _MalformedError(f"a block has {length} bytes")
         body = head[_BLOCK_HEAD:] + file.read(length - len(head))
         if len(body) != length - _BLOCK_HEAD:
-            raise _MalformedError("it ends in the middle of a block")
+            raise _MalformedError("the file is truncated in a block")
         if struct.unpack_from(f"{order}I", body, len(body) - 4) != (length,):
             raise _MalformedError("the two lengths of a block differ")
         yield order, kind, body[:-4]
     if not order:
-        raise _MalformedError("it is empty")
+        raise _MalformedError("the file is empty")
 
 
 def _interface(order: str, body: bytes) -> tuple[str, int]:
-    """The name, and how many units of time a second has."""
+    """Return the name of the interface and its time units per second."""
     if len(body) < _INTERFACE_SIZE:
-        raise _MalformedError("an interface description is cut short")
+        raise _MalformedError("an interface description is truncated")
     linktype, _reserved, _longest = struct.unpack_from(f"{order}{_INTERFACE}", body)
     options = _options(order, body[_INTERFACE_SIZE:])
     resolution = options.get(_IF_TSRESOL, b"\x06")
     if linktype != DLT_EN10MB or _IF_NAME not in options or len(resolution) != 1:
-        raise _MalformedError("an interface without a name, or not of Ethernet")
+        raise _MalformedError("an interface has no name or is not Ethernet")
     try:
         name = options[_IF_NAME].rstrip(b"\0").decode()
     except UnicodeDecodeError:
@@ -169,10 +171,10 @@ def _interface(order: str, body: bytes) -> tuple[str, int]:
 
 def _frame(order: str, body: bytes, interfaces: Sequence[tuple[str, int]]) -> Frame:
     if len(body) < _PACKET_SIZE:
-        raise _MalformedError("a packet is cut short")
+        raise _MalformedError("a packet is truncated")
     number, high, low, kept, length = struct.unpack_from(f"{order}{_PACKET}", body)
     if number >= len(interfaces) or kept > len(body) - _PACKET_SIZE:
-        raise _MalformedError("a packet of no interface, or of more bytes than its block")
+        raise _MalformedError("a packet has no interface, or more bytes than its block")
     name, units = interfaces[number]
     data = body[_PACKET_SIZE : _PACKET_SIZE + kept]
     options = _options(order, body[_PACKET_SIZE + kept + -kept % 4 :])
@@ -189,7 +191,7 @@ def _options(order: str, data: bytes) -> dict[int, bytes]:
         if code == _END_OF_OPTIONS:
             break
         if at + 4 + length > len(data):
-            raise _MalformedError("an option is cut short")
+            raise _MalformedError("an option is truncated")
         found.setdefault(code, data[at + 4 : at + 4 + length])
         at += 4 + length + -length % 4
     return found

@@ -1,7 +1,7 @@
-"""The recorder: one packet socket per interface, drained by one thread.
+"""The recorder: one packet socket per interface, read by one thread.
 
-A packet socket queues in the kernel from the moment it is bound, so capture runs when `start` returns: nothing depends
-on when the thread is scheduled.
+The kernel queues packets for a packet socket as soon as it is bound. So the capture is active when `start` returns,
+independently of the scheduling of the thread.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ from punchlab.lab.errors import LabError
 
 FILTER = (
     "(ip and (icmp or (tcp and tcp[tcpflags] & (tcp-syn|tcp-fin|tcp-rst) != 0)))"
-    # tcpdump's language looks into TCP over IPv4 only: 6 is TCP, 53 its flags, and ICMPv6 below 128 is an error.
+    # libpcap's filter language reads TCP flags only for IPv4. 6 is TCP, offset 53 its flags, and ICMPv6 types below 128
+    # are errors.
     " or (ip6 and ((ip6[6] = 6 and ip6[53] & 7 != 0) or (icmp6 and ip6[40] < 128)))"
 )
-"""What opens, closes and refuses connections; a trial has some dozens of these."""
+"""Packets that open, close or reject connections: some dozens per trial."""
 UDP_FILTER = f"{FILTER} or udp"
 """The same and UDP, for points with `udp`."""
 _FRAME_BYTES = 200
-"""Of memory, about, that a frame takes besides its data."""
+"""The approximate memory of a frame in addition to its data."""
 FULL_FILTER = "ip or (ip6 and (tcp or udp or (icmp6 and ip6[40] < 128)))"
 
 
 class Recorder:
-    """Records the points from `start` to `stop`; `full` keeps all of IP, not just what opens and closes connections.
+    """Records the capture points from `start` to `stop`. `full` keeps all IP packets.
 
-    It ends early, and the recording is `excessive`, when the frames take more than `most_bytes` of memory, about.
+    It ends early, with `excessive` set, when the frames exceed about `most_bytes` of memory.
 
-    One thread runs between the two: fork first, start the recorder afterwards. As a context manager it starts on entry
-    and lets go of its sockets on exit, whatever happened in between.
+    One thread runs meanwhile: fork processes before the start. As a context manager it starts on entry and closes its
+    sockets on exit.
     """
 
     def __init__(self, points: Sequence[CapturePoint], *, full: bool = False, most_bytes: int | None = None) -> None:
@@ -63,12 +64,13 @@ class Recorder:
         self._close()
 
     def start(self) -> None:
-        """Listen on every point. When this returns, the kernel queues and stamps every frame that passes the filter.
+        """Start to capture on every point. When this returns, the kernel queues and timestamps every frame that passes
+        the filter.
 
-        Raises `LabError` naming the point that could not be opened; nothing stays open then.
+        Raises `LabError` naming the point that could not be opened, and closes all others.
         """
         if self._thread is not None:
-            raise LabError("capture: started already")
+            raise LabError("capture: already started")
         self._frames, self._failure, self._bytes = [], None, 0
         self._clock_offset_ns = clock_offset_ns()
         try:
@@ -89,7 +91,7 @@ class Recorder:
         self._thread.start()
 
     def stop(self) -> Recording:
-        """Everything that was captured until now. Raises `LabError` when a socket broke while capturing."""
+        """Return everything captured until now. Raises `LabError` if a socket failed during the capture."""
         if self._thread is None:
             raise LabError("capture: not started")
         self._end_thread()
@@ -106,18 +108,18 @@ class Recorder:
         return Recording(frames, interfaces, drops, self._clock_offset_ns, self.excessive)
 
     def so_far(self) -> tuple[Frame, ...]:
-        """The frames that were captured until now, in the order of time; the capture continues."""
+        """Return the frames captured until now, in the order of time. The capture continues."""
         with self._more:
             return tuple(sorted(self._frames, key=lambda frame: frame.time_ns))
 
     def wait_for_more(self, count: int, timeout_s: float) -> bool:
-        """Wait until more than `count` frames were captured; false if that did not happen in time."""
+        """Wait until more than `count` frames are captured. Return False after the timeout."""
         with self._more:
             return self._more.wait_for(lambda: len(self._frames) > count, timeout_s)
 
     @property
     def excessive(self) -> bool:
-        """Whether the capture ended early, for there was too much to record."""
+        """Whether the capture ended early because it reached its memory limit."""
         return self._most_bytes is not None and self._bytes > self._most_bytes
 
     def _drain_until_woken(self) -> None:
@@ -153,7 +155,7 @@ class Recorder:
 
     def _close(self) -> None:
         self._end_thread()
-        # The kernel waits for an RCU grace period, some 10 ms, in each close; side by side they share it.
+        # Each close waits about 10 ms for an RCU grace period of the kernel; in parallel they share it.
         closing = [threading.Thread(target=tap.close, name="capture") for tap in self._taps]
         for thread in closing:
             thread.start()
@@ -163,7 +165,7 @@ class Recorder:
 
 
 def clock_offset_ns() -> int:
-    """CLOCK_REALTIME minus CLOCK_MONOTONIC, now: the tightest of five readings, good to a microsecond."""
+    """Return CLOCK_REALTIME minus CLOCK_MONOTONIC, accurate to a microsecond: the tightest of five readings."""
 
     def reading() -> tuple[int, int]:
         before, now, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()

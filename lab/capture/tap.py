@@ -1,15 +1,15 @@
-"""A packet socket on one interface inside a node's namespace.
+"""A packet socket on one interface in a node's namespace.
 
-What such a socket must not do is receive too much or timestamp too late:
+It avoids two problems:
 
 - A socket that is opened for all protocols and bound later receives from every interface of the namespace until then.
   Here the socket is opened for protocol 0, which receives nothing, gets the filter, and is bound last.
-- The kernel turns timestamping on from a work queue some time after the first socket asks for it, and a frame queued
-  before that is stamped when it is *read*: 2 ms late, measured. `await_timestamps` waits for a loopback datagram that
-  is stamped on arrival.
+- The kernel enables timestamps asynchronously after the first socket requests them. A frame that is queued before gets
+  its timestamp when it is *read*: 2 ms late when measured. `await_timestamps` waits for a loopback datagram with a
+  timestamp of its arrival.
 
-Frames that a node sends are seen after its queueing discipline and those that it receives before its firewall, so the
-last frame of a lost packet shows the node that lost it.
+Sent frames are captured after the queueing discipline, received frames before the firewall. So the last frame of a lost
+packet shows which node dropped it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ANCILLARY = socket.CMSG_SPACE(_TIMESPEC.size) + socket.CMSG_SPACE(_AUXDATA.size
 
 
 class Tap:
-    """The packet socket of one capture point; receives nothing before `listen`."""
+    """The packet socket of one capture point. It receives nothing before `listen`."""
 
     def __init__(self, point: CapturePoint, wanted: Filter, *, full: bool = False) -> None:
         self.point = point
@@ -45,21 +45,21 @@ class Tap:
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-        except PermissionError:  # outside the initial user namespace net.core.rmem_max caps it
+        except PermissionError:  # outside the initial user namespace, net.core.rmem_max limits it
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
 
     def listen(self) -> None:
-        """Bind to the interface: from here on the kernel queues its frames. Raises OSError when it does not exist."""
+        """Bind to the interface; the kernel queues its frames from now on. Raises OSError if it does not exist."""
         self._socket.bind((self.point.interface, _ETH_P_ALL))
 
     def read(self) -> Frame | None:
-        """The next queued frame, None when there is none."""
+        """Return the next queued frame, or None."""
         try:
             data, ancillary, _flags, address = self._socket.recvmsg(SNAP_LENGTH, _ANCILLARY)
         except BlockingIOError:
             return None
         except OSError as error:
-            if error.errno == errno.ENETDOWN:  # told once when the interface goes down; the socket lives on
+            if error.errno == errno.ENETDOWN:  # reported once when the interface goes down; the socket remains usable
                 return None
             raise
         time_ns = length = 0
@@ -74,7 +74,7 @@ class Tap:
         return Frame(time_ns, self.point.node, self.point.interface, outgoing, data, length)
 
     def fileno(self) -> int:
-        """The descriptor, which can be read from when a frame is queued."""
+        """Return the descriptor, which is readable when a frame is queued."""
         return self._socket.fileno()
 
     def close(self) -> None:
@@ -82,15 +82,16 @@ class Tap:
         self._socket.close()
 
     def dropped(self) -> int:
-        """Frames dropped for want of buffer since the last call."""
+        """Return the number of frames dropped since the last call because the buffer was full."""
         _seen, dropped = _STATISTICS.unpack(self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size))
         return int(dropped)
 
 
 def await_timestamps(patience_s: float = 5.0) -> None:
-    """Return once the kernel stamps packets when they arrive, not when they are read.
+    """Wait until the kernel timestamps packets on arrival, not when they are read.
 
-    A loopback datagram tells: its stamp is no later than the end of the send. Raises `LabError` when it never is.
+    It does if the timestamp of a loopback datagram is no later than the end of the send. Raises `LabError` after
+    `patience_s`.
     """
     deadline = time.monotonic() + patience_s
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -107,11 +108,11 @@ def await_timestamps(patience_s: float = 5.0) -> None:
             if any(_nanoseconds(content) <= sent_ns for _level, kind, content in ancillary if kind == _SO_TIMESTAMPNS):
                 return
             time.sleep(0.0002)
-    raise LabError("capture: the kernel does not stamp packets on arrival")
+    raise LabError("capture: the kernel does not timestamp packets on arrival")
 
 
 def _is_udp(data: bytes) -> bool:
-    """Whether an Ethernet frame is UDP over IPv4 or IPv6."""
+    """Return whether an Ethernet frame is UDP over IPv4 or IPv6."""
     if data[12:14] == b"\x08\x00":
         return data[23:24] == bytes([socket.IPPROTO_UDP])
     return data[12:14] == b"\x86\xdd" and data[20:21] == bytes([socket.IPPROTO_UDP])

@@ -1,1 +1,1 @@
-"""Does a NAT do what its behavior claims? Checked with sockets and packets."""
+"""Check with sockets and packets whether a NAT has the behavior that it claims."""

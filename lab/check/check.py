@@ -1,7 +1,8 @@
-"""Does a NAT do what its behavior says? A probe that knows nothing of the rules looks at it from behind.
+"""Check whether a NAT has its claimed behavior, with a probe that does not know the rules.
 
 The probe is a command, like any client: `punch probe` on the host, `punch edge --stun` on an edge with two addresses.
-What it cannot see is examined from both sides at the same time, in a second lab whose NAT has quicker clocks.
+Fields that the probe cannot observe are examined from both ends at the same time, in a second lab whose NAT has shorter
+timeouts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from punchlab.lab.check import claims, requirements
 from punchlab.lab.check.claims import TRANSPORTS, Found
-from punchlab.lab.check.clock import quickened
+from punchlab.lab.check.clock import shortened
 from punchlab.lab.check.examine import Observed, examine, read_back
 from punchlab.lab.check.requirements import Facts
 from punchlab.lab.client.description import command
@@ -40,12 +41,12 @@ PROBE = ("{python}", "-m", "punchlab.punch", "probe", "--edge", "{edge}", "--jso
 _START_S = 30.0
 _PROBE_S = 90.0
 _MEASUREMENTS = 3
-"""How often at most a NAT is measured as long as claims are not tested; all but the first time while no other is."""
+"""The maximum number of measurements while claims are untested. After the first, NATs are measured one at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One field of one transport: what is claimed and what was found, as words."""
+    """One field of one transport: the claimed and the observed value, as text."""
 
     transport: str
     field: str
@@ -54,15 +55,15 @@ class Row:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether the two are the same; None if it was not tested."""
+        """Whether the values are equal. None if the field was not tested."""
         return self.claimed == self.found if requirements.tested(self.found) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A NAT, compared field by field and judged by the RFCs.
+    """The result for one NAT: fields compared with claims, and requirements of the RFCs.
 
-    `found` is the whole report of the last probe, None if none gave one.
+    `found` is the report of the last probe, None if no probe succeeded.
     """
 
     rows: tuple[Row, ...]
@@ -71,13 +72,13 @@ class Check:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether every claim was found to be true; None if none was found false, but some were not tested."""
+        """True if all claims are confirmed, False if one is refuted, else None (some were not tested)."""
         verdicts = {row.agrees for row in self.rows}
         return None if None in verdicts and False not in verdicts else False not in verdicts
 
     @property
     def untested(self) -> int:
-        """How many claims were not tested."""
+        """The number of claims that were not tested."""
         return sum(row.agrees is None for row in self.rows)
 
 
@@ -91,11 +92,11 @@ def run(
     silent: Mapping[str, frozenset[str]] = MappingProxyType({}),
     time_scale: float | None = None,
 ) -> dict[str, Check]:
-    """Check each NAT, by name, in a lab with `host` behind it, `jobs` at a time; in the order given.
+    """Check each NAT in a lab with `host` behind it, `jobs` in parallel, and return the results in the given order.
 
-    `topology` makes the lab of a behavior. `progress` gets how many are done, of how many; `silent` are, by name,
-    the fields of the behavior that are not claimed; `time_scale` is that of `quickened`. What is not tested, because
-    this machine is slow, is measured again after the others, one NAT at a time. Raises `LabError`.
+    `topology` returns the topology for a behavior. `progress` receives (done, total). `silent` maps names to the fields
+    that are not claimed. `time_scale` is that of `shortened`. Claims that were not tested, because this machine is
+    slow, are measured again afterwards, one NAT at a time. Raises `LabError`.
     """
     measuring = {
         name: _Measuring(topology, nat, host, silent.get(name, frozenset()), time_scale) for name, nat in nats.items()
@@ -120,7 +121,7 @@ def run(
 
 
 class _Measuring:
-    """One NAT, measured until every claim is tested. The first observation of a field counts."""
+    """Measure one NAT until every claim is tested. The first observation of a field counts."""
 
     def __init__(
         self,
@@ -131,7 +132,7 @@ class _Measuring:
         time_scale: float | None,
     ) -> None:
         self._topology, self._nat, self._host, self._silent, self._time_scale = topology, nat, host, silent, time_scale
-        self._probed = dict(claims.unprobed(nat, "nothing was measured"))
+        self._probed = dict(claims.unprobed(nat, "no measurement was made"))
         self._examined: dict[tuple[str, str], str] = {}
         self._timeouts: dict[str, str] = {}
         self._found: Found | None = None
@@ -144,7 +145,7 @@ class _Measuring:
         return _all_tested(self._probed, self._to_probe) and _all_tested(self._examined, self._to_examine)
 
     def measure(self) -> None:
-        """Look for what is not tested yet. Raises `LabError`."""
+        """Measure the claims that are not tested yet. Raises `LabError`."""
         with ThreadPoolExecutor(1) as executor:
             missing = not _all_tested(self._examined, self._to_examine)
             examining = executor.submit(self._examine) if self._nat is not None and missing else None
@@ -154,14 +155,14 @@ class _Measuring:
                 _fill(self._examined, claims.examined(examining.result(), self._timeouts))
 
     def measure_again(self) -> None:
-        """Measure until every claim is tested, or often enough. Raises `LabError`."""
+        """Repeat until every claim is tested, at most `_MEASUREMENTS` times in total. Raises `LabError`."""
         for _ in range(_MEASUREMENTS - 1):
             self.measure()
             if self.complete:
                 return
 
     def verdict(self) -> Check:
-        """What was found, against what is claimed."""
+        """Return the comparison of observations and claims."""
         return _verdict(self._nat, self._found, self._probed, self._examined, self._silent)
 
     def _claimed(self, claimed: Facts) -> set[tuple[str, str]]:
@@ -180,7 +181,7 @@ class _Measuring:
 
     def _examine(self) -> Observed:
         assert self._nat is not None
-        quick = quickened(self._nat.timeouts, self._time_scale)
+        quick = shortened(self._nat.timeouts, self._time_scale)
         with Network(self._topology(replace(self._nat, timeouts=quick))) as lab:
             return examine(lab, self._host, quick)
 
@@ -190,7 +191,7 @@ def _all_tested(facts: Facts, claimed: Iterable[tuple[str, str]]) -> bool:
 
 
 def _fill(facts: dict[tuple[str, str], str], more: Facts) -> None:
-    """Add what was not tested before: an observation is never replaced."""
+    """Add observations of fields that were not tested. Existing observations are not replaced."""
     facts |= {key: word for key, word in more.items() if key not in facts or not requirements.tested(facts[key])}
 
 
@@ -205,7 +206,9 @@ def verdict(
     timeouts: Mapping[str, str],
     silent: frozenset[str] = frozenset(),
 ) -> Check:
-    """What a probe and, for a NAT, an examination found, against what it claims; `timeouts` as from `read_back`."""
+    """Compare the results of a probe and, for a NAT, of an examination with the claims. `timeouts` is from
+    `read_back`.
+    """
     more = {} if seen is None else claims.examined(seen, timeouts)
     return _verdict(nat, found, claims.probed(found), more, silent)
 
@@ -218,13 +221,13 @@ def _verdict(
     if nat is not None and examined:
         claimed = claims.examined_claims(nat)
         rows += _rows(claimed, examined, silent)
-        if nat.translates:  # the RFCs are about NATs
+        if nat.translates:  # the RFCs specify NATs
             judged = list(requirements.judge({**claims.claims(nat), **claimed}, {**probed, **examined}))
     return Check(tuple(sorted(rows, key=lambda row: ("ip", *TRANSPORTS).index(row.transport))), tuple(judged), found)
 
 
 def compare(nat: NatBehavior | None, found: Found, silent: frozenset[str] = frozenset()) -> Iterator[Row]:
-    """What the behavior claims of what a probe can find, beside what was found."""
+    """Yield the claims that a probe can observe, with the observations."""
     yield from _rows(claims.claims(nat), claims.probed(found), silent)
 
 
@@ -235,31 +238,31 @@ def _rows(claimed: Facts, found: Facts, silent: frozenset[str]) -> Iterator[Row]
 
 
 def probe(lab: Network, host: str, *options: str) -> Found:
-    """What `punch probe` finds on the host, with the lab's first edge to help it. Raises `LabError`."""
+    """Run `punch probe` on the host with the lab's first edge and return its report. Raises `LabError`."""
     see_internal_sources(lab[host])
     with probing_edge(lab) as url:
         try:
             done = lab[host].run([*command(PROBE, {"edge": url}), *options], timeout=_PROBE_S)
         except subprocess.TimeoutExpired:
-            raise LabError(f"{host}: the probe did not end within {_PROBE_S:g} s") from None
+            raise LabError(f"{host}: the probe did not exit within {_PROBE_S:g} s") from None
     found: Found = json.loads(done.stdout)
     return found
 
 
 def see_internal_sources(host: Node) -> None:
-    """Else the host would not see a packet of its own that comes back with its own, internal source."""
+    """Let the host accept its own packets when they return with their internal source address."""
     host.run(["sysctl", "-qw", "net.ipv4.conf.all.accept_local=1"])
 
 
 @contextmanager
 def probing_edge(lab: Network) -> Iterator[str]:
-    """The lab's first edge, made to help probes for as long as the block; its URL. Raises `LabError`."""
+    """Run the lab's first edge as a STUN server for probes and yield its URL. Raises `LabError`."""
     edge = lab.edges[0]
     values = {"listen": f"0.0.0.0:{PORT}", **stun_addresses(edge)}
     serving = EventProcess(edge, command(EDGE, values))
     try:
         if not wait_for([serving], lambda: serving.first("listening") is not None, _START_S):
-            raise LabError(f"{edge.name}: the edge did not come up: {serving.errors or 'no reason given'}")
+            raise LabError(f"{edge.name}: the edge did not start: {serving.errors or 'no reason given'}")
         yield f"ws://{edge.address}:{PORT}"
     finally:
         serving.end()

@@ -1,7 +1,7 @@
-"""What a behavior promises, and what was found, as facts: (transport, field) -> word.
+"""Convert claims and observations of a behavior to facts: (transport, field) -> text.
 
-Fields that the probe finds are named as in its report, the others as in `NatBehavior`; `ip` is the transport of what is
-about both.
+Fields that the probe observes have the names of its report, other fields those of `NatBehavior`. `ip` is the transport
+of fields that do not depend on it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from punchlab.punch.nat.probe import NotTested
 TRANSPORTS = ("udp", "tcp")
 
 Found = Mapping[str, Any]
-"""What `punch probe --json` says."""
+"""The report of `punch probe --json`."""
 
 _YES_NO = {True: "yes", False: "no"}
 _TRANSLATED = {True: "translated", False: "not translated"}
 
 
 def claims(behavior: NatBehavior | None) -> dict[tuple[str, str], str]:
-    """What `punch probe` is to find behind it; a public host (None) claims that nothing is in its way."""
+    """Return the facts that `punch probe` must observe. A public host (None) claims that no device changes or filters
+    packets.
+    """
     promised = {("ip", "address"): _TRANSLATED[behavior is not None and behavior.translates]}
     for transport in TRANSPORTS:
         promised |= {(transport, field): word for field, word in _probed(behavior, transport).items()}
@@ -50,12 +52,12 @@ def _probed(behavior: NatBehavior | None, transport: str) -> dict[str, str]:
         "pooling": str(behavior.pooling),
     }
     if behavior.port_allocation is PortAllocation.BLOCKS:
-        # One host sees a draw from its own block, as narrow as that; the width is in `port_range`.
+        # One host observes random ports of its own block. The width of the block is in `port_range`.
         promised["port_allocation"] = str(PortAllocation.RANDOM)
     if behavior.port_allocation is PortAllocation.SEQUENTIAL:
         promised["port_delta"] = str(behavior.port_delta)
     if behavior.translates:
-        # Over TCP the SYN-ACK goes past the NAT, so that no connection comes to be.
+        # Over TCP the SYN-ACK bypasses the NAT, so no connection is established.
         unseen = transport == "tcp" and behavior.hairpinning is Hairpinning.INTERNAL_SOURCE
         promised["hairpinning"] = str(Hairpinning.NONE if unseen else behavior.hairpinning)
     if transport == "tcp":
@@ -67,7 +69,7 @@ def _probed(behavior: NatBehavior | None, transport: str) -> dict[str, str]:
 
 
 def examined_claims(behavior: NatBehavior) -> dict[tuple[str, str], str]:
-    """What an examination of it from both sides is to find."""
+    """Return the facts that an examination from both ends must observe."""
     promised = {
         ("tcp", "simultaneous_open"): "yes",
         ("tcp", "icmp_errors"): str(behavior.icmp_errors),
@@ -82,13 +84,13 @@ def examined_claims(behavior: NatBehavior) -> dict[tuple[str, str], str]:
     for transport in TRANSPORTS:
         promised[transport, "icmp_ends_mapping"] = "no"
         if not behavior.port_overloading or behavior.port_allocation is PortAllocation.PRESERVING:
-            # Of random ports two hosts share one only by chance.
+            # Two hosts share a random port only by chance.
             promised[transport, "port_overloading"] = _YES_NO[behavior.port_overloading]
     return promised
 
 
 def probed(found: Found) -> Facts:
-    """What the probe found; what it could not find out, with the reason."""
+    """Return the facts that the probe observed, or the reasons why it could not observe them."""
     facts = {("ip", "address"): _TRANSLATED[found["translated"]]}
     for transport in TRANSPORTS:
         reasons = found[transport]["not_tested"]
@@ -99,17 +101,21 @@ def probed(found: Found) -> Facts:
 
 
 def unprobed(behavior: NatBehavior | None, why: str) -> Facts:
-    """What a probe that failed found out of its claims: nothing, for that reason."""
+    """Return "not tested" with the reason for all claims that a failed probe should observe."""
     return dict.fromkeys(claims(behavior), str(NotTested(why)))
 
 
 def examined(seen: Observed, timeouts: Mapping[str, str]) -> Facts:
-    """What an examination found; `timeouts` are those that the kernel of the NAT has when its clocks are right."""
+    """Return the facts that an examination observed. `timeouts` are those of the kernel of the NAT with real
+    timeouts.
+    """
     facts = {
         ("tcp", "simultaneous_open"): _word(seen.simultaneous_open, "yes", "no"),
         ("udp", "refresh"): str(seen.refresh),
         ("udp", "fragments"): _word(seen.reassembles, "reassembled", "lost"),
-        ("tcp", "reset_closes"): "some do" if seen.reset_closes is None else _word(seen.reset_closes, "yes", "no"),
+        ("tcp", "reset_closes"): "depends on the sender"
+        if seen.reset_closes is None
+        else _word(seen.reset_closes, "yes", "no"),
         ("tcp", "icmp_errors"): _word(seen.icmp_translated["tcp"], "translated", "swallowed"),
     }
     for name, seconds in timeouts.items():

@@ -1,4 +1,4 @@
-"""A NAT's clock, made to run faster so that idling on it does not take hours."""
+"""Shorten the timeouts of a NAT, so that tests of idle timeouts do not take hours."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from punchlab.lab.errors import InputError
 from punchlab.punch.nat.behavior import Timeouts
 
 SHORTEST_S = 2
-"""Connection tracking counts whole seconds, and takes two of them to call UDP a stream."""
+"""Connection tracking counts whole seconds, and classifies a UDP flow as a stream after two."""
 
 
-def quickened(timeouts: Timeouts, time_scale: float | None) -> Timeouts:
-    """The timeouts of a NAT whose clock runs `time_scale` times faster, in whole seconds.
+def shortened(timeouts: Timeouts, time_scale: float | None) -> Timeouts:
+    """Return the timeouts divided by `time_scale`, in whole seconds.
 
-    None: every timeout has a scale of its own that makes it short, the shortest `SHORTEST_S`; different timeouts stay
-    different, and in order. Raises `InputError` for a scale that makes one shorter than that.
+    None: replace the timeouts by short ones from `SHORTEST_S` on, keeping their order and equality. Raises `InputError`
+    for a scale that makes a timeout shorter than `SHORTEST_S`.
     """
     named = {each.name: int(getattr(timeouts, each.name)) for each in fields(timeouts)}
     if time_scale is None:

@@ -1,6 +1,6 @@
-"""What no socket can see of a NAT: its clocks, by idling on them, and what single segments do to its state.
+"""Examine what a probe cannot observe of a NAT: idle timeouts, and the effect of single segments on its state.
 
-This takes both ends of a lab, an inside host and a server; on the real Internet there is `punch probe`.
+This needs both ends of a lab, an inside host and a server. On the real Internet, use `punch probe`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from punchlab.lab.check.segments import SILENCE_S, Conversation, Flag, RawTcp, checksum, keep_resets_in
-from punchlab.lab.check.states import MARGIN_S, TOO_BUSY, NotBegunError, Pilot, State, datagram, heard
+from punchlab.lab.check.segments import SILENCE_S, Conversation, Flag, RawTcp, block_resets, checksum
+from punchlab.lab.check.states import MARGIN_S, TOO_BUSY, NotBegunError, Pilot, State, arrived, datagram
 from punchlab.lab.check.waiting import within
 from punchlab.lab.check.watch import Watch
 from punchlab.lab.network import Network
@@ -26,7 +26,7 @@ from punchlab.lab.process.node import Node
 from punchlab.punch.nat.behavior import Refresh, Timeouts
 from punchlab.punch.nat.probe import NotTested
 
-LATE = NotTested("packets through the NAT, or this process, were late meanwhile")
+LATE = NotTested("packets through the NAT or this process were late")
 
 _KERNEL_STATES = {
     "tcp_transitory_s": ("tcp_timeout_syn_sent", "tcp_timeout_syn_recv"),
@@ -36,20 +36,20 @@ _KERNEL_STATES = {
     "udp_stream_s": ("udp_timeout_stream",),
 }
 _STREAM_S = 2.3
-"""How long traffic goes both ways until connection tracking calls it a stream, and a little more."""
+"""Slightly longer than the two-way traffic after which connection tracking classifies a UDP flow as a stream."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What was seen; `NotTested` where this process was late, or where nothing came through that could be looked at.
+    """Observations. `NotTested` where this process was late, or where no packet passed that could be observed.
 
-    `idled` is True per field of `Timeouts` whose state lived and died when it should, or `dead before` or `alive
-    afterwards`. `refresh` is the directions that keep a UDP mapping, or `none` or `inbound`. `icmp_translated` and
-    `icmp_survived` are by transport: whether an ICMP error came through, and whether the mapping outlived it; so is
-    `overloads`: whether two hosts shared an external port. `reset_closes` is None if it depends on who sends the RST.
-    `reassembles`: a datagram came through whose last fragment came first.
+    `idled` has for each field of `Timeouts` True if the state expired on time, else `expired early` or `expired late`.
+    `refresh` lists the directions that refresh a UDP mapping, or is `none` or `inbound`. `icmp_translated` and
+    `icmp_survived` have for each transport whether an ICMP error passed and whether the mapping survived it.
+    `overloads` has for each transport whether two hosts shared an external port. `reset_closes` is None if it depends
+    on the sender of the RST. `reassembles`: whether a datagram passed whose last fragment arrived first.
     """
 
     idled: dict[str, bool | str | NotTested]
@@ -63,7 +63,9 @@ class Observed:
 
 
 def read_back(router: Node) -> dict[str, str]:
-    """The seconds that the router's kernel has for each field of `Timeouts`; several with slashes where they differ."""
+    """Return the timeouts in the router's kernel, in seconds, by field of `Timeouts`. Differing values are joined by
+    slashes.
+    """
     names = [name for states in _KERNEL_STATES.values() for name in states]
     values = router.run(["cat", *(f"/proc/sys/net/netfilter/nf_conntrack_{name}" for name in names)]).stdout.split()
     by_name = dict(zip(names, values, strict=True))
@@ -71,11 +73,11 @@ def read_back(router: Node) -> dict[str, str]:
 
 
 def examine(lab: Network, host: str, timeouts: Timeouts) -> Observed:
-    """Look at the NAT of `host`, whose clocks have these (short) timeouts, from both sides. Raises `LabError`."""
+    """Examine the NAT of `host` from both ends. `timeouts` are its (shortened) timeouts. Raises `LabError`."""
     try:
         return asyncio.run(_Examination(lab, host, timeouts).run())
     except ExceptionGroup as errors:
-        # Of those that failed side by side, one tells enough.
+        # Raise only the first of several parallel errors.
         first: Exception = errors
         while isinstance(first, ExceptionGroup):
             first = first.exceptions[0]
@@ -91,10 +93,10 @@ class _Examination:
         self._alternate = self._server.graph.addresses[-1].partition("/")[0]
         interface = self._inside.graph.interfaces[0]
         own = ipaddress.IPv4Interface(interface.address or "")
-        # A second host, as far as the NAT can see.
+        # The NAT sees this address as a second host.
         self._neighbor = str(own.ip + 1)
         self._inside.run(["ip", "address", "add", f"{self._neighbor}/{own.network.prefixlen}", "dev", interface.name])
-        keep_resets_in([self._inside, self._server])
+        block_resets([self._inside, self._server])
 
     async def run(self) -> Observed:
         async with self._stack:
@@ -132,17 +134,17 @@ class _Examination:
         )
 
     async def _on_time(self, observation: Coroutine[Any, Any, T]) -> T | NotTested:
-        """What is seen, unless packets or this process were late meanwhile.
+        """Return the observation, or `LATE` if packets or this process were late meanwhile.
 
-        The shortest timeouts are two seconds: a state may have ended between two steps of an observation that was held
-        up, so that it says nothing of the NAT.
+        The shortest timeouts are two seconds. If an observation is delayed, a state can expire between two of its
+        steps, and the result does not describe the NAT.
         """
-        begun = time.monotonic()
+        started = time.monotonic()
         seen = await _begun(observation)
-        return LATE if self._watch.worst_since(begun) >= MARGIN_S else seen
+        return LATE if self._watch.worst_since(started) >= MARGIN_S else seen
 
-    # Clocks. Over TCP time counts from the packet that begins the state: connection tracking ignores a SYN that is sent
-    # again. Over UDP it counts from the second datagram: the first may have been sent more than once.
+    # Timeouts. A TCP timeout starts at the first packet of the state, because connection tracking ignores a
+    # retransmitted SYN. A UDP timeout starts at the second datagram, because the first may have been retransmitted.
 
     async def _idled(self) -> dict[str, bool | str | NotTested]:
         named = {each.name: int(getattr(self._timeouts, each.name)) for each in fields(self._timeouts)}
@@ -154,17 +156,17 @@ class _Examination:
             "udp_stream_s": self._stream,
         }
         async with asyncio.TaskGroup() as group:
-            looks = {
+            observations = {
                 name: [
                     group.create_task(_begun(self._lives(makers[name], value + margin_s)))
                     for margin_s in (-MARGIN_S, MARGIN_S)
                 ]
                 for name, value in named.items()
             }
-        return {name: _kept(before.result(), after.result()) for name, (before, after) in looks.items()}
+        return {name: _kept(before.result(), after.result()) for name, (before, after) in observations.items()}
 
     async def _lives(self, make: Callable[[], Awaitable[State]], idle_s: float) -> bool | NotTested:
-        """Whether a state lets a packet in after so much idling."""
+        """Return whether a state still admits a packet after an idle time."""
         state = await make()
         return await state.lives(idle_s, self._pilot)
 
@@ -173,7 +175,7 @@ class _Examination:
         external = _must(await datagram(inside, server, server.getsockname()))
 
         async def follow() -> float | None:
-            came = await heard(datagram(server, inside, external, must=False))
+            came = await arrived(datagram(server, inside, external, must=False))
             return time.monotonic() if came else None
 
         return follow
@@ -208,8 +210,8 @@ class _Examination:
 
     async def _stream(self) -> State:
         inside, server = self._udp_pair()
-        begun = since = time.monotonic()
-        while since - begun < _STREAM_S:
+        started = since = time.monotonic()
+        while since - started < _STREAM_S:
             external = _must(await datagram(inside, server, server.getsockname()))
             await datagram(server, inside, external)
             await asyncio.sleep(_STREAM_S / 4)
@@ -218,7 +220,9 @@ class _Examination:
         return State.made(since, lambda: datagram(server, inside, external, must=False))
 
     async def _refresh(self) -> str | NotTested:
-        """Whose packets keep a UDP mapping alive: one of either side halfway, and a look after its first end."""
+        """Return which direction refreshes a UDP mapping: send one packet halfway and check after the original
+        timeout.
+        """
         time_s = self._timeouts.udp_solitary_s
         outbound, inbound = await asyncio.gather(
             _begun(self._refreshed("outbound", time_s)), _begun(self._refreshed("inbound", time_s))
@@ -249,7 +253,7 @@ class _Examination:
     # Segments.
 
     async def _reset(self, sender: str) -> bool:
-        """Whether a RST keeps out the next SYN of the same remote endpoint; `answer`: a RST in answer to a SYN."""
+        """Return whether a RST blocks the next SYN of the same remote endpoint. `answer`: a RST in answer to a SYN."""
         talk = self._conversation()
         if sender == "answer":
             _must(await talk.out(Flag.SYN))
@@ -261,7 +265,7 @@ class _Examination:
         return await talk.back(Flag.SYN) is None
 
     async def _simultaneous_open(self) -> bool:
-        """RFC 5382 REQ-2: SYN and SYN, SYN-ACK and SYN-ACK, then data."""
+        """RFC 5382 REQ-2: exchange SYN and SYN, SYN-ACK and SYN-ACK, then data."""
         talk = self._conversation()
         steps = (
             (talk.out, Flag.SYN, b""),
@@ -277,21 +281,25 @@ class _Examination:
         return True
 
     async def _tcp_icmp(self) -> tuple[bool, bool]:
-        """An ICMP Host Unreachable about a SYN: whether it comes through, and the SYN-ACK after it."""
+        """Send an ICMP Host Unreachable for a SYN. Return whether it passes, and whether the SYN-ACK after it
+        passes.
+        """
         talk = self._conversation()
         syn = _must(await talk.out(Flag.SYN))
         with self._inside.entered():
-            hearing = self._stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
-        hearing.setblocking(False)
+            receiver = self._stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
+        receiver.setblocking(False)
         message = struct.pack("!BBHI", 3, 1, 0, 0) + syn.packet[:28]
         message = message[:2] + struct.pack("!H", checksum(message)) + message[4:]
         with self._server.entered(), socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sending:
             sending.sendto(message, (syn.source[0], 0))
-        translated = await within(SILENCE_S, _icmp_about(hearing, self._server.address)) or False
+        translated = await within(SILENCE_S, _icmp_about(receiver, self._server.address)) or False
         return translated, await talk.back(Flag.SYN | Flag.ACK) is not None
 
     async def _udp_icmp(self) -> tuple[bool, bool]:
-        """A datagram to a closed port: whether the ICMP error comes back, and an answer after it."""
+        """Send a datagram to a closed port. Return whether the ICMP error passes, and whether an answer after it
+        passes.
+        """
         inside, server = self._udp_pair()
         target = server.getsockname()
         external = _must(await datagram(inside, server, target))
@@ -304,10 +312,10 @@ class _Examination:
         except ConnectionRefusedError:
             translated = True
         again = self._udp(self._server, *target)
-        return translated, await heard(datagram(again, inside, external, must=False))
+        return translated, await arrived(datagram(again, inside, external, must=False))
 
     async def _reassembles(self) -> bool:
-        """A datagram in two fragments, the last one first (RFC 4787 REQ-14)."""
+        """Send a datagram in two fragments, the last one first (RFC 4787 REQ-14)."""
         inside, server = self._udp_pair()
         external = _must(await datagram(inside, server, server.getsockname()))
         whole = struct.pack("!HHHH", server.getsockname()[1], external[1], 24, 0) + bytes(16)
@@ -338,7 +346,7 @@ class _Examination:
         ]
         return len({await datagram(inside, server, server.getsockname()) for inside, server in ends}) == 1
 
-    # Ends.
+    # Sockets.
 
     async def _raw(self, node: Node, address: str) -> RawTcp:
         return await self._stack.enter_async_context(RawTcp(node, address))
@@ -359,17 +367,17 @@ class _Examination:
         return made
 
 
-async def _icmp_about(hearing: socket.socket, destination: str) -> bool:
-    """An ICMP Host Unreachable about a packet to that address has come."""
+async def _icmp_about(receiver: socket.socket, destination: str) -> bool:
+    """Wait for an ICMP Host Unreachable for a packet to that address."""
     while True:
-        packet = await asyncio.get_running_loop().sock_recv(hearing, 1500)
+        packet = await asyncio.get_running_loop().sock_recv(receiver, 1500)
         kind, code, about = packet[20], packet[21], packet[28 + 16 : 28 + 20]
         if (kind, code) == (3, 1) and about == socket.inet_aton(destination):
             return True
 
 
 async def _begun(observation: Coroutine[Any, Any, T]) -> T | NotTested:
-    """What is seen; the reason where what was to be looked at did not come to be."""
+    """Return the observation, or the reason why it could not start."""
     try:
         return await observation
     except NotBegunError as error:
@@ -377,23 +385,23 @@ async def _begun(observation: Coroutine[Any, Any, T]) -> T | NotTested:
 
 
 def _must(what: T | None) -> T:
-    """What has to come through before there is something to look at. Raises `NotBegunError`."""
+    """Return the argument. Raises `NotBegunError` if it is None, because then there is nothing to observe."""
     if what is None:
-        raise NotBegunError("no connection, or no packet of it, came through the NAT")
+        raise NotBegunError("no packet of the connection passed the NAT")
     return what
 
 
 def _kept(before: bool | NotTested, after: bool | NotTested) -> bool | str | NotTested:
-    """What a look shortly before and one shortly after the end of a timeout say of it; words for what should not be."""
+    """Combine observations shortly before and shortly after the end of a timeout."""
     if before is False:
-        return "dead before"
+        return "expired early"
     if after is True:
-        return "alive afterwards"
-    return next((look for look in (before, after) if isinstance(look, NotTested)), True)
+        return "expired late"
+    return next((each for each in (before, after) if isinstance(each, NotTested)), True)
 
 
 def _agreed(closes: Sequence[bool | NotTested]) -> bool | NotTested | None:
-    """What all of them say; None if they differ."""
+    """Return the common value, or None if the values differ."""
     seen = {each for each in closes if not isinstance(each, NotTested)}
     if len(seen) > 1:
         return None

@@ -1,9 +1,8 @@
-"""The requirements of RFC 4787 (UDP) and RFC 5382 (TCP), and which of them a NAT meets. No input or output.
+"""Judge which requirements of RFC 4787 (UDP) and RFC 5382 (TCP) a NAT meets. No input or output.
 
-What is known of a NAT are *facts*: (transport, field) -> word, the field and the word as in `punch.nat.behavior`,
-`timeouts.NAME` in seconds, and fields that no device claims: `icmp_ends_mapping` and `simultaneous_open` (yes or no)
-and `fragments` (reassembled or lost). A requirement that rests on a fact which is not known, or was not tested, is not
-judged.
+Facts are (transport, field) -> text. Fields and texts are those of `punch.nat.behavior`, `timeouts.NAME` in seconds,
+and fields that no device claims: `icmp_ends_mapping` and `simultaneous_open` (yes or no) and `fragments` (reassembled
+or lost). A requirement is not judged if a fact that it needs is unknown or was not tested.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ Facts = Mapping[tuple[str, str], str]
 
 
 def tested(word: str) -> bool:
-    """Whether a fact was observed; the word of one that was not is `not tested: WHY`."""
+    """Return whether a fact was observed. The text of an untested fact is `not tested: REASON`."""
     return not word.startswith("not tested")
 
 
 class Verdict(StrEnum):
-    """What became of a requirement."""
+    """The result for a requirement."""
 
     PASSED = "pass"
     FAILED = "fail"
@@ -41,7 +40,9 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """One requirement: `level` and `text` after the RFC. `why_not` says why it is not judged, if it never is."""
+    """One requirement. `level` and `text` follow the RFC. `why_not` is the reason if the requirement is never
+    judged.
+    """
 
     rfc: int
     name: str
@@ -52,15 +53,15 @@ class Requirement:
 
     @property
     def transport(self) -> str:
-        """What the RFC is about."""
+        """The transport that the RFC specifies."""
         return "udp" if self.rfc == 4787 else "tcp"
 
     def judge(self, facts: Facts) -> bool | None:
-        """Whether a NAT of which this is known meets it; None if that is too little."""
+        """Return whether a NAT with these facts meets the requirement, or None if facts are missing."""
         return self._judged(facts)[0]
 
     def untested(self, facts: Facts) -> str | None:
-        """The fact that it rests on and that was not tested, in its own words; None if there is none."""
+        """Return the text of the first untested fact that the requirement needs, or None."""
         return self._judged(facts)[1]
 
     def _judged(self, facts: Facts) -> tuple[bool | None, str | None]:
@@ -84,7 +85,7 @@ class _UntestedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A requirement and what became of it; `note` says why where it was not judged."""
+    """A requirement and its result. `note` is the reason if it was not judged."""
 
     requirement: Requirement
     verdict: Verdict
@@ -97,7 +98,9 @@ _WIDE = (FilteringBehavior.ENDPOINT_INDEPENDENT, FilteringBehavior.ADDRESS_DEPEN
 
 
 def _seconds(fact: Fact, *names: str) -> int:
-    """The least of these timeouts, where several states have one separated by slashes; 0 for one that is not kept."""
+    """Return the smallest of the timeouts. A timeout can have several values, separated by slashes; an invalid one is
+    0.
+    """
     parts = [part for name in names for part in fact(f"timeouts.{name}").split("/")]
     return min(int(part) if part.isdecimal() else 0 for part in parts)
 
@@ -118,18 +121,18 @@ def _survives_icmp(fact: Fact) -> bool:
     return fact("icmp_ends_mapping") == "no"
 
 
-_NO_ALG = "there is no application level gateway"
+_NO_ALG = "the lab has no application level gateway"
 
 REQUIREMENTS: tuple[Requirement, ...] = (
     Requirement(4787, "REQ-1", "MUST", "endpoint-independent mapping", _independent),
     Requirement(4787, "REQ-2", "RECOMMENDED", "paired address pooling", lambda fact: fact("pooling") == "paired"),
     Requirement(4787, "REQ-3", "MUST NOT", "port overloading", _own_ports),
     Requirement(
-        *(4787, "REQ-4", "RECOMMENDED", "port parity kept"),
+        *(4787, "REQ-4", "RECOMMENDED", "port parity preserved"),
         lambda fact: fact("port_allocation") == PortAllocation.PRESERVING,
     ),
     Requirement(
-        *(4787, "REQ-5", "MUST NOT", "mapping forgotten within 2 minutes"),
+        *(4787, "REQ-5", "MUST NOT", "mapping expires within 2 minutes"),
         lambda fact: _seconds(fact, "udp_solitary_s", "udp_stream_s") >= 120,
     ),
     Requirement(
@@ -143,16 +146,16 @@ REQUIREMENTS: tuple[Requirement, ...] = (
     ),
     Requirement(4787, "REQ-9", "MUST", "hairpinning with the external source", _hairpins),
     Requirement(4787, "REQ-10", "SHOULD", "application level gateways off", None, _NO_ALG),
-    Requirement(4787, "REQ-11", "MUST", "deterministic: no other mapping when ports clash", _own_ports),
-    Requirement(4787, "REQ-12", "MUST NOT", "mapping ended by ICMP", _survives_icmp),
-    Requirement(4787, "REQ-13", "MUST", "ICMP for packets too big to pass", None, "every link of the lab has one MTU"),
+    Requirement(4787, "REQ-11", "MUST", "deterministic: same mapping behavior when ports clash", _own_ports),
+    Requirement(4787, "REQ-12", "MUST NOT", "mapping terminated by ICMP", _survives_icmp),
+    Requirement(4787, "REQ-13", "MUST", "ICMP Packet Too Big", None, "every link of the lab has one MTU"),
     Requirement(
         *(4787, "REQ-14", "MUST", "fragments received out of order"),
         lambda fact: fact("fragments") == "reassembled",
     ),
     Requirement(5382, "REQ-1", "MUST", "endpoint-independent mapping", _independent),
     Requirement(
-        *(5382, "REQ-2", "MUST", "all valid sequences, simultaneous open among them"),
+        *(5382, "REQ-2", "MUST", "all valid sequences, including simultaneous open"),
         lambda fact: fact("simultaneous_open") == "yes",
     ),
     Requirement(
@@ -164,7 +167,7 @@ REQUIREMENTS: tuple[Requirement, ...] = (
         lambda fact: fact("unsolicited") in (Unsolicited.DROP, Unsolicited.SILENT_THEN_ICMP),
     ),
     Requirement(
-        *(5382, "REQ-5", "MUST NOT", "established forgotten within 2 h 4 min, others within 4 min"),
+        *(5382, "REQ-5", "MUST NOT", "established connection expires within 2 h 4 min, others within 4 min"),
         lambda fact: (
             _seconds(fact, "tcp_established_s") >= 7440 and _seconds(fact, "tcp_transitory_s", "tcp_closing_s") >= 240
         ),
@@ -173,23 +176,23 @@ REQUIREMENTS: tuple[Requirement, ...] = (
     Requirement(5382, "REQ-7", "MUST NOT", "port overloading", _own_ports),
     Requirement(5382, "REQ-8", "MUST", "hairpinning with the external source", _hairpins),
     Requirement(*(5382, "REQ-9", "SHOULD", "ICMP errors translated"), lambda fact: fact("icmp_errors") == "translated"),
-    Requirement(5382, "REQ-10", "MUST NOT", "mapping or connection ended by ICMP", _survives_icmp),
+    Requirement(5382, "REQ-10", "MUST NOT", "mapping or connection terminated by ICMP", _survives_icmp),
 )
 """In the order of the RFCs."""
 
 
 def judge(claimed: Facts, found: Facts) -> Iterator[Row]:
-    """Every requirement, judged by what was found; a failure that the device's behavior implies is expected.
+    """Judge every requirement by the observations. A failure that the claimed behavior implies is expected.
 
-    `NOT_APPLICABLE` is one that is never judged, or rests on a fact that there is no test for; `NOT_TESTED` is one that
-    rests on a fact whose test failed this time.
+    `NOT_APPLICABLE`: never judged, or no test observes a fact that it needs. `NOT_TESTED`: the test of such a fact
+    failed this time.
     """
     for requirement in REQUIREMENTS:
         met = requirement.judge(found)
         if met is None and (untested := requirement.untested(found)) is not None:
             yield Row(requirement, Verdict.NOT_TESTED, untested)
         elif met is None:
-            yield Row(requirement, Verdict.NOT_APPLICABLE, requirement.why_not or "not found out")
+            yield Row(requirement, Verdict.NOT_APPLICABLE, requirement.why_not or "not observed")
         elif met:
             yield Row(requirement, Verdict.PASSED)
         else:

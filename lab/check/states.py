@@ -1,4 +1,4 @@
-"""What a NAT remembers, begun between two instants, and whether a packet still comes in after a time of idling."""
+"""A state of a NAT, such as a mapping, and a test whether it still admits a packet after an idle time."""
 
 from __future__ import annotations
 
@@ -14,60 +14,63 @@ from punchlab.lab.check.waiting import within
 from punchlab.punch.nat.probe import NotTested
 
 MARGIN_S = 0.5
-"""A state must live for its time less this, and be dead after its time and this."""
-TOO_BUSY = NotTested("the machine is too busy to idle to the second")
+"""A state must exist this long before its timeout ends, and must have expired this long after."""
+TOO_BUSY = NotTested("the machine is too busy for precise idle times")
 
 
 Pilot = Callable[[], Awaitable[float | None]]
-"""Sends a packet to where one is certain to come through; the moment at which it has, None if it does not."""
+"""Sends a packet that is certain to pass. Returns the time of its arrival, None if it does not arrive."""
 
 _PREPARATION_S = 0.5
 
 
 class NotBegunError(Exception):
-    """What was to be looked at did not come to be: no packet, or no answer, came through."""
+    """The state to observe could not be created: no packet, or no answer, passed."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Something that the NAT remembers, begun between two instants, and one packet that comes in as long as it does."""
+    """A state of the NAT that was created between two instants. `probe` sends one packet that passes while it
+    exists.
+    """
 
     since: float
     until: float
-    knock: Callable[[], Awaitable[object | None]]
+    probe: Callable[[], Awaitable[object | None]]
 
     @classmethod
-    def made(cls, since: float, knock: Callable[[], Awaitable[object | None]]) -> State:
-        """A state whose last packet was sent after `since`, and has been heard by now."""
-        return cls(since, time.monotonic(), knock)
+    def made(cls, since: float, probe: Callable[[], Awaitable[object | None]]) -> State:
+        """Return a state whose last packet was sent after `since` and has arrived by now."""
+        return cls(since, time.monotonic(), probe)
 
     async def lives(self, idle_s: float, prepare: Callable[[], Awaitable[Pilot]]) -> bool | NotTested:
-        """Whether the packet comes in so long after `since`.
+        """Return whether the packet passes `idle_s` after `since`.
 
-        `TOO_BUSY` where a machine that was late may have decided that: what lives may have begun later, what is dead
-        may have been asked later. A pilot is sent right after the packet: when it comes through, the NAT has decided.
+        Returns `TOO_BUSY` if a delay of this machine can have decided the result: a live state may have been created
+        later, an expired one may have been tested later. A pilot follows the packet; when it arrives, the NAT has
+        decided.
         """
         due = self.since + idle_s
         await asyncio.sleep(due - _PREPARATION_S - time.monotonic())
         pilot = await prepare()
         await asyncio.sleep(due - time.monotonic())
-        came, decided = await asyncio.gather(heard(self.knock()), pilot())
+        came, decided = await asyncio.gather(arrived(self.probe()), pilot())
         if came:
             return True if self.until - self.since < MARGIN_S else TOO_BUSY
         return False if decided is not None and decided - due < MARGIN_S else TOO_BUSY
 
 
-async def heard(what: Awaitable[object | None]) -> bool:
-    """Whether anything came."""
+async def arrived(what: Awaitable[object | None]) -> bool:
+    """Return whether anything arrived."""
     return await what is not None
 
 
 async def datagram(
     sender: socket.socket, receiver: socket.socket, to: tuple[str, int], *, must: bool = True
 ) -> tuple[str, int] | None:
-    """Send one; where it comes from as the receiver sees it, None if it does not come.
+    """Send a datagram. Return its source as the receiver sees it, None if it does not arrive.
 
-    Send it again if it `must` come; raises `NotBegunError` if it does not.
+    With `must`, retransmit it, and raise `NotBegunError` if it never arrives.
     """
     deadline, token = time.monotonic() + (PATIENCE_S if must else 0), os.urandom(8)
     while True:
@@ -77,7 +80,7 @@ async def datagram(
             return source
         if time.monotonic() >= deadline:
             if must:
-                raise NotBegunError(f"no datagram from {sender.getsockname()[0]} came through the NAT")
+                raise NotBegunError(f"no datagram from {sender.getsockname()[0]} passed the NAT")
             return None
 
 

@@ -1,4 +1,4 @@
-"""Waiting for what may not come, in a process that may be late: as in the client, which labs do not import."""
+"""Wait with a timeout in a process that may be scheduled late. The client has the same, but labs do not import it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 async def within(seconds: float, what: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `what` if it is there when `seconds` are over; None, and `what` is cancelled, if not.
+    """Return the result of `what` if it is available within `seconds`; otherwise cancel it and return None.
 
-    Unlike with `asyncio.timeout`, a packet that the kernel received in time counts even where this process was not
-    scheduled until later: its socket is read before the deadline is judged.
+    Unlike with `asyncio.timeout`, a packet that the kernel received in time counts even if this process was scheduled
+    later: its socket is read before the deadline is checked.
     """
     task = asyncio.create_task(what)
     try:

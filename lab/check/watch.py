@@ -1,7 +1,7 @@
-"""Proof that an observation was not held up: datagrams that go through the NAT and back all the time meanwhile.
+"""Detect delays during observations: datagrams continuously pass the NAT in both directions.
 
-Each is sent at a known time. When it is back, everything that was sent before it has come through, and the event loop
-that makes the observations has had its turn.
+Each is sent at a known time. When it returns, all packets sent before it have arrived, and the event loop that makes
+the observations has run.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _PAUSE_S = 0.1
 
 
 class Watch:
-    """Datagrams between an inside socket and that of a server. Use it as a context manager."""
+    """Exchanges datagrams between an inside socket and a server socket. Use it as a context manager."""
 
     def __init__(self, inside: socket.socket, server: socket.socket) -> None:
         self._inside, self._server = inside, server
         self._due = 0.0
-        self._late: list[tuple[float, float]] = []  # when one was back, and how long after it was due to leave
+        self._late: list[tuple[float, float]] = []  # (return time, seconds since it was due to leave)
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -41,13 +41,15 @@ class Watch:
                 await self._task
 
     def worst_since(self, moment: float) -> float:
-        """How many seconds a datagram took at worst from when it was due to leave, of those that were back since."""
+        """Return the longest time in seconds between due time and return of the datagrams that returned after
+        `moment`.
+        """
         now = time.monotonic()
         return max(late for back, late in [*self._late, (now, now - self._due)] if back >= moment)
 
     async def _run(self) -> None:
         while True:
-            with contextlib.suppress(NotBegunError):  # that took long, too
+            with contextlib.suppress(NotBegunError):  # this took long, too
                 external = await datagram(self._inside, self._server, self._server.getsockname())
                 if external is not None:
                     await datagram(self._server, self._inside, external)

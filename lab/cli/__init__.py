@@ -1,4 +1,6 @@
-"""`punchlab`: the composition root. It alone knows the lab, the topologies and the reports, and imports them late."""
+"""`punchlab`: the composition root. Only this package imports the lab, the topologies and the reports, and it does so
+late.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `punchlab ARGUMENTS`; the exit status: 0 fine, 1 it failed, 2 what was asked for cannot be done.
+    """Run `punchlab ARGUMENTS` and return the exit status: 0 success, 1 failure, 2 invalid request.
 
-    Without `argv` this is the command: its arguments are those of the process, which ends here.
+    Without `argv`, use the arguments of the process, and end it.
     """
     settle()
     if argv is None:
@@ -54,7 +56,7 @@ def _status(words: list[str]) -> int:
     except PunchlabError as error:
         _complain(error)
         return 1
-    except BrokenPipeError:  # nobody reads the output any more
+    except BrokenPipeError:  # the reader of the output has exited
         _discard_output()
         return 1
     except OSError as error:
@@ -69,12 +71,12 @@ def _status(words: list[str]) -> int:
 
 
 def _complain(what: object) -> None:
-    """Say on one line of standard error what is wrong."""
+    """Print a one-line error to standard error."""
     print(f"punchlab: {printable(str(what))}", file=sys.stderr)
 
 
 def _discard_output() -> None:
-    """Keep the interpreter from flushing standard output at its end."""
+    """Keep Python from flushing standard output at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -82,7 +84,7 @@ def _run(given: argparse.Namespace) -> int:
     from punchlab.lab.cli import commands
 
     command = getattr(commands, f"{given.command}_command")
-    # What can be refused is refused before there is a sandbox.
+    # Reject invalid requests before the sandbox is created.
     check = getattr(commands, f"check_{given.command}", None)
     if check is not None:
         check(given)
@@ -90,7 +92,7 @@ def _run(given: argparse.Namespace) -> int:
         see = getattr(commands, f"view_{given.command}", None)
         sandbox.enter(None if see is None else see(given))
         if see is None:
-            # On the sandbox's own tmpfs, which does not outlive a run that is killed.
+            # On the sandbox's tmpfs, which disappears with a killed run.
             os.environ["TMPDIR"] = tempfile.tempdir = "/run"
     status: int = command(given)
     return status

@@ -1,4 +1,4 @@
-"""The words of the command line. Imports nothing heavy, so that `--help` is quick."""
+"""The command line of `punchlab`. It imports no slow modules, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class _Parser(argument.Parser):
         self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
-        # argparse's own says nothing of an output that takes nothing.
+        # argparse's own method does not handle an output that cannot be written.
         (file or sys.stderr).write(message)
 
 
 def path(word: str) -> Path:
-    """A path that a user gives; an empty one is a variable that is not set, and not the current directory."""
+    """Return a path that a user gives. An empty string is an unset variable, not the current directory."""
     if not word:
         raise argparse.ArgumentTypeError("'' cannot be used; expected a path")
     return Path(word)
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """What was asked for; `shell` is the command to run, of the commands that run one."""
+    """Return the parsed arguments. `shell` is the command to run, for commands that run one."""
     own, command = _split(list(words))
     given = parser().parse_args(own)
     if command:
@@ -47,7 +47,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
-    """The words for punchlab itself, and those of the command to run, in which nothing is looked for."""
+    """Return the words for punchlab, and those of the command to run, which are not parsed."""
     match words:
         case ["sandbox", *rest]:
             own = words[: 2 if rest[:1] == ["--unconfined"] else 1]
@@ -62,14 +62,15 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of `punchlab`; every command sets `command` and `needs_sandbox`."""
+    """Return the parser of `punchlab`. Every command sets `command` and `needs_sandbox`."""
     root = _Parser(
-        prog="punchlab", description="An Internet in a box: build NATs, punch through them, see what happened."
+        prog="punchlab",
+        description="An Internet in a box: build NATs, punch holes through them, and examine the packets.",
     )
     root.add_argument("--version", action=argument.Version)
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    run = _command(commands, "run", "punch every combination of the axes, many times, and write down what happened")
+    run = _command(commands, "run", "run trials for every combination of the axes, and write the results")
     _topology(run, several=True)
     _nats(run, several=True)
     _punching(run, several=True)
@@ -82,7 +83,9 @@ def parser() -> argparse.ArgumentParser:
     )
     many.add_argument("--min-trials", metavar="N", help="with --until-ci: at least N per cell (default 5)")
     many.add_argument(
-        "--budget", metavar="TIME", help="start only what fits in TIME (e.g. 10m), the most informative cells first"
+        "--budget",
+        metavar="TIME",
+        help="start only trials that fit into TIME (e.g. 10m), the most informative cells first",
     )
     _jobs(many)
     many.add_argument("--dask", metavar="ADDRESS", help="run the trials on the workers of a Dask scheduler")
@@ -90,13 +93,11 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=path, metavar="DIR", help="folder for the results (default runs/TOPOLOGY-STRATEGY or runs/FILE)"
     )
 
-    worker = _command(
-        commands, "worker", "run trials for campaigns of other machines, by way of Dask", needs_sandbox=False
-    )
-    worker.add_argument("address", metavar="ADDRESS", help="of the Dask scheduler, e.g. tcp://scheduler:8786")
+    worker = _command(commands, "worker", "run trials for campaigns of other machines with Dask", needs_sandbox=False)
+    worker.add_argument("address", metavar="ADDRESS", help="address of the Dask scheduler, e.g. tcp://scheduler:8786")
     _jobs(worker)
 
-    trial = _command(commands, "trial", "punch one pair once, and summarize what happened")
+    trial = _command(commands, "trial", "run one trial, and print a summary")
     _topology(trial, several=False)
     _nats(trial, several=False)
     _punching(trial, several=False)
@@ -121,15 +122,15 @@ def parser() -> argparse.ArgumentParser:
 
     _nat(commands)
     _command(commands, "schema", "print the JSON Schema of a result record", needs_sandbox=False)
-    _command(commands, "doctor", "say what this machine has and lacks", needs_sandbox=False)
+    _command(commands, "doctor", "check what this machine provides and lacks", needs_sandbox=False)
 
     box = _command(commands, "sandbox", "run a command inside a fresh sandbox")
     box.set_defaults(shell=[])
     _unconfined(box)
     box.usage = f"{box.format_usage().removeprefix('usage: ').rstrip()} [CMD...]"
     box.epilog = (
-        "CMD and the words after it are the command, e.g. tcpdump, or mn with --unconfined, as it mounts /sys; without"
-        " CMD it is $SHELL."
+        "CMD and the words after it are the command, e.g. tcpdump, or mn with --unconfined, because it mounts /sys. The"
+        " default is $SHELL."
     )
     return root
 
@@ -139,7 +140,7 @@ def _unconfined(command: argparse._ActionsContainer) -> None:
         "--unconfined",
         action="store_true",
         help="leave the host's files as they are; otherwise the command sees programs and the current directory,"
-        " writes only there, and has a HOME and a /tmp of its own",
+        " writes only there, and has its own HOME and /tmp",
     )
 
 
@@ -148,12 +149,14 @@ def _jobs(command: argparse._ActionsContainer) -> None:
         "--jobs",
         type=of_text,
         metavar="N",
-        help="trials at work at a time, beside those that only wait; 1 for latencies (default: 6 per core)",
+        help="maximum number of active trials; use 1 to measure latency (default: 6 per core)",
     )
 
 
 def _predict(commands: argparse._SubParsersAction[_Parser]) -> None:
-    predict = _command(commands, "predict", "say whether two NATs can be punched, without a lab", needs_sandbox=False)
+    predict = _command(
+        commands, "predict", "predict whether hosts behind two NATs can connect, without a lab", needs_sandbox=False
+    )
     for side, which in (("a", "first"), ("b", "second")):
         predict.add_argument(
             f"--nat-{side}",
@@ -162,16 +165,16 @@ def _predict(commands: argparse._SubParsersAction[_Parser]) -> None:
             help=f"NAT of the {which} host (default port_restricted_cone)",
         )
     _axes(predict, "unsolicited")
-    way = predict.add_argument_group("the way between the two NATs, one way from end to end")
+    way = predict.add_argument_group("the path between the two NATs, one way from end to end")
     way.add_argument("--delay", default="10ms", metavar="TIME", help="e.g. 20ms (default 10ms)")
-    way.add_argument("--jitter", default="0ms", metavar="TIME", help="by how much the delay varies (default 0ms)")
-    way.add_argument("--loss", type=of_text, default=0.0, metavar="PERCENT", help="of the packets (default 0)")
+    way.add_argument("--jitter", default="0ms", metavar="TIME", help="variation of the delay (default 0ms)")
+    way.add_argument("--loss", type=of_text, default=0.0, metavar="PERCENT", help="loss of packets (default 0)")
     predict.add_argument(
         "--background",
         type=of_text,
         default=0.0,
         metavar="RATE",
-        help="connections a second that other hosts open through each NAT, for strategies that guess (default 0)",
+        help="connections per second of other hosts through each NAT, for strategies that predict ports (default 0)",
     )
     _axes(predict.add_argument_group("punching"), *PUNCHING)
     predict.add_argument("--json", action="store_true", help="print one JSON object")
@@ -179,23 +182,23 @@ def _predict(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _nat(commands: argparse._SubParsersAction[_Parser]) -> None:
     nat = commands.add_parser(
-        "nat", help="list, show or check the NATs there are", description="List, show or check the NATs there are."
+        "nat", help="list, show or check NAT presets", description="List, show or check NAT presets."
     )
     actions = nat.add_subparsers(dest="action", metavar="ACTION", required=True)
-    _command(actions, "list", "every preset, with its source and how far to trust it", needs_sandbox=False)
+    _command(actions, "list", "all presets, with their sources and confidence", needs_sandbox=False)
     show = _command(actions, "show", "the behavior of one preset, field by field", needs_sandbox=False)
     show.add_argument("name", metavar="NAME", help="a preset, e.g. symmetric")
     _axes(show, "port_mapping")
-    show.add_argument("--rules", action="store_true", help="print a script that makes a Linux router that NAT")
+    show.add_argument("--rules", action="store_true", help="print a script that turns a Linux router into the NAT")
     show.add_argument("--inside", default="lan0", metavar="IF", help="the router's inside interface (default lan0)")
     show.add_argument("--outside", default="wan0", metavar="IF", help="its outside interface (default wan0)")
     show.add_argument(
         "--address", default="203.0.113.1", metavar="ADDR", help="its (first) external address (default 203.0.113.1)"
     )
-    check = _command(actions, "check", "probe NATs from behind, and compare what is found with what they claim")
+    check = _command(actions, "check", "probe NATs from inside, and compare the observations with their claims")
     check.epilog = (
-        "Exit status: 0 every claim is true, 1 a claim is false, 2 bad input, 3 no claim was found false, but some "
-        "could not be tested in three measurements: the machine is too busy."
+        "Exit status: 0 all claims are confirmed, 1 a claim is refuted, 2 bad input, 3 no claim is refuted, but some "
+        "could not be tested in three measurements because the machine is too busy."
     )
     check.add_argument("nat", metavar="NAT", help="names, comma-separated, `classics`, `firewalls` or `all`")
     _axes(check, "unsolicited")
@@ -204,13 +207,13 @@ def _nat(commands: argparse._SubParsersAction[_Parser]) -> None:
         type=of_text,
         default=2 * (os.cpu_count() or 1),
         metavar="N",
-        help="NATs at a time (default: 2 per core)",
+        help="NATs in parallel (default: 2 per core)",
     )
     check.add_argument(
         "--time-scale",
         type=of_text,
         metavar="N",
-        help="let the NATs' clocks run N times faster where mappings idle (default: each timeout by what makes it "
+        help="divide the timeouts of the NATs by N for tests of idle mappings (default: replace each timeout by "
         "a few seconds)",
     )
     check.add_argument("--json", action="store_true", help="print one JSON object")
@@ -248,25 +251,25 @@ def _topology(command: argparse.ArgumentParser, *, several: bool) -> None:
     if several:
         kinds, metavar = f"{kinds}, or several, or a campaign file (TOML)", f"{metavar}|FILE"
         command.epilog = (
-            "Options marked * take several values, comma-separated (--pair: repeat it); every combination is a cell. "
-            "`none` stands for no limit. Options win over a campaign file."
+            "Options marked * accept several comma-separated values (--pair: repeat it); every combination is a cell. "
+            "`none` means no limit. Options override a campaign file."
         )
     command.add_argument("topology", metavar=metavar, help=kinds)
     _axes(command, "pair", several=several)
-    shape = command.add_argument_group("links, in Mininet's words")
+    shape = command.add_argument_group("links, in Mininet's syntax")
     _axes(shape, "delay", "jitter", "loss", "bw", several=several)
     shape.add_argument(
         "--links",
         default=None if several else "auto",
         metavar="KIND",
-        help="auto, netem or nfqueue: what impairs (default auto)",
+        help="the implementation that impairs links: auto, netem or nfqueue (default auto)",
     )
     shape.add_argument(
         "--seed",
         type=str if several else of_text,
         default=None if several else 0,
         metavar="N",
-        help="of the draws of loss, jitter and background traffic (default 0)",
+        help="seed of loss, jitter and background traffic (default 0)",
     )
 
 

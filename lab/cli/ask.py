@@ -1,4 +1,4 @@
-"""Ask the `punchlab up` that a shell belongs to: `ask.py SOCKET WORD…` prints its answer. Run as a file of its own."""
+"""Send a command to the `punchlab up` of this shell: `ask.py SOCKET WORD…` prints the answer. Run as a script."""
 
 import json
 import socket

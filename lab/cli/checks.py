@@ -1,4 +1,4 @@
-"""How `punchlab nat check` looks: a progress bar on a terminal, then a table with a column per NAT."""
+"""Output of `punchlab nat check`: a progress bar on a terminal, then a table with a column per NAT."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STYLES = {
 
 
 class CheckProgress:
-    """Give `update` to the check; after the `with`, `summary` prints the table."""
+    """Pass `update` to the check. `summary` prints the table after the block."""
 
     def __init__(self) -> None:
         columns = (TextColumn("probing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -51,8 +51,8 @@ class CheckProgress:
         self._bar.update(self._task, completed=done, total=total)
 
     def summary(self, checks: Mapping[str, Check]) -> None:
-        """Print every claim and what was found; where both are the same, once."""
-        table = Table(title="what was found; where that is not what is claimed, both")
+        """Print every claim and its observation, or the common value of both."""
+        table = Table(title="observed values, with the claimed value where it differs")
         for column in ("NAT", "", "field", "found"):
             table.add_column(column, overflow="fold", no_wrap=column != "found")
         for name, check in checks.items():
@@ -76,7 +76,7 @@ class CheckProgress:
 
 
 def _requirements(name: str, check: Check) -> Table:
-    """A row for every requirement of the RFCs. The name is the title: as a column it leaves too little to the text."""
+    """Return a table with a row for every requirement of the RFCs. The NAT is in the title, to save space."""
     table = Table(title=f"{name}: RFC 4787 (UDP) and RFC 5382 (TCP)")
     for column in ("RFC", "", "level"):
         table.add_column(column, overflow="fold", no_wrap=True)

@@ -1,4 +1,4 @@
-"""What each command of `punchlab` does. `check_NAME` refuses bad input before there is a sandbox."""
+"""The commands of `punchlab`. `check_NAME` rejects invalid input before the sandbox is created."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 
 def check_run(given: argparse.Namespace) -> None:
-    """Everything that the campaign would refuse, and an output folder that cannot be written."""
+    """Reject everything that the campaign would reject, and an output folder that cannot be written."""
     from punchlab.lab.cli import axes
 
     axes.campaign(given)
     _executor(given)
     _budget_s(given)
     _check_writable("out", _out(given))
-    # Workers elsewhere are not to be reached from a sandbox; they have their own.
+    # Remote workers are not reachable from a sandbox; each has its own.
     given.needs_sandbox = given.dask is None
 
 
 def run_command(given: argparse.Namespace) -> int:
-    """`punchlab run`."""
+    """Run `punchlab run`."""
     from punchlab.lab import campaign
     from punchlab.lab.cli import axes
     from punchlab.lab.cli.progress import RunProgress
@@ -51,30 +51,30 @@ def run_command(given: argparse.Namespace) -> int:
     progress.summary()
     if records:
         _write_parquet(folder)
-    print(printable(f"results: {folder}; draw them with: punchlab report {shlex.quote(str(folder))}"))
+    print(printable(f"results: {folder}; for charts: punchlab report {shlex.quote(str(folder))}"))
     return 1 if any(record["outcome"] == "lab_error" for record in records) else 0
 
 
 def _executor(given: argparse.Namespace) -> Executor:
-    """Where the campaign's trials are to run."""
+    """Return where the campaign's trials run."""
     from punchlab.lab.campaign import LocalExecutor
     from punchlab.lab.campaign.machines.executor import DaskExecutor
 
     if given.dask is None:
-        # Jobs that wait for a process would spoil what is known of the time left.
+        # Queued jobs would make the remaining time less predictable.
         return LocalExecutor(_jobs(given), ahead=1 if given.budget is None else 0)
     if given.jobs is not None:
-        raise InputError("jobs", given.jobs, "nothing with --dask: every worker has its own")
+        raise InputError("jobs", given.jobs, "no --jobs with --dask, because every worker has its own")
     return DaskExecutor(given.dask)
 
 
 def _jobs(given: argparse.Namespace) -> int:
-    """`--jobs`, by default so many that the processors which this process may use have enough to do."""
+    """Return `--jobs`; the default keeps the processors of this process busy."""
     return 6 * len(os.sched_getaffinity(0)) if given.jobs is None else numbers.jobs("jobs", given.jobs)
 
 
 def check_worker(given: argparse.Namespace) -> None:
-    """An address or a number that cannot be used."""
+    """Reject an invalid address or number."""
     from punchlab.lab.campaign.machines import check_address
 
     check_address("address", given.address)
@@ -82,7 +82,7 @@ def check_worker(given: argparse.Namespace) -> None:
 
 
 def worker_command(given: argparse.Namespace) -> int:
-    """`punchlab worker`."""
+    """Run `punchlab worker`."""
     from punchlab.lab.campaign.machines import worker
 
     worker.serve(given.address, _jobs(given))
@@ -98,7 +98,7 @@ def _write_parquet(folder: Path) -> None:
 
 
 def check_trial(given: argparse.Namespace) -> None:
-    """Everything that the trial would refuse."""
+    """Reject everything that the trial would reject."""
     check_up(given)
     _pair(given)
     _options(given)
@@ -107,7 +107,7 @@ def check_trial(given: argparse.Namespace) -> None:
 
 
 def trial_command(given: argparse.Namespace) -> int:
-    """`punchlab trial`."""
+    """Run `punchlab trial`."""
     from punchlab.lab.lab import Lab
     from punchlab.lab.trial import trial
 
@@ -144,7 +144,7 @@ def trial_command(given: argparse.Namespace) -> int:
 
 
 def check_up(given: argparse.Namespace) -> None:
-    """Everything that the lab would refuse."""
+    """Reject everything that the lab would reject."""
     from punchlab.lab.events.background import check_rate
     from punchlab.lab.impair import CHOICES
 
@@ -155,12 +155,12 @@ def check_up(given: argparse.Namespace) -> None:
 
 
 def view_up(given: argparse.Namespace) -> Plan | None:
-    """What `punchlab up` shows its shell of the file system; None for all of it."""
+    """Return the files that the shell of `punchlab up` can access, None for all."""
     return None if given.unconfined else _view(given.shell)
 
 
 def up_command(given: argparse.Namespace) -> int:
-    """`punchlab up`: a lab, its nodes named for `ip netns`, and a shell."""
+    """Run `punchlab up`: a lab, its nodes named for `ip netns`, and a shell."""
     from punchlab.lab.cli import shell
     from punchlab.lab.lab import Lab
 
@@ -169,30 +169,30 @@ def up_command(given: argparse.Namespace) -> int:
 
 
 def check_predict(given: argparse.Namespace) -> None:
-    """Everything that cannot be predicted."""
+    """Reject everything that cannot be predicted."""
     from punchlab.lab.cli import prediction
 
     prediction.question(given)
 
 
 def predict_command(given: argparse.Namespace) -> int:
-    """`punchlab predict`."""
+    """Run `punchlab predict`."""
     from punchlab.lab.cli import prediction
 
     return prediction.run(given)
 
 
 def check_report(given: argparse.Namespace) -> None:
-    """Folders that no path leads to."""
+    """Reject folders whose paths are invalid."""
     for folder in (*given.directory, *([given.out] if given.out is not None else [])):
         try:
             folder.resolve()
-        except (OSError, RuntimeError) as error:  # a working directory that was removed, or links in a circle
-            raise InputError("directory", str(folder), f"a folder that can be found ({error})") from None
+        except (OSError, RuntimeError) as error:  # a removed working directory, or a loop of links
+            raise InputError("directory", str(folder), f"an existing folder ({error})") from None
 
 
 def report_command(given: argparse.Namespace) -> int:
-    """`punchlab report`."""
+    """Run `punchlab report`."""
     from punchlab import reports
 
     paths = reports.write(*given.directory, out=given.out)
@@ -203,14 +203,14 @@ def report_command(given: argparse.Namespace) -> int:
 
 
 def check_nat(given: argparse.Namespace) -> None:
-    """Everything about the preset and the router that cannot be used."""
+    """Reject an invalid preset or router."""
     from punchlab.lab.cli import nat
 
     nat.check(given)
 
 
 def nat_command(given: argparse.Namespace) -> int:
-    """`punchlab nat`."""
+    """Run `punchlab nat`."""
     from punchlab.lab.cli import nat
 
     return nat.run(given)
@@ -225,7 +225,7 @@ def schema_command(_given: argparse.Namespace) -> int:
 
 
 def doctor_command(_given: argparse.Namespace) -> int:
-    """`punchlab doctor`."""
+    """Run `punchlab doctor`."""
     from punchlab.lab import doctor
 
     findings = doctor.examine()
@@ -235,17 +235,17 @@ def doctor_command(_given: argparse.Namespace) -> int:
 
 
 def view_sandbox(given: argparse.Namespace) -> Plan | None:
-    """What `punchlab sandbox` shows its command of the file system; None for all of it."""
+    """Return the files that the command of `punchlab sandbox` can access, None for all."""
     return None if given.unconfined else _view(given.shell)
 
 
 def sandbox_command(given: argparse.Namespace) -> int:
-    """`punchlab sandbox CMD`: this process becomes the command."""
+    """Run `punchlab sandbox CMD`: this process becomes the command."""
     programs.replace(given.shell or [os.environ.get("SHELL") or "/bin/sh"])
 
 
 def _view(command: list[str]) -> Plan:
-    """What the command sees: it may change what is in the working directory, unless more than a project is in it."""
+    """Return the files that the command can access. It can change the working directory if that is a project's."""
     directory = _working_directory()
     wide = directory is None or shares.is_wide(directory)
     if wide:
@@ -284,9 +284,9 @@ def _pair(given: argparse.Namespace) -> tuple[str, str]:
 
 
 def _nats(given: argparse.Namespace, default: str | None = None) -> tuple[str, str]:
-    """What to put in front of the two hosts, in the user's words or the topology's (`default` without either).
+    """Return the NATs of the two hosts: those of the user, or those of the topology (or `default`).
 
-    Raises `InputError` for two NATs where there is one.
+    Raises `InputError` for two different NATs if both hosts are behind one.
     """
     kind = _class(given)
     usual = default or kind.default_nat
@@ -298,7 +298,7 @@ def _nats(given: argparse.Namespace, default: str | None = None) -> tuple[str, s
 
 
 def _parameters(given: argparse.Namespace) -> dict[str, Any]:
-    """The topology's parameters that were given; a topology without a parameter of that name is bad input."""
+    """Return the given parameters of the topology. Raises `InputError` for one that the topology does not have."""
     import inspect
 
     from punchlab.lab.results.axes import AXES, SHAPE
@@ -343,7 +343,7 @@ def _out(given: argparse.Namespace) -> Path:
 
 
 def _budget_s(given: argparse.Namespace) -> float | None:
-    """`--budget` in seconds."""
+    """Return `--budget` in seconds."""
     if given.budget is None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)([smh])", given.budget, re.ASCII)
@@ -351,34 +351,34 @@ def _budget_s(given: argparse.Namespace) -> float | None:
     if not numbers.SHORTEST_BUDGET_S <= seconds <= numbers.LONGEST_BUDGET_S:
         most = f"{numbers.LONGEST_BUDGET_S / 3600:g}h"
         raise InputError(
-            "budget", given.budget, f"a duration above 0 with its unit, such as 90s, 10m or 1.5h, up to {most}"
+            "budget", given.budget, f"a duration above 0 with a unit, such as 90s, 10m or 1.5h, up to {most}"
         )
     return seconds
 
 
 def _check_file(field: str, file: Path) -> None:
-    """Raise `InputError` unless the file can be written in a directory that is there."""
+    """Raise `InputError` unless the file can be written in an existing directory."""
     try:
         if file.parent.is_dir():
             with Folder.open(file.parent) as folder:
                 folder.check_replaceable(file.name)
         there = file.exists()
         if file.is_dir() or not file.parent.is_dir():
-            raise InputError(field, str(file), "a file in a directory that is there")
+            raise InputError(field, str(file), "a file in an existing directory")
         if there and not os.access(file, os.W_OK):
             raise InputError(field, str(file), "a file that can be written")
-    except OSError as error:  # too long a name, or a folder that cannot be searched
+    except OSError as error:  # the name is too long, or a folder is not searchable
         raise InputError(field, str(file), f"a file that can be written ({error.strerror})") from None
     if not there:
         _check_writable(field, file.parent)
 
 
 def _check_writable(field: str, directory: Path) -> None:
-    """Raise `InputError` unless files can be made in the directory, or it can be made."""
+    """Raise `InputError` unless files can be created in the directory, or it can be created."""
     try:
         nearest = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
-        on_proc = nearest.stat().st_dev == Path("/proc").stat().st_dev  # where access(2) promises what mkdir(2) denies
-    except OSError as error:  # too long a name, or a working directory that was removed
+        on_proc = nearest.stat().st_dev == Path("/proc").stat().st_dev  # where access(2) allows what mkdir(2) rejects
+    except OSError as error:  # the name is too long, or the working directory was removed
         raise InputError(field, str(directory), f"a directory that can be written ({error.strerror})") from None
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK) or on_proc:
         raise InputError(field, str(directory), "a directory that can be written")

@@ -1,4 +1,4 @@
-"""What the shell of `punchlab up` can ask of its lab: commands that are scripts there and are carried out here."""
+"""Commands in the shell of `punchlab up` that change its lab: scripts in the shell, executed here."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _PATIENCE_S = 5.0
 
 
 class Console:
-    """Answers what `nat` and `link`, two scripts in the folder, are asked. Usable as a context manager."""
+    """Answers the scripts `nat` and `link` in the folder. Usable as a context manager."""
 
     def __init__(self, lab: Network, folder: Path) -> None:
         self._lab = lab
         path = folder / "console"
-        self._door = socket.socket(socket.AF_UNIX)
-        self._door.bind(str(path))
-        self._door.listen()
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
         for name in USAGE:
             script = folder / name
             words = [sys.executable, "-IS", str(Path(__file__).with_name("ask.py")), str(path), name]
@@ -46,17 +46,19 @@ class Console:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._door.close()
+        self._listener.close()
 
     def serve(self, process: subprocess.Popen[bytes]) -> int:
-        """Answer until the process ends; its exit status, as a shell gives it."""
+        """Answer until the process exits. Return its exit status as a shell does."""
         ended = os.pidfd_open(process.pid)
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(ended, selectors.EVENT_READ)
-                selector.register(self._door, selectors.EVENT_READ)
-                while all(key.fileobj is self._door for key, _events in selector.select()):
-                    with contextlib.suppress(OSError, ValueError):  # who asked has gone, or is none of our scripts
+                selector.register(self._listener, selectors.EVENT_READ)
+                while all(key.fileobj is self._listener for key, _events in selector.select()):
+                    with contextlib.suppress(
+                        OSError, ValueError
+                    ):  # the script has exited, or the sender is not one of our scripts
                         self._answer()
         finally:
             os.close(ended)
@@ -64,13 +66,13 @@ class Console:
         return 128 - code if code < 0 else code
 
     def _answer(self) -> None:
-        channel, _ = self._door.accept()
+        channel, _ = self._listener.accept()
         with channel:
             channel.settimeout(_PATIENCE_S)
             with channel.makefile("r", encoding="utf-8") as stream:
                 words = json.load(stream)
             if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
-                return  # none of our scripts
+                return  # not one of our scripts
             try:
                 status, text = 0, carry_out(self._lab, words)
             except (PunchlabError, BehaviorError) as error:
@@ -79,7 +81,7 @@ class Console:
 
 
 def carry_out(lab: Network, words: Sequence[str]) -> str:
-    """Do what the words of `USAGE` say; what there is to print. Raises `PunchlabError`."""
+    """Execute a command of `USAGE` and return its output. Raises `PunchlabError`."""
     match words:
         case ["nat", name, event, *rest]:
             nat = lab.nat(name)

@@ -1,4 +1,4 @@
-"""Signs of life of a command whose output does not go to a terminal: a line on standard error every few seconds."""
+"""Progress of commands whose output is not a terminal: a line on standard error every few seconds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Self
 
 _FIRST_S, _PERIOD_S = 1.0, 4.0
 _SHARE = 60
-"""The pause grows with the time that has passed, to this part of it: a long run has a short log."""
+"""The interval grows to this fraction of the elapsed time, so that a long run has a short log."""
 
 
 class Heartbeat:
-    """From the start of the `with` block to its end, print what `words` returns, every four seconds at first."""
+    """During the block, print the result of `words`, at first every four seconds."""
 
     def __init__(self, words: Callable[[], str]) -> None:
         self._words = words
@@ -37,6 +37,6 @@ class Heartbeat:
         while not self._ended.wait(pause_s):
             try:
                 print(self._words(), file=sys.stderr, flush=True)
-            except OSError:  # the reader of standard error is gone
+            except OSError:  # the reader of standard error has exited
                 return
             pause_s = max(_PERIOD_S, (time.monotonic() - begun) / _SHARE)

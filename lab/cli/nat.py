@@ -1,4 +1,4 @@
-"""`punchlab nat`: what NATs there are, and what each one does."""
+"""`punchlab nat`: list, show and check NAT presets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from punchlab.lab.check.clock import quickened
+from punchlab.lab.check.clock import shortened
 from punchlab.lab.errors import InputError
 from punchlab.lab.inputs import numbers
 from punchlab.lab.nat import portmapping, presets
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 NOT_TESTED_STATUS = 3
-"""Exit status of `nat check` where no claim was found false, but some were not tested."""
+"""Exit status of `nat check` if no claim was refuted, but some were not tested."""
 
 
 def check(given: argparse.Namespace) -> None:
-    """Raise `InputError` for a name, an interface or an address that cannot be used."""
+    """Raise `InputError` for an invalid name, interface or address."""
     if given.action == "list":
         return
     if given.action == "check":
@@ -41,11 +41,11 @@ def check(given: argparse.Namespace) -> None:
             numbers.number("time-scale", given.time_scale, least=0.001, most=1e6)
         for nat in _behaviors(given).values():
             if nat is not None:
-                quickened(nat.timeouts, given.time_scale)
+                shortened(nat.timeouts, given.time_scale)
         return
     behavior = presets.behavior(given.name, port_mapping=given.port_mapping)
     if given.rules and behavior is None:
-        raise InputError("nat", given.name, "a NAT: a public host has no rules")
+        raise InputError("nat", given.name, "a NAT, because a public host has no rules")
     for field in ("inside", "outside"):
         if not re.fullmatch(r"[\w.@:-]{1,15}", getattr(given, field)):
             raise InputError(field, getattr(given, field), "the name of a network interface")
@@ -56,7 +56,7 @@ def check(given: argparse.Namespace) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """`punchlab nat list`, `punchlab nat show` and `punchlab nat check`."""
+    """Run `punchlab nat list`, `punchlab nat show` and `punchlab nat check`."""
     if given.action == "check":
         return _run_check(given)
     if given.action == "list":
@@ -119,7 +119,7 @@ def _run_check(given: argparse.Namespace) -> int:
 
 
 def status(checks: Mapping[str, Check]) -> int:
-    """The exit status of `nat check`: a claim that is false outweighs claims that were not tested."""
+    """Return the exit status of `nat check`. A refuted claim takes precedence over untested claims."""
     verdicts = {checked.agrees for checked in checks.values()}
     if False in verdicts:
         return 1

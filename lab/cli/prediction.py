@@ -1,4 +1,4 @@
-"""`punchlab predict`: what the oracle says of two NATs, without a lab."""
+"""`punchlab predict`: outcome prediction for two NATs without a lab."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from punchlab.lab.impair import Impairment
 from punchlab.lab.inputs import numbers
 from punchlab.lab.nat import presets
 from punchlab.lab.oracle.outcome import Dial, Outcome, Prediction
-from punchlab.lab.oracle.strategies import Dialling, Guessing, predict
+from punchlab.lab.oracle.strategies import Dialling, Guessing, predict_outcome
 from punchlab.lab.trial.options import TrialOptions
 from punchlab.punch.nat.behavior import NatBehavior
 
 
 def question(given: argparse.Namespace) -> tuple[NatBehavior | None, NatBehavior | None, Dial]:
-    """Both NATs and how the hosts dial. Raises `InputError`, as a trial with these options would."""
+    """Return both NATs and the parameters of the hosts. Raises `InputError`, as a trial with these options would."""
     path = Impairment.from_options({"delay": given.delay, "jitter": given.jitter, "loss": given.loss})
     skew_s = 0.0 if given.skew_ms is None else numbers.skew_ms("skew_ms", given.skew_ms) / 1000
     deadline_s = numbers.deadline("deadline", given.deadline)
@@ -32,10 +32,12 @@ def question(given: argparse.Namespace) -> tuple[NatBehavior | None, NatBehavior
 
 
 def run(given: argparse.Namespace) -> int:
-    """Print the prediction; in JSON with all that was asked, in the names of a result record."""
+    """Print the prediction. JSON includes the options, with the names of a result record."""
     a, b, dial = question(given)
     one, other = ([] if nat is None else [nat] for nat in (a, b))
-    said = predict(given.strategy, Dialling(one, other, dial, guessing=Guessing(background_per_s=given.background)))
+    prediction = predict_outcome(
+        given.strategy, Dialling(one, other, dial, guessing=Guessing(background_per_s=given.background))
+    )
     if given.json:
         asked = {
             "nat_a": given.nat_a,
@@ -50,17 +52,17 @@ def run(given: argparse.Namespace) -> int:
             "deadline_s": dial.deadline_s,
             "skew_s": dial.skew_s,
         }
-        print(json.dumps(asked | {"prediction": asdict(said)}))
+        print(json.dumps(asked | {"prediction": asdict(prediction)}))
     else:
-        print(_told(said))
+        print(_sentence(prediction))
     return 0
 
 
-def _told(said: Prediction) -> str:
-    chance = f" ({said.probability:.0%})" if said.outcome is Outcome.DEPENDS else ""
+def _sentence(prediction: Prediction) -> str:
+    chance = f" ({prediction.probability:.0%})" if prediction.outcome is Outcome.DEPENDS else ""
     floor = (
         ""
-        if said.floor_s is None
-        else f"; it takes {math.floor(said.floor_s * 1e4) / 10:g} ms from the first SYN or more"
+        if prediction.floor_s is None
+        else f"; it takes at least {math.floor(prediction.floor_s * 1e4) / 10:g} ms from the first SYN"
     )
-    return f"{said.outcome}{chance}: {said.reason}{floor}"
+    return f"{prediction.outcome}{chance}: {prediction.reason}{floor}"

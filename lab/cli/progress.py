@@ -1,4 +1,4 @@
-"""How a run looks while it runs: the rate and the time left, and on a terminal the matrix of NAT pairs as it fills."""
+"""Output of a running campaign: rate and remaining time, and on a terminal the matrix of NAT pairs."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from punchlab.lab.cli.screen import Screen, Wrapped, screen
 from punchlab.punch.text import printable
 
 _MATRICES = 6
-"""So many matrices are printed at the end; of more, only the totals: the report has all."""
+"""The maximum number of matrices printed at the end. For more, only totals are printed; the report has all."""
 _UNLIMITED = 10_000
-"""Columns of a terminal that is wide enough for everything."""
+"""The width of a terminal that is wide enough for everything."""
 _ROWS = 8
-"""Combinations that the terminal has room for while the run lasts."""
+"""The number of combinations that fit on the terminal during the run."""
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class _Tally:
         self.disagreeing += record["agrees"] is False
 
     def text(self) -> Text:
-        """`3/5`, with a mark for trials that contradict the oracle."""
+        """Return `3/5`, with a mark for trials that contradict the prediction."""
         if not self.measured:
             return Text("·", style="dim")
         colour = "green" if self.direct == self.measured else "yellow" if self.direct else "red"
@@ -55,7 +55,7 @@ class _Tally:
 
 
 class RunProgress:
-    """Give `update` to the campaign; after the `with`, `summary` prints the matrices."""
+    """Pass `update` to the campaign. `summary` prints the matrices after the block."""
 
     def __init__(self, campaign: Campaign, budget_s: float | None = None) -> None:
         self._cells = {cell.id: (cell.combination, cell.nats) for cell in campaign.cells}
@@ -92,7 +92,7 @@ class RunProgress:
             self._heartbeat.__exit__(kind, error, trace)
 
     def update(self, records: Sequence[Record], expected: int) -> None:
-        """Take in records that are new, and how many there will be."""
+        """Add new records; `expected` is the number of trials."""
         for record in records:
             place = self._cells.get(str(record["id"]).rpartition("-")[0])
             if place is None:
@@ -105,14 +105,14 @@ class RunProgress:
             elif record["agrees"] is False:
                 self._odd.append(record)
         self._done += len(records)
-        if self._began is None:  # what was there already says nothing of the rate
+        if self._began is None:  # earlier records do not determine the rate
             self._began = time.monotonic()
         else:
             self._here += len(records)
         self._expected = max(expected, self._done)
 
     def summary(self) -> None:
-        """Print direct/trials for every pair, and what did not go as predicted."""
+        """Print direct/trials for every pair, and the trials that contradict the prediction."""
         console = screen(sys.stdout)
         several = len(self._nats) > 1
         if several:
@@ -123,7 +123,7 @@ class RunProgress:
         console.print(f"{self._done} trials, {len(self._odd)} disagree with the oracle, {len(self._broken)} lab errors")
         lines = [
             f"disagreement: {record['id']}: {record['outcome']} ({record['reason']}); predicted "
-            f"{_predicted(record.get('outcome_prediction'))}; control dial: {record.get('control')}"
+            f"{_predicted(record.get('outcome_prediction'))}; control attempt: {record.get('control')}"
             for record in self._odd
         ]
         lines += [f"lab error: {record['id']}: {record['reason']}" for record in self._broken]
@@ -155,7 +155,7 @@ class RunProgress:
         return ", ".join(word.plain for word in self._words())
 
     def _words(self) -> list[Text]:
-        """How far the run is."""
+        """Return the progress of the run."""
         if self._began is None:
             return [Text("waiting for the first trial")]
         elapsed_s = time.monotonic() - self._began
@@ -226,7 +226,7 @@ def _first(columns: Sequence[str], count: int, headings: Mapping[str, str]) -> d
 
 
 def _predicted(prediction: object) -> str:
-    """What was predicted, in words; the record may come from a file that anyone has written."""
+    """Return the prediction as text. The record may come from a file of an unknown author."""
     if not isinstance(prediction, Mapping):
         return "nothing"
     return f"{prediction.get('outcome')}: {prediction.get('reason')}"

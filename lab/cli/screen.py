@@ -1,4 +1,4 @@
-"""Tables and progress bars on a terminal, in which text from outside is text: no markup, no command of the terminal."""
+"""Tables and progress bars on a terminal that display foreign text literally, without markup or terminal commands."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from punchlab.punch.stdio import unguarded
 from punchlab.punch.text import printable_lines
 
 WIDTH = 120
-"""Columns of an output that is no terminal."""
+"""The width of output that is not a terminal."""
 
 
 class Screen(Console):
-    """A console of rich on the stream. Strings are no markup: what is to have a style is a `rich.text.Text`.
+    """A rich console. Strings are not markup; styled text is a `rich.text.Text`.
 
-    Rich passes most control characters on, so everything that is drawn is made printable here.
+    rich passes most control characters through, so this class makes all text printable.
     """
 
     def __init__(self, stream: TextIO, width: int | None = None) -> None:
         super().__init__(file=unguarded(stream), width=width, markup=False, emoji=False)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """The segments of a renderable, with their text made printable."""
+        """Return the segments of a renderable with printable text."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else printable_lines(text), style, control)
 
 
 def screen(stream: TextIO) -> Screen:
-    """A console on the stream, of a fixed width where that is no terminal."""
+    """Return a console on the stream, with a fixed width unless it is a terminal."""
     made = Screen(stream)
     return made if made.is_terminal else Screen(stream, WIDTH)
 
 
 class Wrapped:
-    """Text in a cell of a table that is wrapped at spaces and after hyphens, and never inside a word."""
+    """Text in a table cell that wraps at spaces and after hyphens, never inside a word."""
 
     _PIECE = re.compile(r"[^\s-]+-+(?=[^\s-])|\S+\s*|\s+")
 
@@ -48,12 +48,12 @@ class Wrapped:
         self._text = Text(text) if isinstance(text, str) else text
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        """From the longest piece to the whole text."""
+        """Return the widths of the longest piece and of the whole text."""
         longest = max((len(piece.rstrip()) for piece in self._PIECE.findall(self._text.plain)), default=0)
         return Measurement(longest, len(self._text.plain))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[RenderableType]:
-        """The lines."""
+        """Return the lines."""
         breaks, begun = [], 0
         for piece in self._PIECE.finditer(self._text.plain):
             if begun < piece.start() and len(piece[0].rstrip()) + piece.start() - begun > options.max_width:

@@ -1,5 +1,5 @@
-"""The shell of `punchlab up`: nodes are named for `ip netns`, `on NODE CMD…` runs a command in one, and `nat` and
-`link` make things happen.
+"""The shell of `punchlab up`. Nodes have names for `ip netns`, `on NODE CMD…` runs a command in a node, and `nat` and
+`link` change the lab.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from punchlab.lab.confinement import supervision
 from punchlab.lab.kernel import mounts, programs
 from punchlab.lab.lab import Lab
 
-_NAMES = "/run/netns"  # where `ip netns` has them
+_NAMES = "/run/netns"  # the folder of `ip netns`
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 _RELAYED = supervision.PASSED_ON
 _ON = """#!/bin/sh
@@ -33,8 +33,8 @@ exec ip netns exec "$@"
 
 
 def run(lab: Lab, command: list[str]) -> int:
-    """Run the command, or an interactive shell, beside the lab's nodes; its exit status."""
-    # Over the names of another lab, if this one is in its shell.
+    """Run the command, or an interactive shell, with access to the lab's nodes. Return its exit status."""
+    # Hide the names of another lab if this process runs in its shell.
     mounts.mount("tmpfs", _NAMES, "tmpfs", options="mode=755")
     try:
         return _run_named(lab, command)
@@ -69,17 +69,17 @@ def _run_named(lab: Lab, command: list[str]) -> int:
 
 
 def _stage(words: list[str]) -> list[str]:
-    """The command, by way of a step that says as a shell does why it cannot be run."""
+    """Return the command with a wrapper that reports, as a shell does, why it cannot run."""
     return [*programs.python("punchlab.lab.kernel.programs", isolated=True), *words]
 
 
 @contextlib.contextmanager
 def _relayed() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Signals that this process gets within the block go to the processes of the list, which end by themselves."""
+    """Forward signals that this process receives during the block to the processes of the list."""
     processes: list[subprocess.Popen[bytes]] = []
 
     def relay(number: int, _frame: object) -> None:
-        # What comes from the terminal has reached them by itself.
+        # The terminal has also sent it to them.
         if supervision.went_to_group(number) or (number in _FROM_TERMINAL and _in_foreground()):
             return
         for process in processes:
@@ -96,7 +96,7 @@ def _relayed() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def _in_foreground() -> bool:
-    """Whether this process is among those that its terminal sends signals to."""
+    """Return whether the terminal sends its signals to this process."""
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
     except OSError:
@@ -114,5 +114,5 @@ def _greeting(lab: Lab) -> str:
     usage = "\n".join(f"  {words}" for words in USAGE.values())
     return (
         f"{nodes}\n`on NODE CMD...` runs a command in a node, e.g.: on a ping {lab.anycast}   (exit ends the lab)\n"
-        f"What can happen to it:\n{usage}"
+        f"Commands that change the lab:\n{usage}"
     )

@@ -1,4 +1,4 @@
-"""What `punchlab trial` prints: a summary of a few lines, or the story of all packets."""
+"""Output of `punchlab trial`: a summary, or a timeline of all packets."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _TIMES = ("connected", "agreed", "transferred")
 
 
 def summary(trial: Trial) -> str:
-    """At most 15 lines: outcome, strategy, prediction, times, way, and the packets that decided."""
+    """Return at most 15 lines: outcome, strategy, prediction, times, path, and the deciding packets."""
     return "\n".join((head(trial), *_lines(trial)))
 
 
 def timeline(trial: Trial) -> str:
-    """The outcome, and all packets with repetition collapsed."""
+    """Return the outcome, and all packets with repetition collapsed."""
     return f"{head(trial)}\n{render(trial.exchange, collapse=True)}".rstrip("\n")
 
 
 def head(trial: Trial) -> str:
-    """Hosts, outcome and reason."""
+    """Return hosts, outcome and reason."""
     one, other = trial.pair
     return f"{one} - {other}: {trial.outcome}" + (f" ({trial.reason})" if trial.reason else "")
 
@@ -32,7 +32,7 @@ def _lines(trial: Trial) -> Iterator[str]:
     yield from _strategy(trial)
     agrees = {True: "the trial agrees", False: "the trial DISAGREES", None: "the trial does not show it"}[trial.agrees]
     yield f"prediction: {_predicted(trial.prediction)}; {agrees}"
-    yield f"control dial: {_control(trial)}"
+    yield f"control attempt: {_control(trial)}"
     times = [f"{name} {trial.timings_s[name] * 1000:.1f} ms" for name in _TIMES if name in trial.timings_s]
     if times:
         floor = trial.prediction.floor_s
@@ -54,14 +54,14 @@ def _lines(trial: Trial) -> Iterator[str]:
 
 
 def _strategy(trial: Trial) -> Iterator[str]:
-    """The strategy, what it chose and why, and what it found of the NATs."""
+    """Yield the strategy, its selection with the reason, and its results for the NATs."""
     found = chosen(trial.sides)
     if found is None:
         yield f"strategy: {trial.options.strategy}"
         return
     plans = {(said["strategy"], said["why"]) for said in found.values() if said["strategy"]}
     told = "; ".join(
-        # Of a hopeless pair that is the reason of the outcome, and stands above.
+        # For a hopeless pair, that is the reason of the outcome and already printed.
         f"{name}, because {why}" if why and why not in (trial.reason or "") else f"{name}"
         for name, why in sorted(plans, key=str)
     )

@@ -1,1 +1,1 @@
-"""The client under test: its description, its contract, its processes and its edges."""
+"""The client under test: description, contract, processes and edges."""

@@ -1,11 +1,11 @@
-"""The contract between the lab and a client under test: the events that its commands print, and their placeholders.
+"""The contract between the lab and a client under test: the events that its commands print, and placeholders.
 
-A command prints one JSON object a line on standard output. An object with an `event` of this table is checked by it;
-other events, other objects and lines that are no JSON are passed over. `EVENTS` and `PLACEHOLDERS` are the only
-definition: validation is derived from them, and README has them as tables (`events_table`, `placeholders_table`).
+A command prints one JSON object per line on standard output. The lab checks objects whose `event` is in `EVENTS`; it
+ignores other events, other objects and lines that are not JSON. `EVENTS` and `PLACEHOLDERS` are the only definition:
+they generate the validation and the tables in the documentation (`events_table`, `placeholders_table`).
 
-A command is a program that nobody trusts. Whatever its line holds, `event_on` returns an event that can be written to
-any file (no lone surrogates), nested at most `DEEPEST` levels, or raises `ClientError`.
+A command is an untrusted program. For any line, `event_on` returns an event that can be written to any file (no lone
+surrogates) with at most `DEEPEST` levels of nesting, or raises `ClientError`.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ HOSTS = (SENDER, RECEIVER)
 ROLES = (EDGE, *HOSTS)
 
 FAILURES = ("wrong_peer", "client_error", "no_rendezvous", "hopeless", "refused", "punch_timeout")
-"""The outcomes that a client may report."""
+"""The outcomes that a client can report."""
 
 MARK = b'"event"'
-"""In every line with an event."""
+"""Every line with an event contains this."""
 
 DEEPEST = 100
-"""Levels of objects and arrays in an event."""
+"""The maximum nesting of objects and arrays in an event."""
 
 _CODE_CHARACTERS, _TEXT_CHARACTERS = 1024, 1000
 _SCOPE_CHARACTERS = 15
-"""Of the name of an interface (IFNAMSIZ less the final NUL)."""
+"""The maximum length of an interface name (IFNAMSIZ without the final NUL)."""
 _INT_DIGITS = 400
-"""More than any float has."""
+"""More digits than any float has."""
 
 Event = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a field may hold, in words, and the value that the lab takes from it. `take` raises ValueError."""
+    """The type of a field: a description, and a function that returns the value for the lab or raises ValueError."""
 
     words: str
     take: Callable[[object], object]
@@ -86,12 +86,12 @@ def _endpoint(value: object) -> str:
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 1 << 16):
         raise ValueError
     if host.startswith("[") and host.endswith("]"):
-        # The interface of a link-local address (RFC 4007) is no part of what the capture shows.
+        # Captures do not show the interface of a link-local address (RFC 4007).
         plain, percent, scope = host[1:-1].partition("%")
         if percent and not (scope.isascii() and scope.isprintable() and 0 < len(scope) <= _SCOPE_CHARACTERS):
             raise ValueError
         address6 = ipaddress.IPv6Address(plain)
-        # A socket for both families gives an IPv4 endpoint in this form.
+        # A dual-stack socket returns an IPv4 endpoint in this form.
         return f"{address6.ipv4_mapped}:{int(port)}" if address6.ipv4_mapped else f"[{address6}]:{int(port)}"
     return f"{ipaddress.IPv4Address(host)}:{int(port)}"
 
@@ -103,7 +103,7 @@ def _failure(value: object) -> str:
 
 
 INSTANT = Kind("a number of seconds of CLOCK_MONOTONIC", _instant)
-TEXT = Kind(f"text, of which the first {_TEXT_CHARACTERS} characters are taken", _text)
+TEXT = Kind(f"text, truncated to {_TEXT_CHARACTERS} characters", _text)
 CODE = Kind(f"one line of 1 to {_CODE_CHARACTERS} characters", _code)
 ENDPOINT = Kind("an endpoint such as 11.0.0.1:7000 or [2a11::1]:7000", _endpoint)
 FAILURE = Kind(f"one of {', '.join(FAILURES)}", _failure)
@@ -111,7 +111,7 @@ FAILURE = Kind(f"one of {', '.join(FAILURES)}", _failure)
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of an event. One that is not required has `default` where it is absent or null."""
+    """A field of an event. An optional field that is absent or null has the value `default`."""
 
     name: str
     kind: Kind
@@ -122,7 +122,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """An event that the lab reads: who prints it, whether a trial needs it, and its fields other than `t`."""
+    """An event that the lab reads: who prints it, whether a trial requires it, and its fields besides `t`."""
 
     name: str
     roles: Sequence[str]
@@ -134,8 +134,8 @@ class Rule:
 TIME = Field(
     "t",
     INSTANT,
-    "when it happened; without it, and on a host also where it is not between the start of the command and the receipt "
-    "of the line, the lab takes the time of receipt",
+    "the time of the event. The lab uses the time of receipt if it is missing or, on a host, not between the start of "
+    "the command and the receipt of the line",
     required=False,
 )
 
@@ -143,49 +143,49 @@ EVENTS: Mapping[str, Rule] = MappingProxyType(
     {
         rule.name: rule
         for rule in (
-            Rule("listening", (EDGE,), "yes", "the edge takes connections"),
+            Rule("listening", (EDGE,), "yes", "the edge accepts connections"),
             Rule(
                 "joined",
                 (EDGE,),
                 "with `{join}` or `{bus}`",
-                "the edge has a link to another edge: once for each of them, or once for the bus",
+                "the edge is connected to another edge: once per edge, or once for the bus",
             ),
             Rule(
                 "code",
                 (SENDER,),
                 "with `tells_code`",
                 "the code to share",
-                (Field("code", CODE, "what the receiver reads, as a line of standard input"),),
+                (Field("code", CODE, "the line that the receiver reads from standard input"),),
             ),
-            Rule("peer_known", HOSTS, "no", "the client knows how to reach its peer"),
+            Rule("peer_known", HOSTS, "no", "the client knows the endpoints of its peer"),
             Rule("first_syn", HOSTS, "no", "the first connect() to the peer"),
             Rule(
                 "attempt",
                 HOSTS,
                 "no",
-                "a connect() has ended",
-                (Field("kind", TEXT, "those of kind `srflx` count as `attempts`", required=False),),
+                "a connect() has completed or failed",
+                (Field("kind", TEXT, "`srflx` attempts count as `attempts`", required=False),),
             ),
             Rule("connected", HOSTS, "no", "a connection to the peer is established"),
             Rule(
                 "agreed",
                 HOSTS,
                 "no",
-                "both clients have chosen this connection",
+                "both clients have selected this connection",
                 (
-                    Field("local", ENDPOINT, "its endpoint at this host"),
-                    Field("remote", ENDPOINT, "its other endpoint, as this host sees it"),
+                    Field("local", ENDPOINT, "the local endpoint"),
+                    Field("remote", ENDPOINT, "the remote endpoint, as this host sees it"),
                 ),
             ),
-            Rule("done", HOSTS, "no", "the file is transferred"),
+            Rule("done", HOSTS, "no", "the file transfer is complete"),
             Rule(
                 "failed",
                 HOSTS,
                 "for an outcome other than `client_error`",
-                "the client gives up, and then ends with an exit status other than 0",
+                "the client gives up and then exits with a nonzero status",
                 (
-                    Field("outcome", FAILURE, "how"),
-                    Field("reason", TEXT, "why, for people", required=False, default="no reason given"),
+                    Field("outcome", FAILURE, "the outcome"),
+                    Field("reason", TEXT, "a reason for humans", required=False, default="no reason given"),
                 ),
             ),
         )
@@ -196,7 +196,7 @@ EVENTS: Mapping[str, Rule] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """A command of a client in its role (one of `ROLES`), and the node that it runs in; a command of no client."""
+    """A command of a client in its role (one of `ROLES`), and its node. `client` is None for other commands."""
 
     client: str | None
     role: str | None
@@ -208,16 +208,16 @@ class Speaker:
         return f"client {self.client}, {f'edge {self.node}' if self.role == EDGE else self.role}"
 
     def error(self, what: str) -> ClientError:
-        """An error of this command."""
+        """Return an error of this command."""
         return ClientError(f"{self}: {what}")
 
 
 def event_on(line: bytes, speaker: Speaker, started: float, received: float) -> Event | None:
-    """The event on a line of output, with a float `t` and the fields of its rule as the lab takes them; else None.
+    """Return the event in a line of output, with a float `t` and the fields of its rule, or None.
 
-    `started` and `received` are the times (CLOCK_MONOTONIC) of the start of the command and of the receipt of the line.
-    An event that is none of the speaker's by `EVENTS` may have any fields. Raises `ClientError` that names client, role
-    and field.
+    `started` and `received` are the times (CLOCK_MONOTONIC) when the command started and when the line was received.
+    Events that are not in `EVENTS` for this role can have any fields. Raises `ClientError` naming client, role and
+    field.
     """
     if MARK not in line:
         return None
@@ -260,7 +260,7 @@ def _taken(event: Event, field: Field, speaker: Speaker) -> object:
 
 
 def _depth(value: object) -> int:
-    """Levels of objects and arrays, counted without recursion."""
+    """Return the nesting of objects and arrays, without recursion."""
     deepest, level = 0, [value]
     while level := [each for each in level if isinstance(each, dict | list)]:
         deepest += 1
@@ -269,7 +269,7 @@ def _depth(value: object) -> int:
 
 
 def _without_surrogates(value: Any) -> Any:
-    """A value of JSON with a question mark for each lone surrogate, which no file and no terminal takes."""
+    """Return a JSON value with a question mark for each lone surrogate, which files and terminals reject."""
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
     if isinstance(value, dict):
@@ -284,14 +284,14 @@ def _int(digits: str) -> int | float:
 
 
 _DECODER = json.JSONDecoder(parse_int=_int)
-_TOO_DEEP = f"a line with an event is nested more than {DEEPEST} levels"
+_TOO_DEEP = f"an event is nested more than {DEEPEST} levels"
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 2, 60, 60, 60
 
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """A name in braces in the words of a command. `always`: whether it has a value in every trial."""
+    """A name in braces in a command. `always`: it has a value in every trial."""
 
     name: str
     roles: Sequence[str]
@@ -305,26 +305,28 @@ PLACEHOLDERS: Mapping[str, Placeholder] = MappingProxyType(
         for each in (
             Placeholder("python", ROLES, "this interpreter"),
             Placeholder("listen", (EDGE,), "the endpoint to listen on"),
-            Placeholder("listen6", (EDGE,), "the same over IPv6, in topologies with edges that have it", always=False),
-            Placeholder("name", (EDGE,), "the name of the node"),
-            Placeholder("url", (EDGE,), "the URL of this edge alone"),
             Placeholder(
-                "join", (EDGE,), "the URL of another edge; its tuple is repeated for each of the others", always=False
+                "listen6", (EDGE,), "the IPv6 endpoint to listen on, in topologies with IPv6 edges", always=False
             ),
-            Placeholder("bus", (EDGE,), "URLs of NATS servers, with commas between, in a lab with those", always=False),
-            Placeholder("stun", (EDGE,), "where to answer STUN"),
-            Placeholder("alternate", (EDGE,), "the same at its second address, if it has one", always=False),
+            Placeholder("name", (EDGE,), "the name of the node"),
+            Placeholder("url", (EDGE,), "the unicast URL of this edge"),
+            Placeholder(
+                "join", (EDGE,), "the URL of another edge; the tuple is repeated for each other edge", always=False
+            ),
+            Placeholder("bus", (EDGE,), "comma-separated URLs of NATS servers, in a lab with these", always=False),
+            Placeholder("stun", (EDGE,), "the endpoint that answers STUN"),
+            Placeholder("alternate", (EDGE,), "the STUN endpoint at the second address, if any", always=False),
             Placeholder("edge", HOSTS, "the anycast URL of the edges, `ws://ADDRESS:PORT`"),
             Placeholder("file", HOSTS, "the file to send"),
-            Placeholder("directory", HOSTS, "where the receiver puts it, under the same name"),
-            Placeholder("code", HOSTS, "the code that both share, without `tells_code`"),
+            Placeholder("directory", HOSTS, "the directory in which the receiver stores it, under the same name"),
+            Placeholder("code", HOSTS, "the shared code, without `tells_code`"),
             Placeholder("strategy", HOSTS, "option of the trial"),
             Placeholder("deadline_s", HOSTS, "option of the trial, in seconds"),
-            Placeholder("max_attempts", HOSTS, "option of the trial, where it has one", always=False),
+            Placeholder("max_attempts", HOSTS, "option of the trial, if set", always=False),
             Placeholder(
-                "start_at", HOSTS, "when to dial first (CLOCK_MONOTONIC), in a trial with `skew_s`", always=False
+                "start_at", HOSTS, "the time of the first SYN (CLOCK_MONOTONIC), in a trial with `skew_s`", always=False
             ),
-            Placeholder("relay", HOSTS, "`--relay`, in a trial that may end at a relay", always=False),
+            Placeholder("relay", HOSTS, "`--relay`, in a trial that allows a relay", always=False),
         )
     }
 )
@@ -332,7 +334,7 @@ PLACEHOLDERS: Mapping[str, Placeholder] = MappingProxyType(
 
 
 def events_table() -> str:
-    """The events as a Markdown table."""
+    """Return the events as a Markdown table."""
     rows = [("any", ", ".join(ROLES), f"`{TIME.name}`", TIME.kind.words, "no", TIME.meaning)]
     for rule in EVENTS.values():
         roles = ", ".join(rule.roles)
@@ -344,7 +346,7 @@ def events_table() -> str:
 
 
 def placeholders_table() -> str:
-    """The placeholders as a Markdown table."""
+    """Return the placeholders as a Markdown table."""
     rows = [
         (f"`{{{each.name}}}`", ", ".join(each.roles), "yes" if each.always else "no", each.meaning)
         for each in PLACEHOLDERS.values()

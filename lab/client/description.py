@@ -1,11 +1,11 @@
-"""The client under test, described by its commands. `PUNCH` is the first such description, not a special case.
+"""The client under test, described by its commands. `PUNCH` is the first such description, without special cases.
 
-A client that is a Python function (`function`) is forked from a process that has imported it, and its commands are the
-function's arguments; any other is started as its commands say.
+A client that is a Python function (`function`) is forked from a process that has imported it; its commands are the
+function's arguments. Other clients are started as commands.
 
-A command is a sequence of words with placeholders in braces (`lab.client.placeholders` has the syntax,
-`lab.client.contract.PLACEHOLDERS` the names). A tuple of words is optional as a whole: it is left out when one of its
-placeholders has no value in the trial.
+A command is a sequence of words with placeholders in braces (syntax: `lab.client.placeholders`, names:
+`lab.client.contract.PLACEHOLDERS`). A tuple of words is optional: it is omitted if one of its placeholders has no value
+in the trial.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _CODE = "code"
 class Client:
     """How to run a client.
 
-    All of its commands print JSON events as `lab.client.contract.EVENTS` says. With `tells_code` the sender announces
-    its code in the event `code`, and the receiver gets it on a line of standard input; otherwise the lab chooses
-    {code}. With `function` the commands are its arguments.
+    All of its commands print JSON events as defined by `lab.client.contract.EVENTS`. With `tells_code`, the sender
+    prints its code in the event `code`, and the receiver reads it from standard input; otherwise the lab chooses
+    {code}. With `function`, the commands are its arguments.
 
-    A client is confined (`lab.confinement`): it sees the programs and libraries of the machine, the working directory
-    and the folders of the files that its commands name, read-only, and writes to private folders and {directory}.
-    `reads` and `writes` are further files and folders (absolute paths) for it to read, and to read and change.
+    A client is confined (`lab.confinement`). It has read-only access to the machine's programs and libraries, the
+    working directory, and the folders of files that its commands name. It can write to private folders and {directory}.
+    `reads` and `writes` are additional files and folders (absolute paths) to read, or to read and write.
 
-    Raises `InputError` that names the client and the field for a value of a wrong type. A trial that uses the client
-    checks the placeholders of its commands (`check`).
+    Raises `InputError` naming the client and the field for a value of a wrong type. A trial checks the placeholders of
+    the commands (`check`).
     """
 
     name: str
@@ -72,23 +72,23 @@ class Client:
             self._check_types(role)
 
     def command_of(self, role: str) -> Words:
-        """The words of the command of a role."""
+        """Return the command of a role."""
         found: Words = {EDGE: self.edge, SENDER: self.sender, RECEIVER: self.receiver}[role]
         return found
 
     def command(self, role: str, values: Mapping[str, object], joins: Sequence[str] = ()) -> list[str]:
-        """The command of a role as `command` fills it. Raises `InputError` that names client and role."""
+        """Return the command of a role with its placeholders replaced, as `command` does. Raises `InputError`."""
         try:
             return command(self.command_of(role), values, joins)
         except InputError as error:
             raise InputError(f"client {self.name}, {role}", error.value, error.expected) from None
 
     def uses(self, role: str, placeholder: str) -> bool:
-        """Whether the command of a role has that placeholder."""
+        """Return whether the command of a role contains the placeholder."""
         return any(placeholder in syntax.placeholders(part) for part, _optional in _each(self.command_of(role)))
 
     def view(self, role: str, given: Iterable[Share] = ()) -> Plan:
-        """What the client sees in that role of the machine's files, with what it is `given` in a trial."""
+        """Return the files that the client can access in that role, including those `given` by the trial."""
         words = tuple(word for word, _optional in _each(self.command_of(role)) if not syntax.placeholders(word))
         program = () if self.function is not None else words[:1]
         module = None if self.function is None else self.function.name.partition(":")[0].partition(".")[0]
@@ -96,7 +96,7 @@ class Client:
         return Plan((*own, *given), Needs(tuple(program), words, module))
 
     def check(self) -> None:
-        """Raise `InputError` for a path that is not there, or a placeholder that its role cannot have."""
+        """Raise `InputError` for a path that does not exist, or a placeholder that its role does not have."""
         for field in ("reads", "writes"):
             for path in getattr(self, field):
                 if not os.path.exists(path):  # noqa: PTH110 - text
@@ -128,7 +128,7 @@ class Client:
 
 
 def _each(words: Words) -> list[tuple[str, bool]]:
-    """The single words, and whether each is in a tuple."""
+    """Return the words, each with whether it is in a tuple."""
     found: list[tuple[str, bool]] = []
     for word in words:
         if isinstance(word, str) or not isinstance(word, Sequence):
@@ -181,7 +181,7 @@ PUNCH = Client(
             *(f"punchlab.punch.{name}" for name in ("transfer.session", "sentences", "strategy.catalog")),
             *(f"punchlab.punch.edge.{name}" for name in ("process", "memory", "bus.address")),
             *(f"punchlab.punch.strategy.{name}" for name in ("auto", "reuse", "sync", "lowttl")),
-            # What those import late.
+            # Modules that these import late.
             *("concurrent.futures.thread", "cryptography.hazmat.backends.openssl.backend", "encodings.idna"),
         ),
     ),
@@ -192,9 +192,9 @@ CLIENTS: Mapping[str, Client] = {PUNCH.name: PUNCH}
 
 
 def command(words: Words, values: Mapping[str, object], joins: Sequence[str] = ()) -> list[str]:
-    """The words with their placeholders filled; an optional tuple with {join} once for each of `joins`.
+    """Return the words with placeholders replaced. An optional tuple with {join} is repeated for each of `joins`.
 
-    Raises `InputError` for a placeholder that is unknown, or that has no value and is in no tuple.
+    Raises `InputError` for an unknown placeholder, or for one without a value outside a tuple.
     """
     known = {"python": sys.executable, **{key: value for key, value in values.items() if value is not None}}
     for part, _optional in _each(words):

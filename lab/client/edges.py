@@ -1,4 +1,4 @@
-"""The edge endpoints of a running lab: the client's own edge command in every edge node, joined to each other."""
+"""The edges of a running lab: the client's edge command in every edge node, connected to each other."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from punchlab.lab.kernel import leftovers
 from punchlab.lab.process.node import Node
 
 PORT = 7000
-"""TCP port on which edges listen."""
+"""TCP port of the edges."""
 
 Bus = Literal["mesh", "nats"]
-"""How edges talk to each other."""
+"""The transport between edges."""
 
 BUSES: tuple[Bus, ...] = get_args(Bus)
 
 STUN_PORTS = (3478, 3479)
-"""Of the primary and of the alternate address; also the defaults of coturn."""
+"""For the primary and the alternate address; also the default ports of coturn."""
 
 _START_S = 20.0
 
 
 def stun_addresses(edge: Node) -> dict[str, str]:
-    """Where an edge answers STUN: `stun`, and `alternate` if it has a second address of its own, its last one."""
+    """Return the STUN endpoints of an edge: `stun`, and `alternate` if the edge has a second address."""
     found = {"stun": f"{edge.address}:{STUN_PORTS[0]}"}
     if len(edge.graph.addresses) > 1:
         found["alternate"] = f"{edge.graph.addresses[-1].partition('/')[0]}:{STUN_PORTS[1]}"
@@ -37,10 +37,10 @@ def stun_addresses(edge: Node) -> dict[str, str]:
 
 
 class EdgeNetwork:
-    """Every edge of the lab; up and joined after `wait`. `log` has each one's events since it was started last.
+    """All edges of the lab, connected after `wait`. `log` has the events of each edge since its last start.
 
-    With `ipv6` they listen on their IPv6 addresses as well. `bus` is "mesh" or "nats": then there is a NATS server
-    in the node of each edge, in `nats`. Raises `InputError` for a client whose edges cannot use that.
+    With `ipv6`, they also listen on their IPv6 addresses. `bus` is "mesh" or "nats"; with "nats", `nats` runs a NATS
+    server in the node of each edge. Raises `InputError` if the client's edges do not support the bus.
     """
 
     def __init__(self, nodes: list[Node], client: Client, bus: Bus = "mesh", *, ipv6: bool = False) -> None:
@@ -64,16 +64,16 @@ class EdgeNetwork:
 
     @property
     def client(self) -> Client:
-        """The client whose edge command they run."""
+        """The client that provides the edge command."""
         return self._client
 
     def serve(self, client: Client) -> None:
-        """Run the edge command of that client from now on; `wait` for it.
+        """Switch to the edge command of that client. Call `wait` afterwards.
 
-        Edges of another client are ended, and all are started again if one has ended by itself. What was killed stays
-        down until it is started, and what was frozen is frozen again by `wait`. Raises `InputError`.
+        Edges of another client are ended, and all edges restart if one has exited unexpectedly. Killed edges stay down
+        until `start`; `wait` freezes frozen ones again. Raises `InputError`.
         """
-        if client == self._client and self.trouble() is None:
+        if client == self._client and self.failure() is None:
             return
         client.check()  # before anything is ended
         for name in self._nodes:
@@ -86,10 +86,10 @@ class EdgeNetwork:
                 frozen = name in self._frozen
                 self.start(name)
                 if frozen:
-                    self._frozen.add(name)  # by `wait`
+                    self._frozen.add(name)  # `wait` freezes it
 
     def _words(self, name: str, client: Client) -> list[str]:
-        """The edge command of the client in that node. Raises `InputError`."""
+        """Return the edge command of the client for that node. Raises `InputError`."""
         node = self._nodes[name]
         urls = {other: f"ws://{each.address}:{PORT}" for other, each in self._nodes.items()}
         values = {"listen": f"0.0.0.0:{PORT}", "name": name, "url": urls[name], **stun_addresses(node)}
@@ -112,24 +112,26 @@ class EdgeNetwork:
 
     @property
     def processes(self) -> list[EventProcess]:
-        """Each edge's process, the latest one.
+        """The current process of each edge.
 
-        What they print must be taken in: see `lab.client.processes.wait_for`.
+        The caller must read their output: see `lab.client.processes.wait_for`.
         """
         return list(self._processes.values())
 
     def process(self, name: str) -> EventProcess:
-        """The edge's process, the latest one. Raises `InputError` for one that is not there, or was not started."""
+        """Return the current process of the edge. Raises `InputError` for an unknown edge, or one that was not
+        started.
+        """
         self._node(name)
         if name not in self._processes:
-            raise InputError("edge", name, "an edge that was started")
+            raise InputError("edge", name, "an edge that has been started")
         return self._processes[name]
 
     def start(self, name: str, through: Sequence[str] = ()) -> None:
-        """Start an edge, again if it was killed; `through` are words of a command that runs its own command, which
-        is not confined then.
+        """Start an edge, or restart a killed one. `through` is a wrapper command for the edge command, which is then
+        not confined.
 
-        A command that cannot be started is reported by `wait`. Raises `InputError`.
+        `wait` reports a command that cannot start. Raises `InputError`.
         """
         node, old = self._node(name), self._processes.pop(name, None)
         if old is not None:
@@ -149,7 +151,7 @@ class EdgeNetwork:
             self._unstarted[name] = str(error)
 
     def kill(self, name: str) -> None:
-        """Kill an edge, as by a power cut of its processes: the kernel closes its connections."""
+        """Kill the processes of an edge. The kernel closes its connections."""
         process = self.process(name)
         self._down.add(name)
         self._frozen.discard(name)
@@ -157,27 +159,29 @@ class EdgeNetwork:
         process.read()
 
     def freeze(self, name: str) -> None:
-        """An edge hangs: the kernel goes on to acknowledge what comes for it, and nobody reads it."""
+        """Suspend the processes of an edge. The kernel still acknowledges packets, but no process reads them."""
         leftovers.send(self.process(name).members(), signal.SIGSTOP)
         self._frozen.add(name)
 
     def thaw(self, name: str) -> None:
-        """It goes on."""
+        """Resume the processes of a frozen edge."""
         leftovers.send(self.process(name).members(), signal.SIGCONT)
         self._frozen.discard(name)
 
     def alive(self) -> bool:
-        """Whether every edge still runs that was not killed on purpose."""
-        return self.trouble() is None
+        """Return whether all edges run, except killed ones."""
+        return self.failure() is None
 
     @property
     def contract_error(self) -> str | None:
-        """How the first edge that broke the contract did so; None if none did."""
+        """The first contract violation of an edge, or None."""
         errors = (process.contract_error for process in self._processes.values())
         return next((error for error in errors if error is not None), None)
 
-    def trouble(self) -> str | None:
-        """How the first edge broke that did: not started, a wrong event, or ended by itself; None if none did."""
+    def failure(self) -> str | None:
+        """Return the first failure of an edge: not started, an invalid event, or an unexpected exit. None if there is
+        none.
+        """
         for name in self._nodes:
             if name in self._down:
                 continue
@@ -188,31 +192,31 @@ class EdgeNetwork:
             if process.contract_error is not None:
                 return process.contract_error
             if not process.open:
-                return f"{Speaker(self._client.name, EDGE, name)}: {process.last_words}"
+                return f"{Speaker(self._client.name, EDGE, name)}: {process.exit_reason}"
         return None
 
     def close(self) -> None:
-        """Stop every edge."""
+        """End all edges."""
         end(self.processes)
         if self.nats is not None:
             self.nats.close()
 
     def wait(self) -> None:
-        """Wait until every edge that is not down listens and, if its command can join others, has joined them.
+        """Wait until all edges that are not down listen and, if their command can join others, are joined.
 
-        Raises `ClientError` that names the client, the edge and what is wrong, `LabError` for a NATS server.
+        Raises `ClientError` naming the client, the edge and the failure, `LabError` for a NATS server.
         """
         if self.nats is not None:
             self.nats.wait()
-        wait_for(self.processes, lambda: self.trouble() is not None or self._missing() is None, _START_S)
-        wrong = self.trouble() or self._missing()
+        wait_for(self.processes, lambda: self.failure() is not None or self._missing() is None, _START_S)
+        wrong = self.failure() or self._missing()
         if wrong is not None:
             raise ClientError(wrong)
         for name in self._frozen:
             self.freeze(name)
 
     def _missing(self) -> str | None:
-        """The first event that an edge has not printed as often as it must; None if all are there."""
+        """Return the first missing event of an edge, or None."""
         links = 0
         if self.nats is not None:
             links = 1

@@ -1,4 +1,4 @@
-"""NATS servers of a running lab, for edge networks that talk through them: one beside each edge, clustered."""
+"""NATS servers for edge networks: a cluster with one server per edge."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ROUTE = re.compile(r"(\d+\.\d+\.\d+\.\d+):\d+ - rid:\d+ - Route connection crea
 
 
 class NatsCluster:
-    """A server in each of the nodes; started, and joined to the others after `wait`."""
+    """A server in each of the nodes, connected to all others after `wait`."""
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self._nodes = list(nodes)
@@ -37,7 +37,7 @@ class NatsCluster:
             raise
 
     def urls(self, first: str) -> str:
-        """The value of an edge's `--bus`: every server, that of the node `first` first."""
+        """Return the value of an edge's `--bus`: the URLs of all servers, that of the node `first` first."""
         nodes = sorted(self._nodes, key=lambda node: node.name != first)
         return ",".join(f"nats://{node.address}:{PORT}" for node in nodes)
 
@@ -46,16 +46,18 @@ class NatsCluster:
         deadline = time.monotonic() + _START_S
         while missing := [node.name for node in self._nodes if not self._is_joined(node)]:
             if time.monotonic() > deadline:
-                raise LabError(f"{missing[0]}: its NATS server did not join the others: {self._log(missing[0])[-500:]}")
-            time.sleep(_POLL_S)  # nothing tells us
+                raise LabError(
+                    f"{missing[0]}: the NATS server did not join the cluster: {self._log(missing[0])[-500:]}"
+                )
+            time.sleep(_POLL_S)  # the server sends no notification
 
     def kill(self, name: str) -> None:
-        """Kill the server in that node, as by a power cut."""
+        """Kill the server in that node."""
         self._servers[name].kill()
         self._servers[name].wait()
 
     def close(self) -> None:
-        """End every server."""
+        """End all servers."""
         for server in self._servers.values():
             if server.poll() is None:
                 server.kill()
@@ -71,11 +73,11 @@ class NatsCluster:
         try:
             return node.popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         except OSError:
-            raise MissingCapabilityError("nats-server: not there; install the package nats-server") from None
+            raise MissingCapabilityError("nats-server: not installed; run `apt-get install nats-server`") from None
 
     def _is_joined(self, node: Node) -> bool:
         if self._servers[node.name].poll() is not None:
-            raise LabError(f"{node.name}: its NATS server ended: {self._log(node.name)[-500:]}")
+            raise LabError(f"{node.name}: the NATS server exited: {self._log(node.name)[-500:]}")
         log = self._log(node.name)
         routes = set(_ROUTE.findall(log))
         return "Server is ready" in log and routes >= {other.address for other in self._nodes if other is not node}

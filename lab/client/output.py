@@ -1,4 +1,4 @@
-"""What a command writes to standard output and standard error, taken in by and by, within bounds."""
+"""Read standard output and standard error of a command incrementally, within limits."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from punchlab.lab.errors import ClientError
 from punchlab.punch.text import printable
 
 LINE_BYTES, OUTPUT_BYTES, ERROR_BYTES = 1 << 20, 16 << 20, 64 << 20
-"""The most that a command may write in one line of standard output, to all of it, and to standard error."""
+"""The maximum size of one line of standard output, of all standard output, and of standard error."""
 
 EVENTS_BYTES = 48 << 20
-"""The most memory that its events may take, about: 40,000 of 130 bytes with six fields each."""
+"""The approximate maximum memory for events: 40,000 of 130 bytes with six fields each."""
 
 _EVENT_BYTES, _VALUE_BYTES = 350, 64
-"""Of memory, about: for an event, and for each of its names, values, arrays and objects."""
+"""The approximate memory of an event, and of each of its names, values, arrays and objects."""
 _TAIL_BYTES = 2000
-"""Kept of standard error."""
+"""The size of standard error that is kept."""
 
 
 class Output:
     """The output of a command that was started at `started` (CLOCK_MONOTONIC).
 
-    Lines that are no events are passed over. The events are checked by `lab.client.contract`; the first that breaks it,
-    or output beyond the bounds, is in `error`, and nothing that comes later is taken in. Whatever the command writes,
-    the time that this takes is linear in the bytes, and the memory is within the bounds.
+    Lines without events are ignored. `lab.client.contract` checks the events. After the first violation, or when output
+    exceeds a limit, `error` is set and all further output is discarded. Time is linear in the size of the output, and
+    memory is limited.
     """
 
     def __init__(self, speaker: Speaker, started: float) -> None:
@@ -40,28 +40,30 @@ class Output:
         self._received = self._errors_received = self._memory = 0
 
     def first(self, name: str) -> Event | None:
-        """The first event of that name, None if there was none."""
+        """Return the first event of that name, or None."""
         return self._first.get(name)
 
     def count(self, name: str) -> int:
-        """How many events of that name there were."""
+        """Return the number of events of that name."""
         return self._counts[name]
 
     @property
     def errors(self) -> str:
-        """The end of standard error, every line of it printable."""
+        """The end of standard error, with printable lines."""
         text = "\n".join(map(printable, self._tail.decode(errors="replace").strip().splitlines()))
         return text[-_TAIL_BYTES:]
 
     def take(self, chunk: bytes, received: float) -> None:
-        """Take in what came on standard output at that time."""
+        """Process a chunk of standard output, received at that time."""
         self._received += len(chunk)
         first, end, rest = chunk.partition(b"\n")
         self._add(first)
         if end:
             self.finish(received)
             lines, _end, last = rest.rpartition(b"\n")
-            if contract.MARK in lines or len(lines) > LINE_BYTES:  # else millions of short lines would take minutes
+            if (
+                contract.MARK in lines or len(lines) > LINE_BYTES
+            ):  # otherwise, millions of short lines would take minutes
                 for line in lines.split(b"\n"):
                     if contract.MARK in line or len(line) > LINE_BYTES:
                         self._add(line)
@@ -71,7 +73,7 @@ class Output:
             self.exceed(f"more than {OUTPUT_BYTES >> 20} MiB on standard output")
 
     def take_errors(self, chunk: bytes, _received: float) -> None:
-        """Take in what came on standard error."""
+        """Process a chunk of standard error."""
         self._errors_received += len(chunk)
         self._tail += chunk
         del self._tail[:-_TAIL_BYTES]
@@ -79,7 +81,7 @@ class Output:
             self.exceed(f"more than {ERROR_BYTES >> 20} MiB on standard error")
 
     def finish(self, received: float) -> None:
-        """That was a whole line, with or without an end."""
+        """Process the last line, which may lack a newline."""
         line = bytes(self._line)
         self._line.clear()
         if self.error is not None:
@@ -105,11 +107,11 @@ class Output:
             self.exceed(f"a line of more than {LINE_BYTES >> 20} MiB on standard output")
 
     def exceed(self, what: str) -> None:
-        """It writes without bounds: nothing more is taken in."""
+        """Record that the output exceeds a limit, and discard further output."""
         self.excessive = True
         self.fail(what)
         self._line.clear()
 
     def fail(self, what: str) -> None:
-        """It broke the contract in that way, unless it had before."""
+        """Record the first contract violation."""
         self.error = self.error or str(self.speaker.error(what))

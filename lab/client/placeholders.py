@@ -1,8 +1,8 @@
-"""Words of commands with placeholders in braces.
+"""Placeholders in braces in the words of commands.
 
-`{name}`, with nothing but a name in the braces, is a placeholder. `{{` is a literal `{`, and the `}}` that closes it a
-literal `}`; a `}}` outside of all braces is one too. All other braces stand for themselves, so that JSON can be written
-as it is. What looks like a format of `str.format` with a known name (`{file.name}`, `{deadline_s:.1f}`) is refused.
+`{name}`, with only a name in the braces, is a placeholder. `{{` is a literal `{`, and the matching `}}` a literal `}`;
+so is a `}}` outside braces. All other braces are literal, so that JSON needs no escapes. Text that looks like a format
+of `str.format` with a known name (`{file.name}`, `{deadline_s:.1f}`) is rejected.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ class _Part(Enum):
     TEXT = auto()
     NAME = auto()
     FORMAT = auto()
-    """A name and something that `str.format` would take for a format: literal text."""
+    """A name followed by a format as in `str.format`, which is literal text."""
 
 
 def placeholders(word: str) -> set[str]:
-    """The names of the placeholders in a word."""
+    """Return the names of the placeholders in a word."""
     return {text for part, text in _parts(word) if part is _Part.NAME}
 
 
 def filled(word: str, values: Mapping[str, object]) -> str:
-    """The word with its placeholders replaced. Raises `InputError` for one without a value."""
+    """Return the word with its placeholders replaced. Raises `InputError` for one without a value."""
 
     def value(name: str) -> str:
         if values.get(name) is None:
-            expected = f"a value for {{{name}}} in this trial, or a tuple around its words, to be left out without one"
+            expected = f"a value for {{{name}}} in this trial, or a tuple around its words to make them optional"
             raise InputError("word", word, expected)
         return str(values[name])
 
@@ -42,7 +42,7 @@ def filled(word: str, values: Mapping[str, object]) -> str:
 
 
 def check(field: str, word: str, known: Collection[str]) -> None:
-    """Raise `InputError` that names `field` for a placeholder that is not among the known ones."""
+    """Raise `InputError` naming `field` for an unknown placeholder."""
     for part, text in _parts(word):
         if part is _Part.NAME and text not in known:
             raise InputError(field, f"{{{text}}}", f"{_nearest(text, known)}, or {{{{{text}}}}} for the literal text")
@@ -52,14 +52,14 @@ def check(field: str, word: str, known: Collection[str]) -> None:
 
 
 def _nearest(name: str, known: Collection[str]) -> str:
-    """The known placeholder that is most like the name, else all of them."""
+    """Return the known placeholder that is most similar to the name, else all of them."""
     like = difflib.get_close_matches(name, known, 1)
     return f"{{{like[0]}}}" if like else f"one of {', '.join(f'{{{each}}}' for each in known)}"
 
 
 def _parts(word: str) -> Iterator[tuple[_Part, str]]:
-    """The parts of the word: the name of each placeholder, and all other text with its escapes resolved."""
-    escapes: list[bool] = []  # of each brace that is open: whether it was written twice
+    """Return the parts of the word: names of placeholders, and other text without escapes."""
+    escapes: list[bool] = []  # for each open brace, whether it is doubled
     position = 0
     while position < len(word):
         character, start = word[position], position

@@ -1,4 +1,4 @@
-"""Processes in nodes that print JSON events, one per line: started, watched together, ended."""
+"""Processes in nodes that print JSON events, one per line: start, watch and end them."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ __all__ = ["Event", "EventProcess", "end", "wait_for"]
 
 _CHUNK = 1 << 16
 _CHUNKS = 16
-"""How many of them are taken in from a pipe before others have their turn."""
-_LOOK_S = 0.25
-"""How often a condition is looked at while nothing is written."""
+"""The number of chunks read from one pipe before other pipes are read."""
+_CHECK_S = 0.25
+"""How often a condition is checked while nothing is written."""
 
 
 class _Pipe:
-    """The end of a pipe that a command writes to; `take` gets what comes, and when (CLOCK_MONOTONIC)."""
+    """The read end of a command's pipe. `take` receives chunks with their time of receipt (CLOCK_MONOTONIC)."""
 
     def __init__(self, stream: IO[bytes], take: Callable[[bytes, float], None]) -> None:
         self.stream, self._take = stream, take
         self.silent = False
-        """Whether nothing more can come."""
+        """Whether the pipe is closed."""
         os.set_blocking(stream.fileno(), False)
 
     def read(self, most: int) -> int:
-        """Take in a chunk of what is there, at most so many bytes; how many that was."""
+        """Read at most `most` bytes and return how many were read."""
         chunk = None if self.silent else self.stream.read(min(most, _CHUNK))
         if chunk is None:
             return 0
@@ -51,20 +51,19 @@ class _Pipe:
         return len(chunk)
 
     def held(self) -> int:
-        """How many bytes are there."""
+        """Return how many bytes are available."""
         (count,) = struct.unpack("i", fcntl.ioctl(self.stream, termios.FIONREAD, b"\0" * 4))
         return int(count)
 
 
 class EventProcess:
-    """One command inside a node, or with `function` that Python function, `command` being its arguments.
+    """A command in a node, or the Python function `function` with the arguments `command`.
 
-    It has ended when its main process has, also if another process holds its output open. `events` grows while
-    `wait_for` runs; lines that are no events are passed over. With a `speaker` the events are checked by
-    `lab.client.contract`, and the first that breaks it, or output without bounds, is in `contract_error`: nothing that
-    comes later is taken in. Standard input is at its end, but with `reads_input` it is open for `tell`. With a plan of
-    what it sees of the file system it is `confined` (`lab.confinement`). Raises `ClientError` if the command cannot be
-    started.
+    It has exited when its main process has, even if another process holds its output open. `events` grows while
+    `wait_for` runs; lines without events are ignored. With a `speaker`, `lab.client.contract` checks the events. The
+    first violation, or output over a limit, sets `contract_error`, and further output is discarded. Standard input is
+    empty, or open for `write_line` with `reads_input`. A plan of the visible files makes it `confined`
+    (`lab.confinement`). Raises `ClientError` if the command cannot start.
     """
 
     def __init__(
@@ -81,12 +80,12 @@ class EventProcess:
         self.speaker = speaker or Speaker(None, None, node.name)
         self.open = True
         self.ended_s: float | None = None
-        """When its end was seen, CLOCK_MONOTONIC seconds."""
+        """When its exit was detected, in CLOCK_MONOTONIC seconds."""
         self._settled = False
         self.before = frozenset() if confined is not None else node.present()
-        """What ran in the node before it."""
+        """The processes that ran in the node before it."""
         self._output = Output(self.speaker, time.monotonic())
-        # No file, which would take as much memory as the command writes until it is looked at.
+        # A pipe instead of a file, whose size would be unlimited until it is read.
         errors, theirs = os.pipe()
         self._stderr = os.fdopen(errors, "rb", 0)
         try:
@@ -112,7 +111,7 @@ class EventProcess:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 bufsize=0,
-                # A session of its own tells what it starts from what is started by hand.
+                # Its own session distinguishes its descendants from processes started by hand.
                 start_new_session=True,
             )
         except ClientError as error:
@@ -123,21 +122,21 @@ class EventProcess:
 
     @property
     def events(self) -> list[Event]:
-        """What it has said so far."""
+        """The events so far."""
         return self._output.events
 
     @property
     def contract_error(self) -> str | None:
-        """How it broke the contract, None if it did not."""
+        """The contract violation, or None."""
         return self._output.error
 
     def fail(self, what: str) -> None:
-        """It broke the contract in that way, unless it had before."""
+        """Record the first contract violation."""
         self._output.fail(what)
 
     @property
     def stdout(self) -> IO[bytes]:
-        """The pipe that the events come from."""
+        """The pipe with the events."""
         stream: IO[bytes] | None = self.process.stdout
         if stream is None:
             raise LabError(f"{self.node.name}: no standard output")
@@ -145,33 +144,33 @@ class EventProcess:
 
     @property
     def returncode(self) -> int | None:
-        """The exit status, None while it runs."""
+        """The exit status, or None while it runs."""
         status: int | None = self.process.poll()
         return status
 
     @property
     def errors(self) -> str:
-        """The end of what it wrote to standard error, as far as that was taken in."""
+        """The end of standard error, as far as it was read."""
         return self._output.errors
 
     @property
-    def last_words(self) -> str:
-        """How it ended, and the last line of its standard error."""
+    def exit_reason(self) -> str:
+        """How it exited, and the last line of its standard error."""
         words = self.errors.splitlines()[-1:]
         status = self.returncode
-        ended = "it runs" if status is None else f"it ended with exit status {status}"
+        ended = "it runs" if status is None else f"it exited with status {status}"
         return ": ".join([ended, *words])
 
     def first(self, name: str) -> Event | None:
-        """The first event of that name, None if there was none."""
+        """Return the first event of that name, or None."""
         return self._output.first(name)
 
     def count(self, name: str) -> int:
-        """How many events of that name there were."""
+        """Return the number of events of that name."""
         return self._output.count(name)
 
-    def tell(self, line: str) -> None:
-        """Write a line to its standard input and close that."""
+    def write_line(self, line: str) -> None:
+        """Write a line to standard input and close it."""
         if self.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.write(line.encode() + b"\n")
@@ -179,10 +178,10 @@ class EventProcess:
                 self.process.stdin.close()
 
     def read(self) -> None:
-        """Take in what has come; `open` turns false when it has ended and everything it said was taken in."""
+        """Read available output. `open` becomes False after the exit, when all output has been read."""
         if not self.open:
             return
-        ended = self.returncode is not None  # before reading: what it said by then is in the pipes
+        ended = self.returncode is not None  # check before reading: output written by then is in the pipes
         for pipe in self._pipes:
             left = pipe.held() if ended else _CHUNK * _CHUNKS
             while left > 0 and not self._output.excessive and (count := pipe.read(left)):
@@ -196,7 +195,7 @@ class EventProcess:
             self._output.finish(self.ended_s)
 
     def listen(self, selector: selectors.BaseSelector) -> None:
-        """Register what tells of output and of its end, or unregister what does not any more."""
+        """Register the descriptors for output and exit, and unregister closed ones."""
         wanted_of: dict[IO[bytes] | int, bool] = {each.stream: self.open and not each.silent for each in self._pipes}
         for source, wanted in (wanted_of | {self._ended: self.open}).items():
             registered = source in selector.get_map()
@@ -206,35 +205,35 @@ class EventProcess:
                 selector.unregister(source)
 
     def kill(self) -> None:
-        """Kill it with everything that it has started."""
+        """Kill the command and all processes that it started."""
         if not _end_namespace(self.process):
             leftovers.kill(self.members())
 
     def members(self) -> set[int]:
-        """The process ids of the command and of everything that it has started, as far as it runs."""
+        """Return the ids of the command and its running descendants."""
         return _members([self])
 
     def end(self, grace_s: float = 2.0) -> None:
-        """Ask it to stop, then kill it, with everything that it has started; idempotent."""
+        """Terminate the command, then kill it and all processes that it started. Idempotent."""
         end([self], grace_s)
 
-    def let_go(self) -> None:
-        """Let go of what it wrote and of its streams, once it has ended; idempotent."""
+    def close(self) -> None:
+        """After its exit, close the streams. Idempotent."""
         if not self._settled:
             self._settled = True
             self.process.wait()
-            if not self.stdout.closed:  # as it is after the lab has ended
+            if not self.stdout.closed:  # the lab may have closed it
                 self.read()
             self.open = False
             self._stderr.close()
             os.close(self._ended)
-            self.node.forget(self.process)
+            self.node.release(self.process)
 
 
 def end(processes: Sequence[EventProcess], grace_s: float = 2.0) -> None:
-    """Ask all of them to stop, then kill them, with everything that they have started."""
+    """Terminate the processes, then kill them and all processes that they started."""
     running = [process for process in processes if process.returncode is None]
-    # Now, for a process that has joined another network namespace is found only as long as its parent runs.
+    # Now, because a process that has joined another namespace is found only while its parent runs.
     started = leftovers.started_by(process.process.pid for process in running if not _is_confined(process.process))
     for process in running:
         with contextlib.suppress(ProcessLookupError):
@@ -248,11 +247,11 @@ def end(processes: Sequence[EventProcess], grace_s: float = 2.0) -> None:
     while left := _members(unfinished):
         leftovers.kill(left)
     for process in processes:
-        process.let_go()
+        process.close()
 
 
 def wait_for(processes: Sequence[EventProcess], condition: Callable[[], bool], timeout_s: float) -> bool:
-    """Take in events until the condition holds: True; False when the time is over or every process has ended."""
+    """Read events until the condition holds and return True. Return False after the timeout or when all have exited."""
     deadline = time.monotonic() + timeout_s
     with selectors.DefaultSelector() as selector:
         for process in processes:
@@ -261,16 +260,16 @@ def wait_for(processes: Sequence[EventProcess], condition: Callable[[], bool], t
             left = deadline - time.monotonic()
             if left <= 0 or not selector.get_map():
                 return False
-            for process in {key.data for key, _events in selector.select(min(left, _LOOK_S))}:
+            for process in {key.data for key, _events in selector.select(min(left, _CHECK_S))}:
                 process.read()
                 process.listen(selector)
     return True
 
 
 def _members(processes: Sequence[EventProcess]) -> set[int]:
-    """What the processes are and have started, by the network namespaces that it runs in.
+    """Return the processes and their descendants, by the network namespaces in which they run.
 
-    Without what ran in the node before, or was started there by hand, and without what that has started.
+    Processes that ran in the node before, or were started by hand, and their descendants are excluded.
     """
     nodes = {process.node.inode: process.node for process in processes}
     own = {process.process.pid for process in processes}
@@ -290,7 +289,9 @@ def _is_confined(process: Process) -> bool:
 
 
 def _end_namespace(process: Process) -> bool:
-    """Kill everything in the PID namespace of a confined process; false for one that is not confined."""
+    """Kill all processes in the PID namespace of a confined process. Return False for a process that is not
+    confined.
+    """
     if not isinstance(process, ForkedProcess) or not process.confined:
         return False
     process.end_namespace()
@@ -298,5 +299,5 @@ def _end_namespace(process: Process) -> bool:
 
 
 def _end_of(process: Process) -> int:
-    """A descriptor that can be read from when the process has ended."""
+    """Return a descriptor that becomes readable when the process exits."""
     return process.end_of() if isinstance(process, ForkedProcess) else os.pidfd_open(process.pid)

@@ -1,1 +1,1 @@
-"""What happens to NATs and links of a running lab, and background traffic."""
+"""Events and background traffic of a running lab: changes of NATs and links."""

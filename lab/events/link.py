@@ -1,4 +1,4 @@
-"""A link of a running lab that can be cut and joined."""
+"""A link of a running lab that can be set down and up."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 
 from punchlab.lab.graph import Graph, GraphLink
-from punchlab.lab.kernel.netlink import RouteSocket
+from punchlab.lab.kernel import running
 from punchlab.lab.process.node import Node
 
 
 class RunningLink:
-    """One link. Cutting it takes down the interface of its first node in the topology; the other end sees no carrier.
+    """A link. `down` sets down the interface of the first node; the other end loses its carrier.
 
-    What comes out of `Internet.home` has the inner node first: the host of a LAN, the NAT of an access link.
+    `Internet.home` adds the inner node first: the host of a LAN, the NAT of an access link.
     """
 
     def __init__(self, graph: Graph, nodes: Mapping[str, Node], link: GraphLink) -> None:
@@ -22,61 +22,57 @@ class RunningLink:
 
     @property
     def is_up(self) -> bool:
-        """Whether it carries packets."""
+        """Whether the link passes packets."""
         return self._blackholes is None
 
     def down(self) -> None:
-        """Cut it: packets are lost both ways, in silence; nothing is lost of what its nodes know. Idempotent.
+        """Set the link down. Packets are silently lost in both directions; nodes keep their state. Idempotent.
 
-        A host whose own interface this is has no route any more, and its sockets are told so. A router or NAT drops
-        what it should forward there, and sends nobody an ICMP error.
+        A host loses its routes through the interface, and its sockets get errors. A router or NAT silently drops the
+        packets that it would forward there, without ICMP errors.
         """
         if not self.is_up:
             return
         end = self._link.one
         node = self._nodes[end.node]
         blackholes = list(self._destinations()) if node.graph.forwarding else []
-        with RouteSocket(node.namespace) as route_socket:
+        with running.changes(node.namespace) as changes:
             for destination in blackholes:
-                route_socket.add_blackhole(destination)
-            route_socket.set_down(end.index)
-            route_socket.commit()
+                changes.add_blackhole(destination)
+            changes.set_down(end.index)
         self._blackholes = blackholes
 
     def up(self) -> None:
-        """Join it again, with the routes and neighbors that went with it. Idempotent."""
+        """Set the link up and restore the routes and neighbors that it lost. Idempotent."""
         if self._blackholes is None:
             return
         end, other = self._link.one, self._link.other
         node = self._nodes[end.node]
-        with RouteSocket(node.namespace) as route_socket:
-            route_socket.set_up(end.index)
-            route_socket.commit()
-            if end.address6 is not None:  # which, unlike an IPv4 address, goes with the interface
-                route_socket.add_address(end.index, end.address6)
+        with running.changes(node.namespace) as changes:
+            changes.set_up(end.index)
+            if end.address6 is not None:  # the kernel removed it when the interface went down, unlike an IPv4 address
+                changes.add_address(end.index, end.address6)
             for here, there in self._graph.neighbors():
                 if here is end:
                     for address in there.hosts[: len(end.hosts)]:
-                        route_socket.add_neighbor(end.index, address, there.mac)
+                        changes.replace_neighbor(end.index, address, there.mac)
             for destination, gateway in self._routes():
-                route_socket.replace_route(destination, gateway)
-            route_socket.commit()
+                changes.replace_route(destination, gateway)
             for destination in self._blackholes:
-                route_socket.delete_blackhole(destination)
-            route_socket.commit()
-            route_socket.wait_until_up([end.index])
+                changes.delete_blackhole(destination)
+            changes.wait_until_up(end.index)
         node.wait_for_ipv6([end])
-        with RouteSocket(self._nodes[other.node].namespace) as route_socket:
-            route_socket.wait_until_up([other.index])
+        with running.changes(self._nodes[other.node].namespace) as changes:
+            changes.wait_until_up(other.index)
         self._blackholes = None
 
     def _destinations(self) -> Iterator[str]:
-        """Where the first node sends through this link."""
+        """Yield the prefixes that the first node reaches through this link."""
         yield from (str(network) for network in self._networks())
         yield from (destination for destination, _gateway in self._routes())
 
     def _routes(self) -> Iterator[tuple[str, str]]:
-        """The (prefix, gateway) routes of the first node through this link."""
+        """Yield the (prefix, gateway) routes of the first node through this link."""
         networks = self._networks()
         for destination, gateway in self._graph.nodes[self._link.one.node].routes:
             if any(ipaddress.ip_address(gateway) in network for network in networks):
@@ -88,5 +84,5 @@ class RunningLink:
 
 
 def find(graph: Graph, one: str, other: str) -> GraphLink | None:
-    """The link between two nodes, in either order; None if there is none."""
+    """Return the link between two nodes, in either order, or None."""
     return next((link for link in graph.links if {link.one.node, link.other.node} == {one, other}), None)

@@ -1,7 +1,7 @@
-"""A NAT of a running lab, and what can happen to it.
+"""A NAT of a running lab, and its events.
 
-An event is in force when its method returns, and no packet sees half of it: while it is made, some tens of
-milliseconds, every packet that comes to the NAT is lost.
+An event is in force when its method returns. During the change, some tens of milliseconds, the NAT drops all packets,
+so no packet is handled by a mixture of the old and the new state.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from punchlab.lab.events.background import Background, schedule
 from punchlab.lab.events.link import RunningLink
 from punchlab.lab.graph import Graph, Interface
 from punchlab.lab.inputs import numbers
-from punchlab.lab.kernel import conntrack, sysctl
-from punchlab.lab.kernel.netlink import RouteSocket
+from punchlab.lab.kernel import running, sysctl
 from punchlab.lab.nat import presets
 from punchlab.lab.nat.rules import NatRules, rules
 from punchlab.lab.nat.site import external_addresses
@@ -36,7 +35,7 @@ _OPEN = "delete table inet punchlab_closed\n"
 
 
 class RunningNat:
-    """One NAT. `link` is its access link, the way out."""
+    """A NAT. `link` is its access link, on its outside."""
 
     def __init__(self, graph: Graph, nodes: Mapping[str, Node], node: Node, link: RunningLink) -> None:
         self._graph, self._nodes, self._node = graph, nodes, node
@@ -48,50 +47,50 @@ class RunningNat:
 
     @property
     def name(self) -> str:
-        """The name of its node."""
+        """The name of the node."""
         return self._node.name
 
     @property
     def behavior(self) -> NatBehavior:
-        """What it does now."""
+        """The current behavior."""
         behavior = self._node.graph.behavior
         if behavior is None:
-            raise LabError(f"{self.name}: a NAT without a behavior")
+            raise LabError(f"{self.name}: the NAT has no behavior")
         return behavior
 
     @property
     def address(self) -> str:
-        """Its (first) external address now."""
+        """The current (first) external address."""
         return self._node.address
 
     def reboot(self, downtime_s: float = 0.0) -> None:
-        """All state is lost: connections, mappings, the place in a sequence of ports. Its rules are there again.
+        """Discard all state: connections, mappings, the position in a port sequence. Then apply the rules again.
 
-        For `downtime_s` seconds before that no packet comes through, and none is answered.
+        Before that, the NAT silently drops all packets for `downtime_s` seconds.
         """
         numbers.seconds("downtime", downtime_s, least=0, most=LONGEST_DOWNTIME_S)
 
         def change() -> str:
             time.sleep(downtime_s)
-            conntrack.forget(self._node.namespace, self._node.name)
-            return _in_place_of(self._rules(), self._rules())  # iptables' part has no state
+            running.flush_connections(self._node.namespace, self._node.name)
+            return _replaced(self._rules(), self._rules())  # the iptables part has no state
 
         self._while_closed(change)
 
     def flush(self) -> None:
-        """All mappings and connections are forgotten, and nothing else: a sequence of ports goes on."""
+        """Delete all mappings and connections, but keep the position in a port sequence."""
 
         def change() -> str:
-            conntrack.forget(self._node.namespace, self._node.name)
-            return _emptied(self._rules().nft)
+            running.flush_connections(self._node.namespace, self._node.name)
+            return _flushed(self._rules().nft)
 
-        self._while_closed(change, anew=False)
+        self._while_closed(change, restart=False)
 
     def change_address(self, address: str | None = None) -> str:
-        """Another external address, which is returned; the old one is gone, and with it all state.
+        """Replace the external address, discard all state, and return the new address.
 
-        `address` is one of the same network, by default the next one; a pool follows it. Routers and hosts on the
-        access link know it at once. Raises `InputError` for one that cannot be had.
+        `address` must be a free address of the same network; default: the next one. The addresses of a pool follow it.
+        Routers and hosts on the access link use the new address at once. Raises `InputError` for an invalid address.
         """
         outside = self._outside
         old, before = self.address, self._rules()
@@ -100,31 +99,31 @@ class RunningNat:
         def change() -> str:
             self._set_addresses(before.addresses, external_addresses(new, self.behavior))
             outside.address = f"{new}/{self._network.prefixlen}"
-            self._tell_neighbors(old, new)
-            conntrack.forget(self._node.namespace, self._node.name)
+            self._update_neighbors(old, new)
+            running.flush_connections(self._node.namespace, self._node.name)
             return self._load(before, self._rules())
 
         self._while_closed(change)
         return new
 
     def link_down(self) -> None:
-        """Cut the access link: packets are lost both ways, the NAT keeps its state."""
+        """Set the access link down. Packets are lost in both directions; the NAT keeps its state."""
         self.link.down()
 
     def link_up(self) -> None:
-        """Join the access link again."""
+        """Set the access link up again."""
         self.link.up()
 
     def behave(self, nat: str | NatBehavior) -> None:
-        """Another behavior, a preset's name or one of your own, for all mappings that are made from now on.
+        """Change the behavior for all new mappings. `nat` is a preset name or a `NatBehavior`.
 
-        Connections that are tracked go on by the endpoints that they have; `flush` ends them. Raises `InputError` for
-        a behavior that needs another network around it: a public host, or a firewall in place of a NAT.
+        Tracked connections keep their endpoints; `flush` ends them. Raises `InputError` for a public host, or if only
+        one of the two behaviors translates.
         """
         behavior = presets.behavior(nat)
         if behavior is None or behavior.translates is not self.behavior.translates:
             kind = "translates" if self.behavior.translates else "does not translate"
-            raise InputError("behavior", nat, f"one that {kind}, as {self.name} does")
+            raise InputError("behavior", nat, f"a behavior that {kind}, like that of {self.name}")
         before = self._rules()
 
         def change() -> str:
@@ -135,10 +134,10 @@ class RunningNat:
         self._while_closed(change)
 
     def background(self, rate: float, *, seed: int | str = 0, udp: float = 0.0, silent: float = 0.0) -> Background:
-        """Other hosts behind it open `rate` connections a second, with Poisson arrivals, in place of any before.
+        """Let other hosts behind the NAT open `rate` connections per second, with Poisson arrivals.
 
-        The same `seed` gives the same arrivals. `udp` is the fraction of them over UDP in place of TCP, `silent` the
-        fraction that is for a server which never answers. Raises `InputError`.
+        This replaces earlier background traffic. The same `seed` gives the same arrivals. `udp` is the fraction of
+        connections over UDP, `silent` the fraction to a server that never answers. Raises `InputError`.
         """
         arrivals = schedule(rate, seed, udp=udp, silent=silent)
         self.close()
@@ -147,11 +146,11 @@ class RunningNat:
 
     @property
     def background_address(self) -> str | None:
-        """The public address that its background traffic is for; None without."""
+        """The public address to which background traffic is sent, or None without such traffic."""
         return None if self._background is None else self._background.address
 
     def close(self) -> None:
-        """No more background traffic; idempotent."""
+        """Stop the background traffic. Idempotent."""
         if self._background is not None:
             self._background.stop()
             self._background = None
@@ -166,7 +165,7 @@ class RunningNat:
 
     @property
     def _network(self) -> ipaddress.IPv4Network:
-        """That of the access link."""
+        """The network of the access link."""
         return ipaddress.IPv4Interface(self._outside.address or "").network
 
     def _rules(self) -> NatRules:
@@ -178,15 +177,16 @@ class RunningNat:
             ipv6=self._inside.address6 is not None,
         )
 
-    def _while_closed(self, change: Callable[[], str], *, anew: bool = True) -> None:
-        """Make a change while no packet passes, and load the nft statements that it returns.
+    def _while_closed(self, change: Callable[[], str], *, restart: bool = True) -> None:
+        """Make a change while all packets are dropped, and load the nft statements that it returns.
 
-        With `anew` helper processes are replaced too, and what hosts have asked them for is gone.
+        `restart` also restarts the helper processes, which discards the mappings that hosts requested.
         """
+        running.load()
         self._nft(_CLOSE)
         try:
             self._nft(change())
-            if anew:
+            if restart:
                 self._node.end_helpers()
                 for helper in start_helpers(self._node, self._rules()):
                     helper.wait()
@@ -194,13 +194,13 @@ class RunningNat:
             self._nft(_OPEN)
 
     def _load(self, before: NatRules, after: NatRules) -> str:
-        """Load iptables' part and the sysctls; the nft statements that are still to be loaded."""
+        """Load the iptables rules and the sysctls. Return the nft statements, which the caller loads."""
         self._node.run(["iptables-restore"], stdin=after.iptables)
         if after.ip6tables:
             self._node.run(["ip6tables-restore"], stdin=after.ip6tables)
         with self._node.entered():
             sysctl.write(after.sysctls)
-        return _in_place_of(before, after)
+        return _replaced(before, after)
 
     def _nft(self, statements: str) -> None:
         self._node.run(["nft", "-f", "-"], stdin=statements)
@@ -220,7 +220,7 @@ class RunningNat:
             numbers = (*range(start + 1, network.num_addresses), *range(1, start))
             found = next((str(network[number]) for number in numbers if free(str(network[number]))), None)
             if found is None:
-                raise InputError("address", wanted, f"a free address in {network}, where there is none")
+                raise InputError("address", wanted, f"a network with a free address; {network} has none")
             return found
         with contextlib.suppress(ValueError):
             if free(wanted):
@@ -228,50 +228,47 @@ class RunningNat:
         raise InputError("address", wanted, f"a free address in {network}")
 
     def _set_addresses(self, before: tuple[str, ...], after: tuple[str, ...]) -> None:
-        """Replace the external addresses; the first one of each has the prefix length of the network."""
+        """Replace the external addresses. The first one has the prefix length of the network, the others 32."""
         index = self._outside.index
-        # Otherwise the network's route would go with the old address, and the default route with it.
+        # Without this, the kernel deletes the routes through the network together with the old address.
         with self._node.entered():
             sysctl.write({f"net/ipv4/conf/{self._outside.name}/promote_secondaries": "1"})
         old, new = (
             [f"{address}/{32 if number else self._network.prefixlen}" for number, address in enumerate(addresses)]
             for addresses in (before, after)
         )
-        with RouteSocket(self._node.namespace) as route_socket:
+        with running.changes(self._node.namespace) as changes:
             for address in new:
                 if address not in old:
-                    route_socket.add_address(index, address)
+                    changes.add_address(index, address)
             for address in old:
                 if address not in new:
-                    route_socket.delete_address(index, address)
-            route_socket.commit()
+                    changes.delete_address(index, address)
 
-    def _tell_neighbors(self, old: str, new: str) -> None:
-        """Everybody on the access link has the new address in place of the old one, as neighbor and as gateway."""
+    def _update_neighbors(self, old: str, new: str) -> None:
+        """Replace the old address by the new one on all nodes of the access link, in neighbor tables and routes."""
         outside = self._outside
         for here, there in self._graph.neighbors():
             if there is not outside:
                 continue
             node = self._nodes[here.node]
             routes = [(destination, new if gateway == old else gateway) for destination, gateway in node.graph.routes]
-            with RouteSocket(node.namespace) as route_socket:
-                route_socket.delete_neighbor(here.index, old)
-                route_socket.add_neighbor(here.index, new, outside.mac)
-                route_socket.commit()
+            with running.changes(node.namespace) as changes:
+                changes.delete_neighbor(here.index, old)
+                changes.replace_neighbor(here.index, new, outside.mac)
                 for route, former in zip(routes, node.graph.routes, strict=True):
                     if route != former:
-                        route_socket.replace_route(*route)
-                route_socket.commit()
+                        changes.replace_route(*route)
             node.graph.routes = routes
 
 
-def _in_place_of(before: NatRules, after: NatRules) -> str:
-    """The nft statements that put the tables of `after`, empty, in the place of those of `before`."""
+def _replaced(before: NatRules, after: NatRules) -> str:
+    """Return nft statements that replace the tables of `before` by those of `after`, with empty maps and sets."""
     return "".join(f"delete table {table}\n" for table in before.tables) + after.nft
 
 
-def _emptied(nft: str) -> str:
-    """The statements that forget what packets have put into the tables' maps and sets."""
+def _flushed(nft: str) -> str:
+    """Return nft statements that flush the maps and sets that packets fill."""
     statements, table = [], ""
     for line in nft.splitlines():
         if found := re.match(r"table (\w+ \w+) \{", line):

@@ -1,4 +1,4 @@
-"""Ethernet frames of TCP and UDP over IPv4, made and read by hand: a connection costs microseconds."""
+"""Encode and decode Ethernet frames with TCP and UDP over IPv4. Takes microseconds per packet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Endpoint = tuple[bytes, int]
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A TCP segment; `end` is the sequence number after it."""
+    """A TCP segment. `end` is the sequence number after it."""
 
     source: Endpoint
     destination: Endpoint
@@ -32,14 +32,14 @@ class Received:
 def tcp(
     macs: tuple[bytes, bytes], source: Endpoint, destination: Endpoint, flags: int, numbers: tuple[int, int]
 ) -> bytes:
-    """A segment without data; `macs` are destination and source, `numbers` sequence and acknowledgment number."""
+    """Return a segment without data. `macs`: destination, source; `numbers`: sequence, acknowledgment."""
     header = _TCP.pack(source[1], destination[1], *numbers, _TCP.size // 4 << 4, flags, _WINDOW, 0, 0)
     checksum = _transport_checksum(source, destination, socket.IPPROTO_TCP, header)
     return _framed(macs, source, destination, socket.IPPROTO_TCP, header[:16] + checksum + header[18:])
 
 
 def udp(macs: tuple[bytes, bytes], source: Endpoint, destination: Endpoint) -> bytes:
-    """A datagram of one byte."""
+    """Return a datagram of one byte."""
     length = _UDP.size + 1
     header, data = _UDP.pack(source[1], destination[1], length, 0), b"?"
     checksum = _transport_checksum(source, destination, socket.IPPROTO_UDP, header + data)
@@ -47,7 +47,7 @@ def udp(macs: tuple[bytes, bytes], source: Endpoint, destination: Endpoint) -> b
 
 
 def read_tcp(frame: bytes) -> Received | None:
-    """The TCP segment in a frame of IPv4; None for any other."""
+    """Return the TCP segment in an IPv4 frame, or None for any other frame."""
     if len(frame) < _ETHERNET.size + _IPV4.size:
         return None
     versioned, _tos, total, _id, _fragment, _ttl, protocol, _sum, source, destination = _IPV4.unpack_from(
@@ -71,12 +71,12 @@ def _framed(macs: tuple[bytes, bytes], source: Endpoint, destination: Endpoint, 
 
 def _transport_checksum(source: Endpoint, destination: Endpoint, protocol: int, content: bytes) -> bytes:
     pseudo_header = struct.pack("!4s4sHH", source[0], destination[0], protocol, len(content))
-    # Zero would say that there is none (RFC 768).
+    # Zero would mean that there is no checksum (RFC 768).
     return (_checksum(pseudo_header + content) or 0xFFFF).to_bytes(2)
 
 
 def _checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071)."""
+    """Return the Internet checksum (RFC 1071)."""
     padded = data + bytes(len(data) % 2)
     total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     total = (total >> 16) + (total & 0xFFFF)

@@ -1,6 +1,6 @@
-"""Delay, jitter, loss and bandwidth, per direction of a link, by netem or by NFQUEUE.
+"""Delay, jitter, loss and bandwidth per direction of a link, by netem or NFQUEUE.
 
-`apply` is the whole of it: it impairs the links that want it, in the way that `choose` finds here, and gives a handle.
+`apply` impairs links with the implementation that `choose` selects, and returns a handle.
 """
 
 from __future__ import annotations

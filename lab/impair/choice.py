@@ -1,4 +1,4 @@
-"""Which implementation impairs the links: netem where the kernel has it, else NFQUEUE."""
+"""Select the implementation that impairs links: netem if the kernel supports it, else NFQUEUE."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ CHOICES: tuple[Links, ...] = get_args(Links)
 
 
 def choose(name: str = "auto") -> Implementation:
-    """The implementation of that name, tried on this machine once per process.
+    """Return the implementation of that name. The first call per process tests whether it works.
 
-    Raises `InputError` for a name not in `CHOICES`, `MissingCapabilityError` where the machine lacks what it needs.
+    Raises `InputError` for a name not in `CHOICES`, `MissingCapabilityError` if the implementation does not work here.
     """
     candidates = _named(name)
     reasons = []
@@ -31,10 +31,10 @@ def choose(name: str = "auto") -> Implementation:
 
 
 def apply(links: Sequence[DirectedLink], implementation: str = "auto", seed: int = 0) -> Applied:
-    """Impair the links that want it; in force on return. Without one, nothing is tried and nothing is needed.
+    """Impair the links, in force on return. If no link has an impairment, no implementation is needed or tested.
 
-    `seed`: the same seed gives the same loss and jitter draws, link by link (netem: from Linux 6.6). Raises what
-    `choose` raises, and `LabError` when the kernel refuses.
+    `seed`: the same seed gives the same loss and jitter for each link (netem: from Linux 6.6). Raises the errors of
+    `choose`, and `LabError` if the kernel rejects a request.
     """
     _named(implementation)
     if not any(link.impairment for link in links):

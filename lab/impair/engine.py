@@ -1,8 +1,8 @@
-"""The process that holds packets: it reads NFQUEUE sockets, keeps each packet until it is due, and gives the verdict.
+"""The process that delays packets: it reads NFQUEUE sockets, holds each packet until it is due, and sends the verdict.
 
-A process of its own, single-threaded, so that its timing hangs on nobody's interpreter lock. It ends when its parent
-does, or when the parent closes the control socket. Requests come as JSON, one per SOCK_SEQPACKET message, sockets
-beside them (SCM_RIGHTS); each is answered:
+It is a single-threaded process, so that no interpreter lock of another program affects its timing. It ends with its
+parent, or when the parent closes the control socket. Requests are JSON, one per SOCK_SEQPACKET message, with the
+sockets attached (SCM_RIGHTS). Each request is answered:
 
     {"open": LAB, "links": [{"queue": N, "seed": S, "delay_s": …, …}, …]}   -> {}          one socket per link
     {"counters": LAB}                                                       -> {"counters": [[…], …]}
@@ -37,13 +37,13 @@ REQUEST_BYTES = 1 << 17
 _CLOCK_MONOTONIC, _TFD_NONBLOCK, _TFD_CLOEXEC, _TFD_TIMER_ABSTIME = 1, 0o4000, 0o2000000, 1
 _TIMERSPEC = struct.Struct("@qqqq")
 _PACKETS_PER_TURN = 256
-"""How many packets of one link are read before the others, and due packets, have their turn."""
+"""The number of packets read from one link before other links and due packets are served."""
 _VERDICTS_PER_SEND = 1024
-"""32 KB: well below the least send buffer."""
+"""32 KB, well below the smallest send buffer."""
 
 
 class Lateness:
-    """How late packets were let go: a histogram, so that memory does not grow. Median to 10 us, exact worst."""
+    """A histogram of how late packets were released. The median is exact to 10 us, the maximum exact."""
 
     _WIDTH_NS, _BUCKETS = 10_000, 2000
 
@@ -52,12 +52,12 @@ class Lateness:
         self._worst_ns = 0
 
     def add(self, late_ns: int) -> None:
-        """One packet's lateness."""
+        """Add the lateness of one packet."""
         self._counts[min(late_ns // self._WIDTH_NS, self._BUCKETS - 1)] += 1
         self._worst_ns = max(self._worst_ns, late_ns)
 
     def summary(self) -> tuple[float | None, float | None]:
-        """Median and worst in seconds; None without packets."""
+        """Return the median and the maximum in seconds, None without packets."""
         seen = list(accumulate(self._counts))
         if not seen[-1]:
             return None, None
@@ -67,7 +67,7 @@ class Lateness:
 
 
 class HeldLink:
-    """One directed link: its queue, the packets that it holds, its counters."""
+    """One directed link: its queue, held packets and counters."""
 
     def __init__(self, queue: socket.socket, number: int, impairment: Impairment, seed: str) -> None:
         self.queue = queue
@@ -83,11 +83,11 @@ class HeldLink:
 
     @property
     def next_due(self) -> int | None:
-        """When the first held packet is due; None when none is held."""
+        """When the first held packet is due, or None."""
         return self._held[0][0] if self._held else None
 
     def receive(self, buffer: bytearray) -> bool:
-        """Read what has come and schedule it, at most one turn's worth; whether that was all."""
+        """Read and schedule packets, at most `_PACKETS_PER_TURN`. Return whether the queue is empty."""
         read, schedule, held, clock = self.queue.recv_into, self._schedule, self._held, time.monotonic_ns
         dropped: list[int] = []
         empty = False
@@ -115,7 +115,7 @@ class HeldLink:
         return empty
 
     def release(self, now: int) -> None:
-        """Let go of every packet that is due."""
+        """Release every packet that is due."""
         held, late = self._held, self._lateness.add
         released: list[int] = []
         while held and held[0][0] <= now:
@@ -135,12 +135,12 @@ class HeldLink:
             self.queue.send(nfnetlink.verdicts(self._number, verdict, chunk))
 
     def counters(self) -> list[float | None]:
-        """The fields of `lab.impair.link.Counters`."""
+        """Return the fields of `lab.impair.link.Counters`."""
         return [self._packets, self._dropped, self._overflowed, *self._lateness.summary()]
 
 
 class Timer:
-    """A timerfd: epoll's own timeout knows milliseconds only."""
+    """A timerfd, because the timeout of epoll has a resolution of milliseconds."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -150,7 +150,7 @@ class Timer:
         self._armed: int | None = None
 
     def arm(self, due: int | None) -> None:
-        """Make `fd` readable at this CLOCK_MONOTONIC time in ns; None: never."""
+        """Make `fd` readable at this CLOCK_MONOTONIC time in ns, or never for None."""
         if due == self._armed:
             return
         self._armed = due
@@ -160,10 +160,10 @@ class Timer:
             raise OSError(ctypes.get_errno(), "timerfd_settime")
 
     def expired(self) -> None:
-        """Take note that it fired."""
+        """Reset the timer after it fired."""
         try:
             os.read(self.fd, 8)
-        except BlockingIOError:  # armed anew between firing and reading
+        except BlockingIOError:  # armed again between firing and reading
             return
         self._armed = None
 
@@ -178,7 +178,7 @@ class Engine:
         self._links: dict[int, HeldLink] = {}  # by descriptor
         self._labs: dict[int, list[HeldLink]] = {}
         self._buffer = bytearray(1 << 16)
-        # Not PR_SET_PDEATHSIG: that fires when the thread that started us ends.
+        # Not PR_SET_PDEATHSIG: it fires when the thread that started this process ends.
         self._parent = os.pidfd_open(parent)
         for fd in (control.fileno(), self._timer.fd, self._parent):
             self._poll.register(fd, select.EPOLLIN)
@@ -244,15 +244,15 @@ class Engine:
 
     def _counters(self, links: list[HeldLink]) -> list[list[float | None]]:
         for link in links:
-            while not link.receive(self._buffer):  # what has come counts
+            while not link.receive(self._buffer):  # include packets that are still in the queue
                 pass
         return [link.counters() for link in links]
 
 
 def main(control: int, parent: int) -> None:
     """Serve on the control socket's descriptor for the process `parent`."""
-    gc.disable()  # nothing here makes cycles, and a collection would make packets late
-    with contextlib.suppress(PermissionError):  # on busy processors the median of 100 ms is 101 without it
+    gc.disable()  # there are no reference cycles, and a collection would delay packets
+    with contextlib.suppress(PermissionError):  # without it, a delay of 100 ms has a median of 101 ms on a busy machine
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(os.sched_get_priority_min(os.SCHED_FIFO)))
     with socket.socket(fileno=control) as channel, contextlib.suppress(ProcessLookupError):  # the parent has ended
         Engine(channel, parent).run()
@@ -260,4 +260,4 @@ def main(control: int, parent: int) -> None:
 
 if __name__ == "__main__":
     main(*(int(word) for word in sys.argv[1:]))
-    os._exit(0)  # at once: the interpreter would take down all modules first
+    os._exit(0)  # at once, without freeing all modules

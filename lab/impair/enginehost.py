@@ -1,4 +1,4 @@
-"""This process's side of the engine: started at first use, one for all labs of the process, stopped at exit."""
+"""This process's end of the engine. One engine serves all labs of the process, from first use until exit."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from punchlab.lab.impair.engine import LINKS_PER_REQUEST, REQUEST_BYTES
 from punchlab.lab.kernel import programs
 from punchlab.lab.kernel.priority import LINKS, favor
 
-_ENDED = "links: the process that held the packets has ended"
+_ENDED = "links: the process that holds packets has ended"
 
 
 class EngineLab(NamedTuple):
-    """The links of one lab, in the engine that holds them."""
+    """The links of one lab, in the engine that holds their packets."""
 
     engine: int
     number: int
 
 
 class _Forked:
-    """An engine that is forked from this process: the part of `subprocess.Popen` that is used here."""
+    """An engine forked from this process, with the part of `subprocess.Popen` that is used here."""
 
     def __init__(self, control: int) -> None:
         parent = os.getpid()
         self.returncode: int | None = None
         with warnings.catch_warnings():
-            # Threads of libraries, such as those of a linear algebra package, handle forks by themselves.
+            # Threads of libraries, such as those for linear algebra, handle forks themselves.
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
         if self.pid == 0:
@@ -52,18 +52,18 @@ class _Forked:
                 os._exit(1)
 
     def poll(self) -> int | None:
-        """The exit status if it has ended."""
+        """Return the exit status, or None while it runs."""
         return self._wait(os.WNOHANG)
 
     def wait(self) -> int | None:
-        """The exit status."""
+        """Wait for the engine and return its exit status."""
         return self._wait(0)
 
     def _wait(self, options: int) -> int | None:
         if self.returncode is None:
             try:
                 pid, status = os.waitpid(self.pid, options)
-            except ChildProcessError:  # another part of this program has waited for all of its children
+            except ChildProcessError:  # another part of this program has waited for all children
                 pid, status = self.pid, 0
             if pid:
                 self.returncode = os.waitstatus_to_exitcode(status)
@@ -71,7 +71,9 @@ class _Forked:
 
 
 def _leave_parent(control: int) -> None:
-    """In a forked engine: a session and signal handlers of its own, and of the parent's files only standard error."""
+    """In a forked engine, start a new session, reset signal handlers, and close the parent's files except standard
+    error.
+    """
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
@@ -83,19 +85,19 @@ def _leave_parent(control: int) -> None:
 
 
 def _started(control: int) -> subprocess.Popen[bytes]:
-    """An engine that is started as a program."""
+    """Start the engine as a program."""
     return subprocess.Popen(
         [*programs.python("punchlab.lab.impair.engine", isolated=True), str(control), str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=[control],
-        # Out of reach of the terminal's signals, and with a share of its own of busy processors.
+        # Terminal signals do not reach it, and it gets its own share of a busy CPU.
         start_new_session=True,
     )
 
 
 class EngineHost:
-    """The engine process. Thread-safe; after a fork the child starts an engine of its own."""
+    """The engine process. Thread-safe. A forked child starts another engine."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -105,16 +107,16 @@ class EngineHost:
 
     @property
     def pid(self) -> int | None:
-        """The engine's process id; None while there is none."""
+        """The engine's process id, or None if it does not run."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the engine unless it runs. Returns at once: it gets ready while others work."""
+        """Start the engine unless it runs. Returns before the engine is ready."""
         with self._lock:
             self._start()
 
     def open(self, links: Sequence[dict[str, Any]], queues: Sequence[socket.socket]) -> EngineLab:
-        """Hand over queue sockets with what to do to their packets (`engine` says how)."""
+        """Pass queue sockets and the impairments of their packets to the engine. `engine` documents the fields."""
         with self._lock:
             self._start()
             lab = EngineLab(self.pid or 0, next(self._numbers))
@@ -125,27 +127,27 @@ class EngineHost:
         return lab
 
     def counters(self, lab: EngineLab) -> list[list[Any]]:
-        """The counters of the lab's links. Raises `LabError` when their engine ended meanwhile."""
+        """Return the counters of the lab's links. Raises `LabError` if the engine has ended."""
         with self._lock:
             return list(self._ask(lab, {"counters": lab.number})["counters"])
 
     def close(self, lab: EngineLab) -> list[list[Any]]:
-        """Let go of the lab's links; their last counters. Raises `LabError` when their engine ended meanwhile."""
+        """Close the lab's links and return their last counters. Raises `LabError` if the engine has ended."""
         with self._lock:
             return list(self._ask(lab, {"close": lab.number})["counters"])
 
     def stop(self) -> None:
-        """End the engine; every queue that it still holds drops its packets."""
+        """End the engine. Queues that it still holds drop their packets."""
         with self._lock:
             self._stop()
 
-    def forget(self) -> None:
-        """In a forked child: the engine belongs to the parent."""
+    def detach(self) -> None:
+        """In a forked child, detach from the parent's engine."""
         self._lock = threading.Lock()
         if self._control is not None:
             self._control.close()
         if self._process is not None:
-            self._process.returncode = 0  # not ours to wait for
+            self._process.returncode = 0  # only the parent can wait for it
         self._control = self._process = None
 
     def _start(self) -> None:
@@ -155,7 +157,7 @@ class EngineHost:
             return
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            # A fork takes 40 ms of CPU less, but other threads may hold locks that the child would wait for.
+            # A fork saves 40 ms of CPU, but with other threads the child could wait for their locks forever.
             if threading.active_count() == 1:
                 self._process = _Forked(theirs.fileno())
             else:
@@ -186,4 +188,4 @@ class EngineHost:
 
 HOST = EngineHost()
 atexit.register(HOST.stop)
-os.register_at_fork(after_in_child=HOST.forget)
+os.register_at_fork(after_in_child=HOST.detach)

@@ -1,6 +1,6 @@
-"""What a link does to the packets of one direction, in Mininet's vocabulary.
+"""The impairment of one direction of a link, in Mininet's vocabulary.
 
-`delay` and `jitter` are durations as `tc` writes them ("20ms", "1s", "500us"), `loss` is in percent, `bw` in Mbit/s.
+`delay` and `jitter` are durations as in `tc` ("20ms", "1s", "500us"), `loss` is in percent, `bw` in Mbit/s.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from punchlab.lab.errors import InputError
 
 OPTIONS = ("delay", "jitter", "loss", "bw")
-"""The link options that impair; other options of a Mininet link (ports, names) are not for this package."""
+"""The link options that impair packets. Other options of a Mininet link (ports, names) are not handled here."""
 
 LONGEST_DELAY_S, LONGEST_JITTER_S = 60.0, 2.0
 SLOWEST_BIT_S, FASTEST_BIT_S = 1e3, 1e12
@@ -27,9 +27,9 @@ _UNIT_S = {"": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 class Impairment:
     """One direction of a link.
 
-    `delay_s`: seconds that every packet is held. `jitter_s`: each packet's delay is drawn uniformly from
-    `delay_s` ± `jitter_s`. `loss`: the share of packets that vanish, 0 to 1, drawn for each packet on its own.
-    `bandwidth`: bit/s, Ethernet header included, or None for no limit.
+    `delay_s`: seconds that every packet is held. `jitter_s`: each delay is drawn uniformly from `delay_s` ± `jitter_s`.
+    `loss`: the fraction of lost packets, 0 to 1, drawn independently per packet. `bandwidth`: bit/s including Ethernet
+    headers, or None for no limit.
 
     Raises `InputError` for values out of range.
     """
@@ -47,37 +47,37 @@ class Impairment:
         if self.jitter_s > self.delay_s:
             raise InputError("jitter", self.jitter_s, f"at most the delay ({self.delay_s:g} s)")
         if not 0 <= self.loss <= 1:
-            raise InputError("loss", self.loss, "a share from 0 to 1")
+            raise InputError("loss", self.loss, "a fraction from 0 to 1")
         if self.bandwidth is not None and not SLOWEST_BIT_S <= self.bandwidth <= FASTEST_BIT_S:
             raise InputError("bandwidth", self.bandwidth, f"{SLOWEST_BIT_S:g} to {FASTEST_BIT_S:g} bit/s")
 
     def __bool__(self) -> bool:
-        """Whether it does anything to a packet."""
+        """Whether packets are impaired at all."""
         return self != Impairment()
 
     @property
     def in_order(self) -> bool:
-        """Whether packets leave in the order they came: always, except that jitter reorders unless a rate queues."""
+        """Whether packets keep their order. They do, except with jitter and no bandwidth."""
         return self.jitter_s == 0 or self.bandwidth is not None
 
     @property
     def per_packet(self) -> bool:
-        """Whether single packets of wire size matter, so that segments must not travel in one big (GSO) buffer."""
+        """Whether packets must have wire size, so that segments must not share one large (GSO) buffer."""
         return self.loss > 0 or self.bandwidth is not None
 
     @property
     def limit(self) -> int:
-        """How many packets the link holds before it drops: netem's 1000 behind a bandwidth.
+        """How many packets the link holds before it drops: with a bandwidth 1000, as netem does by default.
 
-        Without one the limit only guards memory: a delay must not be a hidden bandwidth.
+        Without a bandwidth the limit only bounds memory, because it must not act as a hidden bandwidth.
         """
         return 100_000 if self.bandwidth is None else 1000
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> Impairment:
-        """The impairment that `options` (of `OPTIONS`, None meaning absent) ask for.
+        """Return the impairment for `options` (of `OPTIONS`; None means absent).
 
-        Raises `InputError` naming the option, for unknown ones too: a misspelt impairment must not be skipped.
+        Raises `InputError` naming the option, also for unknown options, so that a misspelt impairment is not ignored.
         """
         for name in options:
             if name not in OPTIONS:

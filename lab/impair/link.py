@@ -1,4 +1,4 @@
-"""What an implementation is given (directed links) and what it gives back (a handle with counters)."""
+"""The input of an implementation (directed links) and its result (a handle with counters)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from punchlab.lab.kernel.namespace import Namespace
 
 @dataclass(frozen=True)
 class LinkEnd:
-    """One end of a veth pair: its interface's name and index in its namespace.
+    """One end of a veth pair: name and index of the interface in its namespace.
 
-    `kind` is that of its node, and matters to where packets are held: "router" (forwards, tracks no connections),
-    "nat" (tracks connections), "switch" (the interface is a bridge port, so no IP hook sees its packets), or an
+    `kind` is that of the node. It determines where packets are held: "router" (forwards without connection tracking),
+    "nat" (tracks connections), "switch" (the interface is a bridge port, so IP hooks do not see its packets), or an
     endpoint: "host", "edge".
     """
 
@@ -41,11 +41,11 @@ class DirectedLink:
 
 @dataclass(frozen=True)
 class Counters:
-    """What one directed link did so far.
+    """The counters of one directed link.
 
-    `packets`: those that came in. `dropped`: those that did not come out, `overflowed` among them: came while the link
-    held its limit. `overflowed` is None where the implementation cannot tell it from loss. Lateness: how long after
-    its due time a packet was let go, in seconds; None where nobody measures it.
+    `packets`: incoming packets. `dropped`: lost packets, including `overflowed`: those that arrived while the link held
+    its limit. `overflowed` is None if the implementation cannot distinguish it from loss. Lateness: seconds between due
+    time and release, None if it is not measured.
     """
 
     packets: int
@@ -56,7 +56,7 @@ class Counters:
 
 
 class Applied(ABC):
-    """The links of one lab under impairment. A context manager: leaving it closes.
+    """The impaired links of one lab. The context manager closes them.
 
     `name`: the implementation, for the record: "netem", "nfqueue", or "none" when no link is impaired.
     """
@@ -65,16 +65,17 @@ class Applied(ABC):
 
     @abstractmethod
     def counters(self) -> Sequence[Counters | None]:
-        """One per link as given to `apply`, None for links without impairment; after `close`, the last ones.
+        """Return counters for each link passed to `apply`, None for links without impairment. After `close`: the last
+        ones.
 
-        Raises `LabError` when the implementation broke meanwhile.
+        Raises `LabError` if the implementation has failed.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of every packet held and every resource; to be done while the namespaces are open.
+        """Release all held packets and resources. Call it while the namespaces are open; then do not use the links.
 
-        The links are not to be used afterwards. Raises `LabError` when the implementation broke meanwhile.
+        Raises `LabError` if the implementation has failed.
         """
 
     def __enter__(self) -> Self:
@@ -87,7 +88,7 @@ class Applied(ABC):
 
 
 class NotNeeded(Applied):
-    """What `apply` gives where no link is impaired."""
+    """The result of `apply` if no link is impaired."""
 
     name = "none"
 
@@ -108,7 +109,7 @@ class Implementation(Protocol):
     name: str
 
     def why_not(self) -> str | None:
-        """What keeps this machine from it, and how to get it; None when nothing does."""
+        """Return why it does not work on this machine and how to get it, or None if it works."""
 
     def apply(self, links: Sequence[DirectedLink], seed: int) -> Applied:
-        """Impair the links, in force on return. Raises `LabError` when the kernel refuses."""
+        """Impair the links, in force on return. Raises `LabError` if the kernel rejects a request."""

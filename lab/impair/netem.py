@@ -1,11 +1,11 @@
-"""Links by netem, the kernel's own network emulator (tc-netem(8)).
+"""Impair links with netem, the kernel's network emulator (tc-netem(8)).
 
-netem works where packets leave. What a host or a NAT sends to a router is therefore held in the router, in an ifb
-device that incoming packets are sent through: a capture at the sender then tells when a packet really left, not when it
-arrived (packets are captured after the queueing discipline). Everything else is held at the sender's egress.
+netem delays packets on egress. Packets from a host or NAT to a router are held in the router: an ifb device receives
+the incoming packets. So a capture at the sender has the time when a packet left the sender; captures come after the
+queueing discipline. All other packets are held at the sender's egress.
 
-Jitter is uniform, netem's default. netem takes a big (GSO) buffer for one packet; where single packets matter, a tbf
-with no rate to speak of is put before it, which cuts them to wire size.
+Jitter is uniform, netem's default. netem counts a large (GSO) buffer as one packet. Where packets must have wire size,
+a tbf with practically unlimited rate precedes netem and splits the buffer.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from punchlab.lab.kernel.namespace import Namespace
 from punchlab.lab.kernel.tc import ROOT, SEGMENTER, Statistics, TcSocket
 
 _DETOURS = 1 << 20
-"""The ifb of interface N has index _DETOURS + N: out of the way of indexes that others choose."""
+"""The ifb of interface N has index _DETOURS + N, above all indexes that callers choose."""
 
 
 class NetemApplied(Applied):
-    """Links with a netem each."""
+    """Links with one netem each."""
 
     name = "netem"
 
@@ -36,7 +36,7 @@ class NetemApplied(Applied):
         self._last: Sequence[Counters | None] | None = None
 
     def counters(self) -> Sequence[Counters | None]:
-        """See `Applied.counters`. netem counts loss and overflow as one: they can be told apart without loss only."""
+        """See `Applied.counters`. netem counts loss and overflow together, so overflow is known only without loss."""
         if self._last is not None:
             return self._last
         statistics: dict[Namespace, dict[int, Statistics]] = {}
@@ -54,25 +54,26 @@ class NetemApplied(Applied):
 
 
 class Netem:
-    """The implementation of `lab.impair.link.Implementation` by netem."""
+    """The implementation of `lab.impair.link.Implementation` with netem."""
 
     name = "netem"
 
     def why_not(self) -> str | None:
-        """Tried for real in a throw-away namespace."""
+        """Test it in a temporary namespace."""
         (space,) = namespace.create(1)
         impairment = Impairment(delay_s=0.001, loss=0.1)
         host, router = LinkEnd(space, "lo", 1, "host"), LinkEnd(space, "lo", 1, "router")
         try:
             self.apply([DirectedLink(host, router, impairment), DirectedLink(router, host, impairment)], seed=0)
         except LabError as error:
-            return f"no netem ({error}); load sch_netem, sch_tbf and ifb (Ubuntu: linux-modules-extra-$(uname -r))"
+            remedy = "load sch_netem, sch_tbf and ifb (Ubuntu: linux-modules-extra-$(uname -r))"
+            return f"netem does not work ({error}); {remedy}"
         finally:
             space.close()
         return None
 
     def apply(self, links: Sequence[DirectedLink], seed: int) -> NetemApplied:
-        """Impair the links; in force on return. Raises `LabError`."""
+        """Impair the links, in force on return. Raises `LabError`."""
         by_namespace = defaultdict[Namespace, list[tuple[int, DirectedLink]]](list)
         for position, link in enumerate(links):
             if link.impairment:

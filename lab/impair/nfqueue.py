@@ -1,14 +1,14 @@
-"""Links by NFQUEUE, for kernels without netem: the kernel queues the packets of a link to the engine process, which
-lets each go when it is due.
+"""Impair links with NFQUEUE, for kernels without netem.
 
-Where a packet is held decides what captures show and whether NATs stay true:
+The kernel queues the packets of a link to the engine process, which releases each packet when it is due. The place
+where packets are held determines the times in captures and the timing of NATs:
 
-- At the router end wherever one end is a router, so that captures at hosts and NATs are stamped when a packet really
-  leaves or arrives there, not before or after the link's delay.
-- On the receiving side in the raw table, before connection tracking: a packet held inside a NAT after tracking is not
-  yet confirmed, so the NAT's hole would open late.
-- On the sending side only in routers: in a host, TCP counts held packets as unsent (TCP small queues) and stalls
-  (4.5 Mbit/s over 10 ms, against 1000).
+- If one end is a router, packets are held there. So captures at hosts and NATs have the time when a packet leaves or
+  arrives, not the time before or after the link's delay.
+- On the receiving side, packets are held in the raw table, before connection tracking. A packet that is held in a NAT
+  after tracking is not yet confirmed, so the NAT would create its mapping late.
+- On the sending side, packets are held only in routers. In a host, TCP counts held packets as unsent (TCP small queues)
+  and stalls: 4.5 Mbit/s instead of 1000 with a delay of 10 ms.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _QUEUES = 1 << 16
 
 @dataclass(frozen=True)
 class Hold:
-    """Where the packets of one directed link are held: on their way into, or out of, an interface."""
+    """Where the packets of one directed link are held: on ingress or egress of an interface."""
 
     end: LinkEnd
     incoming: bool
 
     @property
     def queue(self) -> int:
-        """The queue's number, unique in its namespace, and the same every time."""
+        """The number of the queue, unique in the namespace and always the same."""
         number = 2 * self.end.index + self.incoming
         if number >= _QUEUES:
             raise LabError(f"links: interface index {self.end.index} is too high for a queue number")
@@ -57,7 +57,7 @@ class Hold:
 
 
 def place(link: DirectedLink) -> Hold:
-    """Where to hold the link's packets. Raises `LabError` where none of its ends will do."""
+    """Return where to hold the link's packets. Raises `LabError` if neither end is possible."""
     sender, receiver = link.sender.kind, link.receiver.kind
     if sender == "router" and receiver != "router":
         return Hold(link.sender, incoming=False)
@@ -102,7 +102,7 @@ class NfqueueApplied(Applied):
         return counters
 
     def _unread(self) -> Mapping[Hold, int]:
-        """Packets that the kernel dropped because the engine did not read fast enough."""
+        """Return the packets that the kernel dropped because the engine read too slowly."""
         by_namespace = defaultdict[Namespace, list[Hold]](list)
         for hold in self._holds:
             if hold is not None:
@@ -119,12 +119,12 @@ class NfqueueApplied(Applied):
 
 
 class Nfqueue:
-    """The implementation of `lab.impair.link.Implementation` by NFQUEUE."""
+    """The implementation of `lab.impair.link.Implementation` with NFQUEUE."""
 
     name = "nfqueue"
 
     def why_not(self) -> str | None:
-        """Tried for real: a queue and a rule in a throw-away namespace."""
+        """Test it with a queue and a rule in a temporary namespace."""
         (space,) = namespace.create(1)
         end = LinkEnd(space, "lo", 1)
         try:
@@ -132,13 +132,13 @@ class Nfqueue:
                 nfnetlink.open_queue(1, lengths=False, whole=True).close()
             _apply_rules([Hold(end, incoming=True), Hold(end, incoming=False)])
         except (OSError, LabError) as error:
-            return f"no NFQUEUE here ({error}); install iptables and the modules nfnetlink_queue and xt_NFQUEUE"
+            return f"NFQUEUE does not work ({error}); install iptables and the modules nfnetlink_queue and xt_NFQUEUE"
         finally:
             space.close()
         return None
 
     def apply(self, links: Sequence[DirectedLink], seed: int) -> NfqueueApplied:
-        """Impair the links; in force on return. Raises `LabError`."""
+        """Impair the links, in force on return. Raises `LabError`."""
         holds = [place(link) if link.impairment else None for link in links]
         HOST.start()
         requests: list[dict[str, Any]] = []
@@ -160,14 +160,14 @@ class Nfqueue:
 
 def _open(hold: Hold, impairment: Impairment) -> socket.socket:
     with hold.end.namespace.entered():
-        if socket.if_nametoindex(hold.end.interface) != hold.end.index:  # iptables would not notice
+        if socket.if_nametoindex(hold.end.interface) != hold.end.index:  # iptables would not report an error
             raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
         whole = not impairment.per_packet
         return nfnetlink.open_queue(hold.queue, lengths=impairment.bandwidth is not None, whole=whole)
 
 
 def _apply_rules(holds: Sequence[Hold]) -> None:
-    """One iptables-restore per namespace and family, all at the same time."""
+    """Load the rules with one iptables-restore per namespace and family, in parallel."""
     rules = defaultdict[Namespace, defaultdict[str, list[str]]](lambda: defaultdict(list))
     for hold in holds:
         table, rule = hold.rule
@@ -178,7 +178,7 @@ def _apply_rules(holds: Sequence[Hold]) -> None:
             f"*{table}\n" + "".join(f"{rule}\n" for rule in lines) + "COMMIT\n" for table, lines in tables.items()
         )
         with space.entered():
-            for command in ("iptables-restore", "ip6tables-restore") if _speaks_ipv6() else ("iptables-restore",):
+            for command in ("iptables-restore", "ip6tables-restore") if _has_ipv6() else ("iptables-restore",):
                 process = subprocess.Popen(
                     [command, "--noflush", "--wait"],
                     stdin=subprocess.PIPE,
@@ -187,16 +187,16 @@ def _apply_rules(holds: Sequence[Hold]) -> None:
                     text=True,
                 )
                 loading.append((process, text))
-    refusals: list[str] = []
+    rejections: list[str] = []
     for process, text in loading:
-        _, complaint = process.communicate(text)
+        _, message = process.communicate(text)
         if process.returncode:
-            refusals.append(complaint.strip() or f"status {process.returncode}")
-    if refusals:
-        raise LabError(f"links: iptables-restore: {refusals[0]}")
+            rejections.append(message.strip() or f"status {process.returncode}")
+    if rejections:
+        raise LabError(f"links: iptables-restore: {rejections[0]}")
 
 
-def _speaks_ipv6() -> bool:
-    """Whether IPv6 is on in the namespace that this thread is in."""
+def _has_ipv6() -> bool:
+    """Return whether IPv6 is enabled in this thread's namespace."""
     disabled = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
     return disabled.exists() and disabled.read_text().strip() == "0"

@@ -1,4 +1,4 @@
-"""When each packet leaves one direction of a link: netem's arithmetic (net/sched/sch_netem.c), pure and small."""
+"""Compute when each packet leaves one direction of a link, as netem does (net/sched/sch_netem.c)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ ETHERNET_HEADER = 14
 
 
 class Schedule:
-    """Feed it the packets of one direction in the order they come.
+    """The schedule of one direction. Call it for packets in the order of arrival.
 
-    Draws are repeatable: the same seed, impairment and packets give the same fates.
+    The same seed, impairment and packets give the same results.
     """
 
     def __init__(self, impairment: Impairment, seed: str) -> None:
@@ -24,13 +24,15 @@ class Schedule:
         self._last_ns = 0
 
     def lost(self) -> bool:
-        """Whether the next packet vanishes."""
+        """Return whether the next packet is lost."""
         return self._loss > 0 and self._random.random() < self._loss
 
     def departure(self, now_ns: int, length: int) -> int:
-        """When a packet leaves that comes now; `length` is that of its IP packet, 0 will do without a bandwidth.
+        """Return when a packet leaves that arrives now. `length` is that of the IP packet; without a bandwidth it is
+        ignored.
 
-        With a bandwidth it leaves its own transmission time after the packet before it, or after its delay.
+        With a bandwidth, the packet leaves its transmission time after its delay or after the previous packet,
+        whichever is later.
         """
         due = now_ns + self._delay_ns
         if self._jitter_ns:

@@ -1,1 +1,1 @@
-"""Validators of numbers and words that users give: each raises `InputError` with the field's name."""
+"""Validate numbers and choices of users. Each validator raises `InputError` with the name of the field."""

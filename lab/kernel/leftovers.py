@@ -1,7 +1,7 @@
-"""Processes by where they are: all of a network namespace, and all that a process has started.
+"""Find and kill processes by network namespace or by parent.
 
-Whatever a command starts stays in the network namespace of its node, also as a daemon with a session of its own, so
-that is where to look for what it left behind. (An ordinary user has no control groups to do that with.)
+A command's child processes stay in the network namespace of its node, even as daemons in another session. That finds
+leftover processes without cgroups, which an unprivileged user cannot create.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pathlib import Path
 from punchlab.lab.errors import LabError
 
 _PATIENCE_S = 10.0
-"""How long killed processes may take to end."""
+"""Deadline for killed processes to exit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The parent and the session of a process, and when it started, in the kernel's ticks."""
+    """Parent and session of a process, and its start time in clock ticks."""
 
     parent: int
     session: int
@@ -31,9 +31,9 @@ class Status:
 
 
 def inside(namespaces: Collection[int]) -> Mapping[int, int]:
-    """Process id -> inode of its network namespace, of all processes in the namespaces with these inodes.
+    """Return process id -> network namespace inode for all processes in the given namespaces.
 
-    Without those that have ended (zombies), and without this process. 10 microseconds per process of the sandbox.
+    Zombies and this process are excluded. Takes about 10 microseconds per process of the sandbox.
     """
     found = {}
     with os.scandir("/proc") as entries:
@@ -45,12 +45,12 @@ def inside(namespaces: Collection[int]) -> Mapping[int, int]:
 
 
 def started_by(pids: Iterable[int]) -> Mapping[int, Status]:
-    """What processes that run have started, and what that has, as long as it runs."""
+    """Return the running descendants of running processes."""
     found: dict[int, Status] = {}
     missing = list(pids)
     while missing:
         tasks = Path(f"/proc/{missing.pop()}/task")
-        with contextlib.suppress(OSError):  # it has ended
+        with contextlib.suppress(OSError):  # the process has exited
             children = {int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()}
             for child in children - found.keys():
                 if (known := status(child)) is not None:
@@ -60,23 +60,23 @@ def started_by(pids: Iterable[int]) -> Mapping[int, Status]:
 
 
 def is_still(pid: int, known: Status) -> bool:
-    """Whether the process is the one with that status, and not a later one with the same id."""
+    """Return whether the process has that status, so that the id was not reused."""
     now = status(pid)
     return now is not None and now.started == known.started
 
 
 def status(pid: int) -> Status | None:
-    """Of a process; None if it has ended."""
+    """Return the status of a process, or None if it has exited."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
-    fields = text.rpartition(")")[2].split()  # from the third of proc_pid_stat(5): state, ppid, pgrp, session
+    fields = text.rpartition(")")[2].split()  # from field 3 of proc_pid_stat(5): state, ppid, pgrp, session
     return Status(int(fields[1]), int(fields[3]), int(fields[19]))
 
 
 def descends(pid: int, from_one_of: Collection[int]) -> bool:
-    """Whether a process is one of those, or was started by one that runs."""
+    """Return whether a process is one of the given ones or a descendant of a running one."""
     known: Status | None
     while pid not in from_one_of:
         known = status(pid)
@@ -87,14 +87,14 @@ def descends(pid: int, from_one_of: Collection[int]) -> bool:
 
 
 def send(pids: Iterable[int], number: signal.Signals) -> None:
-    """Send a signal to processes; those that have ended are passed over."""
+    """Send a signal to processes. Processes that have exited are ignored."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
 
 def kill(pids: Iterable[int]) -> None:
-    """Kill processes and wait until they have ended. Raises `LabError` if they do not."""
+    """Kill processes and wait until they exit. Raises `LabError` after 10 seconds."""
     deadline = time.monotonic() + _PATIENCE_S
     with contextlib.ExitStack() as stack:
         ends = {}
@@ -107,11 +107,11 @@ def kill(pids: Iterable[int]) -> None:
             poll = select.poll()
             poll.register(descriptor, select.POLLIN)
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise LabError(f"process {pid} does not end")
+                raise LabError(f"process {pid} does not exit")
 
 
 def _namespace(pid: str) -> int:
-    """The inode of a process's network namespace; 0 if it has ended."""
+    """Return the inode of a process's network namespace, 0 if it has exited."""
     try:
         return os.stat(f"/proc/{pid}/ns/net").st_ino  # noqa: PTH116 - a Path takes as long again
     except OSError:

@@ -1,7 +1,7 @@
-"""Network namespaces as file descriptors: nothing to name, nothing to clean up.
+"""Network namespaces as file descriptors, without names.
 
-A namespace lives as long as a descriptor of it is open or a process is in it. Making one costs 0.3 ms in this process;
-`ip netns add` forks and costs tens of times as much.
+A namespace exists as long as a descriptor refers to it or a process is in it. Creating one takes 0.3 ms in this
+process; `ip netns add` forks and takes tens of times as long.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Namespace:
-    """One network namespace, held by its descriptor."""
+    """A network namespace, kept alive by a descriptor."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """This thread is in the namespace for the length of the block; sockets and children made there stay there."""
+        """Move this thread into the namespace for the block. Sockets and child processes created there stay there."""
         before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             _set_namespace(self.fd)
@@ -39,23 +39,23 @@ class Namespace:
             os.close(before)
 
     def close(self) -> None:
-        """Let go of the namespace; the kernel frees it with its links and rules once no process is in it."""
+        """Close the descriptor. The kernel frees the namespace, its links and rules once no process is in it."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
 def create(count: int) -> Sequence[Namespace]:
-    """`count` new network namespaces. The calling thread stays where it is.
+    """Create `count` network namespaces. The calling thread stays in its namespace.
 
-    Descriptors of many namespaces have high numbers: the low ones are for what uses select(2), which knows no others.
+    From 256 namespaces on, their descriptors start at 1024, because select(2) needs the low numbers.
     """
     lowest = SELECT_DESCRIPTORS if count >= MANY else 3
     made: list[Namespace] = []
     failure: list[OSError] = []
 
     def work() -> None:
-        # In a thread of its own: unshare moves only the calling thread, which ends afterwards.
+        # unshare moves the calling thread, so it runs in a thread that ends afterwards.
         try:
             for _ in range(count):
                 if _libc.unshare(_CLONE_NEWNET) != 0:
@@ -75,7 +75,7 @@ def create(count: int) -> Sequence[Namespace]:
 
 
 def _opened(lowest: int) -> int:
-    """A descriptor of this thread's namespace, not below that number."""
+    """Return a descriptor of this thread's namespace, not below `lowest`."""
     descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     if descriptor >= lowest:
         return descriptor

@@ -1,4 +1,4 @@
-"""Whether there was CPU to spare: the kernel's pressure stall information (Documentation/accounting/psi.rst)."""
+"""CPU pressure: the kernel's pressure stall information (Documentation/accounting/psi.rst)."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 _FILE = Path("/proc/pressure/cpu")
 
 SPARE = 0.25
-"""Pressure up to which a trial's latencies count.
+"""The highest pressure at which a trial's latencies are valid.
 
-Measured on two cores, 48 trials: one at a time it was below this in 14 of 16, and the hosts agreed 67 to 76 ms after
-their first SYN; two at a time it was 0.39 to 0.95, and they did after 70 to 154 ms.
+Measured on two cores with 48 trials. One at a time, the pressure was lower in 14 of 16 trials, and hosts connected 67
+to 76 ms after their first SYN. Two at a time, it was 0.39 to 0.95, and hosts connected after 70 to 154 ms.
 """
 
 
 class CpuPressure:
-    """The share of time, from now until `share` is read, in which some task of the machine waited for a CPU."""
+    """Measure the share of time in which some task waits for a CPU, from construction until `share` is called."""
 
     def __init__(self) -> None:
         self._stalled_us, self._began = _stalled_us(), time.monotonic()
 
     def share(self) -> float | None:
-        """0 to 1; None where the kernel does not say (CONFIG_PSI)."""
+        """Return 0 to 1, or None if the kernel does not support PSI (CONFIG_PSI)."""
         stalled_us = _stalled_us()
         elapsed_s = time.monotonic() - self._began
         if self._stalled_us is None or stalled_us is None or elapsed_s <= 0:
@@ -31,7 +31,7 @@ class CpuPressure:
 
 
 def _stalled_us() -> int | None:
-    """Microseconds since boot in which some task waited."""
+    """Return the microseconds since boot in which some task waited."""
     try:
         words = _FILE.read_text().partition("\n")[0].split()
     except OSError:

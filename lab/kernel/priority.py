@@ -1,4 +1,6 @@
-"""Whose timing counts goes first: on a busy machine clients start within a millisecond of their instant, not five."""
+"""Scheduling priority of timing-critical processes. On a busy machine, clients start within 1 ms of the planned time
+instead of 5 ms.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,10 @@ import contextlib
 import os
 
 CLIENT, LINKS = -15, -20
-"""Niceness (sched(7)); what holds the packets goes before those who send them."""
+"""Niceness (sched(7)). The process that delays packets precedes the clients that send them."""
 
 
 def favor(pid: int, niceness: int) -> None:
-    """Let a process that was just started go before others, where we may (not in a sandbox of an ordinary user)."""
+    """Raise the priority of a process if permitted. It is not permitted in the sandbox of an unprivileged user."""
     with contextlib.suppress(PermissionError, ProcessLookupError):
         os.setpriority(os.PRIO_PROCESS, pid, niceness)

@@ -1,7 +1,4 @@
-"""Other programs: where they are, how this process becomes one, and how Python runs a module of this project.
-
-Also how this process ends at once.
-"""
+"""External programs: find one, exec one, run a Python module of this project, and end this process at once."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ import punchlab
 from punchlab.punch.text import shown
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
-"""Exit statuses of a shell for a command that it cannot run."""
+"""Exit statuses of a shell for a command that it cannot find or execute."""
 
 PACKAGE = Path(punchlab.__file__).parent
 """The folder of the package `punchlab`."""
@@ -33,9 +30,9 @@ _ISOLATED = (
 
 
 def python(module: str, *, isolated: bool = False) -> list[str]:
-    """The words that run a module of this project.
+    """Return the command that runs a module of this project.
 
-    With `isolated` it is one that needs nothing but the standard library, and so starts sooner.
+    `isolated` starts faster, but the module can import only the standard library and this project.
     """
     if isolated:
         return [sys.executable, "-I", "-S", "-c", _ISOLATED, str(PACKAGE.parent), module]
@@ -43,12 +40,12 @@ def python(module: str, *, isolated: bool = False) -> list[str]:
 
 
 def find(name: str) -> str | None:
-    """The path of a program: a file that can be executed, in a folder of PATH that can be searched."""
+    """Return the path of an executable file in PATH, or None."""
     return shutil.which(name)
 
 
 def explain(name: str) -> tuple[int, str]:
-    """Why a program that `find` does not find cannot be run: the exit status of a shell, and the reason in words."""
+    """Return why `find` fails for a program: the exit status that a shell would give, and the reason."""
     if not name:
         return NOT_FOUND, "no such program in PATH"
     folders = [""] if os.path.dirname(name) else os.environ.get("PATH", os.defpath).split(os.pathsep)  # noqa: PTH120
@@ -63,18 +60,20 @@ def explain(name: str) -> tuple[int, str]:
 
 
 def _refusal(name: str, reason: str | None) -> str:
-    """One line about a command that cannot be run."""
+    """Return a one-line error for a command that cannot run."""
     return f"punchlab: command: {shown(name)} cannot be used; expected a program that can be run ({reason})"
 
 
 def replace(command: Sequence[str], environment: Mapping[str, str] | None = None) -> NoReturn:
-    """Become that command, as `exec` of a shell does; where it cannot be run, end with 127 or 126 and one line."""
+    """Execute the command in place of this process. On failure, print one line and exit with 127 or 126, as a shell
+    does.
+    """
     path = find(command[0])
     if path is None:
         status, reason = explain(command[0])
         print(_refusal(command[0], reason), file=sys.stderr, flush=True)
         os._exit(status)
-    # The interpreter ignores these two, and a program inherits what is ignored.
+    # Python ignores these two signals, and ignored signals stay ignored across exec.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     given = os.environ if environment is None else environment
@@ -84,7 +83,7 @@ def replace(command: Sequence[str], environment: Mapping[str, str] | None = None
         except OSError as error:
             if error.errno != errno.ENOEXEC:
                 raise
-            # A script without a first line that names its interpreter.
+            # A script without a #! line.
             os.execve("/bin/sh", ["sh", path, *command[1:]], given)
     except OSError as error:
         print(_refusal(command[0], error.strerror), file=sys.stderr, flush=True)
@@ -92,11 +91,11 @@ def replace(command: Sequence[str], environment: Mapping[str, str] | None = None
 
 
 def finish(status: int) -> NoReturn:
-    """End this process as the interpreter would, but without taking down all modules, which takes 30 ms of CPU."""
+    """End this process as Python does, but without freeing all modules, which takes 30 ms of CPU."""
     threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+        with contextlib.suppress(OSError, ValueError):  # the reader has exited, or it is closed
             stream.flush()
     os._exit(status)
 

@@ -1,4 +1,4 @@
-"""Sysctls of the network namespace that the calling thread is in."""
+"""Sysctls of the calling thread's network namespace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def read(path: str) -> str | None:
-    """A sysctl's value, without the newline; None if there is none of that name."""
+    """Return the value of a sysctl without the newline, or None if it does not exist."""
     try:
         return Path("/proc/sys", path).read_text().strip()
     except FileNotFoundError:
@@ -16,13 +16,13 @@ def read(path: str) -> str | None:
 
 
 def write(values: Mapping[str, str]) -> None:
-    """Set sysctls, given by their paths below /proc/sys. Raises OSError; those of IPv6 may be missing."""
+    """Set sysctls, given by their paths below /proc/sys. Raises OSError, except for missing IPv6 sysctls."""
     for path, value in values.items():
         try:
             file = os.open(f"/proc/sys/{path}", os.O_WRONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             if path.startswith("net/ipv6"):
-                continue  # a kernel without IPv6 is as good
+                continue  # the kernel has no IPv6
             raise
         try:
             os.write(file, value.encode())

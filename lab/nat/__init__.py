@@ -1,1 +1,1 @@
-"""NATs of the lab: names for behaviors, and the rules that make a Linux node behave so."""
+"""NATs of the lab: presets, and the rules that implement a behavior on a Linux node."""

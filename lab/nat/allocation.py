@@ -1,4 +1,4 @@
-"""Which external endpoint a new mapping gets: iptables' SNAT, and an nft map where ports follow one another."""
+"""Port allocation for new mappings: iptables' SNAT, and nft maps for sequential ports and port blocks."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from punchlab.lab.nat.site import CLASH, DYNAMIC, HAIRPIN, TRANSPORTS, Site
 from punchlab.punch.nat.behavior import Hairpinning, Pooling, PortAllocation
 
 SEQUENCE_LENGTH = 4096
-"""Sequential allocation starts anew at its first port after at most so many, to keep the rules readable."""
+"""The maximum length of a port sequence, to keep the rules readable. It then restarts at its first port."""
 
 _BLOCK_PORTS = 16384
-"""All blocks together have at most so many ports, which are spelled out in a map."""
+"""The maximum number of ports in all blocks together. A map lists every port."""
 
 _MOST_BLOCKS = 256
 _DRAWS = 4
-"""How often a port is drawn until it is a free one; if none is, the packet is lost, and its retransmission draws."""
+"""The maximum number of draws until a port is free. Otherwise the packet is dropped, and its retransmission draws
+again.
+"""
 
 
 def nat_table(site: Site) -> Iterator[str]:
-    """The nat table, as `iptables-restore` input."""
+    """Return the nat table, as `iptables-restore` input."""
     behavior = site.behavior
     yield from ("*nat", ":ALLOCATE -")
     yield f"-A POSTROUTING -o {site.outside} -j ALLOCATE"
     if behavior.hairpinning is Hairpinning.EXTERNAL_SOURCE:
         yield f"-A POSTROUTING -o {site.inside} -m mark --mark {HAIRPIN:#x}/{HAIRPIN:#x} -j ALLOCATE"
     address = site.addresses[0] if len(site.addresses) == 1 else f"{site.addresses[0]}-{site.addresses[-1]}"
-    # Without --persistent SNAT chooses by source and destination, with it by source alone.
+    # With --persistent SNAT chooses the address by source, without it by source and destination.
     pool = " --persistent" if len(site.addresses) > 1 and behavior.pooling is Pooling.PAIRED else ""
     first, last = behavior.port_range
     drawn = f"-j SNAT --to-source {address}:{first}-{last} --random-fully{pool}"
@@ -42,9 +44,9 @@ def nat_table(site: Site) -> Iterator[str]:
 
 
 def sequence(site: Site) -> str:
-    """The nft expression for an address of the pool and the next port of the sequence.
+    """Return the nft expression for an address of the pool and the next port of the sequence.
 
-    The ports are spelled out in a map because nft 1.0.6 swaps the bytes of a counter that is used as a port.
+    A map lists the ports, because nft 1.0.6 swaps the bytes of a counter that is used as a port.
     """
     behavior = site.behavior
     first, last = behavior.port_range
@@ -59,7 +61,7 @@ def sequence(site: Site) -> str:
 
 
 def block_ports(site: Site) -> Iterator[str]:
-    """The nft map of number to port that both transports' `drawn_port` look in."""
+    """Return the nft map from number to port that `drawn_port` uses for both transports."""
     first, size = site.behavior.port_range[0], site.behavior.block_size
     ports = range(first, first + block_count(site) * size)
     numbered = ", ".join(f"{number} : {port}" for number, port in enumerate(ports, start=1))
@@ -67,7 +69,7 @@ def block_ports(site: Site) -> Iterator[str]:
 
 
 def block_chains(site: Site, transport: str) -> Iterator[str]:
-    """A chain for each block, which draws the number of a free port of it into the connection's mark."""
+    """Return a chain for each block that draws the number of a free port into the connection mark."""
     size = site.behavior.block_size
     yield f"  set drawn_{transport} {{ type mark; {DYNAMIC} }}"
     for number in range(block_count(site)):
@@ -79,7 +81,7 @@ def block_chains(site: Site, transport: str) -> Iterator[str]:
 
 
 def drawn_port(site: Site, transport: str) -> Iterator[str]:
-    """Ends of rules: draw from the block that the last bits of the inside address own, then translate."""
+    """Return the ends of rules that draw from the block of the inside address's last bits and then translate."""
     count = block_count(site)
     owners = ", ".join(f"0.0.0.{number} : jump block_{number}_{transport}" for number in range(count))
     yield f"ip saddr & 0.0.0.{count - 1} vmap {{ {owners} }}"
@@ -87,7 +89,7 @@ def drawn_port(site: Site, transport: str) -> Iterator[str]:
 
 
 def block_count(site: Site) -> int:
-    """How many blocks there are: a power of two, so that an address's last bits name one."""
+    """Return the number of blocks: a power of two, so that the last bits of an address select one."""
     first, last = site.behavior.port_range
     size = site.behavior.block_size
     most = max(1, min((last - first + 1) // size, _BLOCK_PORTS // size, _MOST_BLOCKS))
@@ -95,7 +97,7 @@ def block_count(site: Site) -> int:
 
 
 def _one_address(site: Site) -> str:
-    """The nft expression for an address of the pool."""
+    """Return the nft expression for an address of the pool."""
     if len(site.addresses) == 1:
         return site.addresses[0]
     hashed = "ip saddr" if site.behavior.pooling is Pooling.PAIRED else "ip saddr . ip daddr"

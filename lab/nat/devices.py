@@ -1,7 +1,8 @@
-"""Devices and services of the field, each as far as its source goes.
+"""Presets of devices and services, with their sources.
 
-"Ford" is Ford, Srisuresh and Kegel, "Peer-to-peer communication across network address translators" (2005), table 1;
-"Richter" is Richter et al., "A multi-perspective analysis of carrier-grade NAT deployment" (2016), quoted by others.
+"Ford" is Ford, Srisuresh and Kegel, "Peer-to-peer communication across network address translators" (2005), table 1.
+"Richter" is Richter et al., "A multi-perspective analysis of carrier-grade NAT deployment" (2016), cited by other
+sources.
 """
 
 from __future__ import annotations
@@ -48,9 +49,10 @@ def _device(
     silent: str = "",
     claims: str = "",
 ) -> Preset:
-    """`tcp` is transitory and established, `udp` solitary and stream, in seconds.
+    """Return a preset. `tcp` is (transitory, established), `udp` (solitary, stream), in seconds.
 
-    `silent` is what is not claimed, `claims` what is although most sources are silent about it.
+    `silent` lists fields that the source does not claim. `claims` lists fields that it claims although most sources do
+    not.
     """
     merged = {name: value for part in parts for name, value in part.items()}
     timeouts = Timeouts(
@@ -69,7 +71,7 @@ _TIMELESS = (
 )
 _HIGH, _MEDIUM, _LOW = Confidence.HIGH, Confidence.MEDIUM, Confidence.LOW
 
-ZOO: Mapping[str, Preset] = MappingProxyType(
+DEVICES: Mapping[str, Preset] = MappingProxyType(
     {
         "rfc_ideal": _device(
             "RFC 4787, RFC 5382",
@@ -145,7 +147,7 @@ ZOO: Mapping[str, Preset] = MappingProxyType(
             silent="timeouts.tcp_transitory_s",
         ),
         "gcp_cloudnat": _device(
-            "terraform provider documentation; mapping endpoint-independent on request",
+            "terraform provider documentation; endpoint-independent mapping is optional",
             _HIGH,
             *(_APDM, _APDF, _BLOCKS),
             tcp=(30, 1200),
@@ -167,7 +169,8 @@ ZOO: Mapping[str, Preset] = MappingProxyType(
             *(_EIM, _EIF, _THEN_NEXT, _HAIRPIN),
             tcp=(240, 7200),
         ),
-        # A block bounds the ports of a subscriber (REQ-4). That no port is used again within 120 s (REQ-8) is not kept.
+        # A block limits the ports of a subscriber (REQ-4). The 120 s delay before a port is reused (REQ-8) is not
+        # implemented.
         "cgn_rfc6888": _device(
             "RFC 6888 (REQ-1, REQ-2, REQ-4, REQ-7)", _HIGH, _EIM, _EIF, _BLOCKS, _HAIRPIN, silent="block_size"
         ),

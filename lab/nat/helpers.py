@@ -1,4 +1,4 @@
-"""The helper processes of a NAT: what rules cannot say, done by a program beside them."""
+"""Helper processes of a NAT: programs that do what rules cannot."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from punchlab.lab.process.node import Node
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program of ours, as `python3 -m MODULE ARGUMENTS`, and what it does for the NAT.
+    """A program of this project, run as `python3 -m MODULE ARGUMENTS`, and its purpose.
 
-    It says `ready` on a line when it is, and ends with its standard input.
+    It prints `ready` on a line when it is ready, and exits when its standard input is closed.
     """
 
     module: str
@@ -28,7 +28,7 @@ class Program:
 
 
 def start(program: Program, popen: Callable[..., subprocess.Popen[Any]]) -> subprocess.Popen[Any]:
-    """Start it by `popen`, which runs a command in the NAT's node. Returns at once; see `await_ready`."""
+    """Start the program with `popen`, which runs a command in the NAT's node. Returns at once; see `await_ready`."""
     return popen(
         [*programs.python(program.module, isolated=True), *program.arguments],
         stdin=subprocess.PIPE,
@@ -39,7 +39,7 @@ def start(program: Program, popen: Callable[..., subprocess.Popen[Any]]) -> subp
 
 
 def await_ready(program: Program, process: subprocess.Popen[Any]) -> None:
-    """Return when it does its work. Raises `LabError` with its own words if it cannot."""
+    """Wait until the program is ready. Raises `LabError` with its error output if it fails."""
     if process.stdout is None or process.stderr is None:
         raise LabError(f"{program.module}: no standard output")
     if process.stdout.readline().strip() != "ready":
@@ -47,7 +47,7 @@ def await_ready(program: Program, process: subprocess.Popen[Any]) -> None:
 
 
 class RunningProgram:
-    """A helper process in the NAT's node, of which it is a part; it does its work after `wait`."""
+    """A helper process that runs in the NAT's node. It is ready after `wait`."""
 
     def __init__(self, node: Node, program: Program) -> None:
         self._node, self._program = node, program
@@ -55,15 +55,15 @@ class RunningProgram:
         node.attach(self)
 
     def wait(self) -> None:
-        """Wait until it does its work. Raises `LabError`."""
+        """Wait until it is ready. Raises `LabError`."""
         await_ready(self._program, self._process)
 
     def check(self) -> None:
-        """Raise `LabError` if it has ended."""
+        """Raise `LabError` if the process has exited."""
         if (status := self._process.poll()) is not None:
-            raise LabError(f"{self._node.name}: {self._program.module} ended with status {status}")
+            raise LabError(f"{self._node.name}: {self._program.module} exited with status {status}")
 
     def close(self) -> None:
-        """Kill it; idempotent."""
+        """Kill the process. Idempotent."""
         self._process.kill()
         self._process.communicate()

@@ -1,6 +1,6 @@
-"""Putting the rules of NATs into force: iptables-restore for iptables' part, libnftables in this process for nft's.
+"""Load the rules of NATs: with iptables-restore, and with libnftables in this process.
 
-A process for `nft -f` would take several times as long as what it does; iptables has no library to do the same.
+A process for `nft -f` would take several times as long as the loading itself. iptables has no such library.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from punchlab.lab.nat.rules import NatRules
 
 _INSTALL = "not installed; run `apt-get install iptables nftables`"
 _AT_ONCE = 16
-"""Processes that load side by side."""
+"""The maximum number of loading processes in parallel."""
 
 _one_at_a_time = threading.Lock()
 """libnftables is not thread-safe."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """The rules for one namespace; `name` is what to call it in errors."""
+class Request:
+    """The rules for one namespace. `name` is the node in error messages."""
 
     name: str
     namespace: Namespace
@@ -39,12 +39,13 @@ class Wanted:
 
 
 class Loader:
-    """Loads the rules of NATs: starts when made, and `finish` returns when all are in force.
+    """Load the rules of NATs. Loading starts at the beginning of the block; `finish` waits until all rules are in
+    force.
 
-    Interfaces need not be there yet, for rules know them by name. As a context manager it leaves no process behind.
+    Interfaces may be created later, because rules refer to them by name. The context manager ends all processes.
     """
 
-    def __init__(self, wanted: Iterable[Wanted]) -> None:
+    def __init__(self, wanted: Iterable[Request]) -> None:
         self._all = tuple(wanted)
         self._waiting = deque(
             (each, command, text)
@@ -55,7 +56,7 @@ class Loader:
             )
             if text
         )
-        self._running: deque[tuple[Wanted, str, subprocess.Popen[str]]] = deque()
+        self._running: deque[tuple[Request, str, subprocess.Popen[str]]] = deque()
 
     def __enter__(self) -> Self:
         self._start()
@@ -69,13 +70,13 @@ class Loader:
             process.communicate()
 
     def finish(self) -> None:
-        """Raises `LabError` with the loader's own words if it refuses the rules."""
+        """Wait until all rules are in force. Raises `LabError` with the error output if a program rejects the rules."""
         for wanted in self._all:
             if wanted.rules.nft:
                 with wanted.namespace.entered(), _one_at_a_time:
-                    refused = _load(wanted.rules.nft)
-                if refused is not None:
-                    raise LabError(f"{wanted.name}: nft: {refused}")
+                    rejected = _load(wanted.rules.nft)
+                if rejected is not None:
+                    raise LabError(f"{wanted.name}: nft: {rejected}")
         while self._running:
             wanted, command, process = self._running.popleft()
             _output, errors = process.communicate()
@@ -107,12 +108,12 @@ class Loader:
 
 
 def _load(text: str) -> str | None:
-    """Load nft rules into this thread's namespace; what libnftables has against them, if anything."""
+    """Load nft rules into this thread's namespace. Return the errors of libnftables, or None."""
     library = _library()
     with open(os.devnull) as file:  # noqa: PTH123
         if file.fileno() >= SELECT_DESCRIPTORS:  # the library would end this process
             raise LabError(
-                f"nft: this process has {SELECT_DESCRIPTORS} open files, and libnftables can do with no more"
+                f"nft: this process has {SELECT_DESCRIPTORS} open files, the maximum that libnftables supports"
             )
     context = library.nft_ctx_new(0)
     try:
@@ -127,7 +128,7 @@ def _load(text: str) -> str | None:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    """libnftables(3). Raises `MissingCapabilityError`."""
+    """Return libnftables(3). Raises `MissingCapabilityError`."""
     try:
         library = ctypes.CDLL("libnftables.so.1")
     except OSError:

@@ -1,18 +1,17 @@
-"""The memory of a NAT: which inside endpoint has which external endpoint, towards whom, and for how long.
+"""The mappings of a NAT: which external endpoint an inside endpoint has, for which remote endpoints, and for how long.
 
-Kept in nft maps that the packets fill themselves. A mapping has a *key*: the inside endpoint, and with it the remote
-address or endpoint if the mapping depends on them.
+Mappings are elements of nft maps that packets add themselves. A mapping has a *key*: the inside endpoint, and the
+remote address or endpoint if the mapping depends on it.
 
-- `external_*` remembers key -> external endpoint, so that a mapping lives its own life, and not only while some
-  connection of it does;
-- `taken_*` and `claims_*` say which external ports belong to which key. Plain MASQUERADE overloads: two hosts with one
-  source port share the external port towards different destinations. Here the second one is marked and gets a free
-  port. A port is claimed on every address of a pool at once;
-- `inside_*` maps an external endpoint back to its inside endpoint, where filtering or hairpinning asks for it;
-- `contacted_*` holds the remote addresses that a mapping was used towards, for address-dependent filtering; with their
-  ports, for address-and-port-dependent filtering whose doors no RST shuts.
+- `external_*` maps a key to its external endpoint, so that a mapping exists independently of its connections.
+- `taken_*` and `claims_*` store which external port belongs to which key. Plain MASQUERADE overloads ports: two hosts
+  with the same source port share an external port for different destinations. Here, a clashing packet is marked and
+  gets a free port. A port is claimed on all addresses of a pool at once.
+- `inside_*` maps an external endpoint back to its inside endpoint, for filtering and hairpinning.
+- `contacted_*` stores the remote addresses that a mapping has contacted, for address-dependent filtering. It includes
+  the ports for address-and-port-dependent filtering with pinholes that survive RSTs.
 
-All of them live as long as packets refresh them: those from inside, and where the behavior says so those from outside.
+An element expires unless packets refresh it: outbound packets, and inbound ones if the behavior allows it.
 """
 
 from __future__ import annotations
@@ -43,15 +42,15 @@ _KEY_LENGTH = {
 }
 
 
-def has_doors(behavior: NatBehavior) -> bool:
-    """Whether more may come in than replies, which connection tracking knows."""
+def has_pinholes(behavior: NatBehavior) -> bool:
+    """Return whether packets other than replies of tracked connections can pass."""
     return behavior.filtering is not FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT or not behavior.reset_closes
 
 
-def doors(site: Site, transport: str, family: Family = IPV4) -> tuple[str, str, str]:
-    """For whom a door is open besides the inside endpoint: its nft type, and what it is in packets out and in.
+def pinhole(site: Site, transport: str, family: Family = IPV4) -> tuple[str, str, str]:
+    """Return the remote part of a pinhole: its nft type, and its expressions for outbound and inbound packets.
 
-    Each is empty where a door is open for all, else it begins with a dot, to be joined to the inside endpoint.
+    Each starts with a dot, to follow the inside endpoint. Each is empty if a pinhole is open to all remote endpoints.
     """
     match site.behavior.filtering:
         case FilteringBehavior.ENDPOINT_INDEPENDENT:
@@ -66,21 +65,21 @@ def doors(site: Site, transport: str, family: Family = IPV4) -> tuple[str, str, 
     )
 
 
-def looks_inside(site: Site) -> bool:
-    """Whether the inside endpoint of an external one is ever asked for."""
-    return has_doors(site.behavior) or site.behavior.hairpinning is not Hairpinning.NONE
+def needs_inside_map(site: Site) -> bool:
+    """Return whether rules look up the inside endpoint of an external endpoint."""
+    return has_pinholes(site.behavior) or site.behavior.hairpinning is not Hairpinning.NONE
 
 
 def lifetimes(site: Site, transport: str) -> tuple[int, int]:
-    """Seconds that a mapping lives idle, before and after traffic has gone both ways."""
+    """Return the idle lifetime of a mapping in seconds, before and after traffic in both directions."""
     timeouts = site.behavior.timeouts
     if transport == "tcp":
         return timeouts.tcp_transitory_s, timeouts.tcp_established_s
     return timeouts.udp_solitary_s, timeouts.udp_stream_s
 
 
-def memory(site: Site, transport: str) -> Iterator[str]:
-    """The maps, and the chains around iptables' own that read and fill them."""
+def mappings(site: Site, transport: str) -> Iterator[str]:
+    """Return the maps, and the chains around iptables' own chains that read and fill them."""
     behavior = site.behavior
     kind, key = _key(site)
     this, port = f"meta l4proto {transport}", f"{transport} sport"
@@ -91,16 +90,17 @@ def memory(site: Site, transport: str) -> Iterator[str]:
     yield f"  set claims_{transport} {{ type inet_service . {kind}; {DYNAMIC} }}"
     if short != long:
         yield f"  set held_{transport} {{ type inet_service; {DYNAMIC} }}"
-    if looks_inside(site):
+    if needs_inside_map(site):
         yield f"  map inside_{transport} {{ type ipv4_addr . inet_service : ipv4_addr . inet_service; {DYNAMIC} }}"
-    if door := doors(site, transport)[0]:
-        yield f"  set contacted_{transport} {{ type ipv4_addr . inet_service{door}; {DYNAMIC} }}"
+    if remote := pinhole(site, transport)[0]:
+        yield f"  set contacted_{transport} {{ type ipv4_addr . inet_service{remote}; {DYNAMIC} }}"
 
     in_blocks = behavior.port_allocation is PortAllocation.BLOCKS
     if in_blocks:
         yield from block_chains(site, transport)
 
-    # Before iptables (srcnat): a known key keeps its external endpoint; a port claimed by another is marked.
+    # Before iptables (srcnat): a known key keeps its external endpoint; a packet whose port another key claims is
+    # marked.
     if behavior.port_allocation is PortAllocation.PRESERVING:
         yield f"  chain mark_clash_{transport} {{"
         yield "    type filter hook postrouting priority srcnat - 10; policy accept;"
@@ -122,7 +122,7 @@ def memory(site: Site, transport: str) -> Iterator[str]:
             yield from (f"    {leaving} {this} {words}" for words in drawn_port(site, transport))
     yield "  }"
 
-    for direction in ("out", "in") if has_doors(site.behavior) else ("out",):
+    for direction in ("out", "in") if has_pinholes(site.behavior) else ("out",):
         elements = _elements(site, direction)
         for name, life in (("claim", short), ("hold", long)) if short != long else (("claim", short),):
             yield f"  chain {name}_{direction}_{transport} {{"
@@ -134,47 +134,47 @@ def memory(site: Site, transport: str) -> Iterator[str]:
                         f"{{ {words} timeout {life}s{' : ' if onto else ''}{onto} }}"
                     )
             yield "  }"
-    yield f"  chain remember_{transport} {{"
+    yield f"  chain refresh_{transport} {{"
     yield "    type filter hook postrouting priority srcnat + 50; policy accept;"
     for packets, direction, place in _refreshing(site):
         seen = f"    {packets} {this}"
         if direction == "out":
-            # One whose port is another's is dropped before connection tracking confirms it, so that the
+            # If the port belongs to another key, the packet is dropped before connection tracking confirms it. Its
             # retransmission draws again.
             yield f"{seen} {place} @taken_{transport} {place} . {key} != @claims_{transport} drop"
         else:
             seen += f" {place} @taken_{transport}"
         if short != long:
-            # Once traffic has gone both ways through a mapping, every packet gives it the longer life.
+            # After traffic in both directions, every packet refreshes the mapping with the long lifetime.
             yield f"{seen} ct status assured goto hold_{direction}_{transport}"
             yield f"{seen} {place} @held_{transport} goto hold_{direction}_{transport}"
         yield f"{seen} goto claim_{direction}_{transport}"
     yield "  }"
 
 
-def forgetting(site: Site) -> Iterator[str]:
-    """Where only packets from inside refresh: others find no mapping once it is idle, and keep no connection alive."""
+def drop_expired(site: Site) -> Iterator[str]:
+    """Return a chain for NATs that only outbound packets refresh: it drops inbound packets without a live mapping."""
     if site.behavior.refresh is Refresh.OUTBOUND:
         toward = f'    iifname "{site.outside}" ip daddr {site.external}'
-        yield "  chain forget {"
+        yield "  chain drop_expired {"
         yield "    type filter hook prerouting priority raw; policy accept;"
         yield f"{toward} udp dport != @taken_udp drop"
-        # A SYN is left to the filter and its answers.
+        # The filter table handles a SYN.
         yield f"{toward} tcp flags & (syn | ack) != syn tcp dport != @taken_tcp drop"
         yield "  }"
 
 
 def _key(site: Site) -> tuple[str, str]:
-    """The nft type of a mapping's key, and the expression for the connection that a packet belongs to."""
+    """Return the nft type of a mapping's key, and its expression for a packet's connection."""
     parts = _KEY[: _KEY_LENGTH[site.behavior.mapping]]
     kind, key = (" . ".join(words) for words in zip(*parts, strict=True))
     return kind, key
 
 
 def _elements(site: Site, direction: str) -> dict[str, str]:
-    """What a packet says about its mapping, by map or set; `direction` is that of the connection's first packet.
+    """Return the element that a packet adds, by map or set. `direction` is that of the connection's first packet.
 
-    In words of the connection, which are the same for its packets of both directions.
+    The expressions refer to the connection, so they are the same for packets of both directions.
     """
     outbound = direction == "out"
     if outbound:
@@ -191,15 +191,15 @@ def _elements(site: Site, direction: str) -> dict[str, str]:
         )
     elements = {"taken": external[1], "held": external[1]}
     if outbound or not site.behavior.destination_dependent:
-        # Which destination a mapping was made for, a connection from outside does not tell.
+        # A connection from outside does not contain the destination for which the mapping was created.
         key = _key(site)[1] if outbound else " . ".join(inside)
         elements["claims"] = f"{external[1]} . {key}"
         elements["external"] = f"{key} : {' . '.join(external)}"
-    if looks_inside(site):
+    if needs_inside_map(site):
         elements["inside"] = f"{' . '.join(external)} : {' . '.join(inside)}"
     if site.behavior.filtering is FilteringBehavior.ADDRESS_DEPENDENT:
         elements["contacted"] = " . ".join((*external, remote[0]))
-    elif has_doors(site.behavior) and site.behavior.filtering is FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT:
+    elif has_pinholes(site.behavior) and site.behavior.filtering is FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT:
         elements["contacted"] = " . ".join((*external, *remote))
     if site.behavior.port_allocation is PortAllocation.BLOCKS and outbound:
         elements["drawn"] = "ct mark"
@@ -207,15 +207,15 @@ def _elements(site: Site, direction: str) -> dict[str, str]:
 
 
 def _refreshing(site: Site) -> Iterator[tuple[str, str, str]]:
-    """Packets that refresh their mapping, the direction of their connection, and where they carry the external port."""
+    """Yield (packets that refresh their mapping, direction of the connection, expression for the external port)."""
     out, into = ((site.inside, site.outside), (site.outside, site.inside))
     both = site.behavior.refresh is Refresh.BOTH
     for leaving in _leaving(site):
         yield f"{leaving} ct direction original", "out", "ct reply proto-dst"
     if both:
         yield f'iifname "{into[0]}" oifname "{into[1]}" ct direction reply', "out", "ct reply proto-dst"
-    if has_doors(site.behavior):
-        # Those that came in by these maps, and not by a mapping that was asked for (`lab.nat.portmapping`).
+    if has_pinholes(site.behavior):
+        # Connections that passed through these maps, not through a requested mapping (`lab.nat.portmapping`).
         dnat = "ct status dnat"
         yield f'iifname "{out[0]}" oifname "{out[1]}" {dnat} ct direction reply', "in", "ct original proto-dst"
         if both:
@@ -223,7 +223,7 @@ def _refreshing(site: Site) -> Iterator[tuple[str, str, str]]:
 
 
 def _leaving(site: Site) -> Iterator[str]:
-    """What gets an external endpoint: what goes out, and what turns back to an inside host as if from outside."""
+    """Yield the packets that get an external endpoint: outbound ones, and hairpinned ones with an external source."""
     yield f'iifname "{site.inside}" oifname "{site.outside}"'
     if site.behavior.hairpinning is Hairpinning.EXTERNAL_SOURCE:
         yield f'oifname "{site.inside}" meta mark & {HAIRPIN:#x} == {HAIRPIN:#x}'

@@ -1,11 +1,11 @@
-"""Mappings that inside hosts ask for (UPnP IGD, PCP, NAT-PMP): what miniupnpd needs to work on the NAT's own rules.
+"""Explicit mappings that hosts request (UPnP IGD, PCP, NAT-PMP): rules and configuration for miniupnpd.
 
-miniupnpd writes a DNAT rule per mapping into a chain of ours; the filter table admits whatever that translates. The
-chain comes before the NAT's own maps, so that a mapping that was asked for wins over one that a packet made.
+miniupnpd adds a DNAT rule per mapping to a chain of this project; the filter table admits all packets that it
+translates. The chain precedes the NAT's own maps, so an explicit mapping takes precedence over an implicit one.
 
-It is as on any Linux router: a mapping admits everybody (a RemoteHost of UPnP or a filter of PCP is not heeded), and
-neither side knows of the other's ports. What a host sends from a mapped port is a new flow like any other, unless it
-answers one that came in by the mapping.
+As on any Linux router, a mapping admits all remote hosts (UPnP's RemoteHost and PCP's FILTER are ignored), and neither
+miniupnpd nor the NAT knows the ports of the other. Packets that a host sends from a mapped port are a new flow, unless
+they answer a flow that came in through the mapping.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from punchlab.punch.nat.behavior import PortMapping
 
 DAEMON = "miniupnpd"
 PACKAGE = "miniupnpd-nftables"
-"""Of Debian and Ubuntu: the daemon for nft. (The one for iptables does not know the tables that iptables-nft makes.)"""
+"""The package of Debian and Ubuntu with nft support. The iptables variant does not support the tables of iptables-nft.
+"""
 
 COMMAND = (DAEMON, "-d", "-f", "miniupnpd.conf", "-P", "miniupnpd.pid")
-"""In the foreground, in a folder that holds the configuration under that name."""
+"""Runs in the foreground, in a folder with the configuration file of that name."""
 CONFIGURATION = COMMAND[3]
 
 TABLE = "inet miniupnpd"
@@ -32,29 +33,30 @@ SSDP_PORT, HTTP_PORT, PCP_PORT = 1900, 5000, 5351
 _FORWARDED = "miniupnpd"
 
 
-def speaks(site: Site, protocol: PortMapping) -> bool:
-    """Whether the NAT speaks it."""
+def supports(site: Site, protocol: PortMapping) -> bool:
+    """Return whether the NAT supports the protocol."""
     return site.behavior.port_mapping in (protocol, PortMapping.ALL)
 
 
 def openings(site: Site) -> Iterator[str]:
-    """Rules of the filter table that let inside hosts ask."""
+    """Return rules of the filter table that admit requests of inside hosts."""
     ports = []
-    if speaks(site, PortMapping.UPNP_IGD):
+    if supports(site, PortMapping.UPNP_IGD):
         ports += [("udp", SSDP_PORT), ("tcp", HTTP_PORT)]
-    if speaks(site, PortMapping.PCP):
+    if supports(site, PortMapping.PCP):
         ports += [("udp", PCP_PORT)]
     for transport, port in ports:
         yield f"-A INPUT -i {site.inside} -p {transport} --dport {port} -j ACCEPT"
 
 
 def table(site: Site) -> Iterator[str]:
-    """The nft table that miniupnpd fills; nothing for a NAT that speaks no such protocol."""
+    """Return the nft table that miniupnpd fills, empty for a NAT without port mapping."""
     if site.behavior.port_mapping is PortMapping.NONE:
         return
     yield f"table {TABLE} {{"
     yield f"  chain prerouting_{_FORWARDED} {{ }}"
-    # It insists on these two as well; the filter table admits what is translated, and replies go back by themselves.
+    # miniupnpd requires these two chains too. The filter table admits translated packets, and conntrack handles
+    # replies.
     yield f"  chain postrouting_{_FORWARDED} {{ }}"
     yield f"  chain {_FORWARDED} {{ }}"
     yield "  chain prerouting {"
@@ -65,22 +67,23 @@ def table(site: Site) -> Iterator[str]:
 
 
 def configuration(site: Site) -> Iterator[str]:
-    """miniupnpd's configuration; nothing for a NAT that speaks no such protocol."""
+    """Return miniupnpd's configuration, empty for a NAT without port mapping."""
     if site.behavior.port_mapping is PortMapping.NONE:
         return
     address = site.addresses[0]
     yes = {True: "yes", False: "no"}
     yield f"ext_ifname={site.outside}"
-    # Behind another NAT it sees by itself that its address is not a public one, and refuses; told, it does not start.
+    # Behind another NAT, miniupnpd detects that its address is private and rejects requests. With ext_ip it would not
+    # start.
     if ipaddress.IPv4Address(address).is_global:
         yield f"ext_ip={address}"
     yield f"listening_ip={site.inside}"
     yield "ipv6_disable=yes"
-    yield f"enable_upnp={yes[speaks(site, PortMapping.UPNP_IGD)]}"
-    yield f"enable_natpmp={yes[speaks(site, PortMapping.PCP)]}"
+    yield f"enable_upnp={yes[supports(site, PortMapping.UPNP_IGD)]}"
+    yield f"enable_natpmp={yes[supports(site, PortMapping.PCP)]}"
     yield f"http_port={HTTP_PORT}"
     yield "secure_mode=yes"
-    # As short as the client wishes, where PCP suggests two minutes at least: a test may wait for the end of a mapping.
+    # Tests may wait until a mapping expires, so there is no minimum lifetime. PCP recommends 120 s.
     yield "min_lifetime=1"
     yield "max_lifetime=86400"
     name = TABLE.split()[-1]

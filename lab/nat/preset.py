@@ -1,4 +1,4 @@
-"""What a preset is: a behavior under a name, and on whose word."""
+"""A preset: a behavior with a name, a source and a confidence."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from punchlab.punch.nat.behavior import NatBehavior
 
 
 class Confidence(StrEnum):
-    """How well a preset is founded."""
+    """How reliable the source of a preset is."""
 
     DEFINITION = "definition"
-    """The name means this behavior."""
+    """The name is defined as this behavior."""
     HIGH = "high"
     MEDIUM = "medium"
     LOW = "low"
@@ -20,10 +20,10 @@ class Confidence(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A behavior (None: no NAT), where it is from, and which of its fields the source does not claim.
+    """A behavior (None: no NAT), its source, and the fields that the source does not claim.
 
-    `not_claimed` are names of fields of `NatBehavior`, or `timeouts.NAME`: there the source says nothing, "any" or a
-    percentage, and the value is this project's choice.
+    `not_claimed` contains fields of `NatBehavior` or `timeouts.NAME`. For these, the source gives no value, "any" or a
+    percentage, and this project chose the value.
     """
 
     behavior: NatBehavior | None

@@ -1,4 +1,4 @@
-"""Names for behaviors: the five kinds that every text on NAT traversal speaks of, and devices seen in the field."""
+"""Presets: the five classic NAT types, firewalls, and devices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from punchlab.lab.errors import InputError
 from punchlab.lab.inputs.choices import one_of
-from punchlab.lab.nat.devices import ZOO
+from punchlab.lab.nat.devices import DEVICES
 from punchlab.lab.nat.preset import Confidence, Preset
 from punchlab.punch.nat.behavior import (
     BehaviorError,
@@ -20,7 +20,7 @@ from punchlab.punch.nat.behavior import (
     Unsolicited,
 )
 
-_TERMS = "RFC 3489 section 5, in the words of RFC 4787"
+_TERMS = "RFC 3489 section 5, in the terms of RFC 4787"
 
 
 def _classic(behavior: NatBehavior | None) -> Preset:
@@ -48,7 +48,7 @@ _CLASSICS = {
 
 def _firewall(filtering: FilteringBehavior) -> Preset:
     wall = NatBehavior(MappingBehavior.ENDPOINT_INDEPENDENT, filtering, PortAllocation.PRESERVING, translates=False)
-    return Preset(wall, "RFC 6092 (IPv6 simple security), in the words of RFC 4787", Confidence.DEFINITION)
+    return Preset(wall, "RFC 6092 (IPv6 simple security), in the terms of RFC 4787", Confidence.DEFINITION)
 
 
 _FIREWALLS = {
@@ -57,25 +57,26 @@ _FIREWALLS = {
     "firewall": _firewall(FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT),
 }
 
-PRESETS: Mapping[str, Preset] = MappingProxyType({**_CLASSICS, **_FIREWALLS, **ZOO})
-"""By name; `none` is a public host without a NAT."""
+PRESETS: Mapping[str, Preset] = MappingProxyType({**_CLASSICS, **_FIREWALLS, **DEVICES})
+"""All presets by name. `none` is a public host without a NAT."""
 
 CLASSICS: tuple[str, ...] = tuple(_CLASSICS)
-"""The five classic kinds, from the friendliest to the hardest."""
+"""The five classic types, from the easiest to the hardest to traverse."""
 
 FIREWALLS: tuple[str, ...] = tuple(_FIREWALLS)
-"""Stateful firewalls that do not translate, by whom they let in: anyone to a port in use, or who was contacted."""
+"""Stateful firewalls that do not translate, from the most to the least permissive filtering."""
 
 OWN_ANSWER = "preset"
-"""For `behavior`: as the preset itself has it."""
+"""For `behavior`: keep the value of the preset."""
 
 
 def behavior(
     nat: str | NatBehavior, unsolicited: str = OWN_ANSWER, port_mapping: str = OWN_ANSWER
 ) -> NatBehavior | None:
-    """The behavior called `nat`, with that answer to unsolicited SYNs and that port mapping; None for a public host.
+    """Return the behavior of the preset `nat`, with this answer to unsolicited SYNs and this port mapping.
 
-    A behavior comes back as it is. Raises `InputError` for what is not a preset, an answer or a port mapping.
+    Returns None for a public host, and a `NatBehavior` unchanged. Raises `InputError` for an unknown preset, answer or
+    port mapping.
     """
     for field, value, kind in (("unsolicited", unsolicited, Unsolicited), ("port_mapping", port_mapping, PortMapping)):
         one_of(field, value, (OWN_ANSWER, *kind))
@@ -90,17 +91,20 @@ def behavior(
         try:
             found = replace(found, port_mapping=PortMapping(port_mapping))
         except BehaviorError as error:
-            raise InputError("port_mapping", port_mapping, f"none for the NAT {nat} ({error})") from None
+            raise InputError("port_mapping", port_mapping, f"no port mapping for the NAT {nat} ({error})") from None
     return found
 
 
 def preset(name: str) -> Preset:
-    """The preset called `name`. Raises `InputError`."""
+    """Return the preset called `name`. Raises `InputError`."""
     return PRESETS[one_of("nat", name, PRESETS)]
 
 
 def named(names: str) -> tuple[str, ...]:
-    """Preset names from one word: a comma-separated list, `classics`, `firewalls`, or `all`. Raises `InputError`."""
+    """Return preset names from a comma-separated list of names or groups (`classics`, `firewalls`, `all`).
+
+    Raises `InputError`.
+    """
     groups = {"classics": CLASSICS, "firewalls": FIREWALLS, "all": tuple(PRESETS)}
     chosen = dict.fromkeys(name for word in names.split(",") for name in groups.get(word, (word,)))
     for name in chosen:

@@ -1,8 +1,8 @@
-"""From a NAT behavior to the rules that make a Linux node behave so.
+"""Translate a NAT behavior into rules for a Linux node.
 
-Outbound is iptables: which external port a new mapping gets (SNAT, in `allocation`), and what an unsolicited packet
-gets (INPUT, in `filtering`). What iptables has no words for is an nft table beside it, filled by the packets themselves
-(`mapping`), so that everything is in force with the first packet and no daemon inserts rules after the fact.
+iptables allocates external ports (SNAT, in `allocation`) and answers unsolicited packets (INPUT, in `filtering`). An
+nft table does what iptables cannot (`mapping`). Packets fill its maps themselves, so rules apply from the first packet
+on, and no daemon has to insert rules later.
 """
 
 from __future__ import annotations
@@ -12,29 +12,28 @@ from dataclasses import dataclass, replace
 
 from punchlab.lab.nat import allocation, filtering, mapping, portmapping
 from punchlab.lab.nat.helpers import Program
-from punchlab.lab.nat.mapping import has_doors
+from punchlab.lab.nat.mapping import has_pinholes
 from punchlab.lab.nat.site import IPV6, TRANSPORTS, Site, external_addresses
 from punchlab.punch.nat.behavior import FilteringBehavior, MappingBehavior, NatBehavior, PortAllocation, Unsolicited
 
-IPV6_WALL = NatBehavior(
+IPV6_FIREWALL = NatBehavior(
     MappingBehavior.ENDPOINT_INDEPENDENT,
     FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT,
     PortAllocation.PRESERVING,
     translates=False,
 )
-"""What a home router does with IPv6 while it translates IPv4: replies pass, and simultaneous opens (RFC 6092)."""
+"""A home router's IPv6 firewall while it translates IPv4: replies and simultaneous opens pass (RFC 6092)."""
 
 
 @dataclass(frozen=True, slots=True)
 class NatRules:
-    """What to load: input of `iptables-restore`, `ip6tables-restore` and `nft -f`, empty when not needed; then sysctls.
+    """Input of `iptables-restore`, `ip6tables-restore` and `nft -f`, empty if not needed, and sysctls to set after
+    them.
 
-    `tables` are the tables of nft that it makes. `port_mapping` is the configuration of the helper process miniupnpd,
-    empty for a NAT that needs none.
-
-    `sysctls` are paths below /proc/sys and their values; those of connection tracking exist once iptables' rules do.
-    `addresses` are the external addresses that the outside interface must have; `helpers` are the programs to run
-    beside the rules, for what those cannot say.
+    `tables` are the nft tables. `port_mapping` is the configuration of the helper process miniupnpd, empty if not
+    needed. `sysctls` maps paths below /proc/sys to values; those of connection tracking exist once the iptables rules
+    are loaded. `addresses` are the external addresses that the outside interface needs. `helpers` are programs that do
+    what rules cannot.
     """
 
     iptables: str
@@ -48,16 +47,16 @@ class NatRules:
 
 
 def rules(behavior: NatBehavior, *, inside: str, outside: str, address: str, ipv6: bool = False) -> NatRules:
-    """The rules of a NAT with interfaces `inside` and `outside` and the (first) external IPv4 address `address`.
+    """Return the rules of a NAT with interfaces `inside` and `outside` and the (first) external IPv4 address `address`.
 
-    With `ipv6` a firewall does the same for IPv6; a NAT, which translates IPv4 alone, is `IPV6_WALL` for that.
+    With `ipv6`, a firewall also filters IPv6, and a NAT, which translates only IPv4, filters IPv6 as `IPV6_FIREWALL`.
     """
     site = Site(behavior, inside, outside, external_addresses(address, behavior))
-    site6 = replace(site, behavior=IPV6_WALL) if behavior.translates else site
+    site6 = replace(site, behavior=IPV6_FIREWALL) if behavior.translates else site
     nat = allocation.nat_table(site) if behavior.translates else ()
     chains = {
         "ip punchlab": list(_chains(site)),
-        "ip6 punchlab": list(filtering.firewall(site6, IPV6)) if ipv6 and has_doors(site6.behavior) else [],
+        "ip6 punchlab": list(filtering.firewall(site6, IPV6)) if ipv6 and has_pinholes(site6.behavior) else [],
     }
     tables = {name: [f"table {name} {{", *lines, "}"] for name, lines in chains.items() if lines}
     if lines := list(portmapping.table(site)):
@@ -75,10 +74,10 @@ def rules(behavior: NatBehavior, *, inside: str, outside: str, address: str, ipv
 
 
 def sysctls(behavior: NatBehavior) -> Mapping[str, str]:
-    """Paths below /proc/sys and their values."""
+    """Return paths below /proc/sys with their values."""
     timeouts = behavior.timeouts
     conntrack = {
-        # Without this a NAT that lost its state takes up streams in the middle, untranslated ones too.
+        # Otherwise a NAT that lost its state would accept established connections midway, even untranslated ones.
         "tcp_loose": 0,
         **dict.fromkeys(("tcp_timeout_syn_sent", "tcp_timeout_syn_recv"), timeouts.tcp_transitory_s),
         "tcp_timeout_established": timeouts.tcp_established_s,
@@ -86,14 +85,14 @@ def sysctls(behavior: NatBehavior) -> Mapping[str, str]:
             f"tcp_timeout_{state}": timeouts.tcp_closing_s
             for state in ("fin_wait", "close_wait", "last_ack", "time_wait")
         },
-        # What a RST leaves behind keeps new connections of the same endpoints out, which doors in memory let in.
-        **({"tcp_timeout_close": 0} if has_doors(behavior) else {}),
+        # A connection closed by RST would block new connections of the same endpoints that pinholes admit.
+        **({"tcp_timeout_close": 0} if has_pinholes(behavior) else {}),
         "udp_timeout": timeouts.udp_solitary_s,
         "udp_timeout_stream": timeouts.udp_stream_s,
     }
     return {
         **{f"net/netfilter/nf_conntrack_{name}": str(value) for name, value in conntrack.items()},
-        # Every refusal is answered, not one a second; and a packet that turns back inside is nobody's shorter way.
+        # Answer every rejected packet, not one per second. Hosts must not bypass the NAT after a hairpinned packet.
         "net/ipv4/icmp_ratelimit": "0",
         **({"net/ipv6/icmp/ratelimit": "0"} if not behavior.translates else {}),
         "net/ipv4/conf/all/send_redirects": "0",
@@ -107,15 +106,15 @@ def _helpers(site: Site) -> Iterator[Program]:
         yield Program(
             "punchlab.lab.nat.silence",
             ("--outside", site.outside, "--silence", str(seconds)),
-            f"answers an unsolicited SYN after {seconds} s, unless a SYN of the same connection leaves by then "
-            "(RFC 5382 REQ-4); without it there is no answer",
+            f"answers an unsolicited SYN after {seconds} s, unless a SYN of the same connection leaves before "
+            "(RFC 5382 REQ-4); without it, SYNs are silently dropped",
         )
 
 
 def _chains(site: Site) -> Iterator[str]:
-    """The nft table's content: nothing for a NAT that iptables can do by itself."""
+    """Return the content of the nft table, empty for a NAT that needs only iptables."""
     if not site.behavior.translates:
-        if has_doors(site.behavior):
+        if has_pinholes(site.behavior):
             yield from filtering.firewall(site)
         return
     if site.behavior.port_overloading:
@@ -123,7 +122,7 @@ def _chains(site: Site) -> Iterator[str]:
     if site.behavior.port_allocation is PortAllocation.BLOCKS:
         yield from allocation.block_ports(site)
     for transport in TRANSPORTS:
-        yield from mapping.memory(site, transport)
+        yield from mapping.mappings(site, transport)
         yield from filtering.inbound(site, transport)
-    yield from mapping.forgetting(site)
+    yield from mapping.drop_expired(site)
     yield from filtering.around(site)

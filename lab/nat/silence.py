@@ -1,15 +1,15 @@
-"""The helper process of a NAT that answers unsolicited SYNs as RFC 5382 REQ-4 says, which rules cannot.
+"""Helper process of a NAT that answers unsolicited SYNs after a delay (RFC 5382 REQ-4), which rules cannot do.
 
-Rules give every unsolicited SYN to an NFQUEUE. This process holds it for the time of silence. If a SYN of the same
-connection leaves in the meantime, it is a simultaneous open and what is held is dropped; if not, the packet goes
-through its chain again with a mark, and a rule answers it by ICMP. Retransmissions of a held SYN are dropped: the first
-one counts. Without the process the queue has no reader, and every unsolicited SYN is dropped.
+Rules send every unsolicited SYN to an NFQUEUE. This process holds it for the delay. If a SYN of the same connection
+leaves meanwhile, it is a simultaneous open, and the held SYN is dropped. Otherwise the SYN goes through its chain again
+with a mark, and a rule answers it with an ICMP error. Retransmissions of a held SYN are dropped. Without this process
+the queue has no reader, and every unsolicited SYN is dropped.
 
-It runs in the NAT's node, says `ready` when it is, and ends with its standard input:
+It runs in the NAT's node, prints `ready` when it is ready, and exits when its standard input is closed:
 
     python3 -m punchlab.lab.nat.silence --outside wan0
 
-Only the standard library, so that it starts at once.
+It imports only the standard library to start fast.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from punchlab.lab.kernel import nfnetlink
 from punchlab.lab.nat.site import OVERDUE, QUEUE
 
 MOST_HELD = 4096
-"""More unsolicited SYNs than this at a time are dropped: a flood shall not fill the memory."""
+"""The maximum number of held SYNs, to bound memory under a flood. Further SYNs are dropped."""
 
 _HEADERS = 80
-"""Bytes of a packet that hold its IP header, with options, and its TCP ports."""
+"""The bytes of a packet that include its IP header with options and its TCP ports."""
 
 _ETH_P_ALL, _SO_ATTACH_FILTER, _OUTGOING = 3, 26, 4
-# 'outbound and tcp[tcpflags] & (tcp-syn|tcp-ack) == tcp-syn' in the words of tcpdump, which knows it for IPv4 only; on
-# a cooked socket a packet starts with its IP header.
+# The tcpdump filter 'outbound and tcp[tcpflags] & (tcp-syn|tcp-ack) == tcp-syn', extended to IPv6. On a cooked socket,
+# a packet starts with its IP header.
 _OUTGOING_SYNS = (
     (0x20, 0, 0, 0xFFFFF004),  # ld [type of packet]
     (0x15, 0, 16, _OUTGOING),
@@ -60,43 +60,43 @@ _OUTGOING_SYNS = (
 )
 
 Connection = tuple[bytes, bytes]
-"""Source and destination, each an address and a port as in the packet."""
+"""Source and destination, each an address and a port in network byte order."""
 
 
 class Held:
-    """The SYNs that wait, by connection, in the order in which their time comes."""
+    """Held SYNs by connection, in the order of their due times."""
 
     def __init__(self, silence_s: float) -> None:
         self._silence_s = silence_s
         self._waiting: dict[Connection, tuple[float, int]] = {}
 
     def add(self, connection: Connection, packet_id: int, now: float) -> bool:
-        """Hold a SYN; False for one that is not to be held."""
+        """Hold a SYN. Return False if it must be dropped instead."""
         if connection in self._waiting or len(self._waiting) >= MOST_HELD:
             return False
         self._waiting[connection] = now + self._silence_s, packet_id
         return True
 
     def cancel(self, outgoing: Connection) -> int | None:
-        """The packet that an outgoing SYN makes half of a simultaneous open; it is held no longer."""
+        """Remove and return the held SYN that forms a simultaneous open with this outgoing SYN, or None."""
         source, destination = outgoing
         _due, packet_id = self._waiting.pop((destination, source), (0.0, None))
         return packet_id
 
     def overdue(self, now: float) -> Iterator[int]:
-        """The packets whose time has come; they are held no longer."""
+        """Remove and yield the packets that are due."""
         while self._waiting and self.next_due <= now:
             connection = next(iter(self._waiting))
             yield self._waiting.pop(connection)[1]
 
     @property
     def next_due(self) -> float:
-        """When the next time comes; infinity while nothing is held."""
+        """When the next packet is due, infinity if none is held."""
         return next(iter(self._waiting.values()))[0] if self._waiting else float("inf")
 
 
 def connection_of(packet: bytes) -> Connection:
-    """The connection of an IP packet with TCP in it."""
+    """Return the connection of an IP packet that contains TCP."""
     if packet[0] >> 4 == 6:
         return packet[8:24] + packet[40:42], packet[24:40] + packet[42:44]
     tcp = 4 * (packet[0] & 0xF)
@@ -104,7 +104,7 @@ def connection_of(packet: bytes) -> Connection:
 
 
 def serve(outside: str, silence_s: float) -> None:
-    """Hold unsolicited SYNs until standard input ends. Raises `OSError`."""
+    """Hold unsolicited SYNs until standard input ends. Raises OSError."""
     held, buffer = Held(silence_s), bytearray(1 << 16)
     with contextlib.ExitStack() as stack:
         queue = stack.enter_context(nfnetlink.open_queue(QUEUE, lengths=False, whole=True, payload=_HEADERS))
@@ -119,7 +119,7 @@ def serve(outside: str, silence_s: float) -> None:
             ready = {fd for fd, _ in poll.poll(None if wait_s == float("inf") else max(0, int(wait_s * 1000) + 1))}
             if sys.stdin.fileno() in ready and not os.read(sys.stdin.fileno(), 1):
                 return
-            # A SYN that came in before one of the same connection went out is to be known by then.
+            # Read incoming SYNs before outgoing ones of the same connection.
             with contextlib.suppress(BlockingIOError):
                 while size := queue.recv_into(buffer):
                     packet_id = nfnetlink.packet_id(buffer)
@@ -138,19 +138,19 @@ def serve(outside: str, silence_s: float) -> None:
 
 
 def _outgoing_syns(interface: str) -> socket.socket:
-    """A packet socket that gets every SYN that leaves the interface, as it leaves: translated."""
+    """Return a packet socket that receives every SYN that leaves the interface, after translation."""
     made = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
     program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in _OUTGOING_SYNS))
     made.setsockopt(
         socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_OUTGOING_SYNS), ctypes.addressof(program))
     )
-    # Outgoing packets are only shown to sockets for every protocol.
+    # The kernel passes outgoing packets only to sockets for all protocols.
     made.bind((interface, _ETH_P_ALL))
     return made
 
 
 def main(words: Sequence[str]) -> int:
-    """The command. Imports late: argparse takes as long as all the rest."""
+    """Run the command. argparse is imported late, because it takes as long as all other imports."""
     import argparse
 
     parser = argparse.ArgumentParser(

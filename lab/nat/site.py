@@ -1,4 +1,4 @@
-"""Where a NAT stands, and the words that all its rules share."""
+"""Interfaces and addresses of a NAT, and names that its rules share."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ TRANSPORTS = ("tcp", "udp")
 CLASH = 0x1
 """Mark of a packet whose port belongs to another mapping."""
 HAIRPIN = 0x2
-"""Mark of a packet from inside to an external address, which is to come from an external endpoint itself."""
+"""Mark of a packet from inside to an external address that needs an external source (hairpinning)."""
 ADMITTED = 0x4
-"""Mark of a packet that a firewall's filter lets in."""
+"""Mark of a packet that a firewall admits."""
 OVERDUE = 0x8
-"""Mark of an unsolicited SYN that has waited for its time, and is now to be answered."""
+"""Mark of an unsolicited SYN whose delay has ended, to be answered."""
 
 QUEUE = 5382
-"""The NFQUEUE in which unsolicited SYNs wait."""
+"""The NFQUEUE for unsolicited SYNs."""
 
 DYNAMIC = "flags dynamic,timeout; size 8192;"
-"""Of sets and maps that packets fill: as many mappings of each transport, more than home routers have.
+"""Flags and size of sets and maps that packets fill. The size exceeds the number of mappings of home routers.
 
-The kernel makes a hash table of that size at once, which is what loading the rules costs most: 1 ms for all of a NAT's,
-but 5 ms with the next larger size.
+The kernel allocates the hash table at once, which dominates the time to load rules: 1 ms per NAT, but 5 ms with the
+next larger size.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The words of netfilter that differ between IPv4 and IPv6: nft's `ip` and address type, iptables' ICMP and REJECT.
+    """Names in nft and iptables that differ between IPv4 and IPv6: nft's protocol and address type, ICMP and REJECT.
 
-    Where the ICMP codes of IPv4 have no namesake (RFC 4443 section 3.1), the counterpart of both kinds of prohibition
-    (3/10, 3/13) is 1/1, and that of an unreachable port (3/3) is 1/4.
+    ICMPv6 lacks some codes of ICMP (RFC 4443 section 3.1): both kinds of prohibition (3/10, 3/13) become 1/1, an
+    unreachable port (3/3) becomes 1/4.
     """
 
     ip: str
@@ -70,7 +70,7 @@ IPV6 = Family(
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A behavior between two interfaces; `addresses` are the external ones, none repeated."""
+    """A behavior between two interfaces. `addresses` are the distinct external addresses."""
 
     behavior: NatBehavior
     inside: str
@@ -84,6 +84,6 @@ class Site:
 
 
 def external_addresses(first: str, behavior: NatBehavior) -> tuple[str, ...]:
-    """The addresses of the pool: consecutive ones from the first."""
+    """Return the addresses of the pool: consecutive addresses starting with the first."""
     start = ipaddress.IPv4Address(first)
     return tuple(str(start + number) for number in range(behavior.pool_size))

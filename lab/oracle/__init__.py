@@ -1,1 +1,1 @@
-"""Outcome prediction: whether two hosts can connect, how likely, and how fast."""
+"""Outcome prediction (the oracle): whether two hosts can connect directly, with what probability, and how fast."""

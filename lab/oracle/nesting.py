@@ -1,22 +1,22 @@
-"""Hosts behind several NATs: what the NATs in a row amount to, and what a pair behind the same one may hope for.
+"""Outcome prediction for hosts behind several NATs in series, or behind a shared NAT.
 
-The oracle knows one NAT per host. NATs in a row (a home's below its carrier's, NAT444) act as one:
+`lab.oracle.outcome` handles one NAT per host. NATs in series (a home NAT behind a carrier's NAT, NAT444) act as one:
 
-- its mapping depends on what any of theirs depends on: the port that a peer sees is a new one if any of them takes a
-  new one;
-- its filtering is the strictest of theirs, for a packet must pass them all;
-- it refuses as the outermost of them that filters: the others never hear of what that one turns away. This one is the
-  *gate*: delays and skew count from there;
-- an ICMP error gets through it if it gets through them all.
+- Its mapping depends on everything that any of the mappings depends on: a peer sees a new port if any NAT allocates
+  one.
+- Its filtering is the strictest of all, because a packet must pass all NATs.
+- It answers unsolicited SYNs like the outermost NAT that filters; inner NATs do not receive the packets that this NAT
+  rejects. Delay and skew are measured at this NAT.
+- It translates ICMP errors if all NATs do.
 
-Two nestings are more than a single behavior can say. Where an outer NAT filters by address and an inner one by address
-and port, the inner one's refusal is left out (it matters where the two refuse differently, and attempts are repeated).
-Where an outer NAT has a destination-dependent mapping that admits anyone, above an independent one that filters by
-address, nothing is taken to be admitted (a SYN can be, after a RST).
+Two cases are more complex than a single behavior. If an outer NAT filters by address and an inner one by address and
+port, the model ignores the inner NAT's answer (it matters if the answers differ and attempts are repeated). If an outer
+NAT has a destination-dependent mapping with endpoint-independent filtering, and an inner NAT has an independent mapping
+with address-dependent filtering, the model admits no SYN (a SYN can pass after a RST).
 
-Two hosts behind the same NAT dial its external address, so their packets must turn back at it (hairpinning, RFC 4787
-section 6, RFC 5382 REQ-8). Then it does not filter, and only the NATs below it do; but its mapping counts. If that
-depends on the destination, every SYN comes from its address and a port that nobody was told of.
+Two hosts behind the same NAT connect to its external address, so it must support hairpinning (RFC 4787 section 6, RFC
+5382 REQ-8). Then it does not filter; only the NATs inside it do. Its mapping still counts: if it depends on the
+destination, every SYN has the NAT's address and a port that the peer does not know.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from punchlab.lab.oracle.outcome import Dial, Outcome, Prediction
-from punchlab.lab.oracle.outcome import predict as predict_one_each
+from punchlab.lab.oracle.outcome import predict_outcome as predict_single
 from punchlab.punch.nat.behavior import (
     FilteringBehavior,
     Hairpinning,
@@ -39,41 +39,41 @@ _STRICTER = tuple(FilteringBehavior)
 _MORE_DEPENDENT = tuple(MappingBehavior)
 
 
-def predict(
+def predict_outcome(
     a: Sequence[NatBehavior], b: Sequence[NatBehavior], dial: Dial, shared: NatBehavior | None = None
 ) -> Prediction:
-    """The prediction for hosts A and B behind these NATs, each from the host outwards, those that both share left out.
+    """Predict the outcome for hosts A and B behind these NATs, each innermost first, without the NATs that both share.
 
-    `shared` is the innermost NAT that is in front of both, None for hosts that have none in common. `dial` has the
-    delay between the gates, and the skew there.
+    `shared` is the innermost NAT in front of both, or None. `dial` has the delay and the skew between the outermost
+    filtering NATs.
     """
     if shared is None:
-        return predict_one_each(in_a_row(a), in_a_row(b), dial)
+        return predict_single(in_series(a), in_series(b), dial)
     if shared.hairpinning is not Hairpinning.EXTERNAL_SOURCE:
-        return Prediction(Outcome.FAILS, 0.0, _NO_WAY_BACK[shared.hairpinning], None)
-    found = predict_one_each(_below(a, shared), _below(b, shared), dial)
-    return replace(found, reason=f"the NAT in front of both turns packets back (hairpin), and {found.reason}")
+        return Prediction(Outcome.FAILS, 0.0, _NO_HAIRPIN[shared.hairpinning], None)
+    found = predict_single(_inside(a, shared), _inside(b, shared), dial)
+    return replace(found, reason=f"the shared NAT hairpins packets, and {found.reason}")
 
 
-def in_a_row(nats: Sequence[NatBehavior]) -> NatBehavior | None:
-    """The one NAT that these, from the host outwards, amount to; None for none. Of several, only what is predicted by.
+def in_series(nats: Sequence[NatBehavior]) -> NatBehavior | None:
+    """Return the single NAT that is equivalent to these NATs, innermost first, or None for none.
 
-    That is mapping, filtering, the answer to unsolicited SYNs, what RSTs close, what becomes of ICMP errors, and the
-    outermost one's pool of addresses.
+    For several NATs, only the fields that the prediction uses are valid: mapping, filtering, the answer to unsolicited
+    SYNs, `reset_closes`, ICMP errors, and the outermost NAT's address pool.
     """
     if len(nats) < 2:
         return nats[0] if nats else None
-    filtering, outermost, refusing = (
+    filtering, outermost, answering = (
         max((nat.filtering for nat in nats), key=_STRICTER.index),
         nats[-1],
-        nats[gate(nats)],
+        nats[outermost_filtering(nats)],
     )
     return NatBehavior(
         max((nat.mapping for nat in nats), key=_MORE_DEPENDENT.index),
         filtering,
         PortAllocation.PRESERVING,
-        refusing.unsolicited,
-        silence_s=refusing.silence_s,
+        answering.unsolicited,
+        silence_s=answering.silence_s,
         pool_size=outermost.pool_size,
         pooling=outermost.pooling,
         icmp_errors=max((nat.icmp_errors for nat in nats), key=tuple(IcmpErrors).index),
@@ -81,22 +81,22 @@ def in_a_row(nats: Sequence[NatBehavior]) -> NatBehavior | None:
     )
 
 
-def gate(nats: Sequence[NatBehavior]) -> int:
-    """Which of the NATs, from the host outwards, turns strangers away: the outermost that does not admit anyone.
+def outermost_filtering(nats: Sequence[NatBehavior]) -> int:
+    """Return the index of the outermost NAT that filters, innermost first. If none filters, return the outermost.
 
-    The outermost if all do. `nats` must not be empty.
+    `nats` must not be empty.
     """
     filtering = [place for place, nat in enumerate(nats) if nat.filtering is not FilteringBehavior.ENDPOINT_INDEPENDENT]
     return max(filtering, default=len(nats) - 1)
 
 
-def _below(nats: Sequence[NatBehavior], shared: NatBehavior) -> NatBehavior | None:
-    """What is in front of a host whose peer is behind `shared` as well, as if `shared` were not there."""
-    nat = in_a_row(nats)
+def _inside(nats: Sequence[NatBehavior], shared: NatBehavior) -> NatBehavior | None:
+    """Return the NAT in front of a host whose peer is also behind `shared`, as if `shared` were not there."""
+    nat = in_series(nats)
     if nat is None or not shared.destination_dependent:
         return nat
-    # The peer's SYN comes from an address that is known and a port that is not. Who asks for the address only admits
-    # it, once the host has dialled; it makes no difference that the port is not the one that the host dialled.
+    # The peer's SYN has a known address and an unknown port. A NAT that filters by address admits it once the host has
+    # sent a SYN to that address, to whatever port.
     by_address = nat.filtering is FilteringBehavior.ADDRESS_DEPENDENT and not nat.destination_dependent
     admitted = by_address or nat.filtering is FilteringBehavior.ENDPOINT_INDEPENDENT
     return NatBehavior(
@@ -108,9 +108,7 @@ def _below(nats: Sequence[NatBehavior], shared: NatBehavior) -> NatBehavior | No
     )
 
 
-_NO_WAY_BACK = {
-    Hairpinning.NONE: "the NAT in front of both does not turn packets back (hairpin)",
-    Hairpinning.INTERNAL_SOURCE: (
-        "the NAT in front of both turns packets back with their internal source, so that answers go past it"
-    ),
+_NO_HAIRPIN = {
+    Hairpinning.NONE: "the shared NAT does not support hairpinning",
+    Hairpinning.INTERNAL_SOURCE: ("the shared NAT hairpins packets with their internal source, so answers bypass it"),
 }

@@ -1,50 +1,49 @@
-"""Will this pair punch? A prediction from two behaviors and the timing of the first SYNs, with the reason in words.
+"""Predict whether two hosts can connect, from the behaviors of their NATs and the timing of the first SYNs.
 
-Theory. Each host learned its own external endpoint from the edge, listens on that local address, and dials the
-*registered* endpoint of the other. Call X's SYN the one that X sends at time t(X); it reaches Y's NAT one delay d
-later. There it is
+Theory. Each host has discovered its external endpoint through the edge, listens on that local address, and connects to
+the *registered* endpoint of the peer. X's SYN leaves at time t(X) and arrives at Y's NAT one delay d later. There it is
 
-- admitted always, if Y has no NAT or its filtering is endpoint-independent (with one exception, below);
-- admitted if Y has already sent something to X's address, if filtering is address-dependent. What opened that door is
-  an entry of its own, so it stays open. (Where X's mapping depends on the destination and X's NAT has a pool of n
-  addresses with arbitrary pooling, the SYN comes from the registered address in one case of n only.);
-- admitted if Y has already sent to exactly the endpoint that X's SYN comes from, if filtering is
-  address-and-port-dependent: so X's mapping must be endpoint-independent (otherwise the SYN comes from a port that
-  nobody was told of), and the door is a connection tracking entry, which a RST answering Y's SYN destroys at once
-  (unless `reset_closes` is denied). An ICMP error leaves it, but see below;
-- never admitted, if Y's own mapping depends on the destination and Y filters at all: the registered port serves the
-  edge alone. How its ports are allocated does not matter, for X dials the registered one and no other.
+- always admitted if Y has no NAT or filtering is endpoint-independent (with the exception below);
+- admitted if Y has sent anything to X's address, with address-dependent filtering. That pinhole is a separate entry and
+  survives RSTs. (If X's mapping depends on the destination and X's NAT has n pool addresses with arbitrary pooling, the
+  SYN comes from the registered address in only one of n cases.);
+- admitted if Y has sent a packet to exactly the source endpoint of X's SYN, with address-and-port-dependent filtering.
+  So X's mapping must be endpoint-independent; otherwise Y does not know the source port. The pinhole is a connection
+  tracking entry, which a RST in answer to Y's SYN removes at once (unless `reset_closes` is False). An ICMP error does
+  not remove it, but see below;
+- never admitted if Y's mapping depends on the destination and Y's NAT filters: the registered port is valid only for
+  the edge. Port allocation does not matter, because X connects only to the registered port.
 
-One admitted SYN is enough: the listener or the crossing socket behind the NAT answers it. A SYN that is not admitted is
-dropped, and the kernel sends it again after a second; or it is answered. A RST ends the attempt and shuts the dialler's
-own door; an ICMP error ends the attempt only, and not even that if the dialler's NAT swallows it. Then only another
-attempt can knock again. So with RSTs on both sides two port-restricted cones meet if and only if the SYNs cross between
-the NATs, |t(B) - t(A)| < d (53 of 53 against 1 of 40 when measured), or if attempts are repeated with jitter until they
-do. The method and the taxonomy are those of Ford, Srisuresh and Kegel (2005) and RFC 5128; mapping and filtering are
-named as in RFC 4787.
+One admitted SYN is enough: the listener or the connecting socket behind the NAT answers it. A SYN that is not admitted
+is dropped, and the kernel retransmits it after a second; or it is answered. A RST ends the attempt and closes the
+sender's own pinhole. An ICMP error only ends the attempt, unless the sender's NAT swallows it. After that, only another
+attempt sends a SYN. So with RSTs on both sides, two port-restricted cones connect if and only if the SYNs cross between
+the NATs, |t(B) - t(A)| < d (measured: 53 of 53 connected, against 1 of 40), or if attempts with jitter are repeated
+until they cross. The method and the taxonomy are those of Ford, Srisuresh and Kegel (2005) and RFC 5128; mapping and
+filtering have the names of RFC 4787.
 
-The door that an ICMP error leaves is a trap. The SYN of X that comes through it finds Y's listener. The SYN-ACK has a
-sequence number of its own; to the entry of the attempt that has ended it is a stray, and Y's NAT drops it as it drops
-every SYN of Y's from then on. So X's first SYN must find an attempt of Y's alive, which means that it crosses that
-attempt's SYN; later ones have no chance, and neither has Y. (With ICMP errors, too, 39 of 39 met whose SYNs crossed,
-and 1 of 84 others.) On a path without delay the error can come back within connect(); Linux then keeps it in
-`sk_err_soft` and the attempt goes on. Whether it does depends on microseconds, so the prediction there is `depends`.
+ICMP errors leave a pinhole that does not help. X's SYN passes it and reaches Y's listener. The SYN-ACK has a new
+sequence number, which does not match the entry of the ended attempt, so Y's NAT drops it, and all later SYNs of Y as
+well. So X's first SYN must arrive while an attempt of Y is active, which means that the SYNs cross; later SYNs of both
+hosts fail. (With ICMP errors, 39 of 39 pairs connected whose SYNs crossed, and 1 of 84 others.) On a path without
+delay, the error can arrive during connect(); Linux then stores it in `sk_err_soft` and the attempt continues. That
+depends on microseconds, so the prediction is `depends`.
 
-The exception. Let Y's mapping depend on the destination although its filtering is endpoint-independent, and let X's
-mapping be endpoint-independent. Then X's SYN comes to Y's registered port from the very endpoint that Y dials through
-another port. A NAT that tracks connections, as ours does, cannot keep the two apart behind Y: whichever was first
-stands, and the other is dropped. X's SYN gets in if it arrives before Y dials, or after a RST has ended Y's attempt.
+Exception. Y's mapping depends on the destination, Y's filtering is endpoint-independent, and X's mapping is
+endpoint-independent. Then X's SYN arrives at Y's registered port from the same endpoint to which Y connects through
+another port. A NAT with connection tracking, like those of the lab, cannot distinguish the two flows behind Y: it keeps
+the first and drops the other. X's SYN passes if it arrives before Y's first SYN, or after a RST has ended Y's attempt.
 
-Method. These rules, the retransmissions, the pauses between attempts and the losses are put together by
-`punch.nat.syn_simulation`, which lets the two hosts dial. Where nothing is drawn it is asked once. Otherwise the
-probability is the share of runs, always of the same draws: at least 400 runs (a standard error of at most 2.5 %), and
-1000 before an outcome counts as certain, so that whatever the probability p may be, less than one trial in 2500
-contradicts it (p^1000 (1 - p) < 1 / 1000e). Where there is a closed form, tests hold the runs to it.
+Method. `punch.nat.syn_simulation` simulates both hosts with these rules, retransmissions, pauses and losses.
+Without random draws, it runs once. Otherwise the probability is the share of successful runs, always with the same
+seed: at least 400 runs (a standard error of at most 2.5 %), and 1000 before an outcome is certain. So for any
+probability p, fewer than one trial in 2500 contradicts a certain outcome (p^1000 (1 - p) < 1 / 1000e). Tests compare
+the runs with closed forms where these exist.
 
-Whether the client leaves the edge before it dials (`reuse`) or stays (`keep`) is not asked: with these behaviors the
-mapping lives on either way, and both do the same.
+Whether the client disconnects from the edge before it connects (`reuse`) or stays connected (`keep`) does not matter:
+with these behaviors the mapping survives in both cases.
 
-Times are in seconds. `skew_s` is t(B) - t(A) and, wherever the outcome hangs on it, must be the measured one.
+Times are in seconds. `skew_s` is t(B) - t(A); where the outcome depends on it, it must be the measured value.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ _Host = tuple[str, NatBehavior | None]
 
 
 class Outcome(StrEnum):
-    """What is predicted: certain success, certain failure, or a probability strictly between."""
+    """The predicted outcome: certain success, certain failure, or a probability between."""
 
     DIRECT = "direct"
     FAILS = "fails"
@@ -84,10 +83,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """How the two hosts dial: the delay between them one way, the skew, and for how often and how long they try.
+    """How two hosts connect: one-way delay, skew, and limits of the attempts.
 
-    `attempts` counts connect() calls per host, None for as many as the deadline allows. `loss` is the fraction of
-    packets lost one way, independently; `jitter_s` by how much the delay varies. Raises `BehaviorError`.
+    `attempts` is the maximum number of connect() calls per host, None for no maximum. `loss` is the fraction of packets
+    lost one way, independently. `jitter_s` is the variation of the delay. Raises `BehaviorError`.
     """
 
     delay_s: float
@@ -110,10 +109,10 @@ class Dial:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The probability of a direct connection, why, and the least time that it takes.
+    """The probability of a direct connection, the reason, and lower bounds of its time.
 
-    `floor_s` runs from the first SYN of either host to the later of the two being connected, `agreed_floor_s` to the
-    later of the two having agreed on that connection where A is the sender (`agreement_s`); None when it fails.
+    `floor_s` is the time from the first SYN of either host until both hosts are connected, `agreed_floor_s` until both
+    have agreed on that connection with A as the sender (`agreement_s`). None for a failure.
     """
 
     outcome: Outcome
@@ -123,27 +122,27 @@ class Prediction:
     agreed_floor_s: float | None = None
 
     def agrees(self, direct: bool) -> bool | None:
-        """Whether one trial is as predicted; None where a single trial cannot tell."""
+        """Return whether a trial agrees with the prediction, or None if a single trial cannot decide."""
         return None if self.outcome is Outcome.DEPENDS else direct is (self.outcome is Outcome.DIRECT)
 
 
 def agreement_s(sender_s: float, receiver_s: float, delay_s: float) -> float:
-    """When the later host has agreed at the earliest, the two being connected at `sender_s` and `receiver_s`.
+    """Return the earliest time of agreement of both hosts, which are connected at `sender_s` and `receiver_s`.
 
-    What `punch.client` says on a connection (channel and agreement), each message one delay d under way and sent as
-    soon as its sender has what it needs, S the sender's and R the receiver's time:
+    These are the messages of `punch.client` on a connection. Each takes one delay d and is sent as soon as possible. S
+    is the sender's time, R the receiver's:
 
-        hello      both, once connected                          at S+d with the receiver, at R+d with the sender
-        proof      sender, in answer to the receiver's hello     sent at C = max(S, R+d), with the receiver at C+d
-        proof      receiver, in answer to the sender's proof     the receiver has agreed at C+d, the sender at C+2d
+        hello      both, once connected                          arrives at S+d (receiver) and R+d (sender)
+        proof      sender, in answer to the receiver's hello     sent at C = max(S, R+d), arrives at C+d
+        proof      receiver, in answer to the sender's proof     the receiver agrees at C+d, the sender at C+2d
 
-    So the later one, always the sender, has agreed at max(S + 2d, R + 3d).
+    So the sender is the later one, at max(S + 2d, R + 3d).
     """
     return max(sender_s + 2 * delay_s, receiver_s + 3 * delay_s)
 
 
-def predict(a: NatBehavior | None, b: NatBehavior | None, dial: Dial) -> Prediction:
-    """The prediction for hosts A and B behind these NATs (None: a public host)."""
+def predict_outcome(a: NatBehavior | None, b: NatBehavior | None, dial: Dial) -> Prediction:
+    """Predict the outcome for hosts A and B behind these NATs (None: a public host)."""
     hosts = [("A", a), ("B", b)]
     if dial.skew_s < 0:
         hosts.reverse()
@@ -158,7 +157,7 @@ def predict(a: NatBehavior | None, b: NatBehavior | None, dial: Dial) -> Predict
     agreed_floor = min(agreement_s(each[sender], each[1 - sender], dial.delay_s) for each in connected)
     if not failed:
         return Prediction(Outcome.DIRECT, 1.0, _success(direct, hosts), floor, agreed_floor)
-    reason = f"{_success(direct, hosts)}; or else {_failure(failed, hosts, dial)}"
+    reason = f"{_success(direct, hosts)}; otherwise {_failure(failed, hosts, dial)}"
     return Prediction(Outcome.DEPENDS, len(direct) / len(runs), reason, floor, agreed_floor)
 
 
@@ -184,7 +183,7 @@ def _runs(nats: list[NatBehavior | None], dial: Dial) -> list[Run]:
 
 
 def _success(runs: list[Run], hosts: list[_Host]) -> str:
-    """What the most common of the runs that connected tells."""
+    """Return the reason of the most common kind of successful run."""
     ((end, index, later, again), _times) = Counter(
         (run.end, run.dialler, run.attempt > 1, run.again) for run in runs
     ).most_common(1)[0]
@@ -193,18 +192,18 @@ def _success(runs: list[Run], hosts: list[_Host]) -> str:
         return f"{'later' if later else 'the'} SYNs cross between the NATs"
     syn = f"{name}'s {'retransmitted ' if again else ''}SYN{' of a later attempt' if later else ''}"
     if end is End.UNDIALLED:
-        return f"{syn} gets in while {peer} does not dial"
+        return f"{syn} is admitted while {peer} sends no SYN"
     if admits_anyone(nat):
-        return f"{peer} admits anyone, so {syn} gets in"
-    return f"{syn} finds {peer}'s door open"
+        return f"{peer}'s filtering is endpoint-independent, so {syn} is admitted"
+    return f"{peer}'s pinhole admits {syn}"
 
 
 def _failure(runs: list[Run], hosts: list[_Host], dial: Dial) -> str:
-    """What the most common of the runs that failed tells."""
+    """Return the reason of the most common kind of failed run."""
     ((end, index), _times) = Counter((run.end, run.dialler) for run in runs).most_common(1)[0]
     if end is End.STALE:
         name, peer = hosts[index][0], hosts[1 - index][0]
-        return f"{name}'s SYN finds {peer}'s door open, but an ICMP error has ended the attempt behind it"
+        return f"{peer}'s pinhole admits {name}'s SYN, but an ICMP error has ended {peer}'s attempt"
     able = [
         hosts[index][0]
         for index in (0, 1)
@@ -212,33 +211,33 @@ def _failure(runs: list[Run], hosts: list[_Host], dial: Dial) -> str:
     ]
     if not able:
         return _hopeless(hosts)
-    roaming = [name for name, nat in hosts if name in able and uses_other_address(nat)]
-    if roaming:
-        return f"{roaming[0]}'s SYN comes from another address of its NAT's pool"
-    why = "no attempt is left" if end is End.SPENT else "the deadline comes first"
-    refusing = any(nat is not None and nat.unsolicited is not Unsolicited.DROP for _name, nat in hosts)
-    if dial.loss and not (refusing and abs(dial.skew_s) >= dial.delay_s):
+    straying = [name for name, nat in hosts if name in able and uses_other_address(nat)]
+    if straying:
+        return f"{straying[0]}'s SYN comes from another address of its NAT's pool"
+    why = "no attempts are left" if end is End.SPENT else "the deadline expires"
+    answering = any(nat is not None and nat.unsolicited is not Unsolicited.DROP for _name, nat in hosts)
+    if dial.loss and not (answering and abs(dial.skew_s) >= dial.delay_s):
         return f"packets are lost: {why}"
     if len(able) == 2:
         return (
-            f"the SYNs must cross, and they are {abs(dial.skew_s) * 1e3:.1f} ms apart on a delay of "
+            f"the SYNs must cross, but they are {abs(dial.skew_s) * 1e3:.1f} ms apart with a delay of "
             f"{dial.delay_s * 1e3:.1f} ms: {why}"
         )
-    return f"{able[0]}'s SYN comes too early: {why}"
+    return f"{able[0]}'s SYN arrives too early: {why}"
 
 
 def _hopeless(hosts: list[_Host]) -> str:
     for (name, nat), (peer, peer_nat) in (hosts, hosts[::-1]):
         if occupies(nat, peer_nat):
             return (
-                f"{name}'s mapping depends on the destination: its SYN comes from a port that {peer} never dialled, "
-                f"and keeps {peer}'s SYN from getting in"
+                f"{name}'s mapping depends on the destination: the source port of its SYN is unknown to {peer}, "
+                f"and its connection tracking entry blocks {peer}'s SYN"
             )
     named = [name for name, nat in hosts if dependent(nat)]
     if len(named) == 2:
-        return "both mappings depend on the destination: neither host knows the port that the other will come from"
+        return "both mappings depend on the destination: neither host knows the source port of the other"
     other = "B" if named == ["A"] else "A"
     return (
         f"{named[0]}'s mapping depends on the destination, and {other} filters by address and port: "
-        f"{named[0]}'s SYN comes from a port that {other} never dialled"
+        f"the source port of {named[0]}'s SYN is unknown to {other}"
     )

@@ -1,41 +1,40 @@
-"""What each strategy of the client makes of a pair of NATs, on top of what plain dialling gives.
+"""Predict the outcome of each strategy of the client.
 
-Theory. `lab.oracle.outcome` (for NATs in a row `lab.oracle.nesting`) predicts two hosts that dial each other's
-registered endpoints: PLAIN below. A strategy changes one premise of that, and is predicted by changing the same
-premise:
+Theory. `lab.oracle.outcome` (for NATs in series `lab.oracle.nesting`) predicts two hosts that connect to each other's
+registered endpoints: PLAIN below. A strategy changes one premise of that model, and so does its prediction:
 
-reuse, keep  PLAIN. Whether the connection to the edge is closed first is not asked: no behavior here forgets a mapping
-             with its connection.
-sync         PLAIN with three attempts more, and with what the agreed instant leaves of the skew (Seemann, Inden,
-             Vyzovitis, "Decentralized Hole Punching", 2022: DCUtR).
-lowttl       The opening SYNs die between the NATs, so neither NAT ever answers one: PLAIN with NATs that drop. The
-             router on the way says "time exceeded" (RFC 792), which ends a connect() on Linux (EHOSTUNREACH), but shuts
-             no door; the client dials on at once, so that an attempt is alive when the peer's SYN comes in, and the
-             trap of the oracle's ICMP errors is not sprung. It does nothing for mappings that depend on the
-             destination. (Guha, Takeda, Francis, "NUTSS", 2004, section 4: STUNT; Guha and Francis, IMC 2005.)
-predict      One host's mapping depends on the destination, its ports come in sequence, and the other's does not depend.
-             Its SYN leaves, its port is told to the peer with those around it, `window` at most, and the peer dials
-             them: P = P(hit) x PLAIN(of a mapping that does not depend, and a peer that dials later). With Poisson
-             arrivals of `background_per_s` in the `measured_s` between the look at the sequence and the SYN, P(hit) =
-             P(Poisson < window). Where the ports of both come in sequence, each looks and tells, and dials the one port
-             that follows: nobody else may take it on either side, P(Poisson = 0) of both, in `rounds` rounds. Anything
-             else is dialled plainly.
-birthday     The same for any ports: one host opens `sockets` mappings towards the peer's endpoint, which probes
-             `probes` ports at random, `probes_per_s`: P(hit) of `punch.nat.birthday`. That is for NATs that drop. A
-             RST (or ICMP error) ends whatever arrives before its door is open: behind a NAT that answers, a SYN gets in
-             if the probe of its port left less than a delay after it, and where both answer, not more than a delay
-             before it either. So of the probes count those of one delay before and one after; or, where only the
-             prober's NAT answers, those of one delay and all before, on average of half as many ports as there are
+reuse, keep  PLAIN. Whether the client disconnects from the edge first does not matter: no behavior here deletes a
+             mapping when its connection ends.
+sync         PLAIN with three additional attempts, and with the skew that remains after the agreed instant (Seemann,
+             Inden, Vyzovitis, "Decentralized Hole Punching", 2022: DCUtR).
+lowttl       The first SYNs expire between the NATs, so no NAT answers them: PLAIN with NATs that drop. A router
+             sends ICMP Time Exceeded (RFC 792), which ends a connect() on Linux (EHOSTUNREACH) but closes no
+             pinhole. The client connects again at once, so an attempt is active when the peer's SYN arrives, unlike
+             after the NAT's ICMP errors. It does not help with destination-dependent mappings. (Guha, Takeda, Francis,
+             "NUTSS", 2004, section 4: STUNT; Guha and Francis, IMC 2005.)
+predict      One host's mapping depends on the destination with sequential ports, the other's mapping does not. The
+             first host sends its SYN; the peer learns its predicted port and the ports around it, at most `window`,
+             and connects to all of them: P = P(hit) x PLAIN(of an endpoint-independent mapping, and a peer that
+             connects later). With Poisson arrivals of `background_per_s` in the `measured_s` between the measurement
+             of the sequence and the SYN, P(hit) = P(Poisson < window). If both have sequential ports, each host sends
+             its next port to the peer, which connects to that port only; no other host may use it on either side,
+             P(Poisson = 0) of both, in `rounds` rounds. All other pairs are PLAIN.
+birthday     The same for random ports: one host opens `sockets` mappings towards the peer's endpoint, which probes
+             `probes` random ports at `probes_per_s`: P(hit) of `punch.nat.birthday`. This requires NATs that drop. A
+             RST (or ICMP error) ends every attempt that arrives before its pinhole is open. Behind a NAT that answers,
+             a SYN is admitted if the probe of its port left less than one delay after it; if both NATs answer, also
+             not more than one delay before it. So only the probes of one delay before and one after count; if only the
+             prober's NAT answers, those of one delay after and all before, on average half as many ports as there are
              sockets.
-portmap      A NAT that speaks UPnP IGD, PCP or NAT-PMP is asked for a port, which admits anyone and is the same for
-             all: PLAIN with that mapping and filtering. It must be the only NAT in front of its host.
-auto         The best of all; and where a host's own dialling would keep out a SYN that its NAT admits (the oracle's
-             exception), only the peer dials: PLAIN of a host that does not.
+portmap      A NAT with UPnP IGD, PCP or NAT-PMP maps a port on request, endpoint-independent in mapping and
+             filtering: PLAIN with that behavior. It must be the only NAT in front of its host.
+auto         The best of all. If a host's own SYNs would block a SYN that its NAT admits (the exception in
+             `lab.oracle.outcome`), only the peer connects: PLAIN of a host that sends no SYNs.
 
-Every strategy dials the registered endpoints as well, so none is worse than PLAIN. A probability below 1/2500 counts as
-none, and one above 1 - 1/2500 as certain: what one trial contradicts no oftener than that is the oracle's certainty.
+Every strategy also connects to the registered endpoints, so none is worse than PLAIN. A probability below 1/2500 counts
+as failure, and one above 1 - 1/2500 as certain success, as in `lab.oracle.outcome`.
 
-Times are in seconds. Two hosts behind one NAT meet (or not) by hairpinning, whatever the strategy guesses.
+Times are in seconds. Two hosts behind one NAT depend on hairpinning, whatever ports the strategy predicts.
 """
 
 from __future__ import annotations
@@ -59,22 +58,23 @@ from punchlab.punch.nat.behavior import (
 from punchlab.punch.nat.syn_simulation import admits_anyone
 
 SYNC_ATTEMPTS = 3
-"""As DCUtR has it; after these the client dials plainly."""
+"""The number of DCUtR. After these attempts, the client connects as in PLAIN."""
 
 _CERTAIN = 1 / 2500
-_UNSURE = 0.99
-_TOLD_AFTER_DELAYS, _TOLD_AFTER_S = 4, 0.002
-"""A look and its answer, and the way of what it found to the peer, in delays of the path, and at least: rough figures,
-of which only matters that they are more than one delay."""
+_ALMOST_CERTAIN = 0.99
+_KNOWN_AFTER_DELAYS, _KNOWN_AFTER_S = 4, 0.002
+"""Time to measure a sequence and send the result to the peer: in delays of the path, and the minimum. Both are rough;
+they only have to exceed one delay.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Guessing:
-    """What guesses hang on: the traffic of other hosts through each NAT, and how many guesses the client makes.
+    """Parameters of port prediction: the traffic of other hosts through each NAT, and the number of predicted ports.
 
-    `measured_s`, of A and of B: from when its NAT allocated the last port that an edge saw until it allocates the one
-    of the punch; None for one round trip at the path's delay, which is what telling the peer takes at least. `rounds`
-    are those of two sequences, of a second each.
+    `measured_s`, for A and B, is the time between the last allocation of a port that an edge saw and the allocation for
+    the punch. None means one round trip, the minimum time to inform the peer. `rounds` is the number of rounds for two
+    sequences, one second each.
     """
 
     background_per_s: float = 0.0
@@ -87,12 +87,12 @@ class Guessing:
 
 
 Nats = Sequence[NatBehavior]
-"""In front of one host, from the host outwards; those that its peer is behind as well are left out."""
+"""The NATs in front of a host, innermost first, without the NATs that both hosts share."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialling:
-    """All that a prediction is made of; `shared` is the innermost NAT in front of both."""
+    """The input of a prediction. `shared` is the innermost NAT in front of both hosts."""
 
     a: Nats
     b: Nats
@@ -102,7 +102,7 @@ class Dialling:
 
     @property
     def plain(self) -> Prediction:
-        """Of hosts that dial each other's registered endpoints."""
+        """The prediction for hosts that connect to each other's registered endpoints."""
         return _plainly(tuple(self.a), tuple(self.b), self.dial, self.shared)
 
 
@@ -110,14 +110,14 @@ class Dialling:
 def _plainly(
     a: tuple[NatBehavior, ...], b: tuple[NatBehavior, ...], dial: Dial, shared: NatBehavior | None
 ) -> Prediction:
-    # Strategies ask the same again and again, and chance takes a thousand runs.
-    return nesting.predict(a, b, dial, shared)
+    # Strategies repeat the same prediction, and one with random draws takes a thousand runs.
+    return nesting.predict_outcome(a, b, dial, shared)
 
 
-def predict(strategy: str, pair: Dialling) -> Prediction:
-    """What comes of the strategy. Raises `ValueError` for one that is not in `STRATEGIES`."""
+def predict_outcome(strategy: str, pair: Dialling) -> Prediction:
+    """Predict the outcome of the strategy. Raises ValueError if it is not in `STRATEGIES`."""
     if strategy not in STRATEGIES:
-        raise ValueError(f"{strategy}: nothing is known of this strategy; expected one of {', '.join(STRATEGIES)}")
+        raise ValueError(f"{strategy}: unknown strategy; expected one of {', '.join(STRATEGIES)}")
     return STRATEGIES[strategy](pair)
 
 
@@ -136,7 +136,7 @@ def _lowttl(pair: Dialling) -> Prediction:
     found = silent.plain
     if found == pair.plain or found.outcome is Outcome.FAILS:
         return found
-    return replace(found, reason=f"SYNs that die on the way are not answered, and {found.reason}")
+    return replace(found, reason=f"low-TTL SYNs are not answered, and {found.reason}")
 
 
 def _predict(pair: Dialling) -> Prediction:
@@ -146,15 +146,15 @@ def _predict(pair: Dialling) -> Prediction:
     if moving is None or not _allocating(moving).sequential:
         return pair.plain
     hit = port_prediction.probability(pair.guessing.window, pair.guessing.background_per_s, _wait_s(pair, moving))
-    later_s = max(_TOLD_AFTER_DELAYS * pair.dial.delay_s, _TOLD_AFTER_S)
+    later_s = max(_KNOWN_AFTER_DELAYS * pair.dial.delay_s, _KNOWN_AFTER_S)
     dial = replace(pair.dial, skew_s=later_s if moving is pair.a else -later_s)
     known = replace(pair, a=_steady(pair.a), b=_steady(pair.b), dial=dial).plain
-    if _refuses(pair.a) and _refuses(pair.b) and known.outcome is Outcome.DIRECT:
-        hit = min(hit, _UNSURE)  # every refusal takes a port of the sequence
-    if _refuses(pair.a) and _refuses(pair.b) and known.outcome is Outcome.FAILS and pair.dial.attempts is None:
-        # Many ports are dialled again and again, and no path is as short as none: now and then two SYNs cross.
-        known = replace(known, outcome=Outcome.DEPENDS, probability=1 - _UNSURE)
-    return _better(pair.plain, _guessed(known, hit, "the port in the sequence is told"))
+    if _answers(pair.a) and _answers(pair.b) and known.outcome is Outcome.DIRECT:
+        hit = min(hit, _ALMOST_CERTAIN)  # every answered SYN uses a port of the sequence
+    if _answers(pair.a) and _answers(pair.b) and known.outcome is Outcome.FAILS and pair.dial.attempts is None:
+        # The client connects to many ports repeatedly, and every path has some delay: sometimes two SYNs cross.
+        known = replace(known, outcome=Outcome.DEPENDS, probability=1 - _ALMOST_CERTAIN)
+    return _better(pair.plain, _guessed(known, hit, "the peer knows the predicted port"))
 
 
 def _predict_each_other(pair: Dialling) -> Prediction:
@@ -165,16 +165,16 @@ def _predict_each_other(pair: Dialling) -> Prediction:
     once = prod(port_prediction.probability(1, rate, _wait_s(pair, side)) for side in sides)
     hit = 1 - (1 - once) ** pair.guessing.rounds
     dial = replace(pair.dial, attempts=1)
-    if all(map(_refuses, sides)):
-        # Every round has a skew of its own, and one of them may do where there is a delay that it can be less than.
+    if all(map(_answers, sides)):
+        # Every round has a different skew. With a delay, one round can have a skew below it.
         dial = replace(dial, skew_s=dial.skew_s if dial.delay_s == 0 else 0.0)
-        hit = min(hit, _UNSURE)
+        hit = min(hit, _ALMOST_CERTAIN)
     known = replace(pair, a=_steady(pair.a), b=_steady(pair.b), dial=dial).plain
-    return _better(pair.plain, _guessed(known, hit, "each host's next port in the sequence is told"))
+    return _better(pair.plain, _guessed(known, hit, "each host knows the other's predicted port"))
 
 
 def _wait_s(pair: Dialling, side: Nats) -> float:
-    """From the look at the sequence of that side until its mapping is made, seconds."""
+    """Return the seconds between the measurement of that side's sequence and the creation of its mapping."""
     measured_s = pair.guessing.measured_s[0 if side is pair.a else 1]
     return 2 * pair.dial.delay_s if measured_s is None else measured_s
 
@@ -185,17 +185,17 @@ def _birthday(pair: Dialling) -> Prediction:
         return pair.plain
     guessing, peer = pair.guessing, pair.b if moving is pair.a else pair.a
     probes = float(guessing.probes)
-    if _refuses(peer):
+    if _answers(peer):
         of_one_delay = pair.dial.delay_s * guessing.probes_per_s
-        probes = of_one_delay + (of_one_delay if _refuses(moving) else guessing.sockets / 2)
+        probes = of_one_delay + (of_one_delay if _answers(moving) else guessing.sockets / 2)
     hit = birthday.collision(guessing.sockets, min(guessing.probes, round(probes)))
     silent = replace(pair, a=_dropping(_steady(pair.a)), b=_dropping(_steady(pair.b)))
-    words = f"one of {guessing.probes} probes finds one of {guessing.sockets} ports"
+    words = f"one of {guessing.probes} probes hits one of {guessing.sockets} ports"
     return _better(pair.plain, _guessed(silent.plain, hit, words))
 
 
 def _moving(pair: Dialling) -> Nats | None:
-    """The side whose port must be guessed; None where there is no such side, or not one alone."""
+    """Return the side whose port must be predicted, or None if there is no such side or both are."""
     found = [side for side in (pair.a, pair.b) if _dependent(side)]
     return found[0] if len(found) == 1 and pair.shared is None else None
 
@@ -204,51 +204,53 @@ def _dependent(side: Nats) -> bool:
     return any(nat.destination_dependent for nat in side)
 
 
-def _refuses(side: Nats) -> bool:
-    """Whether a SYN that is not admitted there is answered."""
-    nat = nesting.in_a_row(side)
+def _answers(side: Nats) -> bool:
+    """Return whether the side answers a SYN that it does not admit."""
+    nat = nesting.in_series(side)
     return nat is not None and nat.unsolicited not in (Unsolicited.DROP, Unsolicited.SILENT_THEN_ICMP)
 
 
-def _guessed(known: Prediction, hit: float, words: str) -> Prediction:
-    """The prediction where a guess is right with that probability, and then it goes as is `known`."""
+def _guessed(known: Prediction, hit: float, reason: str) -> Prediction:
+    """Return the prediction if a predicted port is correct with probability `hit`, and the outcome then is `known`."""
     probability = hit * known.probability
     if probability < _CERTAIN:
-        missed = "no guess finds the port in time" if hit < _CERTAIN else known.reason
-        return Prediction(Outcome.FAILS, 0.0, missed, None)
+        why = "no predicted port is correct in time" if hit < _CERTAIN else known.reason
+        return Prediction(Outcome.FAILS, 0.0, why, None)
     if probability > 1 - _CERTAIN:
-        return replace(known, outcome=Outcome.DIRECT, probability=1.0, reason=f"{words}, and {known.reason}")
-    reason = f"{words} ({hit:.0%}), and {known.reason}"
+        return replace(known, outcome=Outcome.DIRECT, probability=1.0, reason=f"{reason}, and {known.reason}")
+    reason = f"{reason} ({hit:.0%}), and {known.reason}"
     return replace(known, outcome=Outcome.DEPENDS, probability=probability, reason=reason)
 
 
 def _portmap(pair: Dialling) -> Prediction:
     if pair.shared is not None:
         return pair.plain
-    opened = replace(pair, a=_opened(pair.a), b=_opened(pair.b))
+    opened = replace(pair, a=_with_port_mapping(pair.a), b=_with_port_mapping(pair.b))
     if (opened.a, opened.b) == (pair.a, pair.b):
         return pair.plain
     found = opened.plain
-    return _better(pair.plain, replace(found, reason=f"a NAT has mapped a port on request, and {found.reason}"))
+    return _better(pair.plain, replace(found, reason=f"a NAT maps a port on request, and {found.reason}"))
 
 
 def _auto(pair: Dialling) -> Prediction:
     found = {name: rule(pair) for name, rule in STRATEGIES.items() if name != "auto"}
     found["wait"] = _wait(pair)
-    best = max(found, key=lambda name: found[name].probability)  # the first of equals: the plain ones come first
+    best = max(found, key=lambda name: found[name].probability)  # the first of equals, so the simplest strategy
     return found[best] if found[best].outcome is Outcome.FAILS else _named(best, found[best])
 
 
 def _wait(pair: Dialling) -> Prediction:
-    """One host dials, the other, whose NAT admits anyone, does not: so its registered mapping is the only one."""
+    """Predict the outcome if a host whose NAT admits all SYNs sends none, so that only its registered mapping
+    exists.
+    """
     if pair.shared is not None or len(pair.a) > 1 or len(pair.b) > 1:
         return pair.plain
     open_a, open_b = (_steady(side) if all(map(admits_anyone, side)) else side for side in (pair.a, pair.b))
     return replace(pair, a=open_a, b=open_b).plain
 
 
-def _named(strategy: str, said: Prediction) -> Prediction:
-    return replace(said, reason=f"{strategy}: {said.reason}")
+def _named(strategy: str, found: Prediction) -> Prediction:
+    return replace(found, reason=f"{strategy}: {found.reason}")
 
 
 def _better(one: Prediction, other: Prediction) -> Prediction:
@@ -256,7 +258,7 @@ def _better(one: Prediction, other: Prediction) -> Prediction:
 
 
 def _allocating(side: Nats) -> NatBehavior:
-    """The NAT whose choice of ports the Internet sees: the outermost that does not keep the port it gets."""
+    """Return the NAT that determines the public port: the outermost one that does not preserve ports."""
     return next(
         (nat for nat in reversed(side) if nat.sequential or nat.port_allocation is not PortAllocation.PRESERVING),
         side[-1],
@@ -268,19 +270,19 @@ def _dropping(side: Nats) -> Nats:
 
 
 def _steady(side: Nats) -> Nats:
-    """The NATs as somebody meets them who knows the port that they will take."""
-    # Only what a prediction is made of: a mapping that stays overloads nothing.
+    """Return the NATs as seen by a peer that knows the ports of their mappings."""
+    # Only the fields that a prediction uses: a constant mapping overloads no port.
     return [replace(_like(nat), filtering=nat.filtering) if nat.destination_dependent else nat for nat in side]
 
 
-def _opened(side: Nats) -> Nats:
+def _with_port_mapping(side: Nats) -> Nats:
     if len(side) != 1 or side[0].port_mapping is PortMapping.NONE:
         return side
     return [_like(side[0])]
 
 
 def _like(nat: NatBehavior) -> NatBehavior:
-    """A mapping that is the same for all and admits anyone, with the answers of that NAT."""
+    """Return a behavior with endpoint-independent mapping and filtering, with the answers of that NAT."""
     return replace(
         _DROPPING,
         unsolicited=nat.unsolicited,
@@ -307,4 +309,4 @@ STRATEGIES: Mapping[str, Callable[[Dialling], Prediction]] = {
     "portmap": _portmap,
     "auto": _auto,
 }
-"""Name on the command line -> how it is predicted."""
+"""Strategy name -> prediction."""

@@ -1,6 +1,6 @@
-"""What a forked child does to become a client: namespaces, streams, directory, environment and privileges.
+"""The forked child that becomes a client: it sets namespaces, streams, directory, environment and privileges.
 
-What goes wrong before the client starts is the server's answer to the request, and no fault of the client.
+Errors before the client starts are the server's answer to the request, not errors of the client.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def become(
     confinement: Roles,
     report: IO[bytes],
 ) -> NoReturn:
-    """Be the client that the request asks for: `target`, or a command without one. `space` is its network namespace."""
+    """Become the requested client: `target`, or a command without one. `space` is its network namespace."""
     status = 1
     try:
         try:
-            _settle(request, space, streams)
+            _set_up(request, space, streams)
             if request["confined"] is not None:
                 confinement.enter(request["confined"], trees)
             confinement.close()
@@ -52,16 +52,16 @@ def become(
         report.close()
         sys.argv = [name, *request["arguments"]]
         status = _call(target)
-    except BaseException:  # whatever it is, the server's loop must not go on in here
+    except BaseException:  # never continue in the server's loop
         sys.excepthook(*sys.exc_info())
     finally:
-        os._exit(_wind_up(status))
+        os._exit(_finalize(status))
 
 
-def _settle(request: dict[str, Any], space: int, descriptors: Sequence[int]) -> None:
-    """Network namespace, streams and environment as asked for. Raises OSError."""
+def _set_up(request: dict[str, Any], space: int, descriptors: Sequence[int]) -> None:
+    """Set network namespace, streams and environment. Raises OSError."""
     _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
-    os.setsid()  # it is no member of the session of what was started by hand
+    os.setsid()  # leave the session, which identifies processes started by hand
     if _libc.setns(space, _CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "setns")
     for number, stream in enumerate(descriptors):
@@ -77,7 +77,7 @@ def _settle(request: dict[str, Any], space: int, descriptors: Sequence[int]) -> 
 
 
 def _enter_directory(path: str, *, confined: bool) -> None:
-    """The working directory; for a confined client that does not see it, the root. Raises OSError."""
+    """Enter the working directory, or the root if a confined client does not see it. Raises OSError."""
     try:
         os.chdir(path)
     except FileNotFoundError:
@@ -87,8 +87,8 @@ def _enter_directory(path: str, *, confined: bool) -> None:
 
 
 def _execute(words: Sequence[str], report: IO[bytes]) -> NoReturn:
-    """Become that command; what keeps it from being started is the answer."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):  # which the interpreter handles or ignores
+    """Execute the command. If it cannot start, the error is the answer."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):  # Python handles or ignores these signals
         signal.signal(number, signal.SIG_DFL)
     try:
         os.execvp(words[0], list(words))
@@ -102,7 +102,7 @@ def _give_up(report: IO[bytes], kind: str, reason: str) -> NoReturn:
 
 
 def _call(target: Function) -> int:
-    """Its exit status, as the interpreter would have it."""
+    """Call the function and return its exit status, as Python would."""
     try:
         result = target()
     except SystemExit as ended:
@@ -115,8 +115,8 @@ def _call(target: Function) -> int:
     return 1
 
 
-def _wind_up(status: int) -> int:
-    """What the interpreter does at its end and a client may count on: threads, exit functions, buffers."""
+def _finalize(status: int) -> int:
+    """Do what Python does at exit: join threads, run exit functions, flush buffers."""
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()

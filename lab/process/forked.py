@@ -1,8 +1,8 @@
-"""Processes forked from a server that has imported the client: `start` is `subprocess.Popen` for Python functions.
+"""Start processes by forking from a server that has imported the client, with the interface of `subprocess.Popen`.
 
-Commands that are confined are started that way, too. There is one server per function, and one for commands, started at
-first use; it ends with its starter. Processes of one campaign share it (`prepare`, `adopt`), each over a connection of
-its own, which takes its clients along when it ends.
+This is for Python functions and for confined commands. There is one server per function and one for commands. It starts
+at first use and ends with its starter. Processes of one campaign share it (`prepare`, `adopt`), each over its own
+connection; its clients end with that connection.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _KILL_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A Python function that is a command: it reads sys.argv and returns an exit status, as entry points do.
+    """A Python function that acts as a command: it reads sys.argv and returns an exit status, like an entry point.
 
-    `name` is "module:function"; `preload` are modules to import beforehand that the function would import late.
+    `name` is "module:function". `preload` are modules to import beforehand that the function would import late.
     """
 
     name: str
@@ -50,13 +50,13 @@ class Function:
             raise InputError("function of a client", self.name, "module:function")
 
     def as_command(self, arguments: Sequence[str]) -> list[str]:
-        """The words that run it in an interpreter of its own."""
+        """Return the command that runs it in another interpreter."""
         module, _, name = self.name.partition(":")
         return [sys.executable, "-c", f"import sys; from {module} import {name}; sys.exit({name}())", *arguments]
 
 
 class ForkedProcess:
-    """A running function: the part of `subprocess.Popen` that the lab uses. Streams are unbuffered."""
+    """A running function, with the part of `subprocess.Popen` that the lab uses. Streams are unbuffered."""
 
     def __init__(
         self, pid: int, pidfd: int, first: int | None, status: int, stdin: IO[bytes], stdout: IO[bytes]
@@ -65,39 +65,39 @@ class ForkedProcess:
         self.returncode: int | None = None
         self._pidfd, self._status = pidfd, status
         self.confined = first is not None
-        """Whether it has a PID namespace of its own, in which everything is that it has started."""
+        """Whether it has a separate PID namespace, which contains all processes that it starts."""
         self._first = first
         """The pidfd of the first process of that namespace."""
 
     def end_of(self) -> int:
-        """A descriptor that can be read from when it has ended; the caller closes it."""
+        """Return a descriptor that becomes readable when the process exits. The caller closes it."""
         return os.dup(self._status)
 
     def poll(self) -> int | None:
-        """The exit status if it has ended; that of a signal is negative."""
+        """Return the exit status, negative for a signal, or None while it runs."""
         return self._wait(0)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit status. Raises `subprocess.TimeoutExpired`."""
+        """Return the exit status. Raises `subprocess.TimeoutExpired`."""
         code = self._wait(timeout)
         if code is None:
             raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
         return code
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal; nothing happens if it has ended."""
+        """Send a signal. Has no effect if the process has exited."""
         if self.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
     def end_namespace(self) -> None:
-        """Kill it with everything that it has started, if it is confined, and wait until that has ended; idempotent.
+        """Kill a confined process and all processes that it started, and wait until they exit. Idempotent.
 
-        Raises `LabError` for a process that does not end.
+        Raises `LabError` if they do not exit.
         """
         if self._first is None:
             return
@@ -106,7 +106,7 @@ class ForkedProcess:
         poll = select.poll()
         poll.register(self._first, select.POLLIN)
         if not poll.poll(_KILL_S * 1000):
-            raise LabError(f"process {self.pid} does not end")
+            raise LabError(f"process {self.pid} does not exit")
         os.close(self._first)
         self._first = None
         self._wait(_KILL_S)  # until the server has reaped it
@@ -118,7 +118,7 @@ class ForkedProcess:
             if not poll.poll(None if timeout is None else timeout * 1000):
                 return None
             status = os.read(self._status, STATUS.size)
-            # Without a word: the server was killed, and its children with it.
+            # An empty pipe means that the server was killed together with its children.
             self.returncode = os.waitstatus_to_exitcode(*STATUS.unpack(status)) if status else -signal.SIGKILL
             for descriptor in (self._status, self._pidfd):
                 os.close(descriptor)
@@ -126,7 +126,7 @@ class ForkedProcess:
 
 
 class _Servers:
-    """This process's servers and connections. Thread-safe; a forked child starts anew."""
+    """The servers and connections of this process. Thread-safe. A forked child starts with none."""
 
     def __init__(self) -> None:
         self._begin()
@@ -138,20 +138,20 @@ class _Servers:
         self._connections: dict[Function | None, socket.socket] = {}
         self._processes: list[subprocess.Popen[bytes]] = []
 
-    def forget(self) -> None:
-        """In a forked child: the servers and the connections belong to the parent."""
+    def detach(self) -> None:
+        """In a forked child, detach from the parent's servers and connections."""
         for connection in self._connections.values():
             connection.close()
         for process in self._processes:
-            process.returncode = 0  # not ours to wait for
+            process.returncode = 0  # only the parent can wait for it
         self._begin()
 
     def start(self, function: Function | None) -> str:
-        """The address of the server of the function, or of commands without one; it gets ready meanwhile."""
+        """Start the server of the function, or of commands for None, and return its address before it is ready."""
         with self._lock:
             if function not in self._addresses:
                 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-                    listener.bind("")  # an abstract name that is free, in this network namespace only
+                    listener.bind("")  # an unused abstract name, valid in this network namespace
                     listener.listen(socket.SOMAXCONN)
                     words = [json.dumps(sys.path), str(listener.fileno())]
                     words += [""] if function is None else [function.name, *function.preload]
@@ -160,14 +160,14 @@ class _Servers:
                         stdin=subprocess.PIPE,
                         stdout=subprocess.DEVNULL,
                         pass_fds=[listener.fileno()],
-                        start_new_session=True,  # out of reach of the terminal's signals
+                        start_new_session=True,  # terminal signals do not reach it
                     )
                     self._processes.append(process)
                     self._addresses[function] = listener.getsockname()
             return self._addresses[function]
 
     def adopt(self, addresses: Mapping[Function | None, str]) -> None:
-        """Use servers that another process has started, those of functions that are new here."""
+        """Use the servers of another process for functions that have no server here."""
         with self._lock:
             for function, address in addresses.items():
                 if function not in self._adopted:
@@ -175,9 +175,9 @@ class _Servers:
                     self._addresses[function] = address
 
     def ask(self, function: Function | None, request: bytes, descriptors: Sequence[int]) -> tuple[int, list[int]]:
-        """Process id and pidfds of a new process.
+        """Return the process id and the pidfds of a new process.
 
-        Raises `LabError`; `ClientError` for a function that is not there, or a command that cannot be started.
+        Raises `LabError`, and `ClientError` if the function does not exist or the command cannot start.
         """
         address = self.start(function)
         with self._lock:
@@ -193,13 +193,13 @@ class _Servers:
                     connection, REQUEST_BYTES, 2, socket.MSG_CMSG_CLOEXEC
                 )
                 if not answer:
-                    raise ConnectionResetError(errno.ECONNRESET, "it has ended")
-            except BaseException as error:  # an answer may be on its way that nobody waits for any more
+                    raise ConnectionResetError(errno.ECONNRESET, "the server has exited")
+            except BaseException as error:  # an unread answer may arrive later
                 del self._connections[function]
                 connection.close()
                 if isinstance(error, OSError):
-                    self._addresses.pop(function)  # so that the next one gets a new server
-                    raise LabError(f"{_name(function)}: its fork server: {error.strerror}") from error
+                    self._addresses.pop(function)  # the next request starts a new server
+                    raise LabError(f"{_name(function)}: fork server: {error.strerror}") from error
                 raise
         result = json.loads(answer)
         if "unusable" in result:
@@ -207,25 +207,25 @@ class _Servers:
         if "refused" in result:
             raise ClientError(result["refused"])
         if "error" in result:
-            raise LabError(f"{_name(function)}: its fork server: {result['error']}")
+            raise LabError(f"{_name(function)}: fork server: {result['error']}")
         return int(result["pid"]), received
 
     def stop(self) -> None:
-        """End the servers that were started here, and what runs in them."""
+        """End the servers that this process started, and their processes."""
         for process in self._processes:
             if process.stdin is not None:
                 process.stdin.close()
             try:
                 process.wait(_END_S)
-            except subprocess.TimeoutExpired:  # it still imports something
+            except subprocess.TimeoutExpired:  # it is still importing
                 process.kill()
                 process.wait()
-        self.forget()
+        self.detach()
 
 
 _SERVERS = _Servers()
 atexit.register(_SERVERS.stop)
-os.register_at_fork(after_in_child=_SERVERS.forget)
+os.register_at_fork(after_in_child=_SERVERS.detach)
 prepare, adopt = _SERVERS.start, _SERVERS.adopt
 
 
@@ -236,11 +236,11 @@ def start(
     stderr: IO[bytes],
     confined: Plan | None = None,
 ) -> ForkedProcess:
-    """Run the function in a process of its own in the network namespace, standard input and output being pipes.
+    """Run the function in a process in the network namespace, with pipes as standard input and output.
 
-    Without a function the arguments are the words of a command. Working directory and environment are this process's.
-    A process that is `confined` sees what is planned and no other files, and has few privileges (`lab.confinement`).
-    Raises `ClientError` for a function that cannot be imported or a command that cannot be started, `LabError`.
+    For None, `arguments` is a command. The process inherits the working directory and environment. A `confined` process
+    has few privileges and sees only the planned files (`lab.confinement`). Raises `ClientError` if the function cannot
+    be imported or the command cannot start, else `LabError`.
     """
     wanted: dict[str, object] = {
         "arguments": list(arguments),
@@ -260,7 +260,7 @@ def start(
         request = json.dumps(wanted).encode()
         if len(request) > REQUEST_BYTES:
             raise LabError(
-                f"client: {len(request)} bytes of arguments and environment; at most {REQUEST_BYTES} can be passed on"
+                f"client: {len(request)} bytes of arguments and environment; expected at most {REQUEST_BYTES}"
             )
         pipes = [os.pipe() for _ in range(3)]
         (their_stdin, stdin), (stdout, their_stdout), (status, their_status) = pipes
@@ -281,7 +281,7 @@ def _name(function: Function | None) -> str:
 
 
 def _directory() -> str:
-    """The working directory; the root where it was removed, for no relative path leads anywhere then either."""
+    """Return the working directory, or the root if it was removed, because then no relative path is valid."""
     try:
         return str(Path.cwd())
     except FileNotFoundError:

@@ -1,24 +1,24 @@
-"""The process that clients are forked from: it has imported those that are Python functions, and waits.
+"""The server process from which clients are forked. It has imported the client's function and waits for requests.
 
-A Python client that starts as a command spends a quarter of a second on imports; forked, it is at work after a few
-milliseconds. It is a real process all the same, with arguments, streams, environment and network namespace of its own.
-The server that has no function starts commands.
+A Python client that starts as a command needs a quarter of a second for imports; a forked one is ready after a few
+milliseconds. It is a separate process with its own arguments, streams, environment and network namespace. A server
+without a function starts commands.
 
-The server is single-threaded and speaks JSON over a SOCK_SEQPACKET socket, descriptors with it (SCM_RIGHTS):
+The server is single-threaded and receives JSON over a SOCK_SEQPACKET socket, with descriptors (SCM_RIGHTS):
 
     {"arguments": […], "directory": …, "environment": {…}, "confined": null}
         with: network namespace, stdin, stdout, stderr, status pipe
         -> {"pid": N} with a pidfd; {"error": "…"}; {"refused": "…"} for a command that cannot be started;
            or {"unusable": "…"} for a function that cannot be imported
 
-A confined client also has mount, PID and IPC namespaces of its own, in which it is not the first process:
+A confined client also has its own mount, PID and IPC namespaces, in which it is not the first process:
 
     "confined": {"trees": [[path, is a folder], …], "links": [[path, target], …]}
         with, in addition: the detached trees -> {"pid": N} with the pidfds of the client and of the first process
 
-When the client ends, its wait status (int, native) is written to the status pipe. When the first process is killed, so
-is everything in its namespace. What was started over a connection is killed when the connection ends; the server ends
-with its standard input.
+When the client exits, its wait status (int, native byte order) is written to the status pipe. When the first process is
+killed, all processes of its namespace end. Clients end with the connection over which they were started; the server
+ends when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from punchlab.lab.process.forkchild import Function
 
 REQUEST_BYTES, DESCRIPTORS = 1 << 17, 5
 MOST_DESCRIPTORS = 200
-"""With the trees of a confined client; the kernel passes on 253 at a time."""
+"""Includes the trees of a confined client. The kernel passes at most 253 at a time."""
 
 STATUS = struct.Struct("=i")
 _ERROR_BYTES = 4096
@@ -60,9 +60,9 @@ class _Connection:
 
 
 class Server:
-    """Serves at `listener` until standard input ends.
+    """Serves requests at `listener` until standard input is closed.
 
-    `target` is the function, what is wrong with it, or None: then the arguments are the words of a command.
+    `target` is the function, its import error, or None for commands.
     """
 
     def __init__(self, listener: socket.socket, target: Function | str | None, name: str, spaces: PidSpaces) -> None:
@@ -72,7 +72,7 @@ class Server:
         self._roles = roles.Roles(spaces)
 
     def run(self) -> None:
-        """Serve. In a forked child this does not return."""
+        """Serve requests. In a forked child this does not return."""
         self._selector.register(0, selectors.EVENT_READ, None)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         while True:
@@ -115,45 +115,45 @@ class Server:
     def _start(
         self, connection: _Connection, target: Function | None, request: dict[str, Any], descriptors: Sequence[int]
     ) -> None:
-        """Fork a client, and answer. Raises OSError if that cannot be."""
+        """Fork a client and answer the request. Raises OSError."""
         space, *streams, status = descriptors[:DESCRIPTORS]
         trees = descriptors[DESCRIPTORS:]
-        settled, settling = os.pipe()
+        report_read, report_write = os.pipe()
         own = [self._selector.fileno(), *(key.fd for key in self._selector.get_map().values() if key.fd != 0)]
-        with os.fdopen(settled, "rb") as outcome:
-            with os.fdopen(settling, "wb", 0) as report:
+        with os.fdopen(report_read, "rb") as outcome:
+            with os.fdopen(report_write, "wb", 0) as report:
 
                 def become() -> None:
-                    """In the child: leave everything of the server behind, and be the client."""
+                    """In the child: close the server's descriptors and become the client."""
                     try:
-                        for descriptor in (*own, *self._statuses.values(), status, settled):
+                        for descriptor in (*own, *self._statuses.values(), status, report_read):
                             os.close(descriptor)
                         forkchild.become(target, self._name, request, space, streams, trees, self._roles, report)
                     finally:
-                        os._exit(1)  # whatever it is, the server's loop must not go on in here
+                        os._exit(1)  # never continue in the server's loop
 
                 first, pid = (None, _fork(become)) if request["confined"] is None else self._roles.fork(become)
-            said = outcome.read(_ERROR_BYTES)
+            failure = outcome.read(_ERROR_BYTES)
         client = os.pidfd_open(pid)
         connection.clients[client] = pid
         self._selector.register(client, selectors.EVENT_READ, lambda: self._reap(connection, client))
         if first is not None:
             connection.spaces.add(first)
-            self._selector.register(first, selectors.EVENT_READ, lambda: self._forget(connection, first))
-        if said:
+            self._selector.register(first, selectors.EVENT_READ, lambda: self._close_first(connection, first))
+        if failure:
             if first is not None:
                 _kill(first)
-            self._answer(connection, json.loads(said))
+            self._answer(connection, json.loads(failure))
             return
         self._statuses[client] = status
         self._answer(connection, {"pid": pid}, client, *(() if first is None else (first,)))
 
     def _answer(self, connection: _Connection, answer: dict[str, Any], *descriptors: int) -> None:
-        with contextlib.suppress(ConnectionError):  # who asked has ended; that is read next
+        with contextlib.suppress(ConnectionError):  # the requester has exited; the next read detects it
             socket.send_fds(connection.socket, [json.dumps(answer).encode()], descriptors)
 
-    def _forget(self, connection: _Connection, first: int) -> None:
-        """A first process has ended, which is not this process's child."""
+    def _close_first(self, connection: _Connection, first: int) -> None:
+        """Close the pidfd of a first process that has exited. It is not a child of this process."""
         connection.spaces.remove(first)
         self._selector.unregister(first)
         os.close(first)
@@ -164,18 +164,18 @@ class Server:
         os.close(pidfd)
         status = self._statuses.pop(pidfd, None)
         if status is not None:
-            with contextlib.suppress(BrokenPipeError):  # nobody wants to know
+            with contextlib.suppress(BrokenPipeError):  # nobody reads the status
                 os.write(status, STATUS.pack(wait_status))
             os.close(status)
 
 
 def _kill(pidfd: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has ended already
+    with contextlib.suppress(ProcessLookupError):  # it has exited
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
 def _fork(become: Callable[[], None]) -> int:
-    """The process id of a child that becomes something else."""
+    """Fork a child that calls `become`, and return its process id."""
     pid = os.fork()
     if pid == 0:
         become()
@@ -183,7 +183,7 @@ def _fork(become: Callable[[], None]) -> int:
 
 
 def resolve(name: str, preload: Sequence[str]) -> Function | str:
-    """The function "module:function" with its module and those of `preload` imported, or what is wrong."""
+    """Return the function "module:function" after importing its module and those of `preload`, or the error."""
     module, _colon, path = name.partition(":")
     try:
         for each in (module, *preload):
@@ -198,22 +198,22 @@ def resolve(name: str, preload: Sequence[str]) -> Function | str:
 
 
 def main(search_path: str, listener: str, name: str, *preload: str) -> None:
-    """Be the server: the starter's `sys.path` in JSON, the descriptor to listen on, the function, the modules.
+    """Run the server: the starter's `sys.path` as JSON, the descriptor to listen on, the function, the modules.
 
-    Without a function, its name is empty.
+    The function name is empty for commands.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.disable()  # what is imported stays, and a collection of all of it takes 20 ms of CPU
+    gc.disable()  # imported objects stay, and a collection takes 20 ms of CPU
     spaces = PidSpaces()  # before this process grows
     target: Function | str | None = None
     if name:
         sys.path[:] = json.loads(search_path)
         target = resolve(name, preload)
-    gc.freeze()  # what is shared stays shared: the collector would write to every object
+    gc.freeze()  # keep shared pages shared: the collector would write to every object
     gc.enable()
     Server(socket.socket(fileno=int(listener)), target, name.partition(":")[0], spaces).run()
 
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-    os._exit(0)  # the interpreter would take down all modules first
+    os._exit(0)  # without freeing all modules

@@ -1,4 +1,4 @@
-"""A node of a running lab: a network namespace in which commands and sockets can be opened."""
+"""A node of a running lab: a network namespace with commands and sockets."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _RTF_LOCAL = 0x80000000
 
 
 class Helper(Protocol):
-    """A process that is part of a node itself."""
+    """A helper process that belongs to a node."""
 
     def wait(self) -> None:
-        """Wait until it does its work. Raises `LabError`."""
+        """Wait until it is ready. Raises `LabError`."""
 
     def check(self) -> None:
-        """Raise `LabError` if it does not run any more."""
+        """Raise `LabError` if it has exited."""
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
 
 
 Process = subprocess.Popen[Any] | forked.ForkedProcess
 
 
 class Node:
-    """One node. What is started in it is killed when the lab ends, with everything that this has started."""
+    """A node. At the end of the lab, all processes started in it are killed, including their descendants."""
 
     def __init__(self, graph: GraphNode, namespace: Namespace) -> None:
         self.graph, self.namespace = graph, namespace
@@ -56,31 +56,31 @@ class Node:
 
     @property
     def name(self) -> str:
-        """Its name in the topology."""
+        """The name in the topology."""
         return self.graph.name
 
     @property
     def kind(self) -> str:
-        """host, router, edge, nat or switch."""
+        """ "host", "router", "edge", "nat" or "switch"."""
         return self.graph.kind
 
     @property
     def address(self) -> str:
-        """The IPv4 address of its first interface."""
+        """The IPv4 address of the first interface."""
         return self.graph.address
 
     @property
     def address6(self) -> str:
-        """The IPv6 address of its first interface that has one. Raises `LabError` where the topology gives none."""
+        """The IPv6 address of the first interface that has one. Raises `LabError` if there is none."""
         if self.graph.address6 is None:
-            raise LabError(f"{self.name}: has no IPv6 address")
+            raise LabError(f"node {self.name} has no IPv6 address")
         return self.graph.address6
 
     def wait_for_ipv6(self, interfaces: Iterable[Interface]) -> None:
-        """Return when what comes for the IPv6 addresses of these interfaces is taken for the node's own.
+        """Wait until the node accepts packets to the IPv6 addresses of these interfaces.
 
-        The kernel's address worker makes their routes some time after it was given them, even where it looks for no
-        duplicates; until then such packets are lost. Raises `LabError` if that takes unreasonably long.
+        The kernel adds the local routes asynchronously, even without duplicate address detection; until then it drops
+        such packets. Raises `LabError` after 5 seconds.
         """
         addresses = (interface.address6 for interface in interfaces)
         missing = {ipaddress.IPv6Interface(address).packed.hex() for address in addresses if address is not None}
@@ -94,21 +94,21 @@ class Node:
             if missing:
                 if time.monotonic() > deadline:
                     raise LabError(f"{self.name}: no route to its own IPv6 address {min(missing)}")
-                time.sleep(0.001)  # nothing tells us
+                time.sleep(0.001)  # the kernel sends no notification
 
     def entered(self) -> AbstractContextManager[None]:
-        """This thread is inside the node for the length of the block."""
+        """Move this thread into the node for the block."""
         return self.namespace.entered()
 
     def socket(
         self, kind: socket.SocketKind = socket.SOCK_STREAM, family: socket.AddressFamily = socket.AF_INET
     ) -> socket.socket:
-        """A socket inside the node, IPv4 unless told; the caller closes it."""
+        """Return a socket in the node. The caller closes it."""
         with self.entered():
             return socket.socket(family, kind)
 
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-        """Start a command inside the node; `options` are those of `subprocess.Popen`."""
+        """Start a command in the node. `options` are those of `subprocess.Popen`."""
         self._used = True
         with self.entered():
             process = subprocess.Popen(command, **options)
@@ -122,7 +122,7 @@ class Node:
         stderr: IO[bytes],
         confined: Plan | None = None,
     ) -> forked.ForkedProcess:
-        """Run a Python function or a command inside the node, as a process with pipes; see `lab.process.forked`."""
+        """Run a Python function or a command in the node, as a process with pipes; see `lab.process.forked`."""
         self._used = True
         process = forked.start(function, arguments, self.namespace, stderr, confined)
         self._processes.append(process)
@@ -136,14 +136,15 @@ class Node:
         stdin: str | None = None,
         timeout: float | None = 60,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command inside the node until it ends, with `stdin` as its input, and return its text output.
+        """Run a command in the node until it exits, with `stdin` as its input, and return its text output.
 
-        Text is UTF-8; other bytes become escapes such as \\xff. What it leaves running runs on until the lab ends.
+        Text is UTF-8; other bytes become escapes such as \\xff. Background processes of the command run until the lab
+        ends.
 
-        Raises `LabError` with the command's own words if it fails and `check` is set, `subprocess.TimeoutExpired` after
-        `timeout` seconds.
+        Raises `LabError` with the command's error output if it fails and `check` is set, `subprocess.TimeoutExpired`
+        after `timeout` seconds.
         """
-        # Files, for a pipe has no end as long as something that the command has started holds it.
+        # Files instead of pipes: a pipe stays open while a background process of the command holds it.
         with tempfile.TemporaryFile(dir="/run") as out, tempfile.TemporaryFile(dir="/run") as errors:
             source = subprocess.DEVNULL if stdin is None else subprocess.PIPE
             process = self.popen(command, stdin=source, stdout=out, stderr=errors)
@@ -152,7 +153,7 @@ class Node:
             finally:
                 if process.poll() is None:
                     leftovers.kill([process.pid, *leftovers.started_by([process.pid])])
-                self.forget(process)
+                self.release(process)
             done = subprocess.CompletedProcess(command, process.returncode, _text(out), _text(errors))
         if check and done.returncode != 0:
             raise LabError(f"{self.name}: {' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
@@ -160,20 +161,20 @@ class Node:
 
     @property
     def pids(self) -> set[int]:
-        """The processes that were started here and are not forgotten."""
+        """The processes that were started here and not released."""
         return {process.pid for process in self._processes}
 
     @property
     def inode(self) -> int:
-        """The inode of its network namespace."""
+        """The inode of the network namespace."""
         return os.fstat(self.namespace.fd).st_ino
 
     def present(self) -> frozenset[int]:
-        """The process ids of everything that runs in the node."""
+        """Return the ids of all processes in the node."""
         return frozenset(leftovers.inside({self.inode})) if self._used else frozenset()
 
-    def forget(self, process: Process) -> None:
-        """Wait for the end of a process that was started here, and let go of its streams; idempotent."""
+    def release(self, process: Process) -> None:
+        """Wait until a process that was started here exits, and close its streams. Idempotent."""
         if isinstance(process, forked.ForkedProcess):
             process.end_namespace()
         process.wait()
@@ -185,34 +186,34 @@ class Node:
             self._processes.remove(process)
 
     def attach(self, helper: Helper) -> None:
-        """Make a running process part of the node, which ends it."""
+        """Add a helper process to the node, which ends it."""
         self._helpers.append(helper)
 
     def check(self) -> None:
-        """Raise `LabError` if the node is not whole any more."""
+        """Raise `LabError` if a helper process has exited."""
         for helper in self._helpers:
             helper.check()
 
     def end_helpers(self) -> None:
-        """End the processes that are part of the node."""
+        """End the helper processes."""
         for helper in self._helpers:
             helper.close()
         self._helpers.clear()
 
-    def let_go(self) -> None:
-        """Let go of the processes that were started here, which have ended, and of the namespace."""
+    def close(self) -> None:
+        """Release the processes, which have exited, and the namespace."""
         for process in list(self._processes):
-            self.forget(process)
+            self.release(process)
         self.namespace.close()
 
 
 def close_all(nodes: Iterable[Node]) -> None:
-    """Kill everything that runs in the nodes, and let go of them. Raises `LabError` for a process that does not end."""
+    """Kill all processes in the nodes and release the nodes. Raises `LabError` for a process that does not exit."""
     closing = list(nodes)
     for node in closing:
         node.end_helpers()
     started = set().union(*(node.pids for node in closing))
-    # First, for a process that has joined another namespace is found only as long as its parent runs.
+    # These first: a process that has joined another namespace is found only while its parent runs.
     leftovers.kill(started | leftovers.started_by(started).keys())
     try:
         inodes = {node.inode for node in closing}
@@ -220,10 +221,10 @@ def close_all(nodes: Iterable[Node]) -> None:
             leftovers.kill(left)
     finally:
         for node in closing:
-            node.let_go()
+            node.close()
 
 
 def _text(file: IO[bytes]) -> str:
-    """What was written to the file, with the line ends of text."""
+    """Return the content of the file, with newlines as line ends."""
     file.seek(0)
     return file.read().decode(errors="backslashreplace").replace("\r\n", "\n")

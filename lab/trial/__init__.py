@@ -1,1 +1,1 @@
-"""One trial: control dial, clients, outcome prediction, verdict, record."""
+"""One trial: control attempt, clients, outcome prediction, verdict, record."""

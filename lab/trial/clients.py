@@ -1,4 +1,4 @@
-"""The sender and the receiver of a trial: started in their hosts, watched, ended."""
+"""Start, watch and end the sender and the receiver of a trial."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from punchlab.lab.trial.options import TrialOptions
 from punchlab.lab.trial.verdict import ClientRun
 
 _START_S = 20.0
-"""How long a client may take until it has registered."""
+"""The maximum time until a client has registered."""
 
 _START_MARGIN_S = 2.0
-"""How far ahead a shared start is set: both clients must know each other by then."""
+"""How far in the future a shared start is: both clients must know each other by then."""
 
-_BRISK_S = 0.5
-"""Hosts that know each other have met by then, unless they cannot or their links are slow."""
+_FAST_S = 0.5
+"""Hosts that know each other are connected by then, unless they cannot connect or their links are slow."""
 
 _GRACE_S = 5.0
-"""How much longer than the other one's deadline a client may live when its peer has ended."""
+"""How long a client may run after its peer has exited, in addition to the peer's deadline."""
 
 
 def punch(
     lab: Network, one: str, other: str, options: TrialOptions, sent: Path, inbox: Path, waiting: Callable[[], None]
 ) -> tuple[tuple[ClientRun, ClientRun], float | None]:
-    """Run both clients until they end or their time is over: what each side did, and the CPU pressure (see `Trial`).
+    """Run both clients until they exit or time out. Return their runs and the CPU pressure (see `Trial`).
 
-    `sent` is the file, `inbox` the folder for it; `waiting` is as for `lab.trial.trial.run`.
+    `sent` is the file, `inbox` its target folder. `waiting` is that of `lab.trial.trial.run`.
     """
     client = options.client
     values: dict[str, Any] = {
@@ -99,18 +99,18 @@ def _watch(
     options: TrialOptions,
     waiting: Callable[[], None],
 ) -> float | None:
-    """Watch a sender and a receiver until both have ended, or waiting longer is of no use; the CPU pressure meanwhile.
+    """Watch a sender and a receiver until both have exited or time out. Return the CPU pressure meanwhile.
 
-    What the edges print is taken in as well, for one whose output nobody reads stops at some point.
+    This also reads the output of the edges, because an edge blocks when its pipe is full.
     """
     sender, receiver = processes
     watched = [*processes, *edges]
 
     def until(condition: Callable[[], bool], limit: float) -> bool:
-        """Wait for it, but not when one has ended; false when that took until the limit."""
+        """Wait for the condition while all processes run. Return False after the time limit."""
         return wait_for(watched, lambda: _over(processes) or condition(), limit - time.monotonic())
 
-    def said(event: str) -> bool:
+    def both_printed(event: str) -> bool:
         return all(process.first(event) is not None for process in processes)
 
     if options.client.tells_code:
@@ -118,27 +118,27 @@ def _watch(
         code = sender.first("code")
         if code is None:
             if sender.open and receiver.open:
-                sender.fail(f"event 'code': none within {_START_S:g} s")
+                sender.fail(f"event 'code': not received within {_START_S:g} s")
             elif sender.returncode == 0:
-                sender.fail("event 'code': none before it ended")
-            return None  # without a code there is nothing that the receiver could wait for
-        receiver.tell(str(code["code"]))
+                sender.fail("event 'code': not received before the exit")
+            return None  # without a code the receiver cannot start
+        receiver.write_line(str(code["code"]))
     limit = time.monotonic() + _START_S + options.deadline_s + options.transfer_s
-    until(lambda: said("peer_known"), limit)
-    pressure = CpuPressure()  # Python's own start is over: that is work, and no latency
-    if not until(lambda: said("agreed"), time.monotonic() + _BRISK_S):
+    until(lambda: both_printed("peer_known"), limit)
+    pressure = CpuPressure()  # after Python's start, which needs CPU but is no latency
+    if not until(lambda: both_printed("agreed"), time.monotonic() + _FAST_S):
         waiting()
-        until(lambda: said("agreed"), limit)
+        until(lambda: both_printed("agreed"), limit)
     share = pressure.share()
     if until(lambda: False, limit):
-        # When one has ended, the other has its own deadline to come to the same.
+        # When one has exited, the other may run until its own deadline.
         grace_s = options.deadline_s + _GRACE_S
         wait_for(watched, lambda: not any(each.open for each in processes) or _broken(processes), grace_s)
     return share
 
 
 def _over(processes: Sequence[EventProcess]) -> bool:
-    """Whether one of them has ended, or broken the contract."""
+    """Return whether a process has exited or violated the contract."""
     return not all(process.open for process in processes) or _broken(processes)
 
 

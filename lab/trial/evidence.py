@@ -1,4 +1,6 @@
-"""What the packets of a trial show, and the client error if there are more of them than the lab records or analyses."""
+"""The evidence in the packets of a trial, and the client error if they exceed the limits of the recording or
+analysis.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from punchlab.lab.exchange import Delivery, ExcessiveError, Exchange, HostPair, 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The exchange and the delivery; both are empty if there are too many packets, which `excess` says in words."""
+    """The exchange and the delivery. Both are empty if the packets exceed a limit, which `excess` names."""
 
     exchange: Exchange
     delivery: Delivery
@@ -21,23 +23,23 @@ class Evidence:
 
 
 class Source(Protocol):
-    """Where the frames come from: `lab.capture.recorder.Recorder`."""
+    """The source of the frames: `lab.capture.recorder.Recorder`."""
 
     @property
     def excessive(self) -> bool:
-        """Whether it ended early, for there was too much to record."""
+        """Whether the capture ended early because it reached its memory limit."""
 
     def so_far(self) -> tuple[Frame, ...]:
-        """The frames until now, in the order of time."""
+        """Return the frames until now, in the order of time."""
 
     def wait_for_more(self, count: int, timeout_s: float) -> bool:
-        """Wait until there are more than `count` frames; false if that did not happen in time."""
+        """Wait until there are more than `count` frames. Return False after the timeout."""
 
 
 def settled(source: Source, pair: HostPair, ways: Collection[tuple[str, ...]], patience_s: float) -> Exchange | None:
-    """The exchange when the FINs and RSTs of the clients are there: a link can delay them before the capture.
+    """Return the exchange once the clients' FINs and RSTs are recorded. A link can delay them before the capture point.
 
-    After `patience_s` it is the exchange as it was last. None if there are too many packets.
+    After `patience_s`, return the last exchange. Return None if the packets exceed a limit.
     """
     limit = time.monotonic() + patience_s
     while not source.excessive:
@@ -46,7 +48,7 @@ def settled(source: Source, pair: HostPair, ways: Collection[tuple[str, ...]], p
             complete = delivery(exchange, ways).complete
         except ExcessiveError:
             return None
-        # A client whose edges still send must not keep us here: there are always more frames.
+        # A client whose edges keep sending must not extend the wait: there are always more frames.
         left_s = limit - time.monotonic()
         if complete or left_s <= 0 or not source.wait_for_more(len(exchange.frames), left_s):
             return exchange
@@ -56,18 +58,18 @@ def settled(source: Source, pair: HostPair, ways: Collection[tuple[str, ...]], p
 def examine(
     recording: Recording, exchange: Exchange | None, pair: HostPair, ways: Collection[tuple[str, ...]], most_bytes: int
 ) -> Evidence:
-    """What the whole recording shows; `exchange` is that of its first frames, or None.
+    """Return the evidence in the whole recording. `exchange` is that of its first frames, or None.
 
-    A recording that ended early, after `most_bytes`, is not analysed: nothing that it shows changes the outcome.
+    A recording that ended early, after `most_bytes`, is not analyzed, because it cannot change the outcome.
     """
     if recording.excessive:
-        return _nothing(pair, ways, f"packets that take more than {most_bytes >> 20} MiB of memory to record")
+        return _nothing(pair, ways, f"the recorded packets exceed {most_bytes >> 20} MiB of memory")
     try:
         if exchange is None or len(exchange.frames) != len(recording.frames):
             exchange = Exchange(recording.frames, pair)
         return Evidence(exchange, delivery(exchange, ways))
     except ExcessiveError as error:
-        return _nothing(pair, ways, f"more packets than the lab analyses: {error}")
+        return _nothing(pair, ways, f"the packets exceed the limits of the analysis: {error}")
 
 
 def _nothing(pair: HostPair, ways: Collection[tuple[str, ...]], excess: str) -> Evidence:

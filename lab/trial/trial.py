@@ -1,4 +1,4 @@
-"""One trial: a real client punches between two hosts of a running lab while every SYN is recorded."""
+"""One trial: a client punches between two hosts of a running lab while every SYN is recorded."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from punchlab.lab.oracle.outcome import Dial, Prediction
 from punchlab.lab.trial import clients, control, evidence, verdict
 from punchlab.lab.trial.control import Control
 from punchlab.lab.trial.options import TrialOptions
-from punchlab.lab.trial.prediction import forecast_with_private
+from punchlab.lab.trial.prediction import predict_with_host_candidates
 from punchlab.lab.trial.verdict import ClientRun
 from punchlab.punch.text import printable
 
 RECORDING_BYTES = 128 << 20
-"""The most memory that the recording of a trial may take, beyond twice the file at each capture point."""
+"""The maximum memory of a trial's recording, in addition to twice the file at each capture point."""
 
 _LAST_FRAMES_S = 0.1
-"""How long the frames that end a connection may take, beyond twice the delay of the path, to be captured."""
+"""How long the capture waits for the last frames of a connection, in addition to twice the delay of the path."""
 
 _SPARE_BYTES = 16 << 20
 _CHUNK = 1 << 20
@@ -44,13 +44,13 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What happened in one trial; `lab.trial.record` makes plain data of it.
+    """The result of one trial. `lab.trial.record` converts it to plain data.
 
-    `path` is what lay between the hosts of `pair`, `links` what impaired the links, `background_per_s` the connections
-    of other hosts through each NAT; `outcome` is one of `lab.results.outcomes.OUTCOMES`, with the `reason` in words
-    unless it is `direct`. `transferred` says whether the file arrived; `delivery` is what the capture proves.
-    `cpu_pressure` is the share of time (0 to 1; None if unknown) in which a task of the machine waited for a CPU while
-    the clients punched: from when both knew their peer until they agreed on a connection, or one ended.
+    `path` is the path between the hosts of `pair`, `links` the implementation that impaired links, `background_per_s`
+    the connections per second of other hosts through each NAT. `outcome` is one of `lab.results.outcomes.OUTCOMES`,
+    with a `reason` unless it is `direct`. `transferred` says whether the file arrived, `delivery` what the capture
+    proves about its path. `cpu_pressure` is the share of time (0 to 1, None if unknown) in which a task of the machine
+    waited for a CPU, from when both clients knew their peer until they agreed on a connection, or one exited.
     """
 
     options: TrialOptions
@@ -74,21 +74,22 @@ class Trial:
 
     @property
     def direct(self) -> bool:
-        """Whether the hosts met without a relay, proved as `lab.trial.verdict` says."""
+        """Whether the hosts connected without a relay, proved as in `lab.trial.verdict`."""
         return self.outcome == "direct"
 
     @property
     def connected(self) -> bool:
-        """Whether the capture shows a connection, or UDP both ways, between the hosts over the expected NATs."""
+        """Whether the capture shows a connection, or UDP in both directions, between the hosts through the expected
+        NATs.
+        """
         return self.delivery.connected
 
     @property
     def punched(self) -> bool | None:
-        """Whether the punch succeeded; None where the trial does not show it.
+        """Whether the punch succeeded, or None if the trial does not show it.
 
-        That is so if the client did not start to punch or broke before it was connected, if it did not use the
-        connection that it had or rejected its peer, and if it used another transport than TCP, which is the only one
-        that the oracle knows.
+        It is None if the client did not start to punch or failed before it was connected, if it did not use its
+        connection or rejected its peer, or if it used another transport than TCP, which the oracle does not model.
         """
         if self.delivery.udp:
             return None
@@ -102,10 +103,10 @@ class Trial:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether the trial and its control dial are as the oracle predicted.
+        """Whether the trial and its control attempt agree with the predictions.
 
-        None where the punch succeeded or failed for reasons that the oracle does not know (see `punched`), where the
-        control dial did not reach the edge, and where the outcome depends on chance.
+        None if the punch succeeded or failed for reasons outside the model (see `punched`), if the control attempt did
+        not reach the edge, or if the outcome is random.
         """
         if self.control.agrees is False:
             return False
@@ -124,9 +125,9 @@ class Trial:
 def run(
     lab: Network, one: str, other: str, options: TrialOptions, *, waiting: Callable[[], None] = lambda: None
 ) -> Trial:
-    """Punch between two hosts. Raises `LabError` where the lab itself breaks, `InputError` for hosts that are none.
+    """Run a trial between two hosts. Raises `LabError` if the lab fails, `InputError` for invalid hosts.
 
-    `waiting` is called when the clients have gone about it for a while: most of what is left then is waiting.
+    `waiting` is called when the clients have been running for a while and mostly wait.
     """
     for host in (one, other):
         if lab[host].kind != "host":
@@ -135,8 +136,8 @@ def run(
         raise InputError("pair", f"{one},{other}", "two different hosts")
     started = datetime.datetime.now(datetime.UTC)
     edges = edge_network(lab, options.client)
-    dialled = control.dial(lab, one, other)  # while the edges start
-    broken = _what_breaks(edges.wait)
+    attempted = control.attempt(lab, one, other)  # while the edges start
+    broken = _client_error(edges.wait)
     path = lab.path(one, other)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="punchlab-", dir="/run"))
@@ -146,7 +147,7 @@ def run(
         points = _capture_points(lab, one, other)
         most = RECORDING_BYTES + 2 * options.file_size * len(points)
         with Recorder(points, full=options.full_capture, most_bytes=most) as recorder:
-            begun = time.monotonic()
+            started_s = time.monotonic()
             if broken is None:
                 sides, pressure = clients.punch(lab, one, other, options, sent, inbox, waiting)
             else:
@@ -161,7 +162,7 @@ def run(
     broken = broken or edges.contract_error
     if broken is None and shown.excess is not None:
         broken = f"client {options.client.name}: {shown.excess}"
-    exchange.agreed = proof.carrier.at_a if proof.carrier is not None and proof.direct_bytes else _announced(sides[0])
+    exchange.agreed = proof.carrier.at_a if proof.carrier is not None and proof.direct_bytes else _reported(sides[0])
     outcome, reason = verdict.judge(
         sides,
         arrived=arrived,
@@ -170,12 +171,12 @@ def run(
         shortcut=path.shortcut,
         file_size=options.file_size,
     )
-    # The edges are part of the client. What is proved stays true without them; what failed, failed because of them.
+    # Edges are part of the client. Without them a proof remains valid, but they are the cause of a failure.
     if broken is None and outcome not in ("direct", "relayed"):
-        broken = edges.trouble()
+        broken = edges.failure()
     if broken is not None:
         outcome, reason = "client_error", printable(broken, verdict.REASON_CHARACTERS)
-    prediction = forecast_with_private(
+    prediction = predict_with_host_candidates(
         lab,
         one,
         other,
@@ -198,33 +199,33 @@ def run(
         background_per_s=lab.background_per_s,
         started=started,
         outcome=outcome,
-        reason=None if reason is None else printable(reason),  # a client may have worded it
+        reason=None if reason is None else printable(reason),  # it may contain text of a client
         transferred=arrived,
         delivery=proof,
         sides=sides,
-        control=dialled,
+        control=attempted,
         prediction=prediction,
         recording=recording,
         exchange=exchange,
         edge_log=edges.log,
-        timings_s=verdict.timings(sides, begun),
+        timings_s=verdict.timings(sides, started_s),
         cpu_pressure=pressure,
     )
 
 
 def ways(path: LabPath) -> set[tuple[str, ...]]:
-    """The NATs on each way between the hosts."""
+    """Return the NATs on each path between the hosts."""
     return {tuple(way) for way in (path.nats, path.shortcut) if way is not None}
 
 
-def _announced(side: ClientRun) -> tuple[str, str] | None:
-    """The endpoints of the connection that the client reports as agreed."""
+def _reported(side: ClientRun) -> tuple[str, str] | None:
+    """Return the endpoints of the connection on which the client reports agreement."""
     agreed = side.last("agreed")
     return None if agreed is None else (str(agreed["local"]), str(agreed["remote"]))
 
 
 def pair_of(lab: Network, one: str, other: str) -> HostPair:
-    """Who is who between two hosts of the lab, as the exchange needs it."""
+    """Return the addresses and NATs of two hosts, as the exchange needs them."""
     edges = {
         edge.name: frozenset(
             (*edge.graph.interfaces[0].hosts, lab.anycast, *(each.partition("/")[0] for each in edge.graph.addresses))
@@ -253,9 +254,9 @@ def pair_of(lab: Network, one: str, other: str) -> HostPair:
 
 
 def edge_network(lab: Network, client: Client) -> EdgeNetwork:
-    """The lab's edges, running this client's edge command; wait for them.
+    """Return the lab's edges with this client's edge command. Call `wait` afterwards.
 
-    The edges of another client are ended first, see `EdgeNetwork.serve`. Raises `InputError`.
+    This ends the edges of another client, see `EdgeNetwork.serve`. Raises `InputError`.
     """
     if lab.edge_network is None:
         lab.edge_network = EdgeNetwork(lab.edges, client, lab.bus, ipv6=lab.edges_speak_ipv6)
@@ -264,8 +265,8 @@ def edge_network(lab: Network, client: Client) -> EdgeNetwork:
     return lab.edge_network
 
 
-def _what_breaks(step: Callable[[], None]) -> str | None:
-    """What a client breaks in that step; None if nothing."""
+def _client_error(step: Callable[[], None]) -> str | None:
+    """Run the step and return the client's error, or None."""
     try:
         step()
     except ClientError as error:
@@ -274,7 +275,7 @@ def _what_breaks(step: Callable[[], None]) -> str | None:
 
 
 def _capture_points(lab: Network, one: str, other: str) -> list[CapturePoint]:
-    """Every interface of the nodes between the two hosts, and of those between them and the edges."""
+    """Return the interfaces of all nodes between the two hosts and the edges."""
     ends = [one, other, *(edge.name for edge in lab.edges)]
     names = dict.fromkeys(name for end in ends for start in (one, other) for name in lab.path(start, end).nodes)
     return [
@@ -286,7 +287,9 @@ def _capture_points(lab: Network, one: str, other: str) -> list[CapturePoint]:
 
 
 def _same_content(sent: Path, received: Path) -> bool:
-    """Whether that was received, in a file that the client has made: a link would lead to a file of the lab's."""
+    """Return whether the received file equals the sent one. Links are not followed, because they could lead to a file
+    of the lab.
+    """
     try:
         if not stat.S_ISREG(received.lstat().st_mode):
             return False
@@ -304,7 +307,7 @@ def _same_content(sent: Path, received: Path) -> bool:
 
 @contextlib.contextmanager
 def _inbox(folder: Path, file_size: int) -> Iterator[None]:
-    """Make the folder, with room for twice such a file: a client cannot fill the memory of the sandbox."""
+    """Mount the folder with space for twice the file, so that a client cannot fill the sandbox's memory."""
     folder.mkdir()
     size = 2 * file_size + _SPARE_BYTES
     mounts.mount("tmpfs", str(folder), "tmpfs", mounts.NOSUID | mounts.NODEV, f"mode=700,size={size}")

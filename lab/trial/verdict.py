@@ -1,16 +1,16 @@
-"""The verdict on a trial: its outcome, and how long its steps took.
+"""The verdict on a trial: its outcome, and the durations of its steps.
 
-A success is judged by the lab's own evidence, never by what a client announces:
+A success needs evidence of the lab; the claims of a client do not count:
 
-direct          both clients ended with exit status 0, the file arrived with the content that was sent, at least as many
-                bytes as it has went over connections between the hosts that cross exactly the NATs which the topology
-                puts there (or those on a shortcut, such as a LAN), and at most `EDGE_OVERHEAD` through edges
-relayed         the file arrived in another way through edges
-client_error    a client broke, or the capture does not show how the file arrived
+direct          both clients exited with status 0, the sent file arrived unchanged, at least its size in bytes passed
+                over connections between the hosts that cross exactly the NATs of the topology (or those of a shortcut,
+                such as a LAN), and at most `EDGE_OVERHEAD` bytes through edges
+relayed         the file arrived through edges
+client_error    a client failed, or the capture does not show how the file arrived
 
-If no client has ended when the time of the trial is over, the transfer is slow: the way of the bytes so far decides. If
-a client failed, its outcome counts; if both failed differently, the evidence decides which one is the cause (`_cause`).
-`lab_error` is not given here: if the lab breaks, there is nothing to judge.
+If no client has exited at the end of the trial, the transfer is slow, and the path of its bytes so far decides. If a
+client failed, its outcome counts; if both failed differently, the evidence decides which one is the cause (`_cause`).
+`lab_error` is not set here: if the lab fails, there is no verdict.
 """
 
 from __future__ import annotations
@@ -25,21 +25,23 @@ from punchlab.lab.results.outcomes import OUTCOMES
 from punchlab.punch.text import printable
 
 EDGE_OVERHEAD = 32 * 1024
-"""Bytes from the sender through edges to the receiver that a direct trial may have, for rendezvous messages."""
+"""The maximum number of bytes from the sender through edges to the receiver in a direct trial, for rendezvous
+messages.
+"""
 
 REASON_CHARACTERS = 1000
-"""Of what a client wrote, in a reason."""
+"""The maximum length of a client's text in a reason."""
 
 _CLIENT_OUTCOMES = frozenset(OUTCOMES) - {"direct", "relayed", "lab_error"}
-"""What a client may report."""
+"""The outcomes that a client can report."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientRun:
-    """What one host's client did: its events, exit status and the end of its standard error.
+    """The run of one host's client: its events, exit status and the end of its standard error.
 
-    `returncode` is None for a client that did not end in time, `ended_s` is when it ended (CLOCK_MONOTONIC seconds).
-    `broken` says how it broke its contract (`lab.client.contract`), or why it could not be started.
+    `returncode` is None for a client that did not exit in time. `ended_s` is the time of its exit (CLOCK_MONOTONIC
+    seconds). `broken` is the contract violation (`lab.client.contract`) or the error at its start.
     """
 
     host: str
@@ -50,27 +52,27 @@ class ClientRun:
     ended_s: float | None = None
 
     def time(self, name: str) -> float | None:
-        """CLOCK_MONOTONIC seconds of the first event of that name."""
+        """Return the CLOCK_MONOTONIC seconds of the first event of that name."""
         return next((float(event["t"]) for event in self.events if event["event"] == name), None)
 
     def last(self, name: str) -> Event | None:
-        """The last event of that name."""
+        """Return the last event of that name."""
         return next((event for event in reversed(self.events) if event["event"] == name), None)
 
     def last_time(self, name: str) -> float | None:
-        """CLOCK_MONOTONIC seconds of the last event of that name."""
+        """Return the CLOCK_MONOTONIC seconds of the last event of that name."""
         event = self.last(name)
         return None if event is None else float(event["t"])
 
     @property
     def attempts(self) -> int:
-        """The number of connects to the peer's server-reflexive candidate."""
+        """The number of connection attempts to the peer's server-reflexive candidate."""
         return sum(1 for event in self.events if event["event"] == "attempt" and event.get("kind") == "srflx")
 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """Why and when one side failed; `time` is None if that is not known."""
+    """Why and when one side failed. `time` is None if it is unknown."""
 
     side: ClientRun
     outcome: str
@@ -87,17 +89,17 @@ def judge(
     shortcut: Sequence[str] | None = None,
     file_size: int = 1,
 ) -> tuple[str, str | None]:
-    """The outcome and, unless it is `direct`, the reason in words.
+    """Return the outcome and the reason, which is None for `direct`.
 
-    `arrived`: whether a file with the same content did, of `file_size` bytes; `nats` are the NAT nodes between the
-    hosts, and on their `shortcut` (see `lab.lab.Path`).
+    `arrived`: whether the file of `file_size` bytes arrived unchanged. `nats` are the NAT nodes between the hosts,
+    `shortcut` those of the shortcut (see `lab.graph.Path`).
     """
     proof = delivery(exchange, {tuple(way) for way in (nats, shortcut) if way is not None})
     if (broken := next((side.broken for side in sides if side.broken is not None), None)) is not None:
         return "client_error", printable(broken, REASON_CHARACTERS)
     if all(side.returncode == 0 for side in sides):
         if not arrived:
-            return "client_error", "both clients ended with exit status 0, but the file that was sent did not arrive"
+            return "client_error", "both clients exited with status 0, but the sent file did not arrive"
         return _way(proof, file_size, nats)
     if all(side.returncode is None for side in sides):
         return _unfinished(sides, proof)
@@ -105,30 +107,30 @@ def judge(
 
 
 def _way(proof: Delivery, file_size: int, nats: Sequence[str]) -> tuple[str, str | None]:
-    """The way of a file that arrived."""
-    counts = f"{proof.direct_bytes} bytes went directly and {proof.edge_bytes} through edges"
+    """Return the outcome for a file that arrived, by its path."""
+    counts = f"{proof.direct_bytes} bytes passed directly and {proof.edge_bytes} through edges"
     if proof.direct_bytes >= file_size and proof.edge_bytes <= EDGE_OVERHEAD:
         return "direct", None
     if proof.edge_bytes and proof.direct_bytes + proof.edge_bytes >= file_size:
         return "relayed", f"of a file of {file_size} bytes, {counts}"
     return "client_error", (
         f"the capture does not show how the file of {file_size} bytes arrived: {counts}; "
-        f"expected a connection that crosses {', '.join(nats) or 'no NAT'}"
+        f"expected a connection through {', '.join(nats) or 'no NAT'}"
     )
 
 
 def _unfinished(sides: Sequence[ClientRun], proof: Delivery) -> tuple[str, str | None]:
-    """A trial in which both clients still ran at the end."""
+    """Return the outcome of a trial in which both clients still ran at the end."""
     if proof.edge_bytes > EDGE_OVERHEAD:
-        return "relayed", f"the transfer was not finished in time; {proof.edge_bytes} bytes went through edges"
+        return "relayed", f"the transfer did not finish in time; {proof.edge_bytes} bytes passed through edges"
     if proof.connected and proof.direct_bytes:
-        return "direct", f"the transfer was not finished in time; {proof.direct_bytes} bytes went directly"
-    return "client_error", f"{sides[0].host}: it did not end in time"
+        return "direct", f"the transfer did not finish in time; {proof.direct_bytes} bytes passed directly"
+    return "client_error", f"{sides[0].host}: the client did not exit in time"
 
 
 def _cause(sides: Sequence[ClientRun], exchange: Exchange) -> tuple[str, str]:
-    """The failure that explains the trial, if at least one side failed and at least one ended."""
-    # A client that waits for a peer which has ended is not the cause.
+    """Return the failure that explains the trial, if at least one side failed and at least one exited."""
+    # A client that waits for a peer that has exited is not the cause.
     failed = [_failure(side) for side in sides if side.returncode not in (0, None)]
     failed = failed or [_failure(side) for side in sides if side.returncode is None]
     by_outcome = {each.outcome: each for each in reversed(failed)}
@@ -138,8 +140,8 @@ def _cause(sides: Sequence[ClientRun], exchange: Exchange) -> tuple[str, str]:
         chosen = min(failed, key=lambda each: -math.inf if each.time is None else each.time)
     elif "no_rendezvous" in by_outcome:
         rendezvous = by_outcome.pop("no_rendezvous")
-        met = rendezvous.side.last("peer_known") is not None
-        chosen = next(iter(by_outcome.values())) if met and by_outcome else rendezvous
+        found = rendezvous.side.last("peer_known") is not None
+        chosen = next(iter(by_outcome.values())) if found and by_outcome else rendezvous
     elif "hopeless" in by_outcome:
         chosen = by_outcome["hopeless"]
     elif len(by_outcome) > 1:
@@ -158,15 +160,15 @@ def _failure(side: ClientRun) -> _Failure:
             f"{side.host}: {printable(str(failed.get('reason')), REASON_CHARACTERS)}",
             side.last_time("failed"),
         )
-    ended = "it did not end in time" if side.returncode is None else f"exit status {side.returncode}"
+    ended = "the client did not exit in time" if side.returncode is None else f"exit status {side.returncode}"
     words = side.errors.splitlines()[-1] if side.errors else ended
     return _Failure(side, "client_error", f"{side.host}: {printable(words, REASON_CHARACTERS)}", side.ended_s)
 
 
 def chosen(sides: Sequence[ClientRun]) -> dict[str, dict[str, str | None]] | None:
-    """What a strategy such as `auto` found and chose, by host; None if no client says anything of that.
+    """Return what a strategy such as `auto` measured and selected, by host, or None if no client reports it.
 
-    `nat`: what the client found its own NAT to be, `strategy`: what it chose, `why`; None for what it does not say.
+    `nat` is the client's result for its own NAT, `strategy` its selection, `why` the reason; None for missing values.
     """
     found = {}
     for side in sides:
@@ -182,12 +184,12 @@ def _printable(value: object) -> str | None:
     return printable(value, REASON_CHARACTERS) if isinstance(value, str) else None
 
 
-def timings(sides: Sequence[ClientRun], begun: float) -> dict[str, float]:
-    """The durations between the clients' events, in seconds; only of what happened on both sides, in that order.
+def timings(sides: Sequence[ClientRun], started_s: float) -> dict[str, float]:
+    """Return the durations between events of both clients, in seconds, without missing or negative ones.
 
-    `rendezvous`: from `begun`, when the clients were started, to the later peer_known; `first_syn`: from there to the
-    later first SYN; `connected`, `agreed` and `transferred`: from the earlier first SYN to the later side's event;
-    `known_to_connected` and `known_to_agreed`: the former two from the later peer_known, when both know each other.
+    `rendezvous`: from `started_s`, when the clients were started, to the later peer_known. `first_syn`: from there to
+    the later first SYN. `connected`, `agreed` and `transferred`: from the earlier first SYN to the later event.
+    `known_to_connected` and `known_to_agreed`: the same two from the later peer_known.
     """
 
     def later(name: str) -> float | None:
@@ -197,7 +199,7 @@ def timings(sides: Sequence[ClientRun], begun: float) -> dict[str, float]:
     measured: dict[str, float | None] = {}
     known, syns = later("peer_known"), [side.time("first_syn") for side in sides]
     if known is not None:
-        measured["rendezvous"] = known - begun
+        measured["rendezvous"] = known - started_s
         for event in ("connected", "agreed"):
             moment = later(event)
             measured[f"known_to_{event}"] = None if moment is None else moment - known

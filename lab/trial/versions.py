@@ -1,4 +1,4 @@
-"""What a result depends on besides its parameters: the versions of everything that took part."""
+"""The versions of the software on which a result depends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from importlib import metadata
 
 @functools.cache
 def versions() -> Mapping[str, str | None]:
-    """Versions of punchlab, the kernel, iptables (with its variant), nft and Python; None for what is not there."""
+    """Return the versions of punchlab, the kernel, iptables (with its variant), nft and Python, None for missing
+    programs.
+    """
     return {
         "punchlab": metadata.version("punchlab"),
         "kernel": platform.release(),

@@ -1,4 +1,4 @@
-"""An edge that wants its clients to send packets to somebody else, and to learn from them what is there."""
+"""An edge that makes its clients send packets to third parties and report what is there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from punchlab.punch.secure.keys import PakeExchange
 from scenarios.hostile.edge import GUESS, OTHER, PATIENCE_S, Json
 
 Mapped = Callable[[Endpoint, int], Endpoint]
-"""What a STUN server says of a client, from where it sees it and how often it was asked before."""
+"""The mapped address that a STUN server reports, given the client's source endpoint and the number of earlier
+requests.
+"""
 
 _ETH_P_IP, _ETH_P_IPV6 = 0x0800, 0x86DD
 _TICKET = "ab" * 16
@@ -34,7 +36,7 @@ _SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 
 
 class Heard(NamedTuple):
-    """Something that a client said, and when (`time.monotonic()`)."""
+    """A message of a client and its time (`time.monotonic()`)."""
 
     at: float
     what: str
@@ -42,11 +44,11 @@ class Heard(NamedTuple):
 
 @dataclass
 class Lies:
-    """What the edge says.
+    """The false claims of the edge.
 
-    `contact` is the peer (without its key exchange), `public` where the client is, `relay` a URL. `stun` are the
-    endpoints of its STUN servers, of which those in `at` are there, and say `mapped`. `ipv6` is where the edge says
-    that it listens on IPv6.
+    `contact` describes the peer (without its key exchange), `public` is the client's reflexive address, `relay` a URL.
+    `stun` are the endpoints of the STUN servers; those in `at` exist and answer `mapped`. `ipv6` is the claimed IPv6
+    endpoint of the edge.
     """
 
     contact: Json
@@ -59,9 +61,9 @@ class Lies:
 
 
 class Abuser:
-    """The edge, at a bound listener; `sockets` makes sockets of a kind where it is. Always `close` it.
+    """The edge, at a bound listener. `sockets` creates sockets in its node. Always `close` it.
 
-    Each client is alone with it: the peer that it hears of is made up. `heard` is what clients said.
+    Each client is alone; its peer does not exist. `heard` has the messages of clients.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class Abuser:
             each.close()
 
     def said(self, what: str) -> list[float]:
-        """When clients said that."""
+        """Return the times at which clients sent that message."""
         return [each.at for each in self.heard if each.what == what]
 
     def _hear(self, what: str) -> None:
@@ -134,7 +136,7 @@ class Abuser:
         pake = PakeExchange(GUESS, role).message
         _say(connection, "peer", **self._lies.contact, pake=pake, via="local", **relay)
         self._hear("told")
-        for _ in range(2):  # that the peer never sent; one is read before the strategy begins
+        for _ in range(2):  # that the peer never sent; the client reads one before the strategy begins
             _say(connection, "signal", data="AAAA" * 20)
         try:
             while True:
@@ -172,9 +174,9 @@ class Abuser:
 
 
 class Breaker(Abuser):
-    """Brings the two clients of one session together, but names another of `victims` as each peer's address each time.
+    """Introduces two clients of one session, but names another one of `victims` as the peer's address each time.
 
-    So they meet only at its relay, which breaks after so many bytes, and then they come again. `meetings` counts that.
+    So they connect only through its relay, which fails after some bytes, and register again. `meetings` counts that.
     """
 
     def __init__(
@@ -239,7 +241,9 @@ def _say(connection: ServerConnection, kind: str, **fields: Any) -> None:
 
 
 class Packet(NamedTuple):
-    """One IP packet that a computer sent. `connect` names the connect that a SYN is of, however often it is sent."""
+    """An IP packet that a computer sent. `connect` identifies the connect() call of a SYN, including
+    retransmissions.
+    """
 
     to: str
     port: int
@@ -249,26 +253,26 @@ class Packet(NamedTuple):
 
 @dataclass
 class Sent:
-    """What left a computer, over any of its interfaces, the loopback one included."""
+    """The packets that left a computer over any interface, including loopback."""
 
     packets: list[Packet] = field(default_factory=list)
 
     def addresses(self) -> set[str]:
-        """Where it went."""
+        """The destination addresses."""
         return {each.to for each in self.packets}
 
     def to(self, ip: str, protocol: int | None = None) -> list[Packet]:
-        """What went to one address."""
+        """Return the packets to one address."""
         return [each for each in self.packets if each.to == ip and protocol in (None, each.protocol)]
 
     def connects(self) -> Counter[str]:
-        """How many connects went to each address."""
+        """The number of connect() calls per address."""
         return Counter(to for to, _port, _connect in {(p.to, p.port, p.connect) for p in self.packets if p.connect})
 
 
 @contextlib.contextmanager
 def watched(enter: Callable[[], contextlib.AbstractContextManager[None]]) -> Iterator[Sent]:
-    """What is sent in a network namespace, from now on to the end of the block; complete when that is left."""
+    """Record the packets sent in a network namespace during the block. The record is complete afterwards."""
     sent, ended = Sent(), threading.Event()
     with enter():
         raw = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0003))

@@ -1,4 +1,4 @@
-"""Clients that follow no rules: bytes of the test's choosing over TCP, from as many addresses as there are."""
+"""Clients that violate the protocol: arbitrary bytes over TCP from many addresses."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _SPARE_DESCRIPTORS = 1000
 
 
 def upgrade(path: str = "/") -> bytes:
-    """The request that opens a WebSocket."""
+    """Return the request that opens a WebSocket."""
     return UPGRADE % path.encode()
 
 
 def ws_frame(payload: bytes, opcode: int = 1, *, fin: bool = True, masked: bool = True, rsv: int = 0) -> bytes:
-    """A WebSocket frame as of RFC 6455 section 5.2, or as it must not be."""
+    """Return a WebSocket frame (RFC 6455 section 5.2), valid or invalid."""
     first = (0x80 if fin else 0) | rsv << 4 | opcode
     flag = 0x80 if masked else 0
     if len(payload) < 126:
@@ -41,13 +41,13 @@ def ws_frame(payload: bytes, opcode: int = 1, *, fin: bool = True, masked: bool 
 
 
 def registration(role: str, session: str = "k7x2mq", **changes: object) -> str:
-    """A client's first frame, as it should be but for `changes`."""
+    """Return a client's first frame, valid except for `changes`."""
     fields = {"session": session, "role": role, "private": ["192.168.1.2:41000"], "pake": f"{ord(role[0]):064x}"}
     return json.dumps({"type": "register", **fields, **changes})
 
 
 def trusting_anybody() -> ssl.SSLContext:
-    """TLS that checks no certificate."""
+    """Return a TLS context that checks no certificate."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -59,9 +59,9 @@ def tcp_socket() -> socket.socket:
 
 
 class Attackers:
-    """Those who attack one edge, each connection from the next of `addresses` unless told otherwise.
+    """Attackers of one edge. Each connection comes from the next of `addresses` by default.
 
-    `new_socket` makes a TCP socket where the attackers are; with `tls` they speak that, and trust anybody.
+    `new_socket` creates a TCP socket in the attackers' node. With `tls` they use TLS without verification.
     """
 
     def __init__(
@@ -78,16 +78,16 @@ class Attackers:
         self._tls = trusting_anybody() if tls else None
 
     def fresh_ip(self) -> str:
-        """An address that none of them has used yet."""
+        """Return an unused address."""
         return next(self._addresses)
 
     def dial(self, ip: str | None = None) -> socket.socket:
-        """A connection from `ip` (default: a fresh address)."""
+        """Return a connection from `ip` (default: an unused address)."""
         sock = self.dial_tcp(ip)
         return sock if self._tls is None else self._tls.wrap_socket(sock)
 
     def dial_tcp(self, ip: str | None = None) -> socket.socket:
-        """A connection that says nothing, TLS or not."""
+        """Return a TCP connection without TLS or WebSocket handshake."""
         sock = self._new_socket()
         sock.settimeout(30)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -101,7 +101,7 @@ class Attackers:
         return sock
 
     def answer(self, sent: bytes) -> bytes:
-        """What the edge says to `sent`, and then an end."""
+        """Return the edge's answer to `sent` followed by the end of the stream."""
         with self.dial() as sock:
             with contextlib.suppress(ConnectionError):
                 sock.sendall(sent)
@@ -109,13 +109,15 @@ class Attackers:
             return drain(sock)
 
     def ask(self, request: bytes) -> bytes:
-        """The answer to a request of HTTP, after which an edge hangs up. (Who hangs up first may get none.)"""
+        """Return the answer to an HTTP request, after which the edge closes. (If the client closed first, it could miss
+        the answer.)
+        """
         with self.dial() as sock:
             sock.sendall(request)
             return drain(sock)
 
     def first_frame(self, sent: bytes, ip: str | None = None) -> bytes:
-        """The payload of the first frame in the answer, of at most 65535 bytes (RFC 6455, section 5.2)."""
+        """Return the payload of the first frame of the answer, at most 65535 bytes (RFC 6455, section 5.2)."""
         with self.dial(ip) as sock:
             sock.sendall(sent)
             data = b""
@@ -132,7 +134,7 @@ class Attackers:
                 data += piece
 
     def assault(self, attacks: list[bytes]) -> None:
-        """All of `attacks`, each on a connection of its own, at once; returns when the edge has closed all of them."""
+        """Send each of `attacks` on its own connection, in parallel. Return when the edge has closed all of them."""
         with contextlib.ExitStack() as stack:
             socks = [stack.enter_context(self.dial()) for _ in attacks]
             for sock, attack in zip(socks, attacks, strict=True):
@@ -144,7 +146,7 @@ class Attackers:
 
     @contextlib.contextmanager
     def idle(self, count: int) -> Iterator[list[socket.socket]]:
-        """`count` connections: a third say nothing, a third half a request, a third open a WebSocket and stop there."""
+        """Open `count` connections: a third send nothing, a third half a request, a third open a WebSocket and stop."""
         with enough_descriptors(count), contextlib.ExitStack() as stack:
             socks = [stack.enter_context(self.dial()) for _ in range(count)]
             for sock in socks[::3]:
@@ -157,29 +159,29 @@ class Attackers:
 
     @contextlib.contextmanager
     def slow_readers(self, sessions: Sequence[str]) -> Iterator[list[socket.socket]]:
-        """One client registered in each session, which will read no more."""
+        """Register one client in each session that then stops reading."""
         with contextlib.ExitStack() as stack:
             yield [stack.enter_context(self.wait(session)) for session in sessions]
 
     def guess_sessions(self, count: int) -> set[tuple[str, ...]]:
-        """Register in so many sessions that may be somebody's: the types of what is told first, and their fields."""
+        """Register in `count` sessions of possible victims. Return the types and fields of the first answers."""
         heard = set()
         for number in range(count):
             guess = registration("receiver", f"{number:06}").encode()
-            told = json.loads(self.first_frame(upgrade() + ws_frame(guess)))
-            heard.add((str(told["type"]), *sorted(told)))
+            answer = json.loads(self.first_frame(upgrade() + ws_frame(guess)))
+            heard.add((str(answer["type"]), *sorted(answer)))
         return heard
 
     def wait(self, session: str, ip: str | None = None) -> socket.socket:
-        """A client that has registered as a sender, and waits."""
+        """Return a client that is registered as a sender and waits."""
         sock = self.dial(ip)
         try:
             sock.sendall(upgrade() + ws_frame(registration("sender", session).encode()))
-            told = b""
-            while b"welcome" not in told:
+            answer = b""
+            while b"welcome" not in answer:
                 piece = sock.recv(65536)
-                assert piece, told
-                told += piece
+                assert piece, answer
+                answer += piece
         except BaseException:
             sock.close()
             raise
@@ -187,7 +189,9 @@ class Attackers:
 
     @contextlib.contextmanager
     def one_address(self, limit: int) -> Iterator[Callable[[], None]]:
-        """Have `limit` clients of one address wait. What is returned registers once more, and is refused in words."""
+        """Let `limit` clients of one address wait. The yielded function registers once more and checks the
+        rejection.
+        """
         ip = self.fresh_ip()
 
         refusals = (
@@ -195,23 +199,23 @@ class Attackers:
             f"too many connections from {ip} in a short time".encode(),
         )
 
-        def knock() -> None:
+        def register() -> None:
             with self.dial(ip) as sock, contextlib.suppress(ConnectionError):
                 sock.sendall(upgrade() + ws_frame(registration("sender", "onemore").encode()))
-                told = b""
-                while not any(each in told for each in refusals):
+                answer = b""
+                while not any(each in answer for each in refusals):
                     piece = sock.recv(65536)
-                    assert piece, told
-                    told += piece
+                    assert piece, answer
+                    answer += piece
 
         with contextlib.ExitStack() as stack:
             for number in range(limit):
                 stack.enter_context(self.wait(f"held{number}", ip))
-            yield knock
+            yield register
 
 
 def drain(sock: socket.socket) -> bytes:
-    """Everything until the other end closes or resets."""
+    """Read until the other end closes or resets."""
     data = bytearray()
     with contextlib.suppress(ConnectionError):
         while piece := sock.recv(65536):
@@ -220,7 +224,7 @@ def drain(sock: socket.socket) -> bytes:
 
 
 def flood(socks: list[socket.socket], data: bytes) -> None:
-    """Send `data` again and again on each socket, as fast as it takes it, until it is closed."""
+    """Send `data` repeatedly on each socket at full speed until it is closed."""
     with selectors.DefaultSelector() as selector:
         for sock in socks:
             sock.setblocking(False)
@@ -236,13 +240,13 @@ def flood(socks: list[socket.socket], data: bytes) -> None:
 
 
 ANSWERED_PINGS = ws_frame(b"x" * 125, 9) * 500
-"""With which to `flood` as a slow reader."""
+"""For `flood` as a slow reader."""
 WELCOMED = ("welcome", "edge", "public", "type")
-"""What one hears who registers in a session where nobody is."""
+"""The fields of the answer to a registration in an empty session."""
 
 
 def memory_kib(pid: int, field: str = "VmRSS") -> int:
-    """Resident memory of a process now, or (VmHWM) at its highest."""
+    """Return the resident memory of a process, now or (VmHWM) at its maximum."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1])
@@ -251,7 +255,7 @@ def memory_kib(pid: int, field: str = "VmRSS") -> int:
 
 @contextlib.contextmanager
 def enough_descriptors(count: int) -> Iterator[None]:
-    """This process may open so many more sockets than usual."""
+    """Raise this process's limit of open sockets by `count`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, count + _SPARE_DESCRIPTORS), hard))
     try:

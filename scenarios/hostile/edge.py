@@ -1,4 +1,4 @@
-"""An edge that belongs to an attacker: it speaks the protocol, and changes what it passes on."""
+"""An edge of an attacker: it follows the protocol but changes the messages that it forwards."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from punchlab.punch.secure.code import Code
 from punchlab.punch.secure.keys import PakeExchange
 
 GUESS = Code.parse("k7x2mq-amber-falcon-zebra")
-"""A code of the session that is attacked, but not the right one."""
+"""A code of the attacked session, but not the right one."""
 PATIENCE_S = 30.0
 
 OTHER: dict[str, Role] = {"sender": "receiver", "receiver": "sender"}
 
 Json = dict[str, Any]
 Tamper = Callable[[Json, str], Json]
-"""Changes what is told about a client to the one whose role is given."""
+"""Changes the description of a client for the one with the given role."""
 
 
 def honestly(contact: Json, _to: str) -> Json:
@@ -33,7 +33,7 @@ def honestly(contact: Json, _to: str) -> Json:
 
 
 def own_exchange(contact: Json, to: str) -> Json:
-    """A key-exchange message of the edge's own, made with a guessed code: it sits in the middle of the exchange."""
+    """Replace the key-exchange message by one made with a guessed code: a man in the middle."""
     return {**contact, "pake": PakeExchange(GUESS, OTHER[to]).message}
 
 
@@ -48,7 +48,7 @@ def one_bit(contact: Json, _to: str) -> Json:
 
 
 def no_element(contact: Json, _to: str) -> Json:
-    """Of the right length, but no element of the group: the victim has no session key at all."""
+    """A message of the right length that is no group element: the victim gets no session key."""
     pake = bytes.fromhex(contact["pake"])
     return {**contact, "pake": (pake[:1] + b"\xff" * (len(pake) - 1)).hex()}
 
@@ -59,17 +59,17 @@ def no_element_for_the_receiver(contact: Json, to: str) -> Json:
 
 
 def other_traits(contact: Json, _to: str) -> Json:
-    """It lets the victim believe that the peer is behind another kind of NAT."""
-    return {**contact, "traits": "of the edge's own making"}
+    """Claim that the peer is behind another kind of NAT."""
+    return {**contact, "traits": "invented by the edge"}
 
 
 def its_own_message(contact: Json, _to: str) -> Json:
-    """What the client itself had sent, sent back to it."""
+    """Return the client's own message to it."""
     return {**contact, "pake": contact["echo"]}
 
 
 class MaliciousEdge:
-    """Pairs one sender and one receiver, each told about the other by way of `tamper`. `listener` is bound."""
+    """Introduces one sender and one receiver to each other through `tamper`. `listener` is bound."""
 
     def __init__(self, tamper: Tamper, listener: socket.socket) -> None:
         self._tamper = tamper
@@ -113,12 +113,12 @@ TAMPERINGS: list[tuple[Tamper, tuple[str, ...]]] = [
     (other_traits, ("sender", "receiver")),
     (other_traits, ("receiver",)),
 ]
-"""What an edge might try, and on whom."""
+"""Attacks and their victims."""
 
 
 @contextlib.contextmanager
 def malicious(tamper: Tamper, victims: tuple[str, ...], listener: socket.socket) -> Iterator[None]:
-    """An edge, at a bound socket which it closes, that does this to those."""
+    """Run a malicious edge at a bound socket, which it closes."""
     edge = MaliciousEdge(lambda contact, to: tamper(contact, to) if to in victims else contact, listener)
     try:
         yield
@@ -127,8 +127,9 @@ def malicious(tamper: Tamper, victims: tuple[str, ...], listener: socket.socket)
 
 
 def is_detected(role: str, victims: tuple[str, ...], outcome: object) -> bool:
-    """Whether a client whose edge has tampered ended as it should.
+    """Return whether a client exited correctly after its edge has tampered.
 
-    Whoever fails first hangs up, and may do so before the other, who was told the truth, knows why.
+    The first client that fails closes the connection, possibly before the other, which has correct data, knows the
+    reason.
     """
     return outcome == "wrong_peer" or (role not in victims and outcome in ("punch_timeout", "refused"))

@@ -1,8 +1,9 @@
-"""An edge that guesses a code: it takes the peer's place, takes a proof of the code, and disconnects without its own.
+"""An edge that guesses a code: it acts as the peer, receives a proof of the code, and disconnects without sending its
+own.
 
-In the meetings that `plan` calls a guess it tells the victim of itself, at many addresses at once, dials the victim as
-well, and offers a relay of its own. In the others it brings the victim together with its true peer, by way of itself,
-and cuts their tunnel after a while, so that they have to meet again.
+In the sessions that `plan` calls a guess, it names itself at many addresses as the peer, also connects to the victim,
+and offers its own relay. In the others, it introduces the real peer through a proxy and cuts the tunnel after a while,
+so that both register again.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ DIALS = 8
 _PAUSE_S = 0.02
 
 Step = Literal["cut", "guess", "whole"]
-"""A meeting with the true peer, whose tunnel is cut; with the attacker; and one that is left alone."""
+"""A session with the real peer whose tunnel is cut, one with the attacker, and one that is left alone."""
 
 
 @dataclass
 class Learned:
-    """What the attacker has got."""
+    """What the attacker has obtained."""
 
     proofs: int = 0
-    """How often something came on a connection that tests a guess."""
+    """The number of messages on connections that test a guess."""
     signals: set[int] = field(default_factory=set)
-    """The meetings in which a sealed signal came, which tests a guess as well."""
+    """The sessions with a sealed signal, which also tests a guess."""
     meetings: int = 0
     found: bool = False
     """Whether the guess was right."""
@@ -54,7 +55,7 @@ class Learned:
 
 @dataclass(eq=False)
 class _Client:
-    """One registration."""
+    """A registration."""
 
     connection: ServerConnection
     register: Json
@@ -69,9 +70,9 @@ class _Client:
 
 
 class Guesser:
-    """See the top of this module. The last step of `plan` is repeated for ever.
+    """See the module. The last step of `plan` is repeated.
 
-    A guess takes `per_meeting` proofs at most; `told` are fields that the contact of the attacker has besides.
+    A guess takes at most `per_meeting` proofs. `told` are additional fields of the attacker's description.
     """
 
     def __init__(
@@ -168,7 +169,7 @@ class Guesser:
             self._spawn(serve_one(sock))
 
     async def _take_a_proof(self, sock: socket.socket) -> None:
-        """Wait for the victim's proof, look what it says of the guess, and hang up."""
+        """Wait for the victim's proof, compare it with the guess, and disconnect."""
         async with self._at_once:
             if self._attack is None or self._left <= 0:
                 return
@@ -210,7 +211,7 @@ class Guesser:
             await asyncio.gather(*carrying, return_exceptions=True)
 
     async def _introduce(self, client: _Client, *, cut: bool) -> None:
-        """Bring the victim together with its peer, by way of a proxy that only the victim dials."""
+        """Introduce the victim to its peer through a proxy to which only the victim connects."""
         peer = await self._peers.get()
         nowhere = Endpoint(IP, 9)
 
@@ -244,7 +245,7 @@ class Guesser:
 
 
 async def _pass_on(source: _Client, target: _Client) -> None:
-    """Signals, as they are."""
+    """Forward signals unchanged."""
     with contextlib.suppress(ConnectionClosed):
         async for frame in source.connection:
             await target.connection.send(frame)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from punchlab.lab.confinement.shares import Share
     from punchlab.lab.errors import ClientError, InputError, LabError, MissingCapabilityError, PunchlabError
     from punchlab.lab.lab import Lab
+    from punchlab.lab.nat.state import NodeState
     from punchlab.lab.process.forked import Function
     from punchlab.lab.trial.record import record
     from punchlab.lab.trial.trial import Trial
@@ -32,6 +33,7 @@ __all__ = [
     "MappingBehavior",
     "MissingCapabilityError",
     "NatBehavior",
+    "NodeState",
     "PortAllocation",
     "PunchlabError",
     "Share",
@@ -44,6 +46,7 @@ _MODULES = {
     "punchlab.lab.confinement.shares": ("Share",),
     "punchlab.lab.errors": ("ClientError", "InputError", "LabError", "MissingCapabilityError", "PunchlabError"),
     "punchlab.lab.lab": ("Lab",),
+    "punchlab.lab.nat.state": ("NodeState",),
     "punchlab.lab.process.forked": ("Function",),
     "punchlab.lab.trial.record": ("record",),
     "punchlab.lab.trial.trial": ("Trial",),

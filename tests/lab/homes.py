@@ -1,4 +1,4 @@
-"""A topology for tests: several hosts behind one NAT, and public servers to dial and to dial from."""
+"""A topology for tests: several hosts behind one NAT, and public servers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from punchlab.topologies.internet import Internet
 
 
 class Homes(Internet):
-    """`a` and `a2` behind `nat_a`; `server` and `stranger` public; no delays, so that tests are quick."""
+    """`a` and `a2` behind `nat_a`; `server` and `stranger` public. No delays, so that tests are fast."""
 
     pairs = (("a", "server"),)
 

@@ -1,4 +1,4 @@
-"""Big labs, and many labs: what they cost stays in proportion, and nothing of them is left."""
+"""Large labs and many labs: their cost is proportional, and nothing remains of them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 
 from punchlab import Lab, LabError
 from punchlab.lab.kernel import namespace
-from punchlab.lab.kernel.netlink import RouteSocket, hardware_address
-from punchlab.lab.nat.loader import Loader, Wanted
+from punchlab.lab.kernel.rtnetlink import RouteSocket, hardware_address
+from punchlab.lab.nat.loader import Loader, Request
 from punchlab.lab.nat.rules import NatRules
 from punchlab.topologies import AB
 from punchlab.topologies.many_homes import ManyHomes
@@ -25,7 +25,7 @@ def open_descriptors() -> set[str]:
     return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
 
-def test_in_a_lab_of_a_thousand_nodes_every_host_reaches_the_edge() -> None:
+def test_every_host_of_a_lab_with_a_thousand_nodes_reaches_the_edge() -> None:
     descriptors = open_descriptors()
     with Lab(ManyHomes(homes=499)) as lab, lab["edge1"].socket() as listener:
         assert len(list(lab)) == 1000
@@ -74,14 +74,14 @@ while True:
 """
 
 
-def test_of_many_labs_in_one_process_nothing_is_left() -> None:
+def test_nothing_remains_of_many_labs_in_one_process() -> None:
     inside = "import sys; from punchlab.lab.confinement import sandbox; sandbox.main(sys.argv[1:])"
     command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", inside, sys.executable, "-c", MANY]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_netlink_request_that_is_refused_is_named() -> None:
+def test_a_rejected_netlink_request_is_named() -> None:
     here, there = namespace.create(2)
     with RouteSocket(here) as routes:
         for number in range(200):
@@ -96,7 +96,7 @@ def test_a_netlink_request_that_is_refused_is_named() -> None:
         made.close()
 
 
-def test_what_netlink_was_asked_for_is_there() -> None:
+def test_netlink_requests_take_effect() -> None:
     here, there = namespace.create(2)
     with RouteSocket(here) as one, RouteSocket(there) as other:
         one.add_veth("x", 7, "02:00:00:00:00:07", ("y", 9, "02:00:00:00:00:09", there))
@@ -138,14 +138,14 @@ def test_what_netlink_was_asked_for_is_there() -> None:
         (NatRules("*nat\nCOMMIT\n", "", "table ip x { chain", (), "", {}, ()), "nat_x: nft: .*syntax error"),
     ],
 )
-def test_rules_that_are_refused_are_told_in_the_loaders_own_words(rules: NatRules, message: str) -> None:
+def test_rejected_rules_are_reported_with_the_loaders_message(rules: NatRules, message: str) -> None:
     (space,) = namespace.create(1)
-    with Loader([Wanted("nat_x", space, rules)]) as loader, pytest.raises(LabError, match=f"(?s){message}"):
+    with Loader([Request("nat_x", space, rules)]) as loader, pytest.raises(LabError, match=f"(?s){message}"):
         loader.finish()
     space.close()
 
 
-def test_labs_are_built_side_by_side_in_threads() -> None:
+def test_labs_are_built_in_parallel_threads() -> None:
     failures: list[BaseException] = []
 
     def work() -> None:
@@ -153,7 +153,7 @@ def test_labs_are_built_side_by_side_in_threads() -> None:
             for _ in range(5):
                 with Lab(AB(nat_a="full_cone", nat_b="symmetric")) as lab, lab["a"].socket(socket.SOCK_DGRAM) as made:
                     made.connect((lab.anycast, 9))
-        except BaseException as error:  # told below
+        except BaseException as error:  # reported below
             failures.append(error)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -164,11 +164,11 @@ def test_labs_are_built_side_by_side_in_threads() -> None:
     assert failures == []
 
 
-def test_a_lab_that_needs_more_open_files_than_allowed_says_so() -> None:
+def test_a_lab_that_needs_more_open_files_than_allowed_is_an_error() -> None:
     script = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 300)); "
     script += "from punchlab import Lab; from punchlab.topologies.many_homes import ManyHomes; "
     script += "Lab(ManyHomes(homes=100)).__enter__()"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
     )
-    assert "needs 660 open files, and the hard limit (`ulimit -Hn`) is 300" in done.stderr
+    assert "needs 660 open files, but the hard limit (`ulimit -Hn`) is 300" in done.stderr

@@ -1,4 +1,4 @@
-"""The lab as a library: topologies, paths, nodes, and what it refuses."""
+"""The lab as a library: topologies, paths, nodes, and invalid arguments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.lab.homes import Homes
 
 
 @pytest.mark.parametrize(("host", "edge"), [("a", "edge1"), ("b", "edge1"), ("c", "edge2"), ("d", "edge3")])
-def test_routing_takes_each_host_to_its_nearest_edge(host: str, edge: str) -> None:
+def test_each_host_is_routed_to_its_nearest_edge(host: str, edge: str) -> None:
     with Lab(ABCD()) as lab:
         listener = lab[edge].socket()
         listener.bind(("0.0.0.0", 5000))
@@ -62,7 +62,7 @@ def test_the_path_between_two_hosts_names_its_nats_and_adds_up_its_delays() -> N
     assert path.loss == pytest.approx(1 - 0.99**2)
 
 
-def test_the_path_between_hosts_of_one_home_turns_back_at_their_nat_or_stays_on_their_lan() -> None:
+def test_the_path_between_hosts_of_one_home_uses_their_nat_or_their_lan() -> None:
     with Lab(SameNat()) as lab:
         path = lab.path("a", "b")
     assert path.nodes == ["a", "lan_a", "nat_a", "lan_a", "b"]
@@ -71,20 +71,20 @@ def test_the_path_between_hosts_of_one_home_turns_back_at_their_nat_or_stays_on_
     assert path.delay_s == 0
 
 
-def test_the_path_between_homes_of_one_carrier_turns_back_at_its_nat() -> None:
+def test_the_path_between_homes_of_one_carrier_uses_its_nat() -> None:
     with Lab(Carrier(delay="30ms")) as lab:
-        path, beside = lab.path("a", "b"), lab.path("a", "c")
+        path, other = lab.path("a", "b"), lab.path("a", "c")
         inside = lab.path("a", "access1")
     assert path.nodes == ["a", "nat_a", "access1", "cgn1", "access1", "nat_b", "b"]
     assert path.nats == ["nat_a", "cgn1", "nat_b"]
     assert path.shortcut is None
-    assert beside.nats == ["nat_a", "cgn1", "nat_c"]
+    assert other.nats == ["nat_a", "cgn1", "nat_c"]
     assert path.delay_s == pytest.approx(0.03)
-    assert beside.delay_s == pytest.approx(0.045)
+    assert other.delay_s == pytest.approx(0.045)
     assert inside.nats == ["nat_a"]
 
 
-def test_a_host_without_a_nat_of_its_own_is_reached_past_the_carriers() -> None:
+def test_a_host_without_a_home_nat_is_reached_without_crossing_the_carriers_nat() -> None:
     with Lab(Carrier(nat_a="none")) as lab:
         assert lab.path("a", "b").shortcut == ["nat_b"]
         assert lab.path("a", "b").nats == ["cgn1", "nat_b"]
@@ -102,20 +102,20 @@ def test_hosts_of_one_home_reach_each_other_through_their_switch() -> None:
         assert "1 received" in lab["a"].run(["ping", "-c1", "-W2", lab["a2"].address]).stdout
 
 
-def test_nodes_are_apart_from_each_other() -> None:
+def test_nodes_are_isolated_from_each_other() -> None:
     with Lab(AB()) as lab:
         shown = lab["a"].run(["ip", "-brief", "address"]).stdout
         assert "a-eth0" in shown
         assert "b-eth0" not in shown
 
 
-def test_a_lab_ends_with_its_block_and_kills_what_ran_in_it() -> None:
+def test_a_lab_ends_with_its_block_and_kills_its_processes() -> None:
     with Lab(AB()) as lab:
         sleeper = lab["a"].popen(["sleep", "1000"])
     assert sleeper.returncode == -signal.SIGKILL
 
 
-def test_a_node_that_is_not_there_is_bad_input_and_names_those_that_are() -> None:
+def test_an_unknown_node_is_bad_input_and_lists_the_known_ones() -> None:
     with Lab(AB()) as lab, pytest.raises(InputError, match=r"node: 'z'.*nat_a"):
         lab["z"]
 
@@ -130,7 +130,7 @@ def test_a_node_that_is_not_there_is_bad_input_and_names_those_that_are() -> Non
         ({"bw": 0}, "bw: 0"),
     ],
 )
-def test_a_topology_refuses_what_cannot_be_built(parameters: dict[str, object], message: str) -> None:
+def test_a_topology_rejects_what_cannot_be_built(parameters: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         AB(**parameters)
 
@@ -147,7 +147,7 @@ def test_a_carrier_must_translate_and_a_shared_home_has_one_nat() -> None:
         SameNat(nat_a="none")
 
 
-def test_a_link_with_a_broken_ipv6_address_is_refused() -> None:
+def test_a_link_with_an_invalid_ipv6_address_is_rejected() -> None:
     topology = Firewalls()
     topology.linkInfo("a", "nat_a")["params1"]["ip6"] = "11.0.0.1/24"
     with pytest.raises(InputError, match=r"ip6 of .*: '11\.0\.0\.1/24'"):
@@ -168,7 +168,7 @@ def test_a_pair_must_be_two_hosts() -> None:
                 lab.punch(one, other)
 
 
-def test_a_second_punch_in_one_lab_is_as_good_as_the_first() -> None:
+def test_a_second_punch_in_one_lab_succeeds() -> None:
     with Lab(AB()) as lab:
         for _ in range(2):
             trial = lab.punch("a", "b")

@@ -25,4 +25,4 @@ def test_a_host_behind_its_nats_or_firewall_reaches_the_edge(topology: str, host
     words = ["mn", "--custom", "topologies/custom.py", "--topo", topology, "--switch", "lxbr", "--controller", "none"]
     command = f"echo {host} ping -c 1 -W 5 {address} | {shlex.join(punchlab('sandbox', '--unconfined', *words))}"
     done = run(["sh", "-c", command], cwd=PROJECT)
-    assert "1 received" in done.stdout + done.stderr, done  # Mininet talks on the latter
+    assert "1 received" in done.stdout + done.stderr, done  # Mininet writes to the latter

@@ -1,4 +1,4 @@
-"""Of a list of edges, a client takes the nearest, as measured through its NAT and over the long links."""
+"""A client selects the nearest edge of a list, as measured through its NAT and over the long links."""
 
 from __future__ import annotations
 
@@ -42,6 +42,6 @@ def test_a_client_registers_at_the_nearest_edge(
     assert measured is not None
     assert registered["edge"] == near
     assert [each["edge"] for each in measured["edges"]] == [urls[near], urls[far]]
-    # One way 5 ms on the access link and 1 ms to the edge; 40 ms more to the far one.
+    # One way, 5 ms on the access link and 1 ms to the edge; 40 ms more to the far one.
     assert measured["edges"][0]["round_trip_s"] >= 0.012
     assert measured["edges"][1]["round_trip_s"] >= 0.092

@@ -1,4 +1,4 @@
-"""The pytest plugin in a project of a user, with modules called like ours, and under programs that call pytest."""
+"""The pytest plugin in a user's project, with modules that have the names of ours, and in programs that call pytest."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def outside(command: Sequence[str], folder: Path, **environment: str) -> subproc
         ("random.py", [PYTEST]),
     ],
 )
-def test_a_module_of_the_user_s_does_not_take_the_place_of_ours(name: str, command: list[str], project: Path) -> None:
+def test_a_module_of_the_user_does_not_replace_ours(name: str, command: list[str], project: Path) -> None:
     (project / name).parent.mkdir(exist_ok=True)
     (project / name).write_text("y = 2\n")
     done = outside([*command, "-q"], project)
@@ -75,7 +75,7 @@ def test_a_module_of_the_user_s_does_not_take_the_place_of_ours(name: str, comma
     assert "1 passed" in done.stdout
 
 
-def test_a_lab_on_the_python_path_does_not_take_the_place_of_ours(project: Path) -> None:
+def test_a_lab_on_the_python_path_does_not_replace_ours(project: Path) -> None:
     (project / "lab.py").write_text("y = 2\n")
     path = os.pathsep.join(filter(None, (str(project), os.environ.get("PYTHONPATH"))))
     done = outside([sys.executable, "-m", "pytest", "-q"], project, PYTHONPATH=path)
@@ -86,7 +86,7 @@ def test_a_lab_on_the_python_path_does_not_take_the_place_of_ours(project: Path)
     assert done.returncode == 0, done
 
 
-def test_modules_with_the_names_of_our_folders_are_the_user_s(project: Path) -> None:
+def test_modules_with_the_names_of_our_folders_belong_to_the_user(project: Path) -> None:
     names = ("lab", "punch", "reports", "topologies")
     for name in names:
         (project / name).mkdir()
@@ -98,7 +98,7 @@ def test_modules_with_the_names_of_our_folders_are_the_user_s(project: Path) -> 
 
 
 @pytest.mark.parametrize("tests", [["tests"], ["tests", "-n", "1"]])
-def test_a_program_that_calls_pytest_goes_on_inside_with_all_that_it_had(project: Path, tests: list[str]) -> None:
+def test_a_program_that_calls_pytest_continues_inside_with_its_state(project: Path, tests: list[str]) -> None:
     (project / "runner.py").write_text(PROGRAM)
     done = outside([sys.executable, "runner.py", *tests], project)
     assert done.stdout.count("before") == 1, done
@@ -106,7 +106,7 @@ def test_a_program_that_calls_pytest_goes_on_inside_with_all_that_it_had(project
     assert done.returncode == 7
 
 
-def test_a_program_with_other_threads_is_told_why_it_cannot(project: Path) -> None:
+def test_a_program_with_other_threads_gets_a_clear_error(project: Path) -> None:
     thread = "import threading\nthreading.Thread(target=threading.Event().wait, name='spinner', daemon=True).start()\n"
     (project / "runner.py").write_text(thread + PROGRAM)
     done = outside([sys.executable, "runner.py", "tests"], project)
@@ -116,7 +116,7 @@ def test_a_program_with_other_threads_is_told_why_it_cannot(project: Path) -> No
     assert "punchlab sandbox" in line
 
 
-def test_without_privileges_the_line_says_what_is_missing(project: Path) -> None:
+def test_without_privileges_the_error_names_what_is_missing(project: Path) -> None:
     done = outside(["setpriv", "--bounding-set=-all", "--inh-caps=-all", PYTEST, "-q"], project)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR, done
     (line,) = done.stderr.strip().splitlines()
@@ -135,7 +135,7 @@ def test_without_the_plugin_pytest_stays_outside(project: Path) -> None:
 
 @pytest.fixture
 def interpreter() -> str:
-    """A Python that other users can run with this project and its packages."""
+    """Return a Python that other users can run, with this project and its packages."""
     if sandbox.user() != 0:
         pytest.skip("only root can be several users")
     for found in (sys.executable, "/usr/bin/python3"):

@@ -1,4 +1,4 @@
-"""Topologies of a user: what cannot be built is refused when it is described, with the name and the limit."""
+"""Topologies of a user: invalid ones are rejected when they are described, with the name and the limit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POOL = NatBehavior(
 
 
 def internet(describe: Callable[[Any], object]) -> Internet:
-    """A topology that `describe` builds."""
+    """Return a topology that `describe` builds."""
 
     class Own(Internet):
         def build(self) -> None:
@@ -76,7 +76,7 @@ def customers(count: int, nat: Any = "none") -> Callable[[Internet], None]:
         ("a" * 16, ["host", "at most 10 characters"]),
     ],
 )
-def test_a_host_has_a_name_that_its_interfaces_can_have(name: Any, parts: list[str]) -> None:
+def test_the_name_of_a_host_fits_into_its_interface_names(name: Any, parts: list[str]) -> None:
     with pytest.raises(InputError) as caught:
         internet(lambda own: one_home(own, [name]))
     for part in parts:
@@ -87,7 +87,7 @@ def test_a_host_has_a_name_that_its_interfaces_can_have(name: Any, parts: list[s
     ("hosts", "nat"),
     [(["sixsix"], "full_cone"), (["tencharact"], "none"), (["a.b-c_", "tencharact"], "full_cone")],
 )
-def test_a_name_of_the_greatest_length_works(hosts: list[str], nat: str) -> None:
+def test_a_name_of_the_maximum_length_works(hosts: list[str], nat: str) -> None:
     with Lab(internet(lambda own: one_home(own, hosts, nat))) as lab:
         assert lab["core1"].run(["ping", "-c1", "-W2", lab[hosts[0]].address], check=nat == "none")
         assert [node.name for node in lab if node.kind == "host"] == hosts
@@ -96,7 +96,7 @@ def test_a_name_of_the_greatest_length_works(hosts: list[str], nat: str) -> None
 @pytest.mark.parametrize(
     ("name", "longest"), [("a" * 11, 10), ("a b", None), ("%d", None)], ids=["long", "blank", "template"]
 )
-def test_a_node_of_a_mininet_topology_has_such_a_name_too(name: str, longest: int | None) -> None:
+def test_node_names_of_mininet_topologies_are_checked(name: str, longest: int | None) -> None:
     topology = Topo()
     topology.addHost(name)
     topology.addHost("b")
@@ -111,7 +111,7 @@ def test_a_node_of_a_mininet_topology_has_such_a_name_too(name: str, longest: in
         (lambda own: one_home(own, "ab"), ["hosts: 'ab'", "a list"]),
         (lambda own: one_home(own, []), ["hosts: []", "a list"]),
         (lambda own: one_home(own, [f"h{n}" for n in range(254)]), ["hosts", "1 to 253"]),
-        (lambda own: one_home(own, ["a", "a"]), ["host: 'a'", "not taken"]),
+        (lambda own: one_home(own, ["a", "a"]), ["host: 'a'", "an unused name"]),
         (lambda own: (one_home(own, ["nat_a"], "none"), own.home("west", ["a"], "symmetric", "drop")), ["nat_a"]),
         (lambda own: own.region("west"), ["topology: 'Own'", "begin()"]),
         (lambda own: own.home("west", ["a"], "none", "preset"), ["begin()"]),
@@ -121,7 +121,7 @@ def test_a_node_of_a_mininet_topology_has_such_a_name_too(name: str, longest: in
         (lambda own: (own.begin(), own.finish(), own.region("west")), ["finish()"]),
         (lambda own: (own.begin(), own.home("west", ["a"], "none", "preset")), ["region: 'west'"]),
         (lambda own: (one_home(own, ["a"]), own.edge("wets")), ["region: 'wets'", "did you mean west?"]),
-        (lambda own: (one_home(own, ["a"]), own.region("west")), ["region: 'west'", "not taken"]),
+        (lambda own: (one_home(own, ["a"]), own.region("west")), ["region: 'west'", "an unused name"]),
         (lambda own: (one_home(own, ["a"]), own.edge("west"), own.edge("west")), ["edge: 'west'", "one edge"]),
         (lambda own: (one_home(own, ["a"]), own.long_link("west", "west")), ["long link", "two different"]),
         (lambda own: (one_home(own, ["a"]), own.carrier("east", "symmetric")), ["region: 'east'"]),
@@ -139,20 +139,20 @@ def test_a_node_of_a_mininet_topology_has_such_a_name_too(name: str, longest: in
         )),
     ],
 )  # fmt: skip
-def test_what_cannot_be_described_is_refused(describe: Callable[[Internet], None], parts: list[str]) -> None:
+def test_an_invalid_description_is_rejected(describe: Callable[[Internet], None], parts: list[str]) -> None:
     with pytest.raises(InputError) as caught:
         internet(describe)
     for part in parts:
         assert part in str(caught.value)
 
 
-def test_a_full_region_has_addresses_of_its_own_only() -> None:
+def test_a_full_region_uses_only_its_own_addresses() -> None:
     with Lab(internet(homes(15))) as lab:
         assert lab["h14"].address == "11.0.31.2"
         assert lab["h14"].run(["ping", "-c1", "-W2", lab["h0"].address])
 
 
-def test_what_build_does_not_finish_is_finished() -> None:
+def test_an_unfinished_topology_is_finished_after_build() -> None:
     def describe(own: Internet) -> None:
         own.begin()
         for name in ("west", "east"):
@@ -183,7 +183,7 @@ def test_a_topology_without_an_edge_has_nats_paths_and_background_traffic() -> N
                 attempt()
 
 
-def test_a_host_that_no_link_joins_to_the_first_edge_finds_its_own() -> None:
+def test_a_host_without_a_path_to_the_first_edge_uses_another() -> None:
     def describe(own: Internet) -> None:
         own.begin()
         for name in ("west", "east"):
@@ -196,7 +196,7 @@ def test_a_host_that_no_link_joins_to_the_first_edge_finds_its_own() -> None:
             lab.path("west", "east")
 
 
-def test_a_lab_that_does_not_run_says_so() -> None:
+def test_a_lab_that_is_not_running_is_an_error() -> None:
     lab = Lab(AB())
     attempts: list[Callable[[], object]] = [
         *(lambda: lab["a"], lambda: lab.nat("a"), lambda: lab.link("a", "nat_a"), lambda: lab.anycast),
@@ -204,9 +204,9 @@ def test_a_lab_that_does_not_run_says_so() -> None:
     ]
     for _when in ("before", "after"):
         for attempt in attempts:
-            with pytest.raises(LabError, match="does not run"):
+            with pytest.raises(LabError, match="is not running"):
                 attempt()
-        with lab, pytest.raises(LabError, match="runs already"):
+        with lab, pytest.raises(LabError, match="already running"):
             lab.__enter__()
     assert lab.path("a", "b").nats == ["nat_a", "nat_b"]
 
@@ -224,7 +224,7 @@ def test_a_lab_that_does_not_run_says_so() -> None:
         ({"bus": "meshh"}, ["bus: 'meshh'", "did you mean mesh?"]),
     ],
 )
-def test_options_of_a_lab_are_checked_when_it_is_made(options: dict[str, Any], parts: list[str]) -> None:
+def test_options_of_a_lab_are_checked_at_construction(options: dict[str, Any], parts: list[str]) -> None:
     with pytest.raises(InputError) as caught:
         Lab(AB(), **options)
     for part in parts:
@@ -232,7 +232,7 @@ def test_options_of_a_lab_are_checked_when_it_is_made(options: dict[str, Any], p
 
 
 @pytest.mark.parametrize("thing", [AB, None, "ab"])
-def test_what_is_no_topology_is_refused(thing: Any) -> None:
+def test_an_object_that_is_no_topology_is_rejected(thing: Any) -> None:
     with pytest.raises(InputError, match=r"topology: .*expected a Mininet topology"):
         Lab(thing)
 
@@ -253,7 +253,7 @@ def test_what_is_no_topology_is_refused(thing: Any) -> None:
         ({"full_capture": 1}, ["full_capture: 1"]),
     ],
 )
-def test_options_of_a_punch_are_checked_when_they_are_made(options: dict[str, Any], parts: list[str]) -> None:
+def test_options_of_a_punch_are_checked_at_construction(options: dict[str, Any], parts: list[str]) -> None:
     with pytest.raises(InputError) as caught:
         TrialOptions(**options)
     for part in parts:
@@ -283,14 +283,14 @@ def test_an_unknown_parameter_is_named() -> None:
         ({"port_mapping": "upnp"}, "port_mapping"),
     ],
 )
-def test_parameters_of_a_topology_are_checked_when_it_is_made(parameters: dict[str, Any], field: str) -> None:
+def test_parameters_of_a_topology_are_checked_at_construction(parameters: dict[str, Any], field: str) -> None:
     with pytest.raises(InputError) as caught:
         AB(**parameters)
     assert caught.value.field == field
     assert "\n" not in str(caught.value)
 
 
-def test_what_cannot_happen_to_a_nat_is_refused_and_nothing_has_happened() -> None:
+def test_an_invalid_nat_event_is_rejected_and_changes_nothing() -> None:
     with Lab(AB(nat_a="full_cone")) as lab:
         nat = lab.nat("a")
         attempts: list[Callable[[], object]] = [
@@ -308,12 +308,12 @@ def test_what_cannot_happen_to_a_nat_is_refused_and_nothing_has_happened() -> No
         assert lab["a"].run(["ping", "-c1", "-W2", lab.anycast])
 
 
-def test_a_misspelt_behavior_in_a_topology_is_never_another_one() -> None:
+def test_a_misspelt_behavior_in_a_topology_is_rejected() -> None:
     with pytest.raises(BehaviorError, match=r"filtering: 'open' cannot be used"):
         AB(nat_a=NatBehavior("endpoint-independent", "open", "preserving"))  # type: ignore[arg-type]
 
 
-def test_output_of_a_command_that_is_no_utf_8_is_text() -> None:
+def test_command_output_that_is_not_utf_8_becomes_text() -> None:
     with Lab(AB()) as lab:
         assert lab["a"].run(["printf", r"\377 ok"]).stdout == r"\xff ok"
         with pytest.raises(LabError, match=r"a: sh -c .*\\xfe"):

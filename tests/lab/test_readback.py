@@ -1,4 +1,4 @@
-"""What a library that knows all of netlink reads in the namespaces of a lab is what the topology asked for."""
+"""pyroute2 reads exactly what the topology specifies from the namespaces of a lab."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Route = tuple[str, str]
 
 
 def read(node: Node) -> tuple[dict[int, tuple[str, str, str]], dict[int, set[str]], set[Route]]:
-    """Links by index (name, hardware address, state), addresses by index, routes by gateway (prefix, gateway)."""
+    """Return links by index (name, MAC address, state), addresses by index, and routes (prefix, gateway)."""
     addresses: dict[int, set[str]] = defaultdict(set)
     routes: set[Route] = set()
     with node.entered(), IPRoute() as netlink:
@@ -35,7 +35,7 @@ def read(node: Node) -> tuple[dict[int, tuple[str, str, str]], dict[int, set[str
 
 
 @pytest.mark.parametrize("name", sorted(TOPOLOGIES))
-def test_every_link_address_and_route_is_there_and_no_other(name: str) -> None:
+def test_links_addresses_and_routes_are_those_of_the_topology(name: str) -> None:
     with Lab(TOPOLOGIES[name]()) as lab:
         for node in lab:
             links, addresses, routes = read(node)

@@ -16,7 +16,7 @@ from punchlab.lab.errors import MissingCapabilityError
 from punchlab.lab.impair import Applied, DirectedLink, Impairment, LinkEnd
 from punchlab.lab.kernel import namespace
 from punchlab.lab.kernel.namespace import Namespace
-from punchlab.lab.kernel.netlink import RouteSocket, hardware_address
+from punchlab.lab.kernel.rtnetlink import RouteSocket, hardware_address
 
 HERE, THERE = "11.0.0.1", "11.0.0.2"
 _STAMP = struct.Struct("=Id")
@@ -63,7 +63,7 @@ class Wire:
         self._ends = [LinkEnd(node, name, 2, kind) for (node, name, _, _), kind in zip(ends, kinds, strict=True)]
 
     def _settle(self) -> None:
-        """Wait until the wire carries packets: the kernel starts an end some time after its peer came up."""
+        """Wait until the link passes packets: the kernel enables an end some time after its peer is up."""
         with self.udp(self.here) as here, self.udp(self.there) as there:
             deadline = time.monotonic() + 10
             for sender, receiver in ((here, there), (there, here)):
@@ -72,13 +72,13 @@ class Wire:
                     sender.sendto(b"", receiver.getsockname())
 
     def impair(self, forth: Impairment = _NONE, back: Impairment = _NONE, seed: int = 0) -> Applied:
-        """`forth` from here to there, `back` the other way; closed when the test ends."""
+        """`forth` from here to there, `back` the other way. Closed at the end of the test."""
         here, there = self._ends
         links = [DirectedLink(here, there, forth), DirectedLink(there, here, back)]
         return self._stack.enter_context(impair.apply(links, self._implementation, seed))
 
     def udp(self, node: Namespace) -> socket.socket:
-        """A bound UDP socket in one of the two nodes."""
+        """Return a bound UDP socket in one of the two nodes."""
         with node.entered():
             made = self._stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         made.bind((HERE if node is self.here else THERE, 5000))
@@ -87,9 +87,10 @@ class Wire:
     def send(
         self, count: int, *, gap_s: float = 0.0, size: int = 0, back: bool = False, patience_s: float = 0.5
     ) -> Sequence[Arrival]:
-        """Numbered datagrams one way (there, or `back` here), in order of arrival.
+        """Send numbered datagrams one way (there, or `back` here), and return them in the order of arrival.
 
-        `size` is the Ethernet frame's in bytes (at least 54). Reads until all have come or none has for `patience_s`.
+        `size` is that of the Ethernet frame in bytes (at least 54). Reads until all have arrived, or none for
+        `patience_s`.
         """
         source, sink = (self.there, self.here) if back else (self.here, self.there)
         arrivals: list[Arrival] = []
@@ -117,7 +118,7 @@ class Wire:
 
 @pytest.fixture(params=["nfqueue", "netem"])
 def implementation(request: pytest.FixtureRequest) -> str:
-    """Each implementation that this kernel has."""
+    """Each implementation that this kernel supports."""
     name = str(request.param)
     try:
         impair.choose(name)
@@ -128,7 +129,7 @@ def implementation(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def wires() -> Iterator[Callable[..., Wire]]:
-    """Make wires between nodes of chosen kinds, with a chosen implementation."""
+    """Create links between nodes of given kinds with a given implementation."""
     with ExitStack() as stack:
 
         def make(implementation: str, kinds: tuple[str, str] = ("host", "router")) -> Wire:

@@ -1,4 +1,4 @@
-"""What the packets of a link go through, the same for every implementation that this kernel has."""
+"""Effects of a link on packets, with every implementation that this kernel supports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UDP_SEGMENT = 103
 
 
 def binomial_interval(trials: int, chance: float, confidence: float) -> tuple[int, int]:
-    """The least and most hits that each tail leaves out with at most (1 - confidence) / 2."""
+    """Return the minimum and maximum number of hits, so that each tail has at most (1 - confidence) / 2."""
     tail = (1 - confidence) / 2
     mass = [math.comb(trials, hits) * chance**hits * (1 - chance) ** (trials - hits) for hits in range(trials + 1)]
     low = next(hits for hits in range(trials + 1) if sum(mass[: hits + 1]) > tail)
@@ -29,7 +29,7 @@ def binomial_interval(trials: int, chance: float, confidence: float) -> tuple[in
     return low, high
 
 
-def test_a_wanted_round_trip_of_100_ms_is_what_ping_measures(wire: Wire, implementation: str) -> None:
+def test_ping_measures_a_round_trip_of_100_ms(wire: Wire, implementation: str) -> None:
     wire.impair(Impairment(delay_s=0.05), Impairment(delay_s=0.05))
     with wire.here.entered():
         ping = ["ping", "-n", "-i", "0.02", "-c", "50", "11.0.0.2"]
@@ -49,7 +49,7 @@ def test_each_direction_has_its_own_delay(wire: Wire) -> None:
     assert statistics.median(back) < 0.01
 
 
-def test_loss_is_what_was_wanted_and_is_counted(wire: Wire) -> None:
+def test_loss_has_the_given_rate_and_is_counted(wire: Wire) -> None:
     links = wire.impair(Impairment(delay_s=0.01, loss=0.1))
     arrived = wire.send(1000, gap_s=0.0005)
     low, high = binomial_interval(1000, 0.1, 0.9999)
@@ -68,12 +68,12 @@ def test_loss_works_without_a_delay(wire: Wire) -> None:
     assert statistics.median(arrival.delay for arrival in arrived) < 0.01
 
 
-def test_total_loss_lets_nothing_through(wire: Wire) -> None:
+def test_total_loss_drops_all_packets(wire: Wire) -> None:
     wire.impair(Impairment(loss=1))
     assert wire.send(20, patience_s=0.1) == []
 
 
-def test_jitter_spreads_the_delay_evenly_within_its_bounds(wire: Wire) -> None:
+def test_jitter_is_uniform_within_its_limits(wire: Wire) -> None:
     wire.impair(Impairment(delay_s=0.2, jitter_s=0.1))
     delays = [arrival.delay for arrival in wire.send(200, gap_s=0.01)]
     assert len(delays) == 200
@@ -94,7 +94,7 @@ def test_without_jitter_packets_stay_in_order(wire: Wire) -> None:
     assert [arrival.number for arrival in wire.send(200)] == list(range(200))
 
 
-def test_bandwidth_takes_its_time_for_every_frame(wire: Wire) -> None:
+def test_bandwidth_delays_every_frame_by_its_transmission_time(wire: Wire) -> None:
     wire.impair(Impairment(bandwidth=2e6))
     arrivals = wire.send(201, size=1250)
     assert arrivals[0].delay >= 0.005
@@ -106,7 +106,7 @@ def test_jitter_behind_a_bandwidth_does_not_reorder(wire: Wire) -> None:
     assert [arrival.number for arrival in wire.send(100, gap_s=0.001)] == list(range(100))
 
 
-def test_a_full_link_drops_what_comes_and_counts_it(wire: Wire) -> None:
+def test_a_full_link_drops_and_counts_packets(wire: Wire) -> None:
     links = wire.impair(Impairment(bandwidth=1e4))
     with wire.udp(wire.here) as sender:
         for _ in range(1300):
@@ -137,7 +137,7 @@ def test_loss_hits_single_packets_of_a_large_send(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("impairment", [Impairment(delay_s=0.005, loss=0.05), Impairment(delay_s=0.005, bandwidth=2e7)])
-def test_tcp_gets_through(wire: Wire, impairment: Impairment) -> None:
+def test_tcp_passes(wire: Wire, impairment: Impairment) -> None:
     wire.impair(impairment, Impairment(delay_s=0.005))
     sent, received = bytes(range(256)) * 1024, bytearray()
     with wire.there.entered():
@@ -168,13 +168,13 @@ def test_links_without_impairment_cost_nothing(wire: Wire) -> None:
     assert links.counters() == [None, None]
 
 
-def test_the_record_says_which_implementation_it_was(wire: Wire, implementation: str) -> None:
+def test_the_record_names_the_implementation(wire: Wire, implementation: str) -> None:
     links = wire.impair(Impairment(delay_s=0.001))
     assert links.name == implementation
     assert links.counters()[1] is None
 
 
-def test_counters_outlive_the_links(wire: Wire) -> None:
+def test_counters_are_available_after_close(wire: Wire) -> None:
     links = wire.impair(Impairment(delay_s=0.001))
     wire.send(10)
     links.close()

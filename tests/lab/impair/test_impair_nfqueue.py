@@ -1,4 +1,4 @@
-"""What holds only for NFQUEUE: its engine process, its lateness, its seeds."""
+"""Specific to NFQUEUE: its engine process, its lateness, its seeds."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def descriptors(pid: int) -> int:
 
 
 def ended(pid: int, patience_s: float = 10) -> bool:
-    """Whether the process ends within that time."""
+    """Return whether the process exits in time."""
     try:
         watcher = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -74,7 +74,7 @@ def ended(pid: int, patience_s: float = 10) -> bool:
         os.close(watcher)
 
 
-def test_packets_are_let_go_on_time(wire: Wire) -> None:
+def test_packets_are_released_on_time(wire: Wire) -> None:
     links = wire.impair(Impairment(delay_s=0.02))
     wire.send(100, gap_s=0.005)
     counters = links.counters()[0]
@@ -108,7 +108,7 @@ def test_one_engine_serves_all_labs_and_keeps_nothing_of_a_closed_one(wires: Cal
     assert (descriptors(engine), descriptors(os.getpid())) == before
 
 
-def test_a_stopped_engine_is_gone_and_the_next_lab_starts_another(wire: Wire) -> None:
+def test_after_an_engine_is_stopped_the_next_lab_starts_another(wire: Wire) -> None:
     wire.impair(Impairment(delay_s=0.001)).close()
     engine = HOST.pid
     assert engine is not None
@@ -119,7 +119,7 @@ def test_a_stopped_engine_is_gone_and_the_next_lab_starts_another(wire: Wire) ->
     assert HOST.pid not in (None, engine)
 
 
-def test_an_engine_that_dies_is_a_lab_error_and_its_links_let_nothing_through(
+def test_an_engine_that_dies_is_a_lab_error_and_its_links_drop_all_packets(
     wire: Wire, wires: Callable[..., Wire]
 ) -> None:
     links = wire.impair(Impairment(delay_s=0.001))
@@ -136,7 +136,7 @@ def test_an_engine_that_dies_is_a_lab_error_and_its_links_let_nothing_through(
     links.close()
 
 
-def test_what_the_engine_could_not_read_is_counted(wire: Wire) -> None:
+def test_packets_that_the_engine_could_not_read_are_counted(wire: Wire) -> None:
     links = wire.impair(Impairment(delay_s=0.001))
     assert HOST.pid is not None
     count = 150_000
@@ -171,7 +171,7 @@ def test_the_engine_ends_with_its_parent(wire: Wire, number: signal.Signals) -> 
         assert ended(engine)
 
 
-def test_a_forked_process_has_an_engine_of_its_own(wire: Wire) -> None:
+def test_a_forked_process_has_its_own_engine(wire: Wire) -> None:
     assert wire
     with run(FORKING) as parent:
         output, _ = parent.communicate()
@@ -179,19 +179,19 @@ def test_a_forked_process_has_an_engine_of_its_own(wire: Wire) -> None:
     assert parent.returncode == 0
 
 
-def test_without_iptables_the_reason_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_iptables_the_reason_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     reason = Nfqueue().why_not()
     assert reason is not None
     assert "install iptables" in reason
 
 
-def test_an_unknown_implementation_is_refused_even_when_nothing_is_impaired() -> None:
+def test_an_unknown_implementation_is_rejected_even_without_impairment() -> None:
     with pytest.raises(InputError, match="expected one of auto, netem, nfqueue"):
         impair.apply([], "tc")
 
 
-def test_an_interface_that_is_not_there_is_a_lab_error(implementation: str) -> None:
+def test_a_missing_interface_is_a_lab_error(implementation: str) -> None:
     (space,) = namespace.create(1)
     host, router = LinkEnd(space, "none0", 7, "host"), LinkEnd(space, "none1", 8, "router")
     try:

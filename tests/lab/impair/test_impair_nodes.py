@@ -1,4 +1,4 @@
-"""Links between nodes of every kind: where packets are held must not show in captures, nor shut a NAT's hole."""
+"""Links between nodes of all kinds: the place where packets are held must not affect captures or pinholes of NATs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STATEFUL = "*filter\n:INPUT DROP\n-A INPUT -m conntrack --ctstate ESTABLISHED -j
 
 
 def next_capture(sniffer: socket.socket, outgoing: bool) -> float:
-    """When the next UDP packet of that direction was captured, in s of CLOCK_REALTIME."""
+    """Return when the next UDP packet of that direction was captured, in s of CLOCK_REALTIME."""
     while True:
         packet, ancillary, _, address = sniffer.recvmsg(2048, 64)
         if (address[2] == PACKET_OUTGOING) is outgoing and packet[9] == socket.IPPROTO_UDP:
@@ -34,7 +34,7 @@ def next_capture(sniffer: socket.socket, outgoing: bool) -> float:
 
 
 @pytest.mark.parametrize("kind", ["host", "nat", "edge"])
-def test_captures_beside_a_router_tell_when_packets_left_and_came(
+def test_captures_next_to_a_router_show_when_packets_left_and_arrived(
     wires: Callable[..., Wire], implementation: str, kind: str
 ) -> None:
     wire = wires(implementation, (kind, "router"))
@@ -53,7 +53,7 @@ def test_captures_beside_a_router_tell_when_packets_left_and_came(
 
 
 @pytest.mark.parametrize("neighbor", ["router", "nat", "host"])
-def test_a_hole_opens_when_the_packet_leaves_the_nat(
+def test_a_pinhole_opens_when_the_packet_leaves_the_nat(
     wires: Callable[..., Wire], implementation: str, neighbor: str
 ) -> None:
     wire = wires(implementation, ("nat", neighbor))
@@ -63,7 +63,7 @@ def test_a_hole_opens_when_the_packet_leaves_the_nat(
     with wire.udp(wire.here) as here, wire.udp(wire.there) as there:
         here.settimeout(5)
         there.sendto(b"crossing", here.getsockname())
-        time.sleep(0.1)  # it is half way when the hole opens
+        time.sleep(0.1)  # the packet is half way when the pinhole opens
         here.sendto(b"opening", there.getsockname())
         assert here.recv(100) == b"crossing"
 
@@ -84,7 +84,7 @@ def test_a_hole_opens_when_the_packet_leaves_the_nat(
         ("router", "switch", "sender", "mangle"),
     ],
 )
-def test_nfqueue_holds_packets_where_it_does_no_harm(sender: str, receiver: str, holder: str, table: str) -> None:
+def test_nfqueue_holds_packets_at_the_right_end(sender: str, receiver: str, holder: str, table: str) -> None:
     space = Namespace(-1)
     one, other = LinkEnd(space, "one0", 2, sender), LinkEnd(space, "other0", 3, receiver)
     hold = place(DirectedLink(one, other, Impairment(delay_s=0.01)))
@@ -93,7 +93,7 @@ def test_nfqueue_holds_packets_where_it_does_no_harm(sender: str, receiver: str,
 
 
 @pytest.mark.parametrize("sender", ["host", "nat", "switch"])
-def test_nfqueue_refuses_what_it_cannot_hold(sender: str) -> None:
+def test_nfqueue_rejects_links_that_it_cannot_hold(sender: str) -> None:
     space = Namespace(-1)
     link = DirectedLink(
         LinkEnd(space, "one0", 2, sender), LinkEnd(space, "other0", 3, "switch"), Impairment(delay_s=0.01)

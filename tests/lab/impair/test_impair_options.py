@@ -1,4 +1,4 @@
-"""Mininet's link options become an impairment, or one clear line."""
+"""Mininet's link options are converted to an impairment, or one clear error."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_bad_value_is_named_with_what_was_expected(option: str, value: object,
     assert (caught.value.field, caught.value.value) == (option, value)
 
 
-def test_an_unknown_option_is_refused_not_skipped() -> None:
+def test_an_unknown_option_is_rejected() -> None:
     with pytest.raises(InputError, match="'dealy' cannot be used; expected one of delay, jitter, loss, bw"):
         Impairment.from_options({"dealy": "20ms"})
 
@@ -84,6 +84,6 @@ def test_an_unknown_option_is_refused_not_skipped() -> None:
     "values",
     [{"delay_s": -1}, {"delay_s": float("nan")}, {"jitter_s": 0.1}, {"loss": 1.1}, {"bandwidth": 0}, {"delay_s": 100}],
 )
-def test_an_impossible_impairment_cannot_be_made(values: dict[str, float]) -> None:
+def test_an_impossible_impairment_is_rejected(values: dict[str, float]) -> None:
     with pytest.raises(InputError):
         Impairment(**values)

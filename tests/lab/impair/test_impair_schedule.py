@@ -1,4 +1,4 @@
-"""The arithmetic of one direction, without a kernel."""
+"""The schedule of one direction, without a kernel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ gaps = st.lists(st.tuples(st.integers(0, 50 * MS), st.integers(20, 1500)), min_s
 def departures(
     impairment: Impairment, packets: list[tuple[int, int]], seed: str = "seed"
 ) -> list[tuple[int, int, int]]:
-    """(arrival, length, departure) of packets that come with these gaps."""
+    """Return (arrival, length, departure) of packets that arrive with these gaps."""
     schedule, now, result = Schedule(impairment, seed), 0, []
     for gap, length in packets:
         now += gap
@@ -30,7 +30,7 @@ def test_a_delay_is_added_to_every_packet(packets: list[tuple[int, int]]) -> Non
 
 
 @given(gaps)
-def test_jitter_stays_within_its_bounds(packets: list[tuple[int, int]]) -> None:
+def test_jitter_stays_within_its_limits(packets: list[tuple[int, int]]) -> None:
     impairment = Impairment(delay_s=0.02, jitter_s=0.02)
     assert all(now <= out <= now + 40 * MS for now, _, out in departures(impairment, packets))
 
@@ -39,7 +39,7 @@ def test_jitter_stays_within_its_bounds(packets: list[tuple[int, int]]) -> None:
 def test_a_bandwidth_separates_packets_by_their_transmission_time(packets: list[tuple[int, int]]) -> None:
     before = 0
     for now, length, out in departures(Impairment(delay_s=0.02, jitter_s=0.01, bandwidth=8e6), packets):
-        transmission = (length + ETHERNET_HEADER) * 1000  # 8 Mbit/s: one byte in a microsecond
+        transmission = (length + ETHERNET_HEADER) * 1000  # 8 Mbit/s: one byte per microsecond
         assert out >= max(before, now + 10 * MS) + transmission
         before = out
 
@@ -62,7 +62,7 @@ def test_the_same_seed_gives_the_same_draws() -> None:
     assert departures(impairment, packets, "1") != departures(impairment, packets, "2")
 
 
-def test_lateness_is_told_by_median_and_worst() -> None:
+def test_lateness_has_median_and_maximum() -> None:
     lateness = Lateness()
     assert lateness.summary() == (None, None)
     for late_us in (52, 54, 56, 1000, 90_000):

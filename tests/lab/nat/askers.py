@@ -1,4 +1,4 @@
-"""What a host runs that asks its NAT for a mapping: miniupnpc's and natpmpc's commands, and PCP's one packet."""
+"""Commands on a host that request a mapping from its NAT: miniupnpc's, natpmpc's, and a hand-made PCP packet."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PATIENCE_S = 5.0
 Endpoint = tuple[str, int]
 
 
-class Refused(Exception):  # noqa: N818 - an answer, not an error
-    """The NAT did not make the mapping."""
+class Rejected(Exception):  # noqa: N818 - an answer, not an error
+    """The NAT rejected the mapping."""
 
 
 class Asker(Protocol):
-    """Asks for a mapping of the host's own port, or for its end; the external endpoint as the answer has it."""
+    """Requests or deletes a mapping of the host's port. Returns the external endpoint in the answer."""
 
     def ask(self, lab: Lab, host: str, transport: str, port: int, external: int, lifetime_s: int) -> Endpoint: ...
 
@@ -32,7 +32,9 @@ class Asker(Protocol):
 
 
 class Upnpc:
-    """UPnP IGD, by the command of Debian's package miniupnpc. `found` by SSDP, or at the address of its description."""
+    """UPnP IGD with Debian's miniupnpc. The gateway is discovered by SSDP (`found`), or given by its description's
+    URL.
+    """
 
     def __init__(self, *, found: bool = False) -> None:
         self._where = [] if found else ["-u", IGD]
@@ -40,29 +42,29 @@ class Upnpc:
     def ask(self, lab: Lab, host: str, transport: str, port: int, external: int, lifetime_s: int) -> Endpoint:
         own = lab[host].address
         words = ["upnpc", *self._where, "-e", "test", "-a", own, port, external, transport.upper(), lifetime_s]
-        said = lab[host].run([str(word) for word in words], check=False).stdout
+        printed = lab[host].run([str(word) for word in words], check=False).stdout
         answer = re.search(
-            rf"external ([\d.]+):(\d+) {transport.upper()} is redirected to internal {own}:{port} ", said
+            rf"external ([\d.]+):(\d+) {transport.upper()} is redirected to internal {own}:{port} ", printed
         )
         if answer is None:
-            raise Refused(said)
+            raise Rejected(printed)
         return answer[1], int(answer[2])
 
     def remove(self, lab: Lab, host: str, transport: str, port: int, external: int) -> None:
-        said = lab[host].run(["upnpc", *self._where, "-d", str(external), transport.upper()]).stdout
-        assert "UPNP_DeletePortMapping() returned : 0" in said, (port, said)
+        printed = lab[host].run(["upnpc", *self._where, "-d", str(external), transport.upper()]).stdout
+        assert "UPNP_DeletePortMapping() returned : 0" in printed, (port, printed)
 
 
 class Natpmpc:
-    """NAT-PMP, by the command of Debian's package natpmpc."""
+    """NAT-PMP with Debian's natpmpc."""
 
     def ask(self, lab: Lab, host: str, transport: str, port: int, external: int, lifetime_s: int) -> Endpoint:
         words = ["natpmpc", "-g", GATEWAY, "-a", external, port, transport, lifetime_s]
-        said = lab[host].run([str(word) for word in words], check=False).stdout
-        address = re.search(r"Public IP address : ([\d.]+)", said)
-        answer = re.search(rf"Mapped public port (\d+) protocol {transport.upper()} to local port {port} ", said)
+        printed = lab[host].run([str(word) for word in words], check=False).stdout
+        address = re.search(r"Public IP address : ([\d.]+)", printed)
+        answer = re.search(rf"Mapped public port (\d+) protocol {transport.upper()} to local port {port} ", printed)
         if address is None or answer is None:
-            raise Refused(said)
+            raise Rejected(printed)
         return address[1], int(answer[1])
 
     def remove(self, lab: Lab, host: str, transport: str, port: int, external: int) -> None:
@@ -87,7 +89,7 @@ class Pcp:
         version, opcode, result = struct.unpack_from("!BBxB", answer)
         assert (version, opcode) == (2, 0x81)
         if result != 0:
-            raise Refused(f"result code {result}")
+            raise Rejected(f"result code {result}")
         nonce, got, inside, outside = struct.unpack_from("!12sB3xHH", answer, 24)
         assert (nonce, got, inside) == (self._nonce, number, port)
         return str(ipaddress.IPv6Address(answer[44:60]).ipv4_mapped), outside
@@ -99,7 +101,7 @@ class Pcp:
 def exchange(
     lab: Lab, node: str, address: str, port: int, question: bytes, patience_s: float = PATIENCE_S
 ) -> bytes | None:
-    """The answer to one datagram, None if there is none."""
+    """Return the answer to one datagram, or None."""
     with lab[node].socket(socket.SOCK_DGRAM) as asking:
         asking.settimeout(patience_s)
         asking.sendto(question, (address, port))

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def many_sockets() -> Iterator[None]:
-    """As many descriptors as this process may have: the usual limit is made for programs that open a few."""
+    """Raise this process's descriptor limit, which is low by default."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield

@@ -1,7 +1,7 @@
-"""Many pairs of hosts dial each other at the same time, each through its own two NATs, as the client does.
+"""Many pairs of hosts connect in parallel, each through its own two NATs, as the client does.
 
-Every cell has a lab of its own; every dial of a cell has fresh ports, so that it meets no state of another. Waiting
-costs nothing, so that hundreds of dials run side by side in one loop.
+Every cell has its own lab. Every attempt of a cell uses new ports, so that no state of another affects it. Waiting
+needs no CPU, so hundreds of attempts run in one event loop.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from functools import partial
 from itertools import count
 
 from punchlab import Lab
-from punchlab.lab.oracle.outcome import Dial, Prediction, predict
+from punchlab.lab.oracle.outcome import Dial, Prediction, predict_outcome
 from punchlab.punch.nat.behavior import NatBehavior
 from punchlab.punch.nat.syn_simulation import PAUSE_S, SynSimulation
 from punchlab.topologies import AB
@@ -33,13 +33,13 @@ LATE_S = 0.008
 REPLAYS = 30
 STARTED_APART_S = 0.015
 GREETING, GREETING_S = struct.Struct("=B8sd"), 0.2
-"""Number, token and when it was connected; how late it may be."""
+"""Number, token and time of the connection; the maximum lateness of the greeting."""
 _UNDER_WAY = (0, errno.EINPROGRESS)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What is tried. `loss` is a percentage of each access link; `strategy` is the client's."""
+    """The parameters. `loss` is the percentage of each access link; `strategy` is the client's."""
 
     a: NatBehavior | None
     b: NatBehavior | None
@@ -57,15 +57,15 @@ class Cell:
 
     @property
     def prediction(self) -> Prediction:
-        return predict(self.a, self.b, self.dial)
+        return predict_outcome(self.a, self.b, self.dial)
 
 
 @dataclass(frozen=True)
 class Dialled:
-    """What became of one dial.
+    """The result of one attempt.
 
-    `direct_s`: when the later host was connected, None if they were not; `moments_s`: when each host made its attempts;
-    both from the first SYN on. `late_s`: how late the links were at worst.
+    `direct_s`: when both hosts were connected, None if they were not. `moments_s`: when each host made its attempts.
+    Both count from the first SYN. `late_s`: the maximum lateness of the links.
     """
 
     direct_s: float | None
@@ -79,7 +79,7 @@ class Dialled:
 
 @dataclass(frozen=True)
 class Result:
-    """`punctual`: whether this process kept to its times, so that the pauses were what they are meant to be."""
+    """`punctual`: whether this process met its times, so that the pauses had the intended length."""
 
     cell: Cell
     dials: Sequence[Dialled]
@@ -90,18 +90,18 @@ class Result:
         return sum(dialled.direct for dialled in self.dials)
 
     def contradicts(self, dialled: Dialled) -> bool | None:
-        """Whether the oracle's model, given the attempts as they were made, says otherwise than the kernel.
+        """Return whether the oracle's model, given the actual attempts, contradicts the kernel.
 
-        None where it hangs on how late a packet was, or a host in hearing of it: by `LATE_S`, or for one that
-        contradicts, by what a link was late at worst.
+        None if that depends on the lateness of a packet or of its processing: `LATE_S`, or, for a contradiction, the
+        maximum lateness of a link.
         """
-        said = self._replayed(dialled, LATE_S)
-        if said == {dialled.direct}:
+        replayed = self._replayed(dialled, LATE_S)
+        if replayed == {dialled.direct}:
             return False
-        return True if len(said) == 1 and said == self._replayed(dialled, dialled.late_s) else None
+        return True if len(replayed) == 1 and replayed == self._replayed(dialled, dialled.late_s) else None
 
     def _replayed(self, dialled: Dialled, late_s: float) -> set[bool]:
-        """What may become of these attempts with packets on time, or up to that late."""
+        """Return the possible outcomes of these attempts with packets on time, or late by up to `late_s`."""
         cell = self.cell
         order = [0, 1] if dialled.moments_s[0][0] < dialled.moments_s[1][0] else [1, 0]
         moments = [dialled.moments_s[index] for index in order]
@@ -143,7 +143,7 @@ class Loop:
     def run(self, done: Callable[[], bool]) -> None:
         while not done():
             left = self._timers[0][0] - time.monotonic() if self._timers else 1.0
-            # Not rounded up to a millisecond: the last of it is spun away.
+            # Not rounded up to a millisecond; the rest is a busy wait.
             for descriptor, _events in self._poll.poll(max(0, int(left * 1000))):
                 if descriptor in self._watched:
                     self._watched[descriptor]()
@@ -154,7 +154,7 @@ class Loop:
 
 
 class Meeting:
-    """One dial of a cell."""
+    """One attempt of a cell."""
 
     def __init__(self, lab: Lab, cell: Cell, number: int, loop: Loop, stack: contextlib.ExitStack) -> None:
         self._lab, self._cell, self._loop, self._stack = lab, cell, loop, stack
@@ -173,19 +173,19 @@ class Meeting:
 
     @property
     def dialled(self) -> Dialled:
-        # Who was reached before he dialled does not dial: he would have at the time that was planned.
+        # A host that is connected before its planned first SYN does not send it.
         skew = self._cell.skew_ms / 1000
         planned = (self._start + max(0.0, -skew), self._start + max(0.0, skew))
         moments = [made or [plan] for made, plan in zip(self._moments, planned, strict=True)]
-        begun = min(made[0] for made in moments)
+        first = min(made[0] for made in moments)
         return Dialled(
-            None if self._direct is None else self._direct - begun,
-            [[moment - begun for moment in made] for made in moments],
+            None if self._direct is None else self._direct - first,
+            [[moment - first for moment in made] for made in moments],
             2 * self._lab.lateness_s,
         )
 
     def register(self) -> None:
-        """Find out both external endpoints at the edge."""
+        """Discover both external endpoints through the edge."""
         for index in range(2):
             edge = self._lab.edges[0]
             registrar = self._stack.enter_context(edge.socket())
@@ -194,7 +194,7 @@ class Meeting:
             self._loop.watch(registrar, select.POLLIN, partial(self._seen, index, registrar))
             connection = self._bound(index)
             assert connection.connect_ex(registrar.getsockname()) in _UNDER_WAY
-            # The edge's kernel hands it out once the last ACK is there: data is sent again sooner than a SYN-ACK.
+            # The edge's kernel accepts the connection after the last ACK; data is retransmitted sooner than a SYN-ACK.
             self._loop.watch(connection, select.POLLOUT, partial(self._tell, connection))
             self._edge_connections.append(connection)
 
@@ -209,19 +209,19 @@ class Meeting:
         registrar.close()
 
     def listen(self) -> None:
-        """Be there before anybody dials."""
+        """Listen before any host connects."""
         for index in range(2):
             listener = self._bound(index)
             listener.listen()
             self._loop.watch(listener, select.POLLIN, partial(self._accept, index, listener))
 
     def start(self, moment: float) -> None:
-        """Dial from the first host at that moment of `time.monotonic()`."""
+        """Let the first host connect at that `time.monotonic()` time."""
         self._start, skew = moment, self._cell.skew_ms / 1000
         self._deadline = moment + self._cell.deadline_s
         self._loop.at(moment + max(0.0, -skew), partial(self._dial, 0))
         self._loop.at(moment + max(0.0, skew), partial(self._dial, 1))
-        # Who is connected at the deadline is still to hear from the other.
+        # A host connected at the deadline still has to receive the other's greeting.
         self._loop.at(self._deadline + 2 * self._cell.delay_ms / 1000 + GREETING_S, self._end)
 
     def _end(self) -> None:
@@ -245,7 +245,7 @@ class Meeting:
         assert target is not None
         connection = self._bound(index)
         self._moments[index].append(time.monotonic())
-        # Without a delay an ICMP error is back already, but as advice: it is the client who ends the attempt.
+        # Without delay, an ICMP error has already arrived as a soft error; the client ends the attempt.
         error = connection.connect_ex(target)
         if error == errno.EINPROGRESS:
             error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or error
@@ -265,7 +265,7 @@ class Meeting:
         connection.close()
         made = self._moments[index]
         if self._cell.attempts is None or len(made) < self._cell.attempts:
-            # The refusal came a round trip after the SYN; this loop may hear of it later when there is much to do.
+            # The rejection arrived a round trip after the SYN; this loop can process it later when it is busy.
             now, due = time.monotonic(), made[-1] + 2 * self._cell.delay_ms / 1000
             refused = due if due < now < due + PAUSE_S[0] else now
             self._loop.at(refused + random.uniform(*PAUSE_S), partial(self._dial, index))
@@ -277,7 +277,7 @@ class Meeting:
             self._greet(index, accepted)
 
     def _greet(self, index: int, connection: socket.socket) -> None:
-        """Say who is there, and since when, and hear whether it is the peer: sockets can meet themselves."""
+        """Exchange greetings to check that this is the peer: a socket can connect to itself."""
         connected = time.monotonic()
         with contextlib.suppress(OSError):
             connection.send(GREETING.pack(index, self._token, connected))
@@ -298,7 +298,7 @@ class Meeting:
 
 
 def dial_cells(cells: Sequence[Cell], repetitions: int = 1, seed: int = 0) -> list[Result]:
-    """Dial in all cells at once, in each as often as `repetitions` says."""
+    """Run attempts in all cells in parallel, `repetitions` in each."""
     with contextlib.ExitStack() as stack:
         loop = Loop()
         meetings: list[list[Meeting]] = []
@@ -321,7 +321,7 @@ def dial_cells(cells: Sequence[Cell], repetitions: int = 1, seed: int = 0) -> li
         for meeting in everyone:
             meeting.listen()
         start = time.monotonic() + 0.05
-        # What disturbs this machine for a while is not to disturb all dials of one cell.
+        # Shuffle, so that a temporary disturbance of this machine does not affect all attempts of one cell.
         for number, meeting in enumerate(random.sample(everyone, len(everyone))):
             meeting.start(start + number * STARTED_APART_S)
         loop.run(lambda: all(meeting.over for meeting in everyone))

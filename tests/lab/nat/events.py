@@ -1,4 +1,4 @@
-"""What tests of a NAT's events share: transports, behaviors, and a connection that lives through an event or not."""
+"""Shared by tests of NAT events: transports, behaviors, and a connection that may survive an event."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEQUENTIAL = NatBehavior(
 
 
 class Talk:
-    """A connection (over UDP: a pair of sockets) from an inside host to the server, and what the server sees of it."""
+    """A connection (over UDP: a pair of sockets) from an inside host to the server, and its external endpoint."""
 
     def __init__(self, w: World, host: str = "a", port: int = PORT, server_port: int = 5000) -> None:
         self.inner, listener = w.bound(host, port), w.listening("server", server_port)
@@ -51,7 +51,7 @@ class Talk:
 
     @property
     def dead(self) -> bool:
-        """Whether nothing comes through any more, in either direction."""
+        """Return whether no packet passes in either direction."""
         return not self.goes_out(SILENCE_S) and not self.comes_in(SILENCE_S)
 
 

@@ -1,4 +1,4 @@
-"""Many NATs in one lab, each probed from behind at the same time as the others."""
+"""Many NATs in one lab, probed in parallel."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from punchlab.topologies.internet import Internet
 
 AT_A_TIME = 27
 PATIENCE_S = 5.0
-"""How long silence lasts: so many at a time are slow to answer."""
+"""The timeout for answers: with many NATs, answers are slow."""
 
 
 class Street(Internet):
-    """`h0`, `h1`, … each behind a NAT of its own, and an edge with two addresses; no delays."""
+    """`h0`, `h1`, … each behind its own NAT, and an edge with two addresses. No delays."""
 
     def build(self, nats: Sequence[NatBehavior]) -> None:
         self.begin()
@@ -33,9 +33,9 @@ class Street(Internet):
 
 
 class BareStreet(Internet):
-    """`h0`, `h1`, … each behind a machine `r0`, `r1`, … that has two interfaces and no rules, and does not forward.
+    """`h0`, `h1`, … each behind a machine `r0`, `r1`, … with two interfaces, without rules and without forwarding.
 
-    Where `nats` do not translate, the host has a public address.
+    If `nats` do not translate, the host has a public address.
     """
 
     def build(self, nats: Sequence[NatBehavior]) -> None:
@@ -56,7 +56,9 @@ class BareStreet(Internet):
 
 
 def probe_all(lab: Lab, hosts: Sequence[str]) -> Mapping[str, Found]:
-    """What `punch probe` finds on each host: its own code, in threads instead of processes, for it starts quicker."""
+    """Return the reports of `punch probe` for each host. Its code runs in threads, which start faster than
+    processes.
+    """
     for host in hosts:
         check.see_internal_sources(lab[host])
     with check.probing_edge(lab) as url, ThreadPoolExecutor(AT_A_TIME) as pool:

@@ -1,8 +1,8 @@
-"""Birthday collision with real packets: a host behind random ports opens 256 of them, its peer probes.
+"""Birthday collision with real packets: a host behind random ports opens 256 of them, and its peer probes.
 
-The probes are dealt like cards: all ports from 1024 on, shuffled, m to a hand. Each hand is one try against the 256
-open ports, hypergeometric as in theory. Hands of one deck share no port, so that one opening serves them all, and their
-hits vary less than those of independent tries would: three binomial standard deviations are a wide bound.
+All ports from 1024 on are shuffled and split into groups of m. Each group is one experiment against the 256 open ports,
+hypergeometric as in theory. Groups do not share ports, so one set of open ports suffices, and their hits vary less than
+those of independent experiments: three binomial standard deviations are a wide limit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PORTS = range(1024, 65536)
 LEAST_HANDS = 200
 PATIENCE_S = 10.0
 FLIGHT_S = 0.25
-"""What a handshake takes at most in this lab, whose links have no delay."""
+"""The maximum duration of a handshake in this lab, whose links have no delay."""
 
 TABLE = (Path(reports.__file__).parent / "reference" / "birthday.csv").read_text()
 PUBLISHED = {
@@ -56,12 +56,12 @@ def test_probes_hit_as_often_as_published(probes: int, capsys: pytest.CaptureFix
     ):
         peer = external_endpoint(lab, stack)
         opened, ports = open_ports(lab, peer, stack)
-        met = probe(lab, hands, opened)
+        hits = probe(lab, hands, opened)
 
-    # Exactly the open ports were hit, each by a connection through which something went.
-    assert met == [set(hand) & ports for hand in hands]
+    # Exactly the open ports were hit, each by a connection that carried data.
+    assert hits == [set(hand) & ports for hand in hands]
 
-    successes, expected = sum(map(bool, met)), PUBLISHED[probes]
+    successes, expected = sum(map(bool, hits)), PUBLISHED[probes]
     sigma = sqrt(expected * (1 - expected) / len(hands))
     deviation = (successes / len(hands) - expected) / sigma
     with capsys.disabled():
@@ -73,7 +73,7 @@ def test_probes_hit_as_often_as_published(probes: int, capsys: pytest.CaptureFix
 
 
 def external_endpoint(lab: Lab, stack: contextlib.ExitStack) -> tuple[str, int]:
-    """Where b's local endpoint is seen from outside."""
+    """Return the external endpoint of b's local endpoint."""
     edge = lab.edges[0]
     registrar = stack.enter_context(edge.socket())
     registrar.bind((edge.address, 0))
@@ -89,7 +89,7 @@ def external_endpoint(lab: Lab, stack: contextlib.ExitStack) -> tuple[str, int]:
 
 
 def dialler() -> socket.socket:
-    """A socket in the namespace of the moment that shares its local endpoint and leaves nothing behind."""
+    """Return a socket in the current namespace with a shared local endpoint that closes with a RST."""
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     made.setblocking(False)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -99,7 +99,7 @@ def dialler() -> socket.socket:
 
 
 def open_ports(lab: Lab, peer: tuple[str, int], stack: contextlib.ExitStack) -> tuple[list[socket.socket], set[int]]:
-    """Sockets of a that dial the peer, and the ports from which their SYNs come to its NAT."""
+    """Return sockets of a that connect to the peer, and the external ports of their SYNs."""
     with lab["nat_b"].entered():
         tap = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800)))
     tap.settimeout(PATIENCE_S)
@@ -119,23 +119,23 @@ def open_ports(lab: Lab, peer: tuple[str, int], stack: contextlib.ExitStack) -> 
 
 
 def probe(lab: Lab, hands: Sequence[Sequence[int]], opened: Sequence[socket.socket]) -> list[set[int]]:
-    """Dial every port of every hand from b; which of each hand said so to one of the opened sockets of a."""
+    """Connect from b to every port of every group. Return the ports of each group that reached an open socket of a."""
     target = lab["nat_a"].address
-    heard: set[int] = set()
-    doors = {sock.fileno(): sock for sock in opened}
+    received: set[int] = set()
+    listeners = {sock.fileno(): sock for sock in opened}
     probes: dict[int, tuple[int, socket.socket]] = {}
     waiting: deque[tuple[float, list[socket.socket]]] = deque()
     with select.epoll() as poll, contextlib.ExitStack() as stack, lab["b"].entered():
-        for door in opened:
-            poll.register(door, select.EPOLLIN)
+        for listener in opened:
+            poll.register(listener, select.EPOLLIN)
 
         def listen(until: float) -> None:
             left = until - time.monotonic()
             while events := poll.poll(max(0.0, left), 1024):
                 for descriptor, _events in events:
                     poll.unregister(descriptor)
-                    if descriptor in doors:
-                        heard.add(int.from_bytes(doors[descriptor].recv(2), "big"))
+                    if descriptor in listeners:
+                        received.add(int.from_bytes(listeners[descriptor].recv(2), "big"))
                     else:
                         port, sock = probes[descriptor]
                         sock.send(port.to_bytes(2, "big"))
@@ -163,4 +163,4 @@ def probe(lab: Lab, hands: Sequence[Sequence[int]], opened: Sequence[socket.sock
                 let_go()
         while waiting:
             let_go()
-    return [heard.intersection(hand) for hand in hands]
+    return [received.intersection(hand) for hand in hands]

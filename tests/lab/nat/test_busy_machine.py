@@ -1,4 +1,4 @@
-"""A machine that is too busy does not make a difference between a NAT and its claims, and hides none."""
+"""A busy machine must not cause or hide a difference between a NAT and its claims."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ FULL_CONE, SYMMETRIC = (
     )
 )
 STOPPED_S, RUNNING_S = 2.3, 0.8
-"""Stopped for longer than silence lasts to be silence."""
+"""Longer than the timeout of an answer."""
 
 
 @contextmanager
 def stopped_now_and_then(
     signalled: Callable[[int], None], stopped_s: float = STOPPED_S, running_s: float = RUNNING_S
 ) -> Iterator[None]:
-    """Processes that get SIGSTOP and SIGCONT in turn, as if they were not scheduled."""
+    """Stop and continue processes alternately with SIGSTOP and SIGCONT, as if they were not scheduled."""
     ended = threading.Event()
 
     def turns() -> None:
@@ -59,7 +59,7 @@ def blamed(found: Found) -> list[check.Row]:
     return [row for row in check.compare(FULL_CONE, found) if row.agrees is False]
 
 
-def test_a_probe_that_is_not_scheduled_blames_no_nat() -> None:
+def test_a_stopped_probe_reports_no_false_difference() -> None:
     with Lab(Home(nat=FULL_CONE)) as lab, check.probing_edge(lab) as url:
         check.see_internal_sources(lab["a"])
         process = lab["a"].popen(command(check.PROBE, {"edge": url}), stdout=subprocess.PIPE, text=True)
@@ -68,7 +68,7 @@ def test_a_probe_that_is_not_scheduled_blames_no_nat() -> None:
     assert blamed(json.loads(output)) == []
 
 
-def test_an_edge_that_is_not_scheduled_blames_no_nat() -> None:
+def test_a_stopped_edge_causes_no_false_difference() -> None:
     with Lab(Home(nat=FULL_CONE)) as lab:
         check.see_internal_sources(lab["a"])
         node = lab.edges[0]
@@ -82,7 +82,7 @@ def test_an_edge_that_is_not_scheduled_blames_no_nat() -> None:
     assert blamed(json.loads(output)) == []
 
 
-def test_a_check_that_is_not_scheduled_blames_no_nat_and_its_status_says_so() -> None:
+def test_a_stopped_check_reports_no_false_difference_and_has_its_own_status() -> None:
     words = punchlab("nat", "check", "symmetric", "--json")
     with (
         subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True) as process,
@@ -97,7 +97,7 @@ def test_a_check_that_is_not_scheduled_blames_no_nat_and_its_status_says_so() ->
 
 
 def found_behind(nat: NatBehavior, **untested: str) -> Found:
-    """What a probe finds that sees everything but the `untested` fields of TCP."""
+    """Return the report of a probe that observes everything but the `untested` fields of TCP."""
     found: dict[str, dict[str, object]] = {"udp": {"not_tested": {}}, "tcp": {"not_tested": untested}}
     for (transport, field), word in claims.claims(nat).items():
         if transport != "ip":
@@ -105,7 +105,7 @@ def found_behind(nat: NatBehavior, **untested: str) -> Found:
     return {"translated": True, **found}
 
 
-def test_what_is_not_tested_has_a_status_of_its_own_and_is_null() -> None:
+def test_untested_fields_have_their_own_status_and_are_null() -> None:
     fine = check.verdict(SYMMETRIC, found_behind(SYMMETRIC), None, {})
     silent = check.verdict(SYMMETRIC, found_behind(SYMMETRIC, mapping="the server does not answer"), None, {})
     different = check.verdict(SYMMETRIC, found_behind(FULL_CONE, mapping="the server does not answer"), None, {})
@@ -117,7 +117,7 @@ def test_what_is_not_tested_has_a_status_of_its_own_and_is_null() -> None:
     assert status({"one": silent, "other": different}) == 1
 
 
-def test_a_difference_is_reported_as_one() -> None:
+def test_a_difference_is_reported() -> None:
     def other(nat: NatBehavior | None) -> Home:
         assert nat is not None
         return Home(nat=replace(SYMMETRIC, timeouts=nat.timeouts))

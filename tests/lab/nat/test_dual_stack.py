@@ -1,4 +1,4 @@
-"""A home router that translates IPv4 and is a firewall for IPv6, seen through sockets."""
+"""A home router that translates IPv4 and is a firewall for IPv6, tested with sockets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_ipv4_is_translated_and_ipv6_is_not() -> None:
         assert seen[socket.AF_INET6] == (lab["a"].address6, PORT)
 
 
-def test_ipv6_lets_in_only_who_was_dialled_and_survives_a_reboot() -> None:
+def test_ipv6_admits_only_contacted_endpoints_and_survives_a_reboot() -> None:
     with Lab(DualStack(delay="0ms")) as lab, contextlib.ExitStack() as stack:
         w = World(lab, socket.SOCK_STREAM, stack, socket.AF_INET6)
         a = (lab["a"].address6, PORT)
@@ -33,7 +33,7 @@ def test_ipv6_lets_in_only_who_was_dialled_and_survives_a_reboot() -> None:
             lab.nat("nat_a").reboot()
 
 
-def test_only_one_host_fits_into_a_home_with_two_stacks() -> None:
+def test_a_dual_stack_home_has_only_one_host() -> None:
     class Crowd(Internet):
         def build(self) -> None:
             self.begin(two_stacks=True)

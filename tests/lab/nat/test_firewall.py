@@ -1,4 +1,4 @@
-"""A firewall that does not translate: hosts keep their addresses, and the filter says who may come in."""
+"""A firewall without translation: hosts keep their addresses, and the filter admits or rejects packets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.lab.nat.world import PORT, SILENCE_S, World
 
 
 class Office(Internet):
-    """`a` with a public address behind the firewall `wall`; `server` and `stranger` in the open."""
+    """`a` with a public address behind the firewall `wall`; `server` and `stranger` without a firewall."""
 
     def build(self, firewall: NatBehavior) -> None:
         self.begin()

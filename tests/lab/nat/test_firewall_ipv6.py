@@ -1,4 +1,4 @@
-"""An IPv6 stateful firewall, seen through sockets: who gets in over TCP and UDP, and what the others are told."""
+"""An IPv6 stateful firewall, tested with TCP and UDP sockets: admitted endpoints, and answers to others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from punchlab.topologies.internet import Internet
 from tests.lab.nat.world import PATIENCE_S, PORT, SILENCE_S, World
 
 IPV6_RECVERR = 25
-"""From linux/in6.h: Python does not name it."""
+"""From linux/in6.h; Python does not define it."""
 
 TRANSPORTS = pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
 WALL = NatBehavior(
@@ -41,7 +41,7 @@ WALL = NatBehavior(
 
 
 class Office(Internet):
-    """`a` and `a2` behind the firewall `nat_a`; `server` and `stranger` in the open; all with IPv6, no delays."""
+    """`a` and `a2` behind the firewall `nat_a`; `server` and `stranger` without one; all with IPv6, no delays."""
 
     def build(self, wall: NatBehavior) -> None:
         self.begin(ipv6=True)
@@ -61,7 +61,7 @@ def office(wall: NatBehavior, kind: socket.SocketKind = socket.SOCK_STREAM) -> I
 
 @TRANSPORTS
 @pytest.mark.parametrize("filtering", FilteringBehavior)
-def test_it_keeps_addresses_and_admits_whom_its_filtering_admits(
+def test_addresses_are_preserved_and_filtering_admits_the_right_endpoints(
     filtering: FilteringBehavior, kind: socket.SocketKind
 ) -> None:
     with office(replace(WALL, filtering=filtering), kind) as w:
@@ -73,12 +73,12 @@ def test_it_keeps_addresses_and_admits_whom_its_filtering_admits(
             "server": filtering is not FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT,
             "stranger": filtering is FilteringBehavior.ENDPOINT_INDEPENDENT,
         }
-        # What one host has opened is not open to another.
+        # A pinhole of one host does not admit packets to another.
         assert w.reached("server", 6002, (w.address("a2"), PORT), ["a2"]) is None
 
 
 @TRANSPORTS
-def test_answers_come_back(kind: socket.SocketKind) -> None:
+def test_answers_pass(kind: socket.SocketKind) -> None:
     with office(WALL, kind) as w:
         server, dialler = w.listening("server", 5000), w.bound("a", PORT)
         dialler.connect((w.address("server"), 5000))
@@ -101,11 +101,11 @@ def test_answers_come_back(kind: socket.SocketKind) -> None:
         (Unsolicited.ADMIN_PROHIBITED, errno.EACCES, 1),
     ],
 )
-def test_an_unsolicited_syn_gets_the_answer_that_was_asked_for(
+def test_an_unsolicited_syn_gets_the_configured_answer(
     filtering: FilteringBehavior, answer: Unsolicited, number: int | None, code: int | None
 ) -> None:
     with office(replace(WALL, filtering=filtering, unsolicited=answer)) as w:
-        # More than the kernel would answer to one address in a second if it were asked to hold back.
+        # More than the kernel's rate limit of ICMP errors per second, if it applied.
         for port in range(6000, 6003 if number is None else 6010):
             dialler = w.bound("stranger", port)
             dialler.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
@@ -130,7 +130,9 @@ def test_an_unsolicited_datagram_gets_no_answer() -> None:
 
 
 @pytest.mark.parametrize(("errors", "refused"), [(IcmpErrors.TRANSLATED, True), (IcmpErrors.SWALLOWED, False)])
-def test_an_icmpv6_error_from_outside_reaches_the_host_inside_or_not(errors: IcmpErrors, refused: bool) -> None:
+def test_an_icmpv6_error_from_outside_reaches_the_inside_host_or_is_swallowed(
+    errors: IcmpErrors, refused: bool
+) -> None:
     with office(replace(WALL, icmp_errors=errors), socket.SOCK_DGRAM) as w:
         dialler = w.bound("a", PORT)
         dialler.connect((w.address("server"), 5999))
@@ -142,8 +144,8 @@ def test_an_icmpv6_error_from_outside_reaches_the_host_inside_or_not(errors: Icm
 
 @pytest.mark.parametrize("filtering", FilteringBehavior)
 @pytest.mark.parametrize("delay", ["0ms", "20ms"])
-def test_two_hosts_that_dial_each_other_meet_through_their_firewalls(filtering: FilteringBehavior, delay: str) -> None:
-    """With a delay their SYNs cross: a simultaneous open, for there is no listener."""
+def test_two_hosts_connect_through_their_firewalls(filtering: FilteringBehavior, delay: str) -> None:
+    """With a delay, their SYNs cross: a simultaneous open, because there is no listener."""
     wall = replace(WALL, filtering=filtering)
     with Lab(Firewalls(nat_a=wall, nat_b=wall, delay=delay)) as lab, contextlib.ExitStack() as stack:
         w = World(lab, socket.SOCK_STREAM, stack, socket.AF_INET6)
@@ -160,7 +162,7 @@ def test_two_hosts_that_dial_each_other_meet_through_their_firewalls(filtering: 
 
 
 @pytest.mark.parametrize("filtering", FilteringBehavior)
-def test_the_script_makes_a_bare_router_that_firewall_and_may_be_run_twice(filtering: FilteringBehavior) -> None:
+def test_the_script_turns_a_router_into_the_firewall_and_can_run_twice(filtering: FilteringBehavior) -> None:
     wall = replace(WALL, filtering=filtering, unsolicited=Unsolicited.RESET)
     with office(wall) as w:
         router = w.lab["nat_a"]
@@ -177,7 +179,7 @@ def test_the_script_makes_a_bare_router_that_firewall_and_may_be_run_twice(filte
         assert w.reached("server", 6001, a, ["a"]) == ("a" if admitted else None)
 
 
-def test_a_node_has_ipv6_only_where_the_topology_wants_it() -> None:
+def test_a_node_has_ipv6_only_if_the_topology_enables_it() -> None:
     with Lab(AB()) as lab:
         assert lab["a"].run(["ip", "-6", "-brief", "address"]).stdout == ""
     with Lab(Firewalls(nat_b="port_restricted_cone")) as lab:
@@ -198,7 +200,7 @@ def test_every_ipv6_address_is_the_counterpart_of_the_ipv4_one() -> None:
         assert ipv6.network.prefixlen == 96 + ipv4.network.prefixlen
 
 
-def test_a_delay_holds_for_ipv6_as_well() -> None:
+def test_a_delay_applies_to_ipv6() -> None:
     with Lab(Firewalls(delay="40ms")) as lab:
         shown = lab["a"].run(["ping", "-c", "3", "-i", "0.2", lab["edge1"].address6]).stdout
     least_ms = float(shown.split("=")[-1].split("/")[0])

@@ -1,4 +1,4 @@
-"""What keeps a NAT's state and what ends it: RSTs from either side, and packets from inside or from both sides."""
+"""What keeps and what ends a NAT's state: RSTs of either side, and packets from inside or from both sides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from punchlab import Lab
 from punchlab.lab.check.examine import examine
-from punchlab.lab.check.segments import SILENCE_S, Conversation, Flag, RawTcp, keep_resets_in
+from punchlab.lab.check.segments import SILENCE_S, Conversation, Flag, RawTcp, block_resets
 from punchlab.lab.oracle.outcome import Outcome
 from punchlab.punch.nat.behavior import (
     FilteringBehavior,
@@ -40,14 +40,14 @@ KINDS = pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM],
 
 @contextlib.asynccontextmanager
 async def ends(lab: Lab) -> AsyncIterator[tuple[RawTcp, RawTcp]]:
-    keep_resets_in([lab["a"], lab["server"]])
+    block_resets([lab["a"], lab["server"]])
     async with RawTcp(lab["a"], lab["a"].address) as inside, RawTcp(lab["server"], lab["server"].address) as server:
         yield inside, server
 
 
 @pytest.mark.parametrize("closes", [True, False])
 @pytest.mark.parametrize("nat", [CONE, SYMMETRIC], ids=["cone", "symmetric"])
-def test_a_reset_shuts_the_door_of_its_connection_or_not(nat: NatBehavior, closes: bool) -> None:
+def test_a_reset_closes_the_pinhole_of_its_connection_or_not(nat: NatBehavior, closes: bool) -> None:
     async def play(inside: RawTcp, server: RawTcp, number: int, sender: str) -> None:
         port, server_port = PORT + number, 5000 + 2 * number
         talk = Conversation(inside, port, server, server_port)
@@ -61,11 +61,11 @@ def test_a_reset_shuts_the_door_of_its_connection_or_not(nat: NatBehavior, close
         talk.renumber()
         again = await talk.back(Flag.SYN)
         assert (again is None) is closes, sender
-        # The mapping stays: the inside endpoint comes from the same port again.
+        # The mapping survives: the inside endpoint has the same external port again.
         talk.renumber()
         assert await talk.out(Flag.SYN)
         assert talk.external == before
-        # And nobody else came in by it.
+        # Another remote endpoint is not admitted.
         stranger = Conversation(inside, port, server, server_port + 1)
         stranger.external = before
         assert await stranger.back(Flag.SYN) is None
@@ -80,7 +80,7 @@ def test_a_reset_shuts_the_door_of_its_connection_or_not(nat: NatBehavior, close
 
 
 @pytest.mark.parametrize("closes", [True, False])
-def test_a_firewall_keeps_its_door_open_in_spite_of_a_reset_or_not(closes: bool) -> None:
+def test_a_firewalls_pinhole_survives_a_reset_or_not(closes: bool) -> None:
     async def play(lab: Lab) -> None:
         async with ends(lab) as (inside, server):
             talk = Conversation(inside, PORT, server, 5000)
@@ -94,7 +94,7 @@ def test_a_firewall_keeps_its_door_open_in_spite_of_a_reset_or_not(closes: bool)
 
 
 @pytest.mark.parametrize("closes", [True, False])
-def test_the_oracle_knows_what_a_reset_closes(closes: bool) -> None:
+def test_the_oracle_models_what_a_reset_closes(closes: bool) -> None:
     early, late = replace(CONE, reset_closes=closes), replace(CONE, unsolicited=Unsolicited.RESET)
     (result,) = dial_cells([Cell(early, late, delay_ms=10, skew_ms=60)])
     prediction = result.cell.prediction
@@ -102,15 +102,15 @@ def test_the_oracle_knows_what_a_reset_closes(closes: bool) -> None:
     assert prediction.agrees(result.direct == 1), prediction
 
 
-def test_the_oracle_takes_silence_for_silence() -> None:
+def test_the_oracle_models_delayed_answers_as_silence() -> None:
     silent = replace(CONE, unsolicited=Unsolicited.SILENT_THEN_ICMP)
     (result,) = dial_cells([Cell(silent, silent, delay_ms=10, skew_ms=60)])
     assert result.cell.prediction.outcome is Outcome.DIRECT
     assert result.direct == 1
 
 
-def test_the_oracle_knows_when_silence_ends() -> None:
-    # The peer dials later than that: its SYN comes through a door that has no attempt behind it any more.
+def test_the_oracle_models_the_end_of_the_silence() -> None:
+    # The peer sends later: its SYN passes a pinhole behind which no attempt is active.
     silent = replace(CONE, unsolicited=Unsolicited.SILENT_THEN_ICMP, silence_s=1)
     for skew_ms, outcome in ((700, Outcome.DIRECT), (1300, Outcome.FAILS)):
         (result,) = dial_cells([Cell(silent, silent, delay_ms=10, skew_ms=skew_ms)])
@@ -123,7 +123,7 @@ QUICK = Timeouts(tcp_transitory_s=2, tcp_established_s=2, tcp_closing_s=2, udp_s
 
 @pytest.mark.parametrize("refresh", Refresh)
 @pytest.mark.parametrize("nat", [CONE, FULL_CONE, SYMMETRIC], ids=["port-restricted", "full", "symmetric"])
-def test_a_remote_host_alone_keeps_a_mapping_alive_or_not(nat: NatBehavior, refresh: Refresh) -> None:
+def test_inbound_packets_alone_refresh_a_mapping_or_not(nat: NatBehavior, refresh: Refresh) -> None:
     async def play(w: World) -> list[bool]:
         async with ends(w.lab) as (inside, server):
             talk = Conversation(inside, PORT, server, 5000)
@@ -140,7 +140,7 @@ def test_a_remote_host_alone_keeps_a_mapping_alive_or_not(nat: NatBehavior, refr
 
 
 class Datagrams:
-    """From a to the server once, then only back."""
+    """Datagrams from a to the server once, then only back."""
 
     def __init__(self, w: World) -> None:
         self._inside, self._server = w.bound("a", PORT), w.bound("server", 5000)
@@ -149,7 +149,7 @@ class Datagrams:
         self._inside.setblocking(False)
 
     async def back(self) -> bool:
-        """Whether one comes through."""
+        """Return whether a datagram arrives."""
         self._server.sendto(b"y", self._external)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SILENCE_S):
@@ -158,52 +158,52 @@ class Datagrams:
 
 
 async def _cut_off(send: Callable[[], Awaitable[bool]]) -> bool:
-    """Whether what comes from outside is lost after a while in which the inside host sent nothing, not even an ACK."""
+    """Return whether packets from outside are lost while the inside host sends nothing, not even an ACK."""
     silent_since = time.monotonic()
     while time.monotonic() - silent_since < 3:
         if not await send():
             assert time.monotonic() - silent_since > 2
             return True
-        await asyncio.sleep(0.5)  # the pace of the remote host
+        await asyncio.sleep(0.5)  # the interval of the remote host
     return False
 
 
 @KINDS
-def test_an_inside_host_that_sends_keeps_its_mapping(kind: socket.SocketKind) -> None:
+def test_outbound_packets_refresh_a_mapping(kind: socket.SocketKind) -> None:
     nat = replace(FULL_CONE, refresh=Refresh.OUTBOUND, timeouts=QUICK)
     with world(nat, kind) as w:
         target = w.mapped("a", "server", 5000)
-        begun = time.monotonic()
+        started = time.monotonic()
         talking = w.bound("a", PORT)
         if kind is socket.SOCK_STREAM:
             server = w.listening("server", 5001)
             talking.connect((w.lab["server"].address, 5001))
             w.stack.enter_context(server.accept()[0])
-        while time.monotonic() - begun < 3:
+        while time.monotonic() - started < 3:
             if kind is socket.SOCK_STREAM:
                 talking.send(b"x")
             else:
                 talking.sendto(b"x", (w.lab["server"].address, 5001))
-            time.sleep(0.5)  # the pace of the inside host
+            time.sleep(0.5)  # the interval of the inside host
         talking.close()
         assert w.reached("stranger", 6000, target, ["a"]) == "a"
 
 
-def test_answers_to_a_host_that_was_admitted_keep_the_mapping_for_others() -> None:
+def test_answers_to_an_admitted_host_refresh_the_mapping_for_others() -> None:
     with world(replace(FULL_CONE, refresh=Refresh.OUTBOUND, timeouts=QUICK), socket.SOCK_DGRAM) as w:
         target = w.mapped("a", "server", 5000)
-        door, admitted = w.listening("a", PORT), w.bound("stranger", 6000)
-        begun = time.monotonic()
-        while time.monotonic() - begun < 3:
+        listener, admitted = w.listening("a", PORT), w.bound("stranger", 6000)
+        started = time.monotonic()
+        while time.monotonic() - started < 3:
             admitted.sendto(b"x", target)
-            door.sendto(b"y", door.recvfrom(1)[1])
+            listener.sendto(b"y", listener.recvfrom(1)[1])
             assert admitted.recv(1) == b"y"
-            time.sleep(0.5)  # the pace of the two
-        door.close()
+            time.sleep(0.5)  # the interval of both
+        listener.close()
         assert w.reached("server", 6001, target, ["a"]) == "a"
 
 
-def test_a_clock_that_is_not_what_it_is_set_to_is_noticed() -> None:
+def test_a_wrong_timeout_is_detected() -> None:
     with Lab(Home(nat=replace(CONE, timeouts=replace(QUICK, tcp_established_s=4)))) as lab:
         timeout = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established"
         lab["nat_a"].run(["sh", "-c", f"echo 20 > {timeout}"])

@@ -1,4 +1,4 @@
-"""A NAT gets another external address while it runs, as the sockets on both sides of it see it."""
+"""A running NAT changes its external address, as sockets on both sides see it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.lab.nat.world import PORT, SILENCE_S, world
 
 
 @TRANSPORTS
-def test_after_a_change_of_address_peers_see_the_new_one_and_the_old_one_is_gone(kind: socket.SocketKind) -> None:
+def test_after_a_change_of_address_peers_see_only_the_new_one(kind: socket.SocketKind) -> None:
     with world("full_cone", kind) as w:
         nat, talk = w.lab.nat("a"), Talk(w)
         old = nat.address
@@ -41,7 +41,7 @@ def test_a_pool_follows_its_first_address() -> None:
 
 
 @pytest.mark.parametrize("address", ["11.16.1.1", "11.16.1.2", "11.16.1.255", "11.16.9.9", "home"])
-def test_an_address_that_cannot_be_had_is_bad_input_and_nothing_happens(address: str) -> None:
+def test_an_unavailable_address_is_bad_input_and_changes_nothing(address: str) -> None:
     with world("full_cone") as w:
         talk = Talk(w)
         with pytest.raises(InputError, match=rf"address: '{address}'.*11\.16\.1\.0/24"):

@@ -1,4 +1,4 @@
-"""Other hosts' connections through a NAT: when they come, and what they do to the ports that the others get."""
+"""Background traffic through a NAT: arrival times, and the effect on the ports of other hosts."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ SEQUENTIAL = NatBehavior(
     MappingBehavior.ADDRESS_AND_PORT_DEPENDENT, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.SEQUENTIAL
 )
 DEVIATIONS = 6.5
-"""A standard normal deviate is further out than so many standard deviations once in 1e10."""
+"""A standard normal deviate exceeds this number of standard deviations once in 1e10."""
 
 
 def taken(number: int, rate: float, seed: int | str, udp: float = 0.0, silent: float = 0.0) -> list[Arrival]:
     return list(itertools.islice(schedule(rate, seed, udp=udp, silent=silent), number))
 
 
-def test_the_same_seed_gives_the_same_schedule_and_another_one_another() -> None:
+def test_the_seed_determines_the_schedule() -> None:
     assert taken(1000, 50, "1/nat_a", 0.5, 0.5) == taken(1000, 50, "1/nat_a", 0.5, 0.5)
     assert taken(10, 50, 1) != taken(10, 50, 2)
     assert list(schedule(0, 1)) == []
@@ -41,11 +41,11 @@ def test_arrivals_are_a_poisson_process() -> None:
     arrivals = taken(number, rate, 7, udp=0.25, silent=0.5)
     times = [arrival.at_s for arrival in arrivals]
     gaps = sorted(later - earlier for earlier, later in itertools.pairwise([0.0, *times]))
-    # Kolmogorov-Smirnov against the exponential distribution; beyond 3.4 / sqrt(n) once in 1e10.
+    # Kolmogorov-Smirnov test against the exponential distribution; beyond 3.4 / sqrt(n) once in 1e10.
     cumulated = [-math.expm1(-rate * gap) for gap in gaps]
     distance = max(max(abs(p - n / number), abs(p - (n + 1) / number)) for n, p in enumerate(cumulated))
     assert distance < 3.4 / math.sqrt(number)
-    # Counts in windows: variance equal to the mean, within the error of an estimate from so many windows.
+    # Counts in windows: the variance equals the mean, within the error of the estimate.
     windows = [0] * int(times[-1])
     for at_s in times:
         if at_s < len(windows):
@@ -66,14 +66,14 @@ def test_arrivals_are_a_poisson_process() -> None:
         ((1, 0, -0.5), "silent: -0.5"),
     ],
 )
-def test_traffic_that_cannot_be_had_is_bad_input(arguments: tuple[float, float, float], message: str) -> None:
+def test_invalid_traffic_is_bad_input(arguments: tuple[float, float, float], message: str) -> None:
     rate, udp, silent = arguments
     with world(SEQUENTIAL) as w, pytest.raises(InputError, match=message):
         w.lab.nat("a").background(rate, udp=udp, silent=silent)
 
 
 @TRANSPORTS
-def test_without_other_hosts_mappings_follow_each_other_by_the_delta(kind: socket.SocketKind) -> None:
+def test_without_other_hosts_successive_ports_differ_by_the_delta(kind: socket.SocketKind) -> None:
     for delta in (1, 3):
         with world(replace(SEQUENTIAL, port_delta=delta), kind) as w:
             assert _step(w, 0.5)[0] == delta
@@ -81,7 +81,7 @@ def test_without_other_hosts_mappings_follow_each_other_by_the_delta(kind: socke
 
 @TRANSPORTS
 @pytest.mark.parametrize("silent", [0.0, 1.0], ids=["answered", "silent"])
-def test_other_hosts_take_ports_between_two_mappings_at_their_rate(kind: socket.SocketKind, silent: float) -> None:
+def test_other_hosts_use_ports_between_two_mappings_at_their_rate(kind: socket.SocketKind, silent: float) -> None:
     rate = 200.0
     with world(SEQUENTIAL, kind) as w:
         traffic = w.lab.nat("a").background(rate, seed=4, udp=float(kind is socket.SOCK_DGRAM), silent=silent)
@@ -94,33 +94,35 @@ def test_other_hosts_take_ports_between_two_mappings_at_their_rate(kind: socket.
         assert traffic.opened == opened
 
 
-def test_other_hosts_are_paced_for_each_transport_by_its_fraction() -> None:
+def test_the_rate_of_each_transport_is_its_fraction() -> None:
     with world(SEQUENTIAL, socket.SOCK_DGRAM) as w:
         w.lab.nat("a").background(200, seed=5)
         assert _step(w, 0.5)[0] == 1  # all of it is TCP
 
 
 def _step(w: World, interval_s: float) -> tuple[int, float, float]:
-    """How far two successive mappings of a host are apart, and the least and the most time between them."""
+    """Return the port difference of two successive mappings of a host, and the minimum and maximum time between
+    them.
+    """
     number = len(w.servers)
     before = time.monotonic()
     first = w.mapped("a", "server", 5000 + number)[1]
     between = time.monotonic()
-    # Time is what is tested; there is no event to wait for.
+    # The time itself is tested; there is no event to wait for.
     select.select([], [], [], interval_s)
     again = time.monotonic()
     second = w.mapped("a", "server", 5001 + number)[1]
     return second - first, again - between, time.monotonic() - before
 
 
-def test_a_server_that_answers_does_and_a_silent_one_does_not() -> None:
+def test_only_a_server_that_is_not_silent_answers() -> None:
     with world(SEQUENTIAL) as w:
         nat = w.lab.nat("a")
         nat.background(200, silent=1)
         _await(lambda: _tcp(w, "core1", "InSegs") >= 40)
         assert (_tcp(w, "core1", "PassiveOpens"), _tcp(w, "core1", "OutSegs")) == (0, 0)
         nat.background(200)
-        # Opened, and closed again, by both sides.
+        # Opened by one side and closed by both.
         _await(lambda: _tcp(w, "core1", "PassiveOpens") >= 40)
         _await(lambda: _tcp(w, "core1", "CurrEstab") == 0)
         _await(lambda: _waiting(w, "core1") >= 40)
@@ -128,14 +130,14 @@ def test_a_server_that_answers_does_and_a_silent_one_does_not() -> None:
 
 
 def _tcp(w: World, node: str, name: str) -> int:
-    """A counter of the node's TCP (RFC 4022)."""
+    """Return a counter of the node's TCP (RFC 4022)."""
     lines = [line.split() for line in w.lab[node].run(["cat", "/proc/net/snmp"]).stdout.splitlines()]
     names, values = (line for line in lines if line[0] == "Tcp:")
     return int(values[names.index(name)])
 
 
 def _waiting(w: World, node: str) -> int:
-    """How many of the node's connections both sides have closed (TIME-WAIT)."""
+    """Return how many of the node's connections are in TIME-WAIT."""
     return len(w.lab[node].run(["ss", "-Htn", "state", "time-wait"]).stdout.splitlines())
 
 
@@ -146,7 +148,7 @@ def _await(condition: Callable[[], bool]) -> None:
         select.select([], [], [], 0.01)
 
 
-def test_hosts_that_share_a_block_can_use_it_up() -> None:
+def test_hosts_that_share_a_block_can_exhaust_it() -> None:
     nat = replace(SEQUENTIAL, port_allocation=PortAllocation.BLOCKS, block_size=16, port_range=(2000, 2031))
     with world(nat, socket.SOCK_DGRAM) as w:
         assert 2000 <= w.mapped("a", "server", 5000)[1] < 2016
@@ -157,7 +159,7 @@ def test_hosts_that_share_a_block_can_use_it_up() -> None:
             w.mapped("a", "server", 5001)
 
 
-def test_the_topology_s_hosts_do_not_notice() -> None:
+def test_the_hosts_of_the_topology_are_not_affected() -> None:
     with world("full_cone") as w:
         traffic = w.lab.nat("a").background(200)
         before = w.lab["a"].run(["ip", "-brief", "address"]).stdout
@@ -169,7 +171,7 @@ def test_the_topology_s_hosts_do_not_notice() -> None:
         assert _tcp(w, "a", "InSegs") < 20
 
 
-def test_a_trial_tells_of_the_traffic_and_its_story_does_not() -> None:
+def test_a_trial_records_the_traffic_but_its_timeline_omits_it() -> None:
     with Lab(AB(), background=50) as lab:
         trial = lab.punch("a", "b")
         addresses = lab.background_addresses
@@ -182,7 +184,7 @@ def test_a_trial_tells_of_the_traffic_and_its_story_does_not() -> None:
     assert not any(f"{address}:" in str(trial) for address in addresses)
 
 
-def test_traffic_goes_on_after_an_event() -> None:
+def test_traffic_continues_after_an_event() -> None:
     with world(SEQUENTIAL, socket.SOCK_DGRAM) as w:
         nat = w.lab.nat("a")
         traffic = nat.background(200, udp=1)

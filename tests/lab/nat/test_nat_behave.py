@@ -1,4 +1,4 @@
-"""A NAT takes on another behavior while it runs, as the sockets on both sides of it see it."""
+"""A running NAT changes its behavior, as sockets on both sides see it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tests.lab.nat.world import PORT, SILENCE_S, World, world
 
 
 @TRANSPORTS
-def test_a_cone_becomes_symmetric_under_way(kind: socket.SocketKind) -> None:
+def test_a_running_cone_becomes_symmetric(kind: socket.SocketKind) -> None:
     with world("full_cone", kind) as w:
         talk = Talk(w)
         assert w.mapped("a", "stranger", 5001)[1] == PORT
         w.lab.nat("a").behave("symmetric")
         assert w.lab.behavior("a") == presets.behavior("symmetric")
-        # What was there goes on; what is new is mapped, and filtered, by the new behavior.
+        # Existing connections continue; new ones are mapped and filtered by the new behavior.
         assert talk.goes_out()
         assert talk.comes_in()
         ports = {w.mapped("a", "stranger", port)[1] for port in (5002, 5003)}
@@ -59,7 +59,7 @@ def test_every_behavior_can_follow_every_other_kind() -> None:
             assert (port == PORT) is (behavior.port_allocation is PortAllocation.PRESERVING)
 
 
-def test_an_unsolicited_syn_is_answered_by_the_behavior_of_the_moment() -> None:
+def test_an_unsolicited_syn_gets_the_answer_of_the_current_behavior() -> None:
     with world(CONE) as w:
         nat = w.lab.nat("a")
         for unsolicited, error in ((Unsolicited.RESET, ConnectionRefusedError), (Unsolicited.DROP, TimeoutError)):
@@ -71,14 +71,14 @@ def test_an_unsolicited_syn_is_answered_by_the_behavior_of_the_moment() -> None:
 
 
 @pytest.mark.parametrize("nat", ["none", replace(CONE, translates=False)])
-def test_a_nat_does_not_become_what_needs_another_network(nat: str | NatBehavior) -> None:
-    with world(CONE) as w, pytest.raises(InputError, match="translates, as nat_a does"):
+def test_a_behavior_that_needs_another_network_is_rejected(nat: str | NatBehavior) -> None:
+    with world(CONE) as w, pytest.raises(InputError, match="a behavior that translates, like that of nat_a"):
         w.lab.nat("a").behave(nat)
 
 
 @contextlib.contextmanager
 def _stream(w: World) -> Iterator[list[tuple[float, int]]]:
-    """Datagrams from fresh local ports, as fast as they go; (time, external port) of those that came out."""
+    """Yield datagrams from new local ports at full speed; (time, external port) of those that arrive."""
     seen: list[tuple[float, int]] = []
     listener, target = w.listening("server", 5000), (w.lab["server"].address, 5000)
     end = threading.Event()
@@ -102,8 +102,8 @@ def _stream(w: World) -> Iterator[list[tuple[float, int]]]:
         sending.join()
 
 
-def test_no_packet_sees_half_of_a_change() -> None:
-    """Every datagram leaves by the old behavior (the port is preserved) or by the new one (a port of its range)."""
+def test_a_change_is_atomic() -> None:
+    """Every datagram leaves with the old behavior (the port is preserved) or the new one (a port of its range)."""
     low = NatBehavior(
         MappingBehavior.ENDPOINT_INDEPENDENT,
         FilteringBehavior.ENDPOINT_INDEPENDENT,

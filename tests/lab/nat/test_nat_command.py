@@ -1,4 +1,4 @@
-"""`punchlab nat`: the presets listed and shown, and a script that makes a router what it says."""
+"""`punchlab nat`: list and show presets, and print a script that implements one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_list_has_every_preset_with_source_and_confidence() -> None:
         assert line[head.index("SOURCE") :] == preset.source
 
 
-def test_a_preset_is_shown_field_by_field_with_what_its_source_does_not_claim() -> None:
+def test_a_preset_is_shown_field_by_field_with_unclaimed_fields() -> None:
     done = run(punchlab("nat", "show", "draytek_2005"))
     lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
     assert ["mapping", "address-and-port-dependent"] in lines
@@ -73,7 +73,7 @@ assert CONE is not None
     ],
     ids=["plain", "hairpin and pool", "sequential", "blocks", "port mapping"],
 )
-def test_the_script_makes_a_bare_router_that_nat_and_may_be_run_twice(nat: NatBehavior) -> None:
+def test_the_script_turns_a_router_into_the_nat_and_can_run_twice(nat: NatBehavior) -> None:
     with Lab(Homes(nat="port_restricted_cone")) as lab, contextlib.ExitStack() as stack:
         router = lab["nat_a"]
         router.run(["sh", "-c", "nft flush ruleset; sysctl -qw net.ipv4.ip_forward=0"])

@@ -1,4 +1,4 @@
-"""Which NAT an event happens to, and what holds for every event."""
+"""Which NAT an event affects, and what all events have in common."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 
 from punchlab import InputError, Lab
 from tests.lab.nat.events import CONE, RANDOM_CONE, UDP
+from tests.lab.nat.nat444 import Nat444
 from tests.lab.nat.world import World, world
-from tests.lab.nat444 import Nat444
 
 
-def test_both_ends_of_an_access_link_know_each_other_at_once() -> None:
+def test_both_ends_of_an_access_link_have_neighbor_entries_after_an_event() -> None:
     with world("full_cone") as w:
         nat = w.lab.nat("a")
         for event in (nat.reboot, nat.change_address, nat.link_down, nat.link_up):
@@ -35,7 +35,7 @@ def test_a_nat_is_named_by_its_node_or_by_a_host_behind_it() -> None:
                 w.lab.nat(name)
 
 
-def test_a_home_and_its_carrier_are_events_of_their_own() -> None:
+def test_events_of_a_home_and_of_its_carrier_are_independent() -> None:
     with Lab(Nat444(home=CONE, cgn=RANDOM_CONE)) as lab, contextlib.ExitStack() as stack:
         w = World(lab, UDP, stack)
         home, carrier = lab.nat("a"), lab.nat("cgn1")
@@ -46,5 +46,5 @@ def test_a_home_and_its_carrier_are_events_of_their_own() -> None:
         carrier.change_address()
         assert w.mapped("a", "server", 5002)[0] == carrier.address != before[0]
         traffic = home.background(100, udp=1)
-        # Other hosts of the home are other users of the carrier.
+        # Other hosts of the home are other customers of the carrier.
         assert lab["core1"].run(["ip", "route", "get", traffic.address]).stdout.startswith("local")

@@ -1,4 +1,6 @@
-"""What a NAT does besides mapping and filtering, through sockets: refusals, hairpins, pools, blocks, clocks."""
+"""Features of a NAT besides mapping and filtering, tested with sockets: answers, hairpinning, pools, blocks,
+timeouts.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ from punchlab.punch.nat.behavior import (
 from tests.lab.nat.world import PORT, SILENCE_S, World, world
 
 IP_RECVERR = 11
-"""From linux/in.h: Python does not name it."""
+"""From linux/in.h; Python does not define it."""
 
 TRANSPORTS = pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
 CONE = NatBehavior(
@@ -39,7 +41,7 @@ DESTINATIONS = [(server, port) for server in ("server", "stranger") for port in 
 
 
 def failure(w: World, node: str, target: tuple[str, int], port: int = 6000) -> int | None:
-    """The errno with which a TCP connection fails; None if nothing comes back."""
+    """Return the errno with which a TCP connection fails, or None without an answer."""
     dialler = w.bound(node, port)
     dialler.setblocking(False)
     assert dialler.connect_ex(target) == errno.EINPROGRESS
@@ -59,14 +61,14 @@ def _ready(dialler: socket.socket) -> bool:
         (Unsolicited.ADMIN_PROHIBITED, errno.EHOSTUNREACH),
     ],
 )
-def test_every_unsolicited_syn_is_refused_by_icmp(nat: NatBehavior, unsolicited: Unsolicited, number: int) -> None:
+def test_every_unsolicited_syn_is_rejected_with_icmp(nat: NatBehavior, unsolicited: Unsolicited, number: int) -> None:
     with world(replace(nat, unsolicited=unsolicited)) as w:
-        # More than the kernel would answer to one address in a second if it were asked to hold back.
+        # More than the kernel's rate limit of ICMP errors per second, if it applied.
         answers = [failure(w, "stranger", (w.lab["nat_a"].address, 12345), 6000 + count) for count in range(10)]
         assert answers == [number] * 10
 
 
-def test_the_icmp_code_is_the_one_that_was_asked_for() -> None:
+def test_the_icmp_code_is_the_configured_one() -> None:
     for unsolicited in [each for each in Unsolicited if each is not Unsolicited.SILENT_THEN_ICMP]:
         with world(replace(CONE, unsolicited=unsolicited)) as w:
             dialler = w.bound("stranger", 6000)
@@ -83,7 +85,7 @@ def test_the_icmp_code_is_the_one_that_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize(("errors", "number"), [("translated", errno.ECONNREFUSED), ("swallowed", None)])
-def test_an_icmp_error_from_outside_reaches_the_inside_host_or_not(errors: str, number: int | None) -> None:
+def test_an_icmp_error_from_outside_reaches_the_inside_host_or_is_swallowed(errors: str, number: int | None) -> None:
     with world(replace(CONE, icmp_errors=IcmpErrors(errors))) as w:
         refuse = ["iptables", "-A", "INPUT", "-p", "tcp", "--dport", "5000", "-j", "REJECT"]
         w.lab["server"].run(refuse)
@@ -92,44 +94,44 @@ def test_an_icmp_error_from_outside_reaches_the_inside_host_or_not(errors: str, 
 
 @TRANSPORTS
 @pytest.mark.parametrize("nat", [CONE, FULL_CONE, SYMMETRIC], ids=["port-restricted", "full", "symmetric"])
-def test_a_hairpin_comes_from_the_external_endpoint_of_its_sender(nat: NatBehavior, kind: socket.SocketKind) -> None:
+def test_a_hairpinned_packet_has_the_external_source_endpoint(nat: NatBehavior, kind: socket.SocketKind) -> None:
     with world(replace(nat, hairpinning=Hairpinning.EXTERNAL_SOURCE), kind) as w:
         target, own = w.mapped("a", "server", 5000), w.mapped("a2", "server", 5000, PORT + 1)
-        door = w.listening("a", PORT)
-        door.settimeout(2)
+        listener = w.listening("a", PORT)
+        listener.settimeout(2)
         dialler = w.bound("a2", PORT + 1)
         dialler.connect(target)
         dialler.send(b"x")
         if kind is socket.SOCK_STREAM:
-            accepted, remote = door.accept()
+            accepted, remote = listener.accept()
             w.stack.enter_context(accepted)
             accepted.send(b"y")
         else:
-            remote = door.recvfrom(1)[1]
-            door.sendto(b"y", remote)
+            remote = listener.recvfrom(1)[1]
+            listener.sendto(b"y", remote)
         assert dialler.recv(1) == b"y"
         assert remote[0] == w.lab["nat_a"].address
         assert (remote == own) is (nat is not SYMMETRIC)
 
 
-def test_a_hairpin_with_the_internal_source_shows_the_private_address() -> None:
+def test_a_hairpinned_packet_with_internal_source_has_the_private_address() -> None:
     nat = replace(CONE, hairpinning=Hairpinning.INTERNAL_SOURCE)
     with world(nat, socket.SOCK_DGRAM) as w:
         target = w.mapped("a", "server", 5000)
-        door = w.listening("a", PORT)
+        listener = w.listening("a", PORT)
         w.bound("a2", PORT + 1).sendto(b"x", target)
-        assert door.recvfrom(1)[1] == (w.lab["a2"].address, PORT + 1)
+        assert listener.recvfrom(1)[1] == (w.lab["a2"].address, PORT + 1)
 
 
 @TRANSPORTS
-def test_without_hairpinning_nothing_turns_back(kind: socket.SocketKind) -> None:
+def test_without_hairpinning_no_packet_returns(kind: socket.SocketKind) -> None:
     with world(FULL_CONE, kind) as w:
         assert w.reached("a2", PORT + 1, w.mapped("a", "server", 5000), ["a"]) is None
 
 
 @TRANSPORTS
 @pytest.mark.parametrize("delta", [2, -3, 256])
-def test_sequential_allocation_steps_by_its_delta_over_all_hosts(delta: int, kind: socket.SocketKind) -> None:
+def test_sequential_allocation_adds_its_delta_across_all_hosts(delta: int, kind: socket.SocketKind) -> None:
     nat = replace(SYMMETRIC, port_allocation=PortAllocation.SEQUENTIAL, port_delta=delta, port_range=(30000, 33999))
     with world(nat, kind) as w:
         ports = [w.mapped(host, *to)[1] for to in DESTINATIONS for host in ("a", "a2")]
@@ -137,14 +139,14 @@ def test_sequential_allocation_steps_by_its_delta_over_all_hosts(delta: int, kin
 
 
 @TRANSPORTS
-def test_a_clash_can_take_the_next_port(kind: socket.SocketKind) -> None:
+def test_a_clash_can_use_the_next_port(kind: socket.SocketKind) -> None:
     with world(replace(CONE, on_clash=PortAllocation.SEQUENTIAL, port_range=(30000, 33999)), kind) as w:
         assert [w.mapped(host, *DESTINATIONS[0])[1] for host in ("a", "a2")] == [PORT, 30000]
 
 
 @TRANSPORTS
 @pytest.mark.parametrize("mapping", MappingBehavior)
-def test_every_host_has_a_block_of_ports_of_its_own(mapping: MappingBehavior, kind: socket.SocketKind) -> None:
+def test_every_host_has_its_own_block_of_ports(mapping: MappingBehavior, kind: socket.SocketKind) -> None:
     nat = replace(SYMMETRIC, mapping=mapping, port_allocation=PortAllocation.BLOCKS, block_size=64)
     with world(nat, kind) as w:
         keys = {
@@ -166,7 +168,7 @@ def test_a_paired_pool_gives_a_host_one_address_and_an_arbitrary_one_several(
     for pooling in Pooling:
         nat = replace(SYMMETRIC, port_allocation=allocation, pool_size=8, pooling=pooling)
         with world(nat, kind) as w:
-            # Paired: whatever the destination. Arbitrary: by destination, of which there are three addresses.
+            # Paired: for all destinations. Arbitrary: by destination, of which there are three addresses.
             servers = ("server", "stranger", "edge1")
             used = {host: {w.mapped(host, to, 5000)[0] for to in servers} for host in ("a", "a2")}
             first = int(w.lab["nat_a"].address.rpartition(".")[2])
@@ -187,15 +189,16 @@ def test_an_endpoint_independent_mapping_stays_on_its_address_of_an_arbitrary_po
 
 
 @TRANSPORTS
-def test_overloading_gives_two_hosts_one_port_towards_different_destinations(kind: socket.SocketKind) -> None:
+def test_with_overloading_two_hosts_share_a_port_for_different_destinations(kind: socket.SocketKind) -> None:
     with world(replace(CONE, port_overloading=True), kind) as w:
         assert [w.mapped("a", "server", 5000)[1], w.mapped("a2", "stranger", 5000)[1]] == [PORT, PORT]
-        # Ford's observation: where both go, the second is moved, so its mapping depends on the destination.
+        # Ford's observation: for a shared destination, the second host gets another port, so its mapping depends on the
+        # destination.
         assert w.mapped("a2", "server", 5000)[1] != PORT
 
 
 @TRANSPORTS
-def test_a_remote_endpoint_that_was_dialled_through_another_port_never_arrives_as_a_stranger(
+def test_a_remote_endpoint_contacted_through_another_port_never_appears_with_another_port(
     kind: socket.SocketKind,
 ) -> None:
     nat = replace(SYMMETRIC, filtering=FilteringBehavior.ENDPOINT_INDEPENDENT)
@@ -205,27 +208,27 @@ def test_a_remote_endpoint_that_was_dialled_through_another_port_never_arrives_a
         assert w.reached("stranger", 5002, registered, ["a"]) == "a"
 
 
-def test_replies_leave_by_the_mapping_that_the_packet_came_in_by() -> None:
+def test_replies_use_the_mapping_of_the_inbound_packet() -> None:
     nat = replace(SYMMETRIC, filtering=FilteringBehavior.ENDPOINT_INDEPENDENT)
     with world(nat, socket.SOCK_DGRAM) as w:
         registered = w.mapped("a", "server", 5000)
-        door, outsider = w.listening("a", PORT), w.bound("stranger", 6000)
+        listener, outsider = w.listening("a", PORT), w.bound("stranger", 6000)
         outsider.sendto(b"x", registered)
-        door.sendto(b"y", door.recvfrom(1)[1])
+        listener.sendto(b"y", listener.recvfrom(1)[1])
         assert outsider.recvfrom(1)[1] == registered
 
 
-def test_an_idle_udp_mapping_ends_after_its_time_and_not_before() -> None:
+def test_an_idle_udp_mapping_expires_on_time() -> None:
     nat = replace(FULL_CONE, timeouts=Timeouts(udp_solitary_s=1, udp_stream_s=1))
     with world(nat, socket.SOCK_DGRAM) as w:
         target = w.mapped("a", "server", 5000)
         assert w.reached("stranger", 6000, target, ["a"]) == "a"
-        # Time is what is tested; there is no event to wait for.
+        # The time itself is tested; there is no event to wait for.
         select.select([], [], [], 1.5)
         assert w.reached("stranger", 6001, target, ["a"]) is None
 
 
-def test_the_kernel_forgets_connections_when_the_behavior_says() -> None:
+def test_conntrack_entries_expire_with_the_timeouts_of_the_behavior() -> None:
     wanted = Timeouts(11, 22, 33, 44, 55)
     with world(replace(CONE, timeouts=wanted)) as w:
         tcp = ("syn_sent", "syn_recv", "established", "fin_wait", "close_wait", "last_ack", "time_wait")
@@ -236,7 +239,7 @@ def test_the_kernel_forgets_connections_when_the_behavior_says() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in presets.PRESETS if name != "none"])
-def test_every_preset_can_be_built_and_carries_traffic(name: str) -> None:
+def test_every_preset_can_be_built_and_passes_traffic(name: str) -> None:
     with world(name, unsolicited="preset") as w:
         behavior = presets.behavior(name)
         assert behavior is not None

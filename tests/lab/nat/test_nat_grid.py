@@ -1,4 +1,4 @@
-"""Every mapping with every filtering, port allocation and answer does what it says, over TCP and UDP at once."""
+"""Every combination of mapping, filtering, port allocation and answer works over TCP and UDP."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ TOLD_APART_BY = {
 }
 
 
-def knock(w: World, outsiders: list[Endpoint], target: Endpoint) -> list[socket.socket]:
-    """Dial the target from each outsider, without waiting."""
+def send_probes(w: World, outsiders: list[Endpoint], target: Endpoint) -> list[socket.socket]:
+    """Connect to the target from each outsider without waiting."""
     diallers = []
     for outsider in outsiders:
         dialler = w.bound(*outsider)
@@ -40,16 +40,16 @@ def knock(w: World, outsiders: list[Endpoint], target: Endpoint) -> list[socket.
     return diallers
 
 
-def arrivals(door: socket.socket) -> set[Endpoint]:
-    """Who is at the door now, as the host sees them."""
-    door.setblocking(False)
+def arrivals(listener: socket.socket) -> set[Endpoint]:
+    """Return the sources of the packets that have arrived, as the host sees them."""
+    listener.setblocking(False)
     seen = set()
     while True:
         try:
-            if door.type is socket.SOCK_DGRAM:
-                seen.add(door.recvfrom(1)[1])
+            if listener.type is socket.SOCK_DGRAM:
+                seen.add(listener.recvfrom(1)[1])
             else:
-                accepted, remote = door.accept()
+                accepted, remote = listener.accept()
                 accepted.close()
                 seen.add(remote)
         except BlockingIOError:
@@ -60,7 +60,7 @@ def arrivals(door: socket.socket) -> set[Endpoint]:
 @pytest.mark.parametrize("allocation", [PortAllocation.PRESERVING, PortAllocation.RANDOM, PortAllocation.SEQUENTIAL])
 @pytest.mark.parametrize("filtering", FilteringBehavior)
 @pytest.mark.parametrize("mapping", MappingBehavior)
-def test_a_nat_behaves_as_it_says(
+def test_a_nat_has_its_behavior(
     mapping: MappingBehavior, filtering: FilteringBehavior, allocation: PortAllocation, unsolicited: Unsolicited
 ) -> None:
     nat = NatBehavior(mapping, filtering, allocation, unsolicited, port_range=(20000, 30000))
@@ -68,35 +68,35 @@ def test_a_nat_behaves_as_it_says(
         worlds = [World(w.lab, kind, w.stack) for kind in KINDS]
         first = [each.mapped("a", *DESTINATIONS[0]) for each in worlds]
 
-        # Filtering: everybody knocks at the mapping made for the first destination; those admitted arrive unchanged.
-        doors = [each.listening("a", PORT) for each in worlds]
-        knockers = [
+        # Filtering: every outsider sends to the mapping of the first destination; admitted packets arrive unchanged.
+        listeners = [each.listening("a", PORT) for each in worlds]
+        connecting = [
             dialler
             for each, target in zip(worlds, first, strict=True)
-            for dialler in knock(each, [("server", 6000), ("stranger", 6000)], target)
+            for dialler in send_probes(each, [("server", 6000), ("stranger", 6000)], target)
         ]
-        refused = knock(worlds[0], [("stranger", 6001)], (w.lab["nat_a"].address, 12345))[0]
+        refused = send_probes(worlds[0], [("stranger", 6001)], (w.lab["nat_a"].address, 12345))[0]
         seen: list[set[Endpoint]] = [set(), set()]
         expected = {(w.lab[name].address, port) for name, port in ADMITTED[filtering]}
-        while seen != [expected, expected] and select.select(doors, [], [], PATIENCE_S)[0]:
-            seen = [before | arrivals(door) for before, door in zip(seen, doors, strict=True)]
+        while seen != [expected, expected] and select.select(listeners, [], [], PATIENCE_S)[0]:
+            seen = [before | arrivals(listener) for before, listener in zip(seen, listeners, strict=True)]
         ready = select.select([], [refused], [], PATIENCE_S if unsolicited is Unsolicited.RESET else SILENCE_S)[1]
-        select.select(doors, [], [], SILENCE_S)
-        seen = [before | arrivals(door) for before, door in zip(seen, doors, strict=True)]
+        select.select(listeners, [], [], SILENCE_S)
+        seen = [before | arrivals(listener) for before, listener in zip(seen, listeners, strict=True)]
         assert seen == [expected, expected]
 
-        # The answer to a SYN for nobody.
+        # The answer to a SYN without a mapping.
         assert bool(ready) == (unsolicited is Unsolicited.RESET)
         error = refused.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         assert error == (errno.ECONNREFUSED if unsolicited is Unsolicited.RESET else 0)
-        for opened in (*doors, *knockers):
+        for opened in (*listeners, *connecting):
             opened.close()
 
         told_apart_by = TOLD_APART_BY[mapping]
         for each, before in zip(worlds, first, strict=True):
             ports = {DESTINATIONS[0]: before[1]}
             ports |= {to: each.mapped("a", *to)[1] for to in DESTINATIONS[1:]}
-            # MappingBehavior: the destinations that share a port are those that the mapping does not tell apart.
+            # Mapping: the destinations that share a port are those that the mapping does not distinguish.
             for one, other in itertools.combinations(DESTINATIONS, 2):
                 assert (ports[one] == ports[other]) == (one[:told_apart_by] == other[:told_apart_by])
             # Port allocation, in the order of the mappings.

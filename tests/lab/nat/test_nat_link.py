@@ -1,4 +1,4 @@
-"""Links go down and up while something runs over them."""
+"""Links go down and up during traffic."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.lab.nat.world import SILENCE_S, world
 
 
 @TRANSPORTS
-def test_a_link_that_is_down_loses_packets_and_the_mapping_stays(kind: socket.SocketKind) -> None:
+def test_a_link_that_is_down_loses_packets_and_the_mapping_survives(kind: socket.SocketKind) -> None:
     with world(RANDOM_CONE, kind) as w:
         talk, nat = Talk(w), w.lab.nat("a")
         nat.link_down()
@@ -23,13 +23,13 @@ def test_a_link_that_is_down_loses_packets_and_the_mapping_stays(kind: socket.So
         assert talk.dead
         nat.link_up()
         nat.link_up()
-        # TCP has kept what was lost, and sends it again.
+        # TCP has stored the lost data and retransmits it.
         assert talk.goes_out(10)
         assert talk.comes_in(10)
         assert w.mapped("a", "stranger", 5001) == talk.seen
 
 
-def test_a_link_that_is_down_answers_nobody() -> None:
+def test_a_link_that_is_down_sends_no_answers() -> None:
     with world("full_cone") as w:
         w.lab.nat("a").link_down()
         for node, target in (("a", w.lab["server"].address), ("server", w.lab["nat_a"].address)):
@@ -39,7 +39,7 @@ def test_a_link_that_is_down_answers_nobody() -> None:
                 dialler.connect((target, 5000))
 
 
-def test_any_link_can_be_cut_and_joined() -> None:
+def test_any_link_can_be_set_down_and_up() -> None:
     with Lab(AB()) as lab:
         for one, other in (("a", "nat_a"), ("core1", "nat_b"), ("edge1", "core1")):
             link = lab.link(one, other)
@@ -62,21 +62,21 @@ def _pings(lab: Lab) -> bool:
 
 
 @TRANSPORTS
-def test_a_firewall_forgets_and_its_link_is_cut_for_ipv6_too(kind: socket.SocketKind) -> None:
+def test_a_firewall_can_be_flushed_and_its_link_set_down_with_ipv6(kind: socket.SocketKind) -> None:
     with Lab(Firewalls(delay="0ms", edge_delay="0ms")) as lab, contextlib.ExitStack() as stack:
         wall, edge = lab.nat("a"), lab["edge1"].graph.address6
         assert edge is not None
-        door, inner = (stack.enter_context(socket_of(lab, node, kind)) for node in ("edge1", "a"))
-        door.bind((edge, 5000))
+        listener, inner = (stack.enter_context(socket_of(lab, node, kind)) for node in ("edge1", "a"))
+        listener.bind((edge, 5000))
         if kind is TCP:
-            door.listen()
+            listener.listen()
         inner.connect((edge, 5000))
         inner.send(b"x")
         if kind is TCP:
-            outer = stack.enter_context(door.accept()[0])
+            outer = stack.enter_context(listener.accept()[0])
             outer.recv(1)
         else:
-            outer = door
+            outer = listener
             outer.connect(outer.recvfrom(1)[1])
         assert passes(outer, inner, 2)
         wall.link_down()

@@ -1,4 +1,4 @@
-"""What the oracle says of two behaviors is what the kernel does, cell by cell where that is told by a rule."""
+"""The outcome prediction agrees with the kernel in cells in which a rule determines the outcome."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ ANSWERS = [Unsolicited.DROP, Unsolicited.RESET, Unsolicited.PORT_UNREACHABLE]
 CONE = MappingBehavior.ENDPOINT_INDEPENDENT, FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT, PortAllocation.PRESERVING
 IMPROBABLE = 1e-6
 DIALS = 20
-"""So many in each cell, started one after the other, so that a machine that stops for a moment does not disturb all."""
+"""The number of attempts in each cell, started one after the other, so that a short pause of the machine does not
+affect all.
+"""
 
 pytestmark = pytest.mark.alone
 
@@ -35,8 +37,8 @@ def cone(
 
 
 @pytest.mark.usefixtures("many_sockets")
-def test_refusals_decide_where_syns_do_not_cross() -> None:
-    # The later SYN arrives a third of a second after the refusal: links that are late by less change nothing.
+def test_rejections_decide_if_syns_do_not_cross() -> None:
+    # The later SYN arrives a third of a second after the rejection: smaller delays of links do not matter.
     cells = [
         Cell(cone(early, filtering), cone(late), delay_ms=10, skew_ms=360)
         for filtering, early, late in itertools.product(FilteringBehavior, ANSWERS, ANSWERS)
@@ -46,30 +48,33 @@ def test_refusals_decide_where_syns_do_not_cross() -> None:
         assert result.cell.prediction.agrees(result.direct == 1), result
 
 
-def amid_the_pause(dialled: Dialled, delay_s: float) -> bool:
-    """Whether the second host's SYN arrived between the first host's error and next attempt, as they were really made.
+def within_the_pause(dialled: Dialled, delay_s: float) -> bool:
+    """Return whether the second host's SYN arrived between the first host's error and next attempt, as they really
+    happened.
 
-    A process that is not scheduled dials late: what is meant to be amid the pause may be after it.
+    A process that is not scheduled sends late, and its SYN may miss the pause.
     """
     first, second = dialled.moments_s
     return first[0] + 2 * delay_s + LATE_S < second[0] + delay_s < first[1] - LATE_S
 
 
 @pytest.mark.usefixtures("many_sockets")
-def test_an_icmp_error_leaves_a_door_that_is_a_trap() -> None:
-    """Further attempts do not help: the peer's SYN finds no attempt behind the door, and nobody gets out of that."""
-    refusing = [cone(answer) for answer in (Unsolicited.PORT_UNREACHABLE, Unsolicited.ADMIN_PROHIBITED)]
-    # The error comes after 40 ms, the next attempt 50 ms or more after it, and the peer's SYN right between them.
-    cells = [Cell(nat, nat, delay_ms=20, skew_ms=45, attempts=None) for nat in refusing]
+def test_an_icmp_error_leaves_a_pinhole_that_does_not_help() -> None:
+    """Further attempts do not help: the peer's SYN finds no active attempt behind the pinhole, and the hosts stay in
+    this state.
+    """
+    rejecting = [cone(answer) for answer in (Unsolicited.PORT_UNREACHABLE, Unsolicited.ADMIN_PROHIBITED)]
+    # The error arrives after 40 ms, the next attempt starts at least 50 ms later, and the peer's SYN arrives between.
+    cells = [Cell(nat, nat, delay_ms=20, skew_ms=45, attempts=None) for nat in rejecting]
     for result in dial_cells(cells, DIALS):
         assert result.cell.prediction.outcome is Outcome.FAILS
         assert not [dialled for dialled in result.dials if result.contradicts(dialled)], result
-        trapped = [dialled for dialled in result.dials if amid_the_pause(dialled, result.cell.dial.delay_s)]
+        trapped = [dialled for dialled in result.dials if within_the_pause(dialled, result.cell.dial.delay_s)]
         assert len(trapped) >= DIALS // 4, "this machine is too busy: the SYNs did not arrive when they were meant to"
         assert not [dialled for dialled in trapped if dialled.direct], result
-    # Where the error is swallowed nothing ends.
-    deaf = NatBehavior(*CONE, Unsolicited.PORT_UNREACHABLE, icmp_errors=IcmpErrors.SWALLOWED)
-    (result,) = dial_cells([Cell(deaf, deaf, delay_ms=20, skew_ms=65)], 10)
+    # If the error is swallowed, no attempt ends.
+    swallowing = NatBehavior(*CONE, Unsolicited.PORT_UNREACHABLE, icmp_errors=IcmpErrors.SWALLOWED)
+    (result,) = dial_cells([Cell(swallowing, swallowing, delay_ms=20, skew_ms=65)], 10)
     assert result.direct == 10, result
 
 
@@ -77,9 +82,9 @@ def test_an_icmp_error_leaves_a_door_that_is_a_trap() -> None:
 @pytest.mark.parametrize(
     ("one", "other"), [("port_restricted_cone", "port_restricted_cone"), ("symmetric", "full_cone")]
 )
-def test_losses_cost_as_many_connections_as_the_oracle_says(one: str, other: str) -> None:
+def test_losses_prevent_as_many_connections_as_predicted(one: str, other: str) -> None:
     a, b = presets.behavior(one), presets.behavior(other)
     (result,) = dial_cells([Cell(a, b, delay_ms=20, skew_ms=0, loss=10, deadline_s=1.6)], 60)
-    said = result.cell.prediction
-    assert said.outcome is Outcome.DEPENDS
-    assert p_value(result.direct, [said.probability] * 60) > IMPROBABLE, (result.direct, said)
+    prediction = result.cell.prediction
+    assert prediction.outcome is Outcome.DEPENDS
+    assert p_value(result.direct, [prediction.probability] * 60) > IMPROBABLE, (result.direct, prediction)

@@ -1,7 +1,7 @@
-"""The oracle against the kernel: a sample of behaviors, delays, skews, attempts and strategies, and no disagreement.
+"""Outcome prediction against the kernel, for a sample of behaviors, delays, skews, attempts and strategies.
 
-The sample is the same every time. ORACLE_SEED=N draws another one, and ORACLE_CELL=I dials its cell I alone, which is
-how a disagreement is looked at:
+The sample is always the same. ORACLE_SEED=N draws another one, and ORACLE_CELL=I runs only its cell I, to examine a
+disagreement:
 
     ORACLE_SEED=5382 ORACLE_CELL=17 pytest tests/lab/nat/test_oracle_sample.py
 """
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from punchlab.lab.campaign.exact import holm, p_value
 from punchlab.lab.nat import presets
-from punchlab.lab.oracle.outcome import Outcome, predict
+from punchlab.lab.oracle.outcome import Outcome, predict_outcome
 from punchlab.punch.nat.behavior import (
     FilteringBehavior,
     IcmpErrors,
@@ -39,14 +39,14 @@ CELLS = 320
 AT_A_TIME = 80
 REPETITIONS = 20
 ROUNDS = 3
-"""How often the uncertain cells are dialled if the machine is too busy to be punctual, whatever comes of it."""
+"""The maximum number of runs of the uncertain cells if the machine is too busy to be punctual, whatever the result."""
 FAMILY_WISE = 0.01
 APART_MS = 25
-"""How far from skew = delay the wanted skew is."""
+"""The difference between the requested skew and skew = delay."""
 SLIGHTLY = 0.08
-"""What links that are late may change of the probability: cells on the edge of what can be are not drawn."""
+"""The change of the probability that late links may cause: more sensitive cells are not drawn."""
 JUDGED = 300
-"""How many cells must tell at least: a dial that a busy machine disturbed says nothing."""
+"""The minimum number of cells with a result: an attempt that a busy machine disturbed has none."""
 
 behaviors = st.builds(
     NatBehavior,
@@ -61,7 +61,7 @@ devices = st.sampled_from(
     [
         preset.behavior
         for preset in presets.PRESETS.values()
-        # Which address of the pool a destination gets does not change between the dials of one cell.
+        # The address that a destination gets from the pool does not change between attempts of one cell.
         if preset.behavior is None or preset.behavior.pooling is Pooling.PAIRED
     ]
 )
@@ -69,7 +69,7 @@ nats = behaviors | behaviors | behaviors | devices
 
 
 def cone(filtering: FilteringBehavior, allocation: PortAllocation, answer: Unsolicited, closes: bool) -> NatBehavior:
-    # Wider filtering has no doors that a RST could close.
+    # With wider filtering, no RST can close a pinhole.
     closes = closes or filtering is not FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT
     return NatBehavior(
         MappingBehavior.ENDPOINT_INDEPENDENT,
@@ -81,7 +81,7 @@ def cone(filtering: FilteringBehavior, allocation: PortAllocation, answer: Unsol
     )
 
 
-refusing = st.builds(
+rejecting = st.builds(
     cone,
     st.sampled_from([FilteringBehavior.ADDRESS_DEPENDENT, *[FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT] * 3]),
     st.sampled_from(PortAllocation),
@@ -95,9 +95,9 @@ skews_ms = st.integers(0, 150) | st.integers(0, 800) | st.integers(1200, 1300)
 def cells(draw: st.DrawFn) -> Cell:
     delay, skew = draw(st.just(0) | st.integers(30, 100)), draw(skews_ms)
     assume(abs(skew - delay) >= APART_MS)
-    # Most pairs of arbitrary NATs meet or do not, whenever they dial; with refusals and further attempts it may hang on
-    # chance.
-    kind, attempts = draw(st.sampled_from(((nats, (1, 2, None)), (refusing, (1, 3, 5, None)))))
+    # Most pairs of arbitrary NATs connect or do not, independently of time; with rejections and further attempts the
+    # outcome can be random.
+    kind, attempts = draw(st.sampled_from(((nats, (1, 2, None)), (rejecting, (1, 3, 5, None)))))
     return Cell(
         draw(kind),
         draw(kind),
@@ -110,20 +110,20 @@ def cells(draw: st.DrawFn) -> Cell:
 
 
 def deadline_s(delay_s: float, skew_s: float) -> float:
-    """Some 2.6 s, but not at a time when a retransmission, which may be late, is about to connect."""
+    """Return about 2.6 s, but not a time at which a retransmission, which may be late, is about to connect."""
     due = [start + again for start in (0.0, skew_s) for again in SYN_TIMES_S]
     choices = (2.6 + step / 20 for step in range(40))
     return next(end for end in choices if all(not at + 2 * delay_s - 0.05 < end < at + 3 * delay_s + 0.2 for at in due))
 
 
-def on_the_edge(cell: Cell) -> bool:
-    """Whether links that are a little late would change what is to be expected."""
+def is_sensitive(cell: Cell) -> bool:
+    """Return whether slightly late links would change the expected result."""
     late = replace(cell.dial, delay_s=cell.dial.delay_s + LATE_S / 2, jitter_s=LATE_S / 2)
-    return abs(predict(cell.a, cell.b, late).probability - cell.prediction.probability) >= SLIGHTLY
+    return abs(predict_outcome(cell.a, cell.b, late).probability - cell.prediction.probability) >= SLIGHTLY
 
 
 def sample(count: int) -> list[Cell]:
-    """So many cells, no two of them of the same behaviors, delay and skew."""
+    """Return `count` cells, no two with the same behaviors, delay and skew."""
     drawn: dict[tuple[object, ...], Cell] = {}
 
     @seed(SEED)
@@ -131,7 +131,7 @@ def sample(count: int) -> list[Cell]:
     @given(cells())
     def draw(cell: Cell) -> None:
         combination = (cell.a, cell.b, cell.delay_ms, cell.skew_ms)
-        if len(drawn) < count and combination not in drawn and not on_the_edge(cell):
+        if len(drawn) < count and combination not in drawn and not is_sensitive(cell):
             drawn[combination] = cell
 
     draw()
@@ -141,7 +141,7 @@ def sample(count: int) -> list[Cell]:
 
 @pytest.fixture(scope="module")
 def results(many_sockets: None) -> list[tuple[int, Result]]:
-    """Each cell's number and what happened in it."""
+    """Return the number of each cell and its result."""
     del many_sockets
     numbered = list(enumerate(sample(CELLS)))
     if ONLY is not None:
@@ -163,21 +163,21 @@ def _dialled(cells: list[tuple[int, Cell]], repetitions: int) -> list[tuple[int,
     return [(number, result) for (number, _cell), result in zip(cells, results, strict=True)]
 
 
-def test_every_dial_goes_as_the_oracle_says(
+def test_every_attempt_agrees_with_the_prediction(
     results: list[tuple[int, Result]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All or nothing: where it hangs on timing, by the times at which the attempts were really made."""
+    """All or none connect; if it depends on timing, the actual times of the attempts decide."""
     wrong, certain, uncertain, undecided = [], 0, 0, 0
     for number, result in results:
-        said = result.cell.prediction
+        prediction = result.cell.prediction
         verdicts = [result.contradicts(dialled) for dialled in result.dials]
         undecided += verdicts.count(None)
         if True in verdicts:
             wrong.append((number, result))
-        elif said.outcome is Outcome.DEPENDS:
+        elif prediction.outcome is Outcome.DEPENDS:
             uncertain += False in verdicts
         else:
-            certain += all(said.agrees(dialled.direct) for dialled in result.dials)
+            certain += all(prediction.agrees(dialled.direct) for dialled in result.dials)
     with capsys.disabled():
         print(
             f"\noracle, seed {SEED}: {len(results)} cells; {certain} certain ones as predicted (n = 1 each), "
@@ -189,10 +189,12 @@ def test_every_dial_goes_as_the_oracle_says(
     assert ONLY is not None or certain + uncertain >= JUDGED, "this machine is too busy: too many cells were disturbed"
 
 
-def test_chance_is_what_the_oracle_says(results: list[tuple[int, Result]], capsys: pytest.CaptureFixture[str]) -> None:
-    """Every uncertain cell, and all of them together: no hypothesis falls at a family-wise 1 % (Holm) twice.
+def test_random_outcomes_have_the_predicted_probability(
+    results: list[tuple[int, Result]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every uncertain cell and all together: no hypothesis is rejected twice at a family-wise level of 1 % (Holm).
 
-    One sample in a hundred lets one fall that is true; so what falls has to fall again, in a sample of its own.
+    One sample in a hundred rejects a true hypothesis, so a rejection must be confirmed with another sample.
     """
     uncertain = [(number, result) for number, result in results if _uncertain(result.cell)]
     if not uncertain:
@@ -200,15 +202,15 @@ def test_chance_is_what_the_oracle_says(results: list[tuple[int, Result]], capsy
     if not all(result.punctual for _number, result in uncertain):
         pytest.skip("this machine is too busy: the pauses between the attempts were not what they are meant to be")
     with capsys.disabled():
-        fallen = _fallen(uncertain)
+        fallen = _rejected(uncertain)
         if fallen:
             again = _dialled([(number, result.cell) for number, result in uncertain], REPETITIONS)
-            fallen = sorted({*fallen} & {*_fallen(again)})
+            fallen = sorted({*fallen} & {*_rejected(again)})
     assert not fallen, _told([uncertain[index] for index in fallen if index < len(uncertain)])
 
 
-def _fallen(uncertain: Sequence[tuple[int, Result]]) -> list[int]:
-    """Which hypotheses fall, by number: one for each cell, and the last for all together."""
+def _rejected(uncertain: Sequence[tuple[int, Result]]) -> list[int]:
+    """Return the numbers of the rejected hypotheses: one for each cell, and the last for all together."""
     chances = [[result.cell.prediction.probability] * len(result.dials) for _number, result in uncertain]
     counts = [result.direct for _number, result in uncertain]
     p_values = [p_value(count, each) for count, each in zip(counts, chances, strict=True)]
@@ -228,10 +230,10 @@ def _uncertain(cell: Cell) -> bool:
 def _told(wrong: Sequence[tuple[int, Result]]) -> str:
     lines = ["the oracle and the kernel disagree"]
     for number, result in wrong:
-        said = result.cell.prediction
+        prediction = result.cell.prediction
         lines += [
             f"ORACLE_SEED={SEED} ORACLE_CELL={number}: {result.direct} of {len(result.dials)} direct",
-            f"    predicted {said.outcome} ({said.probability:.2f}): {said.reason}",
+            f"    predicted {prediction.outcome} ({prediction.probability:.2f}): {prediction.reason}",
             f"    {result.cell}",
             *(f"    {dialled}" for dialled in result.dials if result.contradicts(dialled)),
         ]

@@ -1,4 +1,6 @@
-"""A host asks its NAT for a mapping, by every protocol there is, and a third party gets in by it: sockets alone."""
+"""A host requests a mapping from its NAT with every protocol, and a third party connects through it, with sockets
+only.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ from punchlab.topologies import Home
 from punchlab.topologies.internet import Internet
 from tests.commands import assert_one_clear_line, punchlab, run
 from tests.lab.homes import Homes
-from tests.lab.nat.askers import GATEWAY, Asker, Natpmpc, Pcp, Refused, Upnpc, exchange
+from tests.lab.nat.askers import GATEWAY, Asker, Natpmpc, Pcp, Rejected, Upnpc, exchange
 from tests.lab.nat.world import PORT, SILENCE_S, World, world
 
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
@@ -43,20 +45,20 @@ SEARCH = (
     b'M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nMAN: "ssdp:discover"\r\nMX: 1\r\n'
     b"ST: urn:schemas-upnp-org:device:InternetGatewayDevice:1\r\n\r\n"
 )
-"""UPnP's question for a gateway."""
+"""UPnP's discovery request."""
 ADDRESS = bytes(2)
-"""NAT-PMP's question for the external address."""
+"""NAT-PMP's request for the external address."""
 
 
 def reached(w: World, target: tuple[str, int], ports: itertools.count[int]) -> str | None:
-    """Which inside host a stranger reaches, from a port that it never used before."""
+    """Return which inside host a stranger reaches from an unused port."""
     return w.reached("stranger", next(ports), target, ["a", "a2"])
 
 
 @TRANSPORTS
 @ASKERS
 @pytest.mark.parametrize("nat", ["symmetric", "port_restricted_cone"])
-def test_everybody_reaches_a_host_by_the_port_that_it_asked_for_until_it_takes_that_back(
+def test_a_mapped_port_is_reachable_for_all_until_the_mapping_is_deleted(
     nat: str, asker: Asker, transport: str
 ) -> None:
     ports = itertools.count(6000)
@@ -70,7 +72,7 @@ def test_everybody_reaches_a_host_by_the_port_that_it_asked_for_until_it_takes_t
 
 
 @pytest.mark.parametrize("event", ["reboot", "change_address"])
-def test_what_was_asked_for_is_gone_with_the_state_and_can_be_asked_for_again(event: str) -> None:
+def test_mappings_are_lost_with_the_state_and_can_be_requested_again(event: str) -> None:
     ports = itertools.count(6000)
     with world("symmetric", port_mapping="all") as w:
         Pcp().ask(w.lab, "a", "tcp", PORT, EXTERNAL, LEASE_S)
@@ -81,7 +83,7 @@ def test_what_was_asked_for_is_gone_with_the_state_and_can_be_asked_for_again(ev
         assert reached(w, target, ports) == "a"
 
 
-def test_a_host_finds_its_gateway_by_upnps_own_discovery() -> None:
+def test_a_host_finds_its_gateway_by_upnp_discovery() -> None:
     with world("symmetric", port_mapping="upnp-igd") as w:
         target = Upnpc(found=True).ask(w.lab, "a", "tcp", PORT, EXTERNAL, LEASE_S)
         assert reached(w, target, itertools.count(6000)) == "a"
@@ -89,9 +91,7 @@ def test_a_host_finds_its_gateway_by_upnps_own_discovery() -> None:
 
 @pytest.mark.parametrize(("kept", "removed"), [("tcp", "udp"), ("udp", "tcp")])
 @ASKERS
-def test_of_two_transports_on_one_port_one_is_taken_back_and_the_other_stays(
-    asker: Asker, kept: str, removed: str
-) -> None:
+def test_deleting_the_mapping_of_one_transport_keeps_the_other(asker: Asker, kept: str, removed: str) -> None:
     ports = itertools.count(6000)
     with world("symmetric", KINDS[kept], port_mapping="all") as w:
         for transport in ("tcp", "udp"):
@@ -101,27 +101,27 @@ def test_of_two_transports_on_one_port_one_is_taken_back_and_the_other_stays(
 
 
 @TRANSPORTS
-def test_what_comes_in_by_a_mapping_is_answered_from_it_and_its_sender_is_seen(transport: str) -> None:
+def test_answers_use_the_mapping_and_the_source_is_preserved(transport: str) -> None:
     with world("symmetric", KINDS[transport], port_mapping="all") as w:
         target = Pcp().ask(w.lab, "a", transport, PORT, EXTERNAL, LEASE_S)
-        door, dialler = w.listening("a", PORT), w.bound("stranger", 6000)
+        listener, dialler = w.listening("a", PORT), w.bound("stranger", 6000)
         dialler.connect(target)
         dialler.send(b"question")
         if transport == "tcp":
-            answering, seen = door.accept()
+            answering, seen = listener.accept()
             w.stack.enter_context(answering)
             assert answering.recv(100) == b"question"
             answering.send(b"answer")
         else:
-            question, seen = door.recvfrom(100)
+            question, seen = listener.recvfrom(100)
             assert question == b"question"
-            door.sendto(b"answer", seen)
+            listener.sendto(b"answer", seen)
         assert seen == (w.lab["stranger"].address, 6000)
-        assert dialler.recv(100) == b"answer"  # it is connected to the target: nobody else's answer arrives
+        assert dialler.recv(100) == b"answer"  # a connected socket receives only the target's answer
 
 
 @TRANSPORTS
-def test_a_mapping_that_was_asked_for_wins_over_one_that_a_packet_made(transport: str) -> None:
+def test_an_explicit_mapping_takes_precedence_over_an_implicit_one(transport: str) -> None:
     ports = itertools.count(6000)
     with world("full_cone", KINDS[transport], port_mapping="pcp") as w:
         target = w.mapped("a2", "server", 5000)
@@ -131,7 +131,7 @@ def test_a_mapping_that_was_asked_for_wins_over_one_that_a_packet_made(transport
 
 
 @ASKERS
-def test_a_mapping_ends_with_its_lease(asker: Asker) -> None:
+def test_a_mapping_expires_with_its_lease(asker: Asker) -> None:
     ports = itertools.count(6000)
     lease_s = 2
     with world("symmetric", socket.SOCK_DGRAM, port_mapping="all") as w:
@@ -140,7 +140,7 @@ def test_a_mapping_ends_with_its_lease(asker: Asker) -> None:
         assert reached(w, target, ports) == "a"
         while reached(w, target, ports) == "a":
             assert time.monotonic() - asked < lease_s + 5
-        assert time.monotonic() - asked > lease_s - 1  # it counts whole seconds
+        assert time.monotonic() - asked > lease_s - 1  # the daemon counts whole seconds
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_mapping_ends_with_its_lease(asker: Asker) -> None:
         ("all", ["upnp-igd", "nat-pmp"]),
     ],
 )
-def test_a_nat_answers_by_the_protocols_that_it_speaks_and_only_inside(port_mapping: str, answers: list[str]) -> None:
+def test_a_nat_answers_its_own_protocols_and_only_inside(port_mapping: str, answers: list[str]) -> None:
     questions = {"upnp-igd": ("239.255.255.250", 1900, SEARCH), "nat-pmp": (GATEWAY, 5351, ADDRESS)}
     with Lab(Homes(nat="symmetric", port_mapping=port_mapping)) as lab:
         for protocol, (address, port, question) in questions.items():
@@ -162,15 +162,15 @@ def test_a_nat_answers_by_the_protocols_that_it_speaks_and_only_inside(port_mapp
             assert exchange(lab, "stranger", lab["nat_a"].address, port, question, SILENCE_S) is None
 
 
-def test_a_host_gets_no_mapping_for_another_host_and_none_below_1024() -> None:
+def test_mappings_for_another_host_or_below_1024_are_rejected() -> None:
     with Lab(Homes(nat="symmetric", port_mapping="all")) as lab:
-        with pytest.raises(Refused):
+        with pytest.raises(Rejected):
             Upnpc().ask(lab, "a", "tcp", PORT, 1023, LEASE_S)
         words = ["upnpc", "-u", f"http://{GATEWAY}:5000/rootDesc.xml", "-a", lab["a2"].address, "41000", "42000", "TCP"]
         assert "is redirected to" not in lab["a"].run(words, check=False).stdout
 
 
-def test_behind_another_nat_it_refuses_as_the_real_one_does() -> None:
+def test_behind_another_nat_requests_are_rejected_as_by_real_devices() -> None:
     class Inner(Internet):
         """A home whose NAT has no public address."""
 
@@ -185,11 +185,11 @@ def test_behind_another_nat_it_refuses_as_the_real_one_does() -> None:
 
     with Lab(Inner()) as lab:
         for asker in (Upnpc(), Natpmpc(), Pcp()):
-            with pytest.raises(Refused):
+            with pytest.raises(Rejected):
                 asker.ask(lab, "a", "tcp", PORT, EXTERNAL, LEASE_S)
 
 
-def test_a_nat_that_speaks_them_is_otherwise_what_it_claims() -> None:
+def test_a_nat_with_port_mapping_otherwise_has_its_claimed_behavior() -> None:
     nats = {name: presets.behavior(name, port_mapping="all") for name in presets.CLASSICS[1:]}
     checks = check.run(
         nats, lambda nat: Home(nat=nat or "none"), "a", jobs=len(nats), progress=lambda _done, _total: None
@@ -209,24 +209,24 @@ def lab_without_its_daemon() -> None:
         os.close(process)
 
 
-def test_a_daemon_that_ends_too_early_spoils_the_lab_and_its_last_words_are_told() -> None:
-    with pytest.raises(LabError, match=r"nat_a: miniupnpd ended with status -9: .*PCP"):
+def test_a_daemon_that_exits_early_is_a_lab_error_with_its_output() -> None:
+    with pytest.raises(LabError, match=r"nat_a: miniupnpd exited with status -9: .*PCP"):
         lab_without_its_daemon()
 
 
 @pytest.mark.parametrize(
     ("version", "error", "words"),
     [
-        ("using netfilter(nftables) backend", LabError, "nat_a: miniupnpd ended with status 7: no good"),
+        ("using netfilter(nftables) backend", LabError, "nat_a: miniupnpd exited with status 7: no good"),
         (
             "using netfilter(iptables) backend",
             MissingCapabilityError,
-            "miniupnpd: installed without nftables; run `apt-get install miniupnpd-nftables`",
+            "miniupnpd: installed without nftables support; run `apt-get install miniupnpd-nftables`",
         ),
         (None, MissingCapabilityError, "miniupnpd: not installed; run `apt-get install miniupnpd-nftables`"),
     ],
 )
-def test_a_daemon_that_is_missing_wrong_or_does_not_start_is_told_in_one_line(
+def test_a_missing_wrong_or_failing_daemon_is_a_one_line_error(
     version: str | None, error: type[Exception], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for needed in ("iptables-restore", "nft", "sh"):
@@ -243,8 +243,8 @@ def test_a_daemon_that_is_missing_wrong_or_does_not_start_is_told_in_one_line(
     assert str(caught.value) == words
 
 
-def test_a_firewall_that_does_not_translate_cannot_have_it() -> None:
-    with pytest.raises(BehaviorError, match=r"translates: .*port_mapping pcp"):
+def test_a_firewall_cannot_have_port_mapping() -> None:
+    with pytest.raises(BehaviorError, match="port_mapping: pcp has no effect with translates False"):
         NatBehavior(
             MappingBehavior.ENDPOINT_INDEPENDENT,
             FilteringBehavior.ADDRESS_AND_PORT_DEPENDENT,
@@ -254,7 +254,7 @@ def test_a_firewall_that_does_not_translate_cannot_have_it() -> None:
         )
 
 
-def test_nat_show_says_that_this_part_is_a_helper_process() -> None:
+def test_nat_show_names_the_helper_process() -> None:
     done = run(punchlab("nat", "show", "symmetric", "--port-mapping", "all"))
     lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
     assert ["port_mapping", "all", "by a helper process: miniupnpd"] in lines
@@ -273,7 +273,7 @@ def test_the_script_of_a_nat_names_the_helper_process_and_configures_it() -> Non
     assert "miniupnpd" not in plain
 
 
-def test_trial_and_run_take_it_and_refuse_what_it_cannot_be() -> None:
+def test_trial_and_run_accept_port_mapping_and_reject_invalid_values() -> None:
     assert_one_clear_line(
         run(punchlab("up", "ab", "--port-mapping", "bonjour")), "port_mapping", "'bonjour'", "upnp-igd"
     )

@@ -1,4 +1,4 @@
-"""The client asks a real miniupnpd for a port mapping: what a third party can reach then, and how long."""
+"""The client requests a port mapping from a real miniupnpd: what a third party can reach, and how long."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ asyncio.run(main())
 
 @contextlib.contextmanager
 def holding(w: World, lifetime_s: int = 120) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """The process that holds a mapping of a's port, until it is told or killed, and what it says."""
+    """Run a process that holds a mapping of a's port until it is terminated or killed; yield it and its output."""
     words = [sys.executable, "-c", HOLD, f"{w.lab['a'].address}:{PORT}", str(lifetime_s)]
     with w.lab["a"].popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -56,12 +56,12 @@ def holding(w: World, lifetime_s: int = 120) -> Iterator[tuple[subprocess.Popen[
 @pytest.mark.parametrize(
     ("spoken", "protocols"), [("upnp-igd", {"UPnP IGD"}), ("pcp", {"PCP", "NAT-PMP"}), ("all", {"PCP", "NAT-PMP"})]
 )
-def test_a_mapping_lets_everybody_in_until_it_is_given_back(spoken: str, protocols: set[str]) -> None:
+def test_a_mapping_admits_all_until_it_is_deleted(spoken: str, protocols: set[str]) -> None:
     ports = itertools.count(6000)
     with world("symmetric", port_mapping=spoken) as w:
         external = (w.lab["nat_a"].address, PORT)
-        with holding(w) as (process, said):
-            endpoint, _by, protocol = said.partition(" by ")
+        with holding(w) as (process, printed):
+            endpoint, _by, protocol = printed.partition(" by ")
             assert endpoint == f"{external[0]}:{PORT}"
             assert protocol in protocols
             assert w.reached("stranger", next(ports), external, ["a", "a2"]) == "a"
@@ -69,29 +69,29 @@ def test_a_mapping_lets_everybody_in_until_it_is_given_back(spoken: str, protoco
         assert w.reached("stranger", next(ports), external, ["a", "a2"]) is None
 
 
-def test_a_mapping_is_renewed_while_it_is_held_and_ends_soon_after_its_holder_was_killed() -> None:
+def test_a_mapping_is_renewed_while_held_and_expires_soon_after_its_holder_is_killed() -> None:
     ports, lifetime_s = itertools.count(6000), 4
     with world("symmetric", port_mapping="pcp") as w:
         external = (w.lab["nat_a"].address, PORT)
         with holding(w, lifetime_s) as (process, _said):
             for _lifetime in range(2):
-                time.sleep(1.25 * lifetime_s)  # the passing of time itself is what is tested
+                time.sleep(1.25 * lifetime_s)  # the time itself is tested
                 assert w.reached("stranger", next(ports), external, ["a", "a2"]) == "a"
             process.kill()
             process.wait()
             killed = time.monotonic()
             while w.reached("stranger", next(ports), external, ["a", "a2"]) == "a":
-                assert time.monotonic() - killed < lifetime_s + 5  # the daemon looks now and then
+                assert time.monotonic() - killed < lifetime_s + 5  # the daemon checks periodically
 
 
-def test_where_no_protocol_is_spoken_the_reason_is_told_for_each() -> None:
-    with world("symmetric") as w, holding(w) as (_process, said):
+def test_without_port_mapping_the_reason_is_reported_for_each_protocol() -> None:
+    with world("symmetric") as w, holding(w) as (_process, printed):
         gateway = "192.168.1.1:5351"
         for words in (f"PCP: {gateway} ", f"NAT-PMP: {gateway} ", "UPnP IGD: no gateway device"):
-            assert words in said
+            assert words in printed
 
 
-def test_a_client_that_is_terminated_gives_its_mapping_back(tmp_path: Path) -> None:
+def test_a_terminated_client_deletes_its_mapping(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"x")
     ports = itertools.count(6000)

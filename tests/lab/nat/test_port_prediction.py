@@ -1,4 +1,4 @@
-"""Ports in sequence: what a client finds out of its NAT, and how often a window has the port that comes next."""
+"""Sequential ports: what a client measures of its NAT, and how often a window contains the next port."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEPENDENT = (MappingBehavior.ADDRESS_AND_PORT_DEPENDENT, FilteringBehavior.ADDRE
 SEQUENTIAL = NatBehavior(*DEPENDENT, PortAllocation.SEQUENTIAL)
 BACKWARDS = NatBehavior(*DEPENDENT, PortAllocation.SEQUENTIAL, port_delta=-2)
 DEVIATIONS = 4
-"""A standard normal deviate is further out than so many standard deviations once in 16,000."""
+"""A standard normal deviate exceeds this number of standard deviations once in 16,000."""
 
 MEASURE = """
 import asyncio, sys
@@ -44,17 +44,17 @@ print(asyncio.run(measure(EdgeUrl.parse(sys.argv[1]), Servers())).allocation.enc
         (BACKWARDS, 0.0, {"dependent": True, "delta": -2}),
     ],
 )
-def test_a_client_finds_out_how_its_nat_allocates_ports(
+def test_a_client_measures_its_nats_port_allocation(
     nat: str | NatBehavior, background: float, found: dict[str, object]
 ) -> None:
     with Lab(AB(nat_a=nat, nat_b="none"), background=background) as lab:
         edge_network(lab, PUNCH).wait()
-        said = lab["a"].run([sys.executable, "-c", MEASURE, f"ws://{lab.anycast}:{EDGE_PORT}"]).stdout
-    assert json.loads(said) == found
+        printed = lab["a"].run([sys.executable, "-c", MEASURE, f"ws://{lab.anycast}:{EDGE_PORT}"]).stdout
+    assert json.loads(printed) == found
 
 
-def test_a_window_has_the_next_port_as_often_as_the_model_says_while_others_take_ports_too() -> None:
-    rate, window, looks, longest_s = 100.0, 2, 400, 0.04
+def test_a_window_contains_the_next_port_as_often_as_the_model_says_under_background_traffic() -> None:
+    rate, window, measurements, longest_s = 100.0, 2, 400, 0.04
     hits, expected, variance = 0, 0.0, 0.0
     pauses = random.Random(5128)
     with (
@@ -71,10 +71,10 @@ def test_a_window_has_the_next_port_as_often_as_the_model_says_while_others_take
                 accepted.close()
             return int(seen[1])
 
-        for _look in range(looks):
+        for _measurement in range(measurements):
             earlier = time.monotonic()
             before = port()
-            time.sleep(pauses.uniform(0, longest_s))  # others' mappings come meanwhile: it is what is measured
+            time.sleep(pauses.uniform(0, longest_s))  # other hosts create mappings meanwhile: this is measured
             later = time.monotonic()
             after = port()
             chance = probability(window, rate, later - earlier)
@@ -82,4 +82,4 @@ def test_a_window_has_the_next_port_as_often_as_the_model_says_while_others_take
             expected += chance
             variance += chance * (1 - chance)
     assert abs(hits - expected) <= DEVIATIONS * sqrt(variance), (hits, expected, variance)
-    assert 0.2 < expected / looks < 0.9  # neither certain nor hopeless: the model says something
+    assert 0.2 < expected / measurements < 0.9  # neither certain nor impossible, so that the model is tested

@@ -1,4 +1,4 @@
-"""The probe, which knows nothing of rules, sees every combination of behaviors for what it is."""
+"""The probe, without knowledge of the rules, detects every combination of behaviors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GRID = [
 ]
 
 
-def test_all_of_them_are_found_over_both_transports() -> None:
+def test_all_combinations_are_detected_over_both_transports() -> None:
     hosts = [f"h{number}" for number in range(len(GRID))]
     with Lab(Street(nats=GRID)) as lab:
         found = probe_all(lab, hosts)

@@ -1,4 +1,4 @@
-"""The script of every preset, run by `sh` in a namespace without any rules, makes a NAT that passes the check."""
+"""The script of every preset, run by `sh` in a namespace without rules, creates a NAT that passes the check."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from punchlab import Lab
 from punchlab.lab.check import check
 from punchlab.lab.check.claims import Found
-from punchlab.lab.check.clock import quickened
+from punchlab.lab.check.clock import shortened
 from punchlab.lab.check.examine import Observed, examine, read_back
 from punchlab.lab.nat import presets
 from punchlab.lab.nat.rules import rules
@@ -28,13 +28,13 @@ def run_script(lab: Lab, number: int, name: str, nat: NatBehavior) -> None:
 
 
 def examined(name: str, nat: NatBehavior) -> Observed:
-    quick = quickened(nat.timeouts, None)
+    quick = shortened(nat.timeouts, None)
     with Lab(BareStreet(nats=[nat])) as lab:
         run_script(lab, 0, name, replace(nat, timeouts=quick))
         return examine(lab, "h0", quick)
 
 
-def test_every_script_makes_a_nat_that_passes_the_check() -> None:
+def test_every_script_creates_a_nat_that_passes_the_check() -> None:
     hosts = dict(zip(NATS, (f"h{number}" for number in range(len(NATS))), strict=True))
     with Lab(BareStreet(nats=list(NATS.values()))) as lab:
         for number, (name, nat) in enumerate(NATS.items()):
@@ -48,7 +48,7 @@ def test_every_script_makes_a_nat_that_passes_the_check() -> None:
     for name, nat in NATS.items():
         expected = nat
         if rules(nat, inside="lan0", outside="wan0", address="11.0.0.1").helpers:
-            # Exempt is what the helper does, and nothing else: without it the answer is silence.
+            # Only the helper's task is exempt: without it, SYNs are silently dropped.
             helped.append(name)
             expected = replace(nat, unsolicited=Unsolicited.DROP)
         silent = presets.PRESETS[name].not_claimed

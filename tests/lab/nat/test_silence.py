@@ -1,4 +1,4 @@
-"""RFC 5382 REQ-4, from captures: silence after an unsolicited SYN, then ICMP, and none if a SYN leaves meanwhile."""
+"""RFC 5382 REQ-4 in captures: silence after an unsolicited SYN, then ICMP, unless a SYN leaves meanwhile."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ RFC = NatBehavior(
 QUICK = replace(RFC, silence_s=1)
 FIREWALL = replace(QUICK, translates=False)
 LATE_S = 0.5
-"""How late an answer may be on a busy machine; none may be early."""
+"""How late an answer may be on a busy machine. No answer may be early."""
 PATIENCE_S = 20.0
 
 
-def knock(w: World, port: int, target: tuple[str, int]) -> socket.socket:
-    """Dial from the stranger's port, without waiting."""
-    dialler = w.bound("stranger", port)
-    dialler.setblocking(False)
-    assert dialler.connect_ex(target) == errno.EINPROGRESS
-    return dialler
+def send_syn(w: World, port: int, target: tuple[str, int]) -> socket.socket:
+    """Connect from the stranger's port without waiting."""
+    sender = w.bound("stranger", port)
+    sender.setblocking(False)
+    assert sender.connect_ex(target) == errno.EINPROGRESS
+    return sender
 
 
-def outcome(dialler: socket.socket) -> int:
-    """The errno with which dialling ends."""
-    assert select.select([], [dialler], [], PATIENCE_S)[1], "nothing came back"
-    return dialler.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+def outcome(sender: socket.socket) -> int:
+    """Return the errno with which the connection fails."""
+    assert select.select([], [sender], [], PATIENCE_S)[1], "nothing came back"
+    return sender.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
 
 def recorder(lab: Lab) -> Recorder:
@@ -67,26 +67,26 @@ def recorder(lab: Lab) -> Recorder:
 
 
 def answers(recording: Recording, port: int) -> list[tuple[float, int, int]]:
-    """Seconds after the first SYN from the stranger's port, type and code of all ICMP errors about it."""
+    """Return (seconds after the first SYN from the stranger's port, type, code) of all its ICMP errors."""
     assert recording.complete
     here = [(frame.time_ns / 1e9, frame.packet) for frame in recording.frames if frame.node == "stranger"]
-    begun = min(at for at, packet in here if TCP in packet and packet[TCP].sport == port)
+    started = min(at for at, packet in here if TCP in packet and packet[TCP].sport == port)
     return [
-        (at - begun, packet[ICMP].type, packet[ICMP].code)
+        (at - started, packet[ICMP].type, packet[ICMP].code)
         for at, packet in here
         if ICMP in packet and packet[ICMP].payload.sport == port
     ]
 
 
-def test_for_six_seconds_nothing_then_icmp_and_none_if_a_syn_leaves_after_three() -> None:
+def test_icmp_after_six_seconds_of_silence_but_not_if_a_syn_leaves_after_three() -> None:
     assert RFC.silence_s == REQ_4_SILENCE_S == 6
     with Lab(Homes(nat=RFC)) as lab, contextlib.ExitStack() as stack:
         w = World(lab, socket.SOCK_STREAM, stack)
         outside = lab["nat_a"].address
         with recorder(lab) as recording:
-            opening = knock(w, 6001, (outside, PORT))
-            refused = knock(w, 6000, (outside, NOBODY))
-            time.sleep(3)  # the instant at which the outbound SYN is to be sent
+            opening = send_syn(w, 6001, (outside, PORT))
+            refused = send_syn(w, 6000, (outside, NOBODY))
+            time.sleep(3)  # the time of the outbound SYN
             inside = w.bound("a", PORT)
             inside.settimeout(PATIENCE_S)
             inside.connect((lab["stranger"].address, 6001))
@@ -94,7 +94,7 @@ def test_for_six_seconds_nothing_then_icmp_and_none_if_a_syn_leaves_after_three(
             inside.send(b"x")
             opening.setblocking(True)
             assert opening.recv(1) == b"x"
-            # By the time of the one answer that there is, the other would have come, too.
+            # By the time of the single expected answer, the other would have arrived, too.
             assert outcome(refused) == errno.ECONNREFUSED
             seen = recording.stop()
 
@@ -114,38 +114,38 @@ def test_for_six_seconds_nothing_then_icmp_and_none_if_a_syn_leaves_after_three(
 
 @pytest.mark.parametrize("filtering", FilteringBehavior)
 @pytest.mark.parametrize("mapping", [MappingBehavior.ENDPOINT_INDEPENDENT, MappingBehavior.ADDRESS_AND_PORT_DEPENDENT])
-def test_every_kind_of_nat_is_silent_for_its_time(mapping: MappingBehavior, filtering: FilteringBehavior) -> None:
+def test_every_kind_of_nat_delays_its_answer(mapping: MappingBehavior, filtering: FilteringBehavior) -> None:
     with Lab(Homes(nat=replace(QUICK, mapping=mapping, filtering=filtering))) as lab, contextlib.ExitStack() as stack:
         w = World(lab, socket.SOCK_STREAM, stack)
         with recorder(lab) as recording:
             mapped = w.mapped("a", "server", 5000)
-            diallers = [knock(w, 6000 + number, (mapped[0], NOBODY)) for number in range(10)]
+            senders = [send_syn(w, 6000 + number, (mapped[0], NOBODY)) for number in range(10)]
             if filtering is not FilteringBehavior.ENDPOINT_INDEPENDENT:
-                # Not admitted by the filter is as unsolicited as to an unmapped port.
-                diallers.append(knock(w, 6010, mapped))
-            assert {outcome(dialler) for dialler in diallers} == {errno.ECONNREFUSED}
+                # A SYN that the filter does not admit is as unsolicited as one to an unmapped port.
+                senders.append(send_syn(w, 6010, mapped))
+            assert {outcome(sender) for sender in senders} == {errno.ECONNREFUSED}
             seen = recording.stop()
-        for number in range(len(diallers)):
-            # Once each, though the kernel sent the SYN again after a second.
+        for number in range(len(senders)):
+            # One each, although the kernel retransmitted the SYN after a second.
             ((after_s, kind, code),) = answers(seen, 6000 + number)
             assert (kind, code) == (3, 3)
             assert 1 <= after_s < 1 + LATE_S
 
 
-def test_a_firewall_is_silent_for_its_hosts() -> None:
+def test_a_firewall_delays_its_answer() -> None:
     with Lab(Office(firewall=FIREWALL)) as lab, contextlib.ExitStack() as stack:
         silent_for_its_hosts(World(lab, socket.SOCK_STREAM, stack))
 
 
-def test_a_firewall_is_silent_over_ipv6() -> None:
+def test_a_firewall_delays_its_answer_over_ipv6() -> None:
     with office(FIREWALL) as w:
         silent_for_its_hosts(w)
 
 
 def silent_for_its_hosts(w: World) -> None:
-    opening = knock(w, 6001, (w.address("a"), PORT))
+    opening = send_syn(w, 6001, (w.address("a"), PORT))
     dialled = time.monotonic()
-    refused = knock(w, 6000, (w.address("a"), PORT))
+    refused = send_syn(w, 6000, (w.address("a"), PORT))
     inside = w.bound("a", PORT)
     inside.connect((w.address("stranger"), 6001))
     assert outcome(opening) == 0
@@ -153,11 +153,11 @@ def silent_for_its_hosts(w: World) -> None:
     assert 1 <= time.monotonic() - dialled < 1 + LATE_S
 
 
-def test_only_a_syn_of_the_same_connection_calls_the_answer_off() -> None:
+def test_only_a_syn_of_the_same_connection_cancels_the_answer() -> None:
     with Lab(Homes(nat=QUICK)) as lab, contextlib.ExitStack() as stack:
         w = World(lab, socket.SOCK_STREAM, stack)
-        refused = knock(w, 6000, (lab["nat_a"].address, PORT))
-        # From the same port to another of the stranger's; from another port to the same.
+        refused = send_syn(w, 6000, (lab["nat_a"].address, PORT))
+        # From the same port to another port of the stranger, and from another port to the same.
         for local, remote in ((PORT, 6001), (PORT + 1, 6000)):
             other = w.bound("a", local)
             other.setblocking(False)
@@ -165,7 +165,7 @@ def test_only_a_syn_of_the_same_connection_calls_the_answer_off() -> None:
         assert outcome(refused) == errno.ECONNREFUSED
 
 
-def test_show_names_the_helper_and_so_does_the_script() -> None:
+def test_nat_show_and_the_script_name_the_helper() -> None:
     shown = run(punchlab("nat", "show", "rfc_ideal"))
     assert "helper process: punchlab.lab.nat.silence" in shown.stdout
     rules = run(punchlab("nat", "show", "rfc_ideal", "--rules", "--outside", "eth9"))
@@ -173,7 +173,7 @@ def test_show_names_the_helper_and_so_does_the_script() -> None:
     assert "helper" not in run(punchlab("nat", "show", "full_cone", "--rules")).stdout
 
 
-def test_a_flood_does_not_fill_the_memory_and_the_oldest_comes_first() -> None:
+def test_a_flood_does_not_exhaust_memory_and_the_oldest_syn_is_answered_first() -> None:
     held = Held(6.0)
     connections = [(number.to_bytes(6, "big"), b"server") for number in range(MOST_HELD + 1)]
     taken = [held.add(each, number, now=number) for number, each in enumerate(connections)]

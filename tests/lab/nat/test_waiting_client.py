@@ -1,4 +1,4 @@
-"""A client that waits for its peer with a port that its NAT lends, while that NAT loses its state or its address."""
+"""A client waits for its peer with a mapped port while its NAT loses its state or its address."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.lab.nat.world import world
 
 CODE = "k7x2mq-amber-falcon-tulip"
 PATIENCE_S = 30.0
-"""A lost edge is noticed within eight seconds; then `auto` looks at the NAT again."""
+"""A lost edge is detected within eight seconds; then `auto` examines the NAT again."""
 
 
-class OneLends(Internet):
-    """Two homes behind symmetric NATs; only that of `a` lends ports."""
+class OneMaps(Internet):
+    """Two homes behind symmetric NATs; only that of `a` supports port mapping."""
 
     pairs = (("a", "b"),)
 
@@ -42,13 +42,13 @@ class OneLends(Internet):
 
 @pytest.mark.parametrize("strategy", ["portmap", "auto"])
 @pytest.mark.parametrize("event", [RunningNat.reboot, RunningNat.change_address])
-def test_a_sender_that_waits_asks_its_nat_again_and_is_met(
+def test_a_waiting_sender_requests_its_mapping_again_and_the_peer_connects(
     tmp_path: Path, strategy: str, event: Callable[[RunningNat], object]
 ) -> None:
     file, inbox = tmp_path / "file", tmp_path / "in"
     file.write_bytes(content := secrets.token_bytes(1000))
     inbox.mkdir()
-    with Lab(OneLends()) as lab:
+    with Lab(OneMaps()) as lab:
         edge_network(lab, PUNCH).wait()
         common = ["--edge", f"ws://{lab.anycast}:{EDGE_PORT}", "--strategy", strategy, "--json"]
         sender = EventProcess(lab["a"], ["send", str(file), "--code", CODE, *common], PUNCH.function)
@@ -70,17 +70,17 @@ def test_a_sender_that_waits_asks_its_nat_again_and_is_met(
     assert (inbox / "file").read_bytes() == content
 
 
-def test_a_mapping_that_a_reboot_has_taken_is_there_again_within_seconds() -> None:
+def test_a_mapping_lost_by_a_reboot_is_restored_within_seconds() -> None:
     ports = itertools.count(6000)
-    with world("symmetric", port_mapping="pcp") as w, holding(w) as (_process, said):
-        external = (w.lab["nat_a"].address, int(said.split()[0].rpartition(":")[2]))
+    with world("symmetric", port_mapping="pcp") as w, holding(w) as (_process, printed):
+        external = (w.lab["nat_a"].address, int(printed.split()[0].rpartition(":")[2]))
 
-        def await_door(patience_s: float) -> None:
+        def await_mapping(patience_s: float) -> None:
             ends = time.monotonic() + patience_s
             while w.reached("stranger", next(ports), external, ["a"]) is None:
                 assert time.monotonic() < ends
 
-        await_door(RENEWAL_S / 2)  # a dial by a busy machine may take longer than silence does
+        await_mapping(RENEWAL_S / 2)  # an attempt by a busy machine may take longer than the silence
         w.lab.nat("a").reboot()
         assert w.reached("stranger", next(ports), external, ["a"]) is None
-        await_door(2 * RENEWAL_S)
+        await_mapping(2 * RENEWAL_S)

@@ -1,4 +1,4 @@
-"""Sockets in the nodes of a lab: dial out from behind the NAT, dial in from outside, see who is reached."""
+"""Sockets in the nodes of a lab: connect from behind the NAT and from outside, and observe who is reached."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.lab.homes import Homes
 
 PORT = 41000
 SILENCE_S = 0.3
-"""How long nothing must come where nothing may."""
+"""How long no packet may arrive where none is expected."""
 PATIENCE_S = 10
-"""How long to wait for what must come."""
+"""The deadline of packets that must arrive."""
 
 
 class World:
-    """One lab, one transport and one family."""
+    """One lab with one transport and one address family."""
 
     def __init__(
         self,
@@ -52,39 +52,39 @@ class World:
         return made
 
     def mapped(self, host: str, server: str, server_port: int, port: int = PORT) -> tuple[str, int]:
-        """The endpoint that the server sees when the host dials it from the local port."""
+        """Return the endpoint that the server sees when the host connects from the local port."""
         key = (server, server_port)
         if key not in self.servers:
             self.servers[key] = self.listening(server, server_port)
-        dialler = self.bound(host, port)
-        dialler.connect((self.address(server), server_port))
+        sender = self.bound(host, port)
+        sender.connect((self.address(server), server_port))
         if self.kind is socket.SOCK_DGRAM:
-            return _heard(self.servers[key], dialler)
-        dialler.send(b"x")
+            return _source(self.servers[key], sender)
+        sender.send(b"x")
         accepted, (address, number, *_scope) = self.servers[key].accept()
         self.stack.enter_context(accepted)
         return address, number
 
     def reached(self, outsider: str, outsider_port: int, target: tuple[str, int], hosts: list[str]) -> str | None:
-        """Which of the hosts, listening on PORT, the outsider reaches by dialling the target; None for nobody."""
-        doors = {host: self.listening(host, PORT) for host in hosts}
-        dialler = self.bound(outsider, outsider_port)
-        dialler.setblocking(False)
-        assert dialler.connect_ex(target) in (0, errno.EINPROGRESS)
+        """Return which of the hosts, listening on PORT, the outsider reaches at the target; None for none."""
+        listeners = {host: self.listening(host, PORT) for host in hosts}
+        sender = self.bound(outsider, outsider_port)
+        sender.setblocking(False)
+        assert sender.connect_ex(target) in (0, errno.EINPROGRESS)
         if self.kind is socket.SOCK_DGRAM:
-            dialler.send(b"y")
-        ready, _, _ = select.select(list(doors.values()), [], [], SILENCE_S)
-        names = [host for host, door in doors.items() if door in ready]
-        for door in (*doors.values(), dialler):
-            door.close()
+            sender.send(b"y")
+        ready, _, _ = select.select(list(listeners.values()), [], [], SILENCE_S)
+        names = [host for host, listener in listeners.items() if listener in ready]
+        for listener in (*listeners.values(), sender):
+            listener.close()
         return names[0] if names else None
 
 
-def _heard(server: socket.socket, dialler: socket.socket) -> tuple[str, int]:
-    """Where a datagram of the dialler comes from, sent again as TCP does: a port drawn twice costs the first one."""
+def _source(server: socket.socket, sender: socket.socket) -> tuple[str, int]:
+    """Return the source of a datagram, which is retransmitted as in TCP: a port drawn twice costs the first one."""
     token, patience = secrets.token_bytes(8), time.monotonic() + PATIENCE_S
     while time.monotonic() < patience:
-        dialler.send(token)
+        sender.send(token)
         while select.select([server], [], [], SILENCE_S)[0]:
             data, seen = server.recvfrom(len(token))
             if data == token:

@@ -18,7 +18,7 @@ from punchlab.lab.trial.options import TrialOptions
 from punchlab.lab.trial.record import lab_error, record
 from punchlab.lab.trial.verdict import ClientRun
 from tests.commands import punchlab, run
-from tests.lab.odd_events import STARTED, trial_of
+from tests.lab.client.odd_events import STARTED, trial_of
 from tests.reports.sample import record as sample
 
 SCENARIO: dict[str, Any] = {"id": "ab-1", "topology": "ab", "nat_a": "none", "nat_b": "none", "seed": -5}
