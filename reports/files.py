@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from punchlab.lab.campaign.files import write_error
 from punchlab.lab.errors import InputError
+from punchlab.lab.kernel.folder import Folder
+
+_STAGING = ".report.tmp"
 
 
 def put_files(directory: Path, files: Mapping[str, bytes], replaced: str) -> None:
@@ -21,37 +23,42 @@ def put_files(directory: Path, files: Mapping[str, bytes], replaced: str) -> Non
     each other. Raises `InputError` if the directory cannot be written, and `LabError` for a full disk.
     """
     try:
-        own = directory / replaced
-        own.mkdir(parents=True, exist_ok=True)
-        lock = os.open(own, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel unlocks when the process dies
-            _put_files(directory, files, own)
-        finally:
-            os.close(lock)
+        with Folder.open(directory, create=True) as folder, folder.folder(replaced, create=True) as own:
+            fcntl.flock(own.descriptor, fcntl.LOCK_EX)  # the kernel unlocks when the process dies
+            _put_files(folder, files, replaced, own)
     except OSError as error:
         raise write_error("out", directory, error, "a directory") from error
 
 
-def _put_files(directory: Path, files: Mapping[str, bytes], own: Path) -> None:
-    for name in files:
-        if (directory / name).is_dir():  # before the first file is renamed
-            raise InputError("out", str(directory / name), "a file or no entry at a path of the report")
-    staging = directory / ".report.tmp"  # a killed process may leave one: it is overwritten and removed below
+def _put_files(folder: Folder, files: Mapping[str, bytes], replaced: str, own: Folder) -> None:
+    targets = {name: (own, name.removeprefix(f"{replaced}/")) for name in files if name.startswith(f"{replaced}/")}
+    targets |= {name: (folder, name) for name in files if name not in targets}
+    for name, (parent, entry) in targets.items():
+        try:
+            parent.check_replaceable(entry)  # before the first file is renamed
+        except OSError as error:
+            raise InputError(
+                "out", str(folder.path / name), f"a file or no entry at a path of the report ({error.strerror})"
+            ) from None
     try:
-        for name, content in files.items():
-            path = staging / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for name in files:
-            (staging / name).replace(directory / name)
+        with folder.folder(_STAGING, create=True) as staging:  # a killed process may leave one
+            drafts = {name: _draft(staging, content) for name, content in files.items()}
+            for name, draft in drafts.items():
+                staging.move(draft, *targets[name])
     finally:
         with contextlib.suppress(OSError):
-            shutil.rmtree(staging)
-    keep = {directory / name for name in files}
-    for path in own.iterdir():
-        if path not in keep and path.suffix in {".png", ".svg"}:
-            path.unlink()
+            folder.remove(_STAGING)
+    keep = {entry for parent, entry in targets.values() if parent is own}
+    for entry in own.files():
+        if entry not in keep and entry.endswith((".png", ".svg")):
+            own.unlink(entry)
+
+
+def _draft(staging: Folder, content: bytes) -> str:
+    """Write the content to disk under a new name, and return the name."""
+    name, file = staging.draft()
+    with file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return name

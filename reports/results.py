@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from punchlab.lab.errors import InputError
+from punchlab.lab.kernel.folder import Folder
 from punchlab.lab.results import read
 from punchlab.lab.results.schema import TrialResult
 
@@ -69,7 +70,8 @@ def read_run(run_dir: Path, name: str = "") -> Run:
     """
     path = run_dir / "results.jsonl"
     try:
-        content = path.read_bytes()
+        with Folder.open(run_dir) as folder:
+            content, parameters = folder.read(path.name), _read_parameters(folder)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError("run directory", str(run_dir), "a directory with a results.jsonl") from None
     except OSError as error:
@@ -77,7 +79,7 @@ def read_run(run_dir: Path, name: str = "") -> Run:
     trials, truncated = _read_lines(path, content, name)
     if not trials:
         raise InputError("run directory", str(run_dir), "at least one finished trial in its results.jsonl")
-    return Run(name, trials, _read_parameters(run_dir / "run.json"), truncated)
+    return Run(name, trials, parameters, truncated)
 
 
 def _read_lines(path: Path, content: bytes, name: str) -> tuple[list[RunTrial], bool]:
@@ -103,9 +105,10 @@ def _read_lines(path: Path, content: bytes, name: str) -> tuple[list[RunTrial], 
     return trials, False
 
 
-def _read_parameters(path: Path) -> Mapping[str, object]:
+def _read_parameters(folder: Folder) -> Mapping[str, object]:
+    path = folder.path / "run.json"
     try:
-        return read.printable_object(path.read_bytes())
+        return read.printable_object(folder.read(path.name))
     except FileNotFoundError:
         return {}
     except OSError as error:

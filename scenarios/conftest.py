@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from punchlab.lab.capture import pcapng
 from punchlab.lab.cli.arguments import path
 from punchlab.lab.client.edges import BUSES, Bus
 from punchlab.lab.errors import InputError, PunchlabError
+from punchlab.lab.kernel.folder import Folder
 from punchlab.lab.trial.record import record
 from punchlab.lab.trial.trial import Trial
 from punchlab.punch.text import printable
@@ -73,9 +75,8 @@ def results(pytestconfig: pytest.Config) -> Iterator[Results | None]:
     if directory is None:
         yield None
         return
-    opened = Results(directory)
-    yield opened
-    opened.close()
+    with Folder.open(directory) as folder, contextlib.closing(Results(folder)) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +102,6 @@ def punch(request: pytest.FixtureRequest, results: Results | None, bus: Bus) -> 
             trial = lab.punch(one, other, **options)
             if results is not None:
                 name = re.sub(r"[^\w-]+", "-", f"{request.node.name}-{count:03}").strip("-")
-                pcapng.write(results.captures / f"{name}.pcapng", trial.recording)
                 results.append(
                     record(
                         trial,
@@ -111,8 +111,8 @@ def punch(request: pytest.FixtureRequest, results: Results | None, bus: Bus) -> 
                         nat_b=nat_b,
                         cgn=shape.get("cgn"),
                         unsolicited=shape.get("unsolicited", "preset"),
-                        capture=f"captures/{name}.pcapng",
-                    )
+                    ),
+                    pcapng.encoded(trial.recording),
                 )
         return trial
 

@@ -30,6 +30,8 @@ SEND_FILES = PROJECT / "docs" / "how-to" / "send-files.md"
 PROBE = PROJECT / "docs" / "how-to" / "probe.md"
 MACHINES = PROJECT / "docs" / "how-to" / "several-machines.md"
 HERE = "tests/test_documentation.py"
+LISTENERS = "tests/lab/test_dask_listeners.py"
+TLS_TEST = "test_with_tls_as_described_a_worker_serves_only_holders_of_a_certificate"
 SEARCHED = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 """PATH with the commands of this environment first."""
 
@@ -49,12 +51,20 @@ RUN_ELSEWHERE: Mapping[str, tuple[str, str]] = {
         "tests/punch/edge/test_running_page.py",
         "test_the_commands_on_the_page_are_valid_up_to_the_certificate",
     ),
-    "dask scheduler": (HERE, "test_a_campaign_is_run_on_other_machines_as_described"),
-    "punchlab worker tcp://scheduler:8786": (HERE, "test_a_campaign_is_run_on_other_machines_as_described"),
-    "punchlab run sweep.toml --dask tcp://scheduler:8786": (
+    "dask scheduler --host 192.0.2.1 --dashboard-address 127.0.0.1:8787": (
         HERE,
         "test_a_campaign_is_run_on_other_machines_as_described",
     ),
+    "punchlab worker tcp://192.0.2.1:8786": (HERE, "test_a_campaign_is_run_on_other_machines_as_described"),
+    "punchlab run sweep.toml --dask tcp://192.0.2.1:8786": (
+        HERE,
+        "test_a_campaign_is_run_on_other_machines_as_described",
+    ),
+    "openssl req -x509 -newkey rsa:3072 -nodes -days 365 -subj /CN=dask -keyout dask-key.pem "
+    "-out dask-certificate.pem": (LISTENERS, TLS_TEST),
+    "dask scheduler --protocol tls --host 192.0.2.1 --dashboard-address 127.0.0.1:8787": (LISTENERS, TLS_TEST),
+    "punchlab worker tls://192.0.2.1:8786": (LISTENERS, TLS_TEST),
+    "punchlab run sweep.toml --dask tls://192.0.2.1:8786": (LISTENERS, TLS_TEST),
     "punch edge --listen 0.0.0.0:7000": (HERE, "test_a_file_is_sent_for_real_as_described"),
     "punch send FILE --edge ws://EDGE:7000": (HERE, "test_a_file_is_sent_for_real_as_described"),
     "punch receive CODE --edge ws://EDGE:7000": (HERE, "test_a_file_is_sent_for_real_as_described"),
@@ -311,14 +321,14 @@ with socket.create_connection(("127.0.0.1", 2222), 20) as connection:
 
 
 def test_a_campaign_is_run_on_other_machines_as_described(tmp_path: Path) -> None:
-    scheduler_words, worker_words, run_words = (command.split() for command in commands(MACHINES))
+    scheduler_words, worker_words, run_words = (command.split() for command in list(commands(MACHINES))[:3])
     (tmp_path / "sweep.toml").write_text('topology = "ab"\nnat_a = "none"\nnat_b = "none"\ntrials = 2\n')
     scripts = Path(sys.executable).parent
-    local = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+    local = ("--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0")
     with started(str(scripts / scheduler_words[0]), *scheduler_words[1:], *local) as scheduler:
         address = line(scheduler.stderr, "Scheduler at:").split()[-1]
         worker_words, run_words = (
-            _filled(words, **{"tcp://scheduler:8786": address}) for words in (worker_words, run_words)
+            _filled(words, **{"tcp://192.0.2.1:8786": address}) for words in (worker_words, run_words)
         )
         with started(*punchlab(*worker_words[1:])) as worker:
             line(worker.stdout, "worker of")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import tempfile
 import time
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -122,11 +120,7 @@ def run_job(job: Job) -> Finished:
         path = lab.path(*cell.pair)
         with workers.active() as release, lab:
             result = trial.run(lab, *cell.pair, cell.options, waiting=release)
-        with tempfile.TemporaryDirectory(prefix="punchlab-", dir="/run") as folder:
-            file = Path(folder) / "capture.pcapng"
-            pcapng.write(file, result.recording)
-            capture = file.read_bytes()
-        return Finished(record.record(result, **known), capture, time.monotonic() - began)
+        return Finished(record.record(result, **known), pcapng.encoded(result.recording), time.monotonic() - began)
     except InputError:
         raise
     except Exception as error:  # a bug of the lab costs this trial, not the campaign

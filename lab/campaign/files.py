@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
 from pathlib import Path
 
 from punchlab.lab.errors import InputError, LabError, PunchlabError
+from punchlab.lab.kernel.folder import Folder
 
 _REFUSALS = {
     errno.EACCES,
@@ -36,13 +35,8 @@ def write_error(field: str, path: Path, error: OSError, kind: str = "a file") ->
 
 def write_file(path: Path, content: bytes, field: str = "out") -> None:
     """Write the file atomically. Raises `InputError` or `LabError`."""
-    draft = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
     try:
-        try:
-            draft.write_bytes(content)
-            draft.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                draft.unlink()
+        with Folder.open(path.parent) as folder:
+            folder.replace(path.name, content)
     except OSError as error:
         raise write_error(field, path, error) from error

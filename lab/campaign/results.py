@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from punchlab.lab.campaign.files import write_error, write_file
+from punchlab.lab.campaign.files import write_error
 from punchlab.lab.errors import InputError, LabError
+from punchlab.lab.kernel.folder import Folder
 from punchlab.lab.results import read
 from punchlab.punch.text import safe_json
 
@@ -30,12 +31,12 @@ class Results:
     Raises `OSError` for a folder that cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.captures = path / "captures"
-        self.captures.mkdir(exist_ok=True)
-        self.file = path / "results.jsonl"
-        self._file = self.file.open("ab", buffering=0)
+    def __init__(self, folder: Folder) -> None:
+        self.file = folder.path / "results.jsonl"
+        with contextlib.ExitStack() as stack:
+            self._captures = stack.enter_context(folder.folder("captures", create=True))
+            self._file = stack.enter_context(folder.append(self.file.name))
+            self._stack = stack.pop_all()
 
     def append(self, record: Record, capture: bytes | None = None) -> Record:
         """Write the packets (pcapng), then the record, which names their file; return the record.
@@ -43,9 +44,12 @@ class Results:
         A record is written completely or not at all. Raises `LabError`.
         """
         if capture is not None:
-            record = {**record, "capture": f"{self.captures.name}/{record['id']}.pcapng"}
-            file = self.path / record["capture"]
-            write_file(file, capture, "capture")
+            name = f"{record['id']}.pcapng"
+            record = {**record, "capture": f"captures/{name}"}
+            try:
+                self._captures.replace(name, capture)
+            except OSError as error:
+                raise write_error("capture", self._captures.path / name, error) from error
         document = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode(errors="replace").decode()
         line = f"{safe_json(document)}\n".encode()
         try:
@@ -62,8 +66,17 @@ class Results:
         return record
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file and the folder of captures."""
+        self._stack.close()
+
+    def content(self) -> bytes:
+        """Return the content of the file."""
+        self._file.seek(0)
+        return self._file.readall()
+
+    def truncate(self, size: int) -> None:
+        """Remove all but the first `size` bytes of the file."""
+        self._file.truncate(size)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -90,12 +103,11 @@ class RunFolder:
         self.path = path
         with contextlib.ExitStack() as stack:
             try:
-                path.mkdir(parents=True, exist_ok=True)
-                self._lock(stack)
+                self._folder = stack.enter_context(Folder.open(path, create=True))
+                self._lock()
                 self._claim(parameters)
-                self._results = Results(path)
+                self._results = Results(self._folder)
                 stack.callback(self._results.close)
-                self.captures = self._results.captures
                 self.records = list(self._finished())
             except OSError as error:
                 raise write_error("out", path, error, "a directory") from error
@@ -111,24 +123,23 @@ class RunFolder:
         """Release the folder."""
         self._stack.close()
 
-    def _lock(self, stack: contextlib.ExitStack) -> None:
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        stack.callback(os.close, descriptor)
+    def _lock(self) -> None:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._folder.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError("out", str(self.path), "a folder that no other run is writing") from None
         except OSError:  # a file system without locks, such as some network file systems
             return
 
     def _claim(self, parameters: Mapping[str, Any]) -> None:
-        file = self.path / "run.json"
         requested = json.loads(json.dumps(parameters))
-        if file.exists():
-            try:
-                existing = read.json_object(file.read_bytes())
-            except ValueError:
-                raise InputError("out", str(self.path), "a folder whose run.json can be read") from None
+        try:
+            existing = read.json_object(self._folder.read("run.json"))
+        except FileNotFoundError:
+            self._folder.replace("run.json", (json.dumps(requested, indent=2) + "\n").encode())
+        except ValueError:
+            raise InputError("out", str(self.path), "a folder whose run.json can be read") from None
+        else:
             different = sorted(
                 key for key in requested.keys() | existing.keys() if requested.get(key) != existing.get(key)
             )
@@ -137,16 +148,13 @@ class RunFolder:
                 raise InputError(
                     "out", str(self.path), f"a new folder; this one contains a run with {key} = {existing.get(key)!r}"
                 )
-            return
-        write_file(file, (json.dumps(requested, indent=2) + "\n").encode())
 
     def _finished(self) -> Iterator[Record]:
         file = self._results.file
-        data = file.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.truncate(file, whole)
-        for number, line in enumerate(data[:whole].split(b"\n")[:-1], start=1):
+        *lines, tail = self._results.content().split(b"\n")
+        if not b"{".startswith(tail[:1]):  # not the first part of a record, so the file is not from a run
+            raise InputError("out", f"{file}:{len(lines) + 1}", "a JSON object per line")
+        for number, line in enumerate(lines, start=1):
             where = f"{file}:{number}"
             try:
                 record = read.current(read.json_object(line))
@@ -156,6 +164,8 @@ class RunFolder:
                 raise InputError("out", where, f"a result record with {', '.join(sorted(missing))}")
             if record["outcome"] != "lab_error":  # no measurement; the trial is run again
                 yield _brief(record)
+        if tail:
+            self._results.truncate(sum(len(line) + 1 for line in lines))
 
 
 def _brief(record: Record) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from scapy.utils import PcapNgWriter
 
 from punchlab.lab.capture.frame import Frame, Recording
 from punchlab.lab.errors import InputError
+from punchlab.lab.kernel.folder import Folder
 
 _EPB_FLAGS, _DIRECTION, _INBOUND, _OUTBOUND = 2, 3, 1, 2  # bits 0 and 1
 _IF_NAME, _IF_TSRESOL, _END_OF_OPTIONS = 2, 9, 0
@@ -44,8 +46,10 @@ class _Writer(PcapNgWriter):
     file.
     """
 
-    def __init__(self, path: Path, interfaces: tuple[str, ...]) -> None:
-        super().__init__(os.fspath(path))
+    def __init__(self, file: BinaryIO, interfaces: tuple[str, ...]) -> None:
+        super().__init__(os.devnull)  # scapy opens a path
+        self.f.close()
+        self.f = file
         self.linktype, self.tsresol = DLT_EN10MB, 10**_NANOSECONDS
         self.interfaces2id = {name.encode(): number for number, name in enumerate(interfaces)}
 
@@ -65,20 +69,23 @@ class _Writer(PcapNgWriter):
 
 
 def write(path: Path, recording: Recording) -> None:
-    """Write the recording. The file appears under its name when it is complete. Raises OSError."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with _Writer(unfinished, recording.interfaces) as writer:
-            writer.write_header(None)
-            for frame in recording.frames:
-                packet = _Bytes(frame.data)
-                packet.sniffed_on = frame.interface
-                packet.direction = _OUTBOUND if frame.outgoing else _INBOUND
-                seconds = Decimal(frame.time_ns).scaleb(-_NANOSECONDS)  # a float has a resolution of only 240 ns
-                writer.write_packet(packet, sec=cast("float", seconds), wirelen=frame.length)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    """Write the recording to a file, atomically (`lab.kernel.folder`). Raises OSError."""
+    with Folder.open(path.parent) as folder:
+        folder.replace(path.name, encoded(recording))
+
+
+def encoded(recording: Recording) -> bytes:
+    """Return the content of the recording's file."""
+    content = io.BytesIO()
+    writer = _Writer(content, recording.interfaces)
+    writer.write_header(None)
+    for frame in recording.frames:
+        packet = _Bytes(frame.data)
+        packet.sniffed_on = frame.interface
+        packet.direction = _OUTBOUND if frame.outgoing else _INBOUND
+        seconds = Decimal(frame.time_ns).scaleb(-_NANOSECONDS)  # a float has a resolution of only 240 ns
+        writer.write_packet(packet, sec=cast("float", seconds), wirelen=frame.length)
+    return content.getvalue()
 
 
 def read(path: Path) -> Recording:

@@ -18,6 +18,7 @@ from punchlab.lab.errors import InputError, LabError, MissingCapabilityError
 from punchlab.lab.inputs import numbers
 from punchlab.lab.inputs.choices import one_of
 from punchlab.lab.kernel import programs
+from punchlab.lab.kernel.folder import Folder
 from punchlab.punch.text import printable
 
 if TYPE_CHECKING:
@@ -358,6 +359,9 @@ def _budget_s(given: argparse.Namespace) -> float | None:
 def _check_file(field: str, file: Path) -> None:
     """Raise `InputError` unless the file can be written in an existing directory."""
     try:
+        if file.parent.is_dir():
+            with Folder.open(file.parent) as folder:
+                folder.check_replaceable(file.name)
         there = file.exists()
         if file.is_dir() or not file.parent.is_dir():
             raise InputError(field, str(file), "a file in an existing directory")

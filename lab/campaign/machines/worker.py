@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from distributed import Worker
 
 INSTALL = "dask: not installed; run `pip install 'punchlab[dask]'`"
+EXPOSED = "every host that reaches this machine can run programs as this user; tls:// requires certificates"
 _PATIENCE_S, _CLOSE_S = 30, 5
 
 
@@ -95,13 +96,15 @@ def serve(address: str, jobs: int) -> NoReturn:
     """Work for the scheduler at the address until it ends (exit status 1) or a signal arrives (0)."""
     global _runner
     try:
-        import distributed
+        from punchlab.lab.campaign.machines.dask_worker import OneAddressWorker, is_exposed
     except ImportError:
         raise MissingCapabilityError(INSTALL) from None
     logging.getLogger("distributed").setLevel(logging.ERROR)
-    _runner = Runner(jobs)
     try:
-        asyncio.run(_serve(distributed.Worker, address, _runner.slots))
+        if is_exposed(address):
+            print(f"punchlab: worker: {address}: {EXPOSED}", file=sys.stderr, flush=True)
+        _runner = Runner(jobs)
+        asyncio.run(_serve(OneAddressWorker, address, _runner.slots))
     except (OSError, TimeoutError):
         raise LabError(f"worker: no Dask scheduler answers at {address}") from None
 

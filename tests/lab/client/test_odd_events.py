@@ -16,6 +16,7 @@ from punchlab import reports
 from punchlab.lab.campaign.results import Results
 from punchlab.lab.client.contract import DEEPEST, EVENTS, TIME, Speaker
 from punchlab.lab.client.output import ERROR_BYTES, EVENTS_BYTES, OUTPUT_BYTES, Output
+from punchlab.lab.kernel.folder import Folder
 from punchlab.lab.trial.record import record
 from punchlab.lab.trial.verdict import ClientRun, timings
 from punchlab.reports.results import read_run
@@ -86,7 +87,7 @@ def test_an_event_can_be_nested_up_to_the_limit(deep: str) -> None:
 def test_reports_accept_every_odd_event(tmp_path: Path) -> None:
     """The file of records, the report, its tables and the summary."""
     outcomes, bystander = set(), ClientRun("b", [], None, "")
-    with contextlib.closing(Results(tmp_path)) as results:
+    with Folder.open(tmp_path) as folder, contextlib.closing(Results(folder)) as results:
         for number, case in enumerate(case for case in CASES if case.role == "sender"):
             output = output_of(case.role, case.line)
             side = ClientRun("a", output.events, 1, case.line[:100].decode(errors="replace"), output.error)
