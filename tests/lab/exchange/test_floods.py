@@ -137,7 +137,7 @@ def test_too_many_packets_are_not_analysed(beyond: str, monkeypatch: pytest.Monk
     ("bound", "reason"),
     [
         ("MOST_FRAMES", "more than 10 frames that open, close or refuse connections, at all interfaces"),
-        ("MOST_MEMBERS", "connections of more than 10 segments, some of several at once"),
+        ("MOST_MEMBERS", "the connections have more than 10 segments"),
     ],
 )
 def test_a_client_that_sends_more_than_is_analysed_breaks(
