@@ -84,7 +84,7 @@ def test_an_optional_tuple_is_omitted_without_a_value_and_repeated_for_each_join
         ("client --json", r"'client --json' cannot be used; expected a sequence of words"),
         (("x", 7000), r"7000 cannot be used; expected words that are text"),
         (("x", ("--port", 7000)), r"7000 cannot be used; expected words that are text"),
-        (("x", "a\0b"), r"'a\\x00b' cannot be used; expected words that are text without NUL"),
+        (("x", "a\0b"), r"'a\\x00b' cannot be used; expected a str without NUL characters"),
         (("x", "\ud800"), r"'\\ud800' cannot be used; expected words that are text"),
         (None, r"missing; expected a sequence of words"),
     ],
