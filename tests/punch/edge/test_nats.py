@@ -125,7 +125,7 @@ def test_an_edge_waits_for_a_server_that_starts_later() -> None:
 
 @contextlib.asynccontextmanager
 async def hesitating(url: str) -> AsyncIterator[str]:
-    """A connection to the server that delays each SUB."""
+    """Run a proxy of the server that delays each SUB; yield its URL."""
     host, port = url.removeprefix("nats://").split(":")
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
