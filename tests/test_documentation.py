@@ -41,7 +41,7 @@ RUN_ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "script/docs": ("script/test", "script/docs"),
     "pytest scenarios/test_nat_matrix.py -n 3": (".ci/run", "pytest scenarios/test_nat_matrix.py -n 3"),
     "pytest scenarios/": (".github/workflows/scenarios.yml", "pytest scenarios/"),
-    "pytest tests/nat -q": ("script/test", "pytest -n 4 --dist worksteal"),
+    "pytest tests/lab/nat -q": ("script/test", "pytest -n 4 --dist worksteal"),
     "vagrant up": ("script/vagrant-e2e", "vagrant up"),
     "vagrant ssh -c 'pytest scenarios/'": (".ci/run", "pytest scenarios/"),
     "punch edge --listen 0.0.0.0:443 --tls-cert /etc/punch-edge/cert.pem "

@@ -82,10 +82,10 @@ def test_an_optional_tuple_is_omitted_without_a_value_and_repeated_for_each_join
         (("x", "{python!r}"), r"'\{python!r\}' cannot be used; expected \{python\} alone"),
         ((), r"\(\) cannot be used; expected at least one word"),
         ("client --json", r"'client --json' cannot be used; expected a sequence of words"),
-        (("x", 7000), r"7000 cannot be used; expected words that are text"),
-        (("x", ("--port", 7000)), r"7000 cannot be used; expected words that are text"),
+        (("x", 7000), r"7000 cannot be used; expected a str without NUL characters"),
+        (("x", ("--port", 7000)), r"7000 cannot be used; expected a str without NUL characters"),
         (("x", "a\0b"), r"'a\\x00b' cannot be used; expected a str without NUL characters"),
-        (("x", "\ud800"), r"'\\ud800' cannot be used; expected words that are text"),
+        (("x", "\ud800"), r"'\\ud800' cannot be used; expected a str without NUL characters"),
         (None, r"missing; expected a sequence of words"),
     ],
 )
