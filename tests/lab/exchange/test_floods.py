@@ -88,7 +88,7 @@ def test_connections_that_share_their_segments_are_bounded(monkeypatch: pytest.M
         outside = f"11.0.1.2:{50000 + number}"
         story.tcp(100 * number, "S", number, source=("192.168.1.2:41000", outside, outside))
     exchange = Exchange(story.frames, PAIR)
-    with pytest.raises(ExcessiveError, match="connections of more than 1000 segments"):
+    with pytest.raises(ExcessiveError, match="the connections have more than 1000 segments"):
         delivery(exchange, WAYS)
 
 
