@@ -1,1 +1,1 @@
-"""The benchmark: how quick labs and trials are, beside what there is to compare them with. `script/bench` runs it."""
+"""Benchmark of labs and trials, in comparison with other tools. `script/bench` runs it."""

@@ -1,4 +1,4 @@
-"""The command line of `script/bench`. Imports nothing heavy, so that a mistake is reported at once."""
+"""The command line of `script/bench`. Imports only fast modules, so that errors are reported immediately."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from punchlab.lab.client.description import PUNCH
 
 PARTS: dict[str, Sequence[str]] = {
-    "memory": (),  # first of all: the kernel frees what a lab had some time later
+    "memory": (),  # first, because the kernel frees the memory of a lab with a delay
     "start": ("starts",),
     "builds": ("rounds", "homes"),
     "campaigns": ("trials", "alone", "jobs"),
@@ -24,20 +24,20 @@ PARTS: dict[str, Sequence[str]] = {
     "reports": (),
     "analysis": (),
 }
-"""What is measured, in this order, and the options on which it depends."""
+"""The parts, in the order of measurement, and the options on which their results depend."""
 
 OUT = Path(__file__).resolve().parent.parent / "runs/bench"
 _COUNTS = (
-    ("rounds", 20, "of building AB, per builder"),
-    ("starts", 7, "of each command whose start is measured"),
-    ("trials", 20, "per pair of NATs"),
-    ("alone", 1, "per pair, one at a time"),
+    ("rounds", 20, "rounds of building AB, per builder"),
+    ("starts", 7, "rounds of the start of each command"),
+    ("trials", 20, "trials per pair of NATs"),
+    ("alone", 1, "trials per pair of NATs, one at a time"),
     ("skews", 20, "trials per start skew"),
-    ("punches", 5, "timed, per pair of NATs and delay"),
-    ("refused", 10, "per start skew, with NATs that answer RST"),
-    ("clients", 1000, "of an edge, whose memory is measured"),
-    ("confined", 5, "rounds of trials with confined and with other clients"),
-    ("machines", 8, "per pair, on one and on two Dask workers"),
+    ("punches", 5, "trials per pair of NATs and delay, for the time to punch"),
+    ("refused", 10, "trials per start skew, with NATs that answer with RSTs"),
+    ("clients", 1000, "clients of the edge whose memory is measured"),
+    ("confined", 5, "rounds of trials with confined and with unconfined clients"),
+    ("machines", 8, "trials per pair of NATs, on one and on two Dask workers"),
 )
 
 
@@ -47,16 +47,29 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """What was asked for; ends the process with status 2 and one line if it cannot be done."""
+    """Return the parsed arguments; print one line and exit with status 2 if they are invalid."""
     parser = _Parser(
         prog="script/bench",
-        description="Measure how quick labs and trials are, part by part, into bench.json. If it was stopped, the same "
-        "command continues: parts that are there, measured with the same options and versions, are kept.",
+        description="Measure the speed of labs and trials in parts, and write the results to bench.json. The same "
+        "command resumes an interrupted benchmark: it keeps the parts measured with the same options and versions.",
     )
-    parser.add_argument("--out", type=_folder, default=OUT, metavar="DIR", help="default runs/bench of the project")
-    parser.add_argument("--only", nargs="+", default=[], metavar="PART", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--again", action="store_true", help="measure the parts that are there again")
-    parser.add_argument("--homes", type=_count, nargs="+", default=[10, 50, 200], metavar="N", help="default 10 50 200")
+    parser.add_argument(
+        "--out",
+        type=_folder,
+        default=OUT,
+        metavar="DIR",
+        help="folder of the results (default runs/bench of the project)",
+    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="PART", help=f"parts to measure: {', '.join(PARTS)}")
+    parser.add_argument("--again", action="store_true", help="measure existing parts again")
+    parser.add_argument(
+        "--homes",
+        type=_count,
+        nargs="+",
+        default=[10, 50, 200],
+        metavar="N",
+        help="sizes of the larger labs in homes (default 10 50 200)",
+    )
     for name, usual, text in _COUNTS:
         parser.add_argument(f"--{name}", type=_count, default=usual, metavar="N", help=f"{text} (default {usual})")
     parser.add_argument(
@@ -64,10 +77,16 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         default="auto",
         choices=PUNCH.strategies,
         metavar="NAME",
-        help=f"whose time to punch is measured: {', '.join(PUNCH.strategies)} (default auto)",
+        help=f"strategy whose time to punch is measured: {', '.join(PUNCH.strategies)} (default auto)",
     )
     jobs = 6 * (os.cpu_count() or 1)
-    parser.add_argument("--jobs", type=_count, default=jobs, metavar="N", help="trials at work (default: 6 per core)")
+    parser.add_argument(
+        "--jobs",
+        type=_count,
+        default=jobs,
+        metavar="N",
+        help="maximum number of concurrent trials (default 6 per core)",
+    )
     given = parser.parse_args(words)
     if unknown := [name for name in given.only if name not in PARTS]:
         parser.error(f"--only: {', '.join(map(repr, unknown))} cannot be used; expected {', '.join(PARTS)}")
@@ -76,7 +95,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def asked(given: argparse.Namespace, part: str) -> dict[str, Any]:
-    """The options on which the results of the part depend."""
+    """Return the options on which the results of the part depend."""
     return {name: getattr(given, name) for name in PARTS[part]}
 
 

@@ -1,4 +1,4 @@
-"""How long labs take to build and to tear down, beside Mininet and a shell script, interleaved in one run."""
+"""Measure the time to build and tear down labs, in comparison with Mininet and a shell script, interleaved."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _LABS_FOR_MEMORY = 40
 
 
 def ab() -> AB:
-    """The graph of the comparison: two homes, no delays."""
+    """Return the compared topology: two homes, no delays."""
     return AB(nat_a=NAT, nat_b=NAT, delay="0ms", edge_delay="0ms")
 
 
 def compare(topology: Callable[[], Topo], rounds: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Build and tear down by each builder in turn; all times in seconds, medians, and how many times as long."""
+    """Build and tear down with each builder in turn; return all times in seconds, the medians, and their ratios."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in BUILDERS}
     for number in range(rounds + 1):
         for name, build in BUILDERS.items():
@@ -37,8 +37,8 @@ def compare(topology: Callable[[], Topo], rounds: int, tell: Callable[[str], Non
                 times[name].append(taken)
     medians = {name: statistics.median(map(sum, taken)) for name, taken in times.items()}
     ratios = {name: median / medians["punchlab"] for name, median in medians.items() if name != "punchlab"}
-    told = (f"{name} {medians[name] * 1000:.1f} ms ({ratio:.1f} x)" for name, ratio in ratios.items())
-    tell(f"punchlab {medians['punchlab'] * 1000:.1f} ms, {', '.join(told)}")
+    others = (f"{name} {medians[name] * 1000:.1f} ms ({ratio:.1f} x)" for name, ratio in ratios.items())
+    tell(f"punchlab {medians['punchlab'] * 1000:.1f} ms, {', '.join(others)}")
     return {
         name: {"build_s": [each[0] for each in taken], "tear_down_s": [each[1] for each in taken], "median_s": median}
         for (name, taken), median in zip(times.items(), medians.values(), strict=True)
@@ -46,19 +46,21 @@ def compare(topology: Callable[[], Topo], rounds: int, tell: Callable[[str], Non
 
 
 def towns(sizes: Sequence[int], rounds: Callable[[int], int], tell: Callable[[str], None]) -> dict[str, Any]:
-    """The same for labs of so many homes; `per_home_s` is punchlab's median."""
+    """Return the same for labs with each number of homes; `per_home_s` is punchlab's median per home."""
     found: dict[str, Any] = {}
     for homes in sizes:
         tell(f"{homes} homes ({2 * homes + 2} namespaces):")
         found[str(homes)] = compare(partial(ManyHomes, homes=homes), rounds(homes), tell)
         found[str(homes)]["per_home_s"] = found[str(homes)]["punchlab"]["median_s"] / homes
     first, last = (found[str(size)]["per_home_s"] for size in (sizes[0], sizes[-1]))
-    tell(f"a home costs {last * 1000:.2f} ms of {sizes[-1]}, {first * 1000:.2f} ms of {sizes[0]}: {last / first:.2f} x")
+    tell(
+        f"per home: {last * 1000:.2f} ms with {sizes[-1]}, {first * 1000:.2f} ms with {sizes[0]}; {last / first:.2f} x"
+    )
     return found
 
 
 def memory(tell: Callable[[str], None]) -> dict[str, float]:
-    """What a lab takes while it stands, in MB: what the kernel keeps for it, and what this process does."""
+    """Return the memory that a lab uses in the kernel and in this process, in MB."""
     with Lab(ab()):
         pass
     before = _kernel_mb(), _resident_mb()
@@ -72,12 +74,12 @@ def memory(tell: Callable[[str], None]) -> dict[str, float]:
         name: (late - early) / _LABS_FOR_MEMORY
         for name, early, late in zip(("kernel_mb", "process_mb"), before, after, strict=True)
     }
-    tell(f"an AB lab takes {found['kernel_mb']:.1f} MB of the kernel's memory, {found['process_mb']:.2f} MB of ours")
+    tell(f"an AB lab uses {found['kernel_mb']:.1f} MB in the kernel and {found['process_mb']:.2f} MB in this process")
     return found
 
 
 def _kernel_mb() -> float:
-    """Of the whole machine, in the parts where namespaces, links and rules are."""
+    """Return the memory of the kernel areas that hold namespaces, links and rules, of the whole machine."""
     fields: Mapping[str, str] = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     return sum(int(fields[name].split()[0]) for name in ("Slab", "Percpu", "VmallocUsed")) / 1024
 

@@ -1,4 +1,4 @@
-"""What the benchmark found, as pictures: building one lab and how that grows with its size; the time to punch."""
+"""Draw charts of the benchmark: the build time of one lab and of larger labs, and the time to punch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _END_COLOURS = {"connected": BLUE, "agreed": ORANGE}
 
 
 def draw(found: Mapping[str, Any]) -> Chart:
-    """A chart of `bench.json`."""
+    """Draw the build times in `bench.json`."""
     with style():
         figure = new_figure(9.0, 3.6)
         left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
@@ -72,7 +72,7 @@ def _growth(axes: Axes, homes: Mapping[str, Any]) -> None:
 
 
 def punching(found: Mapping[str, Any]) -> Chart:
-    """The time to punch of `bench.json`, in floors: a box per delay and end, and what is wanted of each."""
+    """Draw the time to punch in `bench.json` as multiples of the floor: a box and the limits per delay and end."""
     timed = found["punching"]
     rows = [(f"{delay} ms", end, each) for delay, ends in timed["by_delay"].items() for end, each in ends.items()]
     with style():
@@ -102,15 +102,15 @@ def punching(found: Mapping[str, Any]) -> Chart:
         axes.tick_params(axis="y", length=0)
         axes.set_xlim(left=0.95)
         axes.grid(axis="x")
-        axes.set_xlabel("time since both knew each other / least possible time")
+        axes.set_xlabel("time since both clients received the endpoints / minimum possible time")
         set_title(
             figure, "Time to punch", f"strategy {timed['strategy']}, NATs that drop, {found['machine']['cores']} cores"
         )
         figure.legend(
             handles=[
                 Line2D([], [], color="#111111", label="median (box: quartiles, whiskers: 5 % and 95 %)"),
-                Line2D([], [], color=VERMILION, label="wanted of the median"),
-                Line2D([], [], color=VERMILION, linestyle=(0, (2, 1.2)), label="wanted of 95 %"),
+                Line2D([], [], color=VERMILION, label="limit of the median"),
+                Line2D([], [], color=VERMILION, linestyle=(0, (2, 1.2)), label="limit of the 95 % quantile"),
             ],
             loc="outside lower center",
             ncols=3,

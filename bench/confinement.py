@@ -1,4 +1,4 @@
-"""What the confinement of clients costs a trial in CPU time: the same trials with and without it, in turn."""
+"""Measure the CPU time that the confinement of clients adds to a trial, with and without it in turn."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 _PROJECT = Path(__file__).resolve().parent.parent
 _FEW, _MANY = 3, 23
-"""Trials of two runs, whose difference is free of what a run costs once."""
+"""Trials of two runs; their difference cancels the fixed cost of a run."""
 
 
 def compare(rounds: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """CPU seconds of a trial with clients that are confined and that are not, and the ratios of each round."""
+    """Return the CPU seconds of a trial with confined and with unconfined clients, and the ratio of each round."""
     costs: dict[str, list[float]] = {"confined": [], "unconfined": []}
     for _round in range(rounds):
         for kind, found in costs.items():
@@ -28,7 +28,7 @@ def compare(rounds: int, tell: Callable[[str], None]) -> dict[str, Any]:
 
 
 def _cpu_s(kind: str, trials: int) -> float:
-    """The CPU time of a process that runs so many trials, with everything that it starts."""
+    """Return the CPU seconds of a process that runs the trials, including its child processes."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-m", "bench.confinement", kind, str(trials)], check=True, cwd=_PROJECT)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -41,7 +41,7 @@ def _run(kind: str, trials: int) -> None:
     from punchlab.topologies import AB
 
     if kind == "unconfined":
-        # A client without a plan of what it sees is started as any other command.
+        # Without a view, the lab starts a client as an unconfined command.
         Client.view = lambda *_: None  # type: ignore[assignment, method-assign]
     for _ in range(trials):
         with Lab(AB(nat_a="full_cone", nat_b="port_restricted_cone")) as lab:

@@ -1,6 +1,6 @@
-"""What a connection costs an edge in memory: one that says nothing, and a client that waits, with and without TLS.
+"""Measure the memory per connection of an edge: silent connections and waiting clients, with and without TLS.
 
-The floor, in the same run, is a server of asyncio that does nothing at all with its connections.
+The floor, in the same run, is an asyncio server that ignores its connections.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ asyncio.run(main())
 
 
 def compare(clients: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """KiB for each of so many connections, by kind, of an edge and of the floor."""
+    """Return the KiB per connection of an edge and of the floor, by kind of connection."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/run") as folder, enough_descriptors(clients):
         for name, files in (("plain", []), ("tls", _certificate(Path(folder)))):
@@ -51,18 +51,18 @@ def compare(clients: int, tell: Callable[[str], None]) -> dict[str, Any]:
             waiting = _kib(edge, clients, lambda them, number, ip: them.wait(f"s{number:06}", ip), tls=tls)
             floor = _kib(["-c", _FLOOR, *files], clients, lambda them, _number, ip: them.dial(ip), tls=tls)
             found[name] = {"silent_kib": silent, "waiting_kib": waiting, "floor_kib": floor, "ratio": waiting / floor}
-            told = f"silent {silent:.1f} KiB, waiting client {waiting:.1f} KiB, asyncio alone {floor:.1f} KiB"
-            tell(f"{clients} connections, {name}: {told}, ratio {waiting / floor:.2f}")
+            text = f"silent {silent:.1f} KiB, waiting client {waiting:.1f} KiB, asyncio alone {floor:.1f} KiB"
+            tell(f"{clients} connections, {name}: {text}, ratio {waiting / floor:.2f}")
     return found
 
 
 def _kib(words: Sequence[str], clients: int, hold: Callable[[Attackers, int, str], Any], *, tls: bool) -> float:
-    """What each of so many connections adds to a server, which those words start."""
+    """Return the KiB that each connection adds to the server that the command `words` starts."""
     with _running(words) as (pid, at), contextlib.ExitStack() as stack:
         them = Attackers(at, itertools.repeat("127.0.0.1"), tls=tls)
         addresses = [f"127.8.{number // 250}.{1 + number % 250}" for number in range(clients // _PER_ADDRESS + 2)]
         first = stack.enter_context(contextlib.closing(hold(them, clients, addresses.pop())))
-        assert first.fileno() >= 0  # everything that is imported for the first one is there
+        assert first.fileno() >= 0  # the first connection has caused all imports
         time.sleep(_SETTLE_S)
         before = memory_kib(pid)
         for number in range(clients):
@@ -73,7 +73,7 @@ def _kib(words: Sequence[str], clients: int, hold: Callable[[Attackers, int, str
 
 @contextlib.contextmanager
 def _running(words: Sequence[str]) -> Iterator[tuple[int, Endpoint]]:
-    """A server in a process of its own that prints where it listens: its process, and where."""
+    """Run a server that prints its address in a separate process; yield the process id and the address."""
     with (
         tempfile.TemporaryFile("w+") as log,
         subprocess.Popen([sys.executable, *words], stdout=log, text=True) as process,
@@ -81,7 +81,7 @@ def _running(words: Sequence[str]) -> Iterator[tuple[int, Endpoint]]:
         try:
             while not (line := _first_line(log)):
                 if process.poll() is not None:
-                    raise RuntimeError(f"the server ended with {process.returncode}")
+                    raise RuntimeError(f"the server ended with exit status {process.returncode}")
                 time.sleep(0.05)
             yield process.pid, Endpoint.parse(json.loads(line)["address"])
         finally:
@@ -95,7 +95,7 @@ def _first_line(log: Any) -> str:
 
 
 def _certificate(folder: Path) -> list[str]:
-    """A certificate that nobody has to trust, and its key: two files."""
+    """Create a self-signed certificate and its key; return both paths."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

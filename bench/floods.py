@@ -1,5 +1,6 @@
-"""Recordings of hostile traffic between two hosts behind NATs, made without a network: what a client can send to keep
-the analysis busy. Each kind has so many packets that the recording grows in proportion to `count`.
+"""Generate captures of floods between two hosts behind NATs, without a network.
+
+A client can send such packets to slow the analysis down. The size of each capture is proportional to `count`.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ PAIR = HostPair(
     edges={"edge1": frozenset({"11.16.0.2"})},
 )
 WAYS = frozenset({("nat_a", "nat_b")})
-"""The NATs on the only way between the hosts."""
+"""The NATs on the only path between the hosts."""
 
 _FIN_ACK, _SYN, _RST, _RST_ACK, _SYN_ACK = 0x11, 0x02, 0x04, 0x14, 0x12
 _TCP, _UDP, _ICMP = socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP
 _START_NS, _GAP_NS = 1_800_000_000_000_000_000, 1000
 
-# ">" is out of the node, "<" into it.
+# ">": the node sends the frame; "<": the node receives it.
 _FORTH = ("a-eth0>", "nat_a-eth1<", "nat_a-eth0>", "nat_b-eth0<", "nat_b-eth1>", "b-eth0<")
 _BACK = ("b-eth0>", "nat_b-eth1<", "nat_b-eth0>", "nat_a-eth0<", "nat_a-eth1>", "a-eth0<")
 _TO_EDGE = ("a-eth0>", "nat_a-eth1<", "nat_a-eth0>", "edge1-eth0<")
@@ -39,20 +40,20 @@ class _Tape:
         self.frames: list[Frame] = []
 
     def show(self, place: str, data: bytes) -> None:
-        """A frame at a place."""
+        """Add a frame at a place."""
         interface, time_ns = place[:-1], _START_NS + _GAP_NS * len(self.frames)
         node = interface.rpartition("-")[0]
         self.frames.append(Frame(time_ns, node, interface, place[-1] == ">", data, len(data)))
 
     def carry(self, places: Sequence[str], data: bytes) -> None:
-        """A packet that no NAT changes."""
+        """Add a packet that no NAT changes, at each place."""
         for place in places:
             self.show(place, data)
 
     def between(
         self, flags: int, sequence: int, acknowledgment: int = 0, *, port: int = 2000, number: int = 0, forth: bool
     ) -> None:
-        """A segment from one host to the other, through both NATs, which leave ports alone; `port` is that of a."""
+        """Add a segment between the hosts through both NATs, which preserve ports; `port` is the port of a."""
         legs = (
             ((_A, _OUT_B), (_OUT_A, _OUT_B), (_OUT_A, _B)) if forth else ((_OUT_A, _B), (_OUT_A, _OUT_B), (_A, _OUT_B))
         )
@@ -74,7 +75,7 @@ def _segment(
     acknowledgment: int = 0,
     number: int = 0,
 ) -> bytes:
-    """The frame of a TCP segment over IPv4; sequence numbers are modulo 2**32, the IP identification modulo 2**16."""
+    """Return the frame of a TCP segment over IPv4; numbers are reduced to the size of their fields."""
     ports = source_port % 65536, destination_port % 65536
     numbers = sequence % (1 << 32), acknowledgment % (1 << 32)
     return _packet(source, destination, _TCP, struct.pack("!HHIIBBHHH", *ports, *numbers, 0x50, flags, 0, 0, 0), number)
@@ -199,11 +200,11 @@ FLOODS: Mapping[str, Callable[[_Tape, int], None]] = {
         _datagrams_to_many_addresses,
     )
 }
-"""Kind -> what puts `count` of it on a tape."""
+"""Kind -> function that adds frames in proportion to `count` to a tape."""
 
 
 def flood(kind: str, count: int) -> Sequence[Frame]:
-    """The frames of such traffic, in the order of time."""
+    """Return the frames of this kind of flood, in order of time."""
     tape = _Tape()
     FLOODS[kind](tape, count)
     return tape.frames

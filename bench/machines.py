@@ -1,4 +1,4 @@
-"""Trials per second on Dask workers of one processor each: two of them beside one."""
+"""Measure the trials per second on one and on two Dask workers of one processor each."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _DASK = str(Path(sys.executable).parent / "dask")
 
 
 def compare(count: int, rounds: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """`count` trials of each pair of the default matrix on one worker, then on two, so many times in turn.
+    """Run `count` trials of each pair of the default matrix on one worker, then on two, in each of `rounds` rounds.
 
     Raises `RuntimeError` on a machine with one processor, or if a scheduler or worker does not start.
     """
     processors = sorted(os.sched_getaffinity(0))[:2]
     if len(processors) < 2:
-        raise RuntimeError("only one processor; two workers of one processor each need two")
+        raise RuntimeError("the machine has 1 processor; expected at least 2, one per worker")
     with _scheduler() as address:
         rates: dict[int, list[float]] = {1: [], 2: []}
         for _, workers in itertools.product(range(rounds), rates):
@@ -75,4 +75,4 @@ def _line(stream: IO[str] | None, part: str) -> str:
     for line in stream:
         if part in line:
             return line
-    raise RuntimeError(f"it ended and never said {part!r}")
+    raise RuntimeError(f"it ended without the output {part!r}")

@@ -1,6 +1,6 @@
-"""What punchlab's builder is compared with: Mininet, and the shell script that an expert would write by hand.
+"""Builders to compare: punchlab, Mininet, and a handwritten shell script.
 
-Each builds the graph of the same topology in full, NAT rules included, and tears it down.
+Each builds the same complete topology, including NAT rules, and tears it down.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from punchlab.lab.graph import Graph, GraphNode
 from punchlab.lab.nat.rules import rules
 
 Builder = Callable[[Topo], tuple[float, float]]
-"""Builds the topology and tears it down; the seconds that each took."""
+"""Builds the topology and tears it down; returns the seconds of both."""
 
 
 def by_punchlab(topology: Topo) -> tuple[float, float]:
-    """`with Lab(topology)`."""
+    """Build with `Lab(topology)`."""
     begun = time.perf_counter()
     lab = Lab(topology)
     with lab:
@@ -37,7 +37,7 @@ def by_punchlab(topology: Topo) -> tuple[float, float]:
 
 
 def by_mininet(topology: Topo) -> tuple[float, float]:
-    """Mininet: direct links, Linux bridges for the switches, no controller."""
+    """Build with Mininet: direct links, Linux bridges as switches, no controller."""
     setLogLevel("critical")
     begun = time.perf_counter()
     network = Mininet(topo=topology, switch=LinuxBridge, link=Link, controller=None)
@@ -48,7 +48,7 @@ def by_mininet(topology: Topo) -> tuple[float, float]:
 
 
 def by_shell(topology: Topo) -> tuple[float, float]:
-    """`ip -batch` for the links and for each node; for each NAT, side by side, `iptables-restore` and `nft`."""
+    """Build with `ip -batch` for links and nodes, and `iptables-restore` and `nft` for all NATs in parallel."""
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/run") as folder:
         up, down = script(graph.read(topology), Path(folder))
         begun = time.perf_counter()
@@ -62,7 +62,7 @@ BUILDERS: Mapping[str, Builder] = {"punchlab": by_punchlab, "Mininet": by_minine
 
 
 def script(planned: Graph, folder: Path) -> tuple[Path, Path]:
-    """The two scripts, up and down, with their batch and rule files in the folder."""
+    """Write both scripts with their batch and rule files to the folder; return their paths (up, down)."""
     links = [
         f"link add {link.one.name} address {link.one.mac} netns {link.one.node} type veth "
         f"peer name {link.other.name} address {link.other.mac} netns {link.other.node}"

@@ -1,9 +1,9 @@
-"""How long a punch takes, beside the least time that the oracle says it can take; and with NATs that answer with RSTs.
+"""Measure the time to punch against the floor that the oracle predicts, and with NATs that answer with RSTs.
 
-The times count from when both hosts know each other until the later one is connected, and until it has agreed. The
-oracle's floors count from the first SYN of either host; from the later one, which leaves when both know each other at
-the earliest, it is less by the skew. Only trials count that the oracle calls direct, whose skew is below the delay and
-which had CPU to spare.
+A time starts when both hosts have received each other's endpoints. It ends when the later host has connected
+("connected") or has agreed on a connection ("agreed"). The floor of the oracle starts at the first SYN of either host.
+The later host sends its first SYN when both have the endpoints, at the earliest, so the start skew is subtracted from
+the floor. A trial counts only if the oracle predicts "direct", its skew is below the delay, and it was not CPU-starved.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from punchlab.lab.kernel.pressure import SPARE
 
 _DELAYS_MS = (20, 40, 80)
 _ENDS = {"connected": "floor_s", "agreed": "agreed_floor_s"}
-"""What is timed, and the oracle's name for the least time."""
+"""End of the measured time -> the oracle's field with its floor."""
 
 WANTED = {"median": (1.15, 0.005), "p95": (1.5, 0.010)}
-"""At most that many floors and seconds more."""
+"""Quantile -> limit as (multiple of the floor, additional seconds)."""
 
 _REFUSING_DELAY_MS, _REFUSING_SKEWS_MS, _REFUSING_DEADLINE_S = 20, tuple(range(4, 41, 4)), 5
 _REFUSING_WANTED = 0.99
 
 
 def times(strategy: str, count: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """So many trials of every pair of the classic NATs at each delay, one at a time, NATs that drop."""
+    """Run `count` trials of each pair of classic NATs that drop, at each delay, one at a time."""
     delays = ",".join(f"{delay}ms" for delay in _DELAYS_MS)
     records = trials.run(
         *("--nat-a", "classics", "--nat-b", "classics", "--unsolicited", "drop", "--delay", delays),
@@ -38,8 +38,8 @@ def times(strategy: str, count: int, tell: Callable[[str], None]) -> dict[str, A
     direct = [each for each in certain if each["outcome"] == "direct"]
     calm = [each for each in direct if (each["cpu_pressure"] or 0.0) <= SPARE]
     tell(
-        f"{strategy}: {len(certain)} trials that the oracle calls direct, {failed} failed, "
-        f"{len(direct) - len(calm)} left out because the machine was busy"
+        f"{strategy}: {len(certain)} trials predicted as direct, {failed} failed, "
+        f"{len(direct) - len(calm)} excluded because the machine was busy"
     )
     found: dict[str, Any] = {"strategy": strategy, "failed": failed, "busy": len(direct) - len(calm), "by_delay": {}}
     for delay in _DELAYS_MS:
@@ -59,7 +59,7 @@ def _counts(record: Mapping[str, Any]) -> bool:
 
 
 def judged(records: Sequence[Mapping[str, Any]], end: str) -> dict[str, Any]:
-    """The times of the records and their floors, and by how much they are within what is `WANTED` (seconds)."""
+    """Return the times and floors of the records, and their margins to the limits `WANTED`, in seconds."""
     times_s = [each["timings_s"][f"known_to_{end}"] for each in records]
     floors_s = [each["outcome_prediction"][_ENDS[end]] - abs(each["skew_s"]) for each in records]
     ratios = [time / floor for time, floor in zip(times_s, floors_s, strict=True)]
@@ -83,15 +83,15 @@ def judged(records: Sequence[Mapping[str, Any]], end: str) -> dict[str, Any]:
 
 def _words(each: Mapping[str, Any]) -> str:
     marks = ", ".join(
-        f"{name} {each[f'ratio_{name}']:.2f} x the floor (wanted: {factor:g} x + {more * 1000:g} ms; "
-        f"{each['spare_s'][name] * 1000:+.1f} ms to spare)"
+        f"{name} {each[f'ratio_{name}']:.2f} x the floor (limit: {factor:g} x + {more * 1000:g} ms; "
+        f"{each['spare_s'][name] * 1000:+.1f} ms margin)"
         for name, (factor, more) in WANTED.items()
     )
     return f"{marks}, n = {each['n']}: {'ok' if each['within'] else 'TOO SLOW'}"
 
 
 def refusing(strategy: str, count: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Port-restricted cones that answer with RSTs, at start skews up to twice the delay: `count` trials of each."""
+    """Run `count` trials per start skew up to twice the delay, with port-restricted cones that answer with RSTs."""
     records = trials.run(
         *("--nat-a", "port_restricted_cone", "--nat-b", "port_restricted_cone", "--unsolicited", "reset"),
         *("--delay", f"{_REFUSING_DELAY_MS}ms", "--skew-ms", ",".join(map(str, _REFUSING_SKEWS_MS))),
@@ -101,14 +101,14 @@ def refusing(strategy: str, count: int, tell: Callable[[str], None]) -> dict[str
     direct = sum(each["outcome"] == "direct" for each in measured)
     within = direct >= _REFUSING_WANTED * len(measured)
     tell(
-        f"{strategy}, RSTs, skews of {_REFUSING_SKEWS_MS[0]} to {_REFUSING_SKEWS_MS[-1]} ms on a delay of "
+        f"{strategy}, RSTs, skews of {_REFUSING_SKEWS_MS[0]} to {_REFUSING_SKEWS_MS[-1]} ms with a delay of "
         f"{_REFUSING_DELAY_MS} ms: {direct} of {len(measured)} within {_REFUSING_DEADLINE_S} s "
-        f"(wanted: {_REFUSING_WANTED:.0%}): {'ok' if within else 'TOO FEW'}"
+        f"(expected: {_REFUSING_WANTED:.0%}): {'ok' if within else 'TOO FEW'}"
     )
     return {"strategy": strategy, "direct": direct, "n": len(measured), "within": within}
 
 
 def _quantile(values: Sequence[float], share: float) -> float:
-    """The least value that so large a share of them does not exceed."""
+    """Return the smallest value that at least `share` of the values do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]

@@ -1,4 +1,4 @@
-"""How long a report takes, compared with the least that any report needs: to read the JSON lines."""
+"""Measure the time of a report in comparison with its minimum, the time to read the JSON lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOOP = 10**7
 
 
 def compare(tell: Callable[[str], None]) -> dict[str, Any]:
-    """Reports of many pairs of NATs and of many trials: seconds, and their ratio to reading the same file."""
+    """Return the seconds of reports of many pairs and of many trials, and the ratio to reading the file."""
     begun = time.monotonic()
     for _ in range(_LOOP):
         pass
@@ -53,7 +53,7 @@ def _report(
 
 def _records(nats: Sequence[str], trials: int, strategies: Sequence[str]) -> Iterator[dict[str, Any]]:
     rng = random.Random(1)
-    said = {"outcome": "direct", "probability": 1.0, "reason": "each NAT lets the other's SYN in", "floor_s": 0.04}
+    predicted = {"outcome": "direct", "probability": 1.0, "reason": "each NAT lets the other's SYN in", "floor_s": 0.04}
     for strategy in strategies:
         for nat_a in nats:
             for nat_b in nats:
@@ -71,8 +71,8 @@ def _records(nats: Sequence[str], trials: int, strategies: Sequence[str]) -> Ite
                         "delay_s": 0.02,
                         "outcome": "direct",
                         "reason": None,
-                        "outcome_prediction": said,
-                        "control": {"direct": True, "skew_s": 0.0, "outcome_prediction": said},
+                        "outcome_prediction": predicted,
+                        "control": {"direct": True, "skew_s": 0.0, "outcome_prediction": predicted},
                         "agrees": True,
                         "timings_s": {"connected": connected_s, "agreed": connected_s + 0.04},
                         "cpu_pressure": 0.1,

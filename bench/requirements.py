@@ -1,4 +1,4 @@
-"""What the parts of the benchmark need on this machine, checked before any of them begins."""
+"""Check the requirements of all parts before the benchmark starts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGES = {
     "unshare": "util-linux",
     "iperf3": "iperf3",
 }
-"""Program -> the Debian package that brings it."""
+"""Program -> the Debian package that contains it."""
 
 _LAB = ("ip", "iptables-restore", "nft")
 _PROGRAMS: Mapping[str, tuple[str, ...]] = {
@@ -30,14 +30,14 @@ _PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "machines": ("taskset",),
     "throughput": ("iperf3",),
 }
-"""Part -> what it needs beyond a lab."""
+"""Part -> its requirements in addition to those of a lab."""
 
 _MODULES: Mapping[str, tuple[str, ...]] = {"machines": ("distributed",)}
 _ADMINISTRATION = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def check(parts: Iterable[str]) -> None:
-    """Raise `MissingCapabilityError` that names all that is missing for the parts, and how to get it."""
+    """Raise `MissingCapabilityError` with all missing programs and modules and the commands that install them."""
     path = f"{os.environ.get('PATH', os.defpath)}:{_ADMINISTRATION}"
     missing: dict[str, list[str]] = {}
     modules = set()

@@ -1,4 +1,4 @@
-"""The whole benchmark: measures every part, prints it, writes bench.json and the charts."""
+"""Measure the parts of the benchmark, print the results, and write bench.json and the charts."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _ROUNDS_OF_MACHINES = 2
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run `script/bench WORDS`; the exit status.
+    """Run `script/bench WORDS` and return the exit status.
 
-    0 done; 1 a part failed, or trials side by side came to something else than one by one, or lost packets; 2 what was
-    asked for cannot be done.
+    0: success. 1: a part failed, or concurrent trials lost packets or had other outcomes than sequential trials.
+    2: invalid arguments or missing requirements.
     """
     given = parse(words)
     try:
@@ -38,7 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
         _tell(f"bench: {error}")
         return 2
     except KeyboardInterrupt:
-        _tell(f"bench: interrupted; {given.out / 'bench.json'} has the parts before, the same command continues")
+        _tell(f"bench: interrupted; {given.out / 'bench.json'} contains the completed parts; the same command resumes")
         return 130
 
 
@@ -54,7 +54,7 @@ def _measure(given: argparse.Namespace, store: Store) -> int:
         _tell(f"{heading}:")
         try:
             found = _PARTS[part](given)
-        except Exception as error:  # the other parts can still be measured
+        except Exception as error:  # continue with the other parts
             failed[part] = _reason(error)
             _tell(f"{part}: failed: {failed[part]}")
             _saved(store, partial(store.fail, part, failed[part]))
@@ -67,9 +67,9 @@ def _measure(given: argparse.Namespace, store: Store) -> int:
     else:
         _tell(f"written: {', '.join(written)}")
     if not _saved(store, store.save):
-        # The last place where the results can go.
+        # The last resort for the results.
         print(json.dumps(store.found))
-        failed["bench.json"] = "not written; standard output has it"
+        failed["bench.json"] = "not written; printed to standard output instead"
     for part, reason in failed.items():
         _tell(f"bench: failed: {part}: {reason}")
     lost = sum(campaign["capture_drops"] for campaign in store.found.get("campaigns", {}).values())
@@ -77,11 +77,11 @@ def _measure(given: argparse.Namespace, store: Store) -> int:
 
 
 def _saved(store: Store, save: Callable[[], None]) -> bool:
-    """Whether bench.json could be written; if not, the results stay in memory and the next part tries again."""
+    """Return whether bench.json was written; otherwise the results stay in memory and the next part retries."""
     try:
         save()
     except OSError as error:
-        _tell(f"bench: {store.file}: {error.strerror}; the results are kept in memory until it can be written")
+        _tell(f"bench: {store.file}: {error.strerror}; the results stay in memory until the file can be written")
         return False
     return True
 
@@ -92,7 +92,7 @@ def _reason(error: Exception) -> str:
 
 
 def _draw(store: Store) -> list[str]:
-    """Draw the charts of all results; the names of the files, bench.json first. Raises OSError."""
+    """Draw the charts and return the names of all files, bench.json first. Raises OSError."""
     from bench import chart
 
     found = store.found
@@ -124,7 +124,7 @@ def _start(given: argparse.Namespace) -> Found:
 def _builds(given: argparse.Namespace) -> Found:
     from bench import builds
 
-    _tell("AB, built and torn down:")
+    _tell("Build and tear down AB:")
     return {
         "ab": builds.compare(builds.ab, given.rounds, _tell),
         "homes": builds.towns(given.homes, lambda homes: max(1, min(given.rounds, 100 // homes)), _tell),
@@ -140,7 +140,7 @@ def _campaigns(given: argparse.Namespace) -> Found:
     }
     alone = trials.campaign(given.alone, "0ms", _tell, "--jobs", "1")
     same = trials.same_outcomes(alone["outcomes"], campaigns["0ms"]["outcomes"])
-    _tell(f"the same outcomes as one at a time: {'yes' if same else 'NO'}")
+    _tell(f"same outcomes as one at a time: {'yes' if same else 'NO'}")
     return {"campaigns": {**campaigns, "0ms, one at a time": alone}, "same_outcomes": same}
 
 
@@ -211,7 +211,7 @@ _PARTS: dict[str, Callable[[argparse.Namespace], Found]] = {
     "reports": _reports,
     "analysis": _analysis,
 }
-"""Name -> how it is measured."""
+"""Part -> function that measures it."""
 
 
 def _tell(text: str) -> None:

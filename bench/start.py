@@ -1,6 +1,6 @@
-"""What the first trial, test and lab of a process cost in CPU time, beside Python and pytest, in turn in one run.
+"""Measure the CPU time of the first trial, test and lab of a process, in comparison with Python and pytest.
 
-Every command is a fresh process that makes its own sandbox, and runs with bytecode in place as after an installation.
+Each command is a new process that creates its own sandbox. The modules are compiled to bytecode, as in an installation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BUILD = (
     "from punchlab.topologies import AB; Lab(AB()).__enter__().close()"
 )
 _OUTSIDE = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh")
-"""The benchmark runs in a sandbox: without what that has in /run, a command makes another one."""
+"""Hides /run, where the benchmark's own sandbox has its state, so that a command creates a new sandbox."""
 _NOTHING = "nothing"
 _COMMANDS: Mapping[str, Sequence[str]] = {
     _NOTHING: ("true",),
@@ -36,13 +36,13 @@ _MOST = (
     ("a test of scenarios", "import pytest", 5),
     ("AB, built once", "python -I -c pass", 10),
 )
-"""Command, what it is compared with, and the wanted ratio at most."""
+"""Command, the command to compare with, and the maximum ratio."""
 
 
 def compare(rounds: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """CPU seconds of each command in each round, medians, and the ratios of the medians.
+    """Return the CPU seconds of each command in each round, the medians, and the ratios of the medians.
 
-    Raises `RuntimeError` for a command that fails.
+    Raises `RuntimeError` if a command fails.
     """
     taken: dict[str, list[float]] = {name: [] for name in _COMMANDS}
     for number in range(rounds + 1):
@@ -55,8 +55,8 @@ def compare(rounds: int, tell: Callable[[str], None]) -> dict[str, Any]:
     ratios: dict[str, float] = {}
     for name, other, most in _MOST:
         ratios[name] = medians[name] / medians[other]
-        told = f"{ratios[name]:.1f} x {other} ({medians[other] * 1e3:.0f} ms; wanted: {most} x at most)"
-        tell(f"{name}: {medians[name] * 1e3:.0f} ms of CPU, {told}: {'ok' if ratios[name] <= most else 'TOO SLOW'}")
+        text = f"{ratios[name]:.1f} x {other} ({medians[other] * 1e3:.0f} ms; limit: {most} x)"
+        tell(f"{name}: {medians[name] * 1e3:.0f} ms of CPU, {text}: {'ok' if ratios[name] <= most else 'TOO SLOW'}")
     return {"cpu_s": taken, "median_s": medians, "ratios": ratios}
 
 

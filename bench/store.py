@@ -1,6 +1,6 @@
-"""bench.json: what each part found, written as soon as the part has ended.
+"""bench.json: the results of each part, written when the part has ended.
 
-The file is replaced as a whole, so that a benchmark that is killed loses only the part under way.
+The file is replaced atomically, so that a killed benchmark loses only the current part.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from typing import Any
 from punchlab.lab.errors import InputError
 
 Found = dict[str, Any]
-"""bench.json: `machine`, `parts` (part -> how it was measured), `failed` (part -> reason), and the results."""
+"""bench.json: `machine`, `parts` (part -> time, options and versions), `failed` (part -> reason), the results."""
 
 
 class Store:
-    """The results in a folder, those of earlier runs among them.
+    """The results in a folder, including those of earlier runs.
 
-    Raises `InputError` for a folder that cannot be written or that another benchmark is writing, and for a bench.json
-    that no benchmark wrote.
+    Raises `InputError` if the folder cannot be written, another benchmark is writing it, or its bench.json is invalid.
     """
 
     def __init__(self, folder: Path, machine: Mapping[str, Any]) -> None:
@@ -48,35 +47,35 @@ class Store:
             raise InputError("out", str(folder), f"a folder that can be written ({error.strerror})") from error
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the lock on the folder."""
         os.close(self._lock)
 
     def kept(self, part: str, asked: Mapping[str, Any]) -> str | None:
-        """When the part was measured, if that was with the same options on the same machine with the same versions."""
+        """Return when the part was measured; None if options, machine or versions differ."""
         there = self.found["parts"].get(part)
         if there is None or (there["asked"], there["machine"]) != (dict(asked), self.found["machine"]):
             return None
         return str(there["ended"])
 
     def add(self, part: str, asked: Mapping[str, Any], found: Found) -> None:
-        """Take in the results of a part and save them. Raises OSError, and keeps the results in `found`."""
+        """Add the results of a part to `found` and save them. Raises OSError if they cannot be saved."""
         ended = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         self.found |= found
         self.found["parts"][part] = {"asked": dict(asked), "machine": self.found["machine"], "ended": ended}
         self.save()
 
     def fail(self, part: str, reason: str) -> None:
-        """Note that the part failed; results that an earlier run had of it stay. Raises OSError."""
+        """Record the failure of the part; keep its results of an earlier run. Raises OSError."""
         self.found["failed"][part] = reason
         self.save()
 
     def save(self) -> None:
-        """Write the file. Raises OSError, and leaves the old file as it was."""
+        """Write the file. Raises OSError and keeps the old file if that fails."""
         replace(self.file, (json.dumps(self.found, indent=2) + "\n").encode())
 
 
 def replace(file: Path, content: bytes) -> None:
-    """Write a file so that its name has the old content or the new one, never a part. Raises OSError."""
+    """Replace the content of a file atomically. Raises OSError."""
     draft = file.with_name(f".{file.name}")
     try:
         draft.write_bytes(content)
@@ -88,7 +87,7 @@ def replace(file: Path, content: bytes) -> None:
 
 
 def _read(file: Path) -> Found:
-    """Raises `InputError`, OSError."""
+    """Return the content of the file. Raises `InputError`, OSError."""
     expected = "a file that script/bench wrote; move it away"
     try:
         found = json.loads(file.read_bytes())

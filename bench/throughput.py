@@ -1,7 +1,7 @@
-"""One transfer over a punched connection beside iperf3, on the same path in the same run.
+"""Measure the throughput of a transfer over a punched connection, in comparison with iperf3 on the same path.
 
-`a` is behind a NAT, `b` is public so that iperf3 finds it; nothing is captured. Both send from `a` to `b`. The figures
-are of payload: bits of the file, or of iperf3's test, per second from the first to the last.
+`a` is behind a NAT, `b` is public so that iperf3 can connect to it; nothing is captured. Both send from `a` to `b`. The
+figures are bits of payload per second, from the first to the last bit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CODE = "k7x2mq-amber-falcon-tulip"
 
 
 def compare(tell: Callable[[str], None]) -> dict[str, Any]:
-    """Mbit/s of both, shaped and unshaped, round by round, and the ratio of the medians."""
+    """Return the Mbit/s of both in each round, shaped and unshaped, and the ratio of the medians."""
     return {
         "shaped": _compare(SHAPED_MBIT, tell),
         "unshaped": _compare(None, tell),
@@ -55,13 +55,13 @@ def _compare(bw: float | None, tell: Callable[[str], None]) -> dict[str, Any]:
             edges.close()
     ratio = statistics.median(found["punch"]) / statistics.median(found["iperf3"])
     shown = "unshaped" if bw is None else f"{bw:g} Mbit/s"
-    told = ", ".join(f"{name} {statistics.median(each):.0f}" for name, each in found.items())
-    tell(f"one transfer, {shown}: {told} Mbit/s (medians of {ROUNDS}), ratio {ratio:.2f}")
+    text = ", ".join(f"{name} {statistics.median(each):.0f}" for name, each in found.items())
+    tell(f"one transfer, {shown}: {text} Mbit/s (medians of {ROUNDS}), ratio {ratio:.2f}")
     return {**found, "ratio": ratio}
 
 
 def _punch(lab: Lab, file: Path) -> float:
-    """Mbit/s of one transfer, from the offer until the receiver has stored it."""
+    """Return the Mbit/s of one transfer, from the offer until the receiver has stored the file."""
     with tempfile.TemporaryDirectory(dir=file.parent) as out:
         common = ("--code", _CODE, "--edge", f"ws://{lab.anycast}:{PORT}", "--json")
         sender = EventProcess(lab["a"], [sys.executable, "-m", "punchlab.punch", "send", str(file), *common])
@@ -80,7 +80,7 @@ def _punch(lab: Lab, file: Path) -> float:
 
 
 def _iperf3(lab: Lab) -> float:
-    """Mbit/s that iperf3's receiver counts. Raises `RuntimeError`."""
+    """Return the Mbit/s that the receiver of iperf3 reports. Raises `RuntimeError`."""
     server = lab["b"].popen(["iperf3", "--server", "--one-off"], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + _PATIENCE_S
     client = ["iperf3", "--client", lab["b"].address, "--time", str(_IPERF_S), "--json"]

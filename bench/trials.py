@@ -1,4 +1,4 @@
-"""Trials per second, what they cost, and whether they come to the same as one at a time."""
+"""Measure trials per second and CPU time per trial, and compare outcomes with those of sequential trials."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNDECIDED = "depends"
 
 
 def campaign(trials: int, delay: str, tell: Callable[[str], None], *options: str) -> dict[str, Any]:
-    """The default matrix on AB, captures on: so many trials of each of the 25 pairs."""
+    """Run `trials` trials of each of the 25 pairs of the default matrix on AB, with captures."""
     began, cpu, idle = time.monotonic(), _cpu_s(), _idle_s()
     records = run("--delay", delay, "--trials", str(trials), *options)
     taken, cpu, idle = time.monotonic() - began, _cpu_s() - cpu, _idle_s() - idle
@@ -50,11 +50,11 @@ def campaign(trials: int, delay: str, tell: Callable[[str], None], *options: str
 
 
 def run(*words: str) -> list[dict[str, Any]]:
-    """The records of `punchlab run ab WORDS`, lab errors among them. Raises `RuntimeError` if there are none."""
+    """Return the records of `punchlab run ab WORDS`, including lab errors. Raises `RuntimeError` without any."""
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/run") as folder:
         out = Path(folder) / "out"
         command = [sys.executable, "-P", "-m", "punchlab.lab.cli", "run", "ab", "--out", str(out), *words]
-        # Its progress goes to our standard error. Status 1: the lab broke in some trials, which their records say.
+        # It prints its progress to our standard error. Status 1: some records are lab errors.
         status = subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
         if status not in (0, 1):
             raise RuntimeError(f"punchlab run: exit status {status}, see above")
@@ -64,12 +64,12 @@ def run(*words: str) -> list[dict[str, Any]]:
             lines = []
         records = [json.loads(line) for line in lines]
         if all(each["outcome"] == "lab_error" for each in records):
-            raise RuntimeError(f"punchlab run: no trial of {len(records)} could be measured, see above")
+            raise RuntimeError(f"punchlab run: all {len(records)} trials are lab errors, see above")
         return records
 
 
 def outcomes(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    """Pair of NATs -> outcome -> how often, where the oracle was certain."""
+    """Return pair of NATs -> outcome -> count, for trials with a certain prediction."""
     counted: dict[str, Counter[str]] = {}
     for record in records:
         if record["outcome"] != "lab_error" and record["outcome_prediction"]["outcome"] != _UNDECIDED:
@@ -78,12 +78,12 @@ def outcomes(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
 
 
 def same_outcomes(one: Mapping[str, Mapping[str, int]], other: Mapping[str, Mapping[str, int]]) -> bool:
-    """Whether every pair came to the same kinds of outcome."""
+    """Return whether each pair had the same kinds of outcomes."""
     return {pair: set(found) for pair, found in one.items()} == {pair: set(found) for pair, found in other.items()}
 
 
 def skew(trials: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """How far the measured start skew is from the wanted one, one trial at a time."""
+    """Return the difference between the measured and the configured start skew, one trial at a time."""
     words = ("--nat-a", "port_restricted_cone", "--nat-b", "port_restricted_cone", "--jobs", "1", "--delay", "0ms")
     errors = [
         record["skew_s"] - wanted / 1000
@@ -94,7 +94,7 @@ def skew(trials: int, tell: Callable[[str], None]) -> dict[str, Any]:
     within = sum(abs(error) <= _SKEW_TOLERANCE_S for error in errors) / len(errors)
     tell(
         f"start skew: within 1 ms in {within:.0%} of {len(errors)} trials, "
-        f"{statistics.median(errors) * 1e6:.0f} us off at the median"
+        f"{statistics.median(errors) * 1e6:.0f} us median error"
     )
     return {"errors_s": errors, "within_1_ms": within}
 

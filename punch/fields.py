@@ -72,7 +72,7 @@ class FieldType:
         return None if value is None else self.encode(value)
 
     def describe(self) -> str:
-        """Return what is expected, for error messages and the documentation."""
+        """Return a description of valid values, for error messages and the documentation."""
         return f"{self.expected}, or null" if self.nullable and self.required else self.expected
 
 

@@ -178,7 +178,7 @@ class Gone:
 
 @dataclass(frozen=True)
 class Signal:
-    """A signal from the client with the role `origin` to its peer, in the pair of that receiver."""
+    """A signal of the client with the role `origin`, for its peer in the pair of the receiver `receiver`."""
 
     TYPE: ClassVar[str] = "signal"
 

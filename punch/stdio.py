@@ -21,7 +21,7 @@ _STARTS_COMMAND = re.compile(r"^([^\S\n]*)::", re.MULTILINE)
 
 
 class _Guard(io.TextIOBase):
-    r"""A text stream that escapes what it writes to another one; everything but `write` is forwarded.
+    r"""A text stream that escapes text before it writes it to another stream, and forwards all other methods.
 
     Newlines and tabs are kept; every other character that `punch.text` calls unsafe is escaped. A line that begins with
     `::` would be a command of GitHub Actions, and is written with `\x3a:`.

@@ -23,7 +23,7 @@ import unicodedata
 from collections.abc import Iterator
 
 LONGEST = 2000
-"""Maximum length of a text that is shown, in characters."""
+"""Maximum length of a printed text, in characters."""
 LONGEST_VALUE = 300
 """Maximum length of a value in an error message, in characters."""
 

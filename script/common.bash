@@ -1,13 +1,13 @@
 # shellcheck shell=bash
-# What the shell scripts share. A script sources this file before it changes the directory; the comment at the head of
-# the script is its `--help`.
+# Functions that the shell scripts share. A script sources this file before it changes the directory. The first comment
+# of the script is the output of `--help`.
 
-# Debian gives ordinary users a PATH without the folders of ip, iptables and nft.
+# In Debian, the PATH of ordinary users does not contain the directories of ip, iptables and nft.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
-readonly pulse_s=3 # between two signs of life of a step
+readonly pulse_s=3 # interval of the progress lines of a step
 
-# Prints the head of the script and ends, if one of the arguments asks for it.
+# Prints the first comment of the script and exits if an argument is -h or --help.
 offer_help() {
     local argument
     for argument in "$@"; do
@@ -18,13 +18,13 @@ offer_help() {
     done
 }
 
-# Ends the script: its arguments cannot be used.
+# Reports an invalid argument and exits with status 2.
 refuse() {
     echo "${0##*/}: $1; see script/${0##*/} --help" >&2
     exit 2
 }
 
-# Ends the script unless all programs are there. Arguments: COMMAND=PACKAGE[,SERVICE]...
+# Exits with status 2 if a program is missing. Arguments: COMMAND=PACKAGE[,SERVICE]...
 need() {
     local want packages=() absent=()
     for want in "$@"; do
@@ -38,8 +38,8 @@ need() {
     exit 2
 }
 
-# Runs a command: step TITLE COMMAND... Its output is shown if it fails, which ends the script; until then its latest
-# line is shown every few seconds.
+# Runs a command: step TITLE COMMAND... Prints the latest line of its output every few seconds. If the command fails,
+# prints its whole output and exits.
 step() {
     local title=$1 log status=0 pulse
     shift
@@ -52,7 +52,7 @@ step() {
     wait "$pulse" 2>/dev/null || true
     if ((status)); then
         cat "$log" >&2
-        echo "${0##*/}: $title: failed with exit status $status, see above; the same command tries it again" >&2
+        echo "${0##*/}: $title: failed with exit status $status, see above; run the same command to retry" >&2
         rm -f "$log"
         exit 1
     fi
@@ -61,7 +61,7 @@ step() {
 
 show_latest() {
     local begun=$SECONDS latest
-    # The pause must not hold the output open when the script has ended.
+    # sleep must not keep standard output open after the script has ended.
     while sleep "$pulse_s" &>/dev/null && kill -0 $$ 2>/dev/null; do
         latest=$(tail -c 8000 "$1" | tr -c '[:print:]' '\n' | grep -v '^ *$' | tail -n 1 | sed "s|^ *||" | cut -c 1-80) || true
         echo "${0##*/}: $((SECONDS - begun)) s${latest:+: $latest}"

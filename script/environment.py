@@ -1,4 +1,4 @@
-"""Which Python runs the scripts that are written in Python: the one that has the project's packages."""
+"""Select the Python interpreter of the scripts: the one with the project's packages."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def use(*modules: str) -> None:
-    """Return if this Python has the modules; else replace this process by the same script under .venv's Python.
+    """Return if this Python has the modules; otherwise run the same script with the Python of .venv instead.
 
-    Where there is no .venv, script/bootstrap makes it; if it cannot, this process ends with its exit status.
+    If .venv is missing, script/bootstrap creates it; if that fails, this process exits with the same status.
     """
     if all(importlib.util.find_spec(name) for name in modules):
         return

@@ -1,8 +1,8 @@
-/* Preloaded into linux.uml on processors with AMX.
+/* Library for LD_PRELOAD of linux.uml on processors with AMX.
  *
- * That kernel keeps 2696 bytes of floating-point state per process, all there was before AMX, while the host takes a
- * PTRACE_SETREGSET of NT_X86_XSTATE only in full length. So the state is handed over padded with zeros: no AMX state,
- * which no process has without asking for it. */
+ * linux.uml stores 2696 bytes of floating-point state per process, which is the size without AMX. The host accepts a
+ * PTRACE_SETREGSET of NT_X86_XSTATE only with the full size. This library pads the state with zeros, which means no AMX
+ * state; a process has none unless it requests it. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <elf.h>

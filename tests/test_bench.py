@@ -152,7 +152,7 @@ def test_the_parts_after_one_that_fails_are_measured(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "bench.json").read_text())
     assert list(found["parts"]) == ["builds"]
     assert list(found["failed"]) == ["machines", "throughput"]
-    assert "bench: failed: machines: only one processor" in done.stderr
+    assert "bench: failed: machines: the machine has 1 processor" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -87,7 +87,7 @@ class Internet(Topo):
         With `two_stacks`, hosts behind NATs also have an IPv6 address.
         """
         if self._block is not None:
-            raise InputError("begin", block, "one begin() in a topology")
+            raise InputError("begin", block, "one call of begin() per topology")
         self._block = public_block(block)
         self._shares = list(self._block.subnets(prefixlen_diff=4))
         self._ipv6, self._two_stacks = ipv6 or two_stacks, two_stacks
@@ -289,9 +289,7 @@ class Internet(Topo):
     def _require_open(self) -> None:
         self._require_begun()
         if self._finished:
-            raise InputError(
-                "topology", type(self).__name__, "no calls after finish(), which build() calls once at its end"
-            )
+            raise InputError("topology", type(self).__name__, "finish() as the last call in build()")
 
     def _region_of(self, name: str, *others: str) -> Region:
         """Return the region of that name. `others` are further valid names, for the error."""

@@ -92,8 +92,8 @@ def read(path: Path) -> Recording:
     """Return the recording in a file, without drops and clock offset, which pcapng does not store.
 
     A frame's node is its interface's name up to the last hyphen, as in Mininet's names ("nat_a-eth1"). Files of other
-    tools are accepted if their interfaces are named and of Ethernet. Raises `InputError` for any other file or a
-    truncated one, OSError if it cannot be read.
+    tools are accepted if each interface has a name and the link type Ethernet. Raises `InputError` for any other file
+    or a truncated one, OSError if it cannot be read.
     """
     frames: list[Frame] = []
     names: dict[str, None] = {}

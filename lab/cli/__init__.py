@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 _COLLECTED_AFTER = 50_000
-"""Objects that are made until the garbage collector looks at them: what is imported at the start stays."""
+"""Allocations until a garbage collection: imported modules are never freed, so early collections are useless."""
 
 
 def _status(words: list[str]) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 PUNCHING = ("strategy", "deadline", "max_attempts", "skew_ms")
-"""The axes that say how a client punches."""
+"""The axes that configure the punch of a client."""
 
 
 class _Parser(argument.Parser):
@@ -102,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
     _nats(trial, several=False)
     _punching(trial, several=False)
     shown = trial.add_mutually_exclusive_group()
-    shown.add_argument("--timeline", action="store_true", help="print all packets instead, with repetition collapsed")
+    shown.add_argument("--timeline", action="store_true", help="print all packets instead; collapse repeated ones")
     shown.add_argument("--json", action="store_true", help="print the result record instead")
     trial.add_argument("--capture", type=path, metavar="FILE", help="write the packets to FILE (pcapng)")
     trial.add_argument("--full", action="store_true", help="record every packet, not only SYN, FIN, RST and ICMP")

@@ -171,7 +171,7 @@ def _values(field: _Given, reader: Reader, errors: list[InputError]) -> list[Any
             else:
                 seen.add(_sameness(field.name, read))
                 values.append(read)
-    return list(dict.fromkeys(values))  # a NAT may also be in a group
+    return list(dict.fromkeys(values))  # a NAT may be named both directly and by a group
 
 
 def _sameness(name: str, value: Any) -> str:

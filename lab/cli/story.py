@@ -18,7 +18,7 @@ def summary(trial: Trial) -> str:
 
 
 def timeline(trial: Trial) -> str:
-    """Return the outcome, and all packets with repetition collapsed."""
+    """Return the outcome and all packets, with repeated ones collapsed."""
     return f"{head(trial)}\n{render(trial.exchange, collapse=True)}".rstrip("\n")
 
 

@@ -124,7 +124,7 @@ class Client:
             raise InputError(field, words, "at least one word")
         for word, _optional in _each(words):
             if not isinstance(word, str) or "\0" in word or not _is_argument(word):
-                raise InputError(field, word, "words that are text without NUL, or tuples of those")
+                raise InputError(field, word, "a str without NUL characters, or a tuple of such")
 
 
 def _each(words: Words) -> list[tuple[str, bool]]:

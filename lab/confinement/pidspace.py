@@ -55,7 +55,7 @@ class PidSpaces:
         answer, descriptors, _flags, _address = socket.recv_fds(self._maker, _ERROR.size, 2, socket.MSG_CMSG_CLOEXEC)
         if len(descriptors) != 2:
             error = _ERROR.unpack(answer)[0] if answer else 0
-            raise OSError(error, f"PID namespace: {os.strerror(error) if error else 'its maker has ended'}")
+            raise OSError(error, f"PID namespace: {os.strerror(error) if error else 'its parent process has exited'}")
         return PidSpace(*descriptors)
 
     @contextlib.contextmanager

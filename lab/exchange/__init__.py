@@ -1,14 +1,15 @@
-"""The story of a trial's SYNs, as data, told from nothing but its frames.
+"""Reconstruct the TCP exchange of a trial from its captured frames.
 
-- A *segment* (`segment`) is one TCP segment or ICMP error from the node that sent it to the node where it ended, with
-  every interface that it passed and every address that a NAT gave it.
-- The *exchange* (`story`) is what the segments between two hosts amount to: who sent SYN when, what each NAT translated
-  it to, whether the SYNs crossed, who refused one, where one vanished, which connection lived and by which way it went.
-- The *delivery* (`proof`) is how many bytes of the file went directly and how many through edges; `payload` counts.
-- `timeline` is the same in words, one line per event.
-- `bounds` says how many packets are analysed at most, and why the time that it takes is bounded.
+- `segment` follows one TCP segment or ICMP error from its sender to the node where it ended. It records each interface
+  that the segment crosses and each address that a NAT translates it to.
+- `connection` groups the segments into TCP connections.
+- `story` describes the exchange of two hosts: the SYNs that each host sent, their translations, whether they crossed,
+  which of them were rejected or dropped, and which connection was used.
+- `proof` counts the bytes of the file that were sent directly and through edges; `payload` counts per connection.
+- `timeline` prints the exchange, one line per event.
+- `bounds` limits the number of analyzed packets, and thus the time.
 
-Nothing here does input or output, and nothing needs scapy.
+These modules do no input or output and do not need scapy.
 """
 
 from punchlab.lab.exchange.bounds import ExcessiveError

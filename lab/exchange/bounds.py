@@ -1,21 +1,21 @@
-"""How much of a recording is analysed at most, so that a client cannot keep the lab busy with its packets.
+"""Limits of the analysis, so that a client cannot exhaust the CPU of the lab with its packets.
 
-The time that the analysis takes is proportional to the number of frames (n log n where it sorts), for any frames. One
-thing is not proportional by its definition: if a NAT gives one flow several ports in turn, a segment of it belongs to
-several connections. So the segments of all connections together have a bound as well.
+The analysis takes time proportional to the number of frames (n log n where it sorts), for any frames. There is one
+exception: if a NAT maps one flow to several ports in turn, each segment of the flow belongs to several connections.
+Therefore the total number of segments of all connections has its own limit.
 
-Honest clients stay far below the bounds: `birthday`, the strategy that dials most, makes some 20,000 frames in `ab` if
-an ICMP error answers each of its SYNs.
+Honest clients stay far below the limits. `birthday`, the strategy that sends the most SYNs, causes about 20,000 frames
+in `ab` if each SYN is answered by an ICMP error.
 """
 
 from __future__ import annotations
 
 MOST_FRAMES = 250_000
-"""Frames with a segment or an ICMP error, at all capture points together."""
+"""Maximum number of frames with a TCP segment or an ICMP error, at all capture points together."""
 
 MOST_MEMBERS = 4 * MOST_FRAMES
-"""Segments of connections; a segment counts for each connection, and for each of the two hosts that saw it."""
+"""Maximum number of segments. A segment counts once per connection, and once per host that sent or received it."""
 
 
 class ExcessiveError(Exception):
-    """There is more to analyse than the bounds allow; the text names the bound."""
+    """The capture exceeds a limit of the analysis; the message names the limit."""

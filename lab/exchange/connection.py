@@ -1,4 +1,4 @@
-"""The TCP connections between two hosts, put together from their segments; `lab.exchange.story` defines the terms."""
+"""Group segments into the TCP connections between two hosts; `lab.exchange.story` defines the terms."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ _View = tuple[str, str]
 
 @dataclass(frozen=True)
 class Connection:
-    """One TCP connection between the hosts, by its four-tuple as each of them sees it. Times are CLOCK_REALTIME."""
+    """One TCP connection between the hosts. Times are CLOCK_REALTIME nanoseconds."""
 
     at_a: tuple[str, str]
     """(local, remote) endpoint at host a."""
     at_b: tuple[str, str]
     """(local, remote) endpoint at host b."""
     way: tuple[Hop, ...]
-    """Every interface that it crosses from a to b: source is a's endpoint as seen there, destination is b's."""
+    """The interfaces on its path from a to b; at each, `source` is the endpoint of a and `destination` that of b."""
     nats: tuple[str, ...]
-    """The NATs among the nodes on its way, in order from a to b."""
+    """The NATs on its path, in order from a to b."""
     edge: bool
-    """Whether any packet of it was seen at an edge."""
+    """Whether a packet of the connection was captured at an edge."""
     established_ns: int | None
     ended_ns: int | None
-    """When its first FIN or RST after that was sent; None when it outlived the capture."""
+    """Time of the first FIN or RST after it was established; None if the capture contains neither."""
     simultaneous: frozenset[str]
-    """The hosts that opened it simultaneously."""
+    """The hosts that did a simultaneous open."""
     segments: tuple[Segment, ...] = field(repr=False)
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """The nodes on its way from a to b."""
+        """The nodes on its path from a to b."""
         return tuple(dict.fromkeys(hop.node for hop in self.way))
 
     @property
     def lifetime(self) -> tuple[float, int]:
-        """Orders established connections: longer lived ones later, among those alike the one established first."""
+        """Sort key of established connections: by end, then by establishment; the earliest established sorts last."""
         assert self.established_ns is not None
         return (math.inf if self.ended_ns is None else self.ended_ns), -self.established_ns
 
 
 def connect(segments: Sequence[Segment], pair: HostPair) -> tuple[Connection, ...]:
-    """The connections of which at least one segment went all the way between the hosts, by their first segments.
+    """Return the connections of which one host received a segment of the other, ordered by the first such segment.
 
-    Raises `ExcessiveError` for more than `MOST_MEMBERS` segments in them.
+    Raises `ExcessiveError` if they have more than `MOST_MEMBERS` segments.
     """
     a, b = pair.a.host, pair.b.host
     through: dict[tuple[_View, _View], Segment] = {}
@@ -68,7 +68,7 @@ def connect(segments: Sequence[Segment], pair: HostPair) -> tuple[Connection, ..
         if view_a is not None and view_b is not None:
             through.setdefault((view_a, view_b), segment)
     if sum(len(seen_at_a[at_a]) + len(seen_at_b[at_b]) for at_a, at_b in through) > bounds.MOST_MEMBERS:
-        raise bounds.ExcessiveError(f"connections of more than {bounds.MOST_MEMBERS} segments, some of several at once")
+        raise bounds.ExcessiveError(f"the connections have more than {bounds.MOST_MEMBERS} segments")
     return tuple(
         _connection(
             at_a,
@@ -90,7 +90,7 @@ def _connection(
         (
             ack.last.time_ns
             for ack in acks
-            # It reached a host that had sent the SYN which it acknowledges.
+            # It acknowledges a SYN of the host that received it.
             if not ack.last.outgoing and (ack.last.node, ack.acknowledgment) in acknowledged
         ),
         default=None,
@@ -108,7 +108,7 @@ def _connection(
         simultaneous=frozenset(
             ack.origin
             for ack in acks
-            # It has the sequence number of a SYN that its sender sent before.
+            # It has the sequence number of an earlier SYN of the same host.
             if ack.origin is not None and first_sent.get((ack.origin, ack.sequence), math.inf) < ack.sent_ns
         ),
         segments=segments,
@@ -116,7 +116,7 @@ def _connection(
 
 
 def _syns(segments: Sequence[Segment]) -> tuple[set[tuple[str | None, int | None]], dict[tuple[str | None, int], int]]:
-    """The SYNs as (sender, number that acknowledges one), and (sender, sequence number) -> when the first was sent."""
+    """Return the SYNs as (sender, acknowledgment number), and (sender, sequence number) -> time of the first SYN."""
     acknowledged: set[tuple[str | None, int | None]] = set()
     first_sent: dict[tuple[str | None, int], int] = {}
     for syn in segments:
@@ -128,7 +128,7 @@ def _syns(segments: Sequence[Segment]) -> tuple[set[tuple[str | None, int | None
 
 
 def _view(segment: Segment, host: str) -> _View | None:
-    """The (local, remote) endpoints of the segment at the host that sent or received it; None at any other."""
+    """Return the (local, remote) endpoints of the segment at the host; None if the host did not send or receive it."""
     if segment.origin == host:
         return segment.source, segment.destination
     last = segment.last

@@ -1,4 +1,4 @@
-"""Who is who in the topology, as far as an exchange needs it."""
+"""The nodes and addresses of a topology that the analysis of an exchange needs."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class HostSide:
-    """One of the two hosts and what is in front of it."""
+    """One of the two hosts, and the NATs in front of it."""
 
     host: str
     nats: tuple[str, ...] = ()
-    """The NAT nodes in front of it, from the host outwards; none for a public host."""
+    """The NAT nodes in front of the host, innermost first; empty for a public host."""
     addresses: frozenset[str] = frozenset()
-    """Where the Internet finds it: the outside addresses of its outermost NAT, or its own."""
+    """Addresses that reach it from the Internet: the outside addresses of its outermost NAT, or its own."""
     gateways: frozenset[str] = frozenset()
-    """Where it finds its own NATs, to ask them for port mappings: their inside addresses."""
+    """The inside addresses of its NATs, to which it sends port mapping requests."""
     inside: frozenset[str] = frozenset()
-    """Where hosts behind the same NAT find it: its own address and the outside addresses of all its NATs."""
+    """Addresses that reach it from behind the same NAT: its own, and the outside addresses of all its NATs."""
 
 
 @dataclass(frozen=True)
 class HostPair:
-    """The two hosts that punch, and who else packets can be for."""
+    """The two hosts that punch, and the other destinations of packets."""
 
     a: HostSide
     b: HostSide
     edges: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Edge node -> its addresses, the anycast address included."""
+    """Edge node -> its addresses, including the anycast address."""
     others: frozenset[str] = frozenset()
-    """Other hosts: a packet that ends there has been delivered, if to the wrong one."""
+    """Other hosts; a packet that reaches one has been delivered, not dropped."""
     background: frozenset[str] = frozenset()
-    """Addresses of the background traffic, which is no part of the exchange."""
+    """Addresses of background traffic, which the analysis ignores."""
     elsewhere: frozenset[str] = frozenset()
-    """Addresses of other hosts: a connection with one of them is none between the two, even if that host passes on
-    every segment."""
+    """Addresses of other hosts. A connection with one of them is not a direct connection of the two hosts, even if that
+    host forwards every segment."""
 
-    def gate(self, side: HostSide) -> str:
-        """The side's gate (see `lab.exchange.story`)."""
+    def border(self, side: HostSide) -> str:
+        """Return the side's border node (see `lab.exchange.story`)."""
         shared = {*self.a.nats} & {*self.b.nats}
         return next((nat for nat in reversed(side.nats) if nat not in shared), side.host)
 
     @cached_property
     def edge_addresses(self) -> frozenset[str]:
-        """Every address of every edge."""
+        """The addresses of all edges."""
         return frozenset().union(*self.edges.values())
 
     @cached_property
     def ends(self) -> frozenset[str]:
-        """The nodes that packets are for: hosts and edges."""
+        """The nodes that receive packets: hosts and edges."""
         return frozenset({self.a.host, self.b.host, *self.edges, *self.others})

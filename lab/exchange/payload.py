@@ -1,8 +1,9 @@
-"""How many payload bytes crossed, by connection and by flow, from what a capture of the trial holds.
+"""Count the payload bytes of each TCP connection and UDP flow in a capture.
 
-TCP: the sequence numbers of SYN, FIN and RST give the bytes of a connection (RFC 9293 section 3.4). A SYN-ACK holds the
-initial sequence numbers of both directions. A FIN holds the number of bytes that its sender sent; without one, the
-greatest sequence or acknowledgment number of a FIN or RST counts. No data segment is needed.
+TCP: the sequence numbers of SYN, FIN and RST give the byte count of a connection (RFC 9293 section 3.4), without data
+segments. A SYN-ACK contains the initial sequence numbers of both directions. The sequence number of a FIN gives the
+number of bytes that its sender sent. Without a FIN in one direction, the greatest sequence or acknowledgment number of
+any FIN or RST is used.
 
 UDP: the length fields of the datagrams at the two hosts. A fragmented datagram counts once, by its first fragment.
 """
@@ -23,11 +24,11 @@ Endpoints = tuple[str, str]
 """(local, remote) endpoint of a connection or flow at one host, as in `lab.exchange.wire.Packet`."""
 
 _MOST = 1 << 31
-"""Counts are modulo 2**32: a greater one is a number from before the initial sequence number."""
+"""Counts are modulo 2**32. A count from this value on precedes the initial sequence number and is ignored."""
 
 _SYN_DATA_BITS = 16
 _MOST_SYN_DATA = (1 << _SYN_DATA_BITS) - 1
-"""Bytes of data that a SYN can have, and more."""
+"""Upper bound of the bytes of data in a SYN."""
 
 _ETHERNET, _UDP_HEADER = 14, 8
 _IPV4, _IPV6 = 0x0800, 0x86DD
@@ -39,7 +40,7 @@ _PORTS_AND_LENGTH = struct.Struct("!HHH")
 class Direction:
     """Payload bytes in one direction of a connection.
 
-    `finished`: the count of a FIN; `seen`: the greatest count of any FIN or RST, None if there was none.
+    `finished`: the count of a FIN; `seen`: the greatest count of any FIN or RST. None if no such segment was captured.
     """
 
     finished: int | None = None
@@ -47,11 +48,11 @@ class Direction:
 
     @property
     def count(self) -> int | None:
-        """The bytes; None if the capture does not show them."""
+        """The number of bytes; None if it is unknown."""
         return self.seen if self.finished is None else self.finished
 
     def note(self, count: int, *, finished: bool = False) -> None:
-        """Take in what a segment says; `count` modulo 2**32."""
+        """Update with the count of a segment, modulo 2**32."""
         if (count := count & SEQUENCES) >= _MOST:
             return
         if finished:
@@ -59,7 +60,7 @@ class Direction:
         self.seen = count if self.seen is None else max(self.seen, count)
 
     def merge(self, other: Direction) -> None:
-        """Take in what another host saw of the same direction."""
+        """Update with the counts of the same direction at the other host."""
         if other.finished is not None:
             self.finished = other.finished
         if other.seen is not None:
@@ -68,18 +69,18 @@ class Direction:
 
 @dataclass(slots=True)
 class Stream:
-    """One TCP connection at one host: what it sent and what it received."""
+    """The bytes that one host sent and received on one TCP connection."""
 
     sent: Direction = field(default_factory=Direction)
     received: Direction = field(default_factory=Direction)
 
 
 Streams = Mapping[tuple[int, int], Stream]
-"""(initial sequence number of the host, of its peer) -> the connection. One pair of endpoints can have several."""
+"""(initial sequence number of the host, of its peer) -> connection; a pair of endpoints can have several."""
 
 
 def streams(host: str, segments: Iterable[Segment]) -> Streams:
-    """The TCP connections in the segments that one host sent and received with one pair of endpoints, in order."""
+    """Return the TCP connections in the segments of one host and one pair of endpoints, which are in order of time."""
     found: dict[tuple[int, int], Stream] = {}
     current: tuple[int, int] | None = None
     syns = {True: _Openers(), False: _Openers()}
@@ -92,7 +93,7 @@ def streams(host: str, segments: Iterable[Segment]) -> Streams:
             current = (segment.sequence, opener) if outgoing else (opener, segment.sequence)
             found.setdefault(current, Stream())
         elif segment.kind in (Kind.FIN, Kind.RST) and current is not None and segment.sequence != 0:
-            # A RST with sequence number 0 answers a segment of no connection (RFC 9293 section 3.10.7.1).
+            # A RST with sequence number 0 belongs to no connection (RFC 9293 section 3.10.7.1).
             stream = found[current]
             own, its = (stream.sent, stream.received) if outgoing else (stream.received, stream.sent)
             own_start, its_start = current if outgoing else current[::-1]
@@ -108,14 +109,14 @@ class _Openers:
     def __init__(self) -> None:
         self._count = 0
         self._all: set[int] = set()
-        # Block of 2**16 sequence numbers -> (key, count) of SYNs in it, both ascending. A later SYN removes those with
-        # a greater or equal key, so the last pair up to a key is the latest SYN up to that key. The keys are the
+        # Block of 2**16 sequence numbers -> (key, count) of its SYNs, both ascending. A later SYN removes the pairs
+        # with a greater or equal key, so the last pair up to a key is the latest SYN up to that key. The keys are the
         # sequence numbers, or in `_downwards` their negatives.
         self._upwards: dict[int, list[tuple[int, int]]] = {}
         self._downwards: dict[int, list[tuple[int, int]]] = {}
 
     def add(self, sequence: int) -> None:
-        """Take in the next SYN."""
+        """Add the next SYN."""
         self._count += 1
         self._all.add(sequence)
         block = sequence >> _SYN_DATA_BITS
@@ -126,10 +127,10 @@ class _Openers:
             known.append((key, self._count))
 
     def acknowledged_by(self, acknowledgment: int) -> int:
-        """The sequence number of the SYN that it acknowledges; one with data (RFC 7413) with its data, or without.
+        """Return the sequence number of the acknowledged SYN, which may contain data (RFC 7413).
 
-        Of several SYNs with less than 64 KiB from their number to the acknowledged one, the latest; without any, the
-        number just before the acknowledgment.
+        Without an exact match, the latest SYN less than 64 KiB before the acknowledgment number matches. If no SYN
+        matches, return the number before the acknowledgment number.
         """
         exact = (acknowledgment - 1) & SEQUENCES
         if exact in self._all:
@@ -142,21 +143,21 @@ class _Openers:
 
 
 def _greatest(known: Sequence[tuple[int, int]], most: int) -> tuple[int, int] | None:
-    """The last pair whose key is at most that number; the pairs are ascending."""
+    """Return the last pair with a key of at most `most`, from ascending pairs."""
     number = bisect_right(known, most, key=lambda each: each[0])
     return known[number - 1] if number else None
 
 
 @dataclass(frozen=True, slots=True)
 class Datagrams:
-    """The UDP payload that one host exchanged with one address: bytes."""
+    """The bytes of UDP payload that one host sent to one address and received from it."""
 
     sent: int = 0
     received: int = 0
 
 
 def datagrams(host: str, frames: Iterable[Frame]) -> Mapping[str, Datagrams]:
-    """Remote address -> the UDP payload that the host exchanged with it."""
+    """Return remote address -> the UDP payload that the host sent to it and received from it."""
     found: dict[str, Datagrams] = {}
     for frame in frames:
         if frame.node == host and (decoded := _decode_udp(frame.data)) is not None:
@@ -172,7 +173,7 @@ def datagrams(host: str, frames: Iterable[Frame]) -> Mapping[str, Datagrams]:
 
 
 def _decode_udp(data: bytes) -> tuple[str, str, int] | None:
-    """Source address, destination address and payload length of a frame; None if it is not UDP."""
+    """Return source address, destination address and payload length of a frame; None if it is not UDP."""
     try:
         ethertype = int.from_bytes(data[12:14])
         if ethertype == _IPV4 and data[_ETHERNET + 9] == socket.IPPROTO_UDP:
@@ -192,7 +193,7 @@ def _decode_udp(data: bytes) -> tuple[str, str, int] | None:
 
 
 def by_endpoints(host: str, segments: Iterable[Segment]) -> Mapping[Endpoints, list[Segment]]:
-    """(local, remote) endpoints -> the TCP segments that the host sent or received with them, in order of its clock."""
+    """Return (local, remote) endpoints -> the TCP segments that the host sent or received, in order of time."""
     found: dict[Endpoints, list[tuple[int, Segment]]] = {}
     for segment in segments:
         for endpoints, time_ns in _views(segment, host):

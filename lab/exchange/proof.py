@@ -1,7 +1,7 @@
-"""What the capture proves of the way that a file took from host a to host b: directly, through edges, or neither.
+"""Determine from the capture whether host a sent a file to host b directly, through edges, or not at all.
 
-A connection counts as direct if it crosses exactly the NATs that the topology puts between the hosts, or those on their
-shortcut. What the clients report is not used.
+A connection counts as direct if it crosses exactly the NATs on a path between the hosts in the topology. The reports of
+the clients are not used.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from punchlab.lab.exchange.story import Exchange
 from punchlab.lab.exchange.wire import address_of
 
 Ways = Collection[tuple[str, ...]]
-"""The NATs on each way between the hosts, from a to b."""
+"""The NATs on each path between the hosts, from a to b."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """Payload bytes from host a to host b.
 
-    `direct_bytes`: on connections and UDP flows between the hosts; `edge_bytes`: the smaller of what a sent to edges
-    and what b received from edges. `carrier`: the direct connection with the most payload, None without an established
-    one. `connected`: there is such a connection, or a UDP flow with payload in both directions. `udp`: a host sent UDP
-    payload to an address of the other. `complete`: the capture shows the byte counts of all connections.
+    `direct_bytes`: bytes on connections and UDP flows between the hosts. `edge_bytes`: the minimum of the bytes that a
+    sent to edges and the bytes that b received from edges. `carrier`: the established direct connection with the most
+    payload, or None. `connected`: whether there is a carrier, or a UDP flow with payload in both directions. `udp`:
+    whether a host sent UDP payload to an address of the other. `complete`: whether all byte counts are known.
     """
 
     direct_bytes: int
@@ -38,7 +38,7 @@ class Delivery:
 
 
 def delivery(exchange: Exchange, ways: Ways) -> Delivery:
-    """What the capture proves."""
+    """Return the payload that the capture proves."""
     return _Ledger(exchange, ways).delivery()
 
 
@@ -63,7 +63,7 @@ class _Ledger:
             )
             if count is not None
         ]
-        # A flow in one direction is none: its datagrams may be those of an edge with another's source address.
+        # A flow in one direction does not count: an edge may have sent its datagrams with a spoofed source address.
         answered = min(udp_sent.received, udp_received.received) > 0
         flowed = min(udp_sent.sent, udp_received.received) if answered else 0
         return Delivery(
@@ -86,7 +86,7 @@ class _Ledger:
         ]
 
     def _between(self, connection: Connection) -> int | None:
-        """Bytes from a to b on one connection, as both hosts saw it; NATs leave sequence numbers alone."""
+        """Return the bytes from a to b on one connection; the sequence numbers are the same at both hosts."""
         sender = self._streams(self._pair.a.host, connection.at_a)
         receiver = self._streams(self._pair.b.host, connection.at_b)
         counts = []
@@ -119,7 +119,7 @@ class _Ledger:
 
 
 def _total(counts: Iterable[int | None]) -> int | None:
-    """The sum; None if one of them is not known."""
+    """Return the sum; None if a count is unknown."""
     total = 0
     for count in counts:
         if count is None:

@@ -1,13 +1,15 @@
-"""Following one segment across interfaces and NATs.
+"""Follow a segment across interfaces and NATs.
 
-A NAT changes addresses and ports; sequence and acknowledgment number, flags, TCP timestamps and the IP identification
-of a SYN go through unchanged. Two frames with these the same show one segment, if a packet can get from one place to
-the other: out of a node, then into another; into a node, then out of it (on a bridge also through a second interface).
-A frame that goes out of a node without having come into it starts a new journey: the node sent it. So a retransmission
-is a segment of its own, and so is the answer of a NAT.
+A NAT changes addresses and ports. It does not change the sequence and acknowledgment numbers, the flags, the TCP
+timestamps, and the IP identification of a SYN. Two frames belong to the same segment if these are equal and the packet
+can get from one interface to the other: sent by a node and then received by another, or received by a node and then
+sent by it. On a bridge, a frame is sent and received by more than one interface. If a node sends a frame that it did
+not receive, the frame starts a new segment. Therefore a retransmission is a separate segment, and so is the response
+of a NAT.
 
-The kernel shows a packet that it sends after its queue and one that it receives before its firewall. A segment whose
-last frame came *into* a node ended there: it was for that node, or the node dropped it.
+The kernel captures a sent packet after the queueing discipline, and a received packet before netfilter. If the last
+frame of a segment was *received* by a node, the segment ended there: it was addressed to the node, or the node dropped
+it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from punchlab.lab.exchange.wire import SEQUENCES, Kind, Packet, decode
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """A segment at one interface. Endpoints are as in `lab.exchange.wire.Packet`, as they were there."""
+    """A segment at one interface, with its endpoints there in the format of `lab.exchange.wire.Packet`."""
 
     time_ns: int
     """CLOCK_REALTIME."""
@@ -37,20 +39,20 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """What a NAT made of a segment's endpoints."""
+    """A translation of a segment's endpoints by a NAT."""
 
     time_ns: int
-    """When it went out again."""
+    """When the NAT sent it."""
     node: str
     before: tuple[str, str]
-    """Source and destination when it came in."""
+    """Source and destination when the NAT received it."""
     after: tuple[str, str]
-    """Source and destination when it went out."""
+    """Source and destination when the NAT sent it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """One TCP segment with SYN, FIN or RST, or one ICMP error, on its way. Equal only to itself."""
+    """One TCP segment with SYN, FIN or RST, or one ICMP error; compared by identity."""
 
     kind: Kind
     sequence: int
@@ -63,48 +65,48 @@ class Segment:
 
     @property
     def acknowledged_by(self) -> frozenset[int]:
-        """The acknowledgment numbers of an answer to a SYN or SYN-ACK: its receiver accepts the data in it, or not."""
+        """The acknowledgment numbers of an answer to a SYN or SYN-ACK, with and without the data in it."""
         return frozenset({(self.sequence + 1) & SEQUENCES, (self.sequence + 1 + self.payload) & SEQUENCES})
 
     @property
     def first(self) -> Hop:
-        """Where it was seen first."""
+        """The first hop."""
         return self.hops[0]
 
     @property
     def last(self) -> Hop:
-        """Where it was seen last."""
+        """The last hop."""
         return self.hops[-1]
 
     @property
     def origin(self) -> str | None:
-        """The node that sent it; None when it came from outside of what was captured."""
+        """The node that sent it; None if that node was not captured."""
         return self.first.node if self.first.outgoing else None
 
     @property
     def sent_ns(self) -> int:
-        """When it was seen first."""
+        """Time of the first hop."""
         return self.first.time_ns
 
     @property
     def source(self) -> str:
-        """Its source endpoint as its sender wrote it."""
+        """Its source endpoint at its sender."""
         return self.first.source
 
     @property
     def destination(self) -> str:
-        """Its destination endpoint as its sender wrote it."""
+        """Its destination endpoint at its sender."""
         return self.first.destination
 
     @cached_property
     def nodes(self) -> tuple[str, ...]:
-        """The nodes it was seen in, in order, each once per passage."""
+        """The nodes on its path, in order; a node that it crosses twice appears twice."""
         names = [hop.node for hop in self.hops]
         return tuple(name for place, name in enumerate(names) if place == 0 or names[place - 1] != name)
 
     @cached_property
     def translations(self) -> tuple[Translation, ...]:
-        """What the nodes that it crossed made of its endpoints, in order; nodes that changed nothing are left out."""
+        """The translations of its endpoints, in order."""
         changes = []
         for before, after in zip(self.hops, self.hops[1:], strict=False):
             was, became = (before.source, before.destination), (after.source, after.destination)
@@ -113,16 +115,16 @@ class Segment:
         return tuple(changes)
 
     def left(self, node: str) -> Hop | None:
-        """Where it went out of the node for the last time, None when it never did."""
+        """Return the last hop at which the node sent it, or None."""
         return next((hop for hop in reversed(self.hops) if hop.node == node and hop.outgoing), None)
 
     def reached(self, node: str) -> Hop | None:
-        """Where it came into the node for the first time, None when it never did."""
+        """Return the first hop at which the node received it, or None."""
         return next((hop for hop in self.hops if hop.node == node and not hop.outgoing), None)
 
 
 _Place = tuple[str, str, bool]
-"""Node, interface, and whether the frame went out."""
+"""Node, interface, and whether the node sent the frame."""
 
 
 @dataclass(eq=False, slots=True)
@@ -130,51 +132,51 @@ class _Journey:
     number: int
     packet: Packet
     place: _Place
-    """Where it was seen last."""
+    """The place of its last frame."""
     places: set[_Place] = field(default_factory=set)
     hops: list[Hop] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _Queue:
-    """The journeys of a crowd that can continue at one place: a heap, by number. Some may have left the crowd."""
+    """The journeys of a crowd that can continue at one place, as a heap by number; some may have left the crowd."""
 
     read: int = 0
-    """How many of those that arrived it has seen."""
+    """Number of entries of `_Crowd.arrived` that it has read."""
     waiting: list[tuple[int, _Journey]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _Crowd:
-    """The journeys with one identity that were seen last at one place."""
+    """The journeys with one identity whose last frame is at one place."""
 
     place: _Place
     arrived: list[_Journey] = field(default_factory=list)
-    """Those that have left are still in it."""
+    """All journeys that arrived, including those that have left."""
     present: int = 0
     queues: dict[_Place, _Queue] = field(default_factory=dict)
 
     def oldest_for(self, place: _Place) -> _Journey | None:
-        """The oldest journey here that has not been at that place."""
+        """Return the oldest journey that has no frame at that place yet."""
         queue = self.queues.setdefault(place, _Queue())
         for journey in self.arrived[queue.read :]:
             if place not in journey.places:
                 heapq.heappush(queue.waiting, (journey.number, journey))
         queue.read = len(self.arrived)
-        # A journey is at each place at most once, so one that has left does not come back.
+        # A journey has at most one frame at each place, so a journey that has left does not return.
         while queue.waiting and queue.waiting[0][1].place != self.place:
             heapq.heappop(queue.waiting)
         return queue.waiting[0][1] if queue.waiting else None
 
 
 class _Copies:
-    """The journeys with one identity. A frame costs time for each of the places, not for each of the journeys."""
+    """The journeys with one identity. The time per frame grows with the number of places, not of journeys."""
 
     def __init__(self) -> None:
         self._crowds: dict[_Place, _Crowd] = {}
 
     def continued_at(self, place: _Place) -> _Journey | None:
-        """The oldest journey that can continue at the place; None without one."""
+        """Return the oldest journey that can continue at the place, or None."""
         node, _interface, outgoing = place
         oldest: _Journey | None = None
         for crowd in self._crowds.values():
@@ -185,7 +187,7 @@ class _Copies:
         return oldest
 
     def move(self, journey: _Journey, place: _Place) -> None:
-        """The journey, known or new, is seen at the place."""
+        """Record a frame of a known or new journey at the place."""
         if journey.places:
             left = self._crowds[journey.place]
             left.present -= 1
@@ -199,10 +201,10 @@ class _Copies:
 
 
 def follow(frames: Iterable[Frame]) -> tuple[Segment, ...]:
-    """The segments in the frames (which are in the order of time), in the order in which they were sent.
+    """Return the segments in the frames, which are in order of time, in the order in which they were sent.
 
-    Of several copies that cannot be told apart and could all continue at a frame, the oldest does. Raises
-    `ExcessiveError` for more than `MOST_FRAMES` frames of segments.
+    If a frame matches several indistinguishable segments, it belongs to the oldest of them. Raises `ExcessiveError` if
+    more than `MOST_FRAMES` frames contain segments.
     """
     journeys: list[_Journey] = []
     by_identity: dict[tuple[object, ...], _Copies] = {}

@@ -1,23 +1,25 @@
-"""What the segments between two hosts amount to.
+"""The exchange of two hosts: their SYNs, the answers, and the connections.
 
 Definitions, for hosts a and b:
 
-punch SYN           a SYN (without ACK) sent by a or b to an address that is neither an edge's nor its own gateway's
-                    (which it asks for port mappings). A retransmission is another one.
-gate                of a host: the outermost NAT in front of it that the other host is not behind as well; without one,
-                    the host itself. Between the two gates lies the Internet, or the NAT (or LAN) that both share.
-crossed             a punch SYN of a and one of b, of one connection (what reaches each gate is the reverse of what
-                    left it), were under way between the gates at once: each left its own gate before the other
-                    reached it, and both arrived. So each found the hole that the other's sender had just made.
-answered            a SYN or SYN-ACK that ended at a node which then sent a SYN-ACK, an RST or an ICMP error for it.
-dropped             a segment that ended, unanswered, at a node that is no host and no edge; so did one still under way
-                    (or held in a queue) when the capture ended.
-simultaneous open   a host answered the peer's SYN while its own was outstanding (RFC 9293 section 3.5, figure 7): its
-                    SYN-ACK has the sequence number of a SYN that it sent before on that connection. When SYNs cross,
-                    both hosts do; when the first SYN was dropped at the peer's NAT, only its sender does. A listener
-                    answers with a sequence number of its own: that is the three-way handshake.
+punch SYN           a SYN (without ACK) of a or b whose destination is neither an edge nor the host's own gateway (which
+                    receives port mapping requests). A retransmission is a separate punch SYN.
+border              of a host: the outermost NAT in front of it that is not also in front of the other host; without
+                    such a NAT, the host itself. Between the two borders is the Internet, or a shared NAT or LAN.
+crossed             a punch SYN of a and one of b crossed if they belong to one connection (the endpoints at each border
+                    are reversed) and were in flight between the borders at the same time: each left its own border
+                    before the other arrived there, and both arrived. So each SYN arrived at a pinhole that the other
+                    SYN had just created.
+answered            a SYN or SYN-ACK is answered if the node where it ended sent a SYN-ACK, an RST or an ICMP error for
+                    it.
+dropped             a segment is dropped if it ended, unanswered, at a node that is neither a host nor an edge. This
+                    includes segments in flight or in a queue at the end of the capture.
+simultaneous open   a host answered the peer's SYN while its own SYN was outstanding (RFC 9293 section 3.5, figure 7):
+                    its SYN-ACK has the sequence number of an earlier SYN of the host on that connection. If SYNs
+                    cross, both hosts do this. If the peer's NAT dropped the first SYN, only the sender of that SYN
+                    does. The SYN-ACK of a listener has a new sequence number (three-way handshake).
 established         a host that sent a SYN received the SYN-ACK for it.
-winner              the connection that the clients agreed on; unless told, the longest-lived established one.
+winner              the connection that the clients agreed on; by default the longest-lived established connection.
 """
 
 from __future__ import annotations
@@ -35,41 +37,41 @@ from punchlab.lab.exchange.wire import Kind, address_of
 
 
 class Exchange:
-    """The exchange between the two hosts of `pair`. Hosts and NATs are named by their nodes.
+    """The exchange between the two hosts of `pair`. Hosts and NATs are identified by their node names.
 
-    `frames` are those of one trial, in the order of time; UDP datagrams among them are no part of the story. `agreed`
-    names the winner by its (local, remote) endpoints at host a; it can be set until `winner` is read. Times are
-    CLOCK_REALTIME nanoseconds as in the frames, durations seconds.
+    `frames` are the frames of one trial in order of time; UDP datagrams are ignored. `agreed` is the winner as its
+    (local, remote) endpoints at host a; it can be set until `winner` is read. Times are CLOCK_REALTIME nanoseconds as
+    in the frames, durations are seconds.
 
-    The constructor and `connections` (with what depends on them) raise `ExcessiveError`, see `lab.exchange.bounds`.
+    The constructor, `connections` and the members that use it raise `ExcessiveError` (see `lab.exchange.bounds`).
     """
 
     def __init__(self, frames: Iterable[Frame], pair: HostPair, agreed: tuple[str, str] | None = None) -> None:
         self.pair = pair
         self.frames = tuple(frames)
         self.segments = tuple(segment for segment in follow(self.frames) if not _background(segment, pair))
-        """Every segment that was seen, background traffic apart, in the order in which they were sent."""
+        """All captured segments without background traffic, in the order in which they were sent."""
         self.agreed = agreed
         self._answers = _answers(self.segments)
 
-    # Single segments: what they are and what became of them.
+    # Single segments.
 
     def is_rendezvous(self, segment: Segment) -> bool:
-        """Whether it is between a host and an edge."""
+        """Return whether the segment is between a host and an edge."""
         edges = self.pair.edge_addresses
         return address_of(segment.destination) in edges or address_of(segment.source) in edges
 
     def answer(self, segment: Segment) -> Segment | None:
-        """The SYN-ACK, RST or ICMP error that the node where the SYN or SYN-ACK ended sent for it."""
+        """Return the SYN-ACK, RST or ICMP error that answers the SYN or SYN-ACK, or None."""
         return self._answers.get(segment)
 
     def delivered_to(self, segment: Segment) -> str | None:
-        """The host or edge that received it."""
+        """Return the host or edge that received it, or None."""
         last = segment.last
         return None if last.outgoing or last.node not in self.pair.ends else last.node
 
     def dropped_at(self, segment: Segment) -> str | None:
-        """The node where it vanished: neither delivered nor answered."""
+        """Return the node that dropped it, or None."""
         if self.delivered_to(segment) is not None or segment in self._answers:
             return None
         return segment.last.node
@@ -77,11 +79,11 @@ class Exchange:
     # The punch SYNs.
 
     def syns(self, host: str | None = None) -> tuple[Segment, ...]:
-        """The punch SYNs of the host (of both without one), retransmissions included, in the order of time."""
+        """Return the punch SYNs of the host (by default of both), including retransmissions, in order of time."""
         return tuple(syn for syn in self._syns if host in (None, syn.origin))
 
     def first_syn(self, host: str) -> Segment | None:
-        """The host's first punch SYN to where the Internet finds its peer; failing that, its first to anywhere."""
+        """Return the host's first punch SYN to an external address of its peer, else its first punch SYN, or None."""
         _side, peer = self._sides(host)
         syns = self.syns(host)
         return next((syn for syn in syns if address_of(syn.destination) in peer.addresses), next(iter(syns), None))
@@ -97,33 +99,33 @@ class Exchange:
 
     @cached_property
     def refused(self) -> tuple[Segment, ...]:
-        """The punch SYNs that an RST or an ICMP error answered; `answer` tells which and whose."""
+        """The punch SYNs that were answered by an RST or an ICMP error; `answer` returns it."""
         return tuple(syn for syn in self._syns if (answer := self.answer(syn)) and answer.kind is not Kind.SYN_ACK)
 
     @cached_property
     def dropped(self) -> tuple[Segment, ...]:
-        """The punch SYNs that vanished; `dropped_at` tells where."""
+        """The punch SYNs that were dropped; `dropped_at` returns the node."""
         return tuple(syn for syn in self._syns if self.dropped_at(syn) is not None)
 
     @cached_property
     def skew_s(self) -> float | None:
-        """When b's first SYN left its host minus when a's did; None unless both sent one."""
+        """The time of b's first punch SYN minus the time of a's; None unless both sent one."""
         first_a, first_b = self.first_syn(self.pair.a.host), self.first_syn(self.pair.b.host)
         return None if first_a is None or first_b is None else (first_b.sent_ns - first_a.sent_ns) / 1e9
 
     @cached_property
     def crossing(self) -> tuple[Segment, Segment] | None:
-        """The first punch SYNs, a's and b's, that crossed."""
-        gate_a, gate_b = self.pair.gate(self.pair.a), self.pair.gate(self.pair.b)
-        # By the endpoints between the gates, a's first: one connection.
-        arriving: dict[tuple[str, ...], _Arriving] = {}
+        """The first punch SYN of a and of b that crossed, or None."""
+        border_a, border_b = self.pair.border(self.pair.a), self.pair.border(self.pair.b)
+        # The endpoints at the two borders, those of a first, identify a connection.
+        arriving: dict[tuple[str, ...], _ArrivedSyns] = {}
         for theirs in self.syns(self.pair.b.host):
-            out_b, in_a = theirs.left(gate_b), theirs.reached(gate_a)
+            out_b, in_a = theirs.left(border_b), theirs.reached(border_a)
             if out_b is not None and in_a is not None:
                 ends = (in_a.destination, in_a.source, out_b.destination, out_b.source)
-                arriving.setdefault(ends, _Arriving()).add(theirs, out_b.time_ns, in_a.time_ns)
+                arriving.setdefault(ends, _ArrivedSyns()).add(theirs, out_b.time_ns, in_a.time_ns)
         for ours in self.syns(self.pair.a.host):
-            out_a, in_b = ours.left(gate_a), ours.reached(gate_b)
+            out_a, in_b = ours.left(border_a), ours.reached(border_b)
             if out_a is None or in_b is None:
                 continue
             known = arriving.get((out_a.source, out_a.destination, in_b.source, in_b.destination))
@@ -137,13 +139,13 @@ class Exchange:
         return self.crossing is not None
 
     def delay_s(self, host: str) -> float | None:
-        """The one-way delay from the host's gate to its peer's: the median over what was seen at both."""
-        import statistics  # it takes 3 ms to import, and few trials want this
+        """Return the median one-way delay in seconds from the host's border to that of its peer, or None."""
+        import statistics  # the import takes 3 ms, and few trials need it
 
         side, peer = self._sides(host)
         delays = []
         for segment in self.segments:
-            out, into = segment.left(self.pair.gate(side)), segment.reached(self.pair.gate(peer))
+            out, into = segment.left(self.pair.border(side)), segment.reached(self.pair.border(peer))
             if out is not None and into is not None and into.time_ns > out.time_ns:
                 delays.append(into.time_ns - out.time_ns)
         return statistics.median(delays) / 1e9 if delays else None
@@ -152,17 +154,17 @@ class Exchange:
 
     @cached_property
     def connections(self) -> tuple[Connection, ...]:
-        """The connections of which at least one segment went all the way between the hosts, by their first segments."""
+        """The connections of which one host received a segment of the other, ordered by the first such segment."""
         return connect(self.segments, self.pair)
 
     def connection(self, host: str, local: str, remote: str) -> Connection | None:
-        """The connection that has these endpoints at the host."""
+        """Return the connection with these endpoints at the host, or None."""
         at_a = host == self.pair.a.host
         return next((each for each in self.connections if (each.at_a if at_a else each.at_b) == (local, remote)), None)
 
     @cached_property
     def winner(self) -> Connection | None:
-        """The winning connection; None without one, or when the agreed one was not seen."""
+        """The winning connection; None if there is none or the agreed one was not captured."""
         if self.agreed is not None:
             return self.connection(self.pair.a.host, *self.agreed)
         established = [each for each in self.connections if each.established_ns is not None]
@@ -170,23 +172,24 @@ class Exchange:
 
     @property
     def winner_nats(self) -> tuple[str, ...]:
-        """The NATs that the winner crossed, from a to b; none without a winner."""
+        """The NATs that the winner crossed, from a to b; empty without a winner."""
         return self.winner.nats if self.winner is not None else ()
 
     @property
     def winner_touched_edge(self) -> bool:
-        """Whether any packet of the winner was seen at an edge."""
+        """Whether a packet of the winner was captured at an edge."""
         return self.winner is not None and self.winner.edge
 
     @property
     def simultaneous_open(self) -> bool:
-        """Whether the winner was opened simultaneously, by one host or both (`winner.simultaneous` tells which)."""
+        """Whether a host did a simultaneous open of the winner (`winner.simultaneous` names the hosts)."""
         return self.winner is not None and bool(self.winner.simultaneous)
 
     def rendezvous_closed_before_punch(self, host: str) -> bool:
-        """Whether the host closed its rendezvous connection first and punched from the same local endpoint afterwards.
+        """Return whether the host closed its rendezvous connection before it punched from the same local endpoint.
 
-        The SYN and the host's FIN of the former and the first punch SYN from that endpoint must have been seen.
+        True requires that the SYN and FIN of the rendezvous connection and the first punch SYN from that endpoint were
+        captured.
         """
         rendezvous = [each for each in self.segments if each.origin == host and self.is_rendezvous(each)]
         used = {each.source for each in rendezvous if each.kind is Kind.SYN}
@@ -197,9 +200,9 @@ class Exchange:
         )
 
     def since_rendezvous_s(self, host: str) -> float | None:
-        """From the last SYN of the host that an edge received before its first punch SYN until that one.
+        """Return the seconds from the last SYN of the host to an edge before its first punch SYN until that punch SYN.
 
-        So long had other hosts' connections to take the ports that its NAT gives out next.
+        During this time, connections of other hosts can use the ports that its NAT allocates next.
         """
         first = self.first_syn(host)
         before = [
@@ -214,10 +217,10 @@ class Exchange:
         ]
         return None if first is None or not before else (first.sent_ns - max(before)) / 1e9
 
-    # For the record, and for people.
+    # The result record.
 
     def summary(self) -> dict[str, bool | int]:
-        """The part of the result record; the counts are of punch SYNs and of the answers to them."""
+        """Return the fields for the result record; the counts are of punch SYNs and their answers."""
         refusals = [answer.kind for syn in self.refused if (answer := self.answer(syn)) is not None]
         return {
             "crossed": self.crossed,
@@ -240,23 +243,23 @@ class Exchange:
         )
 
     def _sides(self, host: str) -> tuple[HostSide, HostSide]:
-        """The host's own side and its peer's. Raises ValueError for a node that is neither."""
+        """Return the side of the host and that of its peer. Raises ValueError for another node."""
         if host == self.pair.a.host:
             return self.pair.a, self.pair.b
         if host == self.pair.b.host:
             return self.pair.b, self.pair.a
-        raise ValueError(f"{host}: neither {self.pair.a.host} nor {self.pair.b.host}")
+        raise ValueError(f"host: {host!r} cannot be used; expected {self.pair.a.host} or {self.pair.b.host}")
 
 
 def _answers(segments: Sequence[Segment]) -> dict[Segment, Segment]:
-    """Segment -> its answer. An answer is for the latest segment, yet unanswered, that it fits.
+    """Return segment -> its answer, for segments in the order in which they were sent.
 
-    The segments are in the order in which they were sent.
+    An answer belongs to the latest unanswered segment that matches.
     """
     arrivals = [
         segment for segment in segments if not segment.last.outgoing and segment.kind in (Kind.SYN, Kind.SYN_ACK)
     ]
-    # Of those that arrived at the same time, the one that was sent first is taken first.
+    # Segments that arrived at the same time stay in the order in which they were sent.
     arrivals.sort(key=lambda segment: segment.last.time_ns, reverse=True)
     arrivals.reverse()
     open_at: dict[tuple[object, ...], list[Segment]] = {}
@@ -276,7 +279,7 @@ def _answers(segments: Sequence[Segment]) -> dict[Segment, Segment]:
 
 
 def _answered_by(segment: Segment) -> Iterator[tuple[object, ...]]:
-    """What the answers to a segment that has arrived have in common with it, see `_fits`."""
+    """Yield node and the possible values of `_fits` of an answer to a segment that has arrived."""
     node = segment.last.node
     for number in segment.acknowledged_by:
         yield node, "acknowledges", number
@@ -285,7 +288,7 @@ def _answered_by(segment: Segment) -> Iterator[tuple[object, ...]]:
 
 
 def _fits(answer: Segment) -> tuple[str, int | None]:
-    """What connects an answer to its question. An RST without ACK continues the sequence it was sent for (RFC 9293)."""
+    """Return the relation of an answer to its segment; an RST without ACK continues its sequence (RFC 9293)."""
     if answer.kind is Kind.ICMP:
         return "quotes", answer.sequence
     if answer.kind in (Kind.RST, Kind.SYN_ACK) and answer.acknowledgment is not None:
@@ -295,18 +298,18 @@ def _fits(answer: Segment) -> tuple[str, int | None]:
     return "nothing", None
 
 
-class _Arriving:
-    """SYNs of one host on one connection: when each left its sender's gate and when it came to the other one."""
+class _ArrivedSyns:
+    """SYNs of one host on one connection: when each left its sender's border and arrived at the other border."""
 
     def __init__(self) -> None:
         self._syns: list[tuple[int, int, Segment]] = []
 
     def add(self, syn: Segment, left_ns: int, came_ns: int) -> None:
-        """Take in a SYN. The SYNs are added in the order in which they were sent."""
+        """Add the next SYN, in the order in which they were sent."""
         self._syns.append((left_ns, came_ns, syn))
 
     def first(self, *, left_before: int, came_after: int) -> Segment | None:
-        """The first one that left and came at such times."""
+        """Return the first SYN that left before one time and arrived after the other, or None."""
         left, last_came = self._latest
         number = bisect_left(left, left_before)
         if not number or last_came[number - 1] <= came_after:
@@ -315,12 +318,12 @@ class _Arriving:
 
     @cached_property
     def _latest(self) -> tuple[Sequence[int], Sequence[int]]:
-        """When they left, in order; for each of these times, when the last of the SYNs that left until then came."""
+        """The sorted departure times; for each, the latest arrival time of the SYNs that left until then."""
         times = sorted((left_ns, came_ns) for left_ns, came_ns, _syn in self._syns)
         return [left for left, _came in times], list(accumulate((came for _left, came in times), max))
 
 
 def _background(segment: Segment, pair: HostPair) -> bool:
-    # An ICMP error comes from such an address as a router's: it may well be about a punch.
+    # A background address may belong to a router, which sends ICMP errors about punch SYNs.
     ends = {address_of(segment.source), address_of(segment.destination)}
     return segment.kind is not Kind.ICMP and not pair.background.isdisjoint(ends)

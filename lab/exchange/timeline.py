@@ -1,4 +1,4 @@
-"""An exchange in words: every packet, with repetition collapsed on demand, and the packets that decided it."""
+"""Print an exchange as text: all packets, optionally with repeated ones collapsed, or only the decisive packets."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ _ICMP_NAMES = {
     (11, 0): "time to live exceeded",
 }
 _FEWEST_ALIKE = 3
-"""So many packets that are alike are collapsed."""
+"""Minimum number of similar packets that are collapsed."""
 
 _Event = tuple[int, str, str]
-"""Time in nanoseconds, node, what happened there."""
+"""Time in nanoseconds, node, description."""
 
 
 def render(exchange: Exchange, *, collapse: bool = False) -> str:
-    """One line per event: milliseconds since the first punch SYN, node, what happened there.
+    """Return one line per event: milliseconds since the first punch SYN, node, description.
 
-    Every segment has a number, by which later lines speak of it. With `collapse`, of segments of one kind that went the
-    same way between the same addresses to the same end only the first has its lines; one line stands for the others.
+    Each segment has a number, which later lines refer to. Segments are similar if their kind, path, addresses and
+    outcome are equal. With `collapse`, only the first of similar segments has its own lines; one line summarizes the
+    others.
     """
     number = {segment: place for place, segment in enumerate(exchange.segments, 1)}
     alike = _alike(exchange) if collapse else []
@@ -45,9 +46,9 @@ def render(exchange: Exchange, *, collapse: bool = False) -> str:
 
 
 def deciding(exchange: Exchange) -> list[str]:
-    """The packets that decided it, at most 6, a line each.
+    """Return the packets that decided the outcome, at most 6, one line each.
 
-    Of a connection the SYNs and SYN-ACKs that opened it; without one, the first SYN of each host and its answer.
+    With a winner, these are the SYNs and SYN-ACKs that opened it; otherwise the first SYN of each host and its answer.
     """
     hosts = (exchange.pair.a.host, exchange.pair.b.host)
     winner = exchange.winner
@@ -76,12 +77,12 @@ def deciding(exchange: Exchange) -> list[str]:
 
 
 def start_ns(exchange: Exchange, events: Sequence[_Event] = ()) -> int:
-    """Time 0 of the story: the first punch SYN, without one the first event."""
+    """Return the time of the first punch SYN, else that of the first event."""
     return min((syn.sent_ns for syn in exchange.syns()), default=min((time for time, *_ in events), default=0))
 
 
 def line(time_ns: int, zero_ns: int, text: str) -> str:
-    """A line of the story."""
+    """Return one line of the timeline."""
     return f"{(time_ns - zero_ns) / 1e6:12.3f} ms  {text}\n"
 
 
@@ -108,7 +109,7 @@ def _events(
 
 
 def _alike(exchange: Exchange) -> list[list[Segment]]:
-    """The segments that are collapsed, each list in the order of time."""
+    """Return the lists of segments to collapse, each in order of time."""
     shapes: dict[tuple[object, ...], list[Segment]] = {}
     for segment in exchange.segments:
         ends = address_of(segment.source), address_of(segment.destination)
@@ -118,7 +119,7 @@ def _alike(exchange: Exchange) -> list[list[Segment]]:
 
 
 def _summed(exchange: Exchange, segments: Sequence[Segment], number: dict[Segment, int], zero: int) -> _Event:
-    """One line for segments that are alike."""
+    """Return one event that summarizes similar segments."""
     first, last = segments[0], segments[-1]
     ports = len({each.destination for each in segments})
     text = (
@@ -138,7 +139,7 @@ def _fate(exchange: Exchange, segment: Segment) -> str:
 
 
 def _end(exchange: Exchange, segment: Segment) -> str:
-    """What became of it, and where."""
+    """Return the outcome of the segment, and the node."""
     node, answer = segment.last.node, exchange.answer(segment)
     if exchange.delivered_to(segment) is None and answer is not None:
         return f"refused by {node} with {_name(answer)}"

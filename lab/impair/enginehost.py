@@ -32,7 +32,7 @@ class EngineLab(NamedTuple):
 
 
 class _Forked:
-    """An engine forked from this process, with the part of `subprocess.Popen` that is used here."""
+    """An engine forked from this process, with the required part of the interface of `subprocess.Popen`."""
 
     def __init__(self, control: int) -> None:
         parent = os.getpid()

@@ -28,8 +28,8 @@ class Schedule:
         return self._loss > 0 and self._random.random() < self._loss
 
     def departure(self, now_ns: int, length: int) -> int:
-        """Return when a packet leaves that arrives now. `length` is that of the IP packet; without a bandwidth it is
-        ignored.
+        """Return the departure time of a packet that arrives now, in ns. `length` is the length of the IP packet; it is
+        ignored without a bandwidth.
 
         With a bandwidth, the packet leaves its transmission time after its delay or after the previous packet,
         whichever is later.

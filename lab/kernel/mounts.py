@@ -61,7 +61,7 @@ def restrict(tree: int, *, read_only: bool) -> None:
 
 
 def protect(tree: int) -> None:
-    """Let nobody change the mode or the owner of a detached device; it can be written all the same."""
+    """Make the mode and the owner of a detached device immutable; the device itself stays writable."""
     _set_attributes(tree, "", _AT_EMPTY_PATH, _ATTR_RDONLY)
 
 

@@ -139,8 +139,8 @@ def mappings(site: Site, transport: str) -> Iterator[str]:
     for packets, direction, place in _refreshing(site):
         seen = f"    {packets} {this}"
         if direction == "out":
-            # If the port belongs to another key, the packet is dropped before connection tracking confirms it. Its
-            # retransmission draws again.
+            # If the port is mapped to another key, drop the packet before connection tracking confirms it. NAT then
+            # selects a new port for the retransmission.
             yield f"{seen} {place} @taken_{transport} {place} . {key} != @claims_{transport} drop"
         else:
             seen += f" {place} @taken_{transport}"
@@ -172,7 +172,7 @@ def _key(site: Site) -> tuple[str, str]:
 
 
 def _elements(site: Site, direction: str) -> dict[str, str]:
-    """Return the element that a packet adds, by map or set. `direction` is that of the connection's first packet.
+    """Return map or set -> element that a packet adds to it, for a first packet of the connection in `direction`.
 
     The expressions refer to the connection, so they are the same for packets of both directions.
     """

@@ -28,10 +28,10 @@ Result = TypeVar("Result", bound=TrialResult)
 
 
 def json_object(text: bytes) -> dict[str, Any]:
-    """Return the JSON object that `text` is. Raises `ValueError` for anything else and for more than 100 levels."""
+    """Return `text` as a JSON object. Raises `ValueError` if it is not one or has more than 100 levels."""
     try:
         value = msgspec.json.decode(text)
-    except msgspec.ValidationError:  # a number beyond those of a float; the schema rejects it by the field's name
+    except msgspec.ValidationError:  # a number out of the range of a float; the schema check names its field
         value = json.loads(text)
         json.dumps(value, ensure_ascii=False).encode()  # raises ValueError for half of a surrogate pair
     except RecursionError:

@@ -125,7 +125,7 @@ def _watch(
         receiver.write_line(str(code["code"]))
     limit = time.monotonic() + _START_S + options.deadline_s + options.transfer_s
     until(lambda: both_printed("peer_known"), limit)
-    pressure = CpuPressure()  # after Python's start, which needs CPU but is no latency
+    pressure = CpuPressure()  # not during the start of Python, whose CPU use does not affect the measured times
     if not until(lambda: both_printed("agreed"), time.monotonic() + _FAST_S):
         waiting()
         until(lambda: both_printed("agreed"), limit)

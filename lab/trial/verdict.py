@@ -8,7 +8,7 @@ direct          both clients exited with status 0, the sent file arrived unchang
 relayed         the file arrived through edges
 client_error    a client failed, or the capture does not show how the file arrived
 
-If no client has exited at the end of the trial, the transfer is slow, and the path of its bytes so far decides. If a
+If no client has exited at the end of the trial, the transfer is slow; its path so far determines the outcome. If a
 client failed, its outcome counts; if both failed differently, the evidence decides which one is the cause (`_cause`).
 `lab_error` is not set here: if the lab fails, there is no verdict.
 """

@@ -87,7 +87,7 @@ def checked_code(text: str | None) -> str | None:
 
 
 def read_code(text: str, *, stdin_is: str | None = None) -> Code:
-    """Return the code; `-` reads the first line of standard input, unless `stdin_is` says what else that contains."""
+    """Return the code; `-` reads the first line of standard input, unless `stdin_is` names its other content."""
     from punchlab.punch.secure.code import Code
 
     if text != STDIN:

@@ -341,7 +341,7 @@ async def _echo_nonces(channel: Channel) -> float:
         raise PunchFailedError("client_error", f"no echo through the tunnel within {ECHO_TIMEOUT_S:g} s") from None
     except ConnectionLostError as error:
         # The connection may also have died during the agreement, so that each end has chosen another one.
-        raise TunnelBrokenError(f"the tunnel broke at once: {error}") from None
+        raise TunnelBrokenError(f"the tunnel failed immediately: {error}") from None
     except ChannelError as error:
         raise PunchFailedError("client_error", f"the tunnel does not work: {error}") from None
     if echo != nonce:

@@ -70,7 +70,7 @@ class _Waiting:
 
 
 class _OverError(Exception):
-    """A pair has reached a limit; the text says which."""
+    """A pair has reached a limit; the message names it."""
 
 
 class _Pair:
@@ -212,7 +212,7 @@ class Relay:
             self._report("relayed", bytes=pair.passed, **({"ended": ended} if ended else {}))
 
     async def _reject(self, connection: EdgeConnection, reason: str) -> None:
-        """Close one side of a pair because of what it sent."""
+        """Close one side of a pair that sent an invalid message."""
         if connection.remote_address is not None:
             self._report("rejected", public=str(Endpoint.of(connection.remote_address)), reason=reason, kind="frame")
         await connection.close(POLICY_VIOLATION, reason)

@@ -215,8 +215,8 @@ class Edge:
             self._report("limited", public=public, limit=error.limit, reason=str(error))
 
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Handle errors that asyncio cannot raise anywhere. Without descriptors asyncio calls this hundreds of times
-        per second."""
+        """Handle an error that asyncio cannot raise to a caller. If the process has no free descriptor, asyncio calls
+        this hundreds of times per second."""
         error = context.get("exception")
         if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
             loop.default_exception_handler(context)

@@ -101,7 +101,7 @@ class Registration:
             self._early.append(data)
 
     def signal(self, data: str) -> Signal | None:
-        """Send a signal to the peer. Returns it if it has to go over the bus. Raises `RefusedError`."""
+        """Send a signal to the peer. Return it if it must be sent over the bus. Raises `RefusedError`."""
         if self.pair_id is None:
             raise RefusedError("a signal before the peer is known")
         self.signals += 1

@@ -73,7 +73,7 @@ class Tickets:
                 self._left.popitem(last=False)
 
     async def check(self, ticket: str) -> None:
-        """Return when the ticket is valid. Raises `RefusedError` if it is not valid within `EARLY_S`."""
+        """Wait until the ticket is valid. Raises `RefusedError` if it is not valid within `EARLY_S`."""
         now = self._clock()
         while self._left and next(iter(self._left.values())) <= now:
             self._left.popitem(last=False)

@@ -48,7 +48,7 @@ def collision_of_two(open_ports: int, probes: int, ports: int = PORTS) -> float:
 
 def _check(open_ports: int, probes: int, ports: int) -> None:
     if not (0 <= open_ports <= ports and 0 <= probes <= ports):
-        raise ValueError(f"{open_ports} open ports and {probes} probes of {ports} ports; expected 0 to {ports} of each")
+        raise ValueError(f"open_ports: {open_ports}, probes: {probes}; expected 0 to {ports} (`ports`) for both")
 
 
 def _log_choose(n: int, k: int) -> float:

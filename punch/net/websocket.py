@@ -247,7 +247,7 @@ def _unusable(error: BaseException) -> NoConnectionError:
 
 
 def _refusal(error: InvalidStatus) -> str | None:
-    """Return the line in which an edge says why it rejects a client, if the response has a status for that."""
+    """Return the reason in the response of an edge that rejects a client, if the status indicates a rejection."""
     if error.response.status_code not in _REFUSALS:
         return None
     text = bytes(error.response.body or b"").decode(errors="replace").strip()

@@ -41,7 +41,7 @@ class Vantage:
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """A request for a SYN, or a STUN Binding indication, from a fresh port of the edge's address `ip`.
+    """A request to send a SYN or a STUN Binding indication from a new port of the edge's address `ip`.
 
     `patience_s` is the timeout in seconds.
     """
@@ -77,7 +77,7 @@ class Dialled:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The edge rejects a `dial`; nothing was sent."""
+    """The edge rejects a `dial` and sends no packet."""
 
     TYPE: ClassVar[str] = "refused"
 

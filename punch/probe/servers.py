@@ -1,4 +1,4 @@
-"""The servers of a probe: STUN endpoints at one or two addresses, and edges that dial back.
+"""The servers of a probe: STUN endpoints at one or two addresses, and edges that connect back.
 
 A server is either an edge, `ws[s]://HOST:PORT`, which announces its STUN endpoints and dials back on request, or any
 STUN server, `stun:HOST[:PORT]` (RFC 7064), which announces its other address if it supports behavior discovery (RFC
@@ -74,7 +74,7 @@ def parse_server(text: str) -> EdgeUrl | StunUri:
 
 
 class DialBackClient:
-    """A connection to an edge that dials back. Created by `connect`; call `close` at the end."""
+    """A connection to an edge that connects back. Created by `connect`; call `close` at the end."""
 
     def __init__(self, connection: ClientConnection, vantage: Vantage) -> None:
         self.vantage = vantage
@@ -111,7 +111,7 @@ class DialBackClient:
     async def dial_back(
         self, transport: Transport, ip: str, target: Endpoint, patience_s: float
     ) -> Dialled | NotTested:
-        """Make the edge dial `target` from a fresh port of its address `ip`, and return the result."""
+        """Make the edge connect to `target` from a new port of its address `ip`, and return the result."""
         if target.ip != self.vantage.public.ip:
             return NotTested(f"the edge sees this host at {self.vantage.public.ip} and dials no other address")
         identity = next(self._ids)
@@ -176,7 +176,7 @@ class Servers:
     async def dial_back(
         self, transport: Transport, origin: Endpoint, target: Endpoint, patience_s: float
     ) -> Dialled | NotTested:
-        """Make the edge at the address of `origin` dial `target` from a fresh port, and return the result."""
+        """Make the edge at the address of `origin` connect to `target` from a new port, and return the result."""
         client = self.dial_backs.get(origin.ip)
         if client is None:
             return NotTested("a STUN server does not dial back; an edge (ws://) does")

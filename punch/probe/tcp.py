@@ -1,4 +1,4 @@
-"""The tests over TCP. STUN over TCP shows the mapping behavior, an edge that dials back shows the filtering behavior.
+"""The tests over TCP. STUN over TCP shows the mapping behavior; connections from an edge show the filtering.
 
 Each test uses its own local ports, so that no test opens a pinhole for another one.
 """

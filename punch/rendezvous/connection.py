@@ -63,7 +63,7 @@ class Rendezvous:
 
     @property
     def ipv6(self) -> Endpoint | None:
-        """The IPv6 endpoint at which the edge says that it listens; see `punch.reflexive`."""
+        """The IPv6 endpoint that the edge announces; see `punch.reflexive`."""
         response = self._connection.response
         value = None if response is None else response.headers.get(HEADER)
         try:
@@ -159,7 +159,7 @@ async def dial(
         close_by_reset(sock, False)
     except OSError:  # the connection has already ended
         abort(connection)
-        raise EdgeUnreachableError(str(url), "it closed the connection at once") from None
+        raise EdgeUnreachableError(str(url), "it closed the connection immediately") from None
     return connection, local
 
 

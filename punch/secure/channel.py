@@ -303,7 +303,7 @@ async def exchange_hellos(stream: Stream, role: Role, tags: Mapping[Role, bytes]
     if not peer_hello.startswith(greeting):
         raise StrangerError(f"the other end is a {role} too, or this client is connected to itself")
     if not peer_hello.startswith(greeting + tags[peer_role]):
-        raise WrongPeerError("the other end belongs to another session, or an edge has changed the contacts")
+        raise WrongPeerError("the other end belongs to another session, or an edge has changed the endpoints")
     try:
         shared = own_key.exchange(X25519PublicKey.from_public_bytes(peer_hello[-KEY_BYTES:]))
     except ValueError:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from punchlab.punch.errors import ArgumentError
 from punchlab.punch.frames import SESSION_ID, SessionId
 
-# 256 words that differ in their first four letters and by at least three typing errors.
+# 256 words whose first four letters are unique and whose edit distance is at least 3.
 _WORDS = """
 abacus acorn agenda album alley almond amber anchor ankle apron arch artist aspen atlas attic august autumn
 avenue badge bakery ballad bamboo banjo basket beacon beaver bell bench berry bicycle biscuit bishop blossom

@@ -67,7 +67,7 @@ class SideTraits:
 
 
 class Auto(Strategy):
-    """See the top of this module."""
+    """See the module docstring."""
 
     def __init__(self) -> None:
         self._own = Traits()

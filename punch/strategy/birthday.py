@@ -41,7 +41,7 @@ Item = TypeVar("Item")
 
 
 class Birthday(Strategy):
-    """See the top of this module."""
+    """See the module docstring."""
 
     def __init__(self, opened: int = OPENED, probes: int = PROBES, rate_per_s: float = PER_S) -> None:
         self._opened, self._probes, self._rate_per_s = opened, probes, rate_per_s

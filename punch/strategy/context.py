@@ -95,7 +95,7 @@ class Strategy(Protocol):
     """A way to connect to a known peer."""
 
     async def prepare(self, preparation: Preparation) -> str | None:  # noqa: ARG002 (the interface's name)
-        """Return what the peer has to know, as at most 512 printable ASCII characters: the traits.
+        """Return the traits, which the edge sends to the peer, as at most 512 printable ASCII characters.
 
         Called after the connection to the edge is made and before each registration, each time after `close`, because
         the network may have changed. If an edge changes the traits, the authentication of connections fails.

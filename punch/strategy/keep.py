@@ -11,7 +11,7 @@ from punchlab.punch.strategy.context import PunchContext, Strategy
 
 
 class Keep(Strategy):
-    """See the top of this module."""
+    """See the module docstring."""
 
     async def punch(self, context: PunchContext) -> None:
         """See `Strategy`."""

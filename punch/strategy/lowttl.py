@@ -29,7 +29,7 @@ READY, OPEN, UNABLE = b"ready", b"open", b"unable"
 
 
 class LowTtl(Strategy):
-    """See the top of this module."""
+    """See the module docstring."""
 
     async def punch(self, context: PunchContext) -> None:
         """See `Strategy`."""

@@ -21,7 +21,7 @@ from punchlab.punch.strategy.context import Preparation, PunchContext, Strategy
 
 
 class Portmap(Strategy):
-    """See the top of this module."""
+    """See the module docstring."""
 
     def __init__(self) -> None:
         self._held = contextlib.AsyncExitStack()

@@ -1,4 +1,4 @@
-"""`predict`: a host behind a NAT with sequential ports tells its peer which port its SYN got.
+"""`predict`: a host behind a NAT with sequential ports sends its peer the possible external ports of its SYN.
 
 This is for a host with destination-dependent mapping and sequential ports, and a peer whose endpoint is the registered
 one. `punch.nat.port_prediction` has the theory, the sources and the probability of success. The host measures the delta
@@ -47,7 +47,7 @@ _PATIENCE_S = 2.0
 
 
 class Predict(Strategy):
-    """See the top of this module."""
+    """See the module docstring."""
 
     def __init__(self) -> None:
         self._own = AllocationProbe()

@@ -31,7 +31,7 @@ _ANSWER_S = 3.0
 
 
 class Sync(Strategy):
-    """See the top of this module."""
+    """See the module docstring."""
 
     async def punch(self, context: PunchContext) -> None:
         """See `Strategy`."""

@@ -93,4 +93,4 @@ async def _receive_all(stream: ByteStream, sink: int) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise PunchFailedError("client_error", f"standard output cannot be written to: {error.strerror}") from None
+        raise PunchFailedError("client_error", f"cannot write to standard output: {error.strerror}") from None

@@ -21,7 +21,7 @@ _PATIENCE_S = 1.0
 
 
 class ReadAhead(Generic[T]):
-    """Yields what an iterator yields, and raises what it raises. An asynchronous context manager and iterator.
+    """Yields the items of an iterator and raises its exceptions. An asynchronous context manager and iterator.
 
     The iterator is made and used in a daemon thread. At the end of the block it is stopped at its next checkpoint; the
     block waits at most one second for that.

@@ -99,7 +99,7 @@ class StdoutSink:
             if self._error is not None and self._error.errno == errno.EPIPE:
                 raise FileError("standard output was closed")
             if self._error is not None:
-                raise FileError(f"standard output cannot be written to: {self._error.strerror}")
+                raise FileError(f"cannot write to standard output: {self._error.strerror}")
             self._moved.clear()
             await self._moved.wait()
 
@@ -145,7 +145,7 @@ async def receive_to(channel: Channel, sink: StdoutSink, progress: NewProgress) 
         await abort(channel, "interrupted", INTERRUPTED_S)  # otherwise the other end would wait for a new tunnel
         raise
     await confirm_stored(channel)
-    return Received([done], confirmed=True)  # do not delay the end of standard output
+    return Received([done], confirmed=True)  # without a longer wait, which would delay EOF on standard output
 
 
 async def _receive_granting(

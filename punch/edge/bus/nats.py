@@ -150,7 +150,7 @@ class NatsBus:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _arrive(self, client: Client) -> None:
-        """On each connection to a server, publish what may have been lost and request what was missed."""
+        """On each connection to a server, publish again messages that may be lost, and request missed ones."""
         url = client.connected_url
         self._at = f"{url.hostname}:{url.port}" if url is not None else "a server"
         self._report("joined", peer=self._at)

@@ -38,7 +38,7 @@ class State(NamedTuple):
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_nlink)
 
     def unchanged_until(self, later: State) -> bool:
-        """Return whether nobody wrote to the file before `later`; a link that was added or removed is no write."""
+        """Return whether the file was not written before `later`; adding or removing a link is not a write."""
         return self[:4] == later[:4] and (self.ctime_ns == later.ctime_ns or self.links != later.links)
 
     def is_recent(self) -> bool:

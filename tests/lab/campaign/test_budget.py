@@ -1,4 +1,4 @@
-"""A budget: nothing is started that is not likely to end in time, on a busy machine too."""
+"""Budgets: a campaign starts only trials that probably end in time, also on a busy machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from punchlab.topologies import AB
 
 
 class Busy:
-    """Runs one job after the other, however many slots it offers: what starts together takes long together."""
+    """An executor that runs jobs sequentially, but offers several slots, so concurrent jobs take longer."""
 
     slots = 12
 
@@ -53,7 +53,7 @@ def test_slots_that_share_a_busy_machine_overrun_by_little(tmp_path: Path, each_
     records = run(CAMPAIGN, tmp_path / "out", Busy(each_s), progress=lambda *_: None, budget_s=0.6)
     taken_s = time.monotonic() - begun
     assert len(records) >= 3
-    assert taken_s < 0.6 + 4 * each_s + 0.3  # with every slot filled until the end it would be 12
+    assert taken_s < 0.6 + 4 * each_s + 0.3  # 12 if all slots were used until the end
 
 
 @pytest.mark.parametrize("budget_s", [0, -1, float("nan"), float("inf"), 1e9])

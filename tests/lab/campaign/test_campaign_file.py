@@ -1,4 +1,4 @@
-"""A campaign as a file: what it makes, and what is said of one that is wrong."""
+"""Campaign files: the cells that they define, and the error messages for invalid files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from punchlab.lab.nat.presets import CLASSICS, FIREWALLS
 from tests.commands import punchlab, run
 
 TEN_MISTAKES = """\
-# Ten mistakes, a line each.
+# Ten errors, one per line.
 topology = ["ab", "xy"]
 nat_a = [
     "full_cone",
@@ -87,7 +87,7 @@ def test_every_combination_is_a_cell(tmp_path: Path) -> None:
         """,
         tmp_path,
     )
-    assert len(made.cells) == 3 * 5 * 2 * 2 * 2 * 2 * 2 * 2 * 2  # ab has but one of the pairs
+    assert len(made.cells) == 3 * 5 * 2 * 2 * 2 * 2 * 2 * 2 * 2  # ab has only one pair
     assert {(cell.topology, cell.pair) for cell in made.cells} == {
         ("ab", ("a", "b")),
         ("abcd", ("a", "b")),
@@ -115,7 +115,7 @@ def test_the_carriers_nat_is_an_axis(tmp_path: Path) -> None:
     assert ids == [f"carrier-none-none-preset-reuse-cgn{name}" for name in ("cgn_rfc6888", "symmetric")]
 
 
-def test_a_flag_wins_over_the_file_and_says_the_same(tmp_path: Path) -> None:
+def test_a_flag_overrides_the_file_and_accepts_the_same_values(tmp_path: Path) -> None:
     text = 'topology = "ab"\nnat_a = "none"\ndelay = ["0ms", "20ms"]\nloss = [0, 1]\ntrials = 50\n'
     flags = ("--trials", "1", "--delay", "20ms", "--loss", "0,2", "--max-attempts", "none,3", "--seed", "-1")
     given = campaign(text, tmp_path, *flags)
@@ -125,7 +125,7 @@ def test_a_flag_wins_over_the_file_and_says_the_same(tmp_path: Path) -> None:
     assert given.most == 1
 
 
-def test_mistakes_are_told_in_the_order_of_the_file_after_those_of_flags(tmp_path: Path) -> None:
+def test_errors_are_reported_in_the_order_of_the_file_after_those_of_flags(tmp_path: Path) -> None:
     text = 'trials = 0\ntopology = "cd"\nnat_b = "cone"\n'
     fields = [line.partition(" ")[0] for line in mistakes(text, tmp_path, "--deadline", "x")]
     assert fields == ["deadline:", "1:", "3:"]
@@ -167,7 +167,7 @@ def test_a_mistake_has_its_line(text: str, lines: list[str], tmp_path: Path) -> 
         assert said.startswith(line)
 
 
-def test_a_file_without_a_topology_says_so(tmp_path: Path) -> None:
+def test_a_file_without_a_topology_is_reported(tmp_path: Path) -> None:
     (line,) = mistakes("trials = 1\n", tmp_path)
     assert line.startswith(" topology: missing")
 
@@ -182,7 +182,7 @@ def test_a_file_that_cannot_be_read_is_one_line(content: bytes | None, tmp_path:
     assert line.startswith("punchlab: campaign: 'campaign.toml' cannot be used")
 
 
-def test_what_was_asked_for_is_written_down(tmp_path: Path) -> None:
+def test_the_options_of_a_campaign_are_recorded(tmp_path: Path) -> None:
     made = campaign('topology = "ab"\nnat_a = "none"\nnat_b = ["none", "symmetric"]\nuntil_ci = 0.1\n', tmp_path)
     description = json.loads(json.dumps(made.description()))
     assert description["nat_a"] == "none"

@@ -1,4 +1,4 @@
-"""Exact tests against worked examples."""
+"""Exact statistical tests, compared with published examples."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_fair_coin_is_judged_from_both_sides(successes: int, p: float) -> None
     assert p_value(successes, [0.5] * 5) == pytest.approx(p)
 
 
-def test_what_cannot_be_has_no_probability() -> None:
+def test_impossible_counts_have_probability_0() -> None:
     assert p_value(1, [0.0] * 20) == 0.0
     assert p_value(20, [1.0] * 20) == 1.0
 
@@ -39,8 +39,8 @@ def test_holm_is_between_bonferroni_and_no_correction() -> None:
     assert holm([0.02, 0.02, 0.02, 0.02], 0.05) == []
 
 
-def test_fishers_exact_test_says_how_probable_so_few_successes_are() -> None:
-    """The tea-tasting lady: 4 cups of each kind. P(0 right of 4) = 1/70, P(at most 1) = 17/70."""
+def test_fishers_exact_test_returns_the_probability_of_so_few_successes() -> None:
+    """Fisher's lady tasting tea, with 4 cups of each kind: P(0 of 4 correct) = 1/70, P(at most 1) = 17/70."""
     assert fisher_less(0, 4, 4, 4) == pytest.approx(1 / 70)
     assert fisher_less(1, 4, 3, 4) == pytest.approx(17 / 70)
     assert fisher_less(4, 4, 0, 4) == 1
@@ -49,5 +49,5 @@ def test_fishers_exact_test_says_how_probable_so_few_successes_are() -> None:
 @given(counts, counts)
 def test_of_two_rates_one_is_lower_or_the_other(one: tuple[int, int], other: tuple[int, int]) -> None:
     here, there = fisher_less(*one, *other), fisher_less(*other, *one)
-    assert 0 <= here <= 1  # 0 where a float cannot hold it
+    assert 0 <= here <= 1  # 0 if the value underflows
     assert here + there >= 1 - 1e-12

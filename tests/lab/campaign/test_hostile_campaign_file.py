@@ -1,4 +1,4 @@
-"""Campaign files of anything: one line per mistake, and never an exception that is not the project's own."""
+"""Campaign files with arbitrary content: one line per error, and no unexpected exception."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def mistakes(tmp_path: Path, text: str, *flags: str) -> list[str]:
     "value",
     ["nan", "inf", "-inf", "1e400", "-1e400", "true", "1e300", HUGE, f"0x{'f' * 5000}", '""', '"5"', "[[1]]", "{}"],
 )
-def test_what_is_no_usable_number_is_one_line_that_names_the_field(tmp_path: Path, axis: str, value: str) -> None:
+def test_an_invalid_number_is_reported_in_one_line_that_names_the_field(tmp_path: Path, axis: str, value: str) -> None:
     (line,) = mistakes(tmp_path, f'topology = "ab"\n{axis} = {value}\nunsolicited = "drop"\n')
     assert line.startswith(f"2: {axis}: ")
     assert "expected" in line
@@ -88,7 +88,7 @@ def test_values_at_the_edge(tmp_path: Path, text: str, start: str) -> None:
         ("--nat-a", "\udcff"),
     ],
 )
-def test_an_option_says_what_the_file_says(option: str, value: str) -> None:
+def test_an_option_and_the_file_report_the_same(option: str, value: str) -> None:
     with pytest.raises(SeveralInputsError) as caught:
         axes.campaign(arguments.parse(["run", "ab", f"{option}={value}"]))
     (error,) = caught.value.errors

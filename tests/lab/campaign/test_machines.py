@@ -1,4 +1,4 @@
-"""Campaigns on several machines: real Dask workers, each with a sandbox of its own."""
+"""Campaigns on several machines: real Dask workers, each in a separate sandbox."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ with DaskExecutor(sys.argv[1], patience_s=10) as executor:
 
 @contextmanager
 def scheduler() -> Iterator[str]:
-    """The address of a Dask scheduler."""
+    """Start a Dask scheduler; yield its address."""
     with started(DASK, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard") as process:
         yield line(process.stderr, "Scheduler at:").split()[-1]
 
 
 @contextmanager
 def worker(address: str, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """A worker that the scheduler knows."""
+    """Start a worker; yield its process when it is registered at the scheduler."""
     with started(*punchlab("worker", address, *words)) as process:
         assert line(process.stdout, "worker of").startswith(f"worker of {address}, up to ")
         yield process
 
 
 def until(condition: Callable[[], bool], within_s: float = 60) -> None:
-    """Wait for what another process brings about."""
+    """Wait until the condition is true, which another process causes."""
     end = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < end
@@ -61,9 +61,9 @@ def until(condition: Callable[[], bool], within_s: float = 60) -> None:
 
 
 def stop_and_lose_results(process: subprocess.Popen[str], address: str, only: subprocess.Popen[str]) -> None:
-    """Stop a process that waits for trials, and kill the only worker when these have ended.
+    """Stop a process that waits for trials, and kill the only worker when the trials have ended.
 
-    The process cannot have fetched their results, as it is stopped before they end.
+    The process is stopped before the trials end, so it cannot have received their results.
     """
     with Client(address, set_as_default=False) as dask:
         until(lambda: any(dask.processing().values()))
@@ -101,7 +101,7 @@ def test_the_trials_of_a_worker_that_is_killed_are_run_by_the_other(tmp_path: Pa
     for record in records:
         assert (out / record["capture"]).stat().st_size > 0
 
-    # Where nothing is missing nothing is run, with workers or without.
+    # A complete campaign runs nothing, with and without workers.
     again = run(punchlab(*command))
     assert (again.returncode, again.stderr) == (0, "")
 
@@ -125,7 +125,7 @@ def test_trials_whose_results_are_lost_with_their_worker_are_run_again_by_anothe
     assert len({record["id"] for record in records}) == len(records) == trials
 
 
-def test_where_results_are_lost_with_the_last_worker_the_lack_of_workers_is_reported() -> None:
+def test_missing_workers_are_reported_if_results_are_lost_with_the_last_worker() -> None:
     with scheduler() as address, worker(address) as one, started(sys.executable, "-c", ONE_TRIAL, address) as process:
         stop_and_lose_results(process, address, one)
         process.send_signal(signal.SIGCONT)
@@ -170,7 +170,7 @@ def test_workers_of_other_code_get_nothing() -> None:
                 assert executor.slots
 
 
-def test_what_is_no_address_is_refused() -> None:
+def test_an_invalid_address_is_rejected() -> None:
     assert_one_clear_line(run(punchlab("run", "ab", "--dask", "here")), "dask", "'here'", "tcp://scheduler:8786")
     assert_one_clear_line(run(punchlab("worker", "tcp://here")), "address", "'tcp://here'", "tcp://scheduler:8786")
     assert_one_clear_line(run(punchlab("worker", "tcp://here:1", "--jobs", "0")), "jobs", "from 1")
@@ -178,7 +178,7 @@ def test_what_is_no_address_is_refused() -> None:
     assert_one_clear_line(run(command), "jobs", "every worker has its own")
 
 
-def test_a_scheduler_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_an_unreachable_scheduler_is_named(tmp_path: Path) -> None:
     done = run(punchlab("run", "ab", "--dask", "tcp://127.0.0.1:9", "--out", str(tmp_path / "out")))
     *progress, error = done.stderr.splitlines()
     assert (done.returncode, error) == (1, "punchlab: dask: no scheduler answers at tcp://127.0.0.1:9")

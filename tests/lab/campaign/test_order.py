@@ -1,4 +1,4 @@
-"""The order in which cells are tried: every prefix covers every axis evenly."""
+"""The order of cells: each prefix covers all axes evenly."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def sweep(tmp_path: Path) -> Campaign:
 
 
 def spreads(cells: Sequence[Cell], names: Sequence[str]) -> dict[str, int]:
-    """Axis -> by how much the counts of its values differ at most, over all prefixes."""
+    """Return axis -> maximum difference between the counts of its values, over all prefixes."""
     worst = {}
     for name in names:
         counts = Counter({str(cell.axes()[name]): 0 for cell in cells})

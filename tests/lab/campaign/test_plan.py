@@ -1,4 +1,4 @@
-"""Which trial is next: the same trials in the end, in whatever order they end and wherever a campaign was stopped."""
+"""The order of trials: a campaign runs the same trials, regardless of interruptions and of the order of their ends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def record(job: Job, outcome: str, *, agrees: bool | None = True) -> dict[str, o
 
 
 def chance(rate: float) -> Fate:
-    """The same trial always ends the same way."""
+    """Return outcomes with this success rate; the same trial always has the same outcome."""
     return lambda job: "direct" if random.Random(job.seed).random() < rate else "refused"
 
 
@@ -46,7 +46,7 @@ def play(
     stop_after: int | None = None,
     slots: int = 3,
 ) -> list[dict[str, object]]:
-    """Run a campaign in which trials end in random order, until it is done or killed; the records of all runs."""
+    """Run a campaign whose trials end in random order, until it is complete or killed; return all records."""
     records = list(before)
     plan = Plan(campaign, records)
     running: list[Job] = []
@@ -121,7 +121,7 @@ def test_a_trial_that_the_lab_broke_counts_for_nothing() -> None:
     assert len(play(Campaign(CELLS[:1], until_ci=0.2), fate, rng=random.Random(3))) == len(whole) + 5
 
 
-def test_every_cell_is_tried_before_any_is_tried_twice_then_the_least_certain() -> None:
+def test_each_cell_has_one_trial_before_any_has_two_then_the_least_certain_is_next() -> None:
     plan = Plan(Campaign(CELLS, trials=30))
     jobs = []
     for _ in range(30):
@@ -145,7 +145,7 @@ def test_a_cell_that_contradicts_the_oracle_comes_before_one_that_does_not() -> 
     assert job.cell == CELLS[2]
 
 
-def test_what_takes_longer_than_there_is_time_is_passed_over() -> None:
+def test_a_cell_that_takes_longer_than_the_remaining_time_is_skipped() -> None:
     plan = Plan(Campaign(CELLS[:2], trials=3))
     for _ in range(2):
         job = plan.next(within_s=100)
@@ -166,7 +166,7 @@ def test_the_number_of_trials_to_come_is_known_or_guessed() -> None:
     assert plan.expected < Plan(campaign, half).expected <= campaign.most
 
 
-def test_the_id_and_the_seed_of_a_trial_hang_on_its_cell_and_number_only() -> None:
+def test_the_id_and_the_seed_of_a_trial_depend_only_on_its_cell_and_number() -> None:
     slow = cell(shape={"delay": "20ms"}, options=TrialOptions(strategy="keep", skew_s=0.03))
     one = Campaign([slow], trials=1, seed=5).job(slow, 3)
     other = Campaign([*CELLS, slow], trials=9, until_ci=0.1, seed=5).job(slow, 3)

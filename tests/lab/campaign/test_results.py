@@ -1,4 +1,4 @@
-"""A run's folder: one run at a time, whole lines only, and no surprise in what lies there already."""
+"""The folder of a run: one process at a time, complete lines only, and errors for invalid existing files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def record(identity: str, outcome: str = "direct") -> dict[str, object]:
     return {"id": identity, "nat_a": "none", "nat_b": "none", "outcome": outcome, "reason": None, "agrees": None}
 
 
-def test_records_are_there_when_the_run_goes_on(tmp_path: Path) -> None:
+def test_records_are_kept_when_a_run_resumes(tmp_path: Path) -> None:
     for number in range(3):
         folder = RunFolder(tmp_path / "run", ASKED)
         assert [each["id"] for each in folder.records] == [str(each) for each in range(number)]
@@ -47,14 +47,14 @@ def test_a_trial_that_the_lab_broke_is_run_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "5", "null", '"x"', "[" * 20_000, "{", "\xff"])
-def test_a_run_json_that_is_none_is_bad_input(tmp_path: Path, text: str) -> None:
+def test_an_invalid_run_json_is_bad_input(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match=r"run\.json can be read"):
         RunFolder(tmp_path, ASKED)
 
 
 @pytest.mark.parametrize("line", ["[]", "5", "null", "[" * 20_000, "{", "\xff", "{}", '{"id":5}'])
-def test_a_line_that_is_no_record_is_bad_input_and_named(tmp_path: Path, line: str) -> None:
+def test_an_invalid_line_is_bad_input_and_named(tmp_path: Path, line: str) -> None:
     whole = json.dumps(record("one")).encode() + b"\n"
     (tmp_path / "results.jsonl").write_bytes(whole + line.encode("latin-1") + b"\n")
     with pytest.raises(InputError, match=r"results\.jsonl:2"):
@@ -67,7 +67,7 @@ def test_a_half_line_is_cut_off(tmp_path: Path) -> None:
     assert (tmp_path / "results.jsonl").read_text() == json.dumps(record("one")) + "\n"
 
 
-def test_a_record_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, ASKED)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
@@ -82,7 +82,7 @@ def test_a_record_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     assert (tmp_path / "results.jsonl").read_bytes() == b""
 
 
-def test_a_run_on_a_full_disk_ends_in_one_line_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+def test_a_run_on_a_full_disk_ends_with_one_line_and_resumes_when_there_is_space(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     out = small / "out"

@@ -1,4 +1,4 @@
-"""Campaigns that run: killed, limited in time, stopped when enough is known; and what they leave behind."""
+"""Running campaigns: killed, with a budget, or stopped at a confidence interval; and their result files."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from punchlab.lab.results.documents import json_schema
 from tests.commands import ROOT, punchlab, run
 
 KILLS = int(os.environ.get("PUNCHLAB_KILLS", "3"))
-"""How often a campaign is killed; more for a test that takes its time."""
+"""How often a campaign is killed; a greater number makes a longer test."""
 TRIALS = max(2, KILLS // 2)
-"""Per cell: enough for every kill to come before the end."""
+"""Trials per cell: enough that each kill happens before the end."""
 
 DETERMINISTIC = f"""\
 topology = "ab"
@@ -47,7 +47,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 def outcomes(folder: Path) -> dict[str, str]:
-    """Trial -> outcome; a trial that is there twice fails the test."""
+    """Return trial -> outcome; fail the test if a trial has two records."""
     measured = [record for record in records(folder) if record["outcome"] != "lab_error"]
     assert max(Counter(record["id"] for record in measured).values()) == 1
     return {record["id"]: record["outcome"] for record in measured}
@@ -61,7 +61,7 @@ def test_a_campaign_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_p
     out = tmp_path / "killed"
     rng = random.Random(KILLS)
     for _ in range(KILLS):
-        # Once in a while before it has done anything, else some time after its next trials.
+        # Sometimes before its first trial, otherwise after its next trials.
         more, delay_s = len(records(out)) + rng.randrange(3), rng.uniform(0, 0.8)
         process = subprocess.Popen([*command, "--out", str(out)], cwd=ROOT, stdout=subprocess.DEVNULL)
         while len(records(out)) < more and process.poll() is None:
@@ -83,7 +83,7 @@ def test_a_campaign_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_p
     assert pyarrow.parquet.read_table(out / "results.parquet").num_rows == len(records(out))
 
 
-def test_a_budget_runs_what_fits_and_the_rest_comes_later(tmp_path: Path) -> None:
+def test_a_budget_runs_the_trials_that_fit_and_a_later_run_the_others(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = punchlab("run", "ab", *PLAIN, "--trials", "4", "--jobs", "1", "--out", str(out))
     done = run([*command, "--budget", "0.1s"])
@@ -98,7 +98,7 @@ def test_a_budget_runs_what_fits_and_the_rest_comes_later(tmp_path: Path) -> Non
 def test_a_cell_stops_when_its_interval_is_narrow_enough(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = punchlab("run", "ab", *PLAIN, "--until-ci", "0.25", "--min-trials", "2", "--out", str(out))
-    for _ in range(2):  # the second run has nothing left to do
+    for _ in range(2):  # the second run has no missing trial
         done = run(command)
         assert done.returncode == 0, done
         # All direct: Wilson's half-width is z²/2(n + z²), which is 0.28 with 3 trials and 0.245 with 4.
@@ -121,21 +121,21 @@ def test_a_parquet_file_has_a_typed_column_for_every_field(tmp_path: Path) -> No
     assert row["exchange.syns"] == record["exchange"]["syns"]
     types = {field.name: str(field.type) for field in table.schema}
     assert types["started"] == "timestamp[ms, tz=UTC]"
-    assert types["max_attempts"] == "int64"  # null throughout, and yet no column without a type
+    assert types["max_attempts"] == "int64"  # the column has a type although all values are null
     assert types["skew_wanted_s"] == "double"
     assert types["agrees"] == "bool"
     assert "null" not in types.values()
 
 
 @pytest.mark.parametrize("budget", ["0s", "10", "fast", "-5m", "1d"])
-def test_a_budget_that_is_none_is_one_line(budget: str, tmp_path: Path) -> None:
+def test_an_invalid_budget_is_reported_in_one_line(budget: str, tmp_path: Path) -> None:
     done = run(punchlab("run", "ab", f"--budget={budget}"), cwd=tmp_path)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"punchlab: budget: {budget!r} cannot be used; expected a duration")
 
 
-def test_an_error_of_a_trial_process_arrives_with_its_words() -> None:
+def test_an_error_of_a_trial_process_keeps_its_message() -> None:
     error = InputError("delay", "20", "a duration")
     for sent in (error, SeveralInputsError([error, error])):
         arrived = pickle.loads(pickle.dumps(sent))
@@ -143,6 +143,6 @@ def test_an_error_of_a_trial_process_arrives_with_its_words() -> None:
         assert str(arrived) == str(sent)
 
 
-def test_what_a_campaign_is_called() -> None:
+def test_the_name_of_a_campaign() -> None:
     assert axes.name(arguments.parse(["run", "ab,cd", "--strategy", "reuse,keep"])) == "ab+cd-reuse+keep"
     assert axes.name(arguments.parse(["run", "some/where.toml"])) == "where"

@@ -39,7 +39,7 @@ def test_bounds_hold_the_measured_rate(rate: tuple[int, int]) -> None:
 
 @given(rates)
 def test_bounds_solve_the_score_equation(rate: tuple[int, int]) -> None:
-    """At a bound p, the measured rate is exactly z standard deviations (those of p) away."""
+    """The measured rate is exactly z standard deviations of p away from a bound p."""
     successes, trials = rate
     interval = wilson_interval(successes, trials)
     z = NormalDist().inv_cdf(0.975)

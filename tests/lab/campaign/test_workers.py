@@ -1,4 +1,4 @@
-"""Trials that only wait for their deadlines make way for others, unless they are to run one at a time."""
+"""A trial that only waits for its deadline frees its slot, except with one job at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEADLINE_S = 8
 
 
 def starts(out: Path, jobs: int, trials: int) -> list[float]:
-    """Seconds from the first start to each, of trials that must fail."""
+    """Run trials that fail; return the seconds from the first start to each start."""
     words = ["run", "ab", "--nat-a", "symmetric", "--nat-b", "symmetric", "--delay", "0ms", "--out", str(out)]
     words += ["--jobs", str(jobs), "--trials", str(trials), "--deadline", str(DEADLINE_S)]
     done = run(punchlab(*words))
@@ -23,7 +23,7 @@ def starts(out: Path, jobs: int, trials: int) -> list[float]:
     return [(instant - instants[0]).total_seconds() for instant in instants]
 
 
-def test_waiting_trials_make_way(tmp_path: Path) -> None:
+def test_waiting_trials_free_their_slots(tmp_path: Path) -> None:
     assert starts(tmp_path / "run", jobs=2, trials=5)[-1] < DEADLINE_S
 
 

@@ -85,5 +85,5 @@ def test_without_frames_there_is_a_story_without_events() -> None:
 
 
 def test_a_node_that_is_neither_host_is_refused() -> None:
-    with pytest.raises(ValueError, match="nat_a: neither a nor b"):
+    with pytest.raises(ValueError, match="host: 'nat_a' cannot be used; expected a or b"):
         Exchange([], PAIR).first_syn("nat_a")

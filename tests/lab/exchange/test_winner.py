@@ -15,7 +15,7 @@ def test_a_public_host_is_its_own_gate() -> None:
     story.add(5, (*BACK[:3], "a-eth0<"), [(B, OUT_A)] * 2 + [(OUT_B, OUT_A)], story.segment("S", 200, 0, 1))
     story.add(30, FORTH[0:1] + FORTH[3:], [(OUT_A, OUT_B)] * 2 + [(OUT_A, B)], story.segment("SA", 100, 201))
     exchange = story.told(pair)
-    assert pair.gate(pair.a) == "a"
+    assert pair.border(pair.a) == "a"
     assert exchange.winner is not None
     assert exchange.winner.nats == ("nat_b",)
     assert exchange.winner.simultaneous == {"a"}
@@ -31,7 +31,7 @@ def test_behind_one_nat_the_way_is_a_hairpin() -> None:
     story.add(0, forth, [(a, out_b)] * 2 + [(out_a, b)] * 2, story.segment("S", 100, 0, 1))
     story.add(10, back, [(b, out_a)] * 2 + [(out_b, a)] * 2, story.segment("SA", 900, 101))
     exchange = story.told(pair)
-    assert (pair.gate(pair.a), pair.gate(pair.b)) == ("a", "b")
+    assert (pair.border(pair.a), pair.border(pair.b)) == ("a", "b")
     assert exchange.winner is not None
     assert exchange.winner.nats == ("nat",)
     assert exchange.winner.nodes == ("a", "nat", "b")
@@ -40,7 +40,7 @@ def test_behind_one_nat_the_way_is_a_hairpin() -> None:
 
 def test_behind_a_shared_carrier_nat_the_gates_are_the_home_nats() -> None:
     pair = HostPair(HostSide("a", ("home_a", "cgn")), HostSide("b", ("home_b", "cgn")))
-    assert (pair.gate(pair.a), pair.gate(pair.b)) == ("home_a", "home_b")
+    assert (pair.border(pair.a), pair.border(pair.b)) == ("home_a", "home_b")
 
 
 def test_the_winner_is_the_connection_that_lived_longest() -> None:

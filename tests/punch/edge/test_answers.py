@@ -102,7 +102,7 @@ def _info(**changes: object) -> bytes:
 
 
 def _nats(*sent: bytes) -> Answer:
-    """Let the bus connect, then send this."""
+    """Accept the connection of the bus, then send the bytes."""
 
     async def answer(_request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(_INFO)

@@ -172,5 +172,5 @@ def test_guessing_session_ids_reveals_nothing(edge: Command, file: Path, out: Pa
     ],
 )
 def test_an_edge_does_not_amplify(edge: Command, sent: bytes) -> None:
-    """Except for one short answer to a request, it sends no more bytes than it receives."""
+    """Apart from one short answer per request, it does not send more bytes than it receives."""
     assert len(attackers(address(edge)).answer(sent)) <= 400 + len(sent)

@@ -278,7 +278,7 @@ def test_a_client_that_sends_too_many_bytes_is_disconnected() -> None:
 
 
 def test_a_client_that_reads_nothing_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even without a limit of the bytes that it may send: answers that it does not read do not pile up."""
+    """Also without a limit of the bytes that it may send: the edge does not queue answers without bound."""
     monkeypatch.setattr(connection, "BYTE_RATE", 1e12)
 
     async def test() -> None:

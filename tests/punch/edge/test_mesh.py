@@ -44,7 +44,7 @@ def waiting(port: int = 9) -> dict[str, object]:
 
 
 def here(ask: dict[str, Any], **changes: object) -> dict[str, object]:
-    """Return the answer to `ask`: that receiver is still connected."""
+    """Return the answer to `ask` for a receiver that is still connected."""
     contact = {"public": "11.0.0.9:9", "private": [], "pake": "cd" * 33, **changes}
     named = {name: ask[name] for name in ("registration", "asker")}
     return {"type": "here", **named, "client": "cc" * 8, "contact": contact}

@@ -125,7 +125,7 @@ def test_an_edge_waits_for_a_server_that_starts_later() -> None:
 
 @contextlib.asynccontextmanager
 async def hesitating(url: str) -> AsyncIterator[str]:
-    """The server behind a connection that delays every SUB."""
+    """Run a proxy of the server that delays each SUB; yield its URL."""
     host, port = url.removeprefix("nats://").split(":")
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -166,7 +166,7 @@ def test_a_client_without_a_peer_is_not_relayed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_clients_at_two_edges_use_the_relay_of_one() -> None:
-    """Also if the client at the other edge connects to the relay before the relay's edge knows that the two are
+    """Also if the client at the other edge connects to the relay before the relay's edge has received that the two are
     paired."""
 
     async def test() -> None:

@@ -1,4 +1,4 @@
-"""Whatever is sent to an edge in place of one request: its log has no traceback, and it goes on."""
+"""Invalid data sent to an edge instead of a request: the edge logs no traceback and continues."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def requests() -> Iterator[tuple[str, bytes]]:
 
 
 async def exchange(to: Endpoint, source: str, sent: bytes, how: str) -> bytes:
-    """All that an edge answers; `how` it is sent: whole, in halves, open (no end), or with a RST after it (reset)."""
+    """Return the complete answer. `how` to send: whole, in halves, open (without FIN), or reset (followed by a RST)."""
     received = b""
     async with asyncio.timeout(PATIENCE_S):
         reader, writer = await asyncio.open_connection(*to, local_addr=(source, 0))
@@ -76,7 +76,7 @@ async def exchange(to: Endpoint, source: str, sent: bytes, how: str) -> bytes:
                     writer.write_eof()
                 while more := await reader.read(65_536):
                     received += more
-        except OSError:  # closed before it had read all
+        except OSError:  # closed before it had read all data
             pass
         finally:
             writer.transport.abort()
@@ -91,7 +91,7 @@ def test_no_request_leaves_a_traceback_in_the_log_of_an_edge() -> None:
 
         async def test() -> None:
             for how in ("whole", "halves", "reset"):
-                # From an address each, for none may have many connections at a time.
+                # From separate addresses, because of the limit of connections per address.
                 sources = (f"127.0.{number // 200 + 1}.{number % 200 + 1}" for number in range(100_000))
                 every = [each for _, each in requests()]
                 for first in range(0, len(every), 50):
@@ -127,7 +127,7 @@ def test_other_methods_than_get_and_head_are_refused(path: str) -> None:
             head = await exchange(edge.address, "127.0.0.1", request(path, b"HEAD"), "whole")
         assert refused.startswith(b"HTTP/1.1 405 ")
         assert b"\r\nAllow: GET" in refused
-        assert head.endswith(b"\r\n\r\n")  # and no body
+        assert head.endswith(b"\r\n\r\n")  # no body
 
     run(test)
 

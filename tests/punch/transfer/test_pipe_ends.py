@@ -47,7 +47,7 @@ def test_a_pipe_into_a_full_disk_reports_it_and_ends_both() -> None:
         assert other.returncode == 1
         failed = json.loads(told.splitlines()[-1])
         assert (failed["event"], failed["outcome"]) == ("failed", "client_error")
-        assert failed["reason"] == "standard output cannot be written to: No space left on device"
+        assert failed["reason"] == "cannot write to standard output: No space left on device"
         assert one.wait(PATIENCE_S) == 1
 
 

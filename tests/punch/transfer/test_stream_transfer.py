@@ -148,7 +148,7 @@ def test_a_full_device_at_standard_output_is_reported(tmp_path: Path) -> None:
                 with pytest.raises(PunchFailedError, match="the receiver aborted: standard output cannot be written"):
                     await send_files(sender, source, bar)
                 sender.close()
-                with pytest.raises(PunchFailedError, match="cannot be written to: No space left on device"):
+                with pytest.raises(PunchFailedError, match="cannot write to standard output: No space left on device"):
                     await received
 
     run(test)
