@@ -382,6 +382,7 @@ def _options(*words: str) -> set[str]:
 FOREIGN = {
     *("--custom", "--topo", "--switch", "--controller", "--link"),  # of Mininet
     *("--junitxml", "--report", "--hypothesis-profile"),  # of pytest
+    *("--dashboard-address", "--host", "--protocol"),  # of Dask
     *("--only", "--again", "--without-dev", "--serve"),  # of the scripts
     *("--check", "--privileged", "--random-fully", "--scope", "--wheel-dir"),
 }

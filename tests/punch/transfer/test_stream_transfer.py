@@ -145,7 +145,7 @@ def test_a_full_device_at_standard_output_is_reported(tmp_path: Path) -> None:
         ):
             async with channels() as (sender, receiver):
                 received = asyncio.create_task(receive_to(receiver, outlet, bar))
-                with pytest.raises(PunchFailedError, match="the receiver aborted: standard output cannot be written"):
+                with pytest.raises(PunchFailedError, match="the receiver aborted: cannot write to standard output"):
                     await send_files(sender, source, bar)
                 sender.close()
                 with pytest.raises(PunchFailedError, match="cannot write to standard output: No space left on device"):
