@@ -56,11 +56,13 @@ class LocalExecutor:
 
     def __init__(self, jobs: int, ahead: int = 1) -> None:
         self.slots = workers.count(jobs) + ahead
-        self._pool = workers.pool(jobs)
+        self._jobs = jobs
+        self._pool: ProcessPoolExecutor
         self._running: set[Future[Finished]] = set()
         self._ended: list[Future[Finished]] = []
 
     def __enter__(self) -> Self:
+        self._pool = workers.pool(self._jobs)
         return self
 
     def __exit__(

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.util
+import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.synchronize import Semaphore
 
-from punchlab.lab.confinement import sandbox
 from punchlab.punch.stdio import settle
 
 _PRELOAD = [
@@ -24,6 +25,7 @@ _PRELOAD = [
     "punchlab.lab.capture.pcapng",
     "mininet.topo",
 ]
+_SAFE_PATH = "PYTHONSAFEPATH"
 _WAITING_PER_JOB = 2
 """Trials that may wait for their deadlines, per active trial."""
 
@@ -37,12 +39,16 @@ def count(jobs: int) -> int:
 
 
 def pool(jobs: int) -> ProcessPoolExecutor:
-    """Return workers for `jobs` active trials."""
-    if sandbox.inside():  # outside, the caller only checks whether a pool can be made
-        _make_temporary_folder()
+    """Return workers for `jobs` active trials. The caller is in the sandbox."""
+    _make_temporary_folder()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
-    return ProcessPoolExecutor(count(jobs), context, initializer=_start, initargs=(context.Semaphore(jobs),))
+    with _safe_path():
+        resource_tracker.ensure_running()
+        forkserver.ensure_running()
+    return ProcessPoolExecutor(
+        count(jobs), context, initializer=_start, initargs=(context.Semaphore(jobs), os.environ.get(_SAFE_PATH))
+    )
 
 
 @contextmanager
@@ -64,6 +70,27 @@ def active() -> Iterator[Callable[[], None]]:
         release()
 
 
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Let Python processes that are started in the block ignore modules in the working directory, as `-P` does.
+
+    multiprocessing starts its helpers with `-c`, so that a file `multiprocessing.py` there would run.
+    """
+    usual = os.environ.get(_SAFE_PATH)
+    _set_safe_path("1")
+    try:
+        yield
+    finally:
+        _set_safe_path(usual)
+
+
+def _set_safe_path(value: str | None) -> None:
+    if value is None:
+        os.environ.pop(_SAFE_PATH, None)
+    else:
+        os.environ[_SAFE_PATH] = value
+
+
 def _make_temporary_folder() -> None:
     """Create the folder of multiprocessing's fork server in the sandbox.
 
@@ -77,8 +104,9 @@ def _make_temporary_folder() -> None:
         tempfile.tempdir = usual
 
 
-def _start(semaphore: Semaphore) -> None:
+def _start(semaphore: Semaphore, safe_path: str | None) -> None:
     global _active
     _active = semaphore
+    _set_safe_path(safe_path)  # the clients inherit the environment
     settle()  # messages on standard error often quote the output of a client
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -54,7 +54,9 @@ class Function:
     def as_command(self, arguments: Sequence[str]) -> list[str]:
         """Return the command that runs it in another interpreter."""
         module, _, name = self.name.partition(":")
-        return [sys.executable, "-c", f"import sys; from {module} import {name}; sys.exit({name}())", *arguments]
+        # Not from the working directory, unless it is in the search path of this process.
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {module} import {name}; sys.exit({name}())"
+        return [sys.executable, "-P", "-c", code, *arguments]
 
 
 class ForkedProcess:

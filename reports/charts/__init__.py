@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from punchlab.reports.charts import library
+
+library.load()
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
