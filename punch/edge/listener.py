@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import select
 import socket
 from collections.abc import Callable
@@ -33,6 +34,7 @@ FIRST_BYTE_S = 5.0
 MAX_CLIENT_HELLO = 8_192  # bytes; the largest keys in use need about two thousand
 _HELLO_HEAD = 9  # record: type, version, length; handshake: type, length
 _AT_ONCE = 64  # connections accepted per iteration of the event loop
+_PAUSE_S = 1.0
 
 OnRefused = Callable[[str, LimitError], None]
 
@@ -130,6 +132,11 @@ class LimitedListener(socket.socket):
                 accepted, address = super().accept()
             except BlockingIOError:
                 return
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+                self._pause(error)
+                return
             public = Endpoint.of(address)
             try:
                 admission = self._limiter.enter(public.ip)
@@ -141,6 +148,20 @@ class LimitedListener(socket.socket):
             sock.setblocking(False)
             sock.admission, sock.address = admission, address
             self._await_first_byte(sock, admission)
+
+    def _pause(self, error: OSError) -> None:
+        """Accept nothing for `_PAUSE_S`, because no descriptor is free.
+
+        If `accept` raised the error, asyncio would call it again `BACKLOG` times, and schedule as many retries.
+        """
+        loop = asyncio.get_running_loop()
+        loop.call_exception_handler({"message": "no free descriptor for a connection", "exception": error})
+        self._epoll.unregister(super().fileno())
+        loop.call_later(_PAUSE_S, self._resume)
+
+    def _resume(self) -> None:
+        if not self._epoll.closed:
+            self._epoll.register(super().fileno(), select.EPOLLIN)
 
     def _await_first_byte(self, sock: AdmittedSocket, admission: Admission) -> None:
         def end() -> None:

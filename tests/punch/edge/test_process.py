@@ -8,6 +8,7 @@ import resource
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,3 +101,14 @@ def test_an_edge_without_descriptors_reports_it_once_and_recovers(file: Path, ou
             event = json.loads(edge.stdout.readline())
             assert (event["event"], event["reason"]) == ("overloaded", "Too many open files")
         meet(address, file, out)
+
+
+def test_an_edge_without_descriptors_tries_again_without_a_flood_of_retries() -> None:
+    """With asyncio's own retries, each failure schedules hundreds more, and the edge does not end for minutes."""
+    with edge_of_64_descriptors("--max-connections", "1000") as (edge, address):
+        with silent_connections(address):
+            assert edge.stdout is not None
+            assert json.loads(edge.stdout.readline())["event"] == "overloaded"
+            time.sleep(2.5)  # the edge tries again twice
+        edge.terminate()
+        assert edge.wait(timeout=10) == 0
