@@ -28,7 +28,7 @@ from tests.punch.transfer.transfers import PARTIAL_NAMES, bar, both, offer
 from tests.punch.wires import channels, run
 
 
-class RateLimiter:
+class BlockedCall:
     """A call that blocks until released, like that of a file system that does not respond."""
 
     def __init__(self) -> None:
@@ -49,11 +49,11 @@ class RateLimiter:
 
 
 @contextlib.asynccontextmanager
-async def opened_at_the_end(gate: RateLimiter) -> Any:
+async def opened_at_the_end(blocked: BlockedCall) -> Any:
     try:
         yield
     finally:
-        gate.opened.set()
+        blocked.opened.set()
 
 
 def tree(directory: Path, count: int) -> Path:
@@ -68,24 +68,24 @@ def tree(directory: Path, count: int) -> Path:
 def test_the_event_loop_goes_on_while_a_call_blocks(
     tmp_path: Path, out: Path, blocks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = RateLimiter()
+    blocked = BlockedCall()
     match blocks:
         case "open":
-            monkeypatch.setattr(FileSink, "create", gate.before(FileSink.create))
+            monkeypatch.setattr(FileSink, "create", blocked.before(FileSink.create))
         case "write":
-            monkeypatch.setattr(Incoming, "write", gate.before(Incoming.write))
+            monkeypatch.setattr(Incoming, "write", blocked.before(Incoming.write))
         case "rename":
-            monkeypatch.setattr(final_names, "rename_new", gate.before(renameat2.rename_new))
+            monkeypatch.setattr(final_names, "rename_new", blocked.before(renameat2.rename_new))
         case _:
-            monkeypatch.setattr(file_reader, "_common_start", gate.before(file_reader._common_start))
+            monkeypatch.setattr(file_reader, "_common_start", blocked.before(file_reader._common_start))
 
     async def test() -> None:
         with FileSource([tree(tmp_path, 3)]) as source, FileSink(out, force=False) as inbox:
             async with channels() as (sender, receiver):
                 transfer = asyncio.create_task(both(sender, source, receiver, inbox))
-                await gate.wait()
+                await blocked.wait()
                 assert not transfer.done()
-                gate.opened.set()
+                blocked.opened.set()
                 sent, received = await transfer
                 assert sent == received
 
@@ -96,7 +96,7 @@ def test_the_event_loop_goes_on_while_a_call_blocks(
 def test_an_interrupted_store_is_undone_after_the_sender_is_notified(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    placing, undoing = RateLimiter(), RateLimiter()
+    placing, undoing = BlockedCall(), BlockedCall()
     placed = 0
     place = renameat2.rename_new
 
@@ -138,17 +138,17 @@ def test_an_interrupted_store_is_undone_after_the_sender_is_notified(
 def test_a_store_that_ended_before_it_could_be_interrupted_is_done(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = RateLimiter()
-    monkeypatch.setattr(final_names.FinalNames, "__exit__", gate.before(final_names.FinalNames.__exit__))
+    blocked = BlockedCall()
+    monkeypatch.setattr(final_names.FinalNames, "__exit__", blocked.before(final_names.FinalNames.__exit__))
 
     async def test() -> None:
         with FileSource([tree(tmp_path, 3)]) as source, FileSink(out, force=False) as inbox:
             async with channels() as (sender, receiver):
                 sending = asyncio.create_task(send_files(sender, source, bar))
                 receiving = asyncio.create_task(receive_files(receiver, inbox, bar))
-                await gate.wait()
+                await blocked.wait()
                 receiving.cancel()
-                gate.opened.set()
+                blocked.opened.set()
                 assert await sending == (await receiving).files
 
     run(test)
@@ -211,18 +211,18 @@ def test_calls_run_in_order_and_none_after_one_that_failed() -> None:
 
 
 def test_what_waits_for_the_thread_is_bounded() -> None:
-    gate = RateLimiter()
+    blocked = BlockedCall()
 
     async def test() -> None:
         with Worker(window=10_000) as worker:
-            await worker.put(gate.before(lambda: None), 1)
+            await worker.put(blocked.before(lambda: None), 1)
             for _ in range(8):
                 await worker.put(lambda: None, 1000)
             waiting = asyncio.create_task(worker.put(lambda: None, 1000))
             await asyncio.sleep(0)
-            await gate.wait()
+            await blocked.wait()
             assert not waiting.done()
-            gate.opened.set()
+            blocked.opened.set()
             await waiting
 
     run(test)
