@@ -182,8 +182,8 @@ def _paragraphs(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     wrapper.break_on_hyphens = False
     paragraphs = []
     for name, *words in rows:
-        told = [f"{field.lower()} {word}" for field, word in zip(head[1:-1], words[:-1], strict=True)]
-        paragraphs.append("\n".join([name, wrapper.fill("; ".join(told)), wrapper.fill(words[-1])]))
+        fields = [f"{field.lower()} {word}" for field, word in zip(head[1:-1], words[:-1], strict=True)]
+        paragraphs.append("\n".join([name, wrapper.fill("; ".join(fields)), wrapper.fill(words[-1])]))
     return "\n".join(paragraphs)
 
 

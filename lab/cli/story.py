@@ -59,16 +59,16 @@ def _strategy(trial: Trial) -> Iterator[str]:
     if found is None:
         yield f"strategy: {trial.options.strategy}"
         return
-    plans = {(said["strategy"], said["why"]) for said in found.values() if said["strategy"]}
-    told = "; ".join(
+    plans = {(reported["strategy"], reported["why"]) for reported in found.values() if reported["strategy"]}
+    words = "; ".join(
         # For a hopeless pair, that is the reason of the outcome and already printed.
         f"{name}, because {why}" if why and why not in (trial.reason or "") else f"{name}"
         for name, why in sorted(plans, key=str)
     )
-    yield f"strategy: {trial.options.strategy}" + (f" chose {told}" if told else " chose none")
-    for host, said in found.items():
-        if said["nat"]:
-            yield f"NAT of {host} as found: {said['nat']}"
+    yield f"strategy: {trial.options.strategy}" + (f" chose {words}" if words else " chose none")
+    for host, reported in found.items():
+        if reported["nat"]:
+            yield f"NAT of {host} as found: {reported['nat']}"
 
 
 def _predicted(prediction: Prediction) -> str:

@@ -96,7 +96,7 @@ def _inside(nats: Sequence[NatBehavior], shared: NatBehavior) -> NatBehavior | N
     if nat is None or not shared.destination_dependent:
         return nat
     # The peer's SYN has a known address and an unknown port. A NAT that filters by address admits it once the host has
-    # sent a SYN to that address, to whatever port.
+    # sent a SYN to that address, to any port.
     by_address = nat.filtering is FilteringBehavior.ADDRESS_DEPENDENT and not nat.destination_dependent
     admitted = by_address or nat.filtering is FilteringBehavior.ENDPOINT_INDEPENDENT
     return NatBehavior(

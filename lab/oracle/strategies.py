@@ -34,7 +34,7 @@ auto         The best of all. If a host's own SYNs would block a SYN that its NA
 Every strategy also connects to the registered endpoints, so none is worse than PLAIN. A probability below 1/2500 counts
 as failure, and one above 1 - 1/2500 as certain success, as in `lab.oracle.outcome`.
 
-Times are in seconds. Two hosts behind one NAT depend on hairpinning, whatever ports the strategy predicts.
+Times are in seconds. Two hosts behind one NAT depend on hairpinning, and not on predicted ports.
 """
 
 from __future__ import annotations

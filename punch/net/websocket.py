@@ -2,7 +2,7 @@
 
 The other end is not trusted. This module limits for all callers what it can do:
 
-- Opening a connection raises only `NoConnectionError`, whatever the other end answers and the library raises.
+- Opening a connection raises only `NoConnectionError`, also for errors of the library.
   Redirections are never followed, because they would let a server choose the address and the use of TLS.
 - After that, receiving and sending raise only `ConnectionClosed`; `protocol_violation` returns the violation.
 - `Contained` limits the memory that the other end can use, and keeps exceptions of the library out of the log.
